@@ -1,0 +1,188 @@
+"""Every error that dictpfl raises on purpose; each message says what was expected, found, and what to do."""
+
+
+class DictPFLError(Exception):
+    """Root of all errors of this project; catch it to catch them all."""
+
+    code = "error"
+    """A short word that may leave the institution: it carries no value, path or count."""
+
+
+class ConfigError(DictPFLError):
+    """The configuration file, or a value in it, cannot be used."""
+
+    code = "config"
+
+
+class LayoutError(DictPFLError):
+    """A vector, a tensor or a plan does not fit the agreed layout."""
+
+    code = "layout"
+
+
+class ModelError(DictPFLError):
+    """The model cannot be built, decomposed or merged."""
+
+    code = "model"
+
+
+class DataError(DictPFLError):
+    """The data cannot be read, split or trained on."""
+
+    code = "data"
+
+
+class ParameterError(DictPFLError):
+    """CKKS parameters that cannot hold the payload."""
+
+    code = "parameters"
+
+
+class InsecureParametersError(ParameterError):
+    """CKKS parameters or settings below the security floor."""
+
+    code = "insecure"
+
+
+class KeyFileError(DictPFLError):
+    """A key file is missing, damaged or readable by others."""
+
+    code = "key-file"
+
+
+class PackingError(DictPFLError):
+    """Values do not fit the digits or components that were agreed on."""
+
+    code = "packing"
+
+
+class WireError(DictPFLError):
+    """A blob is refused before any of its ciphertexts is parsed."""
+
+    code = "wire"
+
+
+class NotABlobError(WireError):
+    """The first bytes are not this protocol's magic."""
+
+    code = "not-a-blob"
+
+
+class VersionError(WireError):
+    """The blob is of another protocol version."""
+
+    code = "version"
+
+
+class WrongKindError(WireError):
+    """An aggregate where an upload belongs, a score where an update belongs, or the like."""
+
+    code = "wrong-kind"
+
+
+class TruncatedError(WireError):
+    """The blob is shorter than its header says."""
+
+    code = "truncated"
+
+
+class OversizedError(WireError):
+    """The blob is longer than its header or the agreed capacity allows."""
+
+    code = "oversized"
+
+
+class CorruptError(WireError):
+    """The blob's digest does not match its content, or SEAL refuses a ciphertext."""
+
+    code = "corrupt"
+
+
+class WrongFederationError(WireError):
+    """The blob belongs to another federation."""
+
+    code = "wrong-federation"
+
+
+class WrongRoundError(WireError):
+    """The blob belongs to another round."""
+
+    code = "wrong-round"
+
+
+class WrongKeyError(WireError):
+    """The blob was sealed under another key or other parameters."""
+
+    code = "wrong-key"
+
+
+class DuplicateError(WireError):
+    """The blob, or another one of the same institution, was already folded in this round."""
+
+    code = "duplicate"
+
+
+class MismatchedPlanError(WireError):
+    """The blob's number of ciphertexts differs from that of the others in the round."""
+
+    code = "mismatched-plan"
+
+
+class OpeningError(DictPFLError):
+    """A sum of ciphertexts does not open to what may be trusted; shared state is untouched."""
+
+    code = "opening"
+
+
+class GuardError(OpeningError):
+    """Guard components are not zero: a foreign key, other parameters or a damaged ciphertext."""
+
+    code = "guard"
+
+
+class NoiseError(OpeningError):
+    """A decoded value is too far from an integer."""
+
+    code = "noise"
+
+
+class RoundError(DictPFLError):
+    """A round cannot be finished; shared state is untouched."""
+
+    code = "round"
+
+
+class TooFewParticipantsError(RoundError):
+    """Fewer institutions contributed than this institution's own minimum."""
+
+    code = "too-few"
+
+
+class DriftError(RoundError):
+    """Shared state differs from that of the institutions that contributed."""
+
+    code = "drift"
+
+
+class BehindError(RoundError):
+    """This institution lacks aggregates that the request supposes."""
+
+    code = "behind"
+
+
+class MemoryFileError(DictPFLError):
+    """An institution's memory on disk is damaged, laxly protected or of another federation."""
+
+    code = "memory"
+
+
+class JournalError(DictPFLError):
+    """The coordinator's journal is damaged or of another federation."""
+
+    code = "journal"
+
+
+class EngineError(DictPFLError):
+    """The simulation runtime did not start, died, or left the run unfinished."""
+
+    code = "engine"

@@ -1,0 +1,181 @@
+"""The sections of the configuration file: every field with its unit, range, default and meaning.
+
+`docs/configuration.md` is generated from these classes (`python -m deploy.reference`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenShare = Annotated[float, Field(gt=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Section(BaseModel):
+    """A part of the file: immutable, and closed against unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Federation(Section):
+    """Who takes part, for how long, and what a round needs to count."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(20, description="Rounds of training.")
+    participants: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        3, description="Institutions that a simulation plays, or that a deployment expects."
+    )
+    max_participants: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        0,
+        description="Most institutions whose uploads one sum may hold; digits are sized for it. "
+        "0: `participants`, at least 3.",
+    )
+    min_participants: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        3,
+        description="Fewest institutions in a sum that an institution agrees to open. "
+        "Below 3 needs `toy_insecure`: with two, each can subtract itself.",
+    )
+    deadline_seconds: Positive = Field(3600.0, description="Seconds after which a round closes without stragglers.")
+    sample_cap: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Training samples that carry the full weight 1; an institution with more counts as this many. "
+        "0: a simulation takes the next power of two above its largest institution.",
+    )
+
+
+class Data(Section):
+    """Where the samples come from and how they are divided."""
+
+    source: str = Field(
+        "digits",
+        description="`digits`, `breast_cancer` (scikit-learn), `fashion_mnist` (folder of IDX files), `csv`, `parquet`, "
+        "or `package.module:function` returning `client.data.Dataset`.",
+    )
+    path: str = Field("", description="File or folder of `fashion_mnist`, `csv` and `parquet`.")
+    label: str = Field("label", description="Label column of `csv` and `parquet`.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments for a user's function.")
+    limit: Annotated[int, Field(ge=0)] = Field(0, description="Keep at most this many samples (0: all), drawn by seed.")
+    partition: Literal["iid", "dirichlet", "column"] = Field("iid", description="How samples go to institutions.")
+    alpha: Positive = Field(0.3, description="Concentration of `dirichlet` over labels; smaller is more skewed.")
+    column: str = Field("", description="Column of `csv` or `parquet` whose value names the institution.")
+    test_share: OpenShare = Field(0.2, description="Share kept outside the federation for the final figure.")
+    public_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Share made public for `[model.pretrain]`, taken before institutions get theirs."
+    )
+    validation_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.15, description="Share of each institution's samples kept for its own validation."
+    )
+
+
+class Pretrain(Section):
+    """Training of W0 on the public split before genesis, so that it means something."""
+
+    epochs: Annotated[int, Field(ge=0)] = Field(0, description="Epochs on the public split; 0: no pretraining.")
+    classes: list[int] = Field([], description="Only these labels of the public split; empty: all.")
+    learning_rate: Positive = Field(1e-3, description="Adam's learning rate.")
+    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Samples a step.")
+
+
+class Model(Section):
+    """The model to fine-tune."""
+
+    source: str = Field("mlp", description="`mlp`, `cnn`, `vit_tiny` or `package.module:function` returning a torch module.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments, for instance `hidden = [128, 128]` of `mlp`.")
+    weights: str = Field("", description="safetensors file with the starting weights W0; empty: random, by `seed`.")
+    pretrain: Pretrain = Field(default_factory=Pretrain)
+
+
+class Decomposition(Section):
+    """DePE (PAPER section 4.1): which weights become D T, and which are trained as they are."""
+
+    enabled: bool = Field(True, description="False: every weight is trained dense, as full fine-tuning does.")
+    rank: Annotated[int, Field(ge=1)] = Field(4, description="r, columns of each dictionary.")
+    allocator: str = Field("uniform", description="`uniform` or `package.module:name` of a `BudgetAllocator`.")
+    orientation: Literal["paper", "smaller"] = Field(
+        "paper", description="`paper`: T is r x m; `smaller`: T stands on the smaller side, fewer values are sent."
+    )
+    scaling: Literal["normalised", "paper"] = Field(
+        "normalised", description="`normalised`: Frobenius norm of D is sqrt(n), rows of norm 1; `paper`: D = U_r S_r."
+    )
+    refresh_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="M: every M rounds W0 takes up D T and a new D is drawn; 0: never (the paper)."
+    )
+    head: Literal["dense", "decomposed", "frozen"] = Field("dense", description="The last linear layer.")
+    biases: bool = Field(True, description="Train and share biases.")
+    norms: bool = Field(True, description="Train and share scales and shifts of normalisation layers.")
+    positions: bool = Field(True, description="Train and share position embeddings.")
+    tokens: bool = Field(True, description="Train and share class tokens and other small free parameters.")
+    batch_norm: Literal["shared", "local", "frozen"] = Field(
+        "shared", description="Running statistics: averaged encrypted, kept at home (FedBN), or never updated."
+    )
+    dense: list[str] = Field([], description="Patterns (fnmatch) of parameter names to train dense.")
+    frozen: list[str] = Field([], description="Patterns of parameter names that stay as in W0.")
+    local: list[str] = Field([], description="Patterns of parameter names trained but never shared.")
+    last_layers: Annotated[int, Field(ge=0)] = Field(
+        0, description="Train and share only the last k layers with weights, dense; 0: all (used by `fedhe-topk`)."
+    )
+
+
+class Pruning(Section):
+    """PrME (PAPER section 4.2): history-guided pruning that everybody replays."""
+
+    enabled: bool = Field(True, description="False: everything shared is sent every round.")
+    s: Share = Field(0.7, description="Share of the sent coordinates that counts as inactive in a round.")
+    tau: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Inactive rounds in a row before pruning.")
+    beta: OpenShare = Field(0.5, description="Factor on the reactivation probability.")
+    pruned: Literal["accumulate", "freeze", "discard"] = Field(
+        "accumulate",
+        description="A pruned coordinate's local change: rolled back into the residual, never made (only what is sent "
+        "is trained), or dropped.",
+    )
+    residual_decay: Share = Field(0.8, description="Factor on the residual of coordinates not sent (paper: 1).")
+    scope: Literal["global", "tensor"] = Field("global", description="One threshold for all, or one a tensor.")
+    kinds: list[Literal["table", "dense"]] = Field(["table", "dense"], description="Prunable kinds; statistics never.")
+    schedule: str = Field("constant", description="`constant` or `package.module:name` of a `PruningSchedule`.")
+
+
+class Grid(Section):
+    """Quantisation of updates to integers."""
+
+    value_bits: Annotated[int, Field(ge=4, le=16)] = Field(8, description="Bits of a sent value, sign included.")
+    headroom: Positive = Field(2.0, description="Range of a tensor, in mean largest magnitudes of the last round.")
+    first_range: Positive = Field(4.0, description="Range of the first round, sent wide, before any history.")
+
+
+class Encryption(Section):
+    """How uploads are sealed."""
+
+    sealer: Literal["ckks", "identity", "clear32"] = Field(
+        "ckks",
+        description="`identity` sends the very same integers unencrypted, for exact comparison; `clear32` four bytes a "
+        "value, as float32 FedAvg does. Both need `toy_insecure`.",
+    )
+    profile: Literal["symmetric", "public_key"] = Field(
+        "symmetric", description="Seeded symmetric encryption under one prime, or public-key under two."
+    )
+    security: Literal[128, 192, 256] = Field(192, description="Least classical security, bits (2024 HE standard table).")
+    ring_degree: Literal[2048, 4096, 8192, 16384] = Field(4096, description="N, coefficients of a ciphertext.")
+    sealed_share: Share = Field(1.0, description="Share of coordinates that is encrypted; below 1 needs `toy_insecure`.")
+    sensitivity: Literal["gradient", "magnitude"] = Field(
+        "gradient", description="How `sealed_share` < 1 picks: FedML-HE's sensitivity map, or weight magnitude."
+    )
+
+
+class Training(Section):
+    """What an institution does between two exchanges."""
+
+    epochs: Annotated[int, Field(ge=1)] = Field(1, description="Local epochs a round; ignored when `steps` is set.")
+    steps: Annotated[int, Field(ge=0)] = Field(0, description="Local optimiser steps a round; 0: use `epochs`.")
+    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Samples a step.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Fresh at every round.")
+    learning_rate: Positive = Field(2e-3, description="For tables; holds over ranks (docs/how-it-works.md).")
+    dense_learning_rate: Annotated[float, Field(ge=0.0)] = Field(0.0, description="For dense parameters; 0: the same.")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Of `sgd`.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of the optimiser.")
+    clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Gradient norm limit of a step; 0: none.")
+    task: str = Field("classification", description="`classification`, `regression` or `package.module:name` of a `Task`.")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Arithmetic of training.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
+    threads: Annotated[int, Field(ge=1)] = Field(1, description="torch's threads; fixed, so that every engine trains alike.")
