@@ -1,0 +1,75 @@
+"""What coordinator and institution say to each other, apart from how it is carried (DESIGN.md, a round as messages)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+PROTOCOL = 1
+"""Version of messages and blobs; both sides refuse another."""
+
+
+class RoundKind(StrEnum):
+    """What a round carries; the algebra is the same for all of them."""
+
+    UPDATE = "update"
+    """The sent coordinates of the shared vector's update."""
+    SCORE = "score"
+    """One score for every coordinate, from which everybody derives the same decision."""
+    MEASURE = "measure"
+    """Only the ledger: the shared model measured on each institution's validation data."""
+
+
+class Status(StrEnum):
+    """How an institution answered."""
+
+    UPLOAD = "upload"
+    """A sealed upload for the requested round."""
+    SETTLED = "settled"
+    """Nothing to upload was asked for; all aggregates are applied."""
+    BEHIND = "behind"
+    """Aggregates before the requested round are missing here; `position` says from which on."""
+    REFUSED = "refused"
+    """The institution will not take part; `code` says why, without any detail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """A closed round as every institution needs it to replay."""
+
+    round: int
+    blob: bytes
+    """The sum, on the wire (`common.wire`)."""
+    counted: tuple[bytes, ...]
+    """Upload ids (16 bytes each) that are in the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One message of the coordinator."""
+
+    round: int
+    """The round now open; aggregates of all earlier ones are supposed to be applied."""
+    kind: RoundKind | None
+    """What to upload; None: only apply the aggregates (the last message of a run)."""
+    federation: bytes
+    """Federation id, 32 bytes."""
+    fingerprint: bytes
+    """Key fingerprint, 32 bytes."""
+    aggregates: tuple[Aggregate, ...] = ()
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer of an institution; nothing in it depends on data, but the size of `blob`."""
+
+    status: Status
+    round: int
+    """The round that was asked for."""
+    position: int
+    """First round whose aggregate is not yet applied here."""
+    blob: bytes = b""
+    """The sealed upload."""
+    code: str = ""
+    """`DictPFLError.code` of a refusal."""
