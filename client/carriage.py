@@ -1,0 +1,112 @@
+"""Requests and replies as Flower records, the institution's side: it decodes requests and encodes replies.
+
+The counterpart of `server.carriage`, which says why the layout is what it is; the two sides never import each
+other, and `tests/server/test_strategy.py` holds them together.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from common.errors import CorruptError, OversizedError, TruncatedError, VersionError, WireError
+from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind
+
+STYPE = "ckks.bytes"
+"""How the array is serialised: not at all."""
+
+UPLOAD_ID = 16
+"""Bytes of an upload id."""
+
+_FIELDS = {"protocol", "round", "kind", "federation", "fingerprint", "rounds", "lengths", "counts", "counted"}
+_LARGEST = 2**62
+
+
+def encode_reply(reply: Reply) -> RecordDict:
+    """Lay out a reply as one array (the upload) and one record of scalars."""
+    header = ConfigRecord(
+        {"status": reply.status.value, "round": reply.round, "position": reply.position, "code": reply.code}
+    )
+    array = Array(dtype="uint8", shape=(len(reply.blob),), stype=STYPE, data=reply.blob)
+    return RecordDict({"reply": header, "blobs": ArrayRecord({"blob": array})})
+
+
+def decode_request(content: RecordDict) -> Request:
+    """Read a message of the coordinator.
+
+    Raises `WireError` or one of its subclasses: `VersionError` for another protocol, `TruncatedError` and
+    `OversizedError` where lengths do not add up.
+    """
+    if set(content) != {"request", "blobs"}:
+        raise WireError(f"Expected a request of two records, request and blobs; found {sorted(content)}.")
+    header = content["request"]
+    if not isinstance(header, ConfigRecord):
+        raise WireError("Expected the request's header to be a ConfigRecord.")
+    # The version comes first: another protocol may well have other fields.
+    if header.get("protocol") != PROTOCOL:
+        raise VersionError(f"Expected protocol {PROTOCOL}, found {header.get('protocol')!r}: update both sides.")
+    if set(header) != _FIELDS:
+        raise WireError(f"Expected the request's fields {sorted(_FIELDS)}, found {sorted(header)}.")
+    return Request(
+        round=_count(header["round"], "round"),
+        kind=_kind(header["kind"]),
+        federation=_bytes(header["federation"], "federation"),
+        fingerprint=_bytes(header["fingerprint"], "fingerprint"),
+        aggregates=_aggregates(header, _blob(content["blobs"])),
+    )
+
+
+def _aggregates(header: ConfigRecord, blob: bytes) -> tuple[Aggregate, ...]:
+    rounds, lengths, counts = (_counts(header[name], name) for name in ("rounds", "lengths", "counts"))
+    if not len(rounds) == len(lengths) == len(counts):
+        raise WireError(f"Found {len(rounds)} rounds, {len(lengths)} lengths, {len(counts)} counts; they must agree.")
+    counted = header["counted"]
+    if not isinstance(counted, bytes) or len(counted) != UPLOAD_ID * sum(counts):
+        raise WireError(f"Expected {sum(counts)} upload ids of {UPLOAD_ID} bytes each.")
+    if len(blob) < sum(lengths):
+        raise TruncatedError(f"Expected {sum(lengths)} bytes of aggregates, found {len(blob)}.")
+    if len(blob) > sum(lengths):
+        raise OversizedError(f"Expected {sum(lengths)} bytes of aggregates, found {len(blob)}.")
+    uploads = [counted[start : start + UPLOAD_ID] for start in range(0, len(counted), UPLOAD_ID)]
+    blobs = [blob[start:stop] for start, stop in pairwise(accumulate(lengths, initial=0))]
+    ids = [tuple(uploads[start:stop]) for start, stop in pairwise(accumulate(counts, initial=0))]
+    return tuple(Aggregate(*parts) for parts in zip(rounds, blobs, ids, strict=True))
+
+
+def _kind(value: object) -> RoundKind | None:
+    if value == "":
+        return None
+    if not isinstance(value, str) or value not in set(RoundKind):
+        raise WireError(f"Expected the request's kind to be one of {', '.join(RoundKind)} or empty, found {value!r}.")
+    return RoundKind(value)
+
+
+def _count(value: object, name: str) -> int:
+    # bool is an int to isinstance, and a negative length would slice from the end.
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise WireError(f"Expected the request's {name} to be whole numbers from 0 on.")
+    return value
+
+
+def _counts(value: object, name: str) -> list[int]:
+    if not isinstance(value, list):
+        raise WireError(f"Expected the request's {name} to be a list.")
+    return [_count(item, name) for item in value]
+
+
+def _bytes(value: object, name: str) -> bytes:
+    if not isinstance(value, bytes):
+        raise WireError(f"Expected the request's {name} to be bytes.")
+    return value
+
+
+def _blob(record: object) -> bytes:
+    if not isinstance(record, ArrayRecord) or set(record) != {"blob"}:
+        raise WireError("Expected one array named 'blob' in the request.")
+    array = record["blob"]
+    if array.stype != STYPE or array.dtype != "uint8" or not isinstance(array.data, bytes):
+        raise WireError(f"Expected the request's array to be uint8 of type {STYPE}.")
+    if tuple(array.shape) != (len(array.data),):
+        raise CorruptError("The request's array holds another number of bytes than its shape says.")
+    return array.data

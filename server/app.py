@@ -1,0 +1,31 @@
+"""The coordinator's Flower app: opens the coordinator of this process's own folder and runs the rounds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.errors import ConfigError
+from server.coordinator import Coordinator
+from server.strategy import BlindStrategy
+
+FOLDER = "DICTPFL_COORDINATOR"
+"""Environment variable with the coordinator's folder."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, _context: Context) -> None:
+    """Run all rounds that are still missing; started again after a crash, it goes on where the journal ends.
+
+    The folder comes from the environment of the process and never from the run config, which whoever starts a run
+    may set. Raises `ConfigError` without it, `EngineError` if rounds keep failing.
+    """
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        raise ConfigError(f"Expected the coordinator's folder in {FOLDER}, which is not set: set it and start again.")
+    BlindStrategy(Coordinator.open(Path(folder))).start(grid)

@@ -1,0 +1,287 @@
+"""The loop of the rounds over Flower's Message API: push, fold what arrives, give up on what does not."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from common.errors import EngineError, RoundError, WireError
+from common.protocol import Reply, Request, Status
+from server.carriage import decode_reply, encode_request
+
+_log = structlog.get_logger(__name__)
+
+
+class Coordinating(Protocol):
+    """What the loop needs of `server.coordinator.Coordinator`."""
+
+    @property
+    def min_participants(self) -> int:
+        """Fewest institutions that a round may consist of."""
+
+    @property
+    def deadline_seconds(self) -> float:
+        """How long an exchange waits for answers."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds, and the last settling message, are done."""
+
+    def begin(self, nodes: Sequence[int]) -> Mapping[int, Request]:
+        """Open the next exchange: which node to ask what."""
+
+    def receive(self, node: int, reply: Reply) -> Request | None:
+        """Fold a reply; return a further request for a node that is behind."""
+
+    def failed(self, node: int, reason: str) -> None:
+        """Note that no usable answer comes from a node."""
+
+    def close(self) -> None:
+        """Close the exchange."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for what, in seconds; tests shorten it."""
+
+    poll: float = 0.05
+    """First pause between looks for replies; it grows by half up to `poll_most`."""
+    poll_most: float = 1.0
+    settle: float = 0.1
+    """How long the set of nodes must stay the same before the first exchange: they register one after another."""
+    remind: float = 30.0
+    """How often to log that nodes are still missing."""
+    retry: float = 1.0
+    """First pause after an exchange without progress; it doubles up to `retry_most`."""
+    retry_most: float = 30.0
+    attempts: int = 5
+    """Exchanges in a row without progress before the loop gives up."""
+    keep: float = 600.0
+    """How much longer than the deadline a message lives: clocks differ, and an early death loses an upload."""
+    pull: int = 4
+    """Replies to fetch in one go: so many uploads are in memory at once."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """The messages that are out; a reply to anything else is late or double, and is ignored."""
+
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Message id to node."""
+    behind: dict[int, int] = field(default_factory=dict)
+    """Node to the position from which it last asked for aggregates."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Node to why it gave no usable answer."""
+
+
+class BlindStrategy(Strategy):
+    """Carries the coordinator's exchanges over a `Grid`; it never looks into a blob.
+
+    Law: the coordinator is told about each node that `begin` named exactly once, by `receive` (with at most one
+    follow-up for each position that it advances) or by `failed`, and then `close` is called.
+    """
+
+    def __init__(self, coordinator: Coordinating, patience: Patience | None = None) -> None:
+        self._coordinator = coordinator
+        self._patience = patience or Patience()
+
+    def start(self, grid: Grid, *_args: object, **_options: object) -> Result:
+        """Run exchanges until the coordinator has finished.
+
+        Returns an empty `Result`: there are no arrays and no metrics that the coordinator could read. Raises
+        `EngineError` if several exchanges in a row bring no progress.
+        """
+        self.summary()
+        stage, attempts = None, 0
+        reasons: dict[int, str] = {}
+        while not self._coordinator.finished:
+            requests = self._coordinator.begin(self._nodes(grid, settle=stage is None))
+            asked = {(request.round, request.kind) for request in requests.values()}
+            attempts = attempts + 1 if asked == stage else 0
+            stage = asked
+            self._endure(attempts, reasons)
+            reasons = self._exchange(grid, requests)
+        return Result()
+
+    def summary(self) -> None:
+        """Log what the loop is about to do."""
+        coordinator = self._coordinator
+        _log.info("coordinating", minimum=coordinator.min_participants, deadline_seconds=coordinator.deadline_seconds)
+
+    def configure_train(
+        self,
+        server_round: int,  # noqa: ARG002  the coordinator counts rounds, across runs
+        arrays: ArrayRecord,  # noqa: ARG002
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,
+    ) -> Iterable[Message]:
+        """Open an exchange and return its messages; `start` does the same in its own loop."""
+        requests = self._coordinator.begin(self._nodes(grid, settle=False))
+        return [self._message(node, encode_request(request)) for node, request in requests.items()]
+
+    def aggregate_train(
+        self,
+        server_round: int,  # noqa: ARG002
+        replies: Iterable[Message],
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold the replies of an exchange and close it; the sum stays with the coordinator.
+
+        Flower is told one example a round: true counts travel encrypted.
+        """
+        for reply in replies:
+            self._fold(reply.metadata.src_node_id, reply, _Exchange())
+        self._coordinator.close()
+        return None, MetricRecord({"num-examples": 1})
+
+    def configure_evaluate(
+        self,
+        server_round: int,  # noqa: ARG002
+        arrays: ArrayRecord,  # noqa: ARG002
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,  # noqa: ARG002
+    ) -> Iterable[Message]:
+        """Ask for nothing: institutions measure while they train, and seal what they measured."""
+        return []
+
+    def aggregate_evaluate(
+        self,
+        server_round: int,  # noqa: ARG002
+        replies: Iterable[Message],  # noqa: ARG002
+    ) -> MetricRecord | None:
+        """Return nothing: no metric is readable here."""
+        return None
+
+    def _nodes(self, grid: Grid, *, settle: bool) -> list[int]:
+        """Wait until enough nodes are online; `settle`: and until no more come for a moment."""
+        patience, minimum = self._patience, self._coordinator.min_participants
+        pause, reminded, before = patience.poll, -patience.remind, None
+        while True:
+            nodes = sorted(grid.get_node_ids())
+            if len(nodes) < minimum:
+                if time.monotonic() - reminded >= patience.remind:
+                    reminded = time.monotonic()
+                    _log.info("waiting for institutions", online=len(nodes), minimum=minimum)
+                time.sleep(pause)
+                pause = min(pause * 1.5, patience.poll_most)
+            elif settle and nodes != before:
+                before = nodes
+                time.sleep(patience.settle)
+            else:
+                return nodes
+
+    def _endure(self, attempts: int, reasons: Mapping[int, str]) -> None:
+        """Pause before another attempt at the same round, or give up."""
+        if not attempts:
+            return
+        patience = self._patience
+        if attempts >= patience.attempts:
+            self._coordinator.close()
+            raise EngineError(
+                f"Expected progress within {patience.attempts} exchanges, found none; "
+                f"last reasons: {_counted(reasons)}. See the institutions' own logs, then start again: "
+                "the journal keeps what was reached."
+            )
+        _log.warning("repeating the round", attempt=attempts + 1, reasons=_counted(reasons))
+        time.sleep(min(patience.retry * 2 ** (attempts - 1), patience.retry_most))
+
+    def _exchange(self, grid: Grid, requests: Mapping[int, Request]) -> dict[int, str]:
+        """Send requests, fold answers until all are in or the deadline is over, close; return what went wrong."""
+        patience = self._patience
+        deadline = time.monotonic() + self._coordinator.deadline_seconds
+        exchange = _Exchange()
+        self._push(grid, requests, exchange)
+        pause = patience.poll
+        while exchange.waiting and (left := deadline - time.monotonic()) > 0:
+            if self._pull(grid, exchange):
+                pause = patience.poll
+            else:
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, patience.poll_most)
+        for node in exchange.waiting.values():
+            self._fail(node, "deadline", exchange)
+        self._coordinator.close()
+        return exchange.reasons
+
+    def _push(self, grid: Grid, requests: Mapping[int, Request], exchange: _Exchange) -> None:
+        # Most nodes get the same request: encode it once. Push one by one: a grid leaves out the ids of messages
+        # that it could not take, and then nobody knows which id is whose.
+        contents: dict[Request, RecordDict] = {}
+        for node, request in requests.items():
+            if request not in contents:
+                contents[request] = encode_request(request)
+            ids = list(grid.push_messages([self._message(node, contents[request])]))
+            if ids and ids[0]:
+                exchange.waiting[ids[0]] = node
+            else:
+                self._fail(node, "not-sent", exchange)
+
+    def _pull(self, grid: Grid, exchange: _Exchange) -> bool:
+        """Fetch and fold what has arrived, a few at a time; say whether anything had."""
+        further: dict[int, Request] = {}
+        found, ids = False, list(exchange.waiting)
+        for start in range(0, len(ids), self._patience.pull):
+            replies = list(grid.pull_messages(ids[start : start + self._patience.pull]))
+            while replies:
+                reply = replies.pop()  # the last reference but one, so that its bytes go as soon as they are folded
+                node = exchange.waiting.pop(reply.metadata.reply_to_message_id, None)
+                if node is None:
+                    _log.info("ignored a late or double reply")
+                    continue
+                found = True
+                request = self._fold(node, reply, exchange)
+                if request is not None:
+                    further[node] = request
+        self._push(grid, further, exchange)
+        return found
+
+    def _fold(self, node: int, message: Message, exchange: _Exchange) -> Request | None:
+        """Give one reply to the coordinator; return the follow-up that it wants."""
+        if message.has_error():
+            # Never the reason: it may be the text of an institution's exception.
+            self._fail(node, f"flower-error-{message.error.code}", exchange)
+            return None
+        try:
+            reply = _reply_of(node, message)
+            request = self._coordinator.receive(node, reply)
+        except (WireError, RoundError) as error:
+            self._fail(node, error.code, exchange)
+            return None
+        if reply.status is Status.REFUSED:
+            exchange.reasons[node] = reply.code or "refused"
+        if request is None:
+            return None
+        # An institution that cannot apply what it gets would otherwise be sent the same aggregates until the deadline.
+        if reply.position <= exchange.behind.get(node, -1):
+            self._fail(node, "behind", exchange)
+            return None
+        exchange.behind[node] = reply.position
+        return request
+
+    def _fail(self, node: int, reason: str, exchange: _Exchange) -> None:
+        _log.warning("no usable answer", node=node, reason=reason)
+        exchange.reasons[node] = reason
+        self._coordinator.failed(node, reason)
+
+    def _message(self, node: int, content: RecordDict) -> Message:
+        ttl = self._coordinator.deadline_seconds + self._patience.keep
+        return Message(content, dst_node_id=node, message_type=MessageType.TRAIN, ttl=ttl)
+
+
+def _reply_of(node: int, message: Message) -> Reply:
+    if message.metadata.src_node_id != node:
+        raise WireError("Expected the reply to come from the node that was asked.")
+    return decode_reply(message.content)
+
+
+def _counted(reasons: Mapping[int, str]) -> str:
+    """Return reasons with how often each was given, the commonest first."""
+    counts = Counter(reasons.values())
+    return ", ".join(f"{reason} ({count})" for reason, count in counts.most_common()) or "none was given"

@@ -1,0 +1,210 @@
+"""The in-process engine with tiny stand-ins for coordinator and institution, and every fault that it can inject."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.app
+import server.strategy
+from client.app import site_folder
+from common.errors import ConfigError, DataError, DictPFLError, EngineError
+from common.protocol import Reply, Request, RoundKind, Status
+from deploy.engines.local import COORDINATOR, FIRST_NODE, RUN, Fault, LocalGrid, run_local
+from server.strategy import Patience
+
+
+class FakeCoordinator:
+    """Counts uploads: a round closes with at least two, and `rounds` of them finish."""
+
+    last: ClassVar[FakeCoordinator]
+    rounds: ClassVar[int] = 3
+    min_participants = 2
+    deadline_seconds = 0.3
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.round = folder, 0
+        self.uploads: dict[int, bytes] = {}
+        self.failures: list[tuple[int, str]] = []
+        self.refusals: list[str] = []
+        self.closed: list[dict[int, bytes]] = []
+
+    @classmethod
+    def open(cls, folder: Path) -> FakeCoordinator:
+        cls.last = cls(folder)
+        return cls.last
+
+    @property
+    def finished(self) -> bool:
+        return self.round >= self.rounds
+
+    def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
+        self.uploads = {}
+        return {node: Request(self.round, RoundKind.UPDATE, b"f" * 32, b"k" * 32) for node in nodes}
+
+    def receive(self, node: int, reply: Reply) -> Request | None:
+        if reply.status is Status.UPLOAD:
+            assert node not in self.uploads
+            self.uploads[node - FIRST_NODE] = reply.blob
+        else:
+            self.refusals.append(reply.code)
+        return None
+
+    def failed(self, node: int, reason: str) -> None:
+        self.failures.append((node - FIRST_NODE, reason))
+
+    def close(self) -> None:
+        self.closed.append(self.uploads)
+        self.round += len(self.uploads) >= self.min_participants
+
+
+class FakeInstitution:
+    """Answers with its folder's name and the round; knows how often it was asked."""
+
+    asked: ClassVar[list[tuple[str, int]]] = []
+    error: ClassVar[Exception | None] = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def handle(self, request: Request) -> Reply:
+        self.asked.append((self.folder.name, request.round))
+        if self.error is not None and self.folder.name.endswith("1"):
+            raise self.error
+        blob = f"{self.folder.name}@{request.round}".encode()
+        return Reply(Status.UPLOAD, request.round, request.round, blob)
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the stand-ins where both apps look for the real ones."""
+    institution, coordinator = ModuleType("client.institution"), ModuleType("server.coordinator")
+    vars(institution)["open_institution"] = FakeInstitution
+    vars(coordinator)["Coordinator"] = FakeCoordinator
+    monkeypatch.setitem(sys.modules, "client.institution", institution)
+    if importlib.util.find_spec("server.coordinator") is None:
+        monkeypatch.setitem(sys.modules, "server.coordinator", coordinator)
+    server_app = importlib.import_module("server.app")
+    monkeypatch.setattr(server_app, "Coordinator", FakeCoordinator)
+    monkeypatch.setattr(FakeCoordinator, "rounds", 3)
+    monkeypatch.setattr(FakeInstitution, "asked", [])
+    monkeypatch.setattr(server.strategy, "Patience", partial(Patience, settle=0, retry=0.001, attempts=3))
+
+
+@pytest.fixture
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def run(folder: Path, **options: Any) -> FakeCoordinator:
+    run_local(folder / "coordinator", folder / "sites", 3, **options)
+    return FakeCoordinator.last
+
+
+def expected(number: int, *sites: int) -> dict[int, bytes]:
+    return {site: f"institution-{site:03d}@{number}".encode() for site in sites}
+
+
+def test_runs_every_round_at_every_institution(tmp_path: Path) -> None:
+    coordinator = run(tmp_path)
+    assert coordinator.folder == tmp_path / "coordinator"
+    assert coordinator.closed == [expected(number, 0, 1, 2) for number in range(3)]
+
+
+def test_leaves_environment_and_identity_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICTPFL_SITES", "elsewhere")
+    monkeypatch.delenv("DICTPFL_COORDINATOR", raising=False)
+    monkeypatch.setattr(TaskIdentity, "_run_id", 77)
+    run(tmp_path)
+    assert os.environ["DICTPFL_SITES"] == "elsewhere"
+    assert "DICTPFL_COORDINATOR" not in os.environ
+    assert TaskIdentity.run_id == 77
+
+
+def test_the_environment_comes_back_after_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DICTPFL_COORDINATOR", raising=False)
+    with pytest.raises(EngineError, match="flower-error-2"):
+        run(tmp_path, faults=lambda _partition, _message: Fault.RAISE)
+    assert "DICTPFL_COORDINATOR" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "worked"),
+    [
+        (Fault.LOSE_REQUEST, "flower-error-5", False),
+        (Fault.LOSE_REPLY, "flower-error-5", True),
+        (Fault.DELAY_REPLY, "flower-error-5", True),
+        (Fault.RAISE, "flower-error-2", False),
+        (Fault.DUPLICATE_REPLY, None, True),
+    ],
+)
+def test_faults(tmp_path: Path, fault: Fault, reason: str | None, *, worked: bool) -> None:
+    def faults(partition: int, message: Message) -> Fault:
+        header = message.content["request"]
+        assert isinstance(header, ConfigRecord)
+        return fault if partition == 1 and header["round"] == 1 else Fault.NONE
+
+    coordinator = run(tmp_path, faults=faults)
+    assert coordinator.failures == ([(1, reason)] if reason else [])
+    there = (0, 2) if reason else (0, 1, 2)
+    assert coordinator.closed == [expected(0, 0, 1, 2), expected(1, *there), expected(2, 0, 1, 2)]
+    assert (("institution-001", 1) in FakeInstitution.asked) == worked
+
+
+def test_silence_lasts_until_the_deadline(tmp_path: Path) -> None:
+    coordinator = run(tmp_path, faults=lambda part, _: Fault.LOSE_REPLY if part == 2 else Fault.NONE, silent=True)
+    assert coordinator.failures == [(2, "deadline")] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DataError("Patient Doe"), "data"), (RuntimeError("Patient Doe"), "error")],
+    ids=["ours", "another"],
+)
+def test_exceptions_stay_with_the_institution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    monkeypatch.setattr(FakeInstitution, "error", error)
+    coordinator = run(tmp_path)
+    assert coordinator.refusals == [code] * 3
+    assert not coordinator.failures
+
+
+def test_a_message_that_is_no_request_is_refused_by_code(identity: None) -> None:
+    grid = LocalGrid(client.app.app, 1)
+    (message_id,) = grid.push_messages([Message(RecordDict(), FIRST_NODE, "train")])
+    (reply,) = grid.pull_messages([message_id])
+    assert dict(reply.content["reply"]) == {"status": "refused", "round": 0, "position": 0, "code": "wire"}
+
+
+def a_context(**config: Any) -> Context:
+    return Context(RUN, FIRST_NODE, config, RecordDict(), {"site": "from the run config"})
+
+
+def test_the_site_folder_comes_from_the_institution_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICTPFL_SITES", str(tmp_path))
+    assert site_folder(a_context(site="/srv/site")) == Path("/srv/site")
+    assert site_folder(a_context(**{"partition-id": 12})) == tmp_path / "institution-012"
+    with pytest.raises(ConfigError):
+        site_folder(a_context())
+    monkeypatch.delenv("DICTPFL_SITES")
+    with pytest.raises(ConfigError):
+        site_folder(a_context(**{"partition-id": 12}))
+
+
+def test_the_coordinator_folder_comes_from_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DICTPFL_COORDINATOR", raising=False)
+    app = importlib.import_module("server.app").app
+    with pytest.raises(DictPFLError, match="DICTPFL_COORDINATOR"):
+        app(LocalGrid(client.app.app, 1), Context(RUN, COORDINATOR, {}, RecordDict(), {"DICTPFL_COORDINATOR": "/"}))

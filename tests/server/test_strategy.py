@@ -1,0 +1,443 @@
+"""The loop of the rounds against a fake coordinator and a grid that misbehaves; the carriage in both directions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+import client.carriage
+import server.carriage
+from client.carriage import decode_request, encode_reply
+from common.errors import CorruptError, EngineError, OversizedError, TruncatedError, VersionError, WireError
+from common.protocol import Aggregate, Reply, Request, RoundKind, Status
+from server.carriage import decode_reply, encode_request
+from server.strategy import BlindStrategy, Patience
+
+QUICK = Patience(poll=0.001, poll_most=0.005, settle=0, remind=0.02, retry=0.001, retry_most=0.002)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message can only be made in a process that Flower has named."""
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+
+
+def a_request(number: int = 0, kind: RoundKind | None = RoundKind.UPDATE, *aggregates: Aggregate) -> Request:
+    return Request(number, kind, b"f" * 32, b"k" * 32, aggregates)
+
+
+class FakeCoordinator:
+    """Runs `rounds` exchanges; one counts if at least `min_participants` uploads came."""
+
+    def __init__(self, rounds: int = 1, minimum: int = 2, deadline: float = 5.0) -> None:
+        self.rounds, self.min_participants, self.deadline_seconds = rounds, minimum, deadline
+        self.round = 0
+        self.uploads: dict[int, bytes] = {}
+        self.told: list[tuple[str, int, str]] = []
+        self.closed: list[dict[int, bytes]] = []
+
+    @property
+    def finished(self) -> bool:
+        return self.round >= self.rounds
+
+    def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
+        self.uploads = {}
+        return dict.fromkeys(nodes, a_request(self.round))
+
+    def receive(self, node: int, reply: Reply) -> Request | None:
+        self.told.append(("receive", node, reply.status))
+        if reply.status is Status.BEHIND:
+            return a_request(self.round, RoundKind.UPDATE, Aggregate(0, b"sum", (b"u" * 16,)))
+        if reply.blob == b"broken":
+            raise CorruptError("a digest that does not match")
+        if reply.status is Status.UPLOAD:
+            self.uploads[node] = reply.blob
+        return None
+
+    def failed(self, node: int, reason: str) -> None:
+        self.told.append(("failed", node, reason))
+
+    def close(self) -> None:
+        self.closed.append(self.uploads)
+        if len(self.uploads) >= self.min_participants:
+            self.round += 1
+
+
+Answer = Callable[[Message, Request], Iterable[Message]]
+
+
+class FakeGrid(Grid):
+    """Answers each message as its node's function says, when it is asked for replies."""
+
+    def __init__(self, **answers: Answer) -> None:
+        self.answers = {int(name[1:]): answer for name, answer in answers.items()}
+        self.pushed: dict[str, Message] = {}
+        self.ready: list[Message] = []
+        self.hidden = 0
+        self.unsendable: set[int] = set()
+
+    def set_run(self, run: Run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def create_message(self, *_args: Any, **_options: Any) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(self, *_args: Any, **_options: Any) -> Iterable[Message]:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.hidden -= 1
+        return list(self.answers)[: 1 if self.hidden >= 0 else None]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            if node in self.unsendable:
+                continue
+            name = f"{node}-{len(self.pushed)}"
+            message.metadata.__dict__["_message_id"] = name
+            self.pushed[name] = message
+            self.ready += self.answers[node](message, decode_request(message.content))
+            ids.append(name)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        assert len(list(message_ids)) <= QUICK.pull
+        ready, self.ready = self.ready, []
+        return ready
+
+
+def replied(message: Message, status: Status = Status.UPLOAD, blob: bytes = b"x", position: int = 0) -> Message:
+    return Message(encode_reply(Reply(status, 0, position, blob)), reply_to=message)
+
+
+def upload(message: Message, _request: Request) -> list[Message]:
+    return [replied(message)]
+
+
+def silent(_message: Message, _request: Request) -> list[Message]:
+    return []
+
+
+def run(coordinator: FakeCoordinator, grid: Grid) -> None:
+    BlindStrategy(coordinator, QUICK).start(grid)
+
+
+def test_all_rounds_are_run_and_all_uploads_folded() -> None:
+    coordinator = FakeCoordinator(rounds=3)
+    run(coordinator, FakeGrid(n1=upload, n2=upload, n3=upload))
+    assert coordinator.closed == [dict.fromkeys((1, 2, 3), b"x")] * 3
+
+
+def test_more_nodes_than_are_pulled_at_once() -> None:
+    coordinator = FakeCoordinator()
+    run(coordinator, FakeGrid(**{f"n{node}": upload for node in range(1, 12)}))
+    assert len(coordinator.closed[0]) == 11
+
+
+def test_waits_until_enough_nodes_are_online() -> None:
+    grid = FakeGrid(n1=upload, n2=upload)
+    grid.hidden = 20
+    coordinator = FakeCoordinator()
+    run(coordinator, grid)
+    assert coordinator.closed == [{1: b"x", 2: b"x"}]
+
+
+def test_a_silent_node_holds_nobody_beyond_the_deadline() -> None:
+    coordinator = FakeCoordinator(deadline=0.2)
+    start = time.monotonic()
+    run(coordinator, FakeGrid(n1=upload, n2=silent, n3=upload))
+    assert 0.2 <= time.monotonic() - start < 1
+    assert ("failed", 2, "deadline") in coordinator.told
+    assert coordinator.closed == [{1: b"x", 3: b"x"}]
+
+
+def test_double_replies_are_folded_once() -> None:
+    coordinator = FakeCoordinator()
+    run(coordinator, FakeGrid(n1=lambda m, _: [replied(m), replied(m)], n2=upload))
+    assert [told for told in coordinator.told if told[1] == 1] == [("receive", 1, "upload")]
+
+
+def test_late_replies_do_not_count_for_the_next_exchange() -> None:
+    late: list[Message] = []
+
+    def slow(message: Message, _request: Request) -> list[Message]:
+        if not late:
+            late.append(replied(message, blob=b"late"))
+            return []
+        return [late[0], replied(message, blob=b"in time")]
+
+    coordinator = FakeCoordinator(rounds=2, deadline=0.1)
+    run(coordinator, FakeGrid(n1=slow, n2=upload, n3=upload))
+    assert coordinator.closed[1][1] == b"in time"
+
+
+def test_a_node_that_is_behind_gets_what_it_lacks() -> None:
+    def behind(message: Message, request: Request) -> list[Message]:
+        return [replied(message) if request.aggregates else replied(message, Status.BEHIND, b"")]
+
+    coordinator = FakeCoordinator()
+    run(coordinator, FakeGrid(n1=behind, n2=upload))
+    assert coordinator.closed == [{1: b"x", 2: b"x"}]
+
+
+def test_a_node_that_stays_behind_is_given_up() -> None:
+    coordinator = FakeCoordinator(minimum=1)
+    run(coordinator, FakeGrid(n1=lambda m, _: [replied(m, Status.BEHIND, b"")], n2=upload))
+    assert coordinator.told.count(("receive", 1, "behind")) == 2
+    assert ("failed", 1, "behind") in coordinator.told
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda m, _: [Message(Error(2, "Patient Doe has no label"), reply_to=m)], "flower-error-2"),
+        (lambda m, _: [replied(m, blob=b"broken")], "corrupt"),
+        (lambda m, _: [Message(RecordDict({"reply": ConfigRecord()}), reply_to=m)], "wire"),
+    ],
+    ids=["error reply", "refused blob", "no reply at all"],
+)
+def test_unusable_answers_leave_the_others_alone(
+    answer: Answer, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator = FakeCoordinator()
+    run(coordinator, FakeGrid(n1=answer, n2=upload, n3=upload))
+    assert ("failed", 1, reason) in coordinator.told
+    assert coordinator.closed == [{2: b"x", 3: b"x"}]
+    assert "Doe" not in "".join(capsys.readouterr())
+
+
+def test_a_reply_from_another_node_than_asked_is_refused() -> None:
+    def forged(message: Message, _request: Request) -> list[Message]:
+        reply = replied(message)
+        reply.metadata.__dict__["_src_node_id"] = 2
+        return [reply]
+
+    coordinator = FakeCoordinator()
+    run(coordinator, FakeGrid(n1=forged, n2=upload, n3=upload))
+    assert ("failed", 1, "wire") in coordinator.told
+
+
+def test_a_message_that_cannot_be_sent_is_not_waited_for() -> None:
+    grid = FakeGrid(n1=upload, n2=upload, n3=upload)
+    grid.unsendable = {2}
+    coordinator = FakeCoordinator()
+    run(coordinator, grid)
+    assert ("failed", 2, "not-sent") in coordinator.told
+
+
+def test_gives_up_when_no_exchange_brings_progress() -> None:
+    def refuse(message: Message, _request: Request) -> list[Message]:
+        return [Message(encode_reply(Reply(Status.REFUSED, 0, 0, code="drift")), reply_to=message)]
+
+    coordinator = FakeCoordinator()
+    with pytest.raises(EngineError, match=r"drift \(2\), deadline \(1\)|drift \(2\), flower-error-2 \(1\)"):
+        run(coordinator, FakeGrid(n1=refuse, n2=refuse, n3=lambda m, _: [Message(Error(2), reply_to=m)]))
+    assert len([told for told in coordinator.told if told[:2] == ("receive", 1)]) == QUICK.attempts
+
+
+def test_a_lost_round_is_repeated() -> None:
+    seen: list[int] = []
+
+    def flaky(message: Message, request: Request) -> list[Message]:
+        seen.append(request.round)
+        return [Message(Error(5), reply_to=message)] if len(seen) < 4 else [replied(message)]
+
+    coordinator = FakeCoordinator(rounds=2)
+    run(coordinator, FakeGrid(n1=flaky, n2=upload))
+    assert seen == [0, 0, 0, 0, 1]
+
+
+def test_the_steps_that_flower_knows_make_an_exchange_too() -> None:
+    coordinator = FakeCoordinator()
+    grid = FakeGrid(n1=upload, n2=upload)
+    strategy = BlindStrategy(coordinator, QUICK)
+    messages = list(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid))
+    ids = grid.push_messages(messages)
+    arrays, metrics = strategy.aggregate_train(1, grid.pull_messages(ids))
+    assert arrays is None
+    assert dict(metrics or {}) == {"num-examples": 1}
+    assert list(strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid)) == []
+    assert strategy.aggregate_evaluate(1, []) is None
+    assert coordinator.finished
+
+
+def over_the_wire(content: RecordDict) -> RecordDict:
+    """Take a record apart and put it together again as Flower does on the way."""
+    objects = get_all_nested_objects(content)
+    parts = {name: part.deflate() for name, part in objects.items()}
+    whole = inflate_object_from_contents(content.object_id, parts)
+    assert isinstance(whole, RecordDict)
+    return whole
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        a_request(0),
+        a_request(7, None, Aggregate(5, b"\0\1\2", (b"a" * 16, b"b" * 16)), Aggregate(6, b"", ())),
+        a_request(7, RoundKind.SCORE, Aggregate(2**40, bytes(6_000_000), ())),
+    ],
+    ids=["no aggregate", "two", "more than one chunk"],
+)
+def test_requests_survive_the_way(request_: Request) -> None:
+    assert decode_request(over_the_wire(encode_request(request_))) == request_
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(Status.UPLOAD, 3, 3, bytes(range(256))),
+        Reply(Status.BEHIND, 3, 1),
+        Reply(Status.REFUSED, 0, 0, code="wrong-federation"),
+    ],
+    ids=str,
+)
+def test_replies_survive_the_way(reply: Reply) -> None:
+    assert decode_reply(over_the_wire(encode_reply(reply))) == reply
+
+
+def test_both_sides_name_the_bytes_the_same() -> None:
+    assert client.carriage.STYPE == server.carriage.STYPE
+
+
+def test_bytes_are_carried_without_a_copy() -> None:
+    blob = bytes(1000)
+    content = encode_reply(Reply(Status.UPLOAD, 0, 0, blob))
+    assert decode_reply(content).blob is blob
+
+
+def blobs(data: bytes = b"", **changes: Any) -> ArrayRecord:
+    fields = {"dtype": "uint8", "shape": (len(data),), "stype": "ckks.bytes", "data": data} | changes
+    return ArrayRecord({"blob": Array(**fields)})
+
+
+BAD_BLOBS = [
+    blobs(dtype="float32"),
+    blobs(stype="numpy.ndarray"),
+    blobs(shape=(3,)),
+    blobs(shape=()),
+    ArrayRecord(),
+    ConfigRecord(),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_BLOBS, ids=range(len(BAD_BLOBS)))
+def test_strange_arrays_are_refused(bad: ArrayRecord | ConfigRecord) -> None:
+    for content, decode in (
+        (encode_request(a_request()), decode_request),
+        (encode_reply(Reply(Status.SETTLED, 0, 0)), decode_reply),
+    ):
+        content["blobs"] = bad
+        with pytest.raises(WireError):
+            decode(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("protocol", 2, VersionError),
+        ("protocol", "1", VersionError),
+        ("round", -1, WireError),
+        ("round", 1.0, WireError),
+        ("round", True, WireError),
+        ("kind", "gossip", WireError),
+        ("kind", 3, WireError),
+        ("federation", "f" * 32, WireError),
+        ("lengths", [4], OversizedError),
+        ("lengths", [6], TruncatedError),
+        ("lengths", [-5], WireError),
+        ("lengths", [5, 0], WireError),
+        ("lengths", 5, WireError),
+        ("rounds", ["0"], WireError),
+        ("counts", [2], WireError),
+        ("counted", [b"a" * 16], WireError),
+        ("counted", b"a" * 15, WireError),
+        ("extra", 1, WireError),
+        ("round", None, WireError),
+    ],
+)
+def test_strange_requests_are_refused(name: str, value: Any, error: type[WireError]) -> None:
+    content = encode_request(a_request(1, RoundKind.UPDATE, Aggregate(0, b"12345", (b"a" * 16,))))
+    header = content["request"]
+    assert isinstance(header, ConfigRecord)
+    if value is None:
+        del header[name]
+    else:
+        header[name] = value
+    with pytest.raises(error):
+        decode_request(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", "fine"),
+        ("status", 1),
+        ("round", -1),
+        ("round", True),
+        ("position", 2.0),
+        ("code", "Patient Doe, 42"),
+        ("code", "x" * 40),
+        ("code", b"wire"),
+        ("extra", 1),
+        ("round", None),
+    ],
+)
+def test_strange_replies_are_refused_without_repeating_them(name: str, value: Any) -> None:
+    content = encode_reply(Reply(Status.SETTLED, 0, 0))
+    header = content["reply"]
+    assert isinstance(header, ConfigRecord)
+    if value is None:
+        del header[name]
+    else:
+        header[name] = value
+    with pytest.raises(WireError) as caught:
+        decode_reply(content)
+    assert "Doe" not in str(caught.value)
+
+
+def test_records_with_other_names_are_refused() -> None:
+    with pytest.raises(WireError):
+        decode_request(RecordDict())
+    with pytest.raises(WireError):
+        decode_reply(RecordDict({"reply": ArrayRecord(), "blobs": blobs()}))
+    with pytest.raises(WireError):
+        decode_request(RecordDict({"request": ArrayRecord(), "blobs": blobs()}))
+    with pytest.raises(WireError):
+        decode_reply(RecordDict())
+
+
+BLIND = """
+import sys
+import server.app
+found = [name for name in sys.modules if name.split(".")[0] in ("torch", "ray", "client")]
+found += [name for name in sys.modules if name in ("common.opening", "common.keys")]
+sys.exit(", ".join(found))
+"""
+
+
+@pytest.mark.skipif(not (ROOT / "server/coordinator.py").exists(), reason="the coordinator is not written yet")
+def test_the_server_app_loads_nothing_that_opens() -> None:
+    """Law 2, in a fresh interpreter: neither torch nor `common.opening` comes with the coordinator or with flwr."""
+    done = subprocess.run([sys.executable, "-c", BLIND], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
