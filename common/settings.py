@@ -139,7 +139,9 @@ class Pruning(Section):
 class Grid(Section):
     """Quantisation of updates to integers."""
 
-    value_bits: Annotated[int, Field(ge=4, le=16)] = Field(8, description="Bits of a sent value, sign included.")
+    value_bits: Annotated[int, Field(ge=4, le=16)] = Field(
+        8, description="Least bits of a sent value, sign included; bits that a component leaves over are used too."
+    )
     headroom: Positive = Field(2.0, description="Range of a tensor, in mean largest magnitudes of the last round.")
     first_range: Positive = Field(4.0, description="Range of the first round, sent wide, before any history.")
 
@@ -147,17 +149,20 @@ class Grid(Section):
 class Encryption(Section):
     """How uploads are sealed."""
 
-    sealer: Literal["ckks", "identity", "clear32"] = Field(
+    sealer: Literal["ckks", "identity"] = Field(
         "ckks",
-        description="`identity` sends the very same integers unencrypted, for exact comparison; `clear32` four bytes a "
-        "value, as float32 FedAvg does. Both need `toy_insecure`.",
+        description="`identity` sends the very same integers unencrypted, for exact comparison; needs `toy_insecure`.",
     )
     profile: Literal["symmetric", "public_key"] = Field(
         "symmetric", description="Seeded symmetric encryption under one prime, or public-key under two."
     )
     security: Literal[128, 192, 256] = Field(192, description="Least classical security, bits (2024 HE standard table).")
     ring_degree: Literal[2048, 4096, 8192, 16384] = Field(4096, description="N, coefficients of a ciphertext.")
-    sealed_share: Share = Field(1.0, description="Share of coordinates that is encrypted; below 1 needs `toy_insecure`.")
+    sealed_share: Share = Field(
+        1.0,
+        description="Share of coordinates that is encrypted; the rest crosses in clear, four bytes a value as float32 "
+        "does. Below 1 needs `toy_insecure`.",
+    )
     sensitivity: Literal["gradient", "magnitude"] = Field(
         "gradient", description="How `sealed_share` < 1 picks: FedML-HE's sensitivity map, or weight magnitude."
     )

@@ -1,0 +1,82 @@
+"""What sealing, adding and opening share of Microsoft SEAL (through TenSEAL): contexts and bytes. No key here."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any, Protocol
+
+import tenseal.sealapi as seal
+
+from common.errors import CorruptError
+from common.parameters import CKKSParameters
+
+
+class _Saved(Protocol):
+    def save(self, path: str) -> None: ...
+
+
+@lru_cache(maxsize=8)
+def context(parameters: CKKSParameters) -> Any:
+    """SEAL's context for checked parameters."""
+    encryption = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+    encryption.set_poly_modulus_degree(parameters.ring_degree)
+    encryption.set_coeff_modulus(seal.CoeffModulus.Create(parameters.ring_degree, list(parameters.primes)))
+    return seal.SEALContext(encryption, True, seal.SEC_LEVEL_TYPE.TC128)  # noqa: FBT003 -- SEAL's own signature
+
+
+class Scratch:
+    """An anonymous file in memory: SEAL saves to and loads from paths only, and nothing may reach a disk."""
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("dictpfl", os.MFD_CLOEXEC)
+        self._path = f"/proc/self/fd/{self._fd}"
+
+    def bytes_of(self, thing: _Saved) -> bytes:
+        """What SEAL saves."""
+        os.ftruncate(self._fd, 0)
+        thing.save(self._path)
+        return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+
+    def fill(self, thing: Any, parameters: CKKSParameters, data: bytes | memoryview) -> Any:
+        """`thing` loaded from bytes and checked against the context.
+
+        Raises:
+            CorruptError: SEAL does not accept them.
+        """
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, data, 0)
+        try:
+            thing.load(context(parameters), self._path)
+        except (RuntimeError, ValueError, OverflowError) as error:
+            raise CorruptError(
+                f"{len(data)} bytes are no {type(thing).__name__} of these parameters: {error}; "
+                "the file or message is damaged, or was made with other parameters"
+            ) from error
+        return thing
+
+    def wipe(self) -> None:
+        """Overwrite and empty, after key material passed through."""
+        size = os.fstat(self._fd).st_size
+        os.pwrite(self._fd, bytes(size), 0)
+        os.ftruncate(self._fd, 0)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, data: bytes | memoryview) -> Any:
+    """A ciphertext of two polynomials, at the data level and with the agreed scale.
+
+    Raises:
+        CorruptError: anything else.
+    """
+    ciphertext = scratch.fill(seal.Ciphertext(), parameters, data)
+    if (
+        ciphertext.size() != 2  # noqa: PLR2004 -- c0 and c1
+        or ciphertext.coeff_modulus_size() != 1
+        or ciphertext.scale != 2.0**parameters.scale_bits
+        or not ciphertext.is_ntt_form()
+    ):
+        raise CorruptError("a ciphertext of another size, level or scale than agreed; its maker does not follow the protocol")
+    return ciphertext

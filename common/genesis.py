@@ -1,0 +1,209 @@
+"""Genesis: what everyone agreed on before round 1; its SHA-256 is the federation id (DESIGN.md, words)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from common.config import FederationConfig
+from common.dictionary import Dictionary
+from common.errors import ConfigError, DictPFLError
+from common.files import write_private
+from common.layout import Layout
+from common.ledger import ledger_size
+from common.packing import Digits
+from common.parameters import CKKSParameters
+from common.protocol import PROTOCOL
+from common.round import Law
+from common.seeds import SEED_BYTES
+from common.state import SharedState
+from common.wire import Limits
+
+_FORMAT = "dictpfl-genesis-1"
+
+
+@dataclass(frozen=True)
+class Genesis:
+    """The agreement. The seed is secret from the coordinator; institutions hold this file with mode 0600.
+
+    Attributes:
+        config: the checked configuration.
+        layout: of the shared vector. `values`: the shared vector before round 0.
+        dictionaries: D of each decomposed weight.
+        weights_digest: SHA-256 over W0, 32 bytes.
+        seed: 256 bits, for masks and drawn dictionaries.
+        sample_cap: samples that carry weight 1.
+        parameters: CKKS parameters. `fingerprint`: of the key.
+        outputs, sample_shape: what the model is built for.
+    """
+
+    config: FederationConfig
+    layout: Layout
+    values: NDArray[np.float64]
+    dictionaries: Mapping[str, Dictionary]
+    weights_digest: bytes
+    seed: bytes
+    sample_cap: int
+    parameters: CKKSParameters
+    fingerprint: bytes
+    outputs: int
+    sample_shape: tuple[int, ...]
+
+    @cached_property
+    def federation(self) -> bytes:
+        """Federation id, 32 bytes.
+
+        It covers all that training depends on. The key and how uploads are carried are bound by the
+        fingerprint instead, which every blob carries too: a key may be rotated within a federation,
+        and a run without encryption is the same federation, bit for bit (docs/decisions/0003).
+        """
+        config = self.config.model_dump(mode="json", exclude={"name", "method", "toy_insecure", "data"})
+        for carried in ("sealer", "profile", "security", "ring_degree"):
+            del config["encryption"][carried]
+        for local in ("threads", "device"):
+            del config["training"][local]
+        agreed = {
+            "protocol": PROTOCOL,
+            "config": config,
+            "layout": self.layout.digest.hex(),
+            "values": hashlib.sha256(self.values.astype("<f8").tobytes()).hexdigest(),
+            "dictionaries": _dictionaries_digest(self.dictionaries).hex(),
+            "weights": self.weights_digest.hex(),
+            "seed": self.seed.hex(),
+            "sample_cap": self.sample_cap,
+            "payload_bits": self.parameters.payload_bits,
+            "capacity": self.parameters.capacity,
+            "outputs": self.outputs,
+            "sample_shape": list(self.sample_shape),
+        }
+        return hashlib.sha256(json.dumps(agreed, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+    @cached_property
+    def law(self) -> Law:
+        """What the round's algebra needs of this."""
+        config = self.config
+        return Law(
+            layout=self.layout,
+            pruning=config.pruning,
+            grid=config.grid,
+            seed=self.seed,
+            federation=self.federation,
+            capacity=self.parameters.capacity,
+            payload_bits=self.parameters.payload_bits,
+            sample_cap=self.sample_cap,
+            sealed_share=config.encryption.sealed_share,
+            sensitivity=config.encryption.sensitivity,
+            refresh_every=config.decomposition.refresh_every,
+        )
+
+    def start(self) -> SharedState:
+        """Shared state before round 0."""
+        return self.law.start(self.values)
+
+    def limits(self, item_length: int) -> Limits:
+        """What a receiver admits of a blob whose items have the given length."""
+        return blob_limits(self.federation, self.fingerprint, self.parameters, self.layout, item_length,
+                           self.config.encryption.sealed_share)
+
+    def save(self, folder: Path) -> None:
+        """Write `genesis.json` and `genesis.safetensors` (values and dictionaries), mode 0600."""
+        tensors: dict[str, NDArray[Any]] = {"values": self.values}
+        tensors |= {f"dictionary/{name}": d.matrix for name, d in self.dictionaries.items()}
+        document = {
+            "format": _FORMAT,
+            "federation": self.federation.hex(),
+            "config": self.config.model_dump(mode="json"),
+            "layout": self.layout.to_json(),
+            "transposed": sorted(name for name, d in self.dictionaries.items() if d.transposed),
+            "weights_digest": self.weights_digest.hex(),
+            "seed": self.seed.hex(),
+            "sample_cap": self.sample_cap,
+            "parameters": self.parameters.to_json(),
+            "fingerprint": self.fingerprint.hex(),
+            "outputs": self.outputs,
+            "sample_shape": list(self.sample_shape),
+        }
+        write_private(folder / "genesis.safetensors", save(tensors))
+        write_private(folder / "genesis.json", json.dumps(document, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read and verify against the recorded federation id.
+
+        Raises:
+            ConfigError: missing, damaged, or not what was agreed on.
+        """
+        try:
+            document = json.loads((folder / "genesis.json").read_bytes())
+            tensors = load_file(folder / "genesis.safetensors")
+            if document["format"] != _FORMAT:
+                raise ConfigError(f"{folder}/genesis.json is of format {document['format']!r}, expected {_FORMAT!r}")
+            genesis = cls(
+                config=FederationConfig.model_validate(document["config"]),
+                layout=Layout.from_json(document["layout"]),
+                values=tensors["values"].astype(np.float64),
+                dictionaries={
+                    name: Dictionary(matrix, name in document["transposed"])
+                    for key, matrix in tensors.items()
+                    if (name := key.removeprefix("dictionary/")) != key
+                },
+                weights_digest=bytes.fromhex(document["weights_digest"]),
+                seed=bytes.fromhex(document["seed"]),
+                sample_cap=int(document["sample_cap"]),
+                parameters=CKKSParameters.from_json(document["parameters"]),
+                fingerprint=bytes.fromhex(document["fingerprint"]),
+                outputs=int(document["outputs"]),
+                sample_shape=tuple(document["sample_shape"]),
+            )
+            recorded = bytes.fromhex(document["federation"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            if isinstance(error, DictPFLError):
+                raise
+            raise ConfigError(
+                f"{folder} holds no readable genesis ({type(error).__name__}: {error}); join again with the bundle"
+            ) from error
+        if genesis.federation != recorded or len(genesis.seed) != SEED_BYTES:
+            raise ConfigError(
+                f"{folder}/genesis.json does not match its federation id {recorded.hex()[:12]}: it was altered, or "
+                "written by another release; restore it from the bundle"
+            )
+        return genesis
+
+
+def blob_limits(  # noqa: PLR0913 -- each is one fact of the agreement
+    federation: bytes,
+    fingerprint: bytes,
+    parameters: CKKSParameters,
+    layout: Layout,
+    item_length: int,
+    sealed_share: float,
+) -> Limits:
+    """Most that a blob may hold: every shared value in the widest digits, behind the ledger."""
+    single = Digits.single(parameters.capacity, parameters.payload_bits)
+    most = ledger_size(len(layout.entries)) + single.components(layout.size)
+    max_clear = 4 * layout.size if sealed_share < 1.0 else 0
+    return Limits(federation, fingerprint, item_length, parameters.ciphertexts(most), max_clear, parameters.capacity)
+
+
+def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of names; 32 bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
+def _dictionaries_digest(dictionaries: Mapping[str, Dictionary]) -> bytes:
+    return tensors_digest({f"{name} {d.transposed}": d.matrix for name, d in dictionaries.items()})

@@ -1,0 +1,62 @@
+"""Quantisation of updates to integers on a grid whose steps are powers of two.
+
+Dividing by a step, subtracting a multiple of it and adding it up are then exact in float64, so that
+error feedback loses nothing and every platform computes the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+CODE_UNIT = 16
+"""A range code counts sixteenths of a step."""
+SMALLEST_STEP = -200
+"""log2 of the smallest step: far below any update, far above underflow."""
+
+
+def step_exponents(ranges: Floats, largest: int) -> NDArray[np.int32]:
+    """For each tensor the smallest E with largest * 2^E >= range; shape and order of `ranges`."""
+    mantissa, exponent = np.frexp(ranges / largest)
+    return np.maximum(np.where(mantissa == 0.5, exponent - 1, exponent), SMALLEST_STEP).astype(np.int32)  # noqa: PLR2004 -- a power of two exactly
+
+
+def quantise(values: Floats, steps: Floats, largest: int) -> tuple[Ints, Floats]:
+    """Integers round(v / step), half to even, clipped to +-largest, and what they leave behind.
+
+    Args:
+        values: float64, shape (n,).
+        steps: power-of-two step of each value, shape (n,).
+        largest: clipping bound.
+
+    Returns:
+        `q` int64 and `rest` float64 with `q * steps + rest == values`, bit for bit.
+    """
+    q = np.clip(np.rint(values / steps), -largest, largest)
+    return q.astype(np.int64), values - q * steps
+
+
+def range_codes(values: Floats, steps: Floats, tensors: NDArray[np.int32], count: int, cap: int) -> Ints:
+    """For each tensor ceil(max|v| / (step / 16)), at most `cap`; 0 where nothing of it is sent.
+
+    Args:
+        values: what is about to be quantised, float64, shape (n,).
+        steps: step of each value, shape (n,).
+        tensors: tensor of each value, shape (n,).
+        count: number of tensors.
+        cap: largest code that the ledger holds.
+    """
+    codes = np.zeros(count, dtype=np.float64)
+    np.maximum.at(codes, tensors, np.abs(values) / steps * CODE_UNIT)
+    return np.minimum(np.ceil(codes), cap).astype(np.int64)
+
+
+def next_ranges(ranges: Floats, steps: Floats, code_sums: Ints, participants: int, headroom: float) -> Floats:
+    """Ranges of the next round: headroom times the mean largest magnitude; kept where nothing was sent.
+
+    `ranges`, `steps` and `code_sums` have one entry for each tensor.
+    """
+    measured = code_sums.astype(np.float64) * (steps * (headroom / CODE_UNIT)) / participants
+    return np.where(code_sums > 0, measured, ranges)

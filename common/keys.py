@@ -1,0 +1,143 @@
+"""Key files and fingerprints. A key is made by the authority, held by institutions, never by the coordinator."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tenseal.sealapi as seal
+
+from common.ckks import Scratch, context
+from common.errors import KeyFileError
+from common.files import write_private
+from common.parameters import CKKSParameters
+
+_FORMAT = "dictpfl-key-1"
+
+
+@dataclass(frozen=True)
+class FederationKey:
+    """The institutions' shared CKKS key; `secret` and `public` are SEAL's bytes, never printed."""
+
+    parameters: CKKSParameters
+    key_id: bytes
+    secret: bytes = field(repr=False)
+    public: bytes = field(repr=False, default=b"")
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 over protocol version, parameters, key id and an HMAC under the key; 32 bytes."""
+        proof = hmac.digest(self.secret, b"dictpfl fingerprint" + self.key_id, "sha256")
+        return hashlib.sha256(self.parameters.digest + self.key_id + proof).digest()
+
+
+def identity_fingerprint(parameters: CKKSParameters) -> bytes:
+    """What blobs of a federation without encryption carry in place of a key's fingerprint."""
+    return hashlib.sha256(b"no encryption" + parameters.digest).digest()
+
+
+def make_key(parameters: CKKSParameters) -> FederationKey:
+    """A fresh key from SEAL's generator, seeded by the operating system."""
+    scratch = Scratch()
+    generator = seal.KeyGenerator(context(parameters))
+    secret = scratch.bytes_of(generator.secret_key())
+    scratch.wipe()
+    public = b""
+    if parameters.profile == "public_key":
+        key = seal.PublicKey()
+        generator.create_public_key(key)
+        public = scratch.bytes_of(key)
+    return FederationKey(parameters, secrets.token_bytes(16), secret, public)
+
+
+def load_secret(key: FederationKey) -> Any:
+    """SEAL's secret key."""
+    return _loaded(seal.SecretKey(), key, key.secret)
+
+
+def load_public(key: FederationKey) -> Any:
+    """SEAL's public key (profile `public_key`)."""
+    return _loaded(seal.PublicKey(), key, key.public)
+
+
+def _loaded(thing: Any, key: FederationKey, data: bytes) -> Any:
+    scratch = Scratch()
+    try:
+        return scratch.fill(thing, key.parameters, data)
+    finally:
+        scratch.wipe()
+
+
+def save_key(key: FederationKey, path: Path) -> None:
+    """Write a key file, mode 0600; refuses to replace one.
+
+    Raises:
+        KeyFileError: a file is already there.
+    """
+    if path.exists():
+        raise KeyFileError(f"{path} exists; a key is never overwritten. Move it away if it is really not needed")
+    document = {
+        "format": _FORMAT,
+        "parameters": key.parameters.to_json(),
+        "key_id": key.key_id.hex(),
+        "fingerprint": key.fingerprint.hex(),
+        "secret": base64.b64encode(key.secret).decode(),
+        "public": base64.b64encode(key.public).decode(),
+    }
+    write_private(path, json.dumps(document, indent=1).encode())
+
+
+def load_key(path: Path) -> FederationKey:
+    """Read a key file.
+
+    Raises:
+        KeyFileError: missing, readable by others, of another format, or its content does not match its fingerprint.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise KeyFileError(
+            f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner may read it, expected 0600. Run "
+            f"`chmod 600 {path}`, and if others had access, ask the authority for a new key"
+        )
+    try:
+        document = json.loads(text)
+        if document["format"] != _FORMAT:
+            raise KeyFileError(f"{path} is of format {document['format']!r}, expected {_FORMAT!r}")
+        key = FederationKey(
+            CKKSParameters.from_json(document["parameters"]),
+            bytes.fromhex(document["key_id"]),
+            base64.b64decode(document["secret"], validate=True),
+            base64.b64decode(document["public"], validate=True),
+        )
+        recorded = bytes.fromhex(document["fingerprint"])
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise KeyFileError(f"{path} is no key file, or is damaged ({type(error).__name__}); restore it from backup") from None
+    if not hmac.compare_digest(recorded, key.fingerprint):
+        raise KeyFileError(f"{path} is damaged: its content does not match its fingerprint; restore it from backup")
+    return key
+
+
+def owner_only(folder: Path) -> Path:
+    """The folder, made with mode 0700 if missing.
+
+    Raises:
+        KeyFileError: it exists and others may enter it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    mode = stat.S_IMODE(os.stat(folder).st_mode)
+    if mode & 0o077:
+        raise KeyFileError(f"{folder} has mode {mode:04o}, expected 0700. Run `chmod 700 {folder}`")
+    return folder

@@ -1,0 +1,95 @@
+"""The capability to encrypt: components in, ciphertext bytes out. Who can seal cannot open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tenseal.sealapi as seal
+
+from common.ckks import Scratch, context
+from common.errors import PackingError
+from common.keys import FederationKey, identity_fingerprint, load_public, load_secret
+from common.packing import Ints
+from common.parameters import CKKSParameters
+
+
+class Sealer(Protocol):
+    """Turns components into items of equal length, one for each ciphertext."""
+
+    parameters: CKKSParameters
+    fingerprint: bytes
+
+    def seal(self, components: Ints) -> Iterator[bytes]:
+        """Items for int64 components, shape (n,), each within the payload; lazily, so that large vectors stream.
+
+        Raises:
+            PackingError: a component beyond the payload; nothing is encrypted.
+        """
+        ...
+
+
+class CKKSSealer:
+    """Seeded symmetric (or public-key) CKKS on complex slots: N - GUARDS integers a ciphertext (HE.md)."""
+
+    def __init__(self, key: FederationKey) -> None:
+        self.parameters = key.parameters
+        self.fingerprint = key.fingerprint
+        ctx = context(key.parameters)
+        self._symmetric = key.parameters.profile == "symmetric"
+        self._encryptor = seal.Encryptor(ctx, load_secret(key) if self._symmetric else load_public(key))
+        self._encoder = seal.CKKSEncoder(ctx)
+        self._scratch = Scratch()
+
+    def seal(self, components: Ints) -> Iterator[bytes]:
+        """See `Sealer.seal`."""
+        require_payload(components, self.parameters)
+        plain = seal.Plaintext()
+        for block in _blocks(components, self.parameters):
+            self._encoder.encode(block.tolist(), 2.0**self.parameters.scale_bits, plain)
+            yield self._scratch.bytes_of(self._encrypt(plain))
+
+    def _encrypt(self, plain: Any) -> Any:
+        if self._symmetric:
+            return self._encryptor.encrypt_symmetric(plain)
+        ciphertext = seal.Ciphertext()
+        self._encryptor.encrypt(plain, ciphertext)
+        return ciphertext
+
+
+class IdentitySealer:
+    """No encryption: the same integers, little-endian int64, for exact comparison. Protects nobody."""
+
+    def __init__(self, parameters: CKKSParameters) -> None:
+        self.parameters = parameters
+        self.fingerprint = identity_fingerprint(parameters)
+
+    def seal(self, components: Ints) -> Iterator[bytes]:
+        """See `Sealer.seal`."""
+        require_payload(components, self.parameters)
+        for start in range(0, components.size, self.parameters.components):
+            block = np.zeros(self.parameters.components, dtype="<i8")
+            part = components[start : start + self.parameters.components]
+            block[: part.size] = part
+            yield block.tobytes()
+
+
+def require_payload(components: Ints, parameters: CKKSParameters) -> None:
+    """Refuse components that the sum of `capacity` uploads could carry beyond the payload: they wrap silently."""
+    bound = 2 ** (parameters.payload_bits - 1) // parameters.capacity
+    if components.size and (largest := int(np.abs(components).max())) > bound:
+        raise PackingError(
+            f"component {largest} is beyond {bound}, what {parameters.capacity} participants may add up to "
+            f"{parameters.payload_bits} bits; nothing was encrypted"
+        )
+
+
+def _blocks(components: Ints, parameters: CKKSParameters) -> Iterator[np.ndarray[Any, np.dtype[np.complex128]]]:
+    """Complex slots: the first half of a block's components are real parts, the second imaginary; guards last."""
+    half = parameters.ring_degree // 2
+    for start in range(0, components.size, parameters.components):
+        part = components[start : start + parameters.components]
+        block = np.zeros(parameters.ring_degree, dtype=np.float64)
+        block[: part.size] = part
+        yield block[:half] + 1j * block[half:]

@@ -1,0 +1,67 @@
+"""What all institutions share and must hold bit for bit alike, and what each keeps for itself."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.masking import Bools, History
+from common.seeds import expand
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """Shared state before a round; never altered, only replaced by `common.round.finish`.
+
+    Attributes:
+        round: number of the next round.
+        updates: update rounds finished.
+        values: x, the shared vector, float64, shape (size,).
+        history: of the masks.
+        ranges: of each tensor's update, float64, shape (tensors,).
+        clear: coordinates that cross unencrypted (methods that encrypt a part), or None.
+        records: the tables' values at each refresh so far, float64, each of shape (table values,);
+            W0 is rebuilt from genesis and these, so it is no part of the digest.
+    """
+
+    round: int
+    updates: int
+    values: Floats
+    history: History
+    ranges: Floats
+    clear: Bools | None = None
+    records: tuple[Floats, ...] = field(default=(), repr=False)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over every bit that the next round depends on, 32 bytes."""
+        state = hashlib.sha256(f"dictpfl-state-1 {self.round} {self.updates} {len(self.records)} ".encode())
+        arrays = [self.values, self.ranges, self.history.idle, self.history.exponent, *self.records]
+        if self.clear is not None:
+            arrays.append(np.packbits(self.clear))
+        for array in arrays:
+            state.update(f"{array.dtype.kind}{array.size} ".encode())
+            state.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
+        return state.digest()
+
+    def tag(self, seed: bytes) -> bytes:
+        """Keyed digest, 32 bytes: the coordinator learns equality only."""
+        return hmac.digest(expand(seed, "state tag", length=32), self.digest, "sha256")
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What an institution has trained but not delivered, in weighted units: w times values; float64, shape (size,)."""
+
+    values: Floats
+
+    @classmethod
+    def none(cls, size: int) -> Residual:
+        """Nothing is owed."""
+        return cls(np.zeros(size, dtype=np.float64))
