@@ -1,0 +1,231 @@
+"""Local training of a twin, and measuring a model (`[training]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from client.data import Samples
+from client.tasks import Task
+from client.twin import Twin
+from common.errors import ConfigError, DataError, LayoutError, ModelError
+from common.layout import Kind
+from common.settings import Training
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a round of local training saw."""
+
+    samples_seen: int
+    """Samples over all steps."""
+    loss_sum: float
+    """Sum over them of the loss before each step; over `samples_seen` it is the mean training loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Sums over samples, so that institutions can add them."""
+
+    count: int
+    loss_sum: float
+    metric_sum: float
+
+
+def train(  # noqa: PLR0913 -- everything that local training depends on
+    twin: Twin,
+    samples: Samples,
+    training: Training,
+    task: Task,
+    *,
+    seed: int,
+    sent: NDArray[np.bool_] | None = None,
+) -> Trained:
+    """Train the twin in place with a fresh optimiser; the same bits for the same seed, threads and machine.
+
+    Args:
+        twin: moved to the configured device and dtype, if it is not there (`Twin.to`), and left there.
+        samples: at least one. A last batch of one sample joins the batch before it; a batch of one sample that
+            remains is normalised by running statistics, for it has none of its own.
+        training: optimiser, rates, epochs or steps.
+        task: the loss.
+        seed: of batches and dropout; torch's global random state is left as it was.
+        sent: shape (layout.size,); when given, only these coordinates of tables and dense parameters change
+            (`pruned = "freeze"`, FINDINGS). Statistics and local parameters change all the same.
+
+    Raises:
+        DataError: no samples.
+        LayoutError: `sent` of another shape.
+        ModelError: a loss that is not finite.
+    """
+    if not len(samples):
+        raise DataError("no training samples: expected at least one; an institution without data cannot take part")
+    device = resolve_device(training.device)
+    twin.to(device=device, dtype=getattr(torch, training.dtype))
+    features, labels = _tensors(twin.module, samples, device)
+    optimizer = _optimizer(twin, training)
+    masks = None if sent is None else _masks(twin, sent)
+    parameters = [p for _, _, p in twin.trainable()]
+    norms = [m for m in twin.module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    seen, total = 0, 0.0
+    twin.train()
+    moving = [m for m in norms if m.training]
+    with _seeded(seed, device):
+        for batch in _batches(len(samples), training, seed):
+            for norm in moving:
+                norm.train(len(batch) > 1)
+            index = batch.to(device)
+            loss = task.loss(forward(twin.module, features[index]), labels[index])
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise ModelError(
+                    f"training diverged: the loss is {value} after {seen} samples; "
+                    "lower training.learning_rate, or set training.clip_norm"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            _step(optimizer, parameters, masks, training.clip_norm)
+            seen, total = seen + len(batch), total + value * len(batch)
+    return Trained(seen, total)
+
+
+@torch.no_grad()
+def evaluate(
+    module: nn.Module, samples: Samples, task: Task, *, batch_size: int = 512, device: torch.device | str | None = None
+) -> Measured:
+    """Loss and metric of a module over samples, summed; zeros when there are none. Leaves it in evaluation mode.
+
+    Args:
+        module: a twin's or a plain one.
+        samples: may be empty.
+        task: loss and metric.
+        batch_size: samples at a time; the sums hardly depend on it.
+        device: None: where the module is.
+    """
+    module.eval()
+    if device is not None:
+        module.to(device)
+    features, labels = _tensors(module, samples, _home(module)[0])
+    loss = metric = 0.0
+    for x, y in zip(features.split(batch_size), labels.split(batch_size), strict=True):
+        if len(x):
+            outputs = forward(module, x)
+            loss += float(task.loss(outputs, y)) * len(x)
+            metric += float(task.metric(outputs, y))
+    return Measured(len(samples), loss, metric)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a configuration's word; `auto` is CUDA when there is any.
+
+    Raises:
+        ConfigError: unknown, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"training.device {name!r} cannot be used here: {error}; try `auto` or `cpu`") from error
+    return device
+
+
+def forward(module: nn.Module, features: Tensor) -> Tensor:
+    """The module's outputs; of an answer in the manner of transformers, its logits."""
+    answer: Any = module(features)
+    outputs: Tensor = getattr(answer, "logits", answer)
+    return outputs
+
+
+def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    first = next((p for p in module.parameters() if p.is_floating_point()), None)
+    return (torch.device("cpu"), torch.float32) if first is None else (first.device, first.dtype)
+
+
+def _tensors(module: nn.Module, samples: Samples, device: torch.device) -> tuple[Tensor, Tensor]:
+    dtype = _home(module)[1]
+    features, labels = torch.tensor(samples.features), torch.tensor(samples.labels)
+    cast = [t.to(device, dtype) if t.is_floating_point() else t.to(device) for t in (features, labels)]
+    return cast[0], cast[1]
+
+
+def _batches(count: int, training: Training, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    done, epoch = 0, 0
+    while training.steps or epoch < training.epochs:
+        batches = list(torch.randperm(count, generator=generator).split(training.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1 < training.batch_size:
+            # BatchNorm cannot take a batch of one, and its gradient is noise.
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for batch in batches:
+            yield batch
+            done += 1
+            if done == training.steps:
+                return
+        epoch += 1
+
+
+def _optimizer(twin: Twin, training: Training) -> torch.optim.Optimizer:
+    dense_rate = training.dense_learning_rate or training.learning_rate
+    by_rate: dict[float, list[nn.Parameter]] = {}
+    for _, kind, parameter in twin.trainable():
+        by_rate.setdefault(training.learning_rate if kind is Kind.TABLE else dense_rate, []).append(parameter)
+    groups = [{"params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    decay = training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=training.momentum, weight_decay=decay)
+    kind_of = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind_of(groups, weight_decay=decay)
+
+
+def _masks(twin: Twin, sent: NDArray[np.bool_]) -> list[Tensor | None]:
+    """A mask for each trainable parameter; None for local ones."""
+    if sent.shape != (twin.layout.size,):
+        raise LayoutError(f"`sent` has shape {sent.shape}, the layout says ({twin.layout.size},)")
+    entries = {e.name: e for e in twin.layout.entries}
+    masks: list[Tensor | None] = []
+    for name, _, parameter in twin.trainable():
+        entry = entries.get(name)
+        masks.append(
+            None if entry is None else torch.tensor(sent[entry.span].reshape(entry.shape), device=parameter.device)
+        )
+    return masks
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], masks: list[Tensor | None] | None, clip: float
+) -> None:
+    if masks is None:
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        return
+    held = [(p, m, p.detach().clone()) for p, m in zip(parameters, masks, strict=True) if m is not None]
+    for parameter, mask, _ in held:
+        if parameter.grad is not None:
+            # Before clipping: what is not trained must not shorten the step of what is.
+            parameter.grad.mul_(mask)
+    if clip:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    with torch.no_grad():
+        for parameter, mask, before in held:
+            # Weight decay moves coordinates without a gradient too.
+            parameter.copy_(torch.where(mask, parameter, before))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's global generators seeded inside, as they were outside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
