@@ -9,27 +9,32 @@ import tenseal.sealapi as seal
 
 from common.ckks import Scratch, context, load_ciphertext
 from common.errors import CorruptError
+from common.packing import Ints
 from common.parameters import CKKSParameters
 
 
 class Adder(Protocol):
-    """A running sum of uploads' items. Adding is associative and commutative; an item refused changes nothing."""
+    """A running sum of uploads' items; adding is associative and commutative.
 
-    def add(self, payload: memoryview, item_length: int) -> None:
-        """Add an upload's items, back to back; all of them are checked before the first is added.
+    In two steps, so that an upload of several sections is added whole or not at all: `load` may refuse and
+    changes nothing, `add` cannot fail.
+    """
+
+    def load(self, payload: memoryview, item_length: int) -> Any:
+        """An upload's items, back to back, checked.
 
         Raises:
-            CorruptError: an item is no ciphertext of these parameters, or their number differs.
+            CorruptError: an item is nothing that may be added, or their number differs from the others'.
         """
+        ...
+
+    def add(self, loaded: Any) -> None:
+        """Add what `load` returned."""
         ...
 
     def total(self) -> list[bytes]:
         """The items of the sum."""
         ...
-
-
-def _items(payload: memoryview, length: int) -> list[memoryview]:
-    return [payload[i : i + length] for i in range(0, len(payload), length)]
 
 
 class CKKSAdder:
@@ -41,14 +46,18 @@ class CKKSAdder:
         self._scratch = Scratch()
         self._sum: list[Any] | None = None
 
-    def add(self, payload: memoryview, item_length: int) -> None:
+    def load(self, payload: memoryview, item_length: int) -> list[Any]:
+        """See `Adder.load`."""
+        items = [payload[i : i + item_length] for i in range(0, len(payload), item_length)]
+        if self._sum is not None and len(items) != len(self._sum):
+            raise CorruptError(f"an upload of {len(items)} ciphertexts among uploads of {len(self._sum)}")
+        return [load_ciphertext(self._scratch, self._parameters, item) for item in items]
+
+    def add(self, loaded: list[Any]) -> None:
         """See `Adder.add`."""
-        loaded = [load_ciphertext(self._scratch, self._parameters, item) for item in _items(payload, item_length)]
         if self._sum is None:
             self._sum = loaded
             return
-        if len(loaded) != len(self._sum):
-            raise CorruptError(f"an upload of {len(loaded)} ciphertexts among uploads of {len(self._sum)}")
         for total, one in zip(self._sum, loaded, strict=True):
             self._evaluator.add_inplace(total, one)
 
@@ -58,29 +67,36 @@ class CKKSAdder:
 
 
 class IntegerAdder:
-    """Sums of plain integers: the identity sealer's items and every clear section."""
+    """Sums of plain integers: the identity sealer's items, and every section that crosses in clear."""
 
     def __init__(self, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
-        self._sum: np.ndarray[Any, Any] | None = None
-        self._lengths: int = 0
+        self._sum: Ints | None = None
+        self._item_length = 0
 
-    def add(self, payload: memoryview, item_length: int) -> None:
-        """See `Adder.add`."""
+    def load(self, payload: memoryview, item_length: int) -> Ints:
+        """See `Adder.load`; the new total is computed here, so that its range can be checked."""
+        self._item_length = item_length
         try:
             values = np.frombuffer(payload, dtype=self._dtype).astype(np.int64)
         except ValueError as error:
             raise CorruptError(f"{len(payload)} bytes are no whole number of {self._dtype} integers") from error
-        if self._sum is not None and values.size != self._sum.size:
+        if self._sum is None:
+            return values
+        if values.size != self._sum.size:
             raise CorruptError(f"an upload of {values.size} integers among uploads of {self._sum.size}")
-        total = values if self._sum is None else self._sum + values
-        if values.size and np.abs(total).max() > np.iinfo(self._dtype).max:
+        total = self._sum + values
+        if total.size and np.abs(total).max() > np.iinfo(self._dtype).max:
             raise CorruptError("the sum leaves the agreed integer range; an upload is larger than its digits allow")
-        self._sum, self._lengths = total, item_length
+        return total
+
+    def add(self, loaded: Ints) -> None:
+        """See `Adder.add`."""
+        self._sum = loaded
 
     def total(self) -> list[bytes]:
         """See `Adder.total`."""
         if self._sum is None or not self._sum.size:
             return []
         data = self._sum.astype(self._dtype).tobytes()
-        return [data[i : i + self._lengths] for i in range(0, len(data), self._lengths)]
+        return [data[i : i + self._item_length] for i in range(0, len(data), self._item_length)]

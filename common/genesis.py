@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from common.config import FederationConfig
-from common.dictionary import Dictionary
+from common.dictionary import Dictionary, draw
 from common.errors import ConfigError, DictPFLError
 from common.files import write_private
 from common.layout import Layout
@@ -44,6 +44,7 @@ class Genesis:
         seed: 256 bits, for masks and drawn dictionaries.
         sample_cap: samples that carry weight 1.
         parameters: CKKS parameters. `fingerprint`: of the key.
+        upload_length, sum_length: bytes of a sealed item and of a summed one.
         outputs, sample_shape: what the model is built for.
     """
 
@@ -56,6 +57,8 @@ class Genesis:
     sample_cap: int
     parameters: CKKSParameters
     fingerprint: bytes
+    upload_length: int
+    sum_length: int
     outputs: int
     sample_shape: tuple[int, ...]
 
@@ -110,10 +113,36 @@ class Genesis:
         """Shared state before round 0."""
         return self.law.start(self.values)
 
-    def limits(self, item_length: int) -> Limits:
-        """What a receiver admits of a blob whose items have the given length."""
-        return blob_limits(self.federation, self.fingerprint, self.parameters, self.layout, item_length,
-                           self.config.encryption.sealed_share)
+    @property
+    def uploads(self) -> Limits:
+        """What an upload may be."""
+        return self._limits(self.upload_length)
+
+    @property
+    def aggregates(self) -> Limits:
+        """What an aggregate may be."""
+        return self._limits(self.sum_length)
+
+    def _limits(self, item_length: int) -> Limits:
+        """Most that a blob may hold: every shared value in the widest digits, behind the ledger."""
+        single = Digits.single(self.parameters.capacity, self.parameters.payload_bits)
+        most = ledger_size(len(self.layout.entries)) + single.components(self.layout.size)
+        max_clear = 4 * self.layout.size if self.config.encryption.sealed_share < 1.0 else 0
+        items = self.parameters.ciphertexts(most)
+        return Limits(self.federation, self.fingerprint, item_length, items, max_clear, self.parameters.capacity)
+
+    def drawn_dictionaries(self, refresh: int) -> dict[str, Dictionary]:
+        """The dictionaries after so many refreshes: as at genesis, then from the shared stream."""
+        if refresh == 0:
+            return dict(self.dictionaries)
+        shapes = {e.name: e.shape for e in self.layout.entries}
+        drawn = {}
+        for name, d in self.dictionaries.items():
+            rows, columns = d.matrix.shape[0], shapes[name][1]
+            shape = (columns, rows) if d.transposed else (rows, columns)
+            orientation = self.config.decomposition.orientation
+            drawn[name] = draw(shape, d.rank, self.seed, name, refresh, orientation=orientation)
+        return drawn
 
     def save(self, folder: Path) -> None:
         """Write `genesis.json` and `genesis.safetensors` (values and dictionaries), mode 0600."""
@@ -130,6 +159,8 @@ class Genesis:
             "sample_cap": self.sample_cap,
             "parameters": self.parameters.to_json(),
             "fingerprint": self.fingerprint.hex(),
+            "upload_length": self.upload_length,
+            "sum_length": self.sum_length,
             "outputs": self.outputs,
             "sample_shape": list(self.sample_shape),
         }
@@ -162,6 +193,8 @@ class Genesis:
                 sample_cap=int(document["sample_cap"]),
                 parameters=CKKSParameters.from_json(document["parameters"]),
                 fingerprint=bytes.fromhex(document["fingerprint"]),
+                upload_length=int(document["upload_length"]),
+                sum_length=int(document["sum_length"]),
                 outputs=int(document["outputs"]),
                 sample_shape=tuple(document["sample_shape"]),
             )
@@ -178,21 +211,6 @@ class Genesis:
                 "written by another release; restore it from the bundle"
             )
         return genesis
-
-
-def blob_limits(  # noqa: PLR0913 -- each is one fact of the agreement
-    federation: bytes,
-    fingerprint: bytes,
-    parameters: CKKSParameters,
-    layout: Layout,
-    item_length: int,
-    sealed_share: float,
-) -> Limits:
-    """Most that a blob may hold: every shared value in the widest digits, behind the ledger."""
-    single = Digits.single(parameters.capacity, parameters.payload_bits)
-    most = ledger_size(len(layout.entries)) + single.components(layout.size)
-    max_clear = 4 * layout.size if sealed_share < 1.0 else 0
-    return Limits(federation, fingerprint, item_length, parameters.ciphertexts(most), max_clear, parameters.capacity)
 
 
 def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> bytes:

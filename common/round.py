@@ -191,8 +191,6 @@ def finish(
         raise TooFewParticipantsError(
             f"a sum of {ledger.participants} institutions, this one opens only {minimum} or more (min_participants)"
         )
-    if plan.kind is RoundKind.MEASURE:
-        return replace(state, round=state.round + 1), ledger
     if ledger.samples < 1:
         raise RoundError("the ledger counts no training samples; no update can be weighted")
     q = np.zeros(law.layout.size, dtype=np.int64)
@@ -206,6 +204,8 @@ def finish(
             )
         q[stream.index] = unpack(part[:needed], stream.index.size, stream.digits)
         steps[stream.index] = stream.steps
+    if plan.kind is RoundKind.MEASURE:
+        return replace(state, round=state.round + 1), ledger
     total = steps * q.astype(np.float64)
     if plan.kind is RoundKind.SCORE:
         return replace(state, round=state.round + 1, clear=law._least(np.abs(total))), ledger  # noqa: SLF001 -- same module

@@ -59,11 +59,18 @@ class LocalGrid(Grid):
     """
 
     def __init__(
-        self, client_app: ClientApp, participants: int, *, faults: Faults | None = None, silent: bool = False
+        self,
+        client_app: ClientApp,
+        participants: int,
+        *,
+        faults: Faults | None = None,
+        silent: bool = False,
+        on_poll: Callable[[], None] | None = None,
     ) -> None:
         self._app = client_app
         self._faults = faults or (lambda _partition, _message: Fault.NONE)
         self._silent = silent
+        self._on_poll = on_poll
         self._run = Run.create_empty(RUN)
         self._contexts = {FIRST_NODE + index: _context(index, participants) for index in range(participants)}
         self._inbox: dict[str, Message] = {}
@@ -87,6 +94,8 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return all nodes: in one process, all are online."""
+        if self._on_poll:
+            self._on_poll()
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -147,9 +156,11 @@ def run_local(
     *,
     faults: Faults | None = None,
     silent: bool = False,
+    on_poll: Callable[[], None] | None = None,
 ) -> None:
     """Run a federation in this process until its coordinator has finished.
 
+    `on_poll` is called before each exchange, to watch the journal grow.
     `sites_folder` holds institution-000 and so on, as many as `participants`. Raises what the coordinator's side
     raises (`EngineError` if rounds keep failing); an institution's errors are in the log, as in a deployment. Not
     for several threads at once: the apps read the process's environment.
@@ -160,7 +171,7 @@ def run_local(
         from client.app import app as client_app  # noqa: PLC0415
         from server.app import app as server_app  # noqa: PLC0415
 
-        grid = LocalGrid(client_app, participants, faults=faults, silent=silent)
+        grid = LocalGrid(client_app, participants, faults=faults, silent=silent, on_poll=on_poll)
         server_app(grid, Context(RUN, COORDINATOR, {}, RecordDict(), {}))
 
 

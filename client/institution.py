@@ -1,0 +1,238 @@
+"""One institution: catches up by replay, settles its last upload, measures, trains, seals, remembers, replies."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import structlog
+import torch
+
+from client.data import Samples
+from client.memory import Memory, Pending, Record
+from client.replay import apply, opener_for
+from client.sensitivity import sensitivity
+from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
+from client.tasks import load_task
+from client.training import evaluate, resolve_device, train
+from client.workbench import Workbench
+from common.errors import (
+    BehindError,
+    DataError,
+    DictPFLError,
+    InsecureParametersError,
+    RoundError,
+    WrongFederationError,
+    WrongKeyError,
+)
+from common.genesis import Genesis
+from common.keys import FederationKey, load_key
+from common.ledger import Ledger
+from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind, Status
+from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update
+from common.sealing import CKKSSealer, IdentitySealer, Sealer
+from common.seeds import small_seed
+from common.state import Floats, Residual
+from common.wire import UPLOAD, Header, write
+
+_log = structlog.get_logger(__name__)
+
+
+class Institution:
+    """The institution whose folder is given; construct with `open_institution`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.settings = SiteSettings.load(folder)
+        self._genesis = Genesis.load(folder)
+        config = self._genesis.config
+        if config.insecurities and not self.settings.toy_insecure:
+            raise InsecureParametersError(
+                f"{'; '.join(config.insecurities)}. Set toy_insecure = true in {folder}/site.toml to take part all the same"
+            )
+        self._key = self._load_key()
+        self._opener = opener_for(self._genesis, self._key)
+        self._sealer: Sealer = CKKSSealer(self._key) if self._key else IdentitySealer(self._genesis.parameters)
+        if self._sealer.fingerprint != self._genesis.fingerprint:
+            raise WrongKeyError(
+                f"{folder}/{KEY} has fingerprint {self._sealer.fingerprint.hex()[:12]}, genesis names "
+                f"{self._genesis.fingerprint.hex()[:12]}; ask the authority for the bundle of this epoch"
+            )
+        torch.set_num_threads(config.training.threads)
+        self._task = load_task(config.training.task)
+        self._train, self._validation = Samples.load(folder / TRAIN), Samples.load(folder / VALIDATION)
+        if not len(self._train):
+            raise DataError(f"{folder}/{TRAIN} holds no samples; an institution needs at least one to take part")
+        self._bench = Workbench(self._genesis, folder / GENESIS_WEIGHTS)
+        self._memory = Memory(folder / "memory", self._genesis.federation)
+        self._record: Record | None = None
+        self._stamp = (-1, -1, -1)
+        self._seconds: dict[str, float] = {}
+
+    def _load_key(self) -> FederationKey | None:
+        return load_key(self._folder / KEY) if self._genesis.config.encryption.sealer == "ckks" else None
+
+    def handle(self, request: Request) -> Reply:
+        """Answer a request. What goes wrong stays in the local log; a bare code leaves."""
+        with self._memory.locked():
+            try:
+                return self._answer(request)
+            except BehindError:
+                return Reply(Status.BEHIND, request.round, self._position)
+            except DictPFLError as error:
+                _log.error("request refused", site=self.settings.name, code=error.code, reason=str(error))  # noqa: TRY400 -- no traceback for foreseen errors
+                return Reply(Status.REFUSED, request.round, self._position, code=error.code)
+
+    @property
+    def _position(self) -> int:
+        return self._record.shared.round if self._record else 0
+
+    def _answer(self, request: Request) -> Reply:
+        self._require_ours(request)
+        record = self._recall()
+        if request.kind is not None and (reply := self._same_again(record, request)):
+            return reply
+        for aggregate in request.aggregates:
+            if aggregate.round == record.shared.round:
+                record = self._applied(record, aggregate)
+        if record.shared.round < request.round:
+            raise BehindError(f"round {request.round} is asked for, aggregates from {record.shared.round} on are missing")
+        if record.shared.round > request.round:
+            raise RoundError(
+                f"the coordinator asks for round {request.round}, this institution already applied "
+                f"{record.shared.round}; the coordinator's journal is older than it should be"
+            )
+        if request.kind is None:
+            return Reply(Status.SETTLED, request.round, record.shared.round)
+        return self._upload(record, request.kind)
+
+    def _require_ours(self, request: Request) -> None:
+        if request.protocol != PROTOCOL or request.federation != self._genesis.federation:
+            raise WrongFederationError(
+                f"a request of protocol {request.protocol} and federation {request.federation.hex()[:12]}, this "
+                f"institution is in {self._genesis.federation.hex()[:12]} with protocol {PROTOCOL}"
+            )
+        if request.fingerprint != self._genesis.fingerprint:
+            raise WrongKeyError("the coordinator names another key than this institution holds")
+
+    def _recall(self) -> Record:
+        stamp = self._memory.stamp()
+        if self._record is None or stamp != self._stamp:
+            self._record = self._memory.recall() or Record(
+                self._genesis.start(), Residual.none(self._genesis.layout.size), self._bench.local_state()
+            )
+            self._stamp = stamp
+        return self._record
+
+    def _remember(self, record: Record) -> Record:
+        self._memory.store(record)
+        self._record, self._stamp = record, self._memory.stamp()
+        return record
+
+    def _same_again(self, record: Record, request: Request) -> Reply | None:
+        pending = record.pending
+        if pending is None or pending.round != request.round or record.shared.round != request.round:
+            return None
+        return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob)
+
+    def _applied(self, record: Record, aggregate: Aggregate) -> Record:
+        """Apply one aggregate and settle the upload that waits for it, in one durable step."""
+        with self._timed("open"):
+            done = apply(self._genesis, self._opener, record.shared, aggregate, self.settings.min_participants)
+        residual, pending = record.residual, record.pending
+        if pending is not None and pending.round == aggregate.round:
+            residual = pending.counted if pending.upload_id in aggregate.counted else pending.missed
+        if done.plan.kind is RoundKind.UPDATE and refresh_due(self._genesis.law, done.state):
+            residual = forgotten(self._genesis.law, residual)
+        record = self._remember(Record(done.state, residual, record.local, None))
+        self._note("applied", aggregate.round, len(aggregate.blob))
+        return record
+
+    def _upload(self, record: Record, kind: RoundKind) -> Reply:
+        law, shared = self._genesis.law, record.shared
+        plan = begin(law, shared, kind)
+        twin = self._bench.twin_at(shared, record.local)
+        twin.to(device=resolve_device(self._genesis.config.training.device))
+        with self._timed("evaluate"):
+            measured = evaluate(twin.module, self._validation, self._task)
+        samples = min(len(self._train), law.sample_cap)
+        ledger = Ledger(1, samples, 0.0, measured.count, measured.loss_sum, measured.metric_sum, np.zeros(0, np.int64))
+        update, ledger = self._update(record, plan, ledger)
+        with self._timed("seal"):
+            sealable = seal_update(law, plan, update, ledger)
+            upload_id, blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed))
+        counted, missed = record.residual, record.residual
+        if kind is RoundKind.UPDATE:
+            counted = sealable.residual
+            missed = Residual(np.where(plan.mask, update, counted.values))
+        pending = Pending(shared.round, upload_id, blob, counted, missed)
+        local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
+        with self._timed("store"):
+            self._remember(replace(record, local=local, pending=pending))
+        self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent)
+        return Reply(Status.UPLOAD, shared.round, shared.round, blob)
+
+    def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:
+        """The weighted vector that the round carries: u = w (local - x) + r, scores, or nothing."""
+        law, twin = self._genesis.law, self._bench.twin
+        weight = law.weight(len(self._train))
+        if plan.kind is RoundKind.MEASURE:
+            return np.zeros(law.layout.size), ledger
+        if plan.kind is RoundKind.SCORE:
+            with self._timed("train"):
+                return weight * sensitivity(twin, self._train, self._task), ledger
+        before = twin.read()
+        seed = small_seed(self._genesis.seed, "training", self.settings.name, plan.round)
+        sent = plan.mask if law.pruning.pruned == "freeze" else None
+        with self._timed("train"):
+            trained = train(twin, self._train, self._genesis.config.training, self._task, seed=seed, sent=sent)
+        loss = trained.loss_sum / max(1, trained.samples_seen) * ledger.samples
+        return weight * (twin.read() - before) + record.residual.values, replace(ledger, train_loss=loss)
+
+    def _sealed(self, plan: Plan, sealable: Sealable, tag: bytes) -> tuple[bytes, bytes]:
+        upload_id = secrets.token_bytes(16)
+        header = Header(
+            UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, upload_id
+        )
+        return upload_id, write(header, self._sealer.seal(sealable.components), sealable.clear.astype("<i4").tobytes())
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - began
+
+    def _note(self, event: str, number: int, size: int, **facts: object) -> None:
+        """A line in the institution's own diary: sizes and times, for its operator; never sent."""
+        seconds = {phase: round(value, 6) for phase, value in self._seconds.items()}
+        self._seconds.clear()
+        line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
+        with (self._folder / "diary.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+_OPEN: dict[Path, tuple[float, Institution]] = {}
+
+
+def open_institution(folder: Path) -> Institution:
+    """The institution of a folder; kept for the life of the process, since loading model and data takes a while.
+
+    Raises:
+        DictPFLError: settings, genesis, key or data cannot be used.
+    """
+    folder = folder.resolve()
+    try:
+        written = (folder / "genesis.json").stat().st_mtime
+    except OSError:
+        written = 0.0
+    if folder not in _OPEN or _OPEN[folder][0] != written:
+        _OPEN[folder] = (written, Institution(folder))
+    return _OPEN[folder][1]

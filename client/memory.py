@@ -1,0 +1,174 @@
+"""What an institution must not lose, in one file: shared state, residual, local tensors, pending upload.
+
+Each change replaces the file atomically and durably, so that a process killed at any moment finds the
+state before the change or the state after it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from common.errors import MemoryFileError
+from common.files import write_private
+from common.genesis import tensors_digest
+from common.keys import owner_only
+from common.masking import History
+from common.state import Residual, SharedState
+
+_FORMAT = "dictpfl-memory-1"
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An upload that was stored before it was sent, until an aggregate tells whether it was counted.
+
+    Attributes:
+        round: it was made for. `upload_id`: 16 bytes.
+        blob: as sent; the same request gets the same reply.
+        counted: residual if the upload is in the sum. `missed`: residual if it is not.
+    """
+
+    round: int
+    upload_id: bytes
+    blob: bytes
+    counted: Residual
+    missed: Residual
+
+
+@dataclass(frozen=True)
+class Record:
+    """An institution's state at one moment."""
+
+    shared: SharedState
+    residual: Residual
+    local: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    pending: Pending | None = None
+
+
+class Memory:
+    """The file of one institution in one federation."""
+
+    def __init__(self, folder: Path, federation: bytes) -> None:
+        """`folder` is made if missing, mode 0700; the file in it is named by federation id.
+
+        Raises:
+            KeyFileError: others may enter the folder.
+        """
+        owner_only(folder)
+        self.path = folder / f"{federation.hex()[:32]}.safetensors"
+        self._federation = federation
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes of the same institution out: a message that timed out may still be at work."""
+        descriptor = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def stamp(self) -> tuple[int, int, int]:
+        """Changes whenever the file does; zeros without one."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return (0, 0, 0)
+        return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+    def store(self, record: Record) -> None:
+        """Replace the file.
+
+        Raises:
+            MemoryFileError: the disk refuses; the old file is still whole.
+        """
+        shared, pending = record.shared, record.pending
+        tensors: dict[str, NDArray[Any]] = {
+            "values": shared.values,
+            "idle": shared.history.idle,
+            "exponent": shared.history.exponent,
+            "ranges": shared.ranges,
+            "residual": record.residual.values,
+        }
+        tensors |= {f"record/{i:06d}": table for i, table in enumerate(shared.records)}
+        tensors |= {f"local/{name}": value for name, value in record.local.items()}
+        if shared.clear is not None:
+            tensors["clear"] = shared.clear
+        facts: dict[str, Any] = {"round": shared.round, "updates": shared.updates}
+        if pending is not None:
+            tensors["pending/blob"] = np.frombuffer(pending.blob, dtype=np.uint8)
+            tensors["pending/counted"] = pending.counted.values
+            tensors["pending/missed"] = pending.missed.values
+            facts |= {"pending_round": pending.round, "upload_id": pending.upload_id.hex()}
+        facts |= {
+            "format": _FORMAT,
+            "federation": self._federation.hex(),
+            "digest": tensors_digest(tensors).hex(),
+        }
+        try:
+            write_private(self.path, save(tensors, metadata={"facts": json.dumps(facts)}))
+        except OSError as error:
+            raise MemoryFileError(
+                f"cannot write {self.path}: {error.strerror}; nothing is lost, the round is repeated once there is room"
+            ) from error
+
+    def recall(self) -> Record | None:
+        """The last record, or None where there is none yet.
+
+        Raises:
+            MemoryFileError: damaged, or of another federation.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                facts = json.loads(file.metadata()["facts"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+            if facts["digest"] != tensors_digest(tensors).hex():
+                raise MemoryFileError(self._damaged("its digest does not match"))
+            if facts["federation"] != self._federation.hex() or facts["format"] != _FORMAT:
+                raise MemoryFileError(f"{self.path} belongs to another federation or release; it was not touched")
+            return _record(facts, tensors)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise MemoryFileError(self._damaged(f"{type(error).__name__}: {error}")) from error
+
+    def _damaged(self, why: str) -> str:
+        return (
+            f"{self.path} is damaged ({why}). Restore it from backup; or remove it, and the institution catches up by "
+            "replay, without what it had trained but not delivered"
+        )
+
+
+def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Record:
+    shared = SharedState(
+        round=facts["round"],
+        updates=facts["updates"],
+        values=tensors["values"],
+        history=History(tensors["idle"], tensors["exponent"]),
+        ranges=tensors["ranges"],
+        clear=tensors.get("clear"),
+        records=tuple(tensors[name] for name in sorted(tensors) if name.startswith("record/")),
+    )
+    pending = None
+    if "pending_round" in facts:
+        pending = Pending(
+            facts["pending_round"],
+            bytes.fromhex(facts["upload_id"]),
+            tensors["pending/blob"].tobytes(),
+            Residual(tensors["pending/counted"]),
+            Residual(tensors["pending/missed"]),
+        )
+    local = {name.removeprefix("local/"): v for name, v in tensors.items() if name.startswith("local/")}
+    return Record(shared, Residual(tensors["residual"]), local, pending)

@@ -1,0 +1,68 @@
+"""Opening aggregates and applying them to shared state: the same for institutions and for who audits a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import DriftError, RoundError
+from common.genesis import Genesis
+from common.ledger import Ledger, ledger_size
+from common.opening import CKKSOpener, IdentityOpener, Opener
+from common.keys import FederationKey
+from common.protocol import Aggregate, RoundKind
+from common.round import Plan, begin, finish
+from common.state import SharedState
+from common.wire import AGGREGATE, Blob, read_kind
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A round that was applied: its plan, its ledger and the state that follows."""
+
+    plan: Plan
+    ledger: Ledger
+    state: SharedState
+
+
+def opener_for(genesis: Genesis, key: FederationKey | None) -> Opener:
+    """What opens this federation's sums; without a key only the sums of one that encrypts nothing."""
+    return IdentityOpener(genesis.parameters) if key is None else CKKSOpener(key)
+
+
+def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggregate, minimum: int) -> Applied:
+    """Validate, open and apply an aggregate.
+
+    Raises:
+        WireError, OpeningError, RoundError: refused; the given state is untouched.
+        DriftError: the sum was made from another shared state than this one.
+    """
+    number, kind, tag = read_kind(aggregate.blob)
+    if number != state.round:
+        raise RoundError(f"an aggregate of round {number} where round {state.round} is next; aggregates go in order")
+    if (kind is RoundKind.SCORE) != (number < genesis.law.score_rounds):
+        raise RoundError(f"round {number} carries {kind}, which genesis does not provide for")
+    plan = begin(genesis.law, state, kind)
+    blob = Blob.parse(aggregate.blob, genesis.aggregates, direction=AGGREGATE, kind=kind, round=number)
+    if tag != state.tag(genesis.seed):
+        raise DriftError(
+            f"the institutions in round {number} hold another shared state than this one; nothing was applied. "
+            "Compare releases and genesis; restore memory from backup or remove it to catch up by replay"
+        )
+    expected = genesis.parameters.ciphertexts(components(genesis, plan))
+    if blob.header.items != expected or blob.header.clear_length != 4 * plan.clear.index.size:
+        raise RoundError(f"round {number} has {blob.header.items} ciphertexts, its plan {expected}")
+    opened = opener.open(blob.sealed, blob.header.item_length)
+    clear = np.frombuffer(blob.clear, dtype="<i4").astype(np.int64)
+    after, ledger = finish(
+        genesis.law, state, plan, opened, clear, minimum=minimum, contributors=blob.header.contributors
+    )
+    if len(aggregate.counted) != ledger.participants:
+        raise RoundError(f"{len(aggregate.counted)} uploads are said to be counted, the ledger holds {ledger.participants}")
+    return Applied(plan, ledger, after)
+
+
+def components(genesis: Genesis, plan: Plan) -> int:
+    """Components of an upload: the ledger and the sealed stream."""
+    return ledger_size(len(genesis.layout.entries)) + plan.sealed.digits.components(plan.sealed.index.size)

@@ -1,0 +1,53 @@
+"""An institution's own folder and settings. What protects it is read from here, never from a message."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from common.errors import ConfigError
+from common.files import write_private
+from common.settings import Section
+
+GENESIS_WEIGHTS = "weights.safetensors"
+KEY = "federation.key"
+TRAIN, VALIDATION = "train.npz", "validation.npz"
+
+
+class SiteSettings(Section):
+    """`site.toml`, written by the institution."""
+
+    name: str = Field("institution", description="The institution's name, for its own logs and training seed.")
+    min_participants: Annotated[int, Field(ge=1)] = Field(
+        3, description="Fewest institutions in a sum that this one opens, whatever genesis says."
+    )
+    toy_insecure: bool = Field(False, description="Take part even where the federation protects nobody.")
+
+    @classmethod
+    def load(cls, folder: Path) -> SiteSettings:
+        """Read `folder/site.toml`.
+
+        Raises:
+            ConfigError: missing, or not of this form.
+        """
+        path = folder / "site.toml"
+        try:
+            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+            raise ConfigError(f"cannot use {path}: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/site.toml`."""
+        lines = [
+            f"name = {_quoted(self.name)}",
+            f"min_participants = {self.min_participants}",
+            f"toy_insecure = {str(self.toy_insecure).lower()}",
+        ]
+        write_private(folder / "site.toml", ("\n".join(lines) + "\n").encode())
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text) + '"'

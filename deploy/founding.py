@@ -1,0 +1,179 @@
+"""Founding a simulated federation: data divided, W0 pretrained, dictionaries, key, and a folder for each party."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from client.data import Samples, load_dataset
+from client.models import build_model, load_weights
+from client.partition import Division, divide
+from client.pretraining import pretrain
+from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
+from client.twin import Twin, make_dictionaries
+from common.adding import Adder, CKKSAdder, IntegerAdder
+from common.config import FederationConfig
+from common.errors import ConfigError
+from common.genesis import Genesis, tensors_digest
+from common.keys import FederationKey, make_key, owner_only, save_key
+from common.parameters import CKKSParameters
+from common.sealing import CKKSSealer, IdentitySealer, Sealer
+from common.seeds import expand
+from server.agreement import Agreement
+from server.coordinator import AGREEMENT
+
+COORDINATOR, SITES, TEST = "coordinator", "sites", "test.npz"
+
+
+@dataclass(frozen=True)
+class Founded:
+    """A federation ready to run.
+
+    Attributes:
+        genesis: the agreement. `key`: None in a federation that encrypts nothing.
+        folder: with `coordinator/` and `sites/`. `test`: samples kept outside.
+        model_values: parameters of the plain model.
+    """
+
+    genesis: Genesis
+    key: FederationKey | None
+    folder: Path
+    test: Samples
+    model_values: int
+
+    @property
+    def coordinator(self) -> Path:
+        """The coordinator's folder."""
+        return self.folder / COORDINATOR
+
+    @property
+    def sites(self) -> Path:
+        """The folder of all institutions' folders."""
+        return self.folder / SITES
+
+    def site(self, index: int) -> Path:
+        """An institution's folder."""
+        return self.sites / f"institution-{index:03d}"
+
+
+def found(config: FederationConfig, folder: Path) -> Founded:
+    """Write everything that a simulation needs; all errors that can come before round 1 come here.
+
+    Seeds derive from `config.seed`, so that a simulation can be repeated; a deployment draws secrets.
+
+    Raises:
+        DictPFLError: data, model or parameters cannot be used.
+    """
+    torch.set_num_threads(config.training.threads)
+    dataset = load_dataset(config.data, config.seed)
+    division = divide(dataset, config.data, config.federation.participants, config.seed)
+    model = build_model(config.model, dataset.sample_shape, dataset.outputs, config.seed)
+    if config.model.weights:
+        load_weights(model, config.model.weights)
+    pretrain(model, division.public, config.model.pretrain, config.training, config.seed)
+    weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+    parameters = CKKSParameters.choose(config.encryption, config.capacity)
+    key = make_key(parameters) if config.encryption.sealer == "ckks" else None
+    sealer: Sealer = CKKSSealer(key) if key else IdentitySealer(parameters)
+    seed = expand(config.seed.to_bytes(8, "little"), "simulation", length=32)
+    dictionaries = make_dictionaries(model, config.decomposition, seed)
+    twin = Twin(model, config.decomposition, dictionaries)
+    upload_length, sum_length = item_lengths(sealer, parameters)
+    genesis = Genesis(
+        config=config,
+        layout=twin.layout,
+        values=twin.read(),
+        dictionaries=dictionaries,
+        weights_digest=tensors_digest({name: tensor.numpy() for name, tensor in weights.items()}),
+        seed=seed,
+        sample_cap=config.federation.sample_cap or _next_power(max(len(site.train) for site in division.sites)),
+        parameters=parameters,
+        fingerprint=sealer.fingerprint,
+        upload_length=upload_length,
+        sum_length=sum_length,
+        outputs=dataset.outputs,
+        sample_shape=tuple(dataset.sample_shape),
+    )
+    founded = Founded(genesis, key, folder, division.test, _values(model))
+    _write(founded, division, weights)
+    return founded
+
+
+def found_again(config: FederationConfig, folder: Path) -> Founded:
+    """A federation founded earlier, to be resumed.
+
+    Raises:
+        ConfigError: nothing to resume, or the configuration is another one.
+    """
+    from common.keys import load_key  # noqa: PLC0415 -- beside its only use
+
+    site = folder / SITES / "institution-000"
+    genesis = Genesis.load(site)
+    changed = genesis.config.model_dump(exclude={"federation"}) != config.model_dump(exclude={"federation"})
+    if changed or genesis.config.federation.participants != config.federation.participants:
+        raise ConfigError(f"{folder} holds a run of another configuration; resume with the same, or choose another folder")
+    model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)
+    key = load_key(site / KEY) if config.encryption.sealer == "ckks" else None
+    return Founded(genesis, key, folder, Samples.load(folder / TEST), _values(model))
+
+
+def item_lengths(sealer: Sealer, parameters: CKKSParameters) -> tuple[int, int]:
+    """Bytes of a sealed item and of a summed one, measured: they depend on parameters and SEAL's build only."""
+    (item,) = sealer.seal(np.zeros(1, dtype=np.int64))
+    adder: Adder = CKKSAdder(parameters) if isinstance(sealer, CKKSSealer) else IntegerAdder("<i8")
+    adder.add(adder.load(memoryview(item), len(item)))
+    (total,) = adder.total()
+    return len(item), len(total)
+
+
+def agreement_of(genesis: Genesis) -> Agreement:
+    """The coordinator's half: nothing secret."""
+    config = genesis.config
+    return Agreement(
+        parameters=genesis.parameters,
+        encrypted=config.encryption.sealer == "ckks",
+        uploads=genesis.uploads,
+        sum_length=genesis.sum_length,
+        rounds=config.federation.rounds,
+        score_rounds=genesis.law.score_rounds,
+        min_participants=config.federation.min_participants,
+        deadline_seconds=config.federation.deadline_seconds,
+        insecurities=config.insecurities,
+    )
+
+
+def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor]) -> None:
+    config = founded.genesis.config
+    for part in (founded.coordinator, founded.sites):
+        shutil.rmtree(part, ignore_errors=True)
+        owner_only(part)
+    agreement_of(founded.genesis).save(founded.coordinator / AGREEMENT)
+    division.test.save(founded.folder / TEST)
+    for index, site in enumerate(division.sites):
+        folder = owner_only(founded.site(index))
+        SiteSettings(
+            name=site.name,
+            min_participants=config.federation.min_participants,
+            toy_insecure=config.toy_insecure,
+        ).save(folder)
+        founded.genesis.save(folder)
+        if founded.key:
+            save_key(founded.key, folder / KEY)
+        save_file(weights, folder / GENESIS_WEIGHTS)
+        site.train.save(folder / TRAIN)
+        site.validation.save(folder / VALIDATION)
+
+
+def _values(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _next_power(count: int) -> int:
+    return 1 << max(0, count - 1).bit_length()

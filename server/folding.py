@@ -1,0 +1,115 @@
+"""A round's uploads, added as they arrive. A refused upload changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from common.adding import Adder, CKKSAdder, IntegerAdder
+from common.errors import DuplicateError, MismatchedPlanError, OversizedError
+from common.protocol import RoundKind
+from common.wire import AGGREGATE, UPLOAD, Blob, Header, write
+from server.agreement import Agreement
+
+
+@dataclass
+class _Sum:
+    """Uploads made from the same shared state."""
+
+    sealed: Adder
+    clear: IntegerAdder
+    items: int
+    clear_length: int
+    uploads: dict[int, bytes] = field(default_factory=dict)
+    """Upload id by node."""
+
+
+class Fold:
+    """The open round.
+
+    Uploads whose tag differs were made from another shared state: they are never added together. The sum
+    with the most uploads counts; the others are reported as drifted, so that one institution that fell
+    out of step spoils nothing, whoever comes first.
+    """
+
+    def __init__(self, agreement: Agreement, kind: RoundKind, number: int) -> None:
+        self._agreement = agreement
+        self._kind = kind
+        self._round = number
+        self._sums: dict[bytes, _Sum] = {}
+        self._nodes: set[int] = set()
+        self._ids: set[bytes] = set()
+        self.seconds = 0.0
+        self.bytes_up = 0
+
+    def add(self, node: int, data: bytes) -> None:
+        """Validate an upload and add it.
+
+        Raises:
+            WireError: one of its subclasses; nothing is folded.
+        """
+        began = time.perf_counter()
+        try:
+            self._add(node, Blob.parse(data, self._agreement.uploads, direction=UPLOAD, kind=self._kind, round=self._round))
+            self.bytes_up += len(data)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _add(self, node: int, blob: Blob) -> None:
+        header = blob.header
+        if header.contributors != 1:
+            raise OversizedError(f"an upload that claims to hold {header.contributors} uploads")
+        if node in self._nodes or header.upload_id in self._ids:
+            raise DuplicateError("this upload, or another one of the same institution, is already in the sum")
+        if len(self._nodes) >= self._agreement.uploads.max_contributors:
+            raise OversizedError(f"the sum already holds {len(self._nodes)} uploads, as many as its digits allow")
+        total = self._sums.get(header.tag) or self._empty(header)
+        if (total.items, total.clear_length) != (header.items, header.clear_length):
+            raise MismatchedPlanError(
+                f"an upload of {header.items} ciphertexts and {header.clear_length} clear bytes, others in step with "
+                f"it have {total.items} and {total.clear_length}"
+            )
+        # Both sections are checked before either is added: no half of an upload is ever in the sum.
+        sealed = total.sealed.load(blob.sealed, header.item_length)
+        clear = total.clear.load(blob.clear, header.clear_length)
+        total.sealed.add(sealed)
+        total.clear.add(clear)
+        self._sums[header.tag] = total
+        total.uploads[node] = header.upload_id
+        self._nodes.add(node)
+        self._ids.add(header.upload_id)
+
+    def _empty(self, header: Header) -> _Sum:
+        sealed: Adder = CKKSAdder(self._agreement.parameters) if self._agreement.encrypted else IntegerAdder("<i8")
+        return _Sum(sealed, IntegerAdder("<i4"), header.items, header.clear_length)
+
+    @property
+    def count(self) -> int:
+        """Uploads in the largest sum."""
+        return max((len(total.uploads) for total in self._sums.values()), default=0)
+
+    def drifted(self) -> list[int]:
+        """Nodes whose uploads are not in the sum that counts."""
+        chosen = self._chosen()
+        return [node for tag, total in self._sums.items() if tag != chosen for node in total.uploads]
+
+    def aggregate(self) -> tuple[bytes, tuple[bytes, ...], int]:
+        """The sum's blob, the upload ids in it, and its number of ciphertexts."""
+        began = time.perf_counter()
+        tag = self._chosen()
+        total = self._sums[tag]
+        header = Header(
+            AGGREGATE,
+            self._kind,
+            self._round,
+            self._agreement.uploads.federation,
+            self._agreement.uploads.fingerprint,
+            tag,
+            contributors=len(total.uploads),
+        )
+        blob = write(header, total.sealed.total(), b"".join(total.clear.total()))
+        self.seconds += time.perf_counter() - began
+        return blob, tuple(sorted(total.uploads.values())), total.items
+
+    def _chosen(self) -> bytes:
+        return max(self._sums, key=lambda tag: len(self._sums[tag].uploads))

@@ -1,0 +1,149 @@
+"""The coordinator's memory: every closed round's aggregate and acknowledgements, in SQLite, durable before use."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import JournalError
+from common.protocol import Aggregate, RoundKind
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS federation (id BLOB NOT NULL, fingerprint BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+    round INTEGER PRIMARY KEY, kind TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL,
+    fold_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, ciphertexts INTEGER NOT NULL, rejected TEXT NOT NULL,
+    aggregate BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS acknowledgements (
+    round INTEGER NOT NULL REFERENCES rounds, upload BLOB NOT NULL, PRIMARY KEY (round, upload)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refusals (round INTEGER NOT NULL, at REAL NOT NULL, reasons TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS settled (round INTEGER PRIMARY KEY, at REAL NOT NULL) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRound:
+    """What the coordinator knows of a round: times in seconds since the epoch, sizes in bytes."""
+
+    round: int
+    kind: RoundKind
+    started: float
+    ended: float
+    fold_seconds: float
+    bytes_up: int
+    ciphertexts: int
+    rejected: Mapping[str, str]
+    """Reason by node, for uploads that are not in the sum."""
+
+
+class Journal:
+    """One file; a round is either wholly in it or not at all, whenever the process dies."""
+
+    def __init__(self, path: Path, federation: bytes, fingerprint: bytes) -> None:
+        """Open or create.
+
+        Raises:
+            JournalError: damaged, or of another federation or key.
+        """
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+            row = self._db.execute("SELECT id, fingerprint FROM federation").fetchone()
+        except sqlite3.Error as error:
+            raise JournalError(f"{path} is no readable journal ({error}); restore it from backup") from error
+        path.chmod(0o600)
+        if row is None:
+            self._db.execute("INSERT INTO federation VALUES (?, ?)", (federation, fingerprint))
+        elif row != (federation, fingerprint):
+            raise JournalError(
+                f"{path} belongs to federation {row[0].hex()[:12]} under key {row[1].hex()[:12]}, expected "
+                f"{federation.hex()[:12]} under {fingerprint.hex()[:12]}; choose another folder"
+            )
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise JournalError(f"cannot write {self._path}: {error}; the round stays open and is asked again") from error
+
+    def record(self, closed: ClosedRound, aggregate: Aggregate) -> None:
+        """Store a closed round.
+
+        Raises:
+            JournalError: the disk refuses, or the round is already closed; nothing is stored.
+        """
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (closed.round, str(closed.kind), closed.started, closed.ended, closed.fold_seconds, closed.bytes_up,
+                 closed.ciphertexts, json.dumps(dict(closed.rejected)), aggregate.blob),
+            )  # fmt: skip
+            self._db.executemany(
+                "INSERT INTO acknowledgements VALUES (?, ?)", [(closed.round, upload) for upload in aggregate.counted]
+            )
+
+    def refuse(self, number: int, at: float, reasons: Mapping[str, str]) -> None:
+        """Note that a round found too few uploads and is asked again."""
+        with self._transaction():
+            self._db.execute("INSERT INTO refusals VALUES (?, ?, ?)", (number, at, json.dumps(dict(reasons))))
+
+    def settle(self, number: int, at: float) -> None:
+        """Note that all aggregates before `number` were sent out in a last message."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO settled VALUES (?, ?)", (number, at))
+
+    def is_settled(self, number: int) -> bool:
+        """Whether `settle` was called for this number."""
+        return self._db.execute("SELECT 1 FROM settled WHERE round = ?", (number,)).fetchone() is not None
+
+    @property
+    def next_round(self) -> int:
+        """Number of the round now open."""
+        (count,) = self._db.execute("SELECT COALESCE(MAX(round) + 1, 0) FROM rounds").fetchone()
+        return int(count)
+
+    def kinds(self) -> Sequence[RoundKind]:
+        """Kind of every closed round, in order."""
+        return [RoundKind(kind) for (kind,) in self._db.execute("SELECT kind FROM rounds ORDER BY round")]
+
+    def aggregates(self, start: int) -> Iterator[Aggregate]:
+        """Aggregates from round `start` on, in order."""
+        for number, blob in self._db.execute(
+            "SELECT round, aggregate FROM rounds WHERE round >= ? ORDER BY round", (start,)
+        ).fetchall():
+            counted = self._db.execute(
+                "SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", (number,)
+            ).fetchall()
+            yield Aggregate(number, blob, tuple(upload for (upload,) in counted))
+
+    def rounds(self, start: int = 0) -> Sequence[ClosedRound]:
+        """What is known of the closed rounds from `start` on, without their aggregates."""
+        rows = self._db.execute(
+            "SELECT round, kind, started, ended, fold_seconds, bytes_up, ciphertexts, rejected FROM rounds "
+            "WHERE round >= ? ORDER BY round",
+            (start,),
+        )
+        return [
+            ClosedRound(number, RoundKind(kind), started, ended, fold, up, ciphertexts, json.loads(rejected))
+            for number, kind, started, ended, fold, up, ciphertexts, rejected in rows
+        ]
