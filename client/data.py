@@ -134,14 +134,11 @@ def load_dataset(data: Data, seed: int) -> Dataset:
         "parquet": _table,
     }
     load = load_seam(data.source, known, "data.source")
-    if data.source in known:
-        dataset = load(data)
-    else:
-        dataset = load(**data.options)
-        if not isinstance(dataset, Dataset):
-            raise DataError(
-                f"data.source {data.source!r} returned {type(dataset).__name__}; expected a client.data.Dataset"
-            )
+    dataset = load(data) if data.source in known else load(**data.options)
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"data.source {data.source!r} returned {type(dataset).__name__}; expected a client.data.Dataset"
+        )
     count = len(dataset.samples)
     if not data.limit or data.limit >= count:
         return dataset
@@ -272,8 +269,8 @@ def _numbers(features: pd.DataFrame, path: str) -> NDArray[np.float64]:
         )
     if not len(features.columns):
         raise DataError(f"{path}: no feature columns beside the label; expected at least one")
-    values = features.to_numpy(dtype=np.float64)
-    bad = [str(c) for c, fine in zip(features.columns, np.isfinite(values).all(axis=0), strict=True) if not fine]
+    values: NDArray[np.float64] = features.to_numpy(dtype=np.float64)
+    bad = [str(c) for c, column in zip(features.columns, values.T, strict=True) if not np.isfinite(column).all()]
     if bad:
         raise DataError(f"{path}: missing or infinite values in {', '.join(bad)}; fill or drop those rows")
     return values

@@ -51,14 +51,15 @@ class TableLayer(nn.Module):
         Raises:
             ModelError: D does not fit the weight.
         """
-        plain = type(layer)
+        plain: type[nn.Module] = type(layer)
         layer.__class__ = cls
         assert isinstance(layer, cls)  # noqa: S101 -- for the type checker
         layer.plain_class = plain
         try:
             layer.take(dictionary, table)
         except ModelError:
-            layer.__class__ = plain
+            del layer.plain_class
+            layer.__class__ = plain  # type: ignore[assignment]
             raise
         return layer
 
@@ -140,7 +141,8 @@ class TableConv1d(TableLayer, nn.Conv1d):
         """(batch, in, length) to (batch, out, length'), or without the batch."""
         up, down = self.factors()
         narrow = self._conv_forward(input, down.reshape(-1, *self.weight.shape[1:]), None)
-        return self._conv_forward(input, self.weight, self.bias) + F.conv1d(narrow, up.reshape(*up.shape, 1))
+        wide: Tensor = self._conv_forward(input, self.weight, self.bias)
+        return wide + F.conv1d(narrow, up.reshape(*up.shape, 1))
 
 
 class TableConv2d(TableLayer, nn.Conv2d):
@@ -153,7 +155,8 @@ class TableConv2d(TableLayer, nn.Conv2d):
         """(batch, in, h, w) to (batch, out, h', w'), or without the batch."""
         up, down = self.factors()
         narrow = self._conv_forward(input, down.reshape(-1, *self.weight.shape[1:]), None)
-        return self._conv_forward(input, self.weight, self.bias) + F.conv2d(narrow, up.reshape(*up.shape, 1, 1))
+        wide: Tensor = self._conv_forward(input, self.weight, self.bias)
+        return wide + F.conv2d(narrow, up.reshape(*up.shape, 1, 1))
 
 
 class TableEmbedding(TableLayer, nn.Embedding):
@@ -258,7 +261,7 @@ class TableMultiheadAttention(TableLayer, nn.MultiheadAttention):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(batch, length, d) to (batch, heads, length, d / heads)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _mask(self, attn: Tensor | None, padding: Tensor | None, q: Tensor, keys: int) -> Tensor | None:
         """One additive mask that broadcasts to (batch, heads, queries, keys)."""

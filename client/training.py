@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,7 @@ def train(  # noqa: PLR0913 -- everything that local training depends on
         raise DataError("no training samples: expected at least one; an institution without data cannot take part")
     device = resolve_device(training.device)
     twin.to(device=device, dtype=getattr(torch, training.dtype))
-    features, labels = _tensors(twin.module, samples, device)
+    features, labels = tensors_of(twin.module, samples)
     optimizer = _optimizer(twin, training)
     masks = None if sent is None else _masks(twin, sent)
     parameters = [p for _, _, p in twin.trainable()]
@@ -91,7 +91,7 @@ def train(  # noqa: PLR0913 -- everything that local training depends on
                     "lower training.learning_rate, or set training.clip_norm"
                 )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             _step(optimizer, parameters, masks, training.clip_norm)
             seen, total = seen + len(batch), total + value * len(batch)
     return Trained(seen, total)
@@ -113,9 +113,9 @@ def evaluate(
     module.eval()
     if device is not None:
         module.to(device)
-    features, labels = _tensors(module, samples, _home(module)[0])
+    features, labels = tensors_of(module, samples)
     loss = metric = 0.0
-    for x, y in zip(features.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in zip(torch.split(features, batch_size), torch.split(labels, batch_size), strict=True):
         if len(x):
             outputs = forward(module, x)
             loss += float(task.loss(outputs, y)) * len(x)
@@ -139,22 +139,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def forward(module: nn.Module, features: Tensor) -> Tensor:
+def forward(module: Callable[[Tensor], Any], features: Tensor) -> Tensor:
     """The module's outputs; of an answer in the manner of transformers, its logits."""
-    answer: Any = module(features)
+    answer = module(features)
     outputs: Tensor = getattr(answer, "logits", answer)
     return outputs
 
 
-def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    first = next((p for p in module.parameters() if p.is_floating_point()), None)
-    return (torch.device("cpu"), torch.float32) if first is None else (first.device, first.dtype)
-
-
-def _tensors(module: nn.Module, samples: Samples, device: torch.device) -> tuple[Tensor, Tensor]:
-    dtype = _home(module)[1]
-    features, labels = torch.tensor(samples.features), torch.tensor(samples.labels)
-    cast = [t.to(device, dtype) if t.is_floating_point() else t.to(device) for t in (features, labels)]
+def tensors_of(module: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Features and labels where the module is; floats in its dtype."""
+    first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    found = torch.tensor(samples.features), torch.tensor(samples.labels)
+    cast = [t.to(first.device, first.dtype if t.is_floating_point() else t.dtype) for t in found]
     return cast[0], cast[1]
 
 
@@ -162,7 +158,7 @@ def _batches(count: int, training: Training, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     done, epoch = 0, 0
     while training.steps or epoch < training.epochs:
-        batches = list(torch.randperm(count, generator=generator).split(training.batch_size))
+        batches = list(torch.split(torch.randperm(count, generator=generator), training.batch_size))
         if len(batches) > 1 and len(batches[-1]) == 1 < training.batch_size:
             # BatchNorm cannot take a batch of one, and its gradient is noise.
             batches[-2:] = [torch.cat(batches[-2:])]

@@ -289,19 +289,19 @@ def _bar_fused_kernels(module: nn.Module) -> None:
         if not any(isinstance(m, TableLayer) for m in part.modules()):
             continue
         if isinstance(part, nn.TransformerEncoderLayer):
-            part.fused_activation = part.activation_relu_or_gelu
-            part.activation_relu_or_gelu = 0
+            part.__dict__["fused_activation"] = part.activation_relu_or_gelu
+            part.__dict__["activation_relu_or_gelu"] = 0
         elif isinstance(part, nn.TransformerEncoder):
-            part.fused_nested_tensor = part.use_nested_tensor
-            part.use_nested_tensor = False
+            part.__dict__["fused_nested_tensor"] = part.use_nested_tensor
+            part.__dict__["use_nested_tensor"] = False
 
 
 def _restore_fused_kernels(module: nn.Module) -> None:
     for part in module.modules():
         if "fused_activation" in part.__dict__:
-            part.activation_relu_or_gelu = part.__dict__.pop("fused_activation")
+            part.__dict__["activation_relu_or_gelu"] = part.__dict__.pop("fused_activation")
         if "fused_nested_tensor" in part.__dict__:
-            part.use_nested_tensor = part.__dict__.pop("fused_nested_tensor")
+            part.__dict__["use_nested_tensor"] = part.__dict__.pop("fused_nested_tensor")
 
 
 def _still_norms(roles: Mapping[str, Role], at: Mapping[str, Place]) -> list[nn.Module]:

@@ -1,0 +1,178 @@
+"""How a simulation divides one data set: a test split, a public split, and one site for each institution."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data import Dataset, Samples
+from common.errors import ConfigError, DataError
+from common.settings import Data
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+_WORTH_VALIDATING = 5  # samples from which on a site keeps at least one for its own validation
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One institution's samples."""
+
+    train: Samples
+    validation: Samples
+    """For the institution's own measurements; may be empty."""
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """A data set, divided; no sample is in two parts."""
+
+    public: Samples
+    """For pretraining W0; may be empty."""
+    test: Samples
+    """Kept outside of the federation."""
+    sites: tuple[Site, ...]
+
+
+def divide(dataset: Dataset, data: Data, participants: int, seed: int) -> Division:
+    """Divide a data set as the section `[data]` says; the same parts for the same seed, in any process.
+
+    First the test split (stratified by class), then the public split (likewise), then sites:
+    `iid` in equal parts, `dirichlet` by class in shares drawn with concentration alpha, `column` by the
+    group of each sample. Each site keeps a validation split of its own (`split_site`).
+
+    Raises:
+        DataError: fewer samples than institutions, a site without samples, or groups that do not fit `participants`.
+        ConfigError: a partition that these data cannot have.
+    """
+    rng = np.random.default_rng(seed)
+    labels = dataset.samples.labels
+    rest = rng.permutation(len(labels))
+    test, rest = _stratified(rest, labels, data.test_share, least=1)
+    # Of all samples, not of what the test split left over.
+    public, rest = _stratified(rest, labels, data.public_share / (1 - data.test_share), least=0)
+    if len(rest) < participants:
+        raise DataError(
+            f"{len(rest)} samples are left for {participants} institutions ({len(test)} for the test, {len(public)} public); "
+            "each needs at least one: lower participants, data.test_share or data.public_share"
+        )
+    parts = _parts(dataset, data, participants, rest, seed)
+    take = dataset.samples.take
+    sites = tuple(
+        split_site(take(indices), data.validation_share, seed + number, name)
+        for number, (name, indices) in enumerate(parts)
+    )
+    return Division(take(public), take(test), sites)
+
+
+def split_site(samples: Samples, validation_share: float, seed: int, name: str = "") -> Site:
+    """Split one institution's samples into training and validation, stratified by class.
+
+    With a share above zero and five samples or more, at least one is for validation; one always trains.
+
+    Raises:
+        DataError: no samples.
+    """
+    if not len(samples):
+        raise DataError(f"{name or 'this institution'} has no training samples; expected at least one")
+    order = np.random.default_rng(seed).permutation(len(samples))
+    least = int(validation_share > 0 and len(samples) >= _WORTH_VALIDATING)
+    validation, train = _stratified(order, samples.labels, validation_share, least)
+    return Site(samples.take(train), samples.take(validation), name)
+
+
+def _stratified(
+    indices: NDArray[Any], labels: NDArray[Any], share: float, least: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Take a share of shuffled indices, at every so-many-th place of their order by class; also what is left."""
+    count = min(max(round(share * len(indices)), least), len(indices) - 1)
+    if labels.dtype == np.int64:
+        indices = indices[np.argsort(labels[indices], kind="stable")]
+    taken = np.zeros(len(indices), dtype=bool)
+    taken[((np.arange(count) + 0.5) * len(indices) / max(count, 1)).astype(int)] = True
+    return indices[taken], indices[~taken]
+
+
+def _parts(
+    dataset: Dataset, data: Data, participants: int, rest: NDArray[Any], seed: int
+) -> list[tuple[str, NDArray[Any]]]:
+    """(name, indices) of each site."""
+    columns: dict[str, list[Any]] = {}
+    if data.partition == "dirichlet":
+        if dataset.samples.labels.dtype != np.int64:
+            raise ConfigError("data.partition = `dirichlet` divides by class; for a regression use `iid` or `column`")
+        columns["label"] = dataset.samples.labels[rest].tolist()
+    elif data.partition == "column":
+        columns["group"] = _groups(dataset, data, participants, rest)
+    else:
+        # IID shards are contiguous: undo the order by class that stratification left.
+        rest = np.random.default_rng(seed + 1).permutation(rest)
+    columns["index"] = rest.tolist()
+    partitioner = _partitioner(data, participants, seed)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            # Warnings of draws that are repeated, and a progress bar that cannot be switched off.
+            warnings.simplefilter("ignore")
+            partitioner.dataset = _table(columns)
+            loaded = [np.array(partitioner.load_partition(i)["index"], dtype=np.int64) for i in range(participants)]
+    except ValueError as error:
+        raise DataError(
+            f"no draw of alpha = {data.alpha} gives each of {participants} institutions a sample; "
+            "raise data.alpha, lower participants, or take another seed"
+        ) from error
+    names = sorted(set(columns["group"])) if "group" in columns else [f"site-{i + 1}" for i in range(participants)]
+    for name, indices in zip(names, loaded, strict=True):
+        if not len(indices):
+            raise DataError(f"{name} has no training samples; lower participants or raise data.alpha")
+    return list(zip(names, loaded, strict=True))
+
+
+def _groups(dataset: Dataset, data: Data, participants: int, rest: NDArray[Any]) -> list[str]:
+    if dataset.groups is None:
+        raise ConfigError("data.partition = `column` needs data.column, the column that names the institution")
+    every, left = sorted(set(dataset.groups.tolist())), set(dataset.groups[rest].tolist())
+    if len(every) != participants:
+        raise DataError(
+            f"column {data.column!r} names {len(every)} institutions ({', '.join(every[:5])}), "
+            f"but federation.participants is {participants}; make them equal"
+        )
+    empty = [name for name in every if name not in left]
+    if empty:
+        raise DataError(f"{', '.join(empty)} has no training samples left beside the test split; give it more, or drop it")
+    return [str(g) for g in dataset.groups[rest]]
+
+
+def _quiet() -> None:
+    # Read when flwr_datasets and datasets are first imported: no telemetry, nothing from the network.
+    for name, value in (("FLWR_TELEMETRY_ENABLED", "0"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_OFFLINE", "1")):
+        os.environ.setdefault(name, value)
+
+
+def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
+    _quiet()
+    from flwr_datasets.partitioner import (  # noqa: PLC0415 -- seconds to import
+        DirichletPartitioner,
+        IidPartitioner,
+        NaturalIdPartitioner,
+    )
+
+    if data.partition == "dirichlet":
+        return DirichletPartitioner(participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed)
+    return NaturalIdPartitioner("group") if data.partition == "column" else IidPartitioner(participants)
+
+
+def _table(columns: dict[str, list[Any]]) -> Any:
+    _quiet()
+    import datasets  # noqa: PLC0415 -- seconds to import
+
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_dict(columns)
