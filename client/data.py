@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import math
 import zipfile
 import zlib
@@ -41,6 +42,7 @@ class Samples:
     labels: NDArray[Any]
 
     def __post_init__(self) -> None:
+        """Check, and cast."""
         for name in ("features", "labels"):
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
         if len(self.features) != len(self.labels):
@@ -52,6 +54,7 @@ class Samples:
             )
 
     def __len__(self) -> int:
+        """Number of samples."""
         return len(self.features)
 
     def take(self, indices: NDArray[Any]) -> Self:
@@ -71,7 +74,7 @@ class Samples:
             DataError: missing, damaged or of other content.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return cls(file["features"], file["labels"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
@@ -97,6 +100,7 @@ class Dataset:
     class_names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        """Check."""
         labels = self.samples.labels
         if not len(self.samples):
             raise DataError(f"data set {self.name!r} has no samples")
@@ -134,6 +138,8 @@ def load_dataset(data: Data, seed: int) -> Dataset:
         "parquet": _table,
     }
     load = load_seam(data.source, known, "data.source")
+    if data.source not in known:
+        require_bindable(load, data.options, f"data.options of {data.source!r}")
     dataset = load(data) if data.source in known else load(**data.options)
     if not isinstance(dataset, Dataset):
         raise DataError(
@@ -265,7 +271,7 @@ def _numbers(features: pd.DataFrame, path: str) -> NDArray[np.float64]:
     text = [str(c) for c in features.columns if features[c].dtype.kind not in "biuf"]
     if text:
         raise DataError(
-            f"{path}: columns {', '.join(text)} are not numbers; encode them (all institutions in the same way) or drop them"
+            f"{path}: columns {', '.join(text)} are not numbers; encode them (everywhere in the same way) or drop them"
         )
     if not len(features.columns):
         raise DataError(f"{path}: no feature columns beside the label; expected at least one")
@@ -315,6 +321,19 @@ def _labels(column: pd.Series[Any], options: Mapping[str, Any], data: Data) -> t
         raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
     number = {c: i for i, c in enumerate(classes)}
     return np.array([number[v] for v in values], dtype=np.int64), classes
+
+
+def require_bindable(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> None:
+    """Refuse options that a function does not take, before it runs and fails in words of its own.
+
+    Raises:
+        ConfigError: an option unknown or missing.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"{what}: {error}; it takes {signature}") from error
 
 
 def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:

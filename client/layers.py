@@ -211,7 +211,7 @@ class TableMultiheadAttention(TableLayer, nn.MultiheadAttention):
         self.__class__ = plain  # type: ignore[assignment]
         return self
 
-    def forward(  # noqa: PLR0913 -- torch's signature
+    def forward(  # noqa: PLR0917 -- torch's signature
         self,
         query: Tensor,
         key: Tensor,

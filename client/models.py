@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from client.data import require_bindable
 from common.errors import ConfigError, ModelError
 from common.seams import load_seam
 from common.settings import Model
@@ -37,7 +38,7 @@ def build_model(model: Model, sample_shape: tuple[int, ...], outputs: int, seed:
     known = {"mlp": mlp, "cnn": cnn, "vit_tiny": VitTiny}
     builder: Callable[..., Any] = load_seam(model.source, known, "model.source")
     arguments = {"sample_shape": sample_shape, "outputs": outputs, **model.options}
-    _require_bindable(builder, arguments, model.source)
+    require_bindable(builder, arguments, f"model.options of {model.source!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = builder(**arguments)
@@ -84,13 +85,13 @@ def mlp(sample_shape: Sequence[int], outputs: int, hidden: Sequence[int] = (128,
     """Flatten, then linear layers with ReLU between them: `hidden` are their widths."""
     widths = [math.prod(sample_shape), *(int(h) for h in hidden)]
     layers: list[nn.Module] = [nn.Flatten()]
-    for wide, narrow in zip(widths, widths[1:], strict=False):
+    for wide, narrow in pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
 def cnn(sample_shape: Sequence[int], outputs: int, width: int = 16, depth: int = 3) -> nn.Module:
-    """`depth` blocks of 3 x 3 convolution, BatchNorm and ReLU, halving the image and doubling the width; a linear head."""
+    """`depth` blocks of 3 x 3 convolution, BatchNorm and ReLU, each on half the image, twice as wide; a linear head."""
     channels, height, _ = _image(sample_shape, "cnn")
     layers: list[nn.Module] = []
     for block in range(depth):
@@ -117,7 +118,7 @@ class VitTiny(nn.Module):
         dropout: in each block's branches.
     """
 
-    def __init__(  # noqa: PLR0913 -- options of the configuration
+    def __init__(
         self,
         sample_shape: Sequence[int],
         outputs: int,
@@ -188,14 +189,6 @@ def _image(sample_shape: Sequence[int], name: str) -> tuple[int, int, int]:
         raise ConfigError(f"{name} needs images (C, H, W); these samples are {tuple(sample_shape)}: use mlp")
     channels, height, width = (int(d) for d in sample_shape)
     return channels, height, width
-
-
-def _require_bindable(builder: Callable[..., Any], arguments: dict[str, Any], source: str) -> None:
-    try:
-        signature = inspect.signature(builder)
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"model.options of {source!r}: {error}; it takes {signature}") from error
 
 
 def _require_finite(tensors: dict[str, Tensor], origin: str) -> None:

@@ -62,7 +62,8 @@ def divide(dataset: Dataset, data: Data, participants: int, seed: int) -> Divisi
     public, rest = _stratified(rest, labels, data.public_share / (1 - data.test_share), least=0)
     if len(rest) < participants:
         raise DataError(
-            f"{len(rest)} samples are left for {participants} institutions ({len(test)} for the test, {len(public)} public); "
+            f"{len(rest)} samples are left for {participants} institutions beside {len(test)} for the test and "
+            f"{len(public)} public ones; "
             "each needs at least one: lower participants, data.test_share or data.public_share"
         )
     parts = _parts(dataset, data, participants, rest, seed)
@@ -147,7 +148,9 @@ def _groups(dataset: Dataset, data: Data, participants: int, rest: NDArray[Any])
         )
     empty = [name for name in every if name not in left]
     if empty:
-        raise DataError(f"{', '.join(empty)} has no training samples left beside the test split; give it more, or drop it")
+        raise DataError(
+            f"{', '.join(empty)} has no training samples left beside the test split; give it more, or drop it"
+        )
     return [str(g) for g in dataset.groups[rest]]
 
 
@@ -166,7 +169,9 @@ def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
     )
 
     if data.partition == "dirichlet":
-        return DirichletPartitioner(participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed)
+        return DirichletPartitioner(
+            participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed
+        )
     return NaturalIdPartitioner("group") if data.partition == "column" else IidPartitioner(participants)
 
 

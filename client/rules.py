@@ -158,7 +158,8 @@ def _patterns(
             if not hits:
                 near = difflib.get_close_matches(pattern, [*aliases, *stats], n=3, cutoff=0.0)
                 raise ConfigError(
-                    f"decomposition.{key}: pattern {pattern!r} matches no parameter; the nearest names are {', '.join(near)}"
+                    f"decomposition.{key}: pattern {pattern!r} matches no parameter; "
+                    f"the nearest names are {', '.join(near)}"
                 )
             matched |= hits
     return matched

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from client.data import Samples
 from client.tasks import Task
@@ -49,17 +50,20 @@ def sensitivity(twin: Twin, samples: Samples, task: Task, *, limit: int = 64) ->
     names = {id(p): n for n, p in twin.module.named_parameters()}
     own = {entry: names[id(p)] for entry, _, p in twin.trainable()}
     shared = {own[e.name]: e for e in twin.layout.entries if e.kind is not Kind.STATISTIC}
-    parameters = {n: p.detach() for n, p in twin.module.named_parameters() if n in shared}
+    every = {n: p.detach() for n, p in twin.module.named_parameters()}
+    parameters = {n: p for n, p in every.items() if n in shared}
 
     def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        outputs = forward(lambda z: functional_call(twin.module, values, (z,)), x.unsqueeze(0))
+        outputs = forward(lambda z: functional_call(twin.module, every | values, (z,)), x.unsqueeze(0))
         return task.loss(outputs, y.unsqueeze(0))
 
     step = max(1, _VALUES // max(1, twin.layout.size))
     sums = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in parameters.items()}
-    for x, y in zip(torch.split(features, step), torch.split(labels, step), strict=True):
-        for name, gradient in _summed(grad(loss), parameters, x, y).items():
-            sums[name] += gradient
+    # The plain kernel: fused attention cannot be vectorised over samples.
+    with sdpa_kernel(SDPBackend.MATH):
+        for x, y in zip(torch.split(features, step), torch.split(labels, step), strict=True):
+            for name, gradient in _summed(grad(loss), parameters, x, y).items():
+                sums[name] += gradient
     tensors = {e.name: np.zeros(e.shape) for e in twin.layout.entries}
     tensors |= {e.name: (sums[n] / len(features)).cpu().numpy() for n, e in shared.items()}
     return twin.layout.flatten(tensors)

@@ -40,7 +40,7 @@ class Measured:
     metric_sum: float
 
 
-def train(  # noqa: PLR0913 -- everything that local training depends on
+def train(
     twin: Twin,
     samples: Samples,
     training: Training,
@@ -221,7 +221,7 @@ def _step(
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators seeded inside, as they were outside."""
+    """Seed torch's global generators inside; outside they are as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -140,12 +140,15 @@ class Twin:
             found = (new.matrix.shape, new.transposed, tables[name].shape)
             if found != ((rows, shape[0]), olds[name].transposed, shape):
                 raise ModelError(
-                    f"refresh of {name!r}: expected a dictionary {(rows, shape[0])} on the same side and a table {shape}, "
-                    f"found {found[0]} and {found[2]}; draw with the rank of the old dictionary ({shape[0]})"
+                    f"refresh of {name!r}: expected a dictionary {(rows, shape[0])} on the same side and a table "
+                    f"{shape}, found {found[0]} and {found[2]}; draw with the rank of the old dictionary ({shape[0]})"
+                )
+            if not (np.isfinite(new.matrix).all() and np.isfinite(tables[name]).all()):
+                raise ModelError(
+                    f"refresh of {name!r}: the table or the new dictionary is not finite; check W0 and data"
                 )
         for name, new in dictionaries.items():
             layer = self._layer(self._homes[name][0])
-            _put(layer.table, tables[name])
             change = olds[name].change(tables[name]).reshape(layer.base.shape)
             padding = getattr(layer, "padding_idx", None)
             if padding is not None:
@@ -313,7 +316,8 @@ def _require_same_names(found: Mapping[str, Any], expected: Mapping[str, Any], w
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or extra:
         raise ModelError(
-            f"{what} do not fit the model: missing {missing}, unexpected {extra}; make them from this model and settings"
+            f"{what} do not fit the model: missing {missing}, unexpected {extra}; "
+            "make them from this model and settings"
         )
 
 

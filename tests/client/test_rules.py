@@ -61,7 +61,12 @@ def test_the_order_is_that_of_the_parameters_then_statistics() -> None:
     model = cnn()
     names = list(roles(model))
     assert names[: len(list(model.parameters()))] == [n for n, _ in model.named_parameters()]
-    assert [n for n in names if "running" in n] == ["1.running_mean", "1.running_var", "5.running_mean", "5.running_var"]
+    assert [n for n in names if "running" in n] == [
+        "1.running_mean",
+        "1.running_var",
+        "5.running_mean",
+        "5.running_var",
+    ]
     assert names[-4:] == ["1.running_mean", "1.running_var", "5.running_mean", "5.running_var"]
 
 
@@ -75,7 +80,10 @@ def test_defaults_of_a_transformer() -> None:
 @pytest.mark.parametrize(
     ("switch", "names"),
     [
-        ("biases", {"patch_embed.bias", "blocks.0.qkv.bias", "blocks.0.proj.bias", "blocks.0.fc1.bias", "blocks.0.fc2.bias"}),
+        (
+            "biases",
+            {"patch_embed.bias", "blocks.0.qkv.bias", "blocks.0.proj.bias", "blocks.0.fc1.bias", "blocks.0.fc2.bias"},
+        ),
         ("norms", {f"{m}.{a}" for m in ("blocks.0.norm1", "blocks.0.norm2", "norm") for a in ("weight", "bias")}),
         ("positions", {"pos_embed"}),
         ("tokens", {"cls_token"}),
@@ -85,9 +93,14 @@ def test_switches_freeze(switch: str, names: set[str]) -> None:
     assert {n for n, r in roles(vit(), **{switch: False}).items() if r == "frozen"} == names
 
 
-@pytest.mark.parametrize(("head", "weight", "bias"), [
-    ("dense", "dense", "dense"), ("frozen", "frozen", "frozen"), ("decomposed", "table", "dense"),
-])
+@pytest.mark.parametrize(
+    ("head", "weight", "bias"),
+    [
+        ("dense", "dense", "dense"),
+        ("frozen", "frozen", "frozen"),
+        ("decomposed", "table", "dense"),
+    ],
+)
 def test_head(head: str, weight: str, bias: str) -> None:
     found = roles(vit(), head=head)
     assert (found["head.weight"], found["head.bias"]) == (weight, bias)
@@ -95,8 +108,17 @@ def test_head(head: str, weight: str, bias: str) -> None:
 
 def test_what_no_table_covers_is_dense() -> None:
     found = roles(Odd())
-    dense = ("depthwise.weight", "renormed.weight", "cross.q_proj_weight", "cross.out_proj.weight",
-             "biased.in_proj_weight", "biased.out_proj.weight", "lstm.weight_ih_l0", "wpe.weight", "rel_pos_table")
+    dense = (
+        "depthwise.weight",
+        "renormed.weight",
+        "cross.q_proj_weight",
+        "cross.out_proj.weight",
+        "biased.in_proj_weight",
+        "biased.out_proj.weight",
+        "lstm.weight_ih_l0",
+        "wpe.weight",
+        "rel_pos_table",
+    )
     assert {found[n] for n in dense} == {"dense"}
     assert {found[n] for n in ("plain.in_proj_weight", "plain.out_proj.weight", "post_proj.weight")} == {"table"}
     off = roles(Odd(), positions=False, tokens=False)
@@ -128,9 +150,14 @@ def test_attention_counts_as_one_layer() -> None:
     assert found["self_attn.in_proj_weight"] == found["self_attn.out_proj.weight"] == "dense"
 
 
-@pytest.mark.parametrize(("policy", "role"), [
-    ("shared", "statistic"), ("local", "local-statistic"), ("frozen", "frozen-statistic"),
-])
+@pytest.mark.parametrize(
+    ("policy", "role"),
+    [
+        ("shared", "statistic"),
+        ("local", "local-statistic"),
+        ("frozen", "frozen-statistic"),
+    ],
+)
 def test_batch_norm_policy(policy: str, role: str) -> None:
     found = roles(cnn(), batch_norm=policy)
     assert {r for n, r in found.items() if "running" in n} == {role}
@@ -172,7 +199,7 @@ def test_nothing_to_share_is_refused() -> None:
 
 def test_subclasses_may_compute_something_else() -> None:
     class Doubled(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
             return 2 * super().forward(input)
 
     assert survey(nn.Sequential(Doubled(32, 32), nn.Linear(32, 2)), Decomposition())["0.weight"] is Role.DENSE

@@ -107,9 +107,7 @@ def test_same_outputs_at_the_start_and_after_merging(kind: str, orientation: str
     for mode in (True, False):
         # With gradients torch's encoder goes its slow path, without them its fused one.
         with torch.set_grad_enabled(mode):
-            torch.testing.assert_close(
-                twin.module.eval()(x), model.eval()(x), rtol=1e-5, atol=1e-6, check_layout=False
-            )
+            torch.testing.assert_close(twin.module.eval()(x), model.eval()(x), rtol=1e-5, atol=1e-6, check_layout=False)
     tables = twin.layout.coordinates(Kind.TABLE)
     assert not twin.read()[tables].any()
     dense = {n: t.double().numpy() for n, t in before.items()}
@@ -147,8 +145,12 @@ def test_refresh_keeps_outputs_and_layout(kind: str, orientation: str) -> None:
     for refresh in range(3):
         vectors = twin.layout.unflatten(twin.read())
         tables = {e.name: vectors[e.name] for e in layout.entries if e.kind is Kind.TABLE}
-        shapes = {n: w.shape for n, w in weight_matrices(build(), settings_with(
-            Decomposition(), {"rank": 3, "orientation": orientation})).items()}
+        shapes = {
+            n: w.shape
+            for n, w in weight_matrices(
+                build(), settings_with(Decomposition(), {"rank": 3, "orientation": orientation})
+            ).items()
+        }
         new = {n: draw(shapes[n], 3, b"s", n, refresh, orientation=orientation) for n in tables}  # type: ignore[arg-type]
         twin.rebase(tables, new)
         assert not twin.read()[layout.coordinates(Kind.TABLE)].any()
@@ -176,6 +178,8 @@ def test_refresh_with_another_rank_is_refused() -> None:
     before = twin.read()
     with pytest.raises(ModelError, match=r"rank of the old dictionary \(2\)"):
         twin.rebase({"0.weight": np.zeros((2, 8))}, {"0.weight": draw((8, 8), 3, b"s", "0.weight", 0)})
+    with pytest.raises(ModelError, match="not finite"):
+        twin.rebase({"0.weight": np.full((2, 8), np.nan)}, {"0.weight": draw((8, 8), 2, b"s", "0.weight", 0)})
     np.testing.assert_array_equal(twin.read(), before)
 
 
@@ -258,7 +262,7 @@ def test_a_weight_that_is_not_finite_is_refused() -> None:
 
 
 def test_unknown_settings_are_refused() -> None:
-    with pytest.raises(ConfigError, match="nearest known key is 'decomposition.rank'"):
+    with pytest.raises(ConfigError, match=r"nearest known key is 'decomposition\.rank'"):
         decompose(nn.Linear(8, 8), ranks=3)
 
 
