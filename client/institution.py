@@ -20,7 +20,7 @@ from client.replay import apply, opener_for
 from client.sensitivity import sensitivity
 from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
-from client.training import evaluate, resolve_device, train
+from client.training import evaluate, train
 from client.workbench import Workbench
 from common.errors import (
     BehindError,
@@ -158,7 +158,6 @@ class Institution:
         law, shared = self._genesis.law, record.shared
         plan = begin(law, shared, kind)
         twin = self._bench.twin_at(shared, record.local)
-        twin.to(device=resolve_device(self._genesis.config.training.device))
         with self._timed("evaluate"):
             measured = evaluate(twin.module, self._validation, self._task)
         samples = min(len(self._train), law.sample_cap)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
 from client.models import build_model, load_weights
+from client.training import resolve_device
 from client.twin import Twin
 from common.errors import ConfigError
 from common.genesis import Genesis, tensors_digest
@@ -36,6 +38,7 @@ class Workbench:
         model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)
         load_weights(model, weights)
         self._model = model
+        self._dtype = next(model.parameters()).dtype
         self.twin = self._fresh()
         self._refreshes = 0
         if self.twin.layout.digest != genesis.layout.digest:
@@ -45,7 +48,10 @@ class Workbench:
         self._local = self.twin.local_state()
 
     def _fresh(self) -> Twin:
-        return Twin(self._model, self._genesis.config.decomposition, self._genesis.dictionaries)
+        training = self._genesis.config.training
+        twin = Twin(self._model, self._genesis.config.decomposition, self._genesis.dictionaries)
+        # Before any shared state is loaded: in another dtype its values would be rounded twice.
+        return twin.to(device=resolve_device(training.device), dtype=getattr(torch, training.dtype))
 
     def twin_at(self, state: SharedState, local: Mapping[str, NDArray[Any]]) -> Twin:
         """The twin holding the given shared state and local tensors."""
@@ -65,7 +71,7 @@ class Workbench:
 
     def merged(self, state: SharedState) -> nn.Module:
         """A plain model of the original class with W0 + D T (local tensors as at genesis)."""
-        return self.twin_at(state, self._local).merge()
+        return self.twin_at(state, self._local).merge().to(device="cpu", dtype=self._dtype)
 
     def _tables(self, recorded: Floats) -> dict[str, Floats]:
         tables, start = {}, 0

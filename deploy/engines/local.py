@@ -70,7 +70,7 @@ class LocalGrid(Grid):
         self._app = client_app
         self._faults = faults or (lambda _partition, _message: Fault.NONE)
         self._silent = silent
-        self._on_poll = on_poll
+        self._on_poll = on_poll or (lambda: None)
         self._run = Run.create_empty(RUN)
         self._contexts = {FIRST_NODE + index: _context(index, participants) for index in range(participants)}
         self._inbox: dict[str, Message] = {}
@@ -94,8 +94,6 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return all nodes: in one process, all are online."""
-        if self._on_poll:
-            self._on_poll()
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -111,6 +109,7 @@ class LocalGrid(Grid):
             request = self._inbox.pop(message_id, None)
             if request is not None:
                 self._outbox.extend(self._deliver(request))
+                self._on_poll()
             while self._outbox:
                 yield self._outbox.popleft()
 
@@ -149,7 +148,7 @@ class LocalGrid(Grid):
         return [] if self._silent else [_error(request, _NODE_UNAVAILABLE)]
 
 
-def run_local(
+def run_local(  # noqa: PLR0913  folders, size and three options
     coordinator_folder: Path,
     sites_folder: Path,
     participants: int,
@@ -160,10 +159,10 @@ def run_local(
 ) -> None:
     """Run a federation in this process until its coordinator has finished.
 
-    `on_poll` is called before each exchange, to watch the journal grow.
     `sites_folder` holds institution-000 and so on, as many as `participants`. Raises what the coordinator's side
-    raises (`EngineError` if rounds keep failing); an institution's errors are in the log, as in a deployment. Not
-    for several threads at once: the apps read the process's environment.
+    raises (`EngineError` if rounds keep failing); an institution's errors are in the log, as in a deployment.
+    `on_poll`, called each time an institution has been asked and once at the end, may watch the journal grow; what it
+    raises ends the run. Not for several threads at once: the apps read the process's environment.
     """
     folders = {"DICTPFL_COORDINATOR": str(coordinator_folder), "DICTPFL_SITES": str(sites_folder)}
     with _environment(folders), _identity():
@@ -173,6 +172,8 @@ def run_local(
 
         grid = LocalGrid(client_app, participants, faults=faults, silent=silent, on_poll=on_poll)
         server_app(grid, Context(RUN, COORDINATOR, {}, RecordDict(), {}))
+        if on_poll is not None:
+            on_poll()
 
 
 def _context(index: int, participants: int) -> Context:

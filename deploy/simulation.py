@@ -1,0 +1,149 @@
+"""Simulated federations: found, run on an engine, watch, and leave a run folder behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import save_file
+
+from client.tasks import load_task
+from common.config import FederationConfig
+from common.errors import ConfigError, EngineError
+from common.files import write_private
+from deploy.founding import COORDINATOR, SITES, TEST, Founded, agreement_of, found, found_again
+from deploy.observer import Observer, RoundRecord
+from deploy.report import write_report
+from deploy.run import CONFIG, HISTORY, MODEL, REPORT, SUMMARY, Run, sha256_of, summarise, write_json
+from deploy.tensorboard import write_events
+from server.coordinator import AGREEMENT, Coordinator
+
+Engine = Literal["flower", "local"]
+OnRound = Callable[[RoundRecord], None]
+
+
+def simulate(  # noqa: PLR0913 -- keyword options of the public entry point
+    config: FederationConfig,
+    out: Path | str,
+    *,
+    engine: Engine = "flower",
+    resume: bool = False,
+    on_round: OnRound | None = None,
+    on_founded: Callable[[Founded], None] | None = None,
+) -> Run:
+    """Run a federation on this machine; every institution has a folder and a key of its own.
+
+    Args:
+        config: checked configuration.
+        out: run folder; made if missing.
+        engine: `flower` runs Flower's simulation runtime, `local` the same apps in this process.
+        resume: go on with what a killed run left in `out`.
+        on_round: called with each closed round.
+        on_founded: called once before the first round.
+
+    Raises:
+        ConfigError: `out` holds something else.
+        EngineError: the runtime failed; `resume` goes on from the last closed round.
+        DictPFLError: data, model, parameters; before the first round.
+    """
+    began = time.monotonic()
+    folder = Path(out).resolve()
+    earlier = _spent(folder) if resume else 0.0
+    founded = _founded(config, folder, resume=resume)
+    if on_founded:
+        on_founded(founded)
+    observer = Observer(founded)
+    history: list[RoundRecord] = []
+
+    def watch() -> None:
+        for record in observer.poll():
+            history.append(record)
+            write_json(folder / "progress.json", {"seconds": earlier + time.monotonic() - began})
+            if on_round:
+                on_round(record)
+
+    watch()
+    if not _finished(founded):
+        _run(engine, founded, folder, watch)
+        watch()
+    if not _finished(founded):
+        raise EngineError(f"the {engine} engine stopped before the last round; `--resume` goes on. See {folder}/engine.log")
+    return _conclude(founded, observer, history, engine=engine, seconds=earlier + time.monotonic() - began)
+
+
+def _founded(config: FederationConfig, folder: Path, *, resume: bool) -> Founded:
+    if resume and (folder / CONFIG).exists():
+        founded = found_again(config, folder)
+        agreement = replace(agreement_of(founded.genesis), rounds=config.federation.rounds)
+        agreement.save(founded.coordinator / AGREEMENT)
+        return founded
+    found_before = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found_before - ({COORDINATOR, SITES, TEST} if resume else set()):
+        raise ConfigError(f"{folder} is not empty; choose another --out, or --resume what was stopped there")
+    folder.mkdir(parents=True, exist_ok=True)
+    founded = found(config, folder)
+    # Written last: a folder without it was never founded whole, and is founded anew.
+    write_private(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+    return founded
+
+
+def _spent(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "progress.json").read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _finished(founded: Founded) -> bool:
+    coordinator = Coordinator.open(founded.coordinator)
+    try:
+        return coordinator.finished
+    finally:
+        coordinator.close_journal()
+
+
+def _run(engine: Engine, founded: Founded, folder: Path, watch: Callable[[], None]) -> None:
+    participants = founded.genesis.config.federation.participants
+    if engine == "local":
+        from deploy.engines.local import run_local  # noqa: PLC0415 -- each engine is loaded only when it runs
+
+        run_local(founded.coordinator, founded.sites, participants, on_poll=watch)
+        return
+    from deploy.engines.flower import run_flower  # noqa: PLC0415
+
+    run_flower(
+        founded.coordinator,
+        founded.sites,
+        participants,
+        work=folder / "flower",
+        log=folder / "engine.log",
+        on_poll=watch,
+        finished=lambda: _finished(founded),
+    )
+
+
+def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], *, engine: str, seconds: float) -> Run:
+    folder, config = founded.folder, founded.genesis.config
+    tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
+    save_file(tensors, folder / MODEL)
+    history = [observer.timed(record) for record in history]
+    lines = "".join(json.dumps(record.to_json()) + "\n" for record in history)
+    write_private(folder / HISTORY, lines.encode())
+    summary: dict[str, Any] = summarise(
+        founded,
+        history,
+        metric=load_task(config.training.task).metric_name,
+        digest=observer.state.digest,
+        seconds_total=seconds,
+        engine=engine,
+    )
+    summary["model_sha256"] = sha256_of(folder / MODEL)
+    write_json(folder / SUMMARY, summary)
+    run = Run(folder, config, summary, history)
+    write_report(run, founded.genesis.layout, folder / REPORT)
+    write_events(run, folder / "tensorboard")
+    return run

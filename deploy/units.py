@@ -1,0 +1,36 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+_STEP = 1000.0
+
+
+def human_bytes(value: float) -> str:
+    """Bytes with a decimal prefix: 33204 is '33.2 kB'."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < _STEP:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+        value /= _STEP
+    return f"{value:.3g} TB"
+
+
+def human_count(value: float) -> str:
+    """A count with thousands separated."""
+    return f"{value:,.0f}"
+
+
+def human_factor(value: float) -> str:
+    """A ratio: '12.3x'."""
+    return f"{value:,.0f}x" if value >= 100 else f"{value:.3g}x"  # noqa: PLR2004 -- three digits read well
+
+
+def human_seconds(value: float) -> str:
+    """Seconds, in the unit that suits."""
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"  # noqa: PLR2004 -- two minutes
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f} %"
