@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.cli.build import build_fab_from_disk
 from flwr.supercore.task_identity import TaskIdentity
 
 import client.app
@@ -20,6 +23,7 @@ import server.strategy
 from client.app import site_folder
 from common.errors import ConfigError, DataError, DictPFLError, EngineError
 from common.protocol import Reply, Request, RoundKind, Status
+from deploy.bundle import write_app
 from deploy.engines.local import COORDINATOR, FIRST_NODE, RUN, Fault, LocalGrid, run_local
 from server.strategy import Patience
 
@@ -186,6 +190,29 @@ def test_a_message_that_is_no_request_is_refused_by_code(identity: None) -> None
     (message_id,) = grid.push_messages([Message(RecordDict(), FIRST_NODE, "train")])
     (reply,) = grid.pull_messages([message_id])
     assert dict(reply.content["reply"]) == {"status": "refused", "round": 0, "position": 0, "code": "wire"}
+
+
+def test_whoever_watches_is_called_after_each_answer_and_at_the_end(tmp_path: Path) -> None:
+    rounds: list[int] = []
+    run(tmp_path, on_poll=lambda: rounds.append(FakeCoordinator.last.round))
+    assert rounds == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+
+
+def test_the_app_folder_is_complete_and_the_same_everywhere(tmp_path: Path) -> None:
+    one, two = write_app(tmp_path / "one"), write_app(tmp_path / "two" / "deeper")
+    names = {path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()}
+    assert {"pyproject.toml", "server/app.py", "client/app.py", "common/protocol.py"} <= names
+    assert not [name for name in names if "__pycache__" in name or name.startswith(("deploy", "tests"))]
+    fab = build_fab_from_disk(one)
+    assert fab == build_fab_from_disk(two)
+    with zipfile.ZipFile(io.BytesIO(fab)) as bundle:
+        assert names < set(bundle.namelist())
+
+
+def test_the_app_folder_must_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "left over").touch()
+    with pytest.raises(ConfigError, match="empty"):
+        write_app(tmp_path)
 
 
 def a_context(**config: Any) -> Context:

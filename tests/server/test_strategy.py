@@ -432,7 +432,7 @@ import sys
 import server.app
 found = [name for name in sys.modules if name.split(".")[0] in ("torch", "ray", "client")]
 found += [name for name in sys.modules if name in ("common.opening", "common.keys")]
-sys.exit(", ".join(found))
+sys.exit(", ".join(found) or None)
 """
 
 
