@@ -51,7 +51,7 @@ def _answer(message: Message, context: Context) -> Reply:
         request = decode_request(message.content)
         # Not at the top: the driver of a simulation loads both apps into the coordinator's process, which must
         # stay without torch.
-        from client.institution import open_institution  # noqa: PLC0415
+        from client.institution import open_institution
 
         return open_institution(site_folder(context)).handle(request)
     except DictPFLError as error:

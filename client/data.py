@@ -154,7 +154,7 @@ def load_dataset(data: Data, seed: int) -> Dataset:
 
 
 def _digits(data: Data) -> Dataset:
-    from sklearn.datasets import load_digits  # noqa: PLC0415 -- slow to import
+    from sklearn.datasets import load_digits
 
     _require_options(data, ())
     found = load_digits()
@@ -165,7 +165,7 @@ def _digits(data: Data) -> Dataset:
 
 def _breast_cancer(data: Data) -> Dataset:
     # Standardised by the statistics of the whole published set: it is public, so they are too.
-    from sklearn.datasets import load_breast_cancer  # noqa: PLC0415 -- slow to import
+    from sklearn.datasets import load_breast_cancer
 
     _require_options(data, ())
     found = load_breast_cancer()
@@ -255,7 +255,7 @@ def _table(data: Data) -> Dataset:
 
 
 def _read_frame(data: Data) -> pd.DataFrame:
-    import pandas as pd  # noqa: PLC0415 -- slow to import
+    import pandas as pd
 
     path = _path(data)
     try:

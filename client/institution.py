@@ -86,7 +86,7 @@ class Institution:
             except BehindError:
                 return Reply(Status.BEHIND, request.round, self._position)
             except DictPFLError as error:
-                _log.error("request refused", site=self.settings.name, code=error.code, reason=str(error))  # noqa: TRY400 -- no traceback for foreseen errors
+                _log.error("request refused", site=self.settings.name, code=error.code, reason=str(error))
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
 
     @property
@@ -102,7 +102,9 @@ class Institution:
             if aggregate.round == record.shared.round:
                 record = self._applied(record, aggregate)
         if record.shared.round < request.round:
-            raise BehindError(f"round {request.round} is asked for, aggregates from {record.shared.round} on are missing")
+            raise BehindError(
+                f"round {request.round} is asked for, aggregates from {record.shared.round} on are missing"
+            )
         if record.shared.round > request.round:
             raise RoundError(
                 f"the coordinator asks for round {request.round}, this institution already applied "

@@ -73,7 +73,7 @@ class TableLayer(nn.Module):
                 f"dictionary of shape {d.matrix.shape} for a weight of shape {tuple(weight.shape)}: "
                 f"expected a finite matrix with {shape[d.transposed]} rows; make dictionaries from this very model"
             )
-        weight.requires_grad_(False)  # noqa: FBT003 -- torch's signature
+        weight.requires_grad_(False)
         self.is_transposed = d.transposed
         matrix = torch.tensor(d.matrix).to(weight)
         self.register_buffer("dictionary", matrix, persistent=False)
@@ -211,7 +211,7 @@ class TableMultiheadAttention(TableLayer, nn.MultiheadAttention):
         self.__class__ = plain  # type: ignore[assignment]
         return self
 
-    def forward(  # noqa: PLR0917 -- torch's signature
+    def forward(
         self,
         query: Tensor,
         key: Tensor,

@@ -162,7 +162,7 @@ def _quiet() -> None:
 
 def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
     _quiet()
-    from flwr_datasets.partitioner import (  # noqa: PLC0415 -- seconds to import
+    from flwr_datasets.partitioner import (
         DirichletPartitioner,
         IidPartitioner,
         NaturalIdPartitioner,
@@ -177,7 +177,7 @@ def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
 
 def _table(columns: dict[str, list[Any]]) -> Any:
     _quiet()
-    import datasets  # noqa: PLC0415 -- seconds to import
+    import datasets
 
     datasets.disable_progress_bars()
     return datasets.Dataset.from_dict(columns)

@@ -8,9 +8,9 @@ import numpy as np
 
 from common.errors import DriftError, RoundError
 from common.genesis import Genesis
+from common.keys import FederationKey
 from common.ledger import Ledger, ledger_size
 from common.opening import CKKSOpener, IdentityOpener, Opener
-from common.keys import FederationKey
 from common.protocol import Aggregate, RoundKind
 from common.round import Plan, begin, finish
 from common.state import SharedState
@@ -59,7 +59,9 @@ def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggre
         genesis.law, state, plan, opened, clear, minimum=minimum, contributors=blob.header.contributors
     )
     if len(aggregate.counted) != ledger.participants:
-        raise RoundError(f"{len(aggregate.counted)} uploads are said to be counted, the ledger holds {ledger.participants}")
+        raise RoundError(
+            f"{len(aggregate.counted)} uploads are said to be counted, the ledger holds {ledger.participants}"
+        )
     return Applied(plan, ledger, after)
 
 

@@ -176,7 +176,7 @@ class Twin:
             layer.to_plain()
         _restore_fused_kernels(merged)
         for parameter in merged.parameters():
-            parameter.requires_grad_(True)  # noqa: FBT003 -- torch's signature
+            parameter.requires_grad_(True)
             parameter.grad = None
         return merged
 
@@ -264,7 +264,7 @@ def decompose(model: nn.Module, settings: Decomposition | None = None, *, seed: 
 
 def settings_with(settings: Decomposition, changes: Mapping[str, Any]) -> Decomposition:
     """Settings with some fields changed, checked as the configuration file is."""
-    from common.config import FederationConfig  # noqa: PLC0415 -- only for its checks and their messages
+    from common.config import FederationConfig
 
     return FederationConfig.of({"decomposition": settings.model_dump() | dict(changes)}).decomposition
 

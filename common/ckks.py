@@ -22,7 +22,7 @@ def context(parameters: CKKSParameters) -> Any:
     encryption = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
     encryption.set_poly_modulus_degree(parameters.ring_degree)
     encryption.set_coeff_modulus(seal.CoeffModulus.Create(parameters.ring_degree, list(parameters.primes)))
-    return seal.SEALContext(encryption, True, seal.SEC_LEVEL_TYPE.TC128)  # noqa: FBT003 -- SEAL's own signature
+    return seal.SEALContext(encryption, True, seal.SEC_LEVEL_TYPE.TC128)
 
 
 class Scratch:
@@ -78,5 +78,7 @@ def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, data: bytes | 
         or ciphertext.scale != 2.0**parameters.scale_bits
         or not ciphertext.is_ntt_form()
     ):
-        raise CorruptError("a ciphertext of another size, level or scale than agreed; its maker does not follow the protocol")
+        raise CorruptError(
+            "a ciphertext of another size, level or scale than agreed; its maker does not follow the protocol"
+        )
     return ciphertext

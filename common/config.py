@@ -30,9 +30,13 @@ class FederationConfig(Section):
     """Everything that all institutions agree on, as read from the file."""
 
     name: str = Field("federation", description="A word for reports and folders.")
-    seed: int = Field(1, ge=0, description="Of a simulation: data split, W0, training, masks. Deployments draw secrets.")
+    seed: int = Field(
+        1, ge=0, description="Of a simulation: data split, W0, training, masks. Deployments draw secrets."
+    )
     method: str = Field("dictpfl", description="A preset: " + ", ".join(f"`{m}`" for m in METHODS) + ".")
-    toy_insecure: bool = Field(False, description="Admit what protects nobody: no encryption, or fewer than 3 institutions.")
+    toy_insecure: bool = Field(
+        False, description="Admit what protects nobody: no encryption, or fewer than 3 institutions."
+    )
     federation: Federation = Field(default_factory=Federation)
     data: Data = Field(default_factory=Data)
     model: Model = Field(default_factory=Model)

@@ -28,7 +28,7 @@ class Dictionary:
 
     @property
     def rank(self) -> int:
-        """r."""
+        """R."""
         return int(self.matrix.shape[1])
 
     def table_shape(self, weight_shape: tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
 from dataclasses import dataclass, field
@@ -124,7 +123,9 @@ def load_key(path: Path) -> FederationKey:
         )
         recorded = bytes.fromhex(document["fingerprint"])
     except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise KeyFileError(f"{path} is no key file, or is damaged ({type(error).__name__}); restore it from backup") from None
+        raise KeyFileError(
+            f"{path} is no key file, or is damaged ({type(error).__name__}); restore it from backup"
+        ) from None
     if not hmac.compare_digest(recorded, key.fingerprint):
         raise KeyFileError(f"{path} is damaged: its content does not match its fingerprint; restore it from backup")
     return key
@@ -137,7 +138,7 @@ def owner_only(folder: Path) -> Path:
         KeyFileError: it exists and others may enter it.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    mode = stat.S_IMODE(os.stat(folder).st_mode)
+    mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
         raise KeyFileError(f"{folder} has mode {mode:04o}, expected 0700. Run `chmod 700 {folder}`")
     return folder

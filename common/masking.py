@@ -81,15 +81,13 @@ def smallest(magnitudes: NDArray[np.float64], s: float) -> Bools:
     if count == 0:
         return np.zeros(magnitudes.size, dtype=bool)
     theta = np.partition(keys, count - 1)[count - 1]
-    below = keys < theta
+    below: Bools = keys < theta
     ties = np.flatnonzero(keys == theta)
     below[ties[: count - int(below.sum())]] = True
     return below
 
 
-def inactive(
-    magnitudes: NDArray[np.float64], tensors: NDArray[np.int32], pruning: Pruning
-) -> Bools:
+def inactive(magnitudes: NDArray[np.float64], tensors: NDArray[np.int32], pruning: Pruning) -> Bools:
     """Which of the sent prunable coordinates fall below theta, the s-quantile over all of them or per tensor.
 
     Args:
@@ -126,5 +124,7 @@ def advance(history: History, index: NDArray[np.int64], below: Bools, pruning: P
 
 def forget(history: History, coordinates: Bools) -> History:
     """History with the given coordinates active again, as if never seen (at a refresh)."""
-    return History(np.where(coordinates, 0, history.idle).astype(np.uint8),
-                   np.where(coordinates, 0, history.exponent).astype(np.uint8))
+    return History(
+        np.where(coordinates, 0, history.idle).astype(np.uint8),
+        np.where(coordinates, 0, history.exponent).astype(np.uint8),
+    )

@@ -71,7 +71,7 @@ class IdentityOpener:
         self._parameters = parameters
         self.fingerprint = identity_fingerprint(parameters)
 
-    def open(self, payload: memoryview, item_length: int) -> Ints:
+    def open(self, payload: memoryview, item_length: int) -> Ints:  # noqa: ARG002 -- the protocol's signature
         """See `Opener.open`."""
         values = np.frombuffer(payload, dtype="<i8").astype(np.int64)
         _require_payload(values, self._parameters)

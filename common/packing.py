@@ -82,7 +82,7 @@ def pack(values: Ints, digits: Digits) -> Ints:
     count = digits.components(values.size)
     planes = np.zeros((digits.per_component, count), dtype=np.int64)
     planes.reshape(-1)[: values.size] = values
-    out = planes[-1].copy()
+    out: Ints = planes[-1].copy()
     for plane in planes[-2::-1]:
         out <<= digits.width
         out += plane
@@ -97,7 +97,7 @@ def unpack(components: Ints, count: int, digits: Digits) -> Ints:
     """
     if components.size != digits.components(count):
         raise PackingError(f"{count} values need {digits.components(count)} components, found {components.size}")
-    planes = np.empty((digits.per_component, components.size), dtype=np.int64)
+    planes: Ints = np.empty((digits.per_component, components.size), dtype=np.int64)
     rest = components.copy()
     half, mask = np.int64(1 << (digits.width - 1)), np.int64((1 << digits.width) - 1)
     for plane in planes[:-1]:

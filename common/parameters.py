@@ -140,10 +140,8 @@ def _limit(security: int, ring_degree: int) -> int:
 
 def _scale_bits(ring_degree: int, profile: Profile, capacity: int) -> int:
     """Smallest S with 12 deviations of a sum of `capacity` fresh ciphertexts' slot noise under 2^S / 2."""
-    if profile == "symmetric":
-        deviation = _FRESH_DEVIATION
-    else:
-        # Dropping the special prime rounds c0 and c1; c1's rounding meets the ternary secret.
-        deviation = math.sqrt((1 + ring_degree * 2 / 3) / 12)
+    # With a public key, dropping the special prime rounds c0 and c1; c1's rounding meets the ternary secret.
+    rounding = math.sqrt((1 + ring_degree * 2 / 3) / 12)
+    deviation = _FRESH_DEVIATION if profile == "symmetric" else rounding
     slot_noise = deviation * math.sqrt(ring_degree / 2) * math.sqrt(capacity)
     return math.ceil(math.log2(2 * _DEVIATIONS * slot_noise))

@@ -54,7 +54,7 @@ class Law:
         return int(0.0 < self.sealed_share < 1.0 and self.sensitivity == "gradient")
 
     def weight(self, samples: int) -> float:
-        """w = samples / cap, at most 1."""
+        """W = samples / cap, at most 1."""
         return min(samples, self.sample_cap) / self.sample_cap
 
     def start(self, values: Floats) -> SharedState:

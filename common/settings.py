@@ -81,7 +81,9 @@ class Pretrain(Section):
 class Model(Section):
     """The model to fine-tune."""
 
-    source: str = Field("mlp", description="`mlp`, `cnn`, `vit_tiny` or `package.module:function` returning a torch module.")
+    source: str = Field(
+        "mlp", description="`mlp`, `cnn`, `vit_tiny` or `package.module:function` returning a torch module."
+    )
     options: dict[str, Any] = Field({}, description="Keyword arguments, for instance `hidden = [128, 128]` of `mlp`.")
     weights: str = Field("", description="safetensors file with the starting weights W0; empty: random, by `seed`.")
     pretrain: Pretrain = Field(default_factory=Pretrain)
@@ -156,7 +158,9 @@ class Encryption(Section):
     profile: Literal["symmetric", "public_key"] = Field(
         "symmetric", description="Seeded symmetric encryption under one prime, or public-key under two."
     )
-    security: Literal[128, 192, 256] = Field(192, description="Least classical security, bits (2024 HE standard table).")
+    security: Literal[128, 192, 256] = Field(
+        192, description="Least classical security, bits (2024 HE standard table)."
+    )
     ring_degree: Literal[2048, 4096, 8192, 16384] = Field(4096, description="N, coefficients of a ciphertext.")
     sealed_share: Share = Field(
         1.0,
@@ -180,7 +184,11 @@ class Training(Section):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Of `sgd`.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of the optimiser.")
     clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Gradient norm limit of a step; 0: none.")
-    task: str = Field("classification", description="`classification`, `regression` or `package.module:name` of a `Task`.")
+    task: str = Field(
+        "classification", description="`classification`, `regression` or `package.module:name` of a `Task`."
+    )
     dtype: Literal["float32", "float64"] = Field("float32", description="Arithmetic of training.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
-    threads: Annotated[int, Field(ge=1)] = Field(1, description="torch's threads; fixed, so that every engine trains alike.")
+    threads: Annotated[int, Field(ge=1)] = Field(
+        1, description="torch's threads; fixed, so that every engine trains alike."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class SharedState:
     def digest(self) -> bytes:
         """SHA-256 over every bit that the next round depends on, 32 bytes."""
         state = hashlib.sha256(f"dictpfl-state-1 {self.round} {self.updates} {len(self.records)} ".encode())
-        arrays = [self.values, self.ranges, self.history.idle, self.history.exponent, *self.records]
+        arrays: list[NDArray[Any]] = [self.values, self.ranges, self.history.idle, self.history.exponent, *self.records]
         if self.clear is not None:
             arrays.append(np.packbits(self.clear))
         for array in arrays:

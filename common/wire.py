@@ -152,20 +152,47 @@ def _read_header(data: bytes) -> tuple[Header, bytes]:
         raise NotABlobError(f"expected a blob that starts with {MAGIC!r}, found {bytes(data[:8])!r}")
     if len(data) < HEADER_BYTES:
         raise TruncatedError(f"a blob's header has {HEADER_BYTES} bytes, only {len(data)} arrived")
-    (_, version, direction, kind, number, federation, fingerprint, tag, upload_id, contributors, items, length, clear,
-     digest) = _HEADER.unpack_from(data)
+    (
+        _,
+        version,
+        direction,
+        kind,
+        number,
+        federation,
+        fingerprint,
+        tag,
+        upload_id,
+        contributors,
+        items,
+        length,
+        clear,
+        digest,
+    ) = _HEADER.unpack_from(data)
     if version != PROTOCOL:
         raise VersionError(f"a blob of protocol {version}, expected {PROTOCOL}; both sides need the same release")
     if kind not in _KIND_NAMES:
         raise WrongKindError(f"a blob of unknown kind {kind}")
-    header = Header(direction, _KIND_NAMES[kind], number, federation, fingerprint, tag, upload_id, contributors, items,
-                    length, clear)
+    header = Header(
+        direction,
+        _KIND_NAMES[kind],
+        number,
+        federation,
+        fingerprint,
+        tag,
+        upload_id,
+        contributors,
+        items,
+        length,
+        clear,
+    )
     return header, digest
 
 
 def _require(header: Header, limits: Limits, direction: int, kind: RoundKind, number: int) -> None:
     if header.direction != direction or header.kind != kind:
-        raise WrongKindError(f"expected direction {direction} and kind {kind}, found {header.direction} and {header.kind}")
+        raise WrongKindError(
+            f"expected direction {direction} and kind {kind}, found {header.direction} and {header.kind}"
+        )
     if header.federation != limits.federation:
         raise WrongFederationError(
             f"a blob of federation {header.federation.hex()[:12]}, expected {limits.federation.hex()[:12]}; "

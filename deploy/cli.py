@@ -65,8 +65,8 @@ def simulate(
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
     """Simulate a federation on this machine, encrypted end to end, and write a report."""
-    from deploy.progress import LiveProgress  # noqa: PLC0415 -- torch loads only for commands that need it
-    from deploy.simulation import simulate as run_simulation  # noqa: PLC0415
+    from deploy.progress import LiveProgress
+    from deploy.simulation import simulate as run_simulation
 
     _logging(verbose=verbose)
     checked = FederationConfig.load(config, _overrides(set_, method, sealer))
@@ -96,9 +96,9 @@ def compare(
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
     """Run several methods on the same data, seed and rounds; print a table, write plots."""
-    from deploy.comparison import compare as run_comparison  # noqa: PLC0415
-    from deploy.comparison import configurations  # noqa: PLC0415
-    from deploy.progress import LiveProgress  # noqa: PLC0415
+    from deploy.comparison import compare as run_comparison
+    from deploy.comparison import configurations
+    from deploy.progress import LiveProgress
 
     _logging(verbose=verbose)
     configs = configurations(config, [m.strip() for m in methods.split(",") if m.strip()], _overrides(set_))
@@ -130,7 +130,7 @@ def _close(open_ones: list[Any]) -> None:
 @app.command()
 def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.")]) -> None:
     """Show what a run reached and what crossed the wire."""
-    from deploy.run import Run  # noqa: PLC0415
+    from deploy.run import Run
 
     run = Run.load(folder)
     _print_summary(run.summary)
@@ -151,11 +151,13 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, safetensors.")],
 ) -> None:
     """Write the merged model (W0 + D T) under its original names."""
-    from deploy.run import Run, sha256_of  # noqa: PLC0415
+    from deploy.run import Run, sha256_of
 
     run = Run.load(folder)
     if sha256_of(run.model_path) != run.summary["model_sha256"]:
-        raise ConfigError(f"{run.model_path} does not match the run's summary; it was altered. Run the simulation again")
+        raise ConfigError(
+            f"{run.model_path} does not match the run's summary; it was altered. Run the simulation again"
+        )
     output.write_bytes(run.model_path.read_bytes())
     _out.print(f"{output}  sha256 {run.summary['model_sha256']}", soft_wrap=True, highlight=False)
 
@@ -165,7 +167,7 @@ def init(
     path: Annotated[Path, typer.Argument(metavar="CONFIG.toml")] = Path("federation.toml"),
 ) -> None:
     """Write a commented configuration to start from."""
-    from deploy.reference import commented_toml  # noqa: PLC0415
+    from deploy.reference import commented_toml
 
     if path.exists():
         raise ConfigError(f"{path} exists and is not overwritten; name another file")
@@ -176,7 +178,7 @@ def init(
 @app.command()
 def doctor() -> None:
     """Check this machine: versions, processors, CKKS, Flower; exit code 1 if something needed is missing."""
-    from deploy.doctor import checks  # noqa: PLC0415
+    from deploy.doctor import checks
 
     table, failed = Table(box=None), False
     for heading in ("", "check", "found"):
@@ -190,9 +192,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _overrides(
-    pairs: list[str] | None, method: str | None = None, sealer: SealerName | None = None
-) -> dict[str, Any]:
+def _overrides(pairs: list[str] | None, method: str | None = None, sealer: SealerName | None = None) -> dict[str, Any]:
     """Dotted overrides from the command line; values are read as TOML, and as text where that fails."""
     found: dict[str, Any] = {}
     for pair in pairs or []:

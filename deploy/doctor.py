@@ -28,27 +28,35 @@ class Check:
 
 def checks() -> Iterator[Check]:
     """All checks, cheapest first."""
-    yield Check("python", platform.python_version_tuple() >= ("3", "11"), f"{platform.python_version()} on {platform.platform()}")
+    yield Check(
+        "python",
+        platform.python_version_tuple() >= ("3", "11"),
+        f"{platform.python_version()} on {platform.platform()}",
+    )
     yield Check("processor", True, f"{processor()}, {len(os.sched_getaffinity(0))} cores for this process")
     free = shutil.disk_usage(Path.cwd()).free
     yield Check("disk", free > _LEAST_FREE, f"{free / 1e9:.1f} GB free here")
     for package, number in versions().items():
         yield Check(package, number != "not installed", number)
     ray = find_spec("ray") is not None
-    yield Check("flower simulation", ray or None, "Ray found" if ray else "no Ray: pip install 'dictpfl[sim]', or --engine local")
+    yield Check(
+        "flower simulation",
+        ray or None,
+        "Ray found" if ray else "no Ray: pip install 'dictpfl[sim]', or --engine local",
+    )
     yield _ckks()
     yield _torch()
 
 
 def _ckks() -> Check:
     """Three uploads sealed, added and opened must give the exact sum; a foreign key must be noticed."""
-    from common.adding import CKKSAdder  # noqa: PLC0415 -- slow to load
-    from common.errors import DictPFLError, GuardError  # noqa: PLC0415
-    from common.keys import make_key  # noqa: PLC0415
-    from common.opening import CKKSOpener  # noqa: PLC0415
-    from common.parameters import CKKSParameters  # noqa: PLC0415
-    from common.sealing import CKKSSealer  # noqa: PLC0415
-    from common.settings import Encryption  # noqa: PLC0415
+    from common.adding import CKKSAdder
+    from common.errors import DictPFLError, GuardError
+    from common.keys import make_key
+    from common.opening import CKKSOpener
+    from common.parameters import CKKSParameters
+    from common.sealing import CKKSSealer
+    from common.settings import Encryption
 
     try:
         parameters = CKKSParameters.choose(Encryption(), 3)
@@ -70,11 +78,13 @@ def _ckks() -> Check:
     except DictPFLError as error:
         return Check("CKKS self-test", False, str(error))
     found = f"N = {parameters.ring_degree}, {parameters.security}-bit security; three sums of {parameters.components} integers exact"
-    return Check("CKKS self-test", exact and noticed, found if exact and noticed else "sums are not exact on this machine")
+    return Check(
+        "CKKS self-test", exact and noticed, found if exact and noticed else "sums are not exact on this machine"
+    )
 
 
 def _torch() -> Check:
-    import torch  # noqa: PLC0415 -- slow to load
+    import torch
 
     where = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU; training runs on the processor"
     return Check("device", True, where)

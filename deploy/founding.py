@@ -112,13 +112,15 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     Raises:
         ConfigError: nothing to resume, or the configuration is another one.
     """
-    from common.keys import load_key  # noqa: PLC0415 -- beside its only use
+    from common.keys import load_key
 
     site = folder / SITES / "institution-000"
     genesis = Genesis.load(site)
     changed = genesis.config.model_dump(exclude={"federation"}) != config.model_dump(exclude={"federation"})
     if changed or genesis.config.federation.participants != config.federation.participants:
-        raise ConfigError(f"{folder} holds a run of another configuration; resume with the same, or choose another folder")
+        raise ConfigError(
+            f"{folder} holds a run of another configuration; resume with the same, or choose another folder"
+        )
     model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)
     key = load_key(site / KEY) if config.encryption.sealer == "ckks" else None
     return Founded(genesis, key, folder, Samples.load(folder / TEST), _values(model))

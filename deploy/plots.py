@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +18,7 @@ from deploy.observer import RoundRecord
 COLOURS = ("#0b6e4f", "#c1440e", "#2b59c3", "#8a5a00", "#7b2d8b", "#475569", "#b3125d")
 """Distinct in print and for colour-blind readers; 4.5:1 or better on white."""
 _PHASES = ("train", "evaluate", "store", "seal", "fold", "open")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dictpfl",
     "font.family": "sans-serif",
@@ -58,7 +59,7 @@ def accuracy_against_rounds(runs: Mapping[str, Sequence[RoundRecord]], metric: s
     figure, ax = axes(f"Test {metric} by round", "round", f"{metric} (test split)")
     for colour, (name, history) in zip(COLOURS, runs.items(), strict=False):
         updates = _updates(history)
-        ax.plot([r.update for r in updates], [r.accuracy for r in updates], color=colour, label=name, marker=".")
+        ax.plot([r.update for r in updates], [r.accuracy or 0.0 for r in updates], color=colour, label=name, marker=".")
     if len(runs) > 1:
         ax.legend(frameon=False)
     return svg(figure)

@@ -45,7 +45,12 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner.append((f"{prefix}.{name}".lstrip("."), kind))
         else:
-            cells = (f"`{name}`", _type(field).replace("|", "\\|"), f"`{_toml(_default(field))}`", field.description or "")
+            cells = (
+                f"`{name}`",
+                _type(field).replace("|", "\\|"),
+                f"`{_toml(_default(field))}`",
+                field.description or "",
+            )
             yield "| " + " | ".join(cells) + " |"
     yield ""
     for name, kind in inner:
@@ -90,7 +95,9 @@ def _type(field: FieldInfo) -> str:
     if origin is None:
         name = getattr(annotation, "__name__", str(annotation))
     elif origin is list:
-        name = "list of " + ", ".join(str(getattr(a, "__name__", a)).replace("typing.", "") for a in get_args(annotation))
+        name = "list of " + ", ".join(
+            str(getattr(a, "__name__", a)).replace("typing.", "") for a in get_args(annotation)
+        )
     elif origin is dict:
         name = "table"
     else:
@@ -105,4 +112,4 @@ def _type(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")  # noqa: T201 -- its purpose
+    print(markdown(), end="")

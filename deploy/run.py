@@ -18,7 +18,13 @@ from common.protocol import RoundKind
 from deploy.founding import Founded
 from deploy.observer import RoundRecord
 
-SUMMARY, HISTORY, MODEL, CONFIG, REPORT = "summary.json", "history.jsonl", "model.safetensors", "config.json", "report.html"
+SUMMARY, HISTORY, MODEL, CONFIG, REPORT = (
+    "summary.json",
+    "history.jsonl",
+    "model.safetensors",
+    "config.json",
+    "report.html",
+)
 _PACKAGES = ("dictpfl", "flwr", "tenseal", "torch", "numpy", "pydantic", "scikit-learn")
 
 
@@ -63,7 +69,7 @@ class Run:
         return self.folder / MODEL
 
 
-def summarise(  # noqa: PLR0913 -- the facts of a run
+def summarise(
     founded: Founded,
     history: Sequence[RoundRecord],
     *,

@@ -26,7 +26,7 @@ Engine = Literal["flower", "local"]
 OnRound = Callable[[RoundRecord], None]
 
 
-def simulate(  # noqa: PLR0913 -- keyword options of the public entry point
+def simulate(
     config: FederationConfig,
     out: Path | str,
     *,
@@ -71,7 +71,9 @@ def simulate(  # noqa: PLR0913 -- keyword options of the public entry point
         _run(engine, founded, folder, watch)
         watch()
     if not _finished(founded):
-        raise EngineError(f"the {engine} engine stopped before the last round; `--resume` goes on. See {folder}/engine.log")
+        raise EngineError(
+            f"the {engine} engine stopped before the last round; `--resume` goes on. See {folder}/engine.log"
+        )
     return _conclude(founded, observer, history, engine=engine, seconds=earlier + time.monotonic() - began)
 
 
@@ -109,11 +111,11 @@ def _finished(founded: Founded) -> bool:
 def _run(engine: Engine, founded: Founded, folder: Path, watch: Callable[[], None]) -> None:
     participants = founded.genesis.config.federation.participants
     if engine == "local":
-        from deploy.engines.local import run_local  # noqa: PLC0415 -- each engine is loaded only when it runs
+        from deploy.engines.local import run_local
 
         run_local(founded.coordinator, founded.sites, participants, on_poll=watch)
         return
-    from deploy.engines.flower import run_flower  # noqa: PLC0415
+    from deploy.engines.flower import run_flower
 
     run_flower(
         founded.coordinator,

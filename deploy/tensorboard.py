@@ -12,9 +12,9 @@ def write_events(run: Run, folder: Path) -> bool:
     """Write event files, one step an update round; False where TensorBoard is not installed."""
     if find_spec("tensorboard") is None:
         return False
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- slow to load, and optional
+    from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         for record in run.history:
             step = record.update
             figures = {
@@ -29,5 +29,5 @@ def write_events(run: Run, folder: Path) -> bool:
             figures |= {f"seconds/{phase}": value for phase, value in record.seconds.items()}
             for name, value in figures.items():
                 if value is not None:
-                    writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, step)
     return True

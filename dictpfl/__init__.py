@@ -1,9 +1,9 @@
 """dictpfl from Python: simulate a federation, decompose and merge models, plug in parts of the method.
 
-    import dictpfl
-    config = dictpfl.FederationConfig.load("experiments/digits.toml")
-    run = dictpfl.simulate(config, "runs/mine", engine="local")
-    print(run.accuracy, run.summary["bytes"])
+import dictpfl
+config = dictpfl.FederationConfig.load("experiments/digits.toml")
+run = dictpfl.simulate(config, "runs/mine", engine="local")
+print(run.accuracy, run.summary["bytes"])
 """
 
 from client.data import Dataset, Samples

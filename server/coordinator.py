@@ -47,6 +47,10 @@ class Coordinator:
         limits = agreement.uploads
         return cls(agreement, Journal(folder / JOURNAL, limits.federation, limits.fingerprint))
 
+    def close_journal(self) -> None:
+        """Release the journal's file; the coordinator is not used any more."""
+        self._journal.close()
+
     @property
     def min_participants(self) -> int:
         """Fewest uploads in a sum."""

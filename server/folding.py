@@ -50,7 +50,9 @@ class Fold:
         """
         began = time.perf_counter()
         try:
-            self._add(node, Blob.parse(data, self._agreement.uploads, direction=UPLOAD, kind=self._kind, round=self._round))
+            self._add(
+                node, Blob.parse(data, self._agreement.uploads, direction=UPLOAD, kind=self._kind, round=self._round)
+            )
             self.bytes_up += len(data)
         finally:
             self.seconds += time.perf_counter() - began

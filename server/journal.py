@@ -84,7 +84,9 @@ class Journal:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise JournalError(f"cannot write {self._path}: {error}; the round stays open and is asked again") from error
+            raise JournalError(
+                f"cannot write {self._path}: {error}; the round stays open and is asked again"
+            ) from error
 
     def record(self, closed: ClosedRound, aggregate: Aggregate) -> None:
         """Store a closed round.
