@@ -1,0 +1,49 @@
+# make demo    train one model across three institutions, encrypted, beside plaintext and full encryption
+# make test    run every test
+# make lint    format, lint, types, import contracts
+# make bench   write every figure that the README states
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= runs/demo
+
+.PHONY: demo test lint bench images docs clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) found; run make PYTHON=python3.12, say"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "No virtual environment could be made; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/sim.stamp: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[sim]'
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/sim.stamp
+	@rm -rf $(OUT)
+	$(BIN)/dictpfl compare experiments/digits.toml --methods plaintext,fedhe-full,dictpfl --out $(OUT)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/encryption.py
+	$(BIN)/python benchmarks/round.py
+	$(BIN)/python benchmarks/accuracy_digits.py
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m deploy.reference > docs/configuration.md
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
