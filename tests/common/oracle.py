@@ -1,0 +1,302 @@
+"""The slow, obvious version of a round: plain Python integers, Fractions and loops, one coordinate at a time.
+
+Written from PAPER sections 4.1 and 4.2, the notes marked Ours, and DESIGN (a round, as algebra); it imports
+nothing of what it judges. Floats appear only where the shared state is a float by agreement (values, ranges),
+and there in one operation at a time, as IEEE 754 defines it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+WIDE = 2**15
+CLEAR_BITS = 32
+
+
+# -- randomness ------------------------------------------------------------------------------------------
+
+
+def stream(length: int, seed: bytes, *context: bytes | str | int) -> bytes:
+    """SHAKE-256 over length-prefixed parts."""
+    text = b"dictpfl-v1"
+    for part in (seed, *context):
+        data = part if isinstance(part, bytes) else str(part).encode()
+        text += len(data).to_bytes(8, "little") + data
+    return hashlib.shake_256(text).digest(length)
+
+
+# -- grid ------------------------------------------------------------------------------------------------
+
+
+def step_exponent(reach: float, largest: int) -> int:
+    """Smallest E >= -200 with largest * 2^E >= reach, by search over exact fractions."""
+    e = -200
+    while largest * Fraction(2) ** e < Fraction(reach):
+        e += 1
+    return e
+
+
+def quantised(value: float, step: Fraction, largest: int) -> tuple[int, Fraction]:
+    """round-half-even(v / step) clipped, and exactly what it leaves behind."""
+    q = max(-largest, min(largest, round(Fraction(value) / step)))
+    return q, Fraction(value) - q * step
+
+
+# -- packing ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PlainDigits:
+    """b bits a digit, so many digits a component, largest magnitude of one participant."""
+
+    width: int
+    per_component: int
+    largest: int
+
+
+def digits(per_component: int, capacity: int, payload: int) -> PlainDigits:
+    """The component divided evenly; K * largest < 2^(b-1)."""
+    width = payload // per_component
+    return PlainDigits(width, per_component, (2 ** (width - 1) - 1) // capacity)
+
+
+def fitted(value_bits: int, capacity: int, payload: int) -> PlainDigits | None:
+    """As many digits as fit while each holds K values of `value_bits` bits; None: not one."""
+    most = capacity * (2 ** (value_bits - 1) - 1)
+    width = 1
+    while not most < 2 ** (width - 1):
+        width += 1
+    return digits(payload // width, capacity, payload) if width <= payload else None
+
+
+def wide(capacity: int, payload: int) -> PlainDigits:
+    """Two digits a component, or one when two would be coarser than 16 bits."""
+    two = digits(2, capacity, payload)
+    return two if two.largest >= WIDE else digits(1, capacity, payload)
+
+
+def packed(values: list[int], d: PlainDigits) -> list[int]:
+    """Value i is digit i // n of component i mod n."""
+    n = -(-len(values) // d.per_component)
+    out = [0] * n
+    for i, value in enumerate(values):
+        out[i % n] += value << (d.width * (i // n))
+    return out
+
+
+def unpacked(components: list[int], count: int, d: PlainDigits) -> list[int]:
+    """Balanced digits from the lowest up, with carry."""
+    n = len(components)
+    out = [0] * (n * d.per_component)
+    for c, value in enumerate(components):
+        rest = value
+        for place in range(d.per_component):
+            digit = rest
+            if place < d.per_component - 1:
+                digit = rest % 2**d.width
+                if digit >= 2 ** (d.width - 1):
+                    digit -= 2**d.width
+            out[place * n + c] = digit
+            rest = (rest - digit) >> d.width
+    return out[:count]
+
+
+# -- masks -----------------------------------------------------------------------------------------------
+
+
+def least(magnitudes: list[Fraction], s: float) -> list[bool]:
+    """The floor(s n) smallest, ties by index."""
+    count = math.floor(Fraction(str(s)) * len(magnitudes))
+    order = sorted(range(len(magnitudes)), key=lambda i: (magnitudes[i], i))
+    chosen = set(order[:count])
+    return [i in chosen for i in range(len(magnitudes))]
+
+
+def threshold(beta: float, e: int) -> int:
+    """floor(beta^e 2^32); beyond the smallest positive one, and beyond e = 255, that one."""
+    ratio = Fraction(str(beta))
+    while e > 255 or math.floor(ratio**e * 2**32) == 0:
+        e -= 1
+    return math.floor(ratio**e * 2**32)
+
+
+def top_exponent(beta: float) -> int:
+    """The largest e whose probability is positive on 32 bits, at most 255."""
+    e = 0
+    while e < 255 and math.floor(Fraction(str(beta)) ** (e + 1) * 2**32) > 0:
+        e += 1
+    return e
+
+
+# -- a federation ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What the oracle is told: tensors as (kind, size), and plain settings."""
+
+    tensors: list[tuple[str, int]]
+    enabled: bool
+    s: float
+    tau: int
+    beta: float
+    pruned: str
+    decay: float
+    scope: str
+    kinds: tuple[str, ...]
+    value_bits: int
+    headroom: float
+    first_range: float
+    seed: bytes
+    federation: bytes
+    capacity: int
+    payload: int
+    cap: int
+    sealed_share: float
+    sensitivity: str
+    refresh_every: int
+
+
+@dataclass
+class Sent:
+    """What one institution hands over, unpacked, and what it keeps."""
+
+    q: dict[int, int]
+    codes: list[int]
+    residual: list[float]
+
+
+@dataclass
+class Federation:
+    """Shared state of the oracle."""
+
+    a: Agreed
+    x: list[float]
+    round: int = 0
+    updates: int = 0
+    idle: list[int] = field(default_factory=list)
+    e: list[int] = field(default_factory=list)
+    ranges: list[float] = field(default_factory=list)
+    clear: list[bool] | None = None
+    records: list[list[float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.idle, self.e = [0] * self.size, [0] * self.size
+        self.ranges = [self.a.first_range] * len(self.a.tensors)
+        self.tensor = [t for t, (_, n) in enumerate(self.a.tensors) for _ in range(n)]
+        self.kind = [self.a.tensors[t][0] for t in self.tensor]
+        if self.a.sealed_share == 0.0:
+            self.clear = [True] * self.size
+        elif self.a.sealed_share < 1.0 and self.a.sensitivity == "magnitude":
+            self.clear = self._least_important([abs(Fraction(v)) for v in self.x])
+
+    @property
+    def size(self) -> int:
+        return len(self.x)
+
+    def _least_important(self, scores: list[Fraction]) -> list[bool]:
+        low = least(scores, float(1 - Fraction(str(self.a.sealed_share))))
+        return [flag and kind != "statistic" for flag, kind in zip(low, self.kind, strict=True)]
+
+    def prunable(self, i: int) -> bool:
+        return self.a.enabled and self.kind[i] in self.a.kinds
+
+    def begin(self, kind: str) -> None:
+        """Mask, digits and steps of the round."""
+        a = self.a
+        self.kind_of_round = kind
+        self.mask = [kind != "measure"] * self.size
+        if kind == "update":
+            pruned = [i for i in range(self.size) if self.prunable(i) and self.idle[i] >= a.tau]
+            raw = stream(4 * len(pruned), a.seed, "reactivation", a.federation, self.round)
+            for n, i in enumerate(pruned):
+                draw = int.from_bytes(raw[4 * n : 4 * n + 4], "little")
+                self.mask[i] = draw < threshold(a.beta, self.e[i])
+        ranges = self.ranges
+        if kind == "score":
+            self.digits, ranges = digits(1, a.capacity, a.payload), [a.first_range] * len(a.tensors)
+        elif self.updates == 0:
+            self.digits = wide(a.capacity, a.payload)
+        else:
+            self.digits = fitted(a.value_bits, a.capacity, a.payload)
+        bits = min(24, CLEAR_BITS - a.capacity.bit_length() - 1)
+        self.clear_digits = fitted(bits, a.capacity, CLEAR_BITS)
+        self.in_clear = [
+            kind == "update" and self.clear is not None and self.clear[i] and self.mask[i] for i in range(self.size)
+        ]
+        self.steps = [Fraction(2) ** step_exponent(r, self.digits.largest) for r in ranges]
+        self.clear_steps = [Fraction(2) ** step_exponent(r, self.clear_digits.largest) for r in ranges]
+
+    def step(self, i: int) -> Fraction:
+        return (self.clear_steps if self.in_clear[i] else self.steps)[self.tensor[i]]
+
+    def seal(self, u: list[float]) -> Sent:
+        """Quantise one institution's weighted update."""
+        a = self.a
+        q: dict[int, int] = {}
+        codes = [0] * len(a.tensors)
+        residual = [0.0] * self.size
+        bound = (2 ** (a.payload - 1) - 1) // a.capacity
+        for i in range(self.size):
+            if not self.mask[i]:
+                residual[i] = 0.0 if a.pruned == "discard" else u[i] * a.decay
+                continue
+            largest = (self.clear_digits if self.in_clear[i] else self.digits).largest
+            q[i], rest = quantised(u[i], self.step(i), largest)
+            residual[i] = float(rest)
+            code = math.ceil(abs(Fraction(u[i])) / self.steps[self.tensor[i]] * 16)
+            codes[self.tensor[i]] = min(bound, max(codes[self.tensor[i]], code))
+        return Sent(q, codes, residual)
+
+    def finish(self, sent: list[Sent], samples: int) -> None:
+        """Add up, apply, and move masks and ranges on."""
+        a = self.a
+        total = {i: self.step(i) * sum(one.q[i] for one in sent) for i in range(self.size) if self.mask[i]}
+        self.round += 1
+        if self.kind_of_round == "measure":
+            return
+        if self.kind_of_round == "score":
+            self.clear = self._least_important([abs(total[i]) for i in range(self.size)])
+            return
+        self._advance(total)
+        self.x = [v + float(total.get(i, 0)) * (a.cap / samples) for i, v in enumerate(self.x)]
+        for t in range(len(a.tensors)):
+            codes = sum(one.codes[t] for one in sent)
+            if codes > 0:
+                self.ranges[t] = float(codes) * (float(self.steps[t]) * (a.headroom / 16)) / len(sent)
+        self.updates += 1
+        if a.refresh_every and self.updates % a.refresh_every == 0:
+            tables = [i for i in range(self.size) if self.kind[i] == "table"]
+            self.records.append([self.x[i] for i in tables])
+            for i in tables:
+                self.x[i], self.idle[i], self.e[i] = 0.0, 0, 0
+
+    def _advance(self, total: dict[int, Fraction]) -> None:
+        judged = [i for i in total if self.prunable(i)]
+        groups = [judged] if self.a.scope == "global" else [
+            [i for i in judged if self.tensor[i] == t] for t in range(len(self.a.tensors))
+        ]
+        for group in groups:
+            for i, below in zip(group, least([abs(total[i]) for i in group], self.a.s), strict=True):
+                self._judge(i, below)
+
+    def _judge(self, i: int, below: bool) -> None:
+        """TIP for an active coordinate, HRC for a pruned one that was sent."""
+        if self.idle[i] < self.a.tau:
+            self.idle[i] = self.idle[i] + 1 if below else 0
+            self.e[i] = 1 if self.idle[i] == self.a.tau else 0
+        elif below:
+            self.e[i] = min(self.e[i] + 1, top_exponent(self.a.beta))
+        else:
+            self.e[i] = max(self.e[i] - 1, 0)
+            if self.e[i] == 0:
+                self.idle[i] = 0
+
+    def owed(self, residual: list[float]) -> list[float]:
+        """A residual after this round's refresh, if there was one: nothing of the tables."""
+        if self.a.refresh_every and self.updates and self.updates % self.a.refresh_every == 0:
+            return [0.0 if kind == "table" else v for v, kind in zip(residual, self.kind, strict=True)]
+        return residual

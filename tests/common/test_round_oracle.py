@@ -1,0 +1,266 @@
+"""Whole rounds, begin to finish, held against the plain-Python oracle over layouts and settings."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from common.adding import IntegerAdder
+from common.errors import DictPFLError, RoundError, TooFewParticipantsError
+from common.layout import Kind, Layout
+from common.ledger import Ledger
+from common.packing import Ints
+from common.protocol import RoundKind
+from common.round import Law, Sealable, begin, finish, forgotten, refresh_due, seal_update
+from common.settings import Grid, Pruning
+from common.state import Residual, SharedState
+
+SEED, FEDERATION = b"\x07" * 32, b"\x09" * 32
+
+
+@st.composite
+def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
+    """A law, and the same law in plain words."""
+    tensors = draw(
+        st.lists(st.tuples(st.sampled_from(["table", "dense", "statistic"]), st.integers(1, 9)), min_size=1, max_size=4)
+    )
+    share = draw(st.sampled_from([1.0, 1.0, 1.0, 0.1, 0.5, 0.0]))
+    capacity = draw(st.sampled_from([1, 3, 5, 40, 1000]))
+    payload = draw(st.integers(34, 44))
+    a = oracle.Agreed(
+        tensors=tensors,
+        enabled=draw(st.sampled_from([True, True, True, False])),
+        s=draw(st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0])),
+        tau=draw(st.integers(1, 3)),
+        beta=draw(st.sampled_from([0.2, 0.5, 0.8, 0.99, 1e-3, 1e-12])),
+        pruned=draw(st.sampled_from(["accumulate", "freeze", "discard"])),
+        decay=draw(st.sampled_from([0.0, 0.5, 0.8, 1.0])),
+        scope=draw(st.sampled_from(["global", "tensor"])),
+        kinds=draw(st.sampled_from([("table", "dense"), ("table",), ("dense",)])),
+        value_bits=draw(st.integers(4, 16)),
+        headroom=draw(st.sampled_from([1.0, 2.0, 3.7])),
+        first_range=draw(st.sampled_from([4.0, 0.3, 1.0])),
+        seed=SEED,
+        federation=FEDERATION,
+        capacity=capacity,
+        payload=payload,
+        cap=draw(st.sampled_from([64, 100, 1])),
+        sealed_share=share,
+        sensitivity=draw(st.sampled_from(["gradient", "magnitude"])),
+        refresh_every=draw(st.sampled_from([0, 0, 1, 2, 3])),
+    )
+    law = Law(
+        layout=Layout.of((f"t{i}", (n,), Kind(kind)) for i, (kind, n) in enumerate(tensors)),
+        pruning=Pruning(
+            enabled=a.enabled, s=a.s, tau=a.tau, beta=a.beta, pruned=a.pruned, residual_decay=a.decay, scope=a.scope,
+            kinds=list(a.kinds),
+        ),
+        grid=Grid(value_bits=a.value_bits, headroom=a.headroom, first_range=a.first_range),
+        seed=SEED, federation=FEDERATION, capacity=capacity, payload_bits=payload, sample_cap=a.cap,
+        sealed_share=share, sensitivity=a.sensitivity, refresh_every=a.refresh_every,
+    )  # fmt: skip
+    return law, a
+
+
+def summed(parts: list[Ints], dtype: str) -> Ints:
+    """As the coordinator adds; the sum is padded as a ciphertext pads it."""
+    adder = IntegerAdder(dtype)
+    for part in parts:
+        data = memoryview(part.astype(dtype).tobytes())
+        adder.add(adder.load(data, len(data)))
+    return np.frombuffer(b"".join(adder.total()), dtype=dtype).astype(np.int64)
+
+
+def kinds_of(law: Law, rounds: int) -> list[RoundKind]:
+    return [RoundKind.SCORE] * law.score_rounds + [RoundKind.UPDATE] * rounds + [RoundKind.MEASURE]
+
+
+def require_same(state: SharedState, truth: oracle.Federation) -> None:
+    assert state.round == truth.round
+    assert state.updates == truth.updates
+    assert state.values.tolist() == truth.x
+    assert state.history.idle.tolist() == truth.idle
+    assert state.history.exponent.tolist() == truth.e
+    assert state.ranges.tolist() == truth.ranges
+    assert (None if state.clear is None else state.clear.tolist()) == truth.clear
+    assert [r.tolist() for r in state.records] == truth.records
+
+
+@settings(max_examples=120)
+@given(agreements(), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2**32))
+def test_rounds_equal_the_oracle(agreed: tuple[Law, oracle.Agreed], rounds: int, institutions: int, seed: int) -> None:
+    law, a = agreed
+    rng = random.Random(seed)
+    k = min(institutions, law.capacity)
+    start = [rng.choice([0.0, rng.gauss(0, 1)]) for _ in range(law.layout.size)]
+    state, truth = law.start(np.array(start)), oracle.Federation(a, list(start))
+    residuals = [[0.0] * law.layout.size for _ in range(k)]
+    for kind in kinds_of(law, rounds):
+        plan = begin(law, state, kind)
+        truth.begin(str(kind))
+        assert plan.mask.tolist() == truth.mask
+        assert plan.sent == sum(truth.mask)
+        samples = [rng.randint(1, a.cap) for _ in range(k)]
+        sealed: list[Sealable] = []
+        plain: list[oracle.Sent] = []
+        for n in range(k):
+            trained = [rng.choice([0.0, rng.gauss(0, 1) * 10.0 ** rng.randint(-6, 2)]) for _ in start]
+            u = [w * samples[n] / a.cap + r for w, r in zip(trained, residuals[n], strict=True)]
+            ledger = Ledger(1, samples[n], 0.5 * n, 3, 1.25, 2.0, np.zeros(0, np.int64))
+            sealed.append(seal_update(law, plan, np.array(u), ledger))
+            plain.append(truth.seal(u))
+            assert sealed[n].residual.values.tolist() == plain[n].residual
+        components = np.concatenate([summed([one.components for one in sealed], "<i8"), np.zeros(5, np.int64)])
+        after, ledger = finish(
+            law, state, plan, components, summed([one.clear for one in sealed], "<i4"), minimum=1, contributors=k
+        )
+        truth.finish(plain, sum(samples))
+        assert (ledger.participants, ledger.samples, ledger.measured) == (k, sum(samples), 3 * k)
+        assert (ledger.train_loss, ledger.loss, ledger.metric) == (0.5 * sum(range(k)), 1.25 * k, 2.0 * k)
+        require_same(after, truth)
+        if kind is RoundKind.UPDATE:
+            assert refresh_due(law, after) == bool(law.refresh_every and after.updates % law.refresh_every == 0)
+            residuals = [truth.owed(one.residual) for one in plain]
+            if refresh_due(law, after):
+                assert [forgotten(law, one.residual).values.tolist() for one in sealed] == residuals
+        state = after
+
+
+@settings(max_examples=60)
+@given(agreements(), st.integers(1, 6), st.integers(1, 3), st.integers(0, 2**32))
+def test_error_feedback_loses_nothing(
+    agreed: tuple[Law, oracle.Agreed], rounds: int, institutions: int, seed: int
+) -> None:
+    """With residual_decay = 1: delivered + owed = trained, exactly, through pruning, clipping and rounding."""
+    law, _ = agreed
+    pruning = law.pruning.model_copy(update={"residual_decay": 1.0, "pruned": "accumulate"})
+    law = replace(law, pruning=pruning, refresh_every=0)
+    rng = random.Random(seed)
+    k = min(institutions, law.capacity)
+    size = law.layout.size
+    state = law.start(np.zeros(size))
+    trained = [Fraction(0)] * size
+    delivered = [Fraction(0)] * size
+    residuals = [Residual.none(size)] * k
+    for _ in range(rounds):
+        plan = begin(law, state, RoundKind.UPDATE)
+        sealed = []
+        for n in range(k):
+            # A dyadic grid: up to 2^4, in units of 2^-20, so that 53 bits hold every residual down to any step used.
+            delta = np.array([rng.randint(-(2**20), 2**20) * 2.0 ** -rng.choice([16, 20]) for _ in range(size)])
+            trained = [t + Fraction(d) for t, d in zip(trained, delta.tolist(), strict=True)]
+            ledger = Ledger(1, law.sample_cap, 0.0, 0, 0.0, 0.0, np.zeros(0, np.int64))
+            sealed.append(seal_update(law, plan, delta + residuals[n].values, ledger))
+            residuals[n] = sealed[n].residual
+        before = state.values
+        state, _ = finish(
+            law, replace(state, values=np.zeros(size)), plan, summed([one.components for one in sealed], "<i8"),
+            summed([one.clear for one in sealed], "<i4"), minimum=1, contributors=k,
+        )  # fmt: skip
+        # All samples are at the cap, so that sum(w) = K: times K is what was delivered, exactly.
+        for i, value in enumerate(state.values.tolist()):
+            step = {**dict(zip(plan.sealed.index.tolist(), plan.sealed.steps.tolist(), strict=True)),
+                    **dict(zip(plan.clear.index.tolist(), plan.clear.steps.tolist(), strict=True))}.get(i)  # fmt: skip
+            if step is not None:
+                delivered[i] += round(Fraction(value) * k / Fraction(step)) * Fraction(step)
+        state = replace(state, values=before + state.values)
+    owed = [sum((Fraction(float(r.values[i])) for r in residuals), Fraction(0)) for i in range(size)]
+    assert [d + o for d, o in zip(delivered, owed, strict=True)] == trained
+
+
+def tiny_law(**changes: object) -> Law:
+    layout = Layout.of([("t", (6,), Kind.TABLE), ("s", (2,), Kind.STATISTIC)])
+    law = Law(layout, Pruning(), Grid(), SEED, FEDERATION, capacity=3, payload_bits=44, sample_cap=10)
+    return replace(law, **changes)  # type: ignore[arg-type]
+
+
+def one_round(law: Law, **ledger_changes: object) -> tuple[SharedState, object, Ints, Ints]:
+    state = law.start(np.zeros(law.layout.size))
+    plan = begin(law, state, RoundKind.UPDATE)
+    ledger = replace(Ledger(1, 10, 0.0, 0, 0.0, 0.0, np.zeros(0, np.int64)), **ledger_changes)  # type: ignore[arg-type]
+    sealed = seal_update(law, plan, np.arange(8.0) / 8, ledger)
+    return state, plan, sealed.components, sealed.clear
+
+
+def test_statistics_are_never_pruned() -> None:
+    law = tiny_law(pruning=Pruning(s=1.0, tau=1, beta=0.2))
+    state = law.start(np.zeros(8))
+    for _ in range(12):
+        plan = begin(law, state, RoundKind.UPDATE)
+        assert plan.mask[6:].all()
+        sealed = seal_update(law, plan, np.zeros(8), Ledger(1, 10, 0.0, 0, 0.0, 0.0, np.zeros(0, np.int64)))
+        state, _ = finish(law, state, plan, sealed.components, sealed.clear, minimum=1, contributors=1)
+    assert (state.history.idle[:6] == 1).all()
+    assert not state.history.idle[6:].any()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_statistics_stay_sealed_when_a_share_crosses_in_clear(share: float) -> None:
+    law = tiny_law(sealed_share=share, sensitivity="magnitude")
+    assert not law.start(np.zeros(8)).clear[6:].any()  # type: ignore[index]
+
+
+def test_finish_refuses_and_changes_nothing() -> None:
+    law = tiny_law()
+    state, plan, components, clear = one_round(law)
+    digest = state.digest
+    with pytest.raises(TooFewParticipantsError):
+        finish(law, state, plan, components, clear, minimum=2, contributors=1)
+    with pytest.raises(RoundError, match="names 2 contributors"):
+        finish(law, state, plan, components, clear, minimum=1, contributors=2)
+    with pytest.raises(RoundError, match="zeros behind"):
+        finish(law, state, plan, np.append(components, 1), clear, minimum=1, contributors=1)
+    with pytest.raises(RoundError, match="zeros behind"):
+        finish(law, state, plan, components[:-1], clear, minimum=1, contributors=1)
+    with pytest.raises(RoundError, match="zeros behind"):
+        finish(law, state, plan, components, np.ones(1, np.int64), minimum=1, contributors=1)
+    assert state.digest == digest
+
+
+def test_finish_refuses_a_sum_without_samples() -> None:
+    law = tiny_law()
+    state, plan, components, clear = one_round(law, samples=0)
+    with pytest.raises(RoundError, match="no training samples"):
+        finish(law, state, plan, components, clear, minimum=1, contributors=1)
+
+
+def test_a_ledger_of_nobody_is_refused() -> None:
+    law = tiny_law()
+    state, plan, components, clear = one_round(law)
+    with pytest.raises(RoundError, match="does not follow"):
+        finish(law, state, plan, np.zeros_like(components), clear, minimum=0, contributors=0)
+
+
+def test_begin_is_pure_and_round_and_federation_change_the_draw() -> None:
+    law = tiny_law(pruning=Pruning(tau=1, beta=0.5))
+    size = 4_000
+    law = replace(law, layout=Layout.of([("t", (size,), Kind.TABLE)]))
+    state = law.start(np.zeros(size))
+    state = replace(state, history=replace(state.history, idle=np.ones(size, np.uint8), exponent=np.ones(size, np.uint8)))
+    first, again = begin(law, state, RoundKind.UPDATE), begin(law, state, RoundKind.UPDATE)
+    assert (first.mask == again.mask).all()
+    later = begin(law, replace(state, round=1), RoundKind.UPDATE)
+    other = begin(replace(law, federation=b"\x01" * 32), state, RoundKind.UPDATE)
+    assert 1_600 < (first.mask != later.mask).sum() < 2_400
+    assert 1_600 < (first.mask != other.mask).sum() < 2_400
+    assert 1_800 < first.mask.sum() < 2_200
+
+
+# BUG: numpy casts NaN to the least int64, whose magnitude is negative, so that pack() lets it through; and an infinite
+# update is clipped while its residual stays infinite for ever. seal_update should refuse both (LayoutError or DataError).
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.xfail(strict=True, reason="common.round.seal_update does not refuse values that are not finite")
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # the defect's own trace
+def test_an_update_that_is_not_finite_is_refused(bad: float) -> None:
+    law = tiny_law()
+    plan = begin(law, law.start(np.zeros(8)), RoundKind.UPDATE)
+    update = np.zeros(8)
+    update[2] = bad
+    with pytest.raises(DictPFLError):
+        seal_update(law, plan, update, Ledger(1, 10, 0.0, 0, 0.0, 0.0, np.zeros(0, np.int64)))
