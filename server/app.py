@@ -28,4 +28,8 @@ def main(grid: Grid, _context: Context) -> None:
     folder = os.environ.get(FOLDER)
     if not folder:
         raise ConfigError(f"Expected the coordinator's folder in {FOLDER}, which is not set: set it and start again.")
-    BlindStrategy(Coordinator.open(Path(folder))).start(grid)
+    coordinator = Coordinator.open(Path(folder))
+    try:
+        BlindStrategy(coordinator).start(grid)
+    finally:
+        coordinator.close_journal()

@@ -284,8 +284,11 @@ def _child(order: _Order) -> None:
         log_to_driver=True,
         _temp_dir=order.scratch,
     )
-    resources: BackendConfig = {"client_resources": {"num_cpus": order.client_cpus, "num_gpus": order.client_gpus}}
-    run_simulation(serving, training, order.participants, backend_config=resources)
+    # Flower hands these to Ray as the actors' options; without restarts, it goes on giving work to an actor that is
+    # dead. The message that the actor died over is answered with an error, and the coordinator asks again.
+    resources = {"num_cpus": order.client_cpus, "num_gpus": order.client_gpus, "max_restarts": -1}
+    backend: BackendConfig = {"client_resources": {**resources}}
+    run_simulation(serving, training, order.participants, backend_config=backend)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class FakeCoordinator:
     deadline_seconds = 0.3
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.round = folder, 0
+        self.folder, self.round, self.released = folder, 0, False
         self.uploads: dict[int, bytes] = {}
         self.failures: list[tuple[int, str]] = []
         self.refusals: list[str] = []
@@ -70,6 +70,9 @@ class FakeCoordinator:
     def close(self) -> None:
         self.closed.append(self.uploads)
         self.round += len(self.uploads) >= self.min_participants
+
+    def close_journal(self) -> None:
+        self.released = True
 
 
 class FakeInstitution:
@@ -123,6 +126,7 @@ def expected(number: int, *sites: int) -> dict[int, bytes]:
 def test_runs_every_round_at_every_institution(tmp_path: Path) -> None:
     coordinator = run(tmp_path)
     assert coordinator.folder == tmp_path / "coordinator"
+    assert coordinator.released
     assert coordinator.closed == [expected(number, 0, 1, 2) for number in range(3)]
 
 
@@ -140,6 +144,7 @@ def test_the_environment_comes_back_after_an_error_too(tmp_path: Path, monkeypat
     monkeypatch.delenv("DICTPFL_COORDINATOR", raising=False)
     with pytest.raises(EngineError, match="flower-error-2"):
         run(tmp_path, faults=lambda _partition, _message: Fault.RAISE)
+    assert FakeCoordinator.last.released
     assert "DICTPFL_COORDINATOR" not in os.environ
 
 

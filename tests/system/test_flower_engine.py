@@ -57,7 +57,12 @@ class Coordinator:
     def failed(self, node, reason):
         pass
 
+    def close_journal(self):
+        pass
+
     def close(self):
+        if len(self.uploads) < self.min_participants:
+            return
         self.round += 1
         self.seen.append(sorted(self.uploads.values()))
         loaded = [name for name in ("torch", "common.opening", "client.institution") if name in sys.modules]
@@ -66,6 +71,7 @@ class Coordinator:
 
 INSTITUTION = """
 import os
+import time
 import users_own_module
 from common.protocol import Reply, Status
 
@@ -75,6 +81,8 @@ class Institution:
 
     def handle(self, request):
         print("institution at work:", self.folder.name)
+        if (self.folder.parent.parent / "slow").exists():
+            time.sleep(0.5)
         blob = f"{self.folder.name} {os.environ['OMP_NUM_THREADS']} {users_own_module.answer}"
         return Reply(Status.UPLOAD, request.round, request.round, blob.encode())
 
@@ -213,6 +221,49 @@ def test_an_exception_while_polling_stops_everything(home: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(base, poll)
     assert len(family.seen) > 5
+    assert family.alive() == []
+
+
+def named(family: Family, name: str) -> list[int]:
+    found = []
+    for pid in family.alive():
+        with suppress(OSError):
+            if name in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found
+
+
+def test_an_institution_whose_process_is_killed_comes_back(home: Path) -> None:
+    base, family = home / "run", Family(os.getpid())
+    base.mkdir()
+    (base / "slow").touch()
+    killed: list[int] = []
+
+    def poll() -> None:
+        family.look()
+        if (base / "state.json").exists() and not killed:
+            killed.append(named(family, "ClientAppActor")[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    run(base, poll)
+    assert len(killed) == 1
+    assert "flower-error-0" in (base / "log").read_text()
+    assert json.loads((base / "state.json").read_text())["finished"]
+
+
+def test_a_runtime_that_is_killed_is_reported_and_cleared_away(home: Path) -> None:
+    base, family = home / "run", Family(os.getpid())
+    base.mkdir()
+    (base / "endless").touch()
+
+    def poll() -> None:
+        family.look()
+        if (base / "state.json").exists():
+            for pid in named(family, "deploy.engines.flower"):
+                os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(EngineError, match="exit code -9"):
+        run(base, poll)
     assert family.alive() == []
 
 
