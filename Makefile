@@ -5,7 +5,6 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-OUT    ?= runs/demo
 
 .PHONY: demo test lint bench images docs clean
 .DEFAULT_GOAL := demo
@@ -25,8 +24,7 @@ $(VENV)/dev.stamp: pyproject.toml $(BIN)/python
 	@touch $@
 
 demo: $(VENV)/sim.stamp
-	@rm -rf $(OUT)
-	$(BIN)/dictpfl compare experiments/digits.toml --methods plaintext,fedhe-full,dictpfl --out $(OUT)
+	$(BIN)/dictpfl compare experiments/digits.toml --methods plaintext,fedhe-full,dictpfl
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -98,9 +98,7 @@ class Institution:
         record = self._recall()
         if request.kind is not None and (reply := self._same_again(record, request)):
             return reply
-        for aggregate in request.aggregates:
-            if aggregate.round == record.shared.round:
-                record = self._applied(record, aggregate)
+        record = self._caught_up(record, request.aggregates)
         if record.shared.round < request.round:
             raise BehindError(
                 f"round {request.round} is asked for, aggregates from {record.shared.round} on are missing"
@@ -127,7 +125,10 @@ class Institution:
         stamp = self._memory.stamp()
         if self._record is None or stamp != self._stamp:
             self._record = self._memory.recall() or Record(
-                self._genesis.start(), Residual.none(self._genesis.layout.size), self._bench.local_state()
+                self._genesis.start(),
+                Residual.none(self._genesis.layout.size),
+                secrets.token_bytes(32),
+                self._bench.local_state(),
             )
             self._stamp = stamp
         return self._record
@@ -143,18 +144,24 @@ class Institution:
             return None
         return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob)
 
+    def _caught_up(self, record: Record, aggregates: Sequence[Aggregate]) -> Record:
+        """Apply what is next, in order, and settle the upload that waits for it; durable before anything else."""
+        before = record
+        for aggregate in aggregates:
+            if aggregate.round == record.shared.round:
+                record = self._applied(record, aggregate)
+        return record if record is before else self._remember(record)
+
     def _applied(self, record: Record, aggregate: Aggregate) -> Record:
-        """Apply one aggregate and settle the upload that waits for it, in one durable step."""
         with self._timed("open"):
             done = apply(self._genesis, self._opener, record.shared, aggregate, self.settings.min_participants)
-        residual, pending = record.residual, record.pending
-        if pending is not None and pending.round == aggregate.round:
-            residual = pending.counted if pending.upload_id in aggregate.counted else pending.missed
-        if done.plan.kind is RoundKind.UPDATE and refresh_due(self._genesis.law, done.state):
-            residual = forgotten(self._genesis.law, residual)
-        record = self._remember(Record(done.state, residual, record.local, None))
+        residual = record.residual
+        if done.plan.kind is RoundKind.UPDATE:
+            residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
+            if refresh_due(self._genesis.law, done.state):
+                residual = forgotten(self._genesis.law, residual)
         self._note("applied", aggregate.round, len(aggregate.blob))
-        return record
+        return replace(record, shared=done.state, residual=residual, pending=None)
 
     def _upload(self, record: Record, kind: RoundKind) -> Reply:
         law, shared = self._genesis.law, record.shared
@@ -167,7 +174,8 @@ class Institution:
         update, ledger = self._update(record, plan, ledger)
         with self._timed("seal"):
             sealable = seal_update(law, plan, update, ledger)
-            upload_id, blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed))
+            upload_id = record.mark(plan.round) + secrets.token_bytes(8)
+            blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed), upload_id)
         counted, missed = record.residual, record.residual
         if kind is RoundKind.UPDATE:
             counted = sealable.residual
@@ -196,12 +204,11 @@ class Institution:
         loss = trained.loss_sum / max(1, trained.samples_seen) * ledger.samples
         return weight * (twin.read() - before) + record.residual.values, replace(ledger, train_loss=loss)
 
-    def _sealed(self, plan: Plan, sealable: Sealable, tag: bytes) -> tuple[bytes, bytes]:
-        upload_id = secrets.token_bytes(16)
+    def _sealed(self, plan: Plan, sealable: Sealable, tag: bytes, upload_id: bytes) -> bytes:
         header = Header(
             UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, upload_id
         )
-        return upload_id, write(header, self._sealer.seal(sealable.components), sealable.clear.astype("<i4").tobytes())
+        return write(header, self._sealer.seal(sealable.components), sealable.clear.astype("<i4").tobytes())
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -7,9 +7,10 @@ state before the change or the state after it.
 from __future__ import annotations
 
 import fcntl
+import hmac
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from common.errors import MemoryFileError
 from common.files import write_private
 from common.genesis import tensors_digest
 from common.keys import owner_only
-from common.masking import History
+from common.masking import Bools, History
 from common.state import Residual, SharedState
 
 _FORMAT = "dictpfl-memory-1"
@@ -53,8 +54,28 @@ class Record:
 
     shared: SharedState
     residual: Residual
+    secret: bytes
+    """32 random bytes of this institution alone: what marks its uploads, so that it knows them again."""
     local: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     pending: Pending | None = None
+
+    def mark(self, number: int) -> bytes:
+        """The first 8 bytes of every upload of this institution for a round; random-looking to everybody else."""
+        return hmac.digest(self.secret, b"upload" + number.to_bytes(8, "little"), "sha256")[:8]
+
+    def settled(self, number: int, counted: Collection[bytes], mask: Bools) -> Residual:
+        """The residual once round `number` is known to hold the uploads `counted`; `mask`: what it sent.
+
+        An upload of this institution that is in the sum but that this record does not remember was made after
+        the record was saved, and restored from backup since: what it delivered is not owed any more.
+        """
+        ours = self.pending if self.pending is not None and self.pending.round == number else None
+        if ours is not None and ours.upload_id in counted:
+            return ours.counted
+        owed = ours.missed if ours is not None else self.residual
+        if any(upload.startswith(self.mark(number)) for upload in counted):
+            return Residual(np.where(mask, 0.0, owed.values))
+        return owed
 
 
 class Memory:
@@ -106,7 +127,7 @@ class Memory:
         tensors |= {f"local/{name}": value for name, value in record.local.items()}
         if shared.clear is not None:
             tensors["clear"] = shared.clear
-        facts: dict[str, Any] = {"round": shared.round, "updates": shared.updates}
+        facts: dict[str, Any] = {"round": shared.round, "updates": shared.updates, "secret": record.secret.hex()}
         if pending is not None:
             tensors["pending/blob"] = np.frombuffer(pending.blob, dtype=np.uint8)
             tensors["pending/counted"] = pending.counted.values
@@ -171,4 +192,4 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             Residual(tensors["pending/missed"]),
         )
     local = {name.removeprefix("local/"): v for name, v in tensors.items() if name.startswith("local/")}
-    return Record(shared, Residual(tensors["residual"]), local, pending)
+    return Record(shared, Residual(tensors["residual"]), bytes.fromhex(facts["secret"]), local, pending)

@@ -219,7 +219,7 @@ def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(array.tobytes())
+        digest.update(array.data)
     return digest.digest()
 
 

@@ -46,7 +46,7 @@ class Header:
         federation: federation id, 32 bytes.
         fingerprint: of the key, 32 bytes.
         tag: keyed digest of the shared state that it was made from; equal for institutions in step.
-        upload_id: random, of an upload; zero in an aggregate.
+        upload_id: of an upload, random to all but its maker; zero in an aggregate.
         contributors: uploads in the sum; 1 in an upload.
         items: number of sealed items.
         item_length: bytes of each.

@@ -29,6 +29,7 @@ class Coordinator:
         self._agreement = agreement
         self._journal = journal
         self._positions: dict[int, int] = {}
+        self._requests: dict[int, Request] = {}
         self._kind: RoundKind | None = None
         self._fold: Fold | None = None
         self._rejected: dict[int, str] = {}
@@ -87,12 +88,18 @@ class Coordinator:
             _log.warning("more institutions than a sum may hold", online=len(nodes), asked=len(asked))
         _log.info("round opens", round=number, kind=str(self._kind or "settle"), asked=len(asked))
         # An institution that was never heard of here most likely lacks the last aggregate only; it says so if not.
+        self._requests = {}
         return {node: self._request(self._positions.get(node, max(0, number - 1))) for node in asked}
 
     def _request(self, position: int) -> Request:
-        limits = self._agreement.uploads
-        aggregates = tuple(self._journal.aggregates(position))
-        return Request(self._journal.next_round, self._kind, limits.federation, limits.fingerprint, aggregates)
+        """The same object for all institutions at the same position: aggregates are large, and read once."""
+        if position not in self._requests:
+            limits = self._agreement.uploads
+            aggregates = tuple(self._journal.aggregates(position))
+            self._requests[position] = Request(
+                self._journal.next_round, self._kind, limits.federation, limits.fingerprint, aggregates
+            )
+        return self._requests[position]
 
     def receive(self, node: int, reply: Reply) -> Request | None:
         """Take an answer; a node that is behind gets a further request with what it lacks."""
