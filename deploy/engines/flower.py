@@ -62,7 +62,7 @@ class _Order:
     parent: int
 
 
-def run_flower(  # noqa: PLR0913  folders, size, and what watches and limits the run
+def run_flower(
     coordinator_folder: Path,
     sites_folder: Path,
     participants: int,
@@ -245,15 +245,16 @@ def _watch(order: _Order) -> None:
 
 def _child(order: _Order) -> None:
     threading.Thread(target=_watch, args=(order,), daemon=True).start()
-    import ray  # noqa: PLC0415  none of these is for whoever only wants `run_flower`
-    from flwr.app import Context, Message  # noqa: PLC0415
-    from flwr.clientapp import ClientApp  # noqa: PLC0415
-    from flwr.server.superlink.fleet.vce.backend.backend import BackendConfig  # noqa: PLC0415
-    from flwr.serverapp import Grid, ServerApp  # noqa: PLC0415
-    from flwr.simulation import run_simulation  # noqa: PLC0415
+    # None of these is for whoever only wants `run_flower`.
+    import ray
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+    from flwr.server.superlink.fleet.vce.backend.backend import BackendConfig
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation import run_simulation
 
-    from client.app import app as client_app  # noqa: PLC0415
-    from server.app import app as server_app  # noqa: PLC0415
+    from client.app import app as client_app
+    from server.app import app as server_app
 
     serving, training = ServerApp(), ClientApp()
 

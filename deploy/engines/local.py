@@ -148,7 +148,7 @@ class LocalGrid(Grid):
         return [] if self._silent else [_error(request, _NODE_UNAVAILABLE)]
 
 
-def run_local(  # noqa: PLR0913  folders, size and three options
+def run_local(
     coordinator_folder: Path,
     sites_folder: Path,
     participants: int,
@@ -167,8 +167,8 @@ def run_local(  # noqa: PLR0913  folders, size and three options
     folders = {"DICTPFL_COORDINATOR": str(coordinator_folder), "DICTPFL_SITES": str(sites_folder)}
     with _environment(folders), _identity():
         # Here and not at the top: whoever imports this module does not pay for both sides.
-        from client.app import app as client_app  # noqa: PLC0415
-        from server.app import app as server_app  # noqa: PLC0415
+        from client.app import app as client_app
+        from server.app import app as server_app
 
         grid = LocalGrid(client_app, participants, faults=faults, silent=silent, on_poll=on_poll)
         server_app(grid, Context(RUN, COORDINATOR, {}, RecordDict(), {}))

@@ -203,6 +203,7 @@ def test_whoever_watches_is_called_after_each_answer_and_at_the_end(tmp_path: Pa
     assert rounds == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # flwr's own use of pathspec
 def test_the_app_folder_is_complete_and_the_same_everywhere(tmp_path: Path) -> None:
     one, two = write_app(tmp_path / "one"), write_app(tmp_path / "two" / "deeper")
     names = {path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()}
