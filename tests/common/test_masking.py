@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from common.masking import History, advance, forget, inactive, reactivation_thresholds, sent_mask, smallest
-from common.seeds import expand, signs, small_seed, uint32s
+from common.seeds import SEED_BYTES, expand, new_seed, signs, small_seed, uint32s
 from common.settings import Pruning
 
 SEED = b"\x05" * 32
@@ -150,6 +150,11 @@ def test_masks_replay_alike_in_a_fresh_process() -> None:
     exec(REPLAY, scope)  # noqa: S102 -- the very same text as in the other process
     assert printed == [first]
     assert len(set(first.split()[1])) > 1
+
+
+def test_seeds_are_fresh() -> None:
+    assert len({new_seed() for _ in range(9)}) == 9
+    assert len(new_seed()) == SEED_BYTES == 32
 
 
 def test_the_shared_stream_never_changes() -> None:

@@ -151,6 +151,18 @@ def test_another_plan_is_not_folded() -> None:
     WORLD.require_sum(fold, [0])
 
 
+# BUG: sums are told apart by tag alone. Whoever comes first in step but with another count makes every honest upload a
+# MismatchedPlanError and the round fails. Tell them apart by (tag, items, clear_length); the largest sum counts.
+@pytest.mark.xfail(strict=True, raises=MismatchedPlanError, reason="the first upload of a tag fixes the plan for all")
+def test_one_with_another_plan_spoils_nothing_even_if_first() -> None:
+    fold = WORLD.fold()
+    fold.add(9, WORLD.sealed(np.zeros(100, np.int64)))
+    for n in (0, 1):
+        fold.add(n, WORLD.blobs[n])
+    assert fold.drifted() == [9]
+    WORLD.require_sum(fold, [0, 1])
+
+
 def test_who_drifted_is_kept_apart_whoever_comes_first() -> None:
     fold = WORLD.fold()
     fold.add(9, WORLD.sealed(WORLD.vectors[2], tag=b"d" * 32))
