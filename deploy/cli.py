@@ -104,27 +104,15 @@ def compare(
     configs = configurations(config, [m.strip() for m in methods.split(",") if m.strip()], _overrides(set_))
     first = next(iter(configs.values()))
     folder = out or _free_folder(Path("runs") / f"{first.name}-compare", resume=False)
-    open_ones: list[LiveProgress] = []
 
-    def watch(method: str) -> Any:
-        _close(open_ones)
-        progress = LiveProgress(_out, f"{first.name} ({method})", first.federation.rounds, verbose=verbose)
-        open_ones.append(progress.__enter__())
-        return progress
+    def watch(config: FederationConfig) -> LiveProgress:
+        return LiveProgress(_out, f"{config.name} ({config.method})", config.federation.rounds, verbose=verbose)
 
-    try:
-        runs = run_comparison(configs, folder, engine=engine.value, watch=watch)
-    finally:
-        _close(open_ones)
+    runs = run_comparison(configs, folder, engine=engine.value, watch=watch)
     _print_comparison([run.summary for run in runs])
     _out.print(f"report  {folder.resolve() / 'compare.html'}", soft_wrap=True, highlight=False)
     for run in runs:
         _out.print(f"        {run.folder / 'report.html'}", soft_wrap=True, highlight=False)
-
-
-def _close(open_ones: list[Any]) -> None:
-    while open_ones:
-        open_ones.pop().__exit__(None, None, None)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -33,6 +33,7 @@ class Coordinator:
         self._kind: RoundKind | None = None
         self._fold: Fold | None = None
         self._rejected: dict[int, str] = {}
+        self._settled = 0
         self._started = 0.0
         for reason in agreement.insecurities:
             _log.warning("INSECURE federation (toy_insecure)", reason=reason)
@@ -76,12 +77,17 @@ class Coordinator:
             return RoundKind.UPDATE
         return None if kinds and kinds[-1] is RoundKind.MEASURE else RoundKind.MEASURE
 
+    @property
+    def rejected(self) -> Mapping[int, str]:
+        """Why nodes are not in the exchange now open, or just closed."""
+        return dict(self._rejected)
+
     def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
         """Open the next exchange: what to ask each node, at most as many as a sum may hold."""
         self._kind = self._next_kind()
         number = self._journal.next_round
         self._fold = Fold(self._agreement, self._kind, number) if self._kind is not None else None
-        self._rejected = {}
+        self._rejected, self._settled = {}, 0
         self._started = time.time()
         asked = sorted(nodes)[: self._agreement.uploads.max_contributors]
         if len(asked) < len(nodes):
@@ -113,7 +119,9 @@ class Coordinator:
             self.failed(node, "ahead-of-journal")
         elif reply.status is Status.UPLOAD and self._fold is not None:
             self._folded(node, reply.blob, self._fold)
-        elif reply.status is not Status.SETTLED:
+        elif reply.status is Status.SETTLED:
+            self._settled += 1
+        else:
             self.failed(node, reply.code or str(reply.status))
         return None
 
@@ -139,7 +147,8 @@ class Coordinator:
         if fold is None:
             if self._rejected:
                 _log.warning("some institutions lack the last aggregate; they catch up when they come", round=number)
-            self._journal.settle(number, now)
+            if self._settled >= self.min_participants:
+                self._journal.settle(number, now)
             return
         self._fold = None
         if fold.count < self.min_participants:

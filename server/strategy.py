@@ -47,6 +47,10 @@ class Coordinating(Protocol):
     def close(self) -> None:
         """Close the exchange."""
 
+    @property
+    def rejected(self) -> Mapping[int, str]:
+        """Why nodes are not in the exchange just closed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -208,7 +212,7 @@ class BlindStrategy(Strategy):
         for node in exchange.waiting.values():
             self._fail(node, "deadline", exchange)
         self._coordinator.close()
-        return exchange.reasons
+        return exchange.reasons | dict(self._coordinator.rejected)
 
     def _push(self, grid: Grid, requests: Mapping[int, Request], exchange: _Exchange) -> None:
         # Most nodes get the same request: encode it once. Push one by one: a grid leaves out the ids of messages

@@ -48,6 +48,8 @@ class FakeCoordinator:
         cls.last = cls(folder)
         return cls.last
 
+    rejected: ClassVar[dict[int, str]] = {}
+
     @property
     def finished(self) -> bool:
         return self.round >= self.rounds

@@ -54,6 +54,10 @@ class FakeCoordinator:
     def finished(self) -> bool:
         return self.round >= self.rounds
 
+    @property
+    def rejected(self) -> dict[int, str]:
+        return {node: what for kind, node, what in self.told if kind == "failed"}
+
     def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
         self.uploads = {}
         return dict.fromkeys(nodes, a_request(self.round))

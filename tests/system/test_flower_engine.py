@@ -43,6 +43,8 @@ class Coordinator:
             raise RuntimeError("the journal is on fire")
         return cls(folder)
 
+    rejected: dict = {}
+
     @property
     def finished(self):
         return self.round >= ROUNDS and not (self.state.parent / "endless").exists()
