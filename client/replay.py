@@ -50,7 +50,7 @@ def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggre
             f"the institutions in round {number} hold another shared state than this one; nothing was applied. "
             "Compare releases and genesis; restore memory from backup or remove it to catch up by replay"
         )
-    expected = genesis.parameters.ciphertexts(components(genesis, plan))
+    expected = genesis.items(components(genesis, plan))
     if blob.header.items != expected or blob.header.clear_length != 4 * plan.clear.index.size:
         raise RoundError(f"round {number} has {blob.header.items} ciphertexts, its plan {expected}")
     opened = opener.open(blob.sealed, blob.header.item_length)

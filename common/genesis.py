@@ -25,6 +25,7 @@ from common.packing import Digits
 from common.parameters import CKKSParameters
 from common.protocol import PROTOCOL
 from common.round import Law
+from common.sealing import IDENTITY_COMPONENTS
 from common.seeds import SEED_BYTES
 from common.state import SharedState
 from common.wire import Limits
@@ -128,8 +129,14 @@ class Genesis:
         single = Digits.single(self.parameters.capacity, self.parameters.payload_bits)
         most = ledger_size(len(self.layout.entries)) + single.components(self.layout.size)
         max_clear = 4 * self.layout.size if self.config.encryption.sealed_share < 1.0 else 0
-        items = self.parameters.ciphertexts(most)
-        return Limits(self.federation, self.fingerprint, item_length, items, max_clear, self.parameters.capacity)
+        return Limits(
+            self.federation, self.fingerprint, item_length, self.items(most), max_clear, self.parameters.capacity
+        )
+
+    def items(self, components: int) -> int:
+        """Items (ciphertexts, in an encrypted federation) that hold so many components."""
+        encrypted = self.config.encryption.sealer == "ckks"
+        return -(-components // (self.parameters.components if encrypted else IDENTITY_COMPONENTS))
 
     def drawn_dictionaries(self, refresh: int) -> dict[str, Dictionary]:
         """The dictionaries after so many refreshes: as at genesis, then from the shared stream."""

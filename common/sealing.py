@@ -15,6 +15,10 @@ from common.packing import Ints
 from common.parameters import CKKSParameters
 
 
+IDENTITY_COMPONENTS = 64
+"""Components of an item that is not encrypted; an encrypted one has `CKKSParameters.components`."""
+
+
 class Sealer(Protocol):
     """Turns components into items of equal length, one for each ciphertext."""
 
@@ -59,7 +63,10 @@ class CKKSSealer:
 
 
 class IdentitySealer:
-    """No encryption: the same integers, little-endian int64, for exact comparison. Protects nobody."""
+    """No encryption: the same integers, little-endian int64, for exact comparison. Protects nobody.
+
+    Items are small blocks, so that padding does not inflate what is compared.
+    """
 
     def __init__(self, parameters: CKKSParameters) -> None:
         self.parameters = parameters
@@ -68,9 +75,9 @@ class IdentitySealer:
     def seal(self, components: Ints) -> Iterator[bytes]:
         """See `Sealer.seal`."""
         require_payload(components, self.parameters)
-        for start in range(0, components.size, self.parameters.components):
-            block = np.zeros(self.parameters.components, dtype="<i8")
-            part = components[start : start + self.parameters.components]
+        for start in range(0, components.size, IDENTITY_COMPONENTS):
+            block = np.zeros(IDENTITY_COMPONENTS, dtype="<i8")
+            part = components[start : start + IDENTITY_COMPONENTS]
             block[: part.size] = part
             yield block.tobytes()
 
