@@ -48,7 +48,9 @@ def encoded(decoded: np.ndarray, parameters: CKKSParameters) -> Residues:
     """round(scale * inverse embedding of what was decoded), in the transform domain: m + e, or m."""
     half = parameters.ring_degree // 2
     plain = seal.Plaintext()
-    seal.CKKSEncoder(context(parameters)).encode((decoded[:half] + 1j * decoded[half:]).tolist(), 2.0**parameters.scale_bits, plain)
+    seal.CKKSEncoder(context(parameters)).encode(
+        (decoded[:half] + 1j * decoded[half:]).tolist(), 2.0**parameters.scale_bits, plain
+    )
     array = plain.dyn_array()
     return [int(array.at(i)) for i in range(parameters.ring_degree)]
 

@@ -276,9 +276,11 @@ class Federation:
 
     def _advance(self, total: dict[int, Fraction]) -> None:
         judged = [i for i in total if self.prunable(i)]
-        groups = [judged] if self.a.scope == "global" else [
-            [i for i in judged if self.tensor[i] == t] for t in range(len(self.a.tensors))
-        ]
+        groups = (
+            [judged]
+            if self.a.scope == "global"
+            else [[i for i in judged if self.tensor[i] == t] for t in range(len(self.a.tensors))]
+        )
         for group in groups:
             for i, below in zip(group, least([abs(total[i]) for i in group], self.a.s), strict=True):
                 self._judge(i, below)

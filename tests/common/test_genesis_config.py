@@ -159,7 +159,9 @@ def test_the_id_covers_what_training_depends_on(genesis: Genesis) -> None:
 
 def test_the_id_does_not_depend_on_how_uploads_are_carried(genesis: Genesis) -> None:
     raw = {"decomposition": {"refresh_every": 2, "orientation": "smaller"}}
-    plain = FederationConfig.of(raw, {"encryption.sealer": "identity", "toy_insecure": True, "name": "x", "training.device": "cpu"})
+    plain = FederationConfig.of(
+        raw, {"encryption.sealer": "identity", "toy_insecure": True, "name": "x", "training.device": "cpu"}
+    )
     assert replace(genesis, config=plain, fingerprint=b"x" * 32).federation == genesis.federation
 
 
@@ -208,6 +210,11 @@ def test_limits_admit_the_widest_round(genesis: Genesis) -> None:
 
 def test_tensor_digests() -> None:
     a = {"x": np.zeros(3), "y": np.zeros(2)}
-    others = [{"x": np.zeros(3)}, {**a, "x": np.zeros((3, 1))}, {**a, "x": np.zeros(3, np.float32)}, {"z": np.zeros(3), "y": a["y"]}]
+    others = [
+        {"x": np.zeros(3)},
+        {**a, "x": np.zeros((3, 1))},
+        {**a, "x": np.zeros(3, np.float32)},
+        {"z": np.zeros(3), "y": a["y"]},
+    ]
     assert len({tensors_digest(one) for one in [a, *others]}) == 5
     assert tensors_digest(dict(reversed(a.items()))) == tensors_digest(a)

@@ -6,7 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import oracle
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.grid import SMALLEST_STEP, next_ranges, quantise, range_codes, step_exponents
 
@@ -48,7 +49,9 @@ def test_halves_go_to_even() -> None:
     assert q.tolist() == [0, 2, 2, 0, -2]
 
 
-@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(0, 2)), max_size=12), st.integers(-8, 2), st.integers(1, 2**40))
+@given(
+    st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(0, 2)), max_size=12), st.integers(-8, 2), st.integers(1, 2**40)
+)
 def test_range_codes_equal_fractions(sent: list[tuple[float, int]], e: int, cap: int) -> None:
     sent.sort(key=lambda one: one[1])
     values, tensors = np.array([v for v, _ in sent]), np.array([t for _, t in sent], dtype=np.int32)

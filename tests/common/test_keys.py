@@ -15,7 +15,16 @@ import pytest
 import common.files
 from common.errors import CorruptError, DictPFLError, KeyFileError
 from common.files import write_private
-from common.keys import FederationKey, identity_fingerprint, load_key, load_public, load_secret, make_key, owner_only, save_key
+from common.keys import (
+    FederationKey,
+    identity_fingerprint,
+    load_key,
+    load_public,
+    load_secret,
+    make_key,
+    owner_only,
+    save_key,
+)
 from common.parameters import CKKSParameters
 from common.settings import Encryption
 
@@ -34,7 +43,7 @@ def pair() -> FederationKey:
 def test_saved_and_loaded(path: Path, key: FederationKey) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert load_key(path) == key
-    assert os.listdir(path.parent) == [path.name]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_umask_does_not_matter(tmp_path: Path, key: FederationKey) -> None:
@@ -77,7 +86,9 @@ def test_missing(tmp_path: Path) -> None:
         load_key(tmp_path / "none")
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"format": "dictpfl-key-1"}', b'{"format": "x"}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"format": "dictpfl-key-1"}', b'{"format": "x"}']
+)
 def test_no_key_file(tmp_path: Path, text: bytes) -> None:
     write_private(tmp_path / "k", text)
     with pytest.raises(KeyFileError):
@@ -204,7 +215,7 @@ def test_a_failed_write_leaves_the_old_content_alone(
         with pytest.raises(type(error)):
             write_private(path, b"new")
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["f"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_synced_before_it_is_renamed_and_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.budget import allocator
 from common.dictionary import Dictionary, decompose, draw
@@ -72,7 +73,9 @@ def test_an_empty_layout() -> None:
 # -- dictionaries ----------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.sampled_from(["paper", "smaller"]), st.integers(0, 99))
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.sampled_from(["paper", "smaller"]), st.integers(0, 99)
+)
 def test_the_paper_s_dictionary(n: int, m: int, rank: int, orientation: str, seed: int) -> None:
     """D = U_r S_r: its columns are orthogonal, their norms the singular values, and D D^+ W is W's best of rank r."""
     w = np.random.default_rng(seed).normal(size=(n, m))
@@ -145,7 +148,11 @@ def test_seams_by_name() -> None:
     assert allocator("uniform").ranks({"a": (3, 4), "b": (5, 6)}, 2) == {"a": 2, "b": 2}
     assert allocator("common.budget:UniformAllocator").ranks({"a": (1, 1)}, 7) == {"a": 7}
     assert schedule("constant").at(9, Pruning()) == Pruning()
-    for name, words in (("unknown", "known: uniform"), ("no.such:thing", "cannot load"), ("common.budget:none", "cannot load")):
+    for name, words in (
+        ("unknown", "known: uniform"),
+        ("no.such:thing", "cannot load"),
+        ("common.budget:none", "cannot load"),
+    ):
         with pytest.raises(ConfigError, match=words):
             allocator(name)
 
@@ -162,7 +169,11 @@ def test_sums_of_ledgers(rows: list[tuple[int, float, int, float, float]]) -> No
     ledgers = [Ledger(1, n, train, m, loss, metric, codes) for n, train, m, loss, metric in rows]
     bound = (2**43 - 1) // 5
     found = Ledger.read(sum((one.components(bound) for one in ledgers), np.zeros(9, np.int64)))
-    assert (found.participants, found.samples, found.measured) == (len(rows), sum(r[0] for r in rows), sum(r[2] for r in rows))
+    assert (found.participants, found.samples, found.measured) == (
+        len(rows),
+        sum(r[0] for r in rows),
+        sum(r[2] for r in rows),
+    )
     for value, column in ((found.train_loss, 1), (found.loss, 3), (found.metric, 4)):
         assert value == float(Fraction(sum(round(row[column] * 1024) for row in rows), 1024))
     assert found.codes.tolist() == (codes * len(rows)).tolist()
@@ -190,7 +201,9 @@ def test_counts_that_cannot_be(field: int, value: int) -> None:
 def state() -> SharedState:
     rng = np.random.default_rng(0)
     history = History(rng.integers(0, 4, 11).astype(np.uint8), rng.integers(0, 9, 11).astype(np.uint8))
-    return SharedState(5, 4, rng.normal(size=11), history, rng.random(3), rng.random(11) < 0.5, (rng.normal(size=6),) * 2)
+    return SharedState(
+        5, 4, rng.normal(size=11), history, rng.random(3), rng.random(11) < 0.5, (rng.normal(size=6),) * 2
+    )
 
 
 def flip(array: np.ndarray, bit: int) -> np.ndarray:
@@ -213,7 +226,12 @@ def test_every_bit_of_the_state_is_in_the_digest() -> None:
         clear = base.clear.copy()
         clear[i] ^= True
         changed.append(replace(base, clear=clear))
-    changed += [replace(base, round=6), replace(base, updates=3), replace(base, records=base.records[:1]), replace(base, clear=None)]
+    changed += [
+        replace(base, round=6),
+        replace(base, updates=3),
+        replace(base, records=base.records[:1]),
+        replace(base, clear=None),
+    ]
     changed.append(replace(base, values=base.values[:-1]))
     for other in changed:
         assert other.digest not in seen

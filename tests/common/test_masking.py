@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.masking import History, advance, forget, inactive, reactivation_thresholds, sent_mask, smallest
 from common.seeds import SEED_BYTES, expand, new_seed, signs, small_seed, uint32s
@@ -17,7 +18,10 @@ from common.settings import Pruning
 SEED = b"\x05" * 32
 
 
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0, 1e-5]))
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=40),
+    st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999, 1.0, 1e-5]),
+)
 def test_smallest_takes_the_floor_and_breaks_ties_by_index(ints: list[int], s: float) -> None:
     magnitudes = np.array(ints) * 0.25
     assert smallest(magnitudes, s).tolist() == oracle.least([oracle.Fraction(m) for m in magnitudes.tolist()], s)
@@ -29,7 +33,9 @@ def test_a_share_is_the_decimal_that_was_written() -> None:
     assert smallest(np.arange(100.0), 0.29).sum() == 29
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=30), st.sampled_from([0.3, 0.5, 0.7]))
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=30), st.sampled_from([0.3, 0.5, 0.7])
+)
 def test_scope_tensor_takes_one_threshold_each(pairs: list[tuple[int, int]], s: float) -> None:
     pairs.sort(key=lambda pair: pair[1])
     magnitudes = np.array([m for m, _ in pairs], dtype=float)
@@ -166,3 +172,11 @@ def test_the_shared_stream_never_changes() -> None:
     assert signs(seed, "d", count=9).tolist() == [1, -1, 1, -1, 1, -1, -1, -1, -1]
     assert small_seed(seed, "x") == 2090976078814979166
     assert expand(seed, "ab", "c", length=8) != expand(seed, "a", "bc", length=8)
+
+
+def test_a_draw_at_the_threshold_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "common.masking.uint32s", lambda *_, count: np.array([2**31 - 1, 2**31, 2**31 + 1], np.uint32)[:count]
+    )
+    history = History(np.full(3, 3, np.uint8), np.ones(3, np.uint8))
+    assert sent_mask(history, np.ones(3, bool), Pruning(beta=0.5), SEED).tolist() == [True, False, False]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import PackingError
 from common.packing import Digits, pack, unpack
@@ -57,14 +58,18 @@ def test_sums_of_extreme_and_other_values_come_back(made: tuple[Digits, int, int
     rows = rows[: len(weights)]
     packed_rows = [pack(np.array(row, dtype=np.int64), digits) for row in rows]
     for row, found in zip(rows, packed_rows, strict=True):
-        assert found.tolist() == oracle.packed(row, oracle.PlainDigits(digits.width, digits.per_component, digits.largest))
+        assert found.tolist() == oracle.packed(
+            row, oracle.PlainDigits(digits.width, digits.per_component, digits.largest)
+        )
     components = sum((w * p for w, p in zip(weights, packed_rows, strict=True)), np.zeros_like(packed_rows[0]))
     truth = [sum(w * row[i] for w, row in zip(weights, rows, strict=True)) for i in range(count)]
     assert not components.size or int(np.abs(components).max()) < 2 ** (payload - 1)
     before = components.copy()
     assert unpack(components, count, digits).tolist() == truth
     assert (components == before).all()
-    assert oracle.unpacked(components.tolist(), count, oracle.PlainDigits(digits.width, digits.per_component, 0)) == truth
+    assert (
+        oracle.unpacked(components.tolist(), count, oracle.PlainDigits(digits.width, digits.per_component, 0)) == truth
+    )
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 8, 50, 1_000])

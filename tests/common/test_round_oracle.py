@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.adding import IntegerAdder
 from common.errors import DictPFLError, LayoutError, RoundError, TooFewParticipantsError
@@ -262,7 +263,9 @@ def test_begin_is_pure_and_round_and_federation_change_the_draw() -> None:
     size = 4_000
     law = replace(law, layout=Layout.of([("t", (size,), Kind.TABLE)]))
     state = law.start(np.zeros(size))
-    state = replace(state, history=replace(state.history, idle=np.ones(size, np.uint8), exponent=np.ones(size, np.uint8)))
+    state = replace(
+        state, history=replace(state.history, idle=np.ones(size, np.uint8), exponent=np.ones(size, np.uint8))
+    )
     first, again = begin(law, state, RoundKind.UPDATE), begin(law, state, RoundKind.UPDATE)
     assert (first.mask == again.mask).all()
     later = begin(law, replace(state, round=1), RoundKind.UPDATE)

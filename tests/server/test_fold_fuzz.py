@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.adding import CKKSAdder
 from common.errors import (
@@ -182,7 +183,9 @@ def damaged(draw: st.DrawFn) -> tuple[bytes, type[DictPFLError]]:
     if way in ("flip", "flips"):
         raw = bytearray(blob)
         # The reserved bytes are a case of their own (tests/common/test_wire.py).
-        places = st.one_of(st.integers(0, 179), st.integers(HEADER_BYTES, len(blob) - 1), st.integers(HEADER_BYTES, HEADER_BYTES + 200))
+        places = st.one_of(
+            st.integers(0, 179), st.integers(HEADER_BYTES, len(blob) - 1), st.integers(HEADER_BYTES, HEADER_BYTES + 200)
+        )
         for at in draw(st.sets(places, min_size=1, max_size=1 if way == "flip" else 6)):
             raw[at] ^= 1 << draw(st.integers(0, 7))
         return bytes(raw), WireError
@@ -274,7 +277,9 @@ def test_coefficients_altered_with_a_fitting_digest() -> None:
     """A valid ciphertext of something else, or none: nothing in between, and nobody dies."""
     rng = np.random.default_rng(3)
     length = WORLD.agreement.uploads.item_length
-    cases = [forged([(int(rng.integers(CONSTANT, length)), int(rng.integers(8)))], int(rng.integers(2))) for _ in range(400)]
+    cases = [
+        forged([(int(rng.integers(CONSTANT, length)), int(rng.integers(8)))], int(rng.integers(2))) for _ in range(400)
+    ]
     words = list(in_child(cases))
     assert len(words) == len(cases)
     assert set(words) == {"accepted", "CorruptError"}

@@ -30,7 +30,7 @@ def small() -> bytes:
 
 
 def identity() -> bytes:
-    """9,000 squares with alternating signs, in three items."""
+    """9,000 squares with alternating signs, in items of 64."""
     values = np.arange(9_000, dtype=np.int64) ** 2 * (1 - 2 * (np.arange(9_000) % 2))
     return write(HEADER, IdentitySealer(CKKSParameters.choose(Encryption(), 3)).seal(values))
 
