@@ -152,6 +152,30 @@ def test_another_plan_is_not_folded() -> None:
     WORLD.require_sum(fold, [0])
 
 
+def test_neither_section_is_added_when_the_clear_one_is_refused() -> None:
+    """In a federation that sends a part in clear: the ciphertexts load, the clear sum leaves int32, nothing is folded."""
+    limits = replace(WORLD.agreement.uploads, max_clear=8)
+    fold = Fold(replace(WORLD.agreement, uploads=limits), RoundKind.UPDATE, ROUND)
+
+    def with_clear(n: int, value: int) -> bytes:
+        header = Header(UPLOAD, RoundKind.UPDATE, ROUND, FEDERATION, WORLD.key.fingerprint, TAG, os.urandom(16))
+        sealed = CKKSSealer(WORLD.key).seal(WORLD.vectors[n])
+        return write(header, sealed, np.array([value, -value], "<i4").tobytes())
+
+    fold.add(0, with_clear(0, 2**31 - 1))
+    with pytest.raises(CorruptError, match="integer range"):
+        fold.add(1, with_clear(1, 1))
+    assert fold.count == 1
+    fold.add(1, with_clear(1, -5))
+    blob, counted, _ = fold.aggregate()
+    aggregates = replace(limits, item_length=WORLD.agreement.sum_length)
+    parsed = Blob.parse(blob, aggregates, direction=AGGREGATE, kind=RoundKind.UPDATE, round=ROUND)
+    assert np.frombuffer(parsed.clear, "<i4").tolist() == [2**31 - 6, 6 - 2**31]
+    opened = WORLD.opener.open(parsed.sealed, WORLD.agreement.sum_length)
+    assert (opened[:COMPONENTS] == WORLD.vectors[0] + WORLD.vectors[1]).all()
+    assert len(counted) == 2
+
+
 # BUG: sums are told apart by tag alone. Whoever comes first in step but with another count makes every honest upload a
 # MismatchedPlanError and the round fails. Tell them apart by (tag, items, clear_length); the largest sum counts.
 @pytest.mark.xfail(strict=True, raises=MismatchedPlanError, reason="the first upload of a tag fixes the plan for all")
