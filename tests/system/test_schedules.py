@@ -1,0 +1,167 @@
+"""Random fault schedules over five institutions, held to plain bookkeeping of what was trained and counted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from harness import (
+    COORDINATOR_POINTS,
+    INSTITUTION_POINTS,
+    Killed,
+    Oracle,
+    Point,
+    World,
+    full_disk,
+    journal_full,
+    statement,
+    tiny,
+)
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import client.memory
+from common.errors import JournalError
+from common.protocol import Reply
+
+pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.slow]
+
+NODES = range(5)
+LOST, OFFLINE, TWICE, LATE, FULL = "reply lost", "offline", "reply twice", "reply a round late", "disk full"
+COORDINATOR = [*COORDINATOR_POINTS, "amid the replies", "after closing", "disk full"]
+
+_faults = st.one_of(
+    st.none(),
+    st.none(),
+    st.sampled_from([LOST, OFFLINE, TWICE, LATE, FULL]),
+    st.sampled_from(sorted(INSTITUTION_POINTS)),
+)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What goes wrong in one exchange."""
+
+    faults: Mapping[int, str | None] = field(default_factory=dict)
+    coordinator: str | None = None
+    restarted: tuple[int, ...] = ()
+
+
+_exchanges = st.builds(
+    Exchange,
+    st.fixed_dictionaries(dict.fromkeys(NODES, _faults)),
+    st.one_of(st.none(), st.none(), st.sampled_from(COORDINATOR)),
+    st.lists(st.sampled_from(NODES), unique=True, max_size=3).map(tuple),
+)
+
+
+@pytest.fixture(scope="module")
+def conserving(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Nothing that was trained is damped, so that it can be looked for."""
+    return _founded(tmp_path_factory, pruning__residual_decay=1.0, pruning__tau=1, pruning__s=0.5)
+
+
+@pytest.fixture(scope="module")
+def unpruned(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return _founded(tmp_path_factory, pruning__enabled=False)
+
+
+def _founded(factory: pytest.TempPathFactory, **changes: object) -> World:
+    config = tiny(
+        federation__participants=5, federation__rounds=4, data__limit=120, model__options={"hidden": [4]}, **changes
+    )
+    return World.found(config, factory.mktemp("template") / "world")
+
+
+def _full_memory() -> Point:
+    return lambda: full_disk(client.memory, "write_private")
+
+
+def play(world: World, exchange: Exchange, late: dict[int, Reply]) -> None:
+    """One exchange with its faults; replies held back come in with the next."""
+    for node in exchange.restarted:
+        world.kill_institution(node)
+    coordinator = world.coordinator
+    online = [node for node in NODES if exchange.faults[node] != OFFLINE]
+    requests = coordinator.begin(online)
+    for node, reply in list(late.items()):
+        coordinator.receive(node, reply)
+        del late[node]
+    for node in online:
+        fault = exchange.faults[node]
+        converse(world, node, fault, requests[node], late)
+        if exchange.coordinator == "amid the replies" and node == max(online) // 2:
+            world.kill_coordinator()
+            return
+    if exchange.coordinator == "disk full":
+        with journal_full(world), suppress(JournalError):
+            coordinator.close()
+    elif exchange.coordinator in COORDINATOR_POINTS:
+        world.close_exchange(statement(world, **COORDINATOR_POINTS[exchange.coordinator]))
+    else:
+        world.close_exchange()
+    if exchange.coordinator == "after closing":
+        world.kill_coordinator()
+
+
+def converse(world: World, node: int, fault: str | None, request, late: dict[int, Reply]) -> None:  # type: ignore[no-untyped-def]
+    point = _full_memory() if fault == FULL else INSTITUTION_POINTS.get(fault or "", nullcontext)
+    with _killable() as died, point():
+        reply = world.converse(node, request, lost=fault in (LOST, LATE))
+    if died:
+        world.kill_institution(node)
+        world.coordinator.failed(node, "flower-error-5")
+    elif fault == LATE:
+        late[node] = reply
+    elif fault == TWICE:
+        world.coordinator.receive(node, reply)
+
+
+@contextmanager
+def _killable() -> Iterator[list[bool]]:
+    died: list[bool] = []
+    try:
+        yield died
+    except Killed:
+        died.append(True)
+
+
+def survive(template: World, schedule: list[Exchange]) -> None:
+    oracle, late = Oracle(), {}
+    with tempfile.TemporaryDirectory() as folder, oracle.watching():
+        world = template.copy(Path(folder) / "world")
+        world.hasty = True
+        for exchange in schedule:
+            if world.coordinator._next_kind() is None:
+                break
+            play(world, exchange, late)
+        world.run()
+        world.digest()
+        oracle.check(world)
+        world.close()
+
+
+common_settings = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    # A schedule takes a third of a second: no shrinking unless somebody asks for it.
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@settings(common_settings, max_examples=75)
+@given(schedule=st.lists(_exchanges, min_size=3, max_size=8))
+def test_any_schedule_with_pruning(conserving: World, schedule: list[Exchange]) -> None:
+    survive(conserving, schedule)
+
+
+@settings(common_settings, max_examples=30)
+@given(schedule=st.lists(_exchanges, min_size=3, max_size=8))
+def test_any_schedule_without_pruning(unpruned: World, schedule: list[Exchange]) -> None:
+    survive(unpruned, schedule)
