@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 import tenseal.sealapi as seal
 
-from common.ckks import Scratch, context, load_ciphertext
+from common.ckks import Scratch, context
 from common.errors import CorruptError
+from common.framing import load_ciphertext
 from common.packing import Ints
 from common.parameters import CKKSParameters
 
@@ -17,11 +18,11 @@ class Adder(Protocol):
     """A running sum of uploads' items; adding is associative and commutative.
 
     In two steps, so that an upload of several sections is added whole or not at all: `load` may refuse and
-    changes nothing, `add` cannot fail.
+    changes nothing, `add` cannot fail. What `load` returned is the new total: it is good for one `add`, at once.
     """
 
     def load(self, payload: memoryview, item_length: int) -> Any:
-        """An upload's items, back to back, checked.
+        """The total with an upload's items, back to back, checked and added.
 
         Raises:
             CorruptError: an item is nothing that may be added, or their number differs from the others'.
@@ -29,7 +30,7 @@ class Adder(Protocol):
         ...
 
     def add(self, loaded: Any) -> None:
-        """Add what `load` returned."""
+        """Take over what `load` returned."""
         ...
 
     def total(self) -> list[bytes]:
@@ -51,15 +52,25 @@ class CKKSAdder:
         items = [payload[i : i + item_length] for i in range(0, len(payload), item_length)]
         if self._sum is not None and len(items) != len(self._sum):
             raise CorruptError(f"an upload of {len(items)} ciphertexts among uploads of {len(self._sum)}")
-        return [load_ciphertext(self._scratch, self._parameters, item) for item in items]
+        loaded = [load_ciphertext(self._scratch, self._parameters, item) for item in items]
+        if self._sum is None:
+            return loaded
+        return [self._added(total, one) for total, one in zip(self._sum, loaded, strict=True)]
+
+    def _added(self, total: Any, one: Any) -> Any:
+        result = seal.Ciphertext()
+        try:
+            self._evaluator.add(total, one, result)
+        except (RuntimeError, ValueError) as error:
+            # SEAL refuses sums whose second polynomial vanishes: nothing honest does that.
+            raise CorruptError(
+                f"a ciphertext cannot be added: {error}; its maker does not follow the protocol"
+            ) from error
+        return result
 
     def add(self, loaded: list[Any]) -> None:
         """See `Adder.add`."""
-        if self._sum is None:
-            self._sum = loaded
-            return
-        for total, one in zip(self._sum, loaded, strict=True):
-            self._evaluator.add_inplace(total, one)
+        self._sum = loaded
 
     def total(self) -> list[bytes]:
         """See `Adder.total`."""
@@ -75,20 +86,24 @@ class IntegerAdder:
         self._item_length = 0
 
     def load(self, payload: memoryview, item_length: int) -> Ints:
-        """See `Adder.load`; the new total is computed here, so that its range can be checked."""
-        self._item_length = item_length
+        """See `Adder.load`."""
         try:
             values = np.frombuffer(payload, dtype=self._dtype).astype(np.int64)
         except ValueError as error:
             raise CorruptError(f"{len(payload)} bytes are no whole number of {self._dtype} integers") from error
-        if self._sum is None:
-            return values
-        if values.size != self._sum.size:
+        self._require_range(values)
+        if self._sum is not None and values.size != self._sum.size:
             raise CorruptError(f"an upload of {values.size} integers among uploads of {self._sum.size}")
-        total = self._sum + values
-        if total.size and np.abs(total).max() > np.iinfo(self._dtype).max:
-            raise CorruptError("the sum leaves the agreed integer range; an upload is larger than its digits allow")
+        total = values if self._sum is None else self._sum + values
+        self._require_range(total)
+        self._item_length = item_length
         return total
+
+    def _require_range(self, values: Ints) -> None:
+        # Half the range at most, so that int64 sums cannot wrap before they are compared.
+        bound = min(np.iinfo(self._dtype).max, 2**62)
+        if values.size and (values.max() > bound or values.min() < -bound):
+            raise CorruptError("the sum leaves the agreed integer range; an upload is larger than its digits allow")
 
     def add(self, loaded: Ints) -> None:
         """See `Adder.add`."""

@@ -48,7 +48,7 @@ class Scratch:
         os.pwrite(self._fd, data, 0)
         try:
             thing.load(context(parameters), self._path)
-        except (RuntimeError, ValueError, OverflowError) as error:
+        except (RuntimeError, ValueError, OverflowError, IndexError, MemoryError) as error:
             raise CorruptError(
                 f"{len(data)} bytes are no {type(thing).__name__} of these parameters: {error}; "
                 "the file or message is damaged, or was made with other parameters"
@@ -63,22 +63,3 @@ class Scratch:
 
     def __del__(self) -> None:
         os.close(self._fd)
-
-
-def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, data: bytes | memoryview) -> Any:
-    """A ciphertext of two polynomials, at the data level and with the agreed scale.
-
-    Raises:
-        CorruptError: anything else.
-    """
-    ciphertext = scratch.fill(seal.Ciphertext(), parameters, data)
-    if (
-        ciphertext.size() != 2  # noqa: PLR2004 -- c0 and c1
-        or ciphertext.coeff_modulus_size() != 1
-        or ciphertext.scale != 2.0**parameters.scale_bits
-        or not ciphertext.is_ntt_form()
-    ):
-        raise CorruptError(
-            "a ciphertext of another size, level or scale than agreed; its maker does not follow the protocol"
-        )
-    return ciphertext

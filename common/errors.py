@@ -122,12 +122,6 @@ class DuplicateError(WireError):
     code = "duplicate"
 
 
-class MismatchedPlanError(WireError):
-    """The blob's number of ciphertexts differs from that of the others in the round."""
-
-    code = "mismatched-plan"
-
-
 class OpeningError(DictPFLError):
     """A sum of ciphertexts does not open to what may be trusted; shared state is untouched."""
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-CODE_UNIT = 16
-"""A range code counts sixteenths of a step."""
+_CODE_BITS = 11
+"""A range code counts about 1/1024 of the range, in a power of two."""
 SMALLEST_STEP = -200
 """log2 of the smallest step: far below any update, far above underflow."""
 
@@ -20,7 +20,13 @@ SMALLEST_STEP = -200
 def step_exponents(ranges: Floats, largest: int) -> NDArray[np.int32]:
     """For each tensor the smallest E with largest * 2^E >= range; shape and order of `ranges`."""
     mantissa, exponent = np.frexp(ranges / largest)
-    return np.maximum(np.where(mantissa == 0.5, exponent - 1, exponent), SMALLEST_STEP).astype(np.int32)  # noqa: PLR2004 -- a power of two exactly
+    whole = np.where(mantissa == 0.5, exponent - 1, exponent)  # noqa: PLR2004 -- a power of two exactly
+    return np.where(ranges > 0, np.maximum(whole, SMALLEST_STEP), SMALLEST_STEP).astype(np.int32)
+
+
+def code_units(steps: Floats, largest: int) -> Floats:
+    """The unit of range codes for each step: `largest` steps make 1,024 to 2,047 of it."""
+    return np.ldexp(steps, largest.bit_length() - _CODE_BITS)
 
 
 def quantise(values: Floats, steps: Floats, largest: int) -> tuple[Ints, Floats]:
@@ -38,25 +44,25 @@ def quantise(values: Floats, steps: Floats, largest: int) -> tuple[Ints, Floats]
     return q.astype(np.int64), values - q * steps
 
 
-def range_codes(values: Floats, steps: Floats, tensors: NDArray[np.int32], count: int, cap: int) -> Ints:
-    """For each tensor ceil(max|v| / (step / 16)), at most `cap`; 0 where nothing of it is sent.
+def range_codes(values: Floats, units: Floats, tensors: NDArray[np.int32], count: int, cap: int) -> Ints:
+    """For each tensor ceil(max|v| / unit), at most `cap`; 0 where nothing of it is sent.
 
     Args:
         values: what is about to be quantised, float64, shape (n,).
-        steps: step of each value, shape (n,).
+        units: unit of each value (`code_units`), shape (n,).
         tensors: tensor of each value, shape (n,).
         count: number of tensors.
         cap: largest code that the ledger holds.
     """
     codes = np.zeros(count, dtype=np.float64)
-    np.maximum.at(codes, tensors, np.abs(values) / steps * CODE_UNIT)
+    np.maximum.at(codes, tensors, np.abs(values) / units)
     return np.minimum(np.ceil(codes), cap).astype(np.int64)
 
 
-def next_ranges(ranges: Floats, steps: Floats, code_sums: Ints, participants: int, headroom: float) -> Floats:
+def next_ranges(ranges: Floats, units: Floats, code_sums: Ints, participants: int, headroom: float) -> Floats:
     """Ranges of the next round: headroom times the mean largest magnitude; kept where nothing was sent.
 
-    `ranges`, `steps` and `code_sums` have one entry for each tensor.
+    `ranges`, `units` and `code_sums` have one entry for each tensor.
     """
-    measured = code_sums.astype(np.float64) * (steps * (headroom / CODE_UNIT)) / participants
+    measured = code_sums.astype(np.float64) * (units * headroom) / participants
     return np.where(code_sums > 0, measured, ranges)

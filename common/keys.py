@@ -34,9 +34,10 @@ class FederationKey:
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256 over protocol version, parameters, key id and an HMAC under the key; 32 bytes."""
+        """SHA-256 over protocol version, parameters, key id, an HMAC under the key and the public key; 32 bytes."""
         proof = hmac.digest(self.secret, b"dictpfl fingerprint" + self.key_id, "sha256")
-        return hashlib.sha256(self.parameters.digest + self.key_id + proof).digest()
+        public = hashlib.sha256(self.public).digest()
+        return hashlib.sha256(self.parameters.digest + self.key_id + proof + public).digest()
 
 
 def identity_fingerprint(parameters: CKKSParameters) -> bytes:

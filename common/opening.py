@@ -12,13 +12,12 @@ import numpy as np
 import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
-from common.ckks import Scratch, context, load_ciphertext
+from common.ckks import Scratch, context
 from common.errors import GuardError, NoiseError, OpeningError
+from common.framing import load_ciphertext
 from common.keys import FederationKey, identity_fingerprint, load_secret
 from common.packing import Ints
-from common.parameters import GUARDS, CKKSParameters
-
-_TOLERANCE = 0.25
+from common.parameters import GUARDS, TOLERANCE, CKKSParameters
 
 
 class Opener(Protocol):
@@ -86,7 +85,7 @@ def _integers(decoded: NDArray[np.float64], parameters: CKKSParameters) -> Ints:
             "ciphertext is damaged. Compare key fingerprints with the other institutions"
         )
     # A comparison that is false for NaN, so that NaN is refused too.
-    if not np.abs(decoded - rounded).max() <= _TOLERANCE:
+    if not np.abs(decoded - rounded).max() <= TOLERANCE:
         raise NoiseError(
             "a decoded value is further than 0.25 from an integer: more uploads were added than agreed, or a "
             "ciphertext was altered"
@@ -97,5 +96,6 @@ def _integers(decoded: NDArray[np.float64], parameters: CKKSParameters) -> Ints:
 
 
 def _require_payload(values: Ints, parameters: CKKSParameters) -> None:
-    if values.size and np.abs(values).max() > 2 ** (parameters.payload_bits - 1):
+    bound = 2 ** (parameters.payload_bits - 1)
+    if values.size and (values.max() > bound or values.min() < -bound):
         raise OpeningError("a sum is beyond the agreed payload; an upload was larger than its digits allow")

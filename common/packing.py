@@ -77,7 +77,7 @@ def pack(values: Ints, digits: Digits) -> Ints:
     Raises:
         PackingError: a value beyond `digits.largest`; checked before anything is encrypted.
     """
-    if values.size and (largest := int(np.abs(values).max())) > digits.largest:
+    if values.size and (largest := max(int(values.max()), -int(values.min()))) > digits.largest:
         raise PackingError(f"value {largest} is beyond what a digit holds, {digits.largest}; clip before packing")
     count = digits.components(values.size)
     planes = np.zeros((digits.per_component, count), dtype=np.int64)

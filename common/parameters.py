@@ -33,8 +33,11 @@ _PRIME_BITS = 60
 _SLACK_BITS = 1.5
 _PRECISION_BITS = 44
 _LEAST_PAYLOAD_BITS = 30
-_DEVIATIONS = 12
+_DEVIATIONS = 8.5
 _FRESH_DEVIATION = 3.2
+TOLERANCE = 0.25
+"""Distance from an integer at which opening refuses a decoded value."""
+_PRIMES = {"symmetric": 1, "public_key": 2}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class CKKSParameters:
     security: int
 
     def __post_init__(self) -> None:
+        self._require_form()
         self._require_secure()
         self._require_exact()
 
@@ -60,20 +64,19 @@ class CKKSParameters:
     def choose(cls, encryption: Encryption, capacity: int) -> Self:
         """Parameters for sums of at most `capacity` uploads.
 
-        The scale is the smallest that keeps twelve standard deviations of noise under one half.
+        The scale is the smallest that keeps 8.5 standard deviations of noise under one quarter, where
+        opening refuses: one value in 10^16 would be beyond.
 
         Raises:
             InsecureParametersError: ring degree too small for the wanted security.
             ParameterError: no payload left.
         """
-        limit = _limit(encryption.security, encryption.ring_degree)
-        count = 1 if encryption.profile == "symmetric" else 2
-        bits = min(_PRIME_BITS, limit // count)
+        count = _PRIMES[encryption.profile]
         scale = _scale_bits(encryption.ring_degree, encryption.profile, capacity)
-        payload = min(_PRECISION_BITS, math.floor(bits - _SLACK_BITS - scale))
+        payload = min(_PRECISION_BITS, math.floor(_PRIME_BITS - _SLACK_BITS - scale))
         return cls(
             encryption.ring_degree,
-            (bits,) * count,
+            (_PRIME_BITS,) * count,
             scale,
             payload,
             capacity,
@@ -108,6 +111,19 @@ class CKKSParameters:
         text = json.dumps([PROTOCOL, self.to_json()], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()
 
+    def _require_form(self) -> None:
+        numbers = (self.ring_degree, *self.primes, self.scale_bits, self.payload_bits, self.capacity, self.security)
+        if any(type(number) is not int for number in numbers) or self.capacity < 1:
+            raise ParameterError(
+                f"CKKS parameters {self.to_json()}: expected whole numbers, and a capacity of at least 1"
+            )
+        if self.primes != (_PRIME_BITS,) * _PRIMES.get(self.profile, 0):
+            # Below 60 bits SEAL's compression finds something to gain, and lengths of ciphertexts vary.
+            raise ParameterError(
+                f"profile {self.profile!r} with primes of {list(self.primes)} bits: expected {_PRIMES} primes of "
+                f"{_PRIME_BITS} bits"
+            )
+
     def _require_secure(self) -> None:
         limit = _limit(self.security, self.ring_degree)
         if sum(self.primes) > limit:
@@ -139,9 +155,12 @@ def _limit(security: int, ring_degree: int) -> int:
 
 
 def _scale_bits(ring_degree: int, profile: Profile, capacity: int) -> int:
-    """Smallest S with 12 deviations of a sum of `capacity` fresh ciphertexts' slot noise under 2^S / 2."""
-    # With a public key, dropping the special prime rounds c0 and c1; c1's rounding meets the ternary secret.
-    rounding = math.sqrt((1 + ring_degree * 2 / 3) / 12)
-    deviation = _FRESH_DEVIATION if profile == "symmetric" else rounding
-    slot_noise = deviation * math.sqrt(ring_degree / 2) * math.sqrt(capacity)
-    return math.ceil(math.log2(2 * _DEVIATIONS * slot_noise))
+    """Smallest S with 8.5 deviations of the slot noise of `capacity` fresh ciphertexts under 2^S / 4."""
+    deviation = _FRESH_DEVIATION
+    if profile == "public_key":
+        # Dropping the special prime rounds both polynomials, and the second one's rounding meets the secret: its
+        # slots are heavy-tailed, since the largest slot of the secret multiplies them (measured in tests/common).
+        deviation = math.sqrt((1 + ring_degree * 2 / 3) / 12) * math.sqrt(math.log(ring_degree / 2) + 6)
+    # The encoder rounds coefficients, alike in equal uploads: that part adds up without cancelling.
+    slot_noise = math.sqrt(ring_degree / 2) * math.sqrt(deviation**2 * capacity + capacity**2 / 12)
+    return math.ceil(math.log2(_DEVIATIONS * slot_noise / TOLERANCE))

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from common.errors import LayoutError, RoundError, TooFewParticipantsError
-from common.grid import next_ranges, quantise, range_codes, step_exponents
+from common.grid import code_units, next_ranges, quantise, range_codes, step_exponents
 from common.layout import Kind, Layout
 from common.ledger import Ledger, ledger_size
 from common.masking import Bools, History, advance, forget, inactive, sent_mask, smallest
@@ -92,7 +92,7 @@ class Plan:
         round, kind: of the round.
         mask: sent coordinates, shape (size,).
         sealed: the encrypted stream. `clear`: the one that crosses in clear, empty in an encrypted federation.
-        steps: the sealed stream's step of each tensor, the unit of range codes; shape (tensors,).
+        units: of each tensor's range code, from the sealed stream's steps; shape (tensors,).
         pruning: s, tau, beta in force.
     """
 
@@ -101,7 +101,7 @@ class Plan:
     mask: Bools
     sealed: Stream
     clear: Stream
-    steps: Floats
+    units: Floats
     pruning: Pruning
 
     @property
@@ -137,7 +137,7 @@ def begin(law: Law, state: SharedState, kind: RoundKind) -> Plan:
         mask,
         _stream(law, ranges, mask & ~clear, digits),
         _stream(law, ranges, clear, _clear_digits(law)),
-        np.ldexp(1.0, step_exponents(ranges, digits.largest)),
+        code_units(np.ldexp(1.0, step_exponents(ranges, digits.largest)), digits.largest),
         pruning,
     )
 
@@ -152,14 +152,22 @@ def seal_update(law: Law, plan: Plan, update: Floats, ledger: Ledger) -> Sealabl
     Returns:
         Components (ledger first), the clear section's integers, and the residual: what clipping and
         rounding left, and what was not sent, damped by `residual_decay` (or dropped by `discard`).
+
+    Raises:
+        RoundError: an update that is not finite, or of another shape.
     """
+    if update.shape != (law.layout.size,) or not np.isfinite(update).all():
+        raise RoundError(
+            f"an update of shape {update.shape} with finite values only: {bool(np.isfinite(update).all())}, expected "
+            f"({law.layout.size},) and finite; training diverged or the residual is damaged"
+        )
     rest = _unsent(law, plan, update)
     packed = []
     for stream in (plan.sealed, plan.clear):
         q, rest[stream.index] = quantise(update[stream.index], stream.steps, stream.digits.largest)
         packed.append(pack(q, stream.digits))
     tensors = law.layout.tensor_of[plan.mask]
-    codes = range_codes(update[plan.mask], plan.steps[tensors], tensors, plan.steps.size, law.bound)
+    codes = range_codes(update[plan.mask], plan.units[tensors], tensors, plan.units.size, law.bound)
     head = replace(ledger, codes=codes).components(law.bound)
     return Sealable(np.concatenate([head, packed[0]]), packed[1], Residual(rest))
 
@@ -181,6 +189,8 @@ def finish(
         TooFewParticipantsError, RoundError: refused.
     """
     head = ledger_size(len(law.layout.entries))
+    if components.size < head:
+        raise RoundError(f"a sum of {components.size} components, the ledger alone has {head}")
     ledger = Ledger.read(components[:head])
     if ledger.participants != contributors:
         raise RoundError(
@@ -219,7 +229,7 @@ def _updated(law: Law, state: SharedState, plan: Plan, total: Floats, ledger: Le
         below = inactive(np.abs(total[judged]), law.layout.tensor_of[judged], plan.pruning)
         history = advance(history, judged, below, plan.pruning)
     values = state.values + total * (law.sample_cap / ledger.samples)
-    ranges = next_ranges(state.ranges, plan.steps, ledger.codes, ledger.participants, law.grid.headroom)
+    ranges = next_ranges(state.ranges, plan.units, ledger.codes, ledger.participants, law.grid.headroom)
     after = SharedState(state.round + 1, state.updates + 1, values, history, ranges, state.clear, state.records)
     return refreshed(law, after) if refresh_due(law, after) else after
 

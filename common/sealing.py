@@ -14,7 +14,6 @@ from common.keys import FederationKey, identity_fingerprint, load_public, load_s
 from common.packing import Ints
 from common.parameters import CKKSParameters
 
-
 IDENTITY_COMPONENTS = 64
 """Components of an item that is not encrypted; an encrypted one has `CKKSParameters.components`."""
 
@@ -85,7 +84,7 @@ class IdentitySealer:
 def require_payload(components: Ints, parameters: CKKSParameters) -> None:
     """Refuse components that the sum of `capacity` uploads could carry beyond the payload: they wrap silently."""
     bound = 2 ** (parameters.payload_bits - 1) // parameters.capacity
-    if components.size and (largest := int(np.abs(components).max())) > bound:
+    if components.size and (largest := max(int(components.max()), -int(components.min()))) > bound:
         raise PackingError(
             f"component {largest} is beyond {bound}, what {parameters.capacity} participants may add up to "
             f"{parameters.payload_bits} bits; nothing was encrypted"

@@ -126,7 +126,7 @@ class Pruning(Section):
     enabled: bool = Field(True, description="False: everything shared is sent every round.")
     s: Share = Field(0.7, description="Share of the sent coordinates that counts as inactive in a round.")
     tau: Annotated[int, Field(ge=1, le=100)] = Field(3, description="Inactive rounds in a row before pruning.")
-    beta: OpenShare = Field(0.5, description="Factor on the reactivation probability.")
+    beta: Annotated[float, Field(ge=0.001, lt=1.0)] = Field(0.5, description="Factor on the reactivation probability.")
     pruned: Literal["accumulate", "freeze", "discard"] = Field(
         "accumulate",
         description="A pruned coordinate's local change: rolled back into the residual, never made (only what is sent "
@@ -161,7 +161,7 @@ class Encryption(Section):
     security: Literal[128, 192, 256] = Field(
         192, description="Least classical security, bits (2024 HE standard table)."
     )
-    ring_degree: Literal[2048, 4096, 8192, 16384] = Field(4096, description="N, coefficients of a ciphertext.")
+    ring_degree: Literal[4096, 8192, 16384] = Field(4096, description="N, coefficients of a ciphertext.")
     sealed_share: Share = Field(
         1.0,
         description="Share of coordinates that is encrypted; the rest crosses in clear, four bytes a value as float32 "

@@ -168,6 +168,8 @@ def _read_header(data: bytes) -> tuple[Header, bytes]:
         clear,
         digest,
     ) = _HEADER.unpack_from(data)
+    if any(data[_DIGEST_AT + 32 : HEADER_BYTES]):
+        raise CorruptError("reserved bytes of a header are not zero; it was damaged on the way")
     if version != PROTOCOL:
         raise VersionError(f"a blob of protocol {version}, expected {PROTOCOL}; both sides need the same release")
     if kind not in _KIND_NAMES:

@@ -263,7 +263,9 @@ def _print_comparison(summaries: list[Mapping[str, Any]]) -> None:
             human_seconds(s["seconds"]["train"]), human_seconds(crypto),
         )  # fmt: skip
     _out.print(table)
-    _out.print("accuracy on the test split; crypto: seal, fold and open; plaintext sends four bytes a value, as float32")
+    _out.print(
+        "accuracy on the test split; crypto: seal, fold and open; plaintext sends four bytes a value, as float32"
+    )
 
 
 def _logging(*, verbose: bool) -> None:

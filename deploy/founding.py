@@ -101,6 +101,10 @@ def found(config: FederationConfig, folder: Path) -> Founded:
         outputs=dataset.outputs,
         sample_shape=tuple(dataset.sample_shape),
     )
+    if genesis.sample_cap > genesis.law.bound:
+        raise ConfigError(
+            f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
+        )
     founded = Founded(genesis, key, folder, division.test, _values(model))
     _write(founded, division, weights)
     return founded

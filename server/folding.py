@@ -6,20 +6,21 @@ import time
 from dataclasses import dataclass, field
 
 from common.adding import Adder, CKKSAdder, IntegerAdder
-from common.errors import DuplicateError, MismatchedPlanError, OversizedError
+from common.errors import DuplicateError, OversizedError
 from common.protocol import RoundKind
 from common.wire import AGGREGATE, UPLOAD, Blob, Header, write
 from server.agreement import Agreement
 
+_Plan = tuple[bytes, int, int]
+"""Tag of the shared state, ciphertexts, clear bytes: what uploads in step have in common."""
+
 
 @dataclass
 class _Sum:
-    """Uploads made from the same shared state."""
+    """Uploads made from the same shared state, by the same plan."""
 
     sealed: Adder
     clear: IntegerAdder
-    items: int
-    clear_length: int
     uploads: dict[int, bytes] = field(default_factory=dict)
     """Upload id by node."""
 
@@ -27,7 +28,7 @@ class _Sum:
 class Fold:
     """The open round.
 
-    Uploads whose tag differs were made from another shared state: they are never added together. The sum
+    Uploads whose tag (or size) differs were made from another shared state: they are never added together. The sum
     with the most uploads counts; the others are reported as drifted, so that one institution that fell
     out of step spoils nothing, whoever comes first.
     """
@@ -36,7 +37,7 @@ class Fold:
         self._agreement = agreement
         self._kind = kind
         self._round = number
-        self._sums: dict[bytes, _Sum] = {}
+        self._sums: dict[_Plan, _Sum] = {}
         self._nodes: set[int] = set()
         self._ids: set[bytes] = set()
         self.seconds = 0.0
@@ -65,25 +66,21 @@ class Fold:
             raise DuplicateError("this upload, or another one of the same institution, is already in the sum")
         if len(self._nodes) >= self._agreement.uploads.max_contributors:
             raise OversizedError(f"the sum already holds {len(self._nodes)} uploads, as many as its digits allow")
-        total = self._sums.get(header.tag) or self._empty(header)
-        if (total.items, total.clear_length) != (header.items, header.clear_length):
-            raise MismatchedPlanError(
-                f"an upload of {header.items} ciphertexts and {header.clear_length} clear bytes, others in step with "
-                f"it have {total.items} and {total.clear_length}"
-            )
+        plan = (header.tag, header.items, header.clear_length)
+        total = self._sums.get(plan) or self._empty()
         # Both sections are checked before either is added: no half of an upload is ever in the sum.
         sealed = total.sealed.load(blob.sealed, header.item_length)
         clear = total.clear.load(blob.clear, header.clear_length)
         total.sealed.add(sealed)
         total.clear.add(clear)
-        self._sums[header.tag] = total
+        self._sums[plan] = total
         total.uploads[node] = header.upload_id
         self._nodes.add(node)
         self._ids.add(header.upload_id)
 
-    def _empty(self, header: Header) -> _Sum:
+    def _empty(self) -> _Sum:
         sealed: Adder = CKKSAdder(self._agreement.parameters) if self._agreement.encrypted else IntegerAdder("<i8")
-        return _Sum(sealed, IntegerAdder("<i4"), header.items, header.clear_length)
+        return _Sum(sealed, IntegerAdder("<i4"))
 
     @property
     def count(self) -> int:
@@ -93,13 +90,13 @@ class Fold:
     def drifted(self) -> list[int]:
         """Nodes whose uploads are not in the sum that counts."""
         chosen = self._chosen()
-        return [node for tag, total in self._sums.items() if tag != chosen for node in total.uploads]
+        return [node for plan, total in self._sums.items() if plan != chosen for node in total.uploads]
 
     def aggregate(self) -> tuple[bytes, tuple[bytes, ...], int]:
         """The sum's blob, the upload ids in it, and its number of ciphertexts."""
         began = time.perf_counter()
-        tag = self._chosen()
-        total = self._sums[tag]
+        plan = self._chosen()
+        (tag, items, _), total = plan, self._sums[plan]
         header = Header(
             AGGREGATE,
             self._kind,
@@ -111,7 +108,7 @@ class Fold:
         )
         blob = write(header, total.sealed.total(), b"".join(total.clear.total()))
         self.seconds += time.perf_counter() - began
-        return blob, tuple(sorted(total.uploads.values())), total.items
+        return blob, tuple(sorted(total.uploads.values())), items
 
-    def _chosen(self) -> bytes:
-        return max(self._sums, key=lambda tag: len(self._sums[tag].uploads))
+    def _chosen(self) -> _Plan:
+        return max(self._sums, key=lambda plan: len(self._sums[plan].uploads))

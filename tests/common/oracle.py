@@ -228,6 +228,7 @@ class Federation:
             kind == "update" and self.clear is not None and self.clear[i] and self.mask[i] for i in range(self.size)
         ]
         self.steps = [Fraction(2) ** step_exponent(r, self.digits.largest) for r in ranges]
+        self.unit = Fraction(2) ** (self.digits.largest.bit_length() - 11)
         self.clear_steps = [Fraction(2) ** step_exponent(r, self.clear_digits.largest) for r in ranges]
 
     def step(self, i: int) -> Fraction:
@@ -247,7 +248,7 @@ class Federation:
             largest = (self.clear_digits if self.in_clear[i] else self.digits).largest
             q[i], rest = quantised(u[i], self.step(i), largest)
             residual[i] = float(rest)
-            code = math.ceil(abs(Fraction(u[i])) / self.steps[self.tensor[i]] * 16)
+            code = math.ceil(abs(Fraction(u[i])) / (self.steps[self.tensor[i]] * self.unit))
             codes[self.tensor[i]] = min(bound, max(codes[self.tensor[i]], code))
         return Sent(q, codes, residual)
 
@@ -266,7 +267,7 @@ class Federation:
         for t in range(len(a.tensors)):
             codes = sum(one.codes[t] for one in sent)
             if codes > 0:
-                self.ranges[t] = float(codes) * (float(self.steps[t]) * (a.headroom / 16)) / len(sent)
+                self.ranges[t] = float(codes) * (float(self.steps[t] * self.unit) * a.headroom) / len(sent)
         self.updates += 1
         if a.refresh_every and self.updates % a.refresh_every == 0:
             tables = [i for i in range(self.size) if self.kind[i] == "table"]

@@ -6,10 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import oracle
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.grid import SMALLEST_STEP, next_ranges, quantise, range_codes, step_exponents
+from common.grid import SMALLEST_STEP, code_units, next_ranges, quantise, range_codes, step_exponents
 
 LARGEST = st.integers(1, 2**43)
 
@@ -57,10 +58,16 @@ def test_range_codes_equal_fractions(sent: list[tuple[float, int]], e: int, cap:
     values, tensors = np.array([v for v, _ in sent]), np.array([t for _, t in sent], dtype=np.int32)
     found = range_codes(values, np.full(len(sent), 2.0**e), tensors, 3, cap)
     for t in range(3):
-        codes = [-(-abs(Fraction(v)) * 16 // Fraction(2) ** e) for v, tensor in sent if tensor == t]
+        codes = [-(-abs(Fraction(v)) // Fraction(2) ** e) for v, tensor in sent if tensor == t]
         assert found[t] == min(cap, max(codes, default=0))
 
 
 def test_ranges_are_kept_where_nothing_was_sent() -> None:
     found = next_ranges(np.array([4.0, 3.0]), np.array([0.5, 0.25]), np.array([0, 32]), 2, 2.0)
-    assert found.tolist() == [4.0, 0.25 * 2.0 / 16 * 32 / 2]
+    assert found.tolist() == [4.0, 0.25 * 2.0 * 32 / 2]
+
+
+@pytest.mark.parametrize("largest", [7, 127, 341, 262_143, 2**40])
+def test_a_range_is_one_to_two_thousand_units(largest: int) -> None:
+    (unit,) = code_units(np.array([0.5]), largest)
+    assert 1024 <= 0.5 * largest / unit < 2048

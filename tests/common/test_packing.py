@@ -89,8 +89,6 @@ def test_a_value_beyond_the_digit_is_refused() -> None:
             pack(np.array([0, value]), digits)
 
 
-# BUG: |least int64| is negative in numpy; it is what NaN is cast to, so it is not as far-fetched as it looks.
-@pytest.mark.xfail(strict=True, reason="common.packing.pack compares np.abs(values), which wraps at the least int64")
 def test_the_least_integer_is_refused() -> None:
     with pytest.raises(PackingError):
         pack(np.array([np.iinfo(np.int64).min]), Digits.fit(8, 3, 44))

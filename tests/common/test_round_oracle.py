@@ -39,7 +39,7 @@ def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
         enabled=draw(st.sampled_from([True, True, True, False])),
         s=draw(st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0])),
         tau=draw(st.integers(1, 3)),
-        beta=draw(st.sampled_from([0.2, 0.5, 0.8, 0.99, 1e-3, 1e-12])),
+        beta=draw(st.sampled_from([0.2, 0.5, 0.8, 0.99, 1e-3])),
         pruned=draw(st.sampled_from(["accumulate", "freeze", "discard"])),
         decay=draw(st.sampled_from([0.0, 0.5, 0.8, 1.0])),
         scope=draw(st.sampled_from(["global", "tensor"])),
@@ -240,10 +240,7 @@ def test_weights_and_genesis_values() -> None:
         law.start(np.zeros(7))
 
 
-# BUG: with one digit a component (capacity above 32 to 64), bound = largest, so that a code (sixteenths of a step) is
-# capped at a sixteenth of the range: what round 0 measures is at most first_range / 16, and round 1 clips at twice that.
-@pytest.mark.parametrize("capacity", [3, pytest.param(100, marks=pytest.mark.xfail(
-    strict=True, reason="range codes saturate at 1/16 of the range in rounds of single digits"))])  # fmt: skip
+@pytest.mark.parametrize("capacity", [3, 100])
 def test_round_0_measures_ranges_up_to_first_range(capacity: int) -> None:
     law = tiny_law(capacity=capacity, payload_bits=42)
     state = law.start(np.zeros(8))
@@ -277,11 +274,7 @@ def test_begin_is_pure_and_round_and_federation_change_the_draw() -> None:
     assert 1_800 < first.mask.sum() < 2_200
 
 
-# BUG: numpy casts NaN to the least int64, whose magnitude is negative, so that pack() lets it through; and an infinite
-# update is clipped while its residual stays infinite for ever. seal_update should refuse both (LayoutError or DataError).
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.xfail(strict=True, reason="common.round.seal_update does not refuse values that are not finite")
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # the defect's own trace
 def test_an_update_that_is_not_finite_is_refused(bad: float) -> None:
     law = tiny_law()
     plan = begin(law, law.start(np.zeros(8)), RoundKind.UPDATE)

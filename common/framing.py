@@ -1,0 +1,91 @@
+"""What all ciphertexts of the same parameters have in common, compared before SEAL parses a single byte.
+
+SEAL's own parser can be made to abort the process by nested headers that do not agree, so it never sees
+any. Only the polynomial and the seed of an item may differ from another's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import tenseal.sealapi as seal
+from numpy.typing import NDArray
+
+from common.ckks import Scratch, context
+from common.errors import CorruptError
+from common.parameters import CKKSParameters
+
+_SAMPLES = 16
+"""Encryptions compared: a byte of randomness that is equal in all of them by chance is one in 2^120."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The bytes of an item that never change: `template`, where `fixed`; both of shape (length,)."""
+
+    template: NDArray[np.uint8]
+    fixed: NDArray[np.bool_]
+
+    def require(self, item: bytes | memoryview) -> None:
+        """Compare an item of the right length.
+
+        Raises:
+            CorruptError: framed differently.
+        """
+        found = np.frombuffer(item, dtype=np.uint8)
+        if not np.array_equal(found[self.fixed], self.template[self.fixed]):
+            raise CorruptError(
+                "a ciphertext is not framed as those of the agreed parameters are; it was damaged, or its maker does not "
+                "follow the protocol"
+            )
+
+
+@lru_cache(maxsize=8)
+def frames(parameters: CKKSParameters) -> dict[int, Frame]:
+    """The frames of uploaded items and of summed ones, by length in bytes.
+
+    Measured on encryptions under a key that is made and forgotten here: framing depends on no key.
+    """
+    ctx, scratch, plain = context(parameters), Scratch(), seal.Plaintext()
+    generator = seal.KeyGenerator(ctx)
+    encryptor = seal.Encryptor(ctx, generator.secret_key())
+    seal.CKKSEncoder(ctx).encode([1.0 + 1.0j], 2.0**parameters.scale_bits, plain)
+    seeded: list[bytes] = []
+    full: list[bytes] = []
+    for _ in range(_SAMPLES):
+        item = scratch.bytes_of(encryptor.encrypt_symmetric(plain))
+        seeded.append(item)
+        full.append(scratch.bytes_of(scratch.fill(seal.Ciphertext(), parameters, item)))
+    admitted = [full] if parameters.profile == "public_key" else [seeded, full]
+    return {len(samples[0]): _frame(samples) for samples in admitted}
+
+
+def _frame(samples: list[bytes]) -> Frame:
+    bytes_ = np.stack([np.frombuffer(sample, dtype=np.uint8) for sample in samples])
+    return Frame(bytes_[0], (bytes_ == bytes_[0]).all(axis=0))
+
+
+def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, item: bytes | memoryview) -> Any:
+    """A ciphertext of two polynomials, at the data level and with the agreed scale.
+
+    Raises:
+        CorruptError: anything else.
+    """
+    frame = frames(parameters).get(len(item))
+    if frame is None:
+        raise CorruptError(f"a ciphertext of {len(item)} bytes, expected one of {sorted(frames(parameters))}")
+    frame.require(item)
+    ciphertext = scratch.fill(seal.Ciphertext(), parameters, item)
+    if (
+        ciphertext.size() != 2  # noqa: PLR2004 -- c0 and c1
+        or ciphertext.coeff_modulus_size() != 1
+        or ciphertext.scale != 2.0**parameters.scale_bits
+        or not ciphertext.is_ntt_form()
+    ):
+        raise CorruptError(
+            "a ciphertext of another size, level or scale than agreed; its maker does not follow the protocol"
+        )
+    return ciphertext
