@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import io
 import math
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, DataError
+from common.files import write_private
 from common.seams import load_seam
 from common.settings import Data
 
@@ -62,9 +64,10 @@ class Samples:
         return type(self)(self.features[indices], self.labels[indices])
 
     def save(self, path: Path | str) -> None:
-        """Write an .npz file."""
-        with Path(path).open("wb") as file:
-            np.savez(file, features=self.features, labels=self.labels)
+        """Write an .npz file, mode 0600."""
+        buffer = io.BytesIO()
+        np.savez(buffer, features=self.features, labels=self.labels)
+        write_private(Path(path), buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

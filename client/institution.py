@@ -28,6 +28,7 @@ from common.errors import (
     DictPFLError,
     InsecureParametersError,
     RoundError,
+    WireError,
     WrongFederationError,
     WrongKeyError,
 )
@@ -39,7 +40,7 @@ from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_upd
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import small_seed
 from common.state import Floats, Residual
-from common.wire import UPLOAD, Header, write
+from common.wire import UPLOAD, Blob, Header, write
 
 _log = structlog.get_logger(__name__)
 
@@ -139,8 +140,13 @@ class Institution:
         return record
 
     def _same_again(self, record: Record, request: Request) -> Reply | None:
+        """The stored upload, if it is what is asked for: same round, same kind, same key."""
         pending = record.pending
-        if pending is None or pending.round != request.round or record.shared.round != request.round:
+        if pending is None or request.kind is None or record.shared.round != request.round:
+            return None
+        try:
+            Blob.parse(pending.blob, self._genesis.uploads, direction=UPLOAD, kind=request.kind, round=request.round)
+        except WireError:
             return None
         return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob)
 
@@ -164,6 +170,9 @@ class Institution:
         return replace(record, shared=done.state, residual=residual, pending=None)
 
     def _upload(self, record: Record, kind: RoundKind) -> Reply:
+        if record.pending is not None:
+            # Made for another kind of this very round, or under another key: it will never be counted.
+            record = replace(record, residual=record.pending.missed, pending=None)
         law, shared = self._genesis.law, record.shared
         plan = begin(law, shared, kind)
         twin = self._bench.twin_at(shared, record.local)
@@ -223,8 +232,11 @@ class Institution:
         seconds = {phase: round(value, 6) for phase, value in self._seconds.items()}
         self._seconds.clear()
         line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
-        with (self._folder / "diary.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with (self._folder / "diary.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            _log.warning("diary not written", site=self.settings.name, reason=str(error))
 
 
 _OPEN: dict[Path, tuple[float, Institution]] = {}

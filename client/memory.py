@@ -7,6 +7,7 @@ state before the change or the state after it.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import hmac
 import json
 import os
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from common.errors import MemoryFileError
-from common.files import write_private
+from common.files import remove_leftovers, write_private
 from common.genesis import tensors_digest
 from common.keys import owner_only
 from common.masking import Bools, History
@@ -93,10 +94,19 @@ class Memory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes of the same institution out: a message that timed out may still be at work."""
-        descriptor = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        """Keep other processes of the same institution out: a message that timed out may still be at work.
+
+        Raises:
+            MemoryFileError: the folder or the disk refuses.
+        """
+        try:
+            owner_only(self.path.parent)
+            descriptor = os.open(self.path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MemoryFileError(f"cannot lock {self.path.parent}: {error.strerror}; nothing is lost") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            remove_leftovers(self.path)
             yield
         finally:
             os.close(descriptor)
@@ -133,11 +143,8 @@ class Memory:
             tensors["pending/counted"] = pending.counted.values
             tensors["pending/missed"] = pending.missed.values
             facts |= {"pending_round": pending.round, "upload_id": pending.upload_id.hex()}
-        facts |= {
-            "format": _FORMAT,
-            "federation": self._federation.hex(),
-            "digest": tensors_digest(tensors).hex(),
-        }
+        facts |= {"format": _FORMAT, "federation": self._federation.hex()}
+        facts["digest"] = _digest(facts, tensors)
         try:
             write_private(self.path, save(tensors, metadata={"facts": json.dumps(facts)}))
         except OSError as error:
@@ -157,7 +164,7 @@ class Memory:
             with safe_open(self.path, framework="numpy") as file:
                 facts = json.loads(file.metadata()["facts"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-            if facts["digest"] != tensors_digest(tensors).hex():
+            if facts.pop("digest") != _digest(facts, tensors):
                 raise MemoryFileError(self._damaged("its digest does not match"))
             if facts["federation"] != self._federation.hex() or facts["format"] != _FORMAT:
                 raise MemoryFileError(f"{self.path} belongs to another federation or release; it was not touched")
@@ -170,6 +177,12 @@ class Memory:
             f"{self.path} is damaged ({why}). Restore it from backup; or remove it, and the institution catches up by "
             "replay, without what it had trained but not delivered"
         )
+
+
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over everything in the file: a fact that flips could deliver an upload twice."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(tensors_digest(tensors) + text).hexdigest()
 
 
 def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Record:

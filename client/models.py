@@ -41,7 +41,10 @@ def build_model(model: Model, sample_shape: tuple[int, ...], outputs: int, seed:
     require_bindable(builder, arguments, f"model.options of {model.source!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = builder(**arguments)
+        try:
+            built = builder(**arguments)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ConfigError(f"model.options {model.options} of {model.source!r}: {error}") from error
     if not isinstance(built, nn.Module):
         raise ModelError(f"model.source {model.source!r} returned {type(built).__name__}; expected a torch.nn.Module")
     if model.weights:

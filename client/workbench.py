@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,7 +33,11 @@ class Workbench:
         """
         self._genesis = genesis
         config = genesis.config
-        found = tensors_digest({name: tensor.numpy() for name, tensor in load_file(weights).items()})
+        try:
+            loaded = load_file(weights)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"cannot read {weights}: {error}; restore it from the bundle") from error
+        found = tensors_digest({name: tensor.numpy() for name, tensor in loaded.items()})
         if found != genesis.weights_digest:
             raise ConfigError(f"{weights} is not the W0 of this federation; restore it from the bundle")
         model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)

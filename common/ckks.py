@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -61,5 +62,5 @@ class Scratch:
         os.pwrite(self._fd, bytes(size), 0)
         os.ftruncate(self._fd, 0)
 
-    def __del__(self) -> None:
-        os.close(self._fd)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self._fd)  # bound early: at the interpreter's exit the module may be gone

@@ -149,7 +149,7 @@ def _pack(header: Header, digest: bytes) -> bytes:
 
 def _read_header(data: bytes) -> tuple[Header, bytes]:
     if not data.startswith(MAGIC):
-        raise NotABlobError(f"expected a blob that starts with {MAGIC!r}, found {bytes(data[:8])!r}")
+        raise NotABlobError(f"expected a blob that starts with {MAGIC!r}; the sender speaks another protocol")
     if len(data) < HEADER_BYTES:
         raise TruncatedError(f"a blob's header has {HEADER_BYTES} bytes, only {len(data)} arrived")
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ from client.models import build_model, load_weights
 from client.partition import Division, divide
 from client.pretraining import pretrain
 from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
+from client.tasks import load_task
+from client.training import evaluate, resolve_device
 from client.twin import Twin, make_dictionaries
 from common.adding import Adder, CKKSAdder, IntegerAdder
 from common.config import FederationConfig
-from common.errors import ConfigError
+from common.errors import ConfigError, ModelError
 from common.genesis import Genesis, tensors_digest
-from common.keys import FederationKey, make_key, owner_only, save_key
+from common.keys import FederationKey, load_key, make_key, owner_only, save_key
 from common.parameters import CKKSParameters
+from common.schedule import schedule
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import expand
 from server.agreement import Agreement
@@ -77,6 +81,7 @@ def found(config: FederationConfig, folder: Path) -> Founded:
     if config.model.weights:
         load_weights(model, config.model.weights)
     pretrain(model, division.public, config.model.pretrain, config.training, config.seed)
+    require_trainable(model, division.sites[0].train, config)
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
 
     parameters = CKKSParameters.choose(config.encryption, config.capacity)
@@ -106,8 +111,29 @@ def found(config: FederationConfig, folder: Path) -> Founded:
             f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
         )
     founded = Founded(genesis, key, folder, division.test, _values(model))
-    _write(founded, division, weights)
+    try:
+        _write(founded, division, weights)
+    except OSError as error:
+        raise ConfigError(f"cannot write the federation into {folder}: {error}") from error
     return founded
+
+
+def require_trainable(model: nn.Module, samples: Samples, config: FederationConfig) -> None:
+    """One forward pass and one loss, so that what cannot be trained is refused before round 1.
+
+    Raises:
+        ModelError: the model does not take these samples, or the task does not take its outputs.
+        ConfigError: unknown task, device or schedule.
+    """
+    resolve_device(config.training.device)
+    schedule(config.pruning.schedule)
+    task = load_task(config.training.task)
+    try:
+        evaluate(copy.deepcopy(model), samples.take(np.arange(min(2, len(samples)))), task)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on this data: {error}"
+        ) from error
 
 
 def found_again(config: FederationConfig, folder: Path) -> Founded:
@@ -116,8 +142,6 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     Raises:
         ConfigError: nothing to resume, or the configuration is another one.
     """
-    from common.keys import load_key
-
     site = folder / SITES / "institution-000"
     genesis = Genesis.load(site)
     changed = genesis.config.model_dump(exclude={"federation"}) != config.model_dump(exclude={"federation"})
@@ -158,6 +182,8 @@ def agreement_of(genesis: Genesis) -> Agreement:
 def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor]) -> None:
     config = founded.genesis.config
     for part in (founded.coordinator, founded.sites):
+        if (founded.sites / "institution-000" / "memory").exists():
+            raise ConfigError(f"{founded.folder} holds a federation that has begun; it is not overwritten")
         shutil.rmtree(part, ignore_errors=True)
         owner_only(part)
     agreement_of(founded.genesis).save(founded.coordinator / AGREEMENT)

@@ -83,10 +83,13 @@ def _founded(config: FederationConfig, folder: Path, *, resume: bool) -> Founded
         agreement = replace(agreement_of(founded.genesis), rounds=config.federation.rounds)
         agreement.save(founded.coordinator / AGREEMENT)
         return founded
-    found_before = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found_before - ({COORDINATOR, SITES, TEST} if resume else set()):
         raise ConfigError(f"{folder} is not empty; choose another --out, or --resume what was stopped there")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the run folder {folder}: {error}") from error
     founded = found(config, folder)
     # Written last: a folder without it was never founded whole, and is founded anew.
     write_private(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())

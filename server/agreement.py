@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from common.errors import ConfigError, DictPFLError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import ConfigError
 from common.files import write_private
 from common.parameters import CKKSParameters
 from common.wire import Limits
 
-_FORMAT = "dictpfl-coordinator-1"
+AtLeastOne = Annotated[int, Field(ge=1)]
+AtLeastZero = Annotated[int, Field(ge=0)]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -41,43 +44,64 @@ class Agreement:
         """Write as JSON."""
         limits = asdict(self.uploads)
         limits |= {"federation": self.uploads.federation.hex(), "fingerprint": self.uploads.fingerprint.hex()}
-        document: dict[str, Any] = {
-            "format": _FORMAT,
+        document = _Document(
+            format="dictpfl-coordinator-1",
+            parameters=self.parameters.to_json(),
+            uploads=_Uploads(**limits),
             **{name: getattr(self, name) for name in _PLAIN},
-            "insecurities": list(self.insecurities),
-            "parameters": self.parameters.to_json(),
-            "uploads": limits,
-        }
-        write_private(path, json.dumps(document, indent=1).encode())
+        )
+        write_private(path, document.model_dump_json(indent=1).encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read what `save` wrote; every field is checked.
 
         Raises:
             ConfigError: missing or damaged.
+            ParameterError: parameters that hold no sums, or are not secure.
         """
         try:
-            document = json.loads(path.read_bytes())
-            if document["format"] != _FORMAT:
-                raise ConfigError(f"{path} is of format {document['format']!r}, expected {_FORMAT!r}")
-            limits = document["uploads"]
-            for name in ("federation", "fingerprint"):
-                limits[name] = bytes.fromhex(limits[name])
-            return cls(
-                parameters=CKKSParameters.from_json(document["parameters"]),
-                uploads=Limits(**limits),
-                insecurities=tuple(document["insecurities"]),
-                **{name: document[name] for name in _PLAIN},
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DictPFLError):
-                raise
+            document = _Document.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
             raise ConfigError(
-                f"{path} is no coordinator's half of a genesis ({type(error).__name__}: {error}); ask the authority for it"
+                f"{path} is no coordinator's half of a genesis ({error}); ask the authority for it"
             ) from error
+        limits = document.uploads.model_dump()
+        for name in ("federation", "fingerprint"):
+            limits[name] = bytes.fromhex(limits[name])
+        return cls(
+            parameters=CKKSParameters.from_json(document.parameters),
+            uploads=Limits(**limits),
+            **{name: getattr(document, name) for name in _PLAIN},
+        )
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class _Uploads(_Strict):
+    federation: Hex32
+    fingerprint: Hex32
+    item_length: AtLeastOne
+    max_items: AtLeastOne
+    max_clear: AtLeastZero
+    max_contributors: AtLeastOne
+
+
+class _Document(_Strict):
+    format: Literal["dictpfl-coordinator-1"]
+    encrypted: bool
+    sum_length: AtLeastOne
+    rounds: AtLeastOne
+    score_rounds: AtLeastZero
+    min_participants: AtLeastOne
+    deadline_seconds: Annotated[float, Field(gt=0)]
+    insecurities: tuple[str, ...]
+    parameters: dict[str, Any]
+    uploads: _Uploads
 
 
 _PLAIN = (
-    "encrypted", "sum_length", "rounds", "score_rounds", "min_participants", "deadline_seconds",
+    "encrypted", "sum_length", "rounds", "score_rounds", "min_participants", "deadline_seconds", "insecurities",
 )  # fmt: skip

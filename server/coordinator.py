@@ -17,6 +17,7 @@ from server.journal import ClosedRound, Journal
 
 _log = structlog.get_logger(__name__)
 AGREEMENT, JOURNAL = "federation.json", "journal.sqlite"
+_SETTLE_TRIES = 3
 
 
 class Coordinator:
@@ -33,7 +34,9 @@ class Coordinator:
         self._kind: RoundKind | None = None
         self._fold: Fold | None = None
         self._rejected: dict[int, str] = {}
-        self._settled = 0
+        self._asked: frozenset[int] = frozenset()
+        self._settled: set[int] = set()
+        self._settle_tries = 0
         self._started = 0.0
         for reason in agreement.insecurities:
             _log.warning("INSECURE federation (toy_insecure)", reason=reason)
@@ -87,9 +90,10 @@ class Coordinator:
         self._kind = self._next_kind()
         number = self._journal.next_round
         self._fold = Fold(self._agreement, self._kind, number) if self._kind is not None else None
-        self._rejected, self._settled = {}, 0
+        self._rejected, self._settled = {}, set()
         self._started = time.time()
         asked = sorted(nodes)[: self._agreement.uploads.max_contributors]
+        self._asked = frozenset(asked)
         if len(asked) < len(nodes):
             _log.warning("more institutions than a sum may hold", online=len(nodes), asked=len(asked))
         _log.info("round opens", round=number, kind=str(self._kind or "settle"), asked=len(asked))
@@ -110,7 +114,7 @@ class Coordinator:
     def receive(self, node: int, reply: Reply) -> Request | None:
         """Take an answer; a node that is behind gets a further request with what it lacks."""
         number = self._journal.next_round
-        if reply.position <= number:
+        if reply.position <= number and reply.status is not Status.REFUSED:
             self._positions[node] = reply.position
         if reply.status is Status.BEHIND and reply.position < number:
             _log.info("institution catches up", node=node, position=reply.position, round=number)
@@ -119,8 +123,8 @@ class Coordinator:
             self.failed(node, "ahead-of-journal")
         elif reply.status is Status.UPLOAD and self._fold is not None:
             self._folded(node, reply.blob, self._fold)
-        elif reply.status is Status.SETTLED:
-            self._settled += 1
+        elif reply.status is Status.SETTLED and reply.round == reply.position == number:
+            self._settled.add(node)
         else:
             self.failed(node, reply.code or str(reply.status))
         return None
@@ -145,10 +149,7 @@ class Coordinator:
         """
         number, now, fold = self._journal.next_round, time.time(), self._fold
         if fold is None:
-            if self._rejected:
-                _log.warning("some institutions lack the last aggregate; they catch up when they come", round=number)
-            if self._settled >= self.min_participants:
-                self._journal.settle(number, now)
+            self._close_settling(number, now)
             return
         self._fold = None
         if fold.count < self.min_participants:
@@ -157,7 +158,18 @@ class Coordinator:
             return
         for node in fold.drifted():
             self.failed(node, "drift")
+        for node in fold.nodes():
+            self._rejected.pop(node, None)  # a second answer of one that is in the sum
         self._journalled(fold, number)
+
+    def _close_settling(self, number: int, now: float) -> None:
+        """Done when everybody who was asked has the last aggregate, or, after a few tries, enough of them."""
+        self._settle_tries += 1
+        missing = len(self._asked - self._settled)
+        if missing == 0 or (self._settle_tries >= _SETTLE_TRIES and len(self._settled) >= self.min_participants):
+            self._journal.settle(number, now)
+        if missing:
+            _log.warning("some institutions lack the last aggregate", round=number, missing=missing)
 
     def _journalled(self, fold: Fold, number: int) -> None:
         blob, counted, ciphertexts = fold.aggregate()

@@ -87,6 +87,10 @@ class Fold:
         """Uploads in the largest sum."""
         return max((len(total.uploads) for total in self._sums.values()), default=0)
 
+    def nodes(self) -> list[int]:
+        """Nodes whose uploads are in the sum that counts."""
+        return list(self._sums[self._chosen()].uploads)
+
     def drifted(self) -> list[int]:
         """Nodes whose uploads are not in the sum that counts."""
         chosen = self._chosen()

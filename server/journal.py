@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.errors import JournalError
 from common.protocol import Aggregate, RoundKind
@@ -53,17 +55,19 @@ class Journal:
         """
         self._path = path
         try:
+            # Made before SQLite opens it: its write-ahead log takes over the mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
             row = self._db.execute("SELECT id, fingerprint FROM federation").fetchone()
-        except sqlite3.Error as error:
+            if row is None:
+                row = (federation, fingerprint)
+                self._db.execute("INSERT INTO federation VALUES (?, ?)", row)
+        except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{path} is no readable journal ({error}); restore it from backup") from error
-        path.chmod(0o600)
-        if row is None:
-            self._db.execute("INSERT INTO federation VALUES (?, ?)", (federation, fingerprint))
-        elif row != (federation, fingerprint):
+        if row != (federation, fingerprint):
             raise JournalError(
                 f"{path} belongs to federation {row[0].hex()[:12]} under key {row[1].hex()[:12]}, expected "
                 f"{federation.hex()[:12]} under {fingerprint.hex()[:12]}; choose another folder"
@@ -79,14 +83,22 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:
+                    with suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise JournalError(
                 f"cannot write {self._path}: {error}; the round stays open and is asked again"
             ) from error
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"cannot read {self._path}: {error}; restore it from backup") from error
 
     def record(self, closed: ClosedRound, aggregate: Aggregate) -> None:
         """Store a closed round.
@@ -116,34 +128,30 @@ class Journal:
 
     def is_settled(self, number: int) -> bool:
         """Whether `settle` was called for this number."""
-        return self._db.execute("SELECT 1 FROM settled WHERE round = ?", (number,)).fetchone() is not None
+        return bool(self._read("SELECT 1 FROM settled WHERE round = ?", number))
 
     @property
     def next_round(self) -> int:
         """Number of the round now open."""
-        (count,) = self._db.execute("SELECT COALESCE(MAX(round) + 1, 0) FROM rounds").fetchone()
+        ((count,),) = self._read("SELECT COALESCE(MAX(round) + 1, 0) FROM rounds")
         return int(count)
 
     def kinds(self) -> Sequence[RoundKind]:
         """Kind of every closed round, in order."""
-        return [RoundKind(kind) for (kind,) in self._db.execute("SELECT kind FROM rounds ORDER BY round")]
+        return [RoundKind(kind) for (kind,) in self._read("SELECT kind FROM rounds ORDER BY round")]
 
     def aggregates(self, start: int) -> Iterator[Aggregate]:
         """Aggregates from round `start` on, in order."""
-        for number, blob in self._db.execute(
-            "SELECT round, aggregate FROM rounds WHERE round >= ? ORDER BY round", (start,)
-        ).fetchall():
-            counted = self._db.execute(
-                "SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", (number,)
-            ).fetchall()
+        for number, blob in self._read("SELECT round, aggregate FROM rounds WHERE round >= ? ORDER BY round", start):
+            counted = self._read("SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", number)
             yield Aggregate(number, blob, tuple(upload for (upload,) in counted))
 
     def rounds(self, start: int = 0) -> Sequence[ClosedRound]:
         """What is known of the closed rounds from `start` on, without their aggregates."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT round, kind, started, ended, fold_seconds, bytes_up, ciphertexts, rejected FROM rounds "
             "WHERE round >= ? ORDER BY round",
-            (start,),
+            start,
         )
         return [
             ClosedRound(number, RoundKind(kind), started, ended, fold, up, ciphertexts, json.loads(rejected))

@@ -106,7 +106,8 @@ class BlindStrategy(Strategy):
         self.summary()
         stage, attempts = None, 0
         reasons: dict[int, str] = {}
-        while not self._coordinator.finished:
+        # At least one exchange: whoever missed the last message of an earlier run is told now.
+        while stage is None or not self._coordinator.finished:
             requests = self._coordinator.begin(self._nodes(grid, settle=stage is None))
             asked = {(request.round, request.kind) for request in requests.values()}
             attempts = attempts + 1 if asked == stage else 0

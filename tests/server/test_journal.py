@@ -138,6 +138,10 @@ def test_a_failed_commit_does_not_block_the_next_attempt(journal: Journal, monke
             self.executemany = real.executemany
             self.close = real.close
 
+        @property
+        def in_transaction(self) -> bool:
+            return self.real.in_transaction
+
         def execute(self, sql: str, *arguments: object) -> object:
             if sql == "COMMIT" and not self.failed:
                 self.failed = True

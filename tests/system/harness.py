@@ -289,6 +289,10 @@ class MortalDatabase:
     def executemany(self, sql: str, *arguments: Any) -> Any:
         return self._mortal(self._real.executemany, sql, *arguments)
 
+    @property
+    def in_transaction(self) -> bool:
+        return not self._dead and self._real.in_transaction
+
     def _mortal(self, run: Callable[..., Any], sql: str, *arguments: Any) -> Any:
         if self._dead or (self._before and sql.startswith(self._before)):
             self._dead = True
