@@ -347,6 +347,10 @@ class FullDatabase:
         self._real = real
         self.executemany = real.executemany
 
+    @property
+    def in_transaction(self) -> bool:
+        return self._real.in_transaction
+
     def execute(self, sql: str, *arguments: Any) -> Any:
         if sql.startswith("INSERT"):
             raise sqlite3.OperationalError("database or disk is full")
