@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import save_file
 
 from common.errors import MemoryFileError
-from common.files import remove_leftovers, write_private
+from common.files import remove_leftovers, replace_private
 from common.genesis import tensors_digest
 from common.keys import owner_only
 from common.masking import Bools, History
@@ -146,10 +146,11 @@ class Memory:
         facts |= {"format": _FORMAT, "federation": self._federation.hex()}
         facts["digest"] = _digest(facts, tensors)
         try:
-            write_private(self.path, save(tensors, metadata={"facts": json.dumps(facts)}))
-        except OSError as error:
+            metadata = {"facts": json.dumps(facts)}
+            replace_private(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        except (OSError, SafetensorError) as error:
             raise MemoryFileError(
-                f"cannot write {self.path}: {error.strerror}; nothing is lost, the round is repeated once there is room"
+                f"cannot write {self.path}: {error}; nothing is lost, the round is repeated once there is room"
             ) from error
 
     def recall(self) -> Record | None:

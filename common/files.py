@@ -5,25 +5,40 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace `path` atomically and durably; mode 0600.
+    """Replace `path` by these bytes; see `replace_private`."""
+    replace_private(path, lambda temporary: _fill(temporary, data))
+
+
+def replace_private(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace `path` atomically and durably by what `write` makes of an empty file; mode 0600.
 
     After a crash at any moment either the old or the new content is there, whole.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        write(temporary)
+        temporary.chmod(0o600)  # a library may have made the file anew
+        os.close(descriptor)
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(descriptor)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(descriptor)
     sync_folder(path.parent)
+
+
+def _fill(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -24,10 +24,10 @@ _SAMPLES = 16
 
 @dataclass(frozen=True)
 class Frame:
-    """The bytes of an item that never change: `template`, where `fixed`; both of shape (length,)."""
+    """The bytes of an item that never change: the values `fixed` at the places `index`, int64."""
 
-    template: NDArray[np.uint8]
-    fixed: NDArray[np.bool_]
+    index: NDArray[np.int64]
+    fixed: bytes
 
     def require(self, item: bytes | memoryview) -> None:
         """Compare an item of the right length.
@@ -35,8 +35,7 @@ class Frame:
         Raises:
             CorruptError: framed differently.
         """
-        found = np.frombuffer(item, dtype=np.uint8)
-        if not np.array_equal(found[self.fixed], self.template[self.fixed]):
+        if np.frombuffer(item, dtype=np.uint8)[self.index].tobytes() != self.fixed:
             raise CorruptError(
                 "a ciphertext is not framed as those of the agreed parameters are; it was damaged, or its maker does not "
                 "follow the protocol"
@@ -64,8 +63,9 @@ def frames(parameters: CKKSParameters) -> dict[int, Frame]:
 
 
 def _frame(samples: list[bytes]) -> Frame:
-    bytes_ = np.stack([np.frombuffer(sample, dtype=np.uint8) for sample in samples])
-    return Frame(bytes_[0], (bytes_ == bytes_[0]).all(axis=0))
+    found = np.stack([np.frombuffer(sample, dtype=np.uint8) for sample in samples])
+    index = np.flatnonzero((found == found[0]).all(axis=0))
+    return Frame(index, found[0, index].tobytes())
 
 
 def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, item: bytes | memoryview) -> Any:

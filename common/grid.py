@@ -40,8 +40,12 @@ def quantise(values: Floats, steps: Floats, largest: int) -> tuple[Ints, Floats]
     Returns:
         `q` int64 and `rest` float64 with `q * steps + rest == values`, bit for bit.
     """
-    q = np.clip(np.rint(values / steps), -largest, largest)
-    return q.astype(np.int64), values - q * steps
+    scaled = values / steps
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -largest, largest, out=scaled)
+    q = scaled.astype(np.int64)
+    scaled *= steps
+    return q, np.subtract(values, scaled, out=scaled)
 
 
 def range_codes(values: Floats, units: Floats, tensors: NDArray[np.int32], count: int, cap: int) -> Ints:
@@ -50,12 +54,14 @@ def range_codes(values: Floats, units: Floats, tensors: NDArray[np.int32], count
     Args:
         values: what is about to be quantised, float64, shape (n,).
         units: unit of each value (`code_units`), shape (n,).
-        tensors: tensor of each value, shape (n,).
+        tensors: tensor of each value, shape (n,), ascending.
         count: number of tensors.
         cap: largest code that the ledger holds.
     """
     codes = np.zeros(count, dtype=np.float64)
-    np.maximum.at(codes, tensors, np.abs(values) / units)
+    if values.size:
+        starts = np.flatnonzero(np.concatenate([[True], tensors[1:] != tensors[:-1]]))
+        codes[tensors[starts]] = np.maximum.reduceat(np.abs(values) / units, starts)
     return np.minimum(np.ceil(codes), cap).astype(np.int64)
 
 

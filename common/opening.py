@@ -59,7 +59,8 @@ class CKKSOpener:
     def _decoded(self, item: memoryview) -> NDArray[np.float64]:
         plain = seal.Plaintext()
         self._decryptor.decrypt(load_ciphertext(self._scratch, self._parameters, item), plain)
-        slots = np.array(self._encoder.decode_complex(plain), dtype=np.complex128)
+        decoded = self._encoder.decode_complex(plain)
+        slots = np.fromiter(decoded, np.complex128, self._parameters.ring_degree // 2)
         return np.concatenate([slots.real, slots.imag])
 
 

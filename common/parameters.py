@@ -120,7 +120,7 @@ class CKKSParameters:
         if self.primes != (_PRIME_BITS,) * _PRIMES.get(self.profile, 0):
             # Below 60 bits SEAL's compression finds something to gain, and lengths of ciphertexts vary.
             raise ParameterError(
-                f"profile {self.profile!r} with primes of {list(self.primes)} bits: expected {_PRIMES} primes of "
+                f"profile {self.profile!r} with primes of {list(self.primes)} bits: expected {_PRIMES.get(self.profile, 'another profile and its')} primes of "
                 f"{_PRIME_BITS} bits"
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class SharedState:
     clear: Bools | None = None
     records: tuple[Floats, ...] = field(default=(), repr=False)
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 over every bit that the next round depends on, 32 bytes."""
         state = hashlib.sha256(f"dictpfl-state-1 {self.round} {self.updates} {len(self.records)} ".encode())

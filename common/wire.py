@@ -118,8 +118,10 @@ def write(header: Header, sealed: Iterable[bytes], clear: bytes = b"") -> bytes:
     if any(len(item) != length for item in items):
         raise WireError("ciphertexts of unequal length in one blob; this is a defect of the library that made them")
     header = replace(header, items=len(items), item_length=length, clear_length=len(clear))
-    body = b"".join([_pack(header, _EMPTY), *items, clear])
-    return _pack(header, _digest(body)) + body[HEADER_BYTES:]
+    digest = hashlib.sha256(_pack(header, _EMPTY)[:_DIGEST_AT])
+    for part in (*items, clear):
+        digest.update(part)
+    return b"".join([_pack(header, digest.digest()), *items, clear])
 
 
 def read_kind(data: bytes) -> tuple[int, RoundKind, bytes]:

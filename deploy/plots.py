@@ -17,6 +17,8 @@ from deploy.observer import RoundRecord
 
 COLOURS = ("#0b6e4f", "#c1440e", "#2b59c3", "#8a5a00", "#7b2d8b", "#475569", "#b3125d")
 """Distinct in print and for colour-blind readers; 4.5:1 or better on white."""
+_METADATA = ("Date", "Creator", "Format", "Type")
+"""What matplotlib would write into a picture about itself; left out, so that equal runs give equal pages."""
 _PHASES = ("train", "evaluate", "store", "seal", "fold", "open")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -34,7 +36,8 @@ _STYLE: dict[Any, Any] = {
 def svg(figure: Figure) -> str:
     """The figure as an SVG element, without XML prologue."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata=dict.fromkeys(_METADATA))
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
 

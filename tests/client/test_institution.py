@@ -205,7 +205,7 @@ def test_the_diary_has_a_line_for_each_event(world: World, aggregates: list[Aggr
 
 
 def test_a_full_disk_is_named(world: World, aggregates: list[Aggregate]) -> None:
-    with full_disk(client.memory, "write_private"):
+    with full_disk(client.memory, "replace_private"):
         reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
     assert (reply.status, reply.code) == (Status.REFUSED, "memory")
     assert ask(world, 3, RoundKind.UPDATE, *aggregates).status is Status.UPLOAD

@@ -111,7 +111,18 @@ def test_killed_simulation_resumes_to_the_same_model(config: Path, tmp_path: Pat
     rounds = ("--set", "federation.rounds=8", "--set", "training.steps=20")
     whole = dictpfl("simulate", config, *rounds, "--engine", "local", "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, "-m", "deploy.cli", "simulate", str(config), *rounds, "--engine", "local", "--out", "cut"]
+    command = [
+        sys.executable,
+        "-m",
+        "deploy.cli",
+        "simulate",
+        str(config),
+        *rounds,
+        "--engine",
+        "local",
+        "--out",
+        "cut",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     diary = tmp_path / "cut" / "sites" / "institution-001" / "diary.jsonl"
     deadline = time.monotonic() + 120

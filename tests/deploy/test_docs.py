@@ -47,7 +47,10 @@ def test_notebook_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_own_model_and_data_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,), (config, *_) = blocks("how-to/your-model-and-data.md", "python"), blocks("how-to/your-model-and-data.md", "toml")
+    (code,), (config, *_) = (
+        blocks("how-to/your-model-and-data.md", "python"),
+        blocks("how-to/your-model-and-data.md", "toml"),
+    )
     (tmp_path / "hospital.py").write_text(code, encoding="utf-8")
     (tmp_path / "hospital.toml").write_text(config, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

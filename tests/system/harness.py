@@ -266,11 +266,11 @@ INSTITUTION_POINTS: dict[str, Point] = {
     "after sealing": lambda: dies_after(client.institution, "write"),
     "diary, first line": lambda: dies_before(Institution, "_note", 1),
     "diary, second line": lambda: dies_before(Institution, "_note", 2),
-    **{f"before store {n}": lambda n=n: dies_before(client.memory, "write_private", n) for n in (1, 2)},
+    **{f"before store {n}": lambda n=n: dies_before(client.memory, "replace_private", n) for n in (1, 2)},
     **{f"before rename {n}": lambda n=n: dies_before(os, "replace", n) for n in (1, 2)},
     **{f"after rename {n}": lambda n=n: dies_after(os, "replace", n) for n in (1, 2)},
     **{f"before folder sync {n}": lambda n=n: dies_before(common.files, "sync_folder", n) for n in (1, 2)},
-    **{f"after store {n}": lambda n=n: dies_after(client.memory, "write_private", n) for n in (1, 2)},
+    **{f"after store {n}": lambda n=n: dies_after(client.memory, "replace_private", n) for n in (1, 2)},
 }
 
 
@@ -330,7 +330,7 @@ COORDINATOR_POINTS: dict[str, dict[str, str]] = {
 
 
 @contextmanager
-def full_disk(target: object = common.files, name: str = "write_private") -> Iterator[None]:
+def full_disk(target: object = common.files, name: str = "replace_private") -> Iterator[None]:
     """No room: every write of this kind fails."""
 
     def refuse(*_arguments: Any, **_options: Any) -> Any:

@@ -133,7 +133,7 @@ def test_the_coordinators_log_says_nothing(world: World) -> None:
             log.lines += traceback.format_exception_only(error)
         (world.site(2) / "federation.key").chmod(0o600)
         world.memory(4).path.unlink()
-        world.exchange({1: lambda: full_disk(client.memory, "write_private"), 3: INSTITUTION_POINTS["replying"]})
+        world.exchange({1: lambda: full_disk(client.memory, "replace_private"), 3: INSTITUTION_POINTS["replying"]})
         world.run()
     text = "\n".join(log.lines)
     assert {"'memory'", "'key-file'"} <= set(re.findall(r"'[a-z-]+'", text))

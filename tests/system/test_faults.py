@@ -539,7 +539,7 @@ def test_one_waits_for_the_other(three: World) -> None:
 
     @contextmanager
     def slowly() -> Iterator[None]:
-        real = client.memory.write_private
+        real = client.memory.replace_private
 
         def write(path: Path, data: bytes) -> None:
             entered.set()
@@ -547,7 +547,7 @@ def test_one_waits_for_the_other(three: World) -> None:
             real(path, data)
             order.append("stored")
 
-        with mock.patch.object(client.memory, "write_private", write):
+        with mock.patch.object(client.memory, "replace_private", write):
             yield
 
     three.exchange({0: slowly})
@@ -562,7 +562,7 @@ def test_an_institutions_disk_is_full(count: int, three: World, undisturbed: dic
 
     @contextmanager
     def nearly_full() -> Iterator[None]:
-        real, calls = client.memory.write_private, []
+        real, calls = client.memory.replace_private, []
 
         def write(path: Path, data: bytes) -> None:
             calls.append(path)
@@ -570,7 +570,7 @@ def test_an_institutions_disk_is_full(count: int, three: World, undisturbed: dic
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(path, data)
 
-        with mock.patch.object(client.memory, "write_private", write):
+        with mock.patch.object(client.memory, "replace_private", write):
             yield
 
     reply = three.exchange({VICTIM: nearly_full})[VICTIM]
@@ -607,7 +607,7 @@ def test_a_full_disk_at_the_journal(three: World, undisturbed: dict[str, bytes])
 def test_all_reasons_leave_as_codes_only(three: World) -> None:
     """Nothing but a word of the agreed vocabulary leaves an institution that refuses."""
     request = three.coordinator.begin([0])[0]
-    with full_disk(client.memory, "write_private"):
+    with full_disk(client.memory, "replace_private"):
         reply: Reply = three.institution(0).handle(request)
     assert reply == Reply(Status.REFUSED, 0, 0, b"", "memory")
     assert request.kind is RoundKind.UPDATE

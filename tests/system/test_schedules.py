@@ -78,7 +78,7 @@ def _founded(factory: pytest.TempPathFactory, **changes: object) -> World:
 
 
 def _full_memory() -> Point:
-    return lambda: full_disk(client.memory, "write_private")
+    return lambda: full_disk(client.memory, "replace_private")
 
 
 def play(world: World, exchange: Exchange, late: dict[int, Reply]) -> None:

@@ -1,0 +1,120 @@
+"""The report of a run: everything on the page, nothing fetched, nothing claimed that did not happen."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from common.config import FederationConfig
+from deploy.comparison import compare
+from deploy.report import server_view
+from deploy.run import Run
+from deploy.units import human_bytes, human_factor, human_seconds, percent
+
+TINY = {
+    "name": "tiny <script>alert(1)</script>",
+    "federation": {"rounds": 4},
+    "data": {"source": "digits", "limit": 150},
+    "model": {"source": "mlp", "options": {"hidden": [16]}},
+    "decomposition": {"refresh_every": 2},
+    "training": {"steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+    folder = tmp_path_factory.mktemp("compare")
+    configs = {
+        method: FederationConfig.of(TINY, {"method": method, "toy_insecure": method != "dictpfl"})
+        for method in ("dictpfl", "plaintext", "fedml-he")
+    }
+    yield {run.config.method: run for run in compare(configs, folder, engine="local")}
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.found += [(tag, value or "") for name, value in attrs if name in ("src", "href", "xlink:href", "srcset")]
+
+
+def page(path: Path) -> tuple[str, Links]:
+    text, links = path.read_text(encoding="utf-8"), Links()
+    links.feed(text)
+    return text, links
+
+
+def test_a_report_fetches_nothing_and_runs_nothing(runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        text, links = page(run.folder / "report.html")
+        assert links.scripts == 0
+        assert [target[:80] for _, target in links.found if not target.startswith(("#", "data:"))] == []
+        assert text.count("<svg") == 5
+        assert "alert(1)</script>" not in text.replace("&lt;/script&gt;", "")
+
+
+def test_a_comparison_links_its_runs_and_nothing_else(runs: dict[str, Run]) -> None:
+    folder = next(iter(runs.values())).folder.parent
+    _, links = page(folder / "compare.html")
+    targets = {target for _, target in links.found if not target.startswith("#")}
+    assert targets == {f"{method}/report.html" for method in runs}
+    assert all((folder / target).exists() for target in targets)
+
+
+def test_insecure_runs_say_so_and_secure_ones_do_not(runs: dict[str, Run]) -> None:
+    said = {method: "Insecure federation" in page(run.folder / "report.html")[0] for method, run in runs.items()}
+    assert said == {"dictpfl": False, "plaintext": True, "fedml-he": True}
+    assert any("YES" in depends for _, _, depends in server_view(runs["plaintext"]))
+    assert any("YES" in depends for _, _, depends in server_view(runs["fedml-he"]))
+    assert not any("YES" in depends for _, _, depends in server_view(runs["dictpfl"]))
+
+
+def test_the_reduction_is_what_the_values_say(runs: dict[str, Run]) -> None:
+    summary = runs["dictpfl"].summary
+    values, reduction = summary["values"], summary["reduction"]
+    assert values["sent"] == sum(r.sent for r in runs["dictpfl"].history)
+    assert reduction["decomposition"] * reduction["pruning"] == pytest.approx(reduction["values"])
+    assert all(sum(r.sent_by_tensor.values()) == r.sent for r in runs["dictpfl"].history)
+    assert [r.refreshed for r in runs["dictpfl"].history] == [False, True, False, True, False]
+
+
+def test_every_round_has_all_its_seconds(runs: dict[str, Run]) -> None:
+    for record in runs["dictpfl"].history:
+        if record.kind == "update":
+            assert {"train", "seal", "open", "fold", "evaluate", "store", "round"} <= set(record.seconds)
+            assert all(value > 0 for value in record.seconds.values())
+
+
+def test_a_run_is_read_back_as_it_was(runs: dict[str, Run]) -> None:
+    for run in runs.values():
+        again = Run.load(run.folder)
+        assert again.summary == run.summary
+        assert list(again.history) == list(run.history)
+        assert again.config == run.config
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (human_bytes(0), "0 B"),
+        (human_bytes(999), "999 B"),
+        (human_bytes(33_204), "33.2 kB"),
+        (human_bytes(5.12e6), "5.12 MB"),
+        (human_bytes(3e13), "30 TB"),
+        (human_factor(11.57), "11.6x"),
+        (human_factor(402), "402x"),
+        (human_seconds(0.0021), "2.1 ms"),
+        (human_seconds(43.14), "43.1 s"),
+        (human_seconds(300), "5.0 min"),
+        (percent(None), "-"),
+        (percent(0.9192), "91.9 %"),
+    ],
+)
+def test_units(shown: str, expected: str) -> None:
+    assert re.sub(r"\s+", " ", shown) == expected
