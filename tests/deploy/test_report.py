@@ -1,7 +1,6 @@
 """The report of a run: everything on the page, nothing fetched, nothing claimed that did not happen."""
 
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,13 +23,13 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("compare")
     configs = {
         method: FederationConfig.of(TINY, {"method": method, "toy_insecure": method != "dictpfl"})
         for method in ("dictpfl", "plaintext", "fedml-he")
     }
-    yield {run.config.method: run for run in compare(configs, folder, engine="local")}
+    return {run.config.method: run for run in compare(configs, folder, engine="local")}
 
 
 class Links(HTMLParser):
