@@ -39,9 +39,9 @@ PLATEAU = 1.0
 console = Console()
 
 MODELS: Mapping[str, Mapping[str, Any]] = {
-    "mlp": {"federation.rounds": 12, "model.source": "mlp", "model.options": {"hidden": [128, 128]}},
+    "mlp": {"federation.rounds": 10, "model.source": "mlp", "model.options": {"hidden": [128, 128]}},
     "vit_tiny": {
-        "federation.rounds": 8,
+        "federation.rounds": 6,
         "model.source": "vit_tiny",
         "model.options": {"dim": 64, "depth": 2},
         "data.public_share": 0.2,
