@@ -1,7 +1,7 @@
 # make demo    train one model across three institutions, encrypted, beside plaintext and full encryption
 # make test    run every test
 # make lint    format, lint, types, import contracts
-# make bench   write every figure that the README states
+# make bench   write every figure that the README states; a requirement that is not met is said, and the rest goes on
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -36,9 +36,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp
-	$(BIN)/python benchmarks/encryption.py
-	$(BIN)/python benchmarks/round.py
-	$(BIN)/python benchmarks/accuracy_digits.py
+	-$(BIN)/python benchmarks/encryption.py
+	-$(BIN)/python benchmarks/round.py
+	-$(BIN)/python benchmarks/accuracy_digits.py
+	$(BIN)/python benchmarks/render.py
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m deploy.reference > docs/configuration.md

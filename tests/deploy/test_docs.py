@@ -1,6 +1,7 @@
 """The documentation's code runs, and its generated pages are what the code generates."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,9 @@ def test_relative_links_of_the_documentation_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_figures_of_the_readme_are_those_of_the_results() -> None:
+    script = ROOT / "benchmarks" / "render.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,122 @@
+"""Write the figures of README.md from benchmarks/results/*.json, so that they cannot drift.
+
+`python benchmarks/render.py` rewrites what stands between the markers; `--check` only says whether it would.
+`python benchmarks/render.py --picture DIR` draws docs/images/digits.svg from a folder that `dictpfl compare` (or
+`make demo`) left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+START, END = "<!-- figures -->", "<!-- /figures -->"
+_METHODS = {"plaintext": "plaintext, full", "head-only": "head only", "dictpfl": "**dictpfl**"}
+
+
+def load(name: str) -> dict[str, Any]:
+    """A result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def where(machine: dict[str, Any]) -> str:
+    """Machine and date in a few words."""
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['date'].split()[0]}"
+
+
+def accuracy() -> str:
+    """Test accuracy and traffic on digits."""
+    result = load("accuracy_digits")
+    lines = [
+        "**Accuracy on digits, three institutions** (`python benchmarks/accuracy_digits.py`; mean of three seeds, test "
+        "split, mean of the last three rounds, rates chosen on validation data; values sent as a share of full "
+        "fine-tuning's).",
+        "",
+        "| | " + " | ".join(_METHODS.values()) + " | values sent |",
+        "|---|" + "---:|" * (len(_METHODS) + 1),
+    ]
+    for case in result.values():
+        methods = case["methods"]
+        cells = [f"{methods[m]['accuracy']:.1f} %" if m in methods else "-" for m in _METHODS]
+        lines.append(f"| {case['title']} | {' | '.join(cells)} | {methods['dictpfl']['share']:.1f} % |")
+    last = max(result.values(), key=lambda case: str(case["measured"]["date"]))
+    return "\n".join([*lines, "", where(last["measured"]) + "."])
+
+
+def encryption() -> str:
+    """Bytes and time a value."""
+    result = load("encryption")
+    rows = {(row["values"], row["scheme"]): row for row in result["rows"]}
+    shown = [("dictpfl-8bit", "dictpfl, 8 bits"), ("dictpfl-10bit", "dictpfl, 10 bits"),
+             ("float32-clear", "float32 in clear"), ("tenseal-ckks_vector", "`ts.ckks_vector` (8192, [60, 40, 40])")]  # fmt: skip
+    lines = [
+        "**Encryption** (`python benchmarks/encryption.py`; 10^6 values, up to 8 participants, exact sums).",
+        "",
+        "| | bytes a value up | down | seal, ns | fold, ns | open, ns |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for scheme, name in shown:
+        row = rows[1_000_000, scheme]
+        ns = row["ns_per_value"]
+        lines.append(
+            f"| {name} | {row['bytes_per_value_up']:.2f} | {row['bytes_per_value_down']:.2f} | {ns['seal']:.0f} | "
+            f"{ns['fold']:.0f} | {ns['open']:.0f} |"
+        )
+    times = result["speedup"]["8"]["medians"]
+    note = (
+        f"An upload is at least one ciphertext, 33 kB. Sealing and opening 150,000 values takes {times:.1f} times less than "
+        f"`ts.ckks_vector` in the same run. {where(result['machine'])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def rounds() -> str:
+    """What encryption takes of a round."""
+    result = load("round")
+    promises = [
+        f"- {item['promise']}: {item['measured']:.3g} {item['unit']} (wanted: {item['relation']} {item['bound']:g})"
+        for item in result["requirements"]
+    ]
+    head = "**A round** (`python benchmarks/round.py`; the ViT has 4.9 million parameters, one local epoch of 5 steps)."
+    return "\n".join([head, "", *promises, "", where(result["machine"]) + "."])
+
+
+def rendered(text: str) -> str:
+    """README.md with the figures filled in."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{accuracy()}\n\n{encryption()}\n\n{rounds()}\n{END}{after}"
+
+
+def picture(folder: Path) -> None:
+    """The README's picture, from the runs of a comparison."""
+    from deploy import plots
+    from deploy.run import Run
+
+    runs = [Run.load(path.parent) for path in sorted(folder.glob("*/summary.json"), reverse=True)]
+    histories = {run.config.method: run.history for run in runs}
+    drawn = plots.accuracy_against_bytes(histories, str(runs[0].summary["metric"]))
+    (ROOT / "docs" / "images" / "digits.svg").write_text(drawn + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Rewrite, check, or draw."""
+    if "--picture" in sys.argv:
+        picture(Path(sys.argv[sys.argv.index("--picture") + 1]))
+        return
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if "--check" in sys.argv:
+        if rendered(text) != text:
+            sys.exit("README.md does not show benchmarks/results: run python benchmarks/render.py")
+        return
+    path.write_text(rendered(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
