@@ -26,6 +26,7 @@ EPOCHS, TABLE, START = "epochs", "epochs.json", "start.safetensors"
 KEY_PURPOSE = "federation key"
 _FORMAT = "dictpfl-epochs-1"
 _FOLDER = re.compile(r"^[0-9]{4,}$")
+_FINGERPRINT = 32
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class EpochTable:
-    """All epochs of a federation, oldest first; as signed by the authority. `start`: digest of shared state before the
-    last one's first round, or None in the first epoch, which starts from genesis.
+    """All epochs of a federation, oldest first, as signed by the authority.
+
+    `start` is the digest of shared state before the last one's first round; None in the first epoch, which starts from
+    genesis.
     """
 
     epochs: tuple[Epoch, ...]
@@ -55,7 +58,8 @@ class EpochTable:
         numbers = [epoch.number for epoch in self.epochs]
         rounds = [epoch.first_round for epoch in self.epochs]
         good = bool(numbers) and numbers == sorted(set(numbers)) and numbers[0] >= 1
-        good = good and rounds == sorted(rounds) and rounds[0] == 0 and all(len(e.fingerprint) == 32 for e in self.epochs)  # noqa: PLR2004 -- SHA-256
+        good = good and rounds == sorted(rounds) and rounds[0] == 0
+        good = good and {len(epoch.fingerprint) for epoch in self.epochs} == {_FINGERPRINT}
         if not good or (self.start is None) != (len(self.epochs) == 1):
             raise ConfigError(f"epochs {numbers} from rounds {rounds} on do not follow each other; join again")
 
@@ -112,13 +116,13 @@ def home(folder: Path) -> Path:
 class Keyring:
     """An institution's keys by epoch, its genesis, and the state that it starts from without a memory."""
 
-    def __init__(self, folder: Path, settings: SiteSettings) -> None:
-        """Load what is in force.
+    def __init__(self, folder: Path, settings: SiteSettings, passphrase: bytes | None = None) -> None:
+        """Load what is in force; the passphrase comes from where the settings say, unless it is given.
 
         Raises:
             DictPFLError: damaged, unprotected, of a wrong passphrase, or a key that is not the one of genesis.
         """
-        self._folder, self._settings = folder, settings
+        self._folder, self._settings, self._passphrase = folder, settings, passphrase
         self.home = home(folder)
         self.genesis = Genesis.load(self.home)
         self.table = self._table()
@@ -140,7 +144,7 @@ class Keyring:
         if (home / KEY).exists() or not (home / SEALED_KEY).exists():
             return load_key(home / KEY)
         path = self._folder / self._settings.passphrase_file if self._settings.passphrase_file else None
-        passphrase = stored_passphrase(path)
+        passphrase = self._passphrase or stored_passphrase(path)
         if passphrase is None:
             raise PassphraseError(
                 f"{home / SEALED_KEY} is sealed and no passphrase is at hand: name a file as passphrase_file in "
@@ -163,7 +167,9 @@ class Keyring:
             raise ConfigError(f"cannot read {self.home / START}: {error.strerror}; restore it from backup") from error
         state = of_bytes(data, self.genesis.federation, self.genesis.layout.size)
         if state.digest != self.table.start or state.round != self.table.last.first_round:
-            raise ConfigError(f"{self.home / START} is not the state that this epoch starts from; restore it from backup")
+            raise ConfigError(
+                f"{self.home / START} is not the state that this epoch starts from; restore it from backup"
+            )
         return state
 
     def require_agreed(self, state: SharedState) -> None:
