@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import structlog
 
+import client.vault
+
 if "ceremonies" not in sys.modules:
     # This folder is no package, and pytest's import mode does not put it on the path.
     _spec = importlib.util.spec_from_file_location("ceremonies", Path(__file__).with_name("ceremonies.py"))
@@ -19,6 +21,14 @@ if "ceremonies" not in sys.modules:
     _spec.loader.exec_module(sys.modules["ceremonies"])
 
 from ceremonies import Ceremony
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passphrases() -> Iterator[None]:
+    """Hundreds of derivations: one cheap pass each. The true cost is tested in test_identity.py."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(client.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
+        yield
 
 
 @pytest.fixture(scope="session")
