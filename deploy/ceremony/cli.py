@@ -183,7 +183,7 @@ def _make(folder: Path, name: str, role: Role, passphrase_file: Path | None) -> 
 def _passphrase(file: Path | None, *, new: bool = False) -> bytes:
     found = stored_passphrase(file)
     if found is None:
-        if not sys.stdin.isatty():
+        if not _at_terminal():
             raise PassphraseError(
                 "no passphrase: there is no terminal to ask at. Give --passphrase-file, or the systemd credential "
                 "dictpfl-passphrase"
@@ -192,6 +192,10 @@ def _passphrase(file: Path | None, *, new: bool = False) -> bytes:
     if new:
         require_strong(found)
     return found
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _named(pairs: list[str]) -> dict[str, Path]:
@@ -221,7 +225,7 @@ def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
         _say_identity(identity)
         if checked:
             continue
-        if not sys.stdin.isatty() or not typer.confirm(f"Did {identity.name} read out the same by phone?"):
+        if not _at_terminal() or not typer.confirm(f"Did {identity.name} read out the same by phone?"):
             raise CeremonyError(
                 f"the fingerprint of {identity.name} was not confirmed; compare it by phone, then answer yes or give --checked"
             )
@@ -229,7 +233,7 @@ def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
 
 def _confirmed(sender: PublicIdentity) -> bool:
     _say_identity(sender)
-    if not sys.stdin.isatty():
+    if not _at_terminal():
         return False
     said = str(typer.prompt("Call the authority and type the eight words that it reads out"))
     return matches(sender.fingerprint, said)

@@ -163,7 +163,7 @@ def test_an_upload_that_was_pending_under_the_old_key_is_owed_not_lost(world: Ce
     owed: list[np.ndarray] = []
     update = after._update
 
-    def watch(record, plan, ledger):  # noqa: ANN202
+    def watch(record, plan, ledger):
         owed.append(record.residual.values)
         return update(record, plan, ledger)
 
@@ -320,7 +320,7 @@ def test_two_rotations_in_a_row(world: Ceremony) -> None:
     assert len({world.state(name).digest for name in ("berlin", "quito", "turin")}) == 1
     assert world.state("kyoto").round < world.state("berlin").round
     keys = Keyring(world.site("kyoto"), SiteSettings.load(world.site("kyoto")))
-    with pytest.raises(KeyFileError, match="Move .*memory away"):
+    with pytest.raises(KeyFileError, match=r"Move .*memory away"):
         keys.at(world.state("kyoto").round)
     (world.site("kyoto") / "memory").rename(world.site("kyoto") / "memory.epoch-1")
     half = world.coordinator / "federation.json"
