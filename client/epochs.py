@@ -17,8 +17,9 @@ from client.site import KEY, SEALED_KEY, SiteSettings
 from client.snapshot import of_bytes
 from client.vault import open_at_rest, stored_passphrase
 from common.errors import ConfigError, DriftError, KeyFileError, PassphraseError, WrongKeyError
+from common.files import read_private
 from common.genesis import Genesis
-from common.keys import FederationKey, load_key, parse_key, read_private
+from common.keys import FederationKey, load_key, parse_key
 from common.opening import Opener
 from common.state import SharedState
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from common.errors import KeyFileError, PassphraseError
-from common.keys import read_private
+from common.files import read_private
 
 CREDENTIAL = "dictpfl-passphrase"
 """Name of the systemd credential (`LoadCredential=`, `LoadCredentialEncrypted=`)."""

@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import tenseal.sealapi as seal
 
 from common.ckks import Scratch, context
 from common.errors import KeyFileError
-from common.files import write_private
+from common.files import read_private, write_private
 from common.parameters import CKKSParameters
 
 _FORMAT = "dictpfl-key-1"
@@ -109,27 +108,6 @@ def load_key(path: Path) -> FederationKey:
         KeyFileError: missing, readable by others, of another format, or its content does not match its fingerprint.
     """
     return parse_key(read_private(path), path)
-
-
-def read_private(path: Path) -> bytes:
-    """The content of a file that its owner alone may read.
-
-    Raises:
-        KeyFileError: missing, or readable by others.
-    """
-    try:
-        with path.open("rb") as file:
-            # Of the open file: a name could be pointed elsewhere between a look and a read.
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read()
-    except OSError as error:
-        raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise KeyFileError(
-            f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner may read it, expected 0600. Run "
-            f"`chmod 600 {path}`, and if others had access, ask the authority for a new key"
-        )
-    return data
 
 
 def parse_key(data: bytes, path: Path) -> FederationKey:

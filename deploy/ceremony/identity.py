@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.serialization import (
 from client.vault import read_sealed, seal_at_rest
 from common.errors import IdentityError
 from common.files import write_private
-from common.keys import owner_only
 
 PRIVATE, PUBLIC, NODE, NODE_PUBLIC = "identity.key", "identity.pub", "node.key", "node.key.pub"
 _FORMAT, _PURPOSE = "dictpfl-identity-1", "identity"
@@ -171,6 +170,8 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
         IdentityError: one is there already. KeyFileError: others may enter the folder.
         PassphraseError: too weak.
     """
+    from common.keys import owner_only  # which loads SEAL: not for every start of the command line
+
     require_name(name)
     owner_only(folder)
     if (folder / PRIVATE).exists():
@@ -212,6 +213,8 @@ def open_identity(folder: Path, passphrase: bytes) -> Identity:
         IdentityError: none, or its halves do not belong together. PassphraseError: wrong.
         KeyFileError: others may read it.
     """
+    from common.keys import owner_only
+
     public = public_of(folder)
     owner_only(folder)
     secrets = json.loads(read_sealed(folder / PRIVATE, passphrase, _PURPOSE))

@@ -197,7 +197,7 @@ def test_the_authoritys_words_are_typed_not_nodded_at(ceremony: Ceremony) -> Non
     )
     dictpfl(*command, answers="yes\n", error=IdentityError, said="in full")
     dictpfl(*command, answers=ceremony.fingerprint + "\n", said="joined epoch 1, from round 0 on")
-    assert SiteSettings.load(site).passphrase_file == "passphrase"
+    assert SiteSettings.load(site).passphrase_file == "passphrase"  # noqa: S105 -- a file name
 
 
 def test_what_goes_wrong_has_a_name(ceremony: Ceremony) -> None:
