@@ -6,7 +6,6 @@ seed, W0, the table of epochs, the members), sealed at rest. The key goes into t
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.epochs import Epoch, EpochTable
-from client.site import GENESIS_WEIGHTS
-from client.vault import read_sealed, seal_at_rest
 from common.config import FederationConfig
-from common.errors import ConfigError, IdentityError, KeyFileError, RotationError
+from common.errors import ConfigError, IdentityError, RotationError
 from common.files import sync_folder, write_private
 from common.genesis import Genesis
 from common.keys import FederationKey, make_key
@@ -26,16 +23,14 @@ from common.state import SharedState
 from deploy.ceremony import custody
 from deploy.ceremony.bundle import Contents, write_bundle
 from deploy.ceremony.charter import draw_up
-from deploy.ceremony.envelope import pack, unpack
 from deploy.ceremony.export import Exported, agreed_state, read_export
-from deploy.ceremony.identity import Identity, PublicIdentity, Role, canonical, open_identity
+from deploy.ceremony.identity import Identity, Role, open_identity
+from deploy.ceremony.keeping import FEDERATION, Kept, Members, keep, kept
+from deploy.ceremony.members import changed, identities
 from deploy.founding import agreement_of
 from server.coordinator import AGREEMENT
 
-FEDERATION = "federation.sealed"
 BUNDLES, COORDINATOR, NODES = "bundles", "coordinator", "nodes"
-_PURPOSE, _TABLE, _MEMBERS = "federation of an authority", "epochs.json", "members.json"
-Members = Mapping[str, PublicIdentity]
 
 
 @dataclass(frozen=True)
@@ -55,20 +50,6 @@ class Issued:
     def bundle(self, name: str) -> Path:
         """A member's bundle."""
         return self.folder / BUNDLES / f"{name}.bundle"
-
-
-@dataclass(frozen=True)
-class _Federation:
-    """What the authority keeps."""
-
-    genesis: Genesis
-    weights: bytes
-    table: EpochTable
-    members: Members
-    last: int
-    """Number of the last epoch that was ever issued, abandoned ones included."""
-    rounds: int
-    """Update rounds wanted in all; more than genesis says once a rotation asked for more."""
 
 
 def found(
@@ -97,7 +78,7 @@ def found(
         raise ConfigError(
             f"{home} already has a federation; `dictpfl authority rotate`, or another folder for another one"
         )
-    members = _identities(institutions)
+    members = identities(institutions)
     if len(members) != config.federation.participants:
         raise ConfigError(
             f"federation.participants is {config.federation.participants}, {len(members)} identities are given; make them "
@@ -105,7 +86,7 @@ def found(
         )
     charter = draw_up(config, sample_shape, outputs, weights=weights, seed=seed)
     table = EpochTable((Epoch(1, 0, charter.genesis.fingerprint),))
-    federation = _Federation(charter.genesis, charter.weights, table, members, 1, config.federation.rounds)
+    federation = Kept(charter.genesis, charter.weights, table, members, 1, config.federation.rounds)
     return _issue(home, authority, passphrase, federation, charter.key, None, out, "genesis")
 
 
@@ -132,8 +113,8 @@ def rotate(
         DictPFLError: refused; `out` is not written.
     """
     authority = _opened(home, passphrase)
-    federation = _kept(home, passphrase)
-    members = _changed(federation, _identities(add or {}), remove)
+    federation = kept(home, passphrase)
+    members = changed(federation, identities(add or {}), remove)
     state, epoch = agreed_state([_read(path, authority, federation) for path in exports])
     earlier = _epochs_up_to(federation.table, epoch, abandon=abandon)
     if state.round < earlier[-1].first_round:
@@ -143,7 +124,7 @@ def rotate(
         )
     key = make_key(federation.genesis.parameters)
     number = federation.last + 1
-    after = _Federation(
+    after = Kept(
         replace(federation.genesis, fingerprint=key.fingerprint),
         federation.weights,
         EpochTable((*earlier, Epoch(number, state.round, key.fingerprint)), state.digest),
@@ -158,7 +139,7 @@ def _issue(
     home: Path,
     authority: Identity,
     passphrase: bytes,
-    federation: _Federation,
+    federation: Kept,
     key: FederationKey,
     start: SharedState | None,
     out: Path,
@@ -180,7 +161,7 @@ def _issue(
             key=last.fingerprint.hex(),
             institutions={name: member.fingerprint.hex() for name, member in sorted(federation.members.items())},
         )
-    _keep(home, passphrase, federation)
+    keep(home, passphrase, federation)
     return issued
 
 
@@ -221,46 +202,7 @@ def _opened(home: Path, passphrase: bytes) -> Identity:
     return authority
 
 
-def _identities(files: Mapping[str, Path]) -> dict[str, PublicIdentity]:
-    found = {name: PublicIdentity.load(path) for name, path in files.items()}
-    for name, identity in found.items():
-        if identity.name != name or identity.role is not Role.INSTITUTION:
-            raise IdentityError(
-                f"{files[name]} is the identity of the {identity.role} {identity.name!r}, expected the institution {name!r}"
-            )
-    _require_distinct(found)
-    return found
-
-
-def _require_distinct(members: Members) -> None:
-    for of in ("receiving", "signing", "node"):
-        if len({getattr(member, of) for member in members.values()}) < len(members):
-            raise IdentityError("two institutions have the same key; each must make an identity of its own")
-
-
-def _changed(federation: _Federation, added: Members, removed: Sequence[str]) -> Members:
-    members = dict(federation.members)
-    for name in removed:
-        if members.pop(name, None) is None:
-            raise RotationError(
-                f"{name!r} is no member and cannot be removed; members are {sorted(federation.members)}"
-            )
-    if known := sorted(set(added) & set(members)):
-        raise RotationError(f"{known} are members already; remove them in the same command to replace their identities")
-    members |= added
-    _require_distinct(members)
-    least, capacity = federation.genesis.config.federation.min_participants, federation.genesis.parameters.capacity
-    if len(members) > capacity:
-        raise RotationError(
-            f"{len(members)} institutions, but digits were sized for sums of {capacity} at genesis "
-            "(federation.max_participants): more would overflow them. Found a new federation from this model instead"
-        )
-    if len(members) < least:
-        raise RotationError(f"{len(members)} institutions, at least {least} (min_participants) must be in a sum")
-    return members
-
-
-def _read(path: Path, authority: Identity, federation: _Federation) -> Exported:
+def _read(path: Path, authority: Identity, federation: Kept) -> Exported:
     members = {member.fingerprint for member in federation.members.values()}
     return read_export(path, authority, members, federation.genesis)
 
@@ -276,29 +218,3 @@ def _epochs_up_to(table: EpochTable, epoch: int, *, abandon: bool) -> tuple[Epoc
             "institution that has joined that one; or, if no round was ever closed in it, say so by --abandon"
         )
     return kept
-
-
-def _keep(home: Path, passphrase: bytes, federation: _Federation) -> None:
-    members = {name: member.facts() for name, member in federation.members.items()}
-    files = {
-        **federation.genesis.files(),
-        GENESIS_WEIGHTS: federation.weights,
-        _TABLE: federation.table.to_bytes(),
-        _MEMBERS: canonical({"last": federation.last, "rounds": federation.rounds, "members": members}),
-    }
-    write_private(home / FEDERATION, seal_at_rest(pack(files), passphrase, _PURPOSE))
-
-
-def _kept(home: Path, passphrase: bytes) -> _Federation:
-    path = home / FEDERATION
-    if not path.exists():
-        raise ConfigError(f"{home} has no federation; `dictpfl authority genesis` makes one")
-    files = unpack(read_sealed(path, passphrase, _PURPOSE))
-    try:
-        document = json.loads(files[_MEMBERS])
-        members = {name: PublicIdentity.of(facts, str(path)) for name, facts in document["members"].items()}
-        table = EpochTable.of_bytes(files[_TABLE])
-        genesis, last, rounds = Genesis.of_files(files, path), int(document["last"]), int(document["rounds"])
-        return _Federation(genesis, files[GENESIS_WEIGHTS], table, members, last, rounds)
-    except (KeyError, ValueError, TypeError) as error:
-        raise KeyFileError(f"{path} is damaged ({type(error).__name__}); restore it from backup") from error

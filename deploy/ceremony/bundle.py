@@ -88,7 +88,7 @@ def _contents(files: Mapping[str, bytes]) -> Contents:
         raise WrongBundleError("its W0 is damaged") from error
     if digest != genesis.weights_digest:
         raise WrongBundleError("its W0 is not the one that genesis names")
-    start = of_bytes(files[START], genesis.federation, genesis.layout.size) if START in files else None
+    start = of_bytes(files[START], genesis.federation, genesis.layout) if START in files else None
     found = (start.digest, start.round) if start else (None, 0)
     if found != (table.start, table.last.first_round):
         raise WrongBundleError("its shared state is not the one that the table of epochs names")

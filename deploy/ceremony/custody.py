@@ -8,12 +8,9 @@ keep a copy.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 from common.errors import CustodyCutError, CustodyError, IdentityError
 from common.files import sync_folder, write_private
 from deploy.ceremony.identity import PUBLIC, Identity, PublicIdentity, canonical
+from deploy.ceremony.locking import locked
 
 LOG, HEAD = "custody.jsonl", "custody.head"
 _ENTRY, _HEAD = b"dictpfl custody entry 1\n", b"dictpfl custody head 1\n"
@@ -44,7 +42,7 @@ def record(folder: Path, party: Identity, event: str, **facts: Any) -> None:
         CustodyError: the log was altered; nothing is appended to it.
     """
     path = folder / LOG
-    with _locked(folder):
+    with locked(folder, "custody"):
         _drop_unfinished(path)
         found = verify_log(path, party.public, head=_head_beside(path)) if path.exists() else None
         if found and len(found.entries) > 1 and not (folder / HEAD).exists():
@@ -198,13 +196,3 @@ def _drop_unfinished(path: Path) -> None:
         os.truncate(path, data.rfind(b"\n") + 1)
         if not path.stat().st_size:
             path.unlink()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / ".custody.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

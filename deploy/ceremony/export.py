@@ -85,7 +85,7 @@ def read_export(path: Path, authority: Identity, members: Collection[bytes], gen
         )
     files, facts = envelope.open(authority), envelope.facts
     try:
-        state = of_bytes(files[START], genesis.federation, genesis.layout.size)
+        state = of_bytes(files[START], genesis.federation, genesis.layout)
         epoch = int(facts["epoch"])
         good = (
             set(files) == {START} and facts["round"] == state.round and facts["federation"] == genesis.federation.hex()

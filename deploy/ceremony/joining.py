@@ -19,7 +19,8 @@ from common.keys import owner_only
 from deploy.ceremony import custody
 from deploy.ceremony.bundle import KIND, Contents, read_contents
 from deploy.ceremony.envelope import Envelope
-from deploy.ceremony.identity import open_identity, public_of
+from deploy.ceremony.identity import Identity, open_identity, public_of
+from deploy.ceremony.locking import locked
 from deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
 
 _DRAFT = ".joining-"
@@ -73,8 +74,24 @@ def join(
     envelope.require_for(institution)
     _require_next(folder, envelope)
     identity = open_identity(folder, passphrase)
-    contents = read_contents(envelope, identity)
-    _require_same_federation(folder, contents)
+    with locked(folder, "join"):
+        # Again: another process may have joined while this one waited.
+        _require_next(folder, envelope)
+        contents = read_contents(envelope, identity)
+        _require_same_federation(folder, contents)
+        _install(folder, identity, envelope, contents, passphrase, passphrase_file)
+    epoch = contents.table.last
+    return Joined(epoch.number, epoch.first_round, contents.genesis.federation, folder)
+
+
+def _install(
+    folder: Path,
+    identity: Identity,
+    envelope: Envelope,
+    contents: Contents,
+    passphrase: bytes,
+    passphrase_file: Path | None,
+) -> None:
     epoch = contents.table.last
     draft = _draft(folder, contents, passphrase)
     try:
@@ -85,7 +102,7 @@ def join(
         if pinned(folder) is None:
             pin(folder, envelope.sender)
         if not (folder / "site.toml").exists():
-            _settings(contents, institution.name, folder, passphrase_file).save(folder)
+            _settings(contents, identity.public.name, folder, passphrase_file).save(folder)
         draft.rename(epoch_folder(folder, epoch.number))
         sync_folder(folder / EPOCHS)
         custody.record(folder, identity, "epoch joined", **facts)
@@ -93,7 +110,6 @@ def join(
         raise CeremonyError(f"cannot install into {folder}: {error}; nothing was changed, join again") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return Joined(epoch.number, epoch.first_round, contents.genesis.federation, folder)
 
 
 def _require_next(folder: Path, envelope: Envelope) -> None:

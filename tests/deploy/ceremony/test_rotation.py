@@ -29,8 +29,10 @@ from common.errors import (
     WrongKeyError,
     WrongRecipientError,
 )
+from common.layout import Layout
 from common.opening import CKKSOpener
-from common.wire import AGGREGATE, Blob, read_kind
+from common.protocol import Aggregate, Request, Status
+from common.wire import AGGREGATE, Blob, read_kind, write
 from deploy.ceremony import authority, custody
 from deploy.ceremony.authority import Issued
 from deploy.ceremony.export import export_state
@@ -343,20 +345,57 @@ def test_an_epochs_folder_that_was_altered(world: Ceremony) -> None:
         Keyring(world.site("kyoto"), settings)
 
 
+def test_who_left_and_the_coordinator_together_forge_nothing(world: Ceremony) -> None:
+    """They have the old key, and the tag of the newest state from the uploads: the round says which key is due."""
+    issued = rotated(world)
+    world.join("berlin", 2)
+    first = issued.table.last.first_round
+    journal = Journal(world.coordinator / JOURNAL, issued.genesis.federation, issued.table.epochs[0].fingerprint)
+    old = next(iter(journal.aggregates(first - 1)))
+    journal.close()
+    berlin = Institution(world.site("berlin"))
+    state = berlin._recall().shared
+    left = Keyring(world.site("oslo"), SiteSettings.load(world.site("oslo"))).genesis
+    _, kind, _ = read_kind(old.blob)
+    blob = Blob.parse(old.blob, left.aggregates, direction=AGGREGATE, kind=kind, round=old.round)
+    items = [bytes(blob.sealed[i : i + left.sum_length]) for i in range(0, len(blob.sealed), left.sum_length)]
+    forged = write(replace(blob.header, round=first, tag=state.tag(left.seed)), items)
+    for fingerprint in (issued.genesis.fingerprint, left.fingerprint):
+        request = Request(first + 1, None, left.federation, fingerprint, (Aggregate(first, forged, old.counted),))
+        reply = berlin.handle(request)
+        assert (reply.status, reply.code) == (Status.REFUSED, "wrong-key")
+    assert berlin._recall().shared.digest == state.digest
+
+
 def test_snapshots_are_whole_or_refused(world: Ceremony) -> None:
     state, federation = world.state("berlin"), b"f" * 32
+    layout = Keyring(world.site("berlin"), SiteSettings.load(world.site("berlin"))).genesis.layout
     data = to_bytes(state, federation)
-    assert of_bytes(data, federation, state.values.size).digest == state.digest
-    assert to_bytes(of_bytes(data, federation, state.values.size), federation) == data
+    assert of_bytes(data, federation, layout).digest == state.digest
+    assert to_bytes(of_bytes(data, federation, layout), federation) == data
     with pytest.raises(ConfigError):
-        of_bytes(data, b"g" * 32, state.values.size)
+        of_bytes(data, b"g" * 32, layout)
+    other = Layout.of((e.name, e.shape, e.kind) for e in layout.entries[:-1])
     with pytest.raises(ConfigError):
-        of_bytes(data, federation, state.values.size + 1)
+        of_bytes(data, federation, other)
+    lies = [
+        replace(state, ranges=state.ranges[:-1]),
+        replace(state, ranges=-state.ranges),
+        replace(state, values=np.where(np.arange(layout.size) == 3, np.nan, state.values)),
+        replace(state, values=state.values.astype(np.float32)),
+        replace(state, history=replace(state.history, idle=state.history.idle[1:])),
+        replace(state, clear=np.zeros(3, bool)),
+        replace(state, records=(state.values[:2],)),
+        replace(state, updates=99),
+    ]
+    for lie in lies:
+        with pytest.raises(ConfigError):
+            of_bytes(to_bytes(lie, federation), federation, layout)
     for at in range(0, len(data), 97):
         altered = bytearray(data)
         altered[at] ^= 0x10
         with pytest.raises(ConfigError):
-            of_bytes(bytes(altered), federation, state.values.size)
+            of_bytes(bytes(altered), federation, layout)
 
 
 @pytest.mark.parametrize(
