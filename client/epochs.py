@@ -19,7 +19,7 @@ from client.vault import open_at_rest, stored_passphrase
 from common.errors import ConfigError, DriftError, KeyFileError, PassphraseError, WrongKeyError
 from common.files import read_private
 from common.genesis import Genesis
-from common.keys import FederationKey, load_key, parse_key
+from common.keys import FederationKey, load_key, owner_only, parse_key
 from common.opening import Opener
 from common.state import SharedState
 
@@ -133,6 +133,8 @@ class Keyring:
     def _table(self) -> EpochTable:
         if self.home == self._folder:
             return EpochTable((Epoch(1, 0, self.genesis.fingerprint),))
+        for folder in (self._folder, self.home):
+            owner_only(folder)
         try:
             table = EpochTable.of_bytes((self.home / TABLE).read_bytes())
         except OSError as error:

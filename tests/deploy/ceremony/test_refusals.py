@@ -163,7 +163,7 @@ def test_an_older_epoch(ceremony: Ceremony) -> None:
     refused(ceremony, "berlin", OldEpochError, "is in epoch 3")
 
 
-@pytest.mark.parametrize("lax", ["identity.key", "passphrase", "."])
+@pytest.mark.parametrize("lax", ["identity.key", "passphrase", ".", "epochs/0001"])
 def test_what_others_may_read(ceremony: Ceremony, lax: str) -> None:
     ceremony.join("berlin")
     path = ceremony.site("berlin") / lax
@@ -171,7 +171,7 @@ def test_what_others_may_read(ceremony: Ceremony, lax: str) -> None:
     ceremony.give_data("berlin")
 
     def use() -> None:
-        if lax == "passphrase":
+        if lax in ("passphrase", "epochs/0001"):
             Institution(ceremony.site("berlin"))
         else:
             open_identity(ceremony.site("berlin"), PASSPHRASES["berlin"])
