@@ -15,10 +15,11 @@ import structlog
 import torch
 
 from client.data import Samples
+from client.epochs import Keyring, home
 from client.memory import Memory, Pending, Record
-from client.replay import apply, opener_for
+from client.replay import apply
 from client.sensitivity import sensitivity
-from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
+from client.site import GENESIS_WEIGHTS, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
 from client.training import evaluate, train
 from client.workbench import Workbench
@@ -32,8 +33,7 @@ from common.errors import (
     WrongFederationError,
     WrongKeyError,
 )
-from common.genesis import Genesis
-from common.keys import FederationKey, load_key
+from common.genesis import DOCUMENT
 from common.ledger import Ledger
 from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind, Status
 from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update
@@ -51,18 +51,18 @@ class Institution:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.settings = SiteSettings.load(folder)
-        self._genesis = Genesis.load(folder)
+        self._keys = Keyring(folder, self.settings)
+        self._genesis = self._keys.genesis
         config = self._genesis.config
         if config.insecurities and not self.settings.toy_insecure:
             raise InsecureParametersError(
                 f"{'; '.join(config.insecurities)}. Set toy_insecure = true in {folder}/site.toml to take part all the same"
             )
-        self._key = self._load_key()
-        self._opener = opener_for(self._genesis, self._key)
-        self._sealer: Sealer = CKKSSealer(self._key) if self._key else IdentitySealer(self._genesis.parameters)
+        key = self._keys.key
+        self._sealer: Sealer = CKKSSealer(key) if key else IdentitySealer(self._genesis.parameters)
         if self._sealer.fingerprint != self._genesis.fingerprint:
             raise WrongKeyError(
-                f"{folder}/{KEY} has fingerprint {self._sealer.fingerprint.hex()[:12]}, genesis names "
+                f"the key in {self._keys.home} has fingerprint {self._sealer.fingerprint.hex()[:12]}, genesis names "
                 f"{self._genesis.fingerprint.hex()[:12]}; ask the authority for the bundle of this epoch"
             )
         torch.set_num_threads(config.training.threads)
@@ -70,14 +70,11 @@ class Institution:
         self._train, self._validation = Samples.load(folder / TRAIN), Samples.load(folder / VALIDATION)
         if not len(self._train):
             raise DataError(f"{folder}/{TRAIN} holds no samples; an institution needs at least one to take part")
-        self._bench = Workbench(self._genesis, folder / GENESIS_WEIGHTS)
+        self._bench = Workbench(self._genesis, self._keys.home / GENESIS_WEIGHTS)
         self._memory = Memory(folder / "memory", self._genesis.federation)
         self._record: Record | None = None
         self._stamp = (-1, -1, -1)
         self._seconds: dict[str, float] = {}
-
-    def _load_key(self) -> FederationKey | None:
-        return load_key(self._folder / KEY) if self._genesis.config.encryption.sealer == "ckks" else None
 
     def handle(self, request: Request) -> Reply:
         """Answer a request. What goes wrong stays in the local log; a bare code leaves."""
@@ -126,7 +123,7 @@ class Institution:
         stamp = self._memory.stamp()
         if self._record is None or stamp != self._stamp:
             self._record = self._memory.recall() or Record(
-                self._genesis.start(),
+                self._keys.start(),
                 Residual.none(self._genesis.layout.size),
                 secrets.token_bytes(32),
                 self._bench.local_state(),
@@ -160,7 +157,9 @@ class Institution:
 
     def _applied(self, record: Record, aggregate: Aggregate) -> Record:
         with self._timed("open"):
-            done = apply(self._genesis, self._opener, record.shared, aggregate, self.settings.min_participants)
+            genesis, opener = self._keys.at(aggregate.round)
+            done = apply(genesis, opener, record.shared, aggregate, self.settings.min_participants)
+        self._keys.require_agreed(done.state)
         residual = record.residual
         if done.plan.kind is RoundKind.UPDATE:
             residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
@@ -250,7 +249,7 @@ def open_institution(folder: Path) -> Institution:
     """
     folder = folder.resolve()
     try:
-        written = (folder / "genesis.json").stat().st_mtime
+        written = (home(folder) / DOCUMENT).stat().st_mtime
     except OSError:
         written = 0.0
     if folder not in _OPEN or _OPEN[folder][0] != written:

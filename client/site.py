@@ -13,7 +13,7 @@ from common.files import write_private
 from common.settings import Section
 
 GENESIS_WEIGHTS = "weights.safetensors"
-KEY = "federation.key"
+KEY, SEALED_KEY = "federation.key", "federation.key.sealed"
 TRAIN, VALIDATION = "train.npz", "validation.npz"
 
 
@@ -25,6 +25,11 @@ class SiteSettings(Section):
         3, description="Fewest institutions in a sum that this one opens, whatever genesis says."
     )
     toy_insecure: bool = Field(False, description="Take part even where the federation protects nobody.")
+    passphrase_file: str = Field(
+        "",
+        description="File (mode 0600 or 0400) whose first line opens the sealed key, relative to this folder; empty: the "
+        "systemd credential `dictpfl-passphrase`.",
+    )
 
     @classmethod
     def load(cls, folder: Path) -> SiteSettings:
@@ -46,6 +51,8 @@ class SiteSettings(Section):
             f"min_participants = {self.min_participants}",
             f"toy_insecure = {str(self.toy_insecure).lower()}",
         ]
+        if self.passphrase_file:
+            lines.append(f"passphrase_file = {_quoted(self.passphrase_file)}")
         write_private(folder / "site.toml", ("\n".join(lines) + "\n").encode())
 
 

@@ -180,3 +180,99 @@ class EngineError(DictPFLError):
     """The simulation runtime did not start, died, or left the run unfinished."""
 
     code = "engine"
+
+
+class CeremonyError(DictPFLError):
+    """A step of the key ceremony is refused; nothing was installed or written."""
+
+    code = "ceremony"
+
+
+class IdentityError(CeremonyError):
+    """An identity is missing, damaged, already there, or not the expected party's."""
+
+    code = "identity"
+
+
+class PassphraseError(CeremonyError):
+    """The passphrase is wrong, too short, or cannot be had from a safe place."""
+
+    code = "passphrase"
+
+
+class RotationError(CeremonyError):
+    """A new epoch cannot start from what was given."""
+
+    code = "rotation"
+
+
+class BundleError(CeremonyError):
+    """A bundle or an exported state is refused; nothing of it was installed."""
+
+    code = "bundle"
+
+
+class NotABundleError(BundleError):
+    """The file is of another kind, or of another release."""
+
+    code = "not-a-bundle"
+
+
+class TruncatedBundleError(BundleError):
+    """The file is shorter than it says."""
+
+    code = "truncated-bundle"
+
+
+class TamperedBundleError(BundleError):
+    """The signature or the seal does not fit the content: it was altered after it was made."""
+
+    code = "tampered-bundle"
+
+
+class UnknownSenderError(BundleError):
+    """The signature is good, but not of the party that this one trusts."""
+
+    code = "unknown-sender"
+
+
+class WrongRecipientError(BundleError):
+    """The file was sealed for another party."""
+
+    code = "wrong-recipient"
+
+
+class WrongBundleError(BundleError):
+    """Properly signed, but its parts contradict each other or what is installed here."""
+
+    code = "wrong-bundle"
+
+
+class EpochError(BundleError):
+    """The bundle's epoch cannot follow the one that is installed."""
+
+    code = "epoch"
+
+
+class SameEpochError(EpochError):
+    """A second bundle for an epoch that is installed."""
+
+    code = "same-epoch"
+
+
+class OldEpochError(EpochError):
+    """A bundle for an epoch before the one that is installed."""
+
+    code = "old-epoch"
+
+
+class CustodyError(DictPFLError):
+    """A custody log was altered, cut off, or is not signed by the party that it names."""
+
+    code = "custody"
+
+
+class CustodyCutError(CustodyError):
+    """A custody log lacks entries at its end that its signed head counts."""
+
+    code = "custody-cut"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from common.errors import KeyFileError
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -20,25 +23,43 @@ def replace_private(path: Path, write: Callable[[Path], None]) -> None:
     After a crash at any moment either the old or the new content is there, whole.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
     temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o600)  # a library may have made the file anew
-        os.close(descriptor)
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        os.fsync(descriptor)
+        _sync(temporary, os.O_RDONLY)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(descriptor)
     sync_folder(path.parent)
 
 
 def _fill(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
+
+
+def read_private(path: Path) -> bytes:
+    """The content of a file that its owner alone may read.
+
+    Raises:
+        KeyFileError: missing, or readable by others.
+    """
+    try:
+        with path.open("rb") as file:
+            # Of the open file: a name could be pointed elsewhere between a look and a read.
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read()
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise KeyFileError(
+            f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner may read it, expected 0600. Run "
+            f"`chmod 600 {path}`, and if others had access, ask the authority for a new key"
+        )
+    return data
 
 
 def remove_leftovers(path: Path) -> None:
@@ -49,7 +70,11 @@ def remove_leftovers(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

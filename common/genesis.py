@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from common.config import FederationConfig
 from common.dictionary import Dictionary, draw
@@ -30,6 +30,7 @@ from common.seeds import SEED_BYTES
 from common.state import SharedState
 from common.wire import Limits
 
+DOCUMENT, TENSORS = "genesis.json", "genesis.safetensors"
 _FORMAT = "dictpfl-genesis-1"
 
 
@@ -153,6 +154,12 @@ class Genesis:
 
     def save(self, folder: Path) -> None:
         """Write `genesis.json` and `genesis.safetensors` (values and dictionaries), mode 0600."""
+        # The tensors first: a document whose tensors are missing would look like damage.
+        for name, data in reversed(self.files().items()):
+            write_private(folder / name, data)
+
+    def files(self) -> dict[str, bytes]:
+        """The content of both files, by name: for bundles, so that the seed touches no disk in clear."""
         tensors: dict[str, NDArray[Any]] = {"values": self.values}
         tensors |= {f"dictionary/{name}": d.matrix for name, d in self.dictionaries.items()}
         document = {
@@ -171,8 +178,7 @@ class Genesis:
             "outputs": self.outputs,
             "sample_shape": list(self.sample_shape),
         }
-        write_private(folder / "genesis.safetensors", save(tensors))
-        write_private(folder / "genesis.json", json.dumps(document, indent=1).encode())
+        return {DOCUMENT: json.dumps(document, indent=1).encode(), TENSORS: save(tensors)}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -182,8 +188,23 @@ class Genesis:
             ConfigError: missing, damaged, or not what was agreed on.
         """
         try:
-            document = json.loads((folder / "genesis.json").read_bytes())
-            tensors = load_file(folder / "genesis.safetensors")
+            files = {name: (folder / name).read_bytes() for name in (DOCUMENT, TENSORS)}
+        except OSError as error:
+            raise ConfigError(
+                f"{folder} holds no readable genesis ({type(error).__name__}: {error}); join again with the bundle"
+            ) from error
+        return cls.of_files(files, folder)
+
+    @classmethod
+    def of_files(cls, files: Mapping[str, bytes], folder: Path) -> Self:
+        """Inverse of `files`; `folder` is for messages.
+
+        Raises:
+            ConfigError: damaged, or not what was agreed on.
+        """
+        try:
+            document = json.loads(files[DOCUMENT])
+            tensors = {name: np.array(tensor) for name, tensor in load(files[TENSORS]).items()}
             if document["format"] != _FORMAT:
                 raise ConfigError(f"{folder}/genesis.json is of format {document['format']!r}, expected {_FORMAT!r}")
             genesis = cls(
@@ -206,7 +227,7 @@ class Genesis:
                 sample_shape=tuple(document["sample_shape"]),
             )
             recorded = bytes.fromhex(document["federation"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, DictPFLError):
                 raise
             raise ConfigError(

@@ -17,7 +17,7 @@ import tenseal.sealapi as seal
 
 from common.ckks import Scratch, context
 from common.errors import KeyFileError
-from common.files import write_private
+from common.files import read_private, write_private
 from common.parameters import CKKSParameters
 
 _FORMAT = "dictpfl-key-1"
@@ -85,6 +85,11 @@ def save_key(key: FederationKey, path: Path) -> None:
     """
     if path.exists():
         raise KeyFileError(f"{path} exists; a key is never overwritten. Move it away if it is really not needed")
+    write_private(path, key_document(key))
+
+
+def key_document(key: FederationKey) -> bytes:
+    """What a key file holds: for `save_key`, and for sealing it before it touches a disk."""
     document = {
         "format": _FORMAT,
         "parameters": key.parameters.to_json(),
@@ -93,7 +98,7 @@ def save_key(key: FederationKey, path: Path) -> None:
         "secret": base64.b64encode(key.secret).decode(),
         "public": base64.b64encode(key.public).decode(),
     }
-    write_private(path, json.dumps(document, indent=1).encode())
+    return json.dumps(document, indent=1).encode()
 
 
 def load_key(path: Path) -> FederationKey:
@@ -102,18 +107,17 @@ def load_key(path: Path) -> FederationKey:
     Raises:
         KeyFileError: missing, readable by others, of another format, or its content does not match its fingerprint.
     """
+    return parse_key(read_private(path), path)
+
+
+def parse_key(data: bytes, path: Path) -> FederationKey:
+    """The key that a key file's content holds; `path` is for messages.
+
+    Raises:
+        KeyFileError: of another format, or its content does not match its fingerprint.
+    """
     try:
-        mode = path.stat().st_mode
-        text = path.read_bytes()
-    except OSError as error:
-        raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise KeyFileError(
-            f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner may read it, expected 0600. Run "
-            f"`chmod 600 {path}`, and if others had access, ask the authority for a new key"
-        )
-    try:
-        document = json.loads(text)
+        document = json.loads(data)
         if document["format"] != _FORMAT:
             raise KeyFileError(f"{path} is of format {document['format']!r}, expected {_FORMAT!r}")
         key = FederationKey(

@@ -28,6 +28,7 @@ class Agreement:
         sum_length: bytes of a summed item.
         rounds: update rounds wanted. `score_rounds`: rounds before them.
         insecurities: why this federation protects less than it should; repeated in every log.
+        epoch: of the key, from 1 on. `first_round`: the first round that is sealed under it.
     """
 
     parameters: CKKSParameters
@@ -39,6 +40,8 @@ class Agreement:
     min_participants: int
     deadline_seconds: float
     insecurities: tuple[str, ...] = ()
+    epoch: int = 1
+    first_round: int = 0
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -98,10 +101,13 @@ class _Document(_Strict):
     min_participants: AtLeastOne
     deadline_seconds: Annotated[float, Field(gt=0)]
     insecurities: tuple[str, ...]
+    epoch: AtLeastOne = 1
+    first_round: AtLeastZero = 0
     parameters: dict[str, Any]
     uploads: _Uploads
 
 
 _PLAIN = (
     "encrypted", "sum_length", "rounds", "score_rounds", "min_participants", "deadline_seconds", "insecurities",
+    "epoch", "first_round",
 )  # fmt: skip

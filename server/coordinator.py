@@ -50,7 +50,9 @@ class Coordinator:
         """
         agreement = Agreement.load(folder / AGREEMENT)
         limits = agreement.uploads
-        return cls(agreement, Journal(folder / JOURNAL, limits.federation, limits.fingerprint))
+        epoch, first_round = agreement.epoch, agreement.first_round
+        journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, epoch=epoch, first_round=first_round)
+        return cls(agreement, journal)
 
     def close_journal(self) -> None:
         """Release the journal's file; the coordinator is not used any more."""
@@ -74,7 +76,7 @@ class Coordinator:
     def _next_kind(self) -> RoundKind | None:
         """Scores first, then updates, then one measurement of the final model; None: only settle."""
         kinds = self._journal.kinds()
-        if len(kinds) < self._agreement.score_rounds:
+        if self._journal.next_round < self._agreement.score_rounds:
             return RoundKind.SCORE
         if kinds.count(RoundKind.UPDATE) < self._agreement.rounds:
             return RoundKind.UPDATE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ CREATE TABLE IF NOT EXISTS acknowledgements (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS refusals (round INTEGER NOT NULL, at REAL NOT NULL, reasons TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS settled (round INTEGER PRIMARY KEY, at REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS epochs (
+    number INTEGER PRIMARY KEY, first_round INTEGER NOT NULL, fingerprint BLOB NOT NULL, at REAL NOT NULL
+) STRICT;
 """
 
 
@@ -47,11 +51,13 @@ class ClosedRound:
 class Journal:
     """One file; a round is either wholly in it or not at all, whenever the process dies."""
 
-    def __init__(self, path: Path, federation: bytes, fingerprint: bytes) -> None:
-        """Open or create.
+    def __init__(
+        self, path: Path, federation: bytes, fingerprint: bytes, *, epoch: int = 1, first_round: int = 0
+    ) -> None:
+        """Open or create; `fingerprint` is that of the key in force since `first_round`, the `epoch`-th key.
 
         Raises:
-            JournalError: damaged, or of another federation or key.
+            JournalError: damaged, of another federation or key, or an epoch that cannot follow what is journalled.
         """
         self._path = path
         try:
@@ -67,10 +73,42 @@ class Journal:
                 self._db.execute("INSERT INTO federation VALUES (?, ?)", row)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{path} is no readable journal ({error}); restore it from backup") from error
-        if row != (federation, fingerprint):
+        if row[0] != federation:
             raise JournalError(
-                f"{path} belongs to federation {row[0].hex()[:12]} under key {row[1].hex()[:12]}, expected "
-                f"{federation.hex()[:12]} under {fingerprint.hex()[:12]}; choose another folder"
+                f"{path} belongs to federation {row[0].hex()[:12]}, expected {federation.hex()[:12]}; choose another folder"
+            )
+        self._enter(epoch, first_round, fingerprint)
+
+    def _enter(self, epoch: int, first_round: int, fingerprint: bytes) -> None:
+        """Go on in the epoch that is journalled, or begin the one that follows it."""
+        rows = self._read("SELECT number, first_round, fingerprint FROM epochs ORDER BY number DESC LIMIT 1")
+        if not rows and self._read("SELECT 1 FROM rounds LIMIT 1"):
+            # Written before there were epochs: its one key is the first.
+            ((founding,),) = self._read("SELECT fingerprint FROM federation")
+            rows = [(1, 0, founding)]
+        if rows and (epoch, first_round, fingerprint) != tuple(rows[0]):
+            self._require_next(epoch, first_round, *rows[0])
+        elif rows:
+            return
+        with self._transaction():
+            self._db.execute("INSERT INTO epochs VALUES (?, ?, ?, ?)", (epoch, first_round, fingerprint, time.time()))
+
+    def _require_next(self, epoch: int, first_round: int, last: int, last_first: int, key: bytes) -> None:
+        if epoch <= last:
+            raise JournalError(
+                f"{self._path} is in epoch {last} from round {last_first} on, under key {key.hex()[:12]}; the agreement "
+                f"given is of epoch {epoch} under another key. Take the newest agreement, or choose another folder"
+            )
+        found = self.next_round
+        if first_round < found:
+            raise JournalError(
+                f"epoch {epoch} starts at round {first_round}, but {self._path} has rounds up to {found - 1} under the "
+                "older key. End the run, have an institution export its state again, and rotate from that"
+            )
+        if first_round > found:
+            raise JournalError(
+                f"epoch {epoch} starts at round {first_round}, but {self._path} ends before round {found}. Restore the "
+                "journal from backup; or move it away, and institutions that were behind start from the epoch's state"
             )
 
     def close(self) -> None:
@@ -133,8 +171,9 @@ class Journal:
     @property
     def next_round(self) -> int:
         """Number of the round now open."""
-        ((count,),) = self._read("SELECT COALESCE(MAX(round) + 1, 0) FROM rounds")
-        return int(count)
+        ((closed,),) = self._read("SELECT COALESCE(MAX(round) + 1, 0) FROM rounds")
+        ((first,),) = self._read("SELECT COALESCE(MAX(first_round), 0) FROM epochs")
+        return max(int(closed), int(first))
 
     def kinds(self) -> Sequence[RoundKind]:
         """Kind of every closed round, in order."""

@@ -30,6 +30,15 @@ def test_it_comes_back(agreement: Agreement, tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "federation.json").stat().st_mode) == 0o600
 
 
+def test_one_from_before_there_were_epochs(agreement: Agreement, tmp_path: Path) -> None:
+    path = tmp_path / "federation.json"
+    agreement.save(path)
+    document = json.loads(path.read_bytes())
+    del document["epoch"], document["first_round"]
+    path.write_text(json.dumps(document))
+    assert Agreement.load(path) == agreement
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ask the authority"):
         Agreement.load(tmp_path / "federation.json")

@@ -206,3 +206,21 @@ def test_only_the_owner_reads(path: Path, journal: Journal) -> None:
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert set(modes) == {path.name, f"{path.name}-wal", f"{path.name}-shm"}
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
+
+
+def test_a_journal_from_before_there_were_epochs(path: Path, journal: Journal) -> None:
+    """Its one key is the first epoch's; another one needs another epoch, from the very next round on."""
+    journal.record(closed(0), an_aggregate(0))
+    journal._db.execute("DELETE FROM epochs")
+    again(path).close()
+    with pytest.raises(JournalError, match="choose another folder"):
+        Journal(path, FEDERATION, b"x" * 32)
+    for first, reason in ((0, "rounds up to 0 under the older key"), (2, "ends before round 1")):
+        with pytest.raises(JournalError, match=reason):
+            Journal(path, FEDERATION, b"x" * 32, epoch=2, first_round=first)
+    second = Journal(path, FEDERATION, b"x" * 32, epoch=2, first_round=1)
+    assert second.next_round == 1
+    assert [aggregate.round for aggregate in second.aggregates(0)] == [0]
+    second.close()
+    with pytest.raises(JournalError, match="in epoch 2 from round 1 on"):
+        again(path)

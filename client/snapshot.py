@@ -1,0 +1,83 @@
+"""Shared state as bytes: what a newcomer starts from, since it cannot open what was summed under an older key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.errors import ConfigError
+from common.layout import Kind, Layout
+from common.masking import History
+from common.state import SharedState
+
+_FORMAT = "dictpfl-state-1"
+
+
+def to_bytes(state: SharedState, federation: bytes) -> bytes:
+    """Safetensors; the same state gives the same bytes."""
+    tensors: dict[str, NDArray[Any]] = {
+        "values": state.values,
+        "idle": state.history.idle,
+        "exponent": state.history.exponent,
+        "ranges": state.ranges,
+    }
+    tensors |= {f"record/{i:06d}": table for i, table in enumerate(state.records)}
+    if state.clear is not None:
+        tensors["clear"] = state.clear
+    facts = {"format": _FORMAT, "federation": federation.hex(), "round": state.round, "updates": state.updates}
+    facts["digest"] = state.digest.hex()
+    packed = {**tensors, "facts": np.frombuffer(json.dumps(facts, sort_keys=True).encode(), dtype=np.uint8)}
+    return bytes(save(packed))
+
+
+def of_bytes(data: bytes, federation: bytes, layout: Layout) -> SharedState:
+    """Inverse of `to_bytes`, for the agreed layout: it may come from a party that lies.
+
+    Raises:
+        ConfigError: damaged, of another federation, or of other shapes.
+    """
+    try:
+        tensors = {name: np.array(tensor) for name, tensor in load(data).items()}
+        facts = json.loads(tensors.pop("facts").tobytes())
+        state = SharedState(
+            round=int(facts["round"]),
+            updates=int(facts["updates"]),
+            values=tensors["values"],
+            history=History(tensors["idle"], tensors["exponent"]),
+            ranges=tensors["ranges"],
+            clear=tensors.get("clear"),
+            records=tuple(tensors[name] for name in sorted(tensors) if name.startswith("record/")),
+        )
+        good = facts["format"] == _FORMAT and facts["federation"] == federation.hex()
+        good = good and facts["digest"] == state.digest.hex() and _fits(state, layout)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"a snapshot of shared state is damaged ({type(error).__name__}); export it again") from error
+    if not good:
+        raise ConfigError("a snapshot of shared state is damaged or of another federation; export it again")
+    return state
+
+
+def _fits(state: SharedState, layout: Layout) -> bool:
+    size, history = layout.size, state.history
+    tables = int(layout.coordinates(Kind.TABLE).sum())
+    expected: list[tuple[NDArray[Any], Any, int]] = [
+        (state.values, np.float64, size),
+        (state.ranges, np.float64, len(layout.entries)),
+        (history.idle, np.uint8, size),
+        (history.exponent, np.uint8, size),
+        *((record, np.float64, tables) for record in state.records),
+    ]
+    if state.clear is not None:
+        expected.append((state.clear, np.bool_, size))
+    floats = (state.values, state.ranges, *state.records)
+    return (
+        all(array.dtype == kind and array.shape == (length,) for array, kind, length in expected)
+        and all(bool(np.isfinite(array).all()) for array in floats)
+        and bool((state.ranges > 0).all())
+        and 0 <= state.updates <= state.round
+    )

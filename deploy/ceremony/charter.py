@@ -1,0 +1,144 @@
+"""What an authority fixes without any data: W0, dictionaries, layout, parameters, seed. The key comes apart from it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from client.data import Samples
+from client.models import build_model, load_weights
+from client.tasks import load_task
+from client.training import evaluate, resolve_device
+from client.twin import Twin, make_dictionaries
+from common.config import FederationConfig
+from common.errors import ConfigError, InsecureParametersError, ModelError
+from common.genesis import Genesis, tensors_digest
+from common.keys import FederationKey, make_key
+from common.parameters import CKKSParameters
+from common.schedule import schedule
+from common.sealing import CKKSSealer
+from common.seeds import SEED_BYTES, new_seed
+from deploy.founding import item_lengths
+
+
+@dataclass(frozen=True)
+class Charter:
+    """Genesis, W0 as safetensors, and the first epoch's key."""
+
+    genesis: Genesis
+    weights: bytes
+    key: FederationKey
+
+
+def draw_up(
+    config: FederationConfig,
+    sample_shape: tuple[int, ...],
+    outputs: int,
+    *,
+    weights: Path | None = None,
+    seed: bytes | None = None,
+) -> Charter:
+    """Fix everything; the same arguments give the same genesis, but for key and seed.
+
+    Args:
+        config: checked. `sample_shape`, `outputs`: what the model is built for; the authority has no data to see it from.
+        weights: safetensors with W0, in place of `model.weights`.
+        seed: 32 bytes; None draws a secret one. Give one only to compare a deployment with a simulation.
+
+    Raises:
+        DictPFLError: config, model or parameters cannot be used in a deployment.
+    """
+    require_deployable(config, weights)
+    torch.set_num_threads(config.training.threads)
+    model = build_model(config.model, sample_shape, outputs, config.seed)
+    if weights or config.model.weights:
+        load_weights(model, weights or config.model.weights)
+    require_accepts(model, sample_shape, outputs, config)
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+    seed = new_seed() if seed is None else seed
+    if len(seed) != SEED_BYTES:
+        raise ConfigError(f"a seed of {len(seed)} bytes, expected {SEED_BYTES}")
+    dictionaries = make_dictionaries(model, config.decomposition, seed)
+    twin = Twin(model, config.decomposition, dictionaries)
+    parameters = CKKSParameters.choose(config.encryption, config.capacity)
+    key = make_key(parameters)
+    upload_length, sum_length = item_lengths(CKKSSealer(key), parameters)
+    genesis = Genesis(
+        config=config,
+        layout=twin.layout,
+        values=twin.read(),
+        dictionaries=dictionaries,
+        weights_digest=tensors_digest({name: tensor.numpy() for name, tensor in state.items()}),
+        seed=seed,
+        sample_cap=config.federation.sample_cap,
+        parameters=parameters,
+        fingerprint=key.fingerprint,
+        upload_length=upload_length,
+        sum_length=sum_length,
+        outputs=outputs,
+        sample_shape=sample_shape,
+    )
+    if genesis.sample_cap > genesis.law.bound:
+        raise ConfigError(
+            f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
+        )
+    return Charter(genesis, save(state), key)
+
+
+def require_deployable(config: FederationConfig, weights: Path | None) -> None:
+    """Refuse what only a simulation can do.
+
+    Raises:
+        InsecureParametersError: nothing would be encrypted. ConfigError: something would need the data.
+    """
+    if config.encryption.sealer != "ckks":
+        raise InsecureParametersError(
+            f"encryption.sealer is {config.encryption.sealer!r}: a federation that encrypts nothing has no key to hand "
+            "out. Use `dictpfl simulate` to compare with it"
+        )
+    if not config.federation.sample_cap:
+        raise ConfigError(
+            "federation.sample_cap is 0, which a simulation fills in from its largest institution; the authority sees no "
+            "data and must not learn sample counts. Agree on a number, such as the next power of two above the largest "
+            "institution's training samples"
+        )
+    if config.model.pretrain.epochs and not (weights or config.model.weights):
+        raise ConfigError(
+            "model.pretrain trains W0 on data, which the authority does not have. Pretrain elsewhere and give the result "
+            "by --weights or model.weights"
+        )
+
+
+def require_accepts(model: nn.Module, sample_shape: tuple[int, ...], outputs: int, config: FederationConfig) -> None:
+    """One forward pass, and for tasks of this project one loss, on zeros of the given shape.
+
+    Raises:
+        ModelError: the model does not take such samples. ConfigError: unknown task, device or schedule.
+    """
+    resolve_device(config.training.device)
+    schedule(config.pruning.schedule)
+    task = load_task(config.training.task)
+    known = config.training.task in ("classification", "regression")
+    labels = np.zeros(2, np.int64) if config.training.task == "classification" else np.zeros((2, outputs), np.float32)
+    reasons = []
+    for kind in (np.float32, np.int64):
+        samples = Samples(np.zeros((2, *sample_shape), kind), labels)
+        try:
+            if known:
+                evaluate(copy.deepcopy(model), samples, task)
+            else:
+                copy.deepcopy(model).eval()(torch.from_numpy(samples.features))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(str(error))
+        else:
+            return
+    raise ModelError(
+        f"model {config.model.source!r} with task {config.training.task!r} does not take samples of shape {sample_shape} "
+        f"and {outputs} outputs: {reasons[0]}; check --sample-shape and --outputs"
+    )

@@ -1,0 +1,256 @@
+"""Commands of the ceremony: `dictpfl authority`, `dictpfl institution`, `dictpfl audit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from client.vault import require_strong, stored_passphrase
+from common.errors import CeremonyError, ConfigError, PassphraseError
+from deploy.ceremony.fingerprint import matches, spoken
+from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity
+
+authority = typer.Typer(
+    help="Make the key and the genesis; then not needed until the next epoch.", no_args_is_help=True
+)
+institution = typer.Typer(help="Take part: identity, bundle, exported state.", no_args_is_help=True)
+audit = typer.Typer(help="Check what parties recorded.", no_args_is_help=True)
+
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File (mode 0600 or 0400) whose first line is the passphrase. Without it: the systemd credential "
+        "dictpfl-passphrase, then a prompt."
+    ),
+]
+AuthorityFolder = Annotated[Path, typer.Option("--folder", help="The authority's folder.")]
+InstitutionFolder = Annotated[Path, typer.Option("--folder", help="The institution's folder.")]
+Name = Annotated[str, typer.Option(help="The party's name: letters, digits, '.', '_', '-'.")]
+Named = "NAME=identity.pub"
+Checked = Annotated[
+    bool, typer.Option("--checked", help="You compared every fingerprint with its institution by phone; do not ask.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder for bundles and the coordinator's half; missing or empty.")]
+
+
+@authority.command("identity")
+def authority_identity(
+    name: Name, folder: AuthorityFolder = Path("authority"), passphrase_file: PassphraseFile = None
+) -> None:
+    """Make the authority's keys; its fingerprint is what institutions check bundles against."""
+    _make(folder, name, Role.AUTHORITY, passphrase_file)
+
+
+@institution.command("identity")
+def institution_identity(
+    name: Name, folder: InstitutionFolder = Path("institution"), passphrase_file: PassphraseFile = None
+) -> None:
+    """Make the institution's keys; hand out identity.pub, and read its fingerprint to the authority by phone."""
+    _make(folder, name, Role.INSTITUTION, passphrase_file)
+
+
+@authority.command()
+def genesis(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What all agreed on; sample_cap must be set.")],
+    institutions: Annotated[list[str], typer.Option("--institution", metavar=Named, help="One for each institution.")],
+    out: Out,
+    sample_shape: Annotated[str, typer.Option(metavar="AxBxC", help="Shape of one sample, such as 64 or 1x8x8.")],
+    outputs: Annotated[int, typer.Option(min=1, help="Outputs of the model, such as the number of classes.")],
+    weights: Annotated[Path | None, typer.Option(help="W0, safetensors, in place of model.weights.")] = None,
+    folder: AuthorityFolder = Path("authority"),
+    passphrase_file: PassphraseFile = None,
+    checked: Checked = False,  # noqa: FBT002
+) -> None:
+    """Fix everything, make the key, write one sealed bundle for each institution and the coordinator's half."""
+    from common.config import FederationConfig
+    from deploy.ceremony.authority import found
+
+    agreed = FederationConfig.load(config)
+    for reason in agreed.insecurities:
+        Console(stderr=True).print(f"[bold red]INSECURE[/] (toy_insecure): {reason}", soft_wrap=True)
+    files = _named(institutions)
+    _compare(files, checked=checked)
+    issued = found(
+        folder,
+        _passphrase(passphrase_file),
+        agreed,
+        files,
+        out,
+        sample_shape=_shape(sample_shape),
+        outputs=outputs,
+        weights=weights,
+    )
+    _say_issued(issued)
+
+
+@authority.command()
+def rotate(
+    states: Annotated[
+        list[Path], typer.Option("--state", help="From `institution export-state`; two that agree are better than one.")
+    ],
+    out: Out,
+    add: Annotated[list[str] | None, typer.Option("--add", metavar=Named, help="An institution that comes.")] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="NAME", help="One that leaves.")] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Update rounds in all; 0: as before.")] = 0,
+    abandon: Annotated[bool, typer.Option("--abandon", help="Drop epochs that were issued but never begun.")] = False,  # noqa: FBT002
+    folder: AuthorityFolder = Path("authority"),
+    passphrase_file: PassphraseFile = None,
+    checked: Checked = False,  # noqa: FBT002
+) -> None:
+    """Begin an epoch under a new key, with institutions added or removed; shared state goes on."""
+    from deploy.ceremony.authority import rotate as begin
+
+    added = _named(add or [])
+    _compare(added, checked=checked)
+    passphrase = _passphrase(passphrase_file)
+    _say_issued(begin(folder, passphrase, states, out, add=added, remove=remove or [], rounds=rounds, abandon=abandon))
+
+
+@institution.command("join")
+def institution_join(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="From the authority, for this institution.")],
+    authority_fingerprint: Annotated[
+        str | None,
+        typer.Option(help="As the authority read it out: eight words, or 64 hexadecimal digits. Asked for once."),
+    ] = None,
+    folder: InstitutionFolder = Path("institution"),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Check a bundle, open it, and install its epoch."""
+    from deploy.ceremony.joining import join
+
+    joined = join(
+        folder,
+        _passphrase(passphrase_file),
+        bundle,
+        authority_fingerprint=authority_fingerprint,
+        confirm=_confirmed,
+        passphrase_file=passphrase_file,
+    )
+    _say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
+    _say(f"federation  {joined.federation.hex()}")
+
+
+@institution.command("export-state")
+def institution_export_state(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="To write; only the authority can open it.")],
+    folder: InstitutionFolder = Path("institution"),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Write the shared state for the authority, which needs it to begin an epoch."""
+    from deploy.ceremony.export import export_state
+
+    state = export_state(folder, _passphrase(passphrase_file), out)
+    _say(f"{out}: shared state before round {state.round}, digest {state.digest.hex()}")
+
+
+@audit.command("verify")
+def audit_verify(
+    place: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="A custody.jsonl, or a folder that holds some.")],
+    head: Annotated[Path | None, typer.Option(help="A custody.head kept elsewhere.")] = None,
+    identity: Annotated[Path | None, typer.Option(help="identity.pub of the party that signed.")] = None,
+) -> None:
+    """Check custody logs: order, chain, signatures, and that the end is there."""
+    from deploy.ceremony.custody import verify
+
+    for log in verify(place, head=head, identity=identity):
+        for entry in log.entries:
+            facts = ", ".join(f"{name} {value}" for name, value in sorted(entry["facts"].items()))
+            _say(f"{entry['at']}  {log.party.name}: {entry['event']}  {facts}")
+        _say(f"whole: {len(log.entries)} entries of {log.party.role} {log.party.name}, {spoken(log.party.fingerprint)}")
+
+
+@audit.command("fingerprint")
+def audit_fingerprint(file: Annotated[Path, typer.Argument(metavar="identity.pub")]) -> None:
+    """Show the fingerprint of an identity, to compare by phone."""
+    _say_identity(PublicIdentity.load(file))
+
+
+def _make(folder: Path, name: str, role: Role, passphrase_file: Path | None) -> None:
+    from deploy.ceremony.custody import record
+
+    identity = make_identity(folder, name, role, _passphrase(passphrase_file, new=True))
+    record(folder, identity, "identity made", fingerprint=identity.public.fingerprint.hex())
+    _say(f"{folder / PUBLIC}: hand it out, and read this fingerprint out by phone")
+    _say_identity(identity.public)
+
+
+def _passphrase(file: Path | None, *, new: bool = False) -> bytes:
+    found = stored_passphrase(file)
+    if found is None:
+        if not _at_terminal():
+            raise PassphraseError(
+                "no passphrase: there is no terminal to ask at. Give --passphrase-file, or the systemd credential "
+                "dictpfl-passphrase"
+            )
+        found = typer.prompt("passphrase", hide_input=True, confirmation_prompt=new).encode()
+    if new:
+        require_strong(found)
+    return found
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _named(pairs: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not name or not path or name in found:
+            raise ConfigError(f"{pair!r}: expected {Named}, each name once")
+        found[name] = Path(path)
+    return found
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ConfigError(f"--sample-shape {text!r}: expected whole numbers joined by x, such as 64 or 1x8x8")
+    return shape
+
+
+def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
+    """Whoever swaps an identity on its way gets the key: so a person compares them."""
+    for path in files.values():
+        identity = PublicIdentity.load(path)
+        _say_identity(identity)
+        if checked:
+            continue
+        if not _at_terminal() or not typer.confirm(f"Did {identity.name} read out the same by phone?"):
+            raise CeremonyError(
+                f"the fingerprint of {identity.name} was not confirmed; compare it by phone, then answer yes or give --checked"
+            )
+
+
+def _confirmed(sender: PublicIdentity) -> bool:
+    _say_identity(sender)
+    if not _at_terminal():
+        return False
+    said = str(typer.prompt("Call the authority and type the eight words that it reads out"))
+    return matches(sender.fingerprint, said)
+
+
+def _say_issued(issued: Any) -> None:
+    last = issued.table.last
+    _say(f"epoch {last.number} from round {last.first_round} on, key {last.fingerprint.hex()[:12]}")
+    for name in sorted(issued.members):
+        _say(f"  to {name}: {issued.bundle(name)}")
+    _say(f"  to the coordinator: {issued.coordinator}")
+    _say(f"federation  {issued.genesis.federation.hex()}")
+
+
+def _say_identity(identity: PublicIdentity) -> None:
+    _say(f"{identity.role} {identity.name}\n  {spoken(identity.fingerprint)}\n  {identity.fingerprint.hex()}")
+
+
+def _say(text: str) -> None:
+    typer.echo(text)

@@ -1,0 +1,113 @@
+"""Shared state, handed by an institution to the authority for a rotation: signed by the one, sealed for the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.epochs import START, Keyring
+from client.memory import Memory
+from client.site import SiteSettings
+from client.snapshot import of_bytes, to_bytes
+from common.errors import CeremonyError, ConfigError, RotationError, UnknownSenderError, WrongBundleError
+from common.files import write_private
+from common.genesis import Genesis
+from common.state import SharedState
+from deploy.ceremony import custody
+from deploy.ceremony.envelope import Envelope, seal
+from deploy.ceremony.identity import Identity, PublicIdentity, open_identity
+from deploy.ceremony.pinning import pinned
+
+KIND = "state"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A state, the epoch that its exporter is in, and who exported it."""
+
+    state: SharedState
+    epoch: int
+    sender: PublicIdentity
+
+
+def export_state(folder: Path, passphrase: bytes, out: Path) -> SharedState:
+    """Write the institution's shared state for the authority that it pinned.
+
+    Raises:
+        DictPFLError: nothing to export, not caught up, or `out` is there already.
+    """
+    institution = open_identity(folder, passphrase)
+    authority = pinned(folder)
+    if authority is None:
+        raise CeremonyError(f"{folder} knows no authority yet; `dictpfl institution join` comes first")
+    if out.exists():
+        raise CeremonyError(f"{out} exists and is not overwritten; name another file")
+    keys = Keyring(folder, SiteSettings.load(folder), passphrase)
+    memory = Memory(folder / "memory", keys.genesis.federation)
+    with memory.locked():
+        record = memory.recall()
+    state, epoch = record.shared if record else keys.start(), keys.table.last
+    if state.round < epoch.first_round:
+        raise RotationError(
+            f"this institution is at round {state.round}, epoch {epoch.number} began at {epoch.first_round}; let it catch up, "
+            "or have another one export"
+        )
+    data = _sealed(keys.genesis, state, epoch.number, institution, authority)
+    custody.record(
+        folder, institution, "state exported", epoch=epoch.number, round=state.round, digest=state.digest.hex()
+    )
+    try:
+        write_private(out, data)
+    except OSError as error:
+        raise CeremonyError(f"cannot write {out}: {error.strerror}") from error
+    return state
+
+
+def _sealed(genesis: Genesis, state: SharedState, epoch: int, sender: Identity, to: PublicIdentity) -> bytes:
+    facts = {"federation": genesis.federation.hex(), "epoch": epoch, "round": state.round}
+    return seal(KIND, facts, {START: to_bytes(state, genesis.federation)}, sender, to)
+
+
+def read_export(path: Path, authority: Identity, members: Collection[bytes], genesis: Genesis) -> Exported:
+    """Read a member's export; `members` are fingerprints.
+
+    Raises:
+        BundleError: altered, for another authority, or from nobody who takes part.
+    """
+    try:
+        envelope = Envelope.read(path.read_bytes(), KIND)
+    except OSError as error:
+        raise CeremonyError(f"cannot read {path}: {error.strerror}") from error
+    if envelope.sender.fingerprint not in members:
+        raise UnknownSenderError(
+            f"{path} is signed by {envelope.sender.name} ({envelope.sender.fingerprint.hex()[:12]}), who is no member"
+        )
+    files, facts = envelope.open(authority), envelope.facts
+    try:
+        state = of_bytes(files[START], genesis.federation, genesis.layout)
+        epoch = int(facts["epoch"])
+        good = (
+            set(files) == {START} and facts["round"] == state.round and facts["federation"] == genesis.federation.hex()
+        )
+    except (ConfigError, KeyError, ValueError, TypeError) as error:
+        raise WrongBundleError(f"{path} holds no state of this federation: {error}") from error
+    if not good:
+        raise WrongBundleError(f"{path} says one thing outside and holds another; have it exported again")
+    return Exported(state, epoch, envelope.sender)
+
+
+def agreed_state(exports: Sequence[Exported]) -> tuple[SharedState, int]:
+    """The one state, and the epoch that it was exported in.
+
+    Raises:
+        RotationError: none, or they differ.
+    """
+    if not exports:
+        raise RotationError("no exported state; `dictpfl institution export-state` makes one, two are better")
+    if len({(e.state.digest, e.state.round, e.epoch) for e in exports}) > 1:
+        found = ", ".join(f"{e.sender.name}: round {e.state.round} of epoch {e.epoch}" for e in exports)
+        raise RotationError(
+            f"the exported states differ ({found}); at the same round, one of them has drifted or lies. Export them again"
+        )
+    return exports[0].state, exports[0].epoch

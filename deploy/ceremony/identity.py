@@ -1,0 +1,245 @@
+"""A party's identity: an X25519 pair to receive, an Ed25519 pair to sign, and Flower's node key.
+
+Folder of a party: `identity.key` (both private keys, sealed at rest), `identity.pub` (what is handed out, signed by
+itself), and for institutions `node.key`. Flower reads its node key in clear, so that one is protected by its mode only;
+it lets a node register and nothing be opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_public_key,
+)
+
+from client.vault import read_sealed, seal_at_rest
+from common.errors import IdentityError
+from common.files import write_private
+
+PRIVATE, PUBLIC, NODE, NODE_PUBLIC = "identity.key", "identity.pub", "node.key", "node.key.pub"
+_FORMAT, _PURPOSE = "dictpfl-identity-1", "identity"
+_CONTEXT = b"dictpfl identity 1\n"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_LARGEST = 1 << 14
+
+
+class Role(StrEnum):
+    """What a party is in the ceremony."""
+
+    AUTHORITY = "authority"
+    INSTITUTION = "institution"
+
+
+@dataclass(frozen=True)
+class PublicIdentity:
+    """What everybody may know of a party. `node`: Flower's public node key in OpenSSH form, empty for an authority."""
+
+    role: Role
+    name: str
+    receiving: bytes
+    signing: bytes
+    node: str = ""
+
+    def __post_init__(self) -> None:
+        """Check names and keys.
+
+        Raises:
+            IdentityError: a name that is no file name, or keys of another kind.
+        """
+        require_name(self.name)
+        try:
+            X25519PublicKey.from_public_bytes(self.receiving)
+            Ed25519PublicKey.from_public_bytes(self.signing)
+            if self.node:
+                node = load_ssh_public_key(self.node.encode())
+                if not isinstance(node, ec.EllipticCurvePublicKey) or "\n" in self.node:
+                    raise ValueError(self.node)  # noqa: TRY301 -- one message for all
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise IdentityError(
+                f"the identity of {self.name!r} holds a key of another kind; ask for it again"
+            ) from error
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "format": _FORMAT,
+            "role": str(self.role),
+            "name": self.name,
+            "receiving": self.receiving.hex(),
+            "signing": self.signing.hex(),
+            "node": self.node,
+        }
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 over all of it, 32 bytes: what is compared by phone."""
+        return hashlib.sha256(_CONTEXT + canonical(self.facts())).digest()
+
+    def verify(self, signature: bytes, message: bytes) -> bool:
+        """Whether this party signed the message."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.signing).verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    @classmethod
+    def of(cls, facts: Any, origin: str) -> Self:
+        """Inverse of `facts`.
+
+        Raises:
+            IdentityError: damaged, or of another release.
+        """
+        try:
+            identity = cls(
+                Role(facts["role"]),
+                str(facts["name"]),
+                bytes.fromhex(facts["receiving"]),
+                bytes.fromhex(facts["signing"]),
+                str(facts["node"]),
+            )
+            if facts != identity.facts():
+                raise IdentityError(
+                    f"{origin} is an identity of another release, or has unknown fields; ask for it again"
+                )
+        except (ValueError, KeyError, TypeError) as error:
+            raise IdentityError(
+                f"{origin} is no identity ({type(error).__name__}); ask its owner for it again"
+            ) from error
+        return identity
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an `identity.pub`, which must be signed by itself.
+
+        Raises:
+            IdentityError: missing, damaged or altered.
+        """
+        try:
+            with path.open("rb") as file:
+                document = json.loads(file.read(_LARGEST))
+            signature = bytes.fromhex(document.pop("signature"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IdentityError(
+                f"cannot read the identity {path} ({type(error).__name__}); ask for it again"
+            ) from error
+        identity = cls.of(document, str(path))
+        if not identity.verify(signature, _CONTEXT + canonical(document)):
+            raise IdentityError(f"{path} was altered: its own signature does not fit; ask its owner for it again")
+        return identity
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A party with its private keys."""
+
+    public: PublicIdentity
+    receiving: X25519PrivateKey = field(repr=False)
+    signing: Ed25519PrivateKey = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """Ed25519 signature, 64 bytes."""
+        return self.signing.sign(message)
+
+    def document(self) -> bytes:
+        """`identity.pub`: public, signed by itself."""
+        facts = self.public.facts()
+        signature = self.sign(_CONTEXT + canonical(facts)).hex()
+        return (json.dumps({**facts, "signature": signature}, indent=1) + "\n").encode()
+
+
+def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Identity:
+    """Make a party's keys in its folder.
+
+    Raises:
+        IdentityError: one is there already. KeyFileError: others may enter the folder.
+        PassphraseError: too weak.
+    """
+    from common.keys import owner_only  # which loads SEAL: not for every start of the command line
+
+    require_name(name)
+    owner_only(folder)
+    if (folder / PRIVATE).exists():
+        raise IdentityError(f"{folder / PRIVATE} exists; an identity is never replaced. Choose another folder")
+    receiving, signing = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    node = ec.generate_private_key(ec.SECP384R1()) if role is Role.INSTITUTION else None
+    node_public = node.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() if node else ""
+    public = PublicIdentity(
+        role, name, receiving.public_key().public_bytes_raw(), signing.public_key().public_bytes_raw(), node_public
+    )
+    identity = Identity(public, receiving, signing)
+    secrets = {"receiving": receiving.private_bytes_raw().hex(), "signing": signing.private_bytes_raw().hex()}
+    sealed = seal_at_rest(canonical(secrets), passphrase, _PURPOSE)
+    if node is not None:
+        clear = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        write_private(folder / NODE, clear)
+        write_private(folder / NODE_PUBLIC, (node_public + "\n").encode())
+    write_private(folder / PUBLIC, identity.document())
+    # The private half comes last: where it is, everything is.
+    write_private(folder / PRIVATE, sealed)
+    return identity
+
+
+def public_of(folder: Path) -> PublicIdentity:
+    """The public half of the party whose folder it is; no passphrase is needed.
+
+    Raises:
+        IdentityError: there is none.
+    """
+    if not (folder / PRIVATE).exists():
+        raise IdentityError(f"{folder} holds no identity; make one with `dictpfl institution identity` (or authority)")
+    return PublicIdentity.load(folder / PUBLIC)
+
+
+def open_identity(folder: Path, passphrase: bytes) -> Identity:
+    """The party with its private keys.
+
+    Raises:
+        IdentityError: none, or its halves do not belong together. PassphraseError: wrong.
+        KeyFileError: others may read it.
+    """
+    from common.keys import owner_only
+
+    public = public_of(folder)
+    owner_only(folder)
+    secrets = json.loads(read_sealed(folder / PRIVATE, passphrase, _PURPOSE))
+    receiving = X25519PrivateKey.from_private_bytes(bytes.fromhex(secrets["receiving"]))
+    signing = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secrets["signing"]))
+    halves = (receiving.public_key().public_bytes_raw(), signing.public_key().public_bytes_raw())
+    if halves != (public.receiving, public.signing):
+        raise IdentityError(
+            f"{folder / PUBLIC} is not the public half of {PRIVATE} beside it; restore both from backup"
+        )
+    return Identity(public, receiving, signing)
+
+
+def require_name(name: str) -> None:
+    """Names become file names and columns of logs.
+
+    Raises:
+        IdentityError: other letters, or too long.
+    """
+    if not _NAME.fullmatch(name):
+        raise IdentityError(
+            f"{name!r} is no name for a party: expected up to 63 of A-Z, a-z, 0-9, '.', '_' and '-', a letter or digit first"
+        )
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with one form only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()

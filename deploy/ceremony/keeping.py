@@ -1,0 +1,67 @@
+"""What an authority keeps between epochs, sealed at rest: everything but the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.epochs import EpochTable
+from client.site import GENESIS_WEIGHTS
+from client.vault import read_sealed, seal_at_rest
+from common.errors import ConfigError, KeyFileError
+from common.files import write_private
+from common.genesis import Genesis
+from deploy.ceremony.envelope import pack, unpack
+from deploy.ceremony.identity import PublicIdentity, canonical
+
+FEDERATION = "federation.sealed"
+_PURPOSE, _TABLE, _MEMBERS = "federation of an authority", "epochs.json", "members.json"
+Members = Mapping[str, PublicIdentity]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the authority keeps."""
+
+    genesis: Genesis
+    weights: bytes
+    table: EpochTable
+    members: Members
+    last: int
+    """Number of the last epoch that was ever issued, abandoned ones included."""
+    rounds: int
+    """Update rounds wanted in all; more than genesis says once a rotation asked for more."""
+
+
+def keep(home: Path, passphrase: bytes, federation: Kept) -> None:
+    """Replace what the authority keeps."""
+    members = {name: member.facts() for name, member in federation.members.items()}
+    files = {
+        **federation.genesis.files(),
+        GENESIS_WEIGHTS: federation.weights,
+        _TABLE: federation.table.to_bytes(),
+        _MEMBERS: canonical({"last": federation.last, "rounds": federation.rounds, "members": members}),
+    }
+    write_private(home / FEDERATION, seal_at_rest(pack(files), passphrase, _PURPOSE))
+
+
+def kept(home: Path, passphrase: bytes) -> Kept:
+    """What the authority kept.
+
+    Raises:
+        ConfigError: nothing. KeyFileError: damaged, or readable by others. PassphraseError: wrong.
+    """
+    path = home / FEDERATION
+    if not path.exists():
+        raise ConfigError(f"{home} has no federation; `dictpfl authority genesis` makes one")
+    files = unpack(read_sealed(path, passphrase, _PURPOSE))
+    try:
+        document = json.loads(files[_MEMBERS])
+        members = {name: PublicIdentity.of(facts, str(path)) for name, facts in document["members"].items()}
+        table = EpochTable.of_bytes(files[_TABLE])
+        genesis, last, rounds = Genesis.of_files(files, path), int(document["last"]), int(document["rounds"])
+        return Kept(genesis, files[GENESIS_WEIGHTS], table, members, last, rounds)
+    except (KeyError, ValueError, TypeError) as error:
+        raise KeyFileError(f"{path} is damaged ({type(error).__name__}); restore it from backup") from error

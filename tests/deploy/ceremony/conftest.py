@@ -1,0 +1,52 @@
+"""A ceremony's parties, made through the command line where that is what is tested, else through its functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+import client.vault
+
+if "ceremonies" not in sys.modules:
+    # This folder is no package, and pytest's import mode does not put it on the path.
+    _spec = importlib.util.spec_from_file_location("ceremonies", Path(__file__).with_name("ceremonies.py"))
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules["ceremonies"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["ceremonies"])
+
+from ceremonies import Ceremony
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_passphrases() -> Iterator[None]:
+    """Hundreds of derivations: one cheap pass each. The true cost is tested in test_identity.py."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(client.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
+        yield
+
+
+@pytest.fixture(scope="session")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> Ceremony:
+    """Three institutions with identities, and their bundles; not to be changed: `copy` it."""
+    return Ceremony.found(tmp_path_factory.mktemp("ceremony"))
+
+
+@pytest.fixture
+def ceremony(founded: Ceremony, tmp_path: Path) -> Ceremony:
+    """A copy of it."""
+    return founded.copy(tmp_path / "ceremony")
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No logs of federations."""
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.configure(**before)
