@@ -20,19 +20,16 @@ def replace_private(path: Path, write: Callable[[Path], None]) -> None:
     After a crash at any moment either the old or the new content is there, whole.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
     temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o600)  # a library may have made the file anew
-        os.close(descriptor)
-        descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        os.fsync(descriptor)
+        _sync(temporary, os.O_RDONLY)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(descriptor)
     sync_folder(path.parent)
 
 
@@ -49,7 +46,11 @@ def remove_leftovers(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames and new names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
