@@ -39,7 +39,7 @@ PLATEAU = 1.0
 console = Console()
 
 MODELS: Mapping[str, Mapping[str, Any]] = {
-    "mlp": {"federation.rounds": 10, "model.source": "mlp", "model.options": {"hidden": [128, 128]}},
+    "mlp": {"federation.rounds": 8, "model.source": "mlp", "model.options": {"hidden": [128, 128]}},
     "vit_tiny": {
         "federation.rounds": 6,
         "model.source": "vit_tiny",
