@@ -180,3 +180,21 @@ class EngineError(DictPFLError):
     """The simulation runtime did not start, died, or left the run unfinished."""
 
     code = "engine"
+
+
+class CertificateError(DictPFLError):
+    """A TLS certificate is missing, expired, for another name or of another authority."""
+
+    code = "certificate"
+
+
+class BundleError(DictPFLError):
+    """The app bundle is not the one that was agreed on."""
+
+    code = "bundle"
+
+
+class ProcessError(DictPFLError):
+    """A process of a deployment cannot start, keeps ending, or cannot be reached."""
+
+    code = "process"

@@ -20,6 +20,7 @@ from rich.table import Table
 from common.config import FederationConfig
 from common.errors import ConfigError, DictPFLError
 from common.presets import METHODS
+from deploy.operations.cli import commands as _operations
 from deploy.units import human_bytes, human_count, human_factor, human_seconds, percent
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(_operations)
 _PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
