@@ -75,7 +75,7 @@ def programs(folder: Path, settings: NodeSettings) -> list[Program]:
     delays = {305: Delays(first=3.0, most=15.0), None: Delays()}
     return [
         Program("supernode", node, setting, ready=lambda: _listens(settings.port), delays=delays),
-        Program("superexec", execute, setting),
+        Program("superexec", execute, setting, follows=True),
     ]
 
 

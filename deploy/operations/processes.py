@@ -51,6 +51,7 @@ class Program:
         name: for logs. `command`: program and arguments, nothing secret. `environment`: added to the supervisor's.
         ready: asked until it is true before the next program starts.
         delays: by Flower's exit code; None: any other end.
+        follows: starts anew whenever the program before it does: what it was told by that one is void.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Program:
     environment: Mapping[str, str]
     ready: Callable[[], bool] = lambda: True
     delays: Mapping[int | None, Delays] | None = None
+    follows: bool = False
 
 
 class _Running:
@@ -88,8 +90,8 @@ class _Running:
 
     def ended(self) -> int | None:
         """The exit status, once the process is gone; what it started is gone then, too."""
-        if self.process is None:
-            return None
+        if self.process is None or self.process.returncode is not None:
+            return None if self.process is None else self.process.returncode
         # Before reaping: as long as it is a zombie, nobody else gets its number, hence its group.
         if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
@@ -159,6 +161,7 @@ class Supervisor:
             status = running.ended()
             if status is not None:
                 running.restart_later(status)
+                self._take_along(running)
                 self._write_status()
             if running.process is None and time.monotonic() >= running.due:
                 running.start()
@@ -170,6 +173,14 @@ class Supervisor:
             started, self._started = frozenset(self._started), set()
             _log.info("ready", programs=sorted(started))
             self._once_ready(started)
+
+    def _take_along(self, ended: _Running) -> None:
+        following = self._all[self._all.index(ended) + 1 :]
+        for running in following:
+            if running.program.follows and running.process is not None:
+                running.end_group()
+                running.process.wait()
+                running.process, running.due = None, ended.due
 
     def _write_status(self) -> None:
         facts = {
@@ -184,7 +195,7 @@ class Supervisor:
                 with suppress(ProcessLookupError):
                     running.process.terminate()
         deadline = time.monotonic() + GRACE_SECONDS
-        while any(r.process is not None and r.ended() is None for r in self._all) and time.monotonic() < deadline:
+        while None in [r.ended() for r in self._all if r.process is not None] and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         for running in self._all:
             running.end_group()
