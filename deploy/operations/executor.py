@@ -23,6 +23,7 @@ class PinnedExecutor:
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._children: list[subprocess.Popen[bytes]] = []
+        self._spare: subprocess.Popen[bytes] | None = None
 
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_options: object
@@ -44,21 +45,39 @@ class PinnedExecutor:
             "certificates": spec.root_certificates_path,
             "parent": spec.parent_pid,
         }
-        child = subprocess.Popen(
-            [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE, shell=False
-        )
-        assert child.stdin is not None  # noqa: S101  it was asked for
-        with child.stdin as channel:
-            channel.write(json.dumps(order).encode())
+        child, self._spare = self._spare or self._started(), None
+        if not self._ordered(child, order):
+            child = self._started()
+            if not self._ordered(child, order):
+                return LaunchResult.failed("the task's process ended before it began")
         self._children.append(child)
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Reap tasks that have ended."""
+        """Reap tasks that have ended; keep a process at hand that has imported torch, while nothing else runs."""
         self._children = [child for child in self._children if child.poll() is None]
+        if self._kind == "clientapp" and not self._children and (self._spare is None or self._spare.poll() is not None):
+            self._spare = self._started()
 
     def close(self) -> None:
-        """Nothing to release: tasks watch this process and end with it."""
+        """Let the spare end; tasks watch this process and end with it."""
+        if self._spare is not None and self._spare.stdin is not None:
+            self._spare.stdin.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE, shell=False
+        )
+
+    @staticmethod
+    def _ordered(child: subprocess.Popen[bytes], order: dict[str, object]) -> bool:
+        assert child.stdin is not None  # noqa: S101  it was asked for
+        try:
+            with child.stdin as channel:
+                channel.write(json.dumps(order).encode())
+        except OSError:
+            return False
+        return child.poll() is None
 
 
 def use_pinned_tasks(kind: str) -> None:

@@ -36,6 +36,7 @@ def environment(folder: Path, *, heartbeat: float, bundle: str, kind: str, **mor
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
         "PYTHONUNBUFFERED": "1",
         # A `common` or `server` in the working directory must not hide the agreed one.
         "PYTHONSAFEPATH": "1",

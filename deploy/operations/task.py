@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import queue
+import select
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from deploy.operations import pinned
 from deploy.operations.child import set_heartbeat
 
 HOME, BUNDLE = "FLWR_HOME", "DICTPFL_BUNDLE"
+_SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
 
 
 class Pin:
@@ -51,10 +53,25 @@ class Pin:
 
     def client_app(self, *_names: str) -> Any:
         """The agreed app; or one that answers every message with the bare code `bundle`."""
-        sys.path.insert(0, str(self.folder))
-        if self.refusal is None:
-            return importlib.import_module("client.app").app
-        return _refusing()
+        self._use()
+        return importlib.import_module("client.app").app if self.refusal is None else _refusing()
+
+    def import_ahead(self) -> None:
+        """Load what takes seconds until a task is there; what is installed is checked again when one comes."""
+        try:
+            self.folder = pinned.verified(self._home, self._agreed)
+        except pinned.Mismatch:
+            return  # said when a task comes
+        self._use()
+        for name in _SLOW:
+            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
+            if select.select([sys.stdin], [], [], 0.0)[0]:
+                return
+            importlib.import_module(name)
+
+    def _use(self) -> None:
+        if sys.path[0] != str(self.folder):
+            sys.path.insert(0, str(self.folder))
 
 
 def _refusing() -> Any:
@@ -106,9 +123,13 @@ def main() -> None:
     """Run the task whose order comes on standard input; the kind is the one argument."""
     set_heartbeat()
     sys.dont_write_bytecode = True
-    order = json.loads(sys.stdin.buffer.read())
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
-    {"clientapp": run_client, "serverapp": run_server}[sys.argv[1]](order, pin)
+    if sys.argv[1] == "clientapp":
+        pin.import_ahead()
+    text = sys.stdin.buffer.read()
+    if not text:
+        return  # the SuperExec is gone
+    {"clientapp": run_client, "serverapp": run_server}[sys.argv[1]](json.loads(text), pin)
 
 
 if __name__ == "__main__":
