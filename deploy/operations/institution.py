@@ -22,6 +22,10 @@ _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
 _UNKNOWN_ISSUER, _EXPIRED, _OTHER_NAME = {18, 19, 20, 21}, {10}, {62, 64}
 """OpenSSL's verification codes."""
+_ADVICE = {
+    305: "not admitted (the coordinator runs `dictpfl coordinator admit`), a clock that is wrong by minutes, or, after a "
+    "crash, the last process still counts as alive for up to two heartbeats: then this mends itself"
+}
 
 
 def enrol(folder: Path) -> Path:
@@ -74,7 +78,7 @@ def programs(folder: Path, settings: NodeSettings) -> list[Program]:
     # 305: the coordinator does not know the node, or still takes its last process for alive (two heartbeats).
     delays = {305: Delays(first=3.0, most=15.0), None: Delays()}
     return [
-        Program("supernode", node, setting, ready=lambda: _listens(settings.port), delays=delays),
+        Program("supernode", node, setting, ready=lambda: _listens(settings.port), delays=delays, advice=_ADVICE),
         Program("superexec", execute, setting, follows=True),
     ]
 

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -52,6 +52,7 @@ class Program:
         ready: asked until it is true before the next program starts.
         delays: by Flower's exit code; None: any other end.
         follows: starts anew whenever the program before it does: what it was told by that one is void.
+        advice: what an operator should do, by Flower's exit code.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Program:
     ready: Callable[[], bool] = lambda: True
     delays: Mapping[int | None, Delays] | None = None
     follows: bool = False
+    advice: Mapping[int, str] = field(default_factory=dict)
 
 
 class _Running:
@@ -124,7 +126,7 @@ class _Running:
         self.due, self.process = time.monotonic() + wait, None
         _log.warning(
             "ended, starts again", program=self.program.name, status=status, flower_code=code, seconds=wait,
-            reason=self.log.reason,
+            reason=self.log.reason, advice=self.program.advice.get(code or 0, f"see {self.log.path}"),
         )  # fmt: skip
 
 

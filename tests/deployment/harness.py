@@ -135,10 +135,11 @@ class Deployment:
 
     # starting and stopping
 
-    def start_coordinator(self) -> None:
+    def start_coordinator(self, **environment: str) -> None:
         self.up = Command(
             ["coordinator", "up", "--folder", self.coordinator, "--port", self.port, "--heartbeat", HEARTBEAT, "--log-json"],
             self.logs / "coordinator.log",
+            environment,
         )
         if self.proxied and self._nginx is None:
             self.start_proxy()
@@ -177,7 +178,7 @@ class Deployment:
     def ready(self) -> bool:
         assert self.up is not None
         assert self.up.process.poll() is None, self.up.text
-        return '"event": "ready"' in self.up.text and "superexec" in self.processes(self.coordinator)
+        return "superexec" in self.processes(self.coordinator)
 
     def run(self, *more: Any) -> Command:
         return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / "run.log")
@@ -230,6 +231,25 @@ class Deployment:
             return journal.next_round
         finally:
             journal.close()
+
+    def sums(self) -> dict[int, int]:
+        """Uploads in each closed round's sum."""
+        genesis = self.founded.genesis
+        journal = Journal(self.coordinator / "journal.sqlite", genesis.federation, genesis.fingerprint)
+        try:
+            return {number: count for number, (count, _) in journal.contributors().items()}
+        finally:
+            journal.close()
+
+    def node_states(self) -> dict[str, str]:
+        """Status of each node that the SuperLink knows."""
+        from deploy.operations.control import connected
+
+        with connected(f"127.0.0.1:{self.port}", self.coordinator / "tls" / "ca.pem") as control:
+            return {node.name: node.status for node in control.nodes()}
+
+    def proxy_processes(self) -> list[int]:
+        return session(self._nginx.pid) if self._nginx is not None else []
 
     def digests(self) -> list[str]:
         found_digests = []
