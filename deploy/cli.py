@@ -175,14 +175,18 @@ def init(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Check a party's folder of a deployment as well.")
+    ] = None,
+) -> None:
     """Check this machine: versions, processors, CKKS, Flower; exit code 1 if something needed is missing."""
-    from deploy.doctor import checks
+    from deploy.doctor import checks, deployment_checks
 
     table, failed = Table(box=None), False
     for heading in ("", "check", "found"):
         table.add_column(heading)
-    for check in checks():
+    for check in [*checks(), *(deployment_checks(folder) if folder is not None else ())]:
         failed |= check.ok is False
         mark = {True: "[green]ok[/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
         table.add_row(mark, check.name, check.found)

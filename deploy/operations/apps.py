@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 
 from common.errors import BundleError
@@ -15,10 +16,9 @@ def build(app: Path | None = None) -> bytes:
     """The bundle (FAB) of this installation, or of an app folder; the same files give the same bytes anywhere."""
     from flwr.cli.build import build_fab_from_disk
 
-    if app is not None:
-        return bytes(build_fab_from_disk(app))
-    with tempfile.TemporaryDirectory() as scratch:
-        return bytes(build_fab_from_disk(write_app(Path(scratch) / "dictpfl")))
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Flower's use of pathspec
+        return bytes(build_fab_from_disk(app or write_app(Path(scratch) / "dictpfl")))
 
 
 def install_agreed(home: Path, agreed: str) -> str:

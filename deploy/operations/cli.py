@@ -162,7 +162,11 @@ def run(
         _say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
     done = run_to_the_end(folder, rounds, on_round=show)
-    _say(f"{done} rounds closed, all institutions told" if not log_json else json.dumps({"event": "done", "rounds": done}))
+    _say(
+        f"{done} rounds closed, all institutions told"
+        if not log_json
+        else json.dumps({"event": "done", "rounds": done})
+    )
 
 
 @commands.command()
@@ -191,7 +195,17 @@ def _show_coordinator(found: dict[str, Any]) -> None:
     for reason in found["insecurities"]:
         _say(f"INSECURE (toy_insecure): {reason}")
     table = Table(box=None)
-    for heading in ("round", "kind", "in the sum", "ciphertexts", "up", "down", "time", "of it adding", "not in the sum"):
+    for heading in (
+        "round",
+        "kind",
+        "in the sum",
+        "ciphertexts",
+        "up",
+        "down",
+        "time",
+        "of it adding",
+        "not in the sum",
+    ):
         table.add_column(heading, justify="right")
     names = {str(node["node"]): node["name"] for node in found["nodes"] or ()}
     for r in found["rounds"]:
@@ -204,14 +218,20 @@ def _show_coordinator(found: dict[str, Any]) -> None:
     if found["nodes"] is None:
         _say("the SuperLink does not answer: `dictpfl coordinator up` is not running")
     for node in found["nodes"] or ():
-        seen = "never seen" if node["seconds_since_seen"] is None else f"seen {human_seconds(node['seconds_since_seen'])} ago"
+        seen = (
+            "never seen"
+            if node["seconds_since_seen"] is None
+            else f"seen {human_seconds(node['seconds_since_seen'])} ago"
+        )
         _say(f"{node['name'] or node['node']}: {node['status']}, {seen}")
     if found["certificate_days_left"] is not None:
         _say(f"certificate: {found['certificate_days_left']:.0f} days left")
 
 
 def _show_institution(found: dict[str, Any]) -> None:
-    _say(f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates")
+    _say(
+        f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
+    )
     _say(f"state digest {found['state_digest']}")
     table = Table(box=None)
     for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
@@ -221,7 +241,12 @@ def _show_institution(found: dict[str, Any]) -> None:
         numbers = [f"{entry[name]:.4f}" if name in entry else "-" for name in ("metric", "loss")]
         seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in entry.get("seconds", {}).items())
         table.add_row(
-            when, str(entry.get("event")), str(entry.get("round")), human_bytes(entry.get("bytes", 0)), *numbers, seconds
+            when,
+            str(entry.get("event")),
+            str(entry.get("round")),
+            human_bytes(entry.get("bytes", 0)),
+            *numbers,
+            seconds,
         )
     _out.print(table)
 

@@ -81,11 +81,10 @@ class Control:
     def runs(self) -> list[RunState]:
         """All runs, the newest last."""
         answer = self._client.ListRuns(messages.ListRunsRequest())
-        found = [
+        return [
             RunState(run.run_id, run.status.status, run.status.sub_status, run.status.details)
             for run in sorted(answer.run_dict.values(), key=lambda run: str(run.pending_at))
         ]
-        return found
 
     def start(self, bundle: bytes) -> int:
         """Start a run of an app bundle."""
@@ -104,13 +103,12 @@ class Control:
 
 
 @contextmanager
-def connected(address: str, ca: Path, *, timeout: float = 10.0) -> Iterator[Control]:
+def connected(address: str, ca: Path) -> Iterator[Control]:
     """Connect to a SuperLink on this machine.
 
     Raises:
         ProcessError: it does not answer, or refuses.
     """
-    del timeout
     try:
         client = ControlHttpClient.from_server_address(
             server_address=address,

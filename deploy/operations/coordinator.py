@@ -39,7 +39,9 @@ def up(folder: Path, **given: Any) -> None:
     found = require_valid(folder / settings.certificate)
     require_private(folder / settings.key)
     _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
-    Supervisor(programs(folder, settings), folder, once_ready=lambda started: _once_ready(folder, settings, started)).run()
+    Supervisor(
+        programs(folder, settings), folder, once_ready=lambda started: _once_ready(folder, settings, started)
+    ).run()
 
 
 def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:

@@ -65,8 +65,8 @@ class PinnedExecutor:
             self._spare.stdin.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE, shell=False
+        return subprocess.Popen(  # noqa: S603  our own module
+            [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE
         )
 
     @staticmethod

@@ -96,7 +96,9 @@ def require_trusted(coordinator: str, ca: Path) -> None:
     try:
         context = ssl.create_default_context(cafile=str(ca))
     except (OSError, ssl.SSLError) as error:
-        raise CertificateError(f"cannot use {ca} ({error}); ask the coordinator for its authority's certificate") from error
+        raise CertificateError(
+            f"cannot use {ca} ({error}); ask the coordinator for its authority's certificate"
+        ) from error
     try:
         with (
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as plain,

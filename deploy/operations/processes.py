@@ -79,7 +79,7 @@ class _Running:
     def start(self) -> None:
         self.restarts += 1
         self.since = time.monotonic()
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603  our own module, with arguments that we made
             [sys.executable, "-m", "deploy.operations.child", *self.program.command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -134,10 +134,17 @@ class Supervisor:
     """Keeps programs running until it is told to stop."""
 
     def __init__(
-        self, programs: Sequence[Program], folder: Path, *, once_ready: Callable[[frozenset[str]], None] = lambda _: None
+        self,
+        programs: Sequence[Program],
+        folder: Path,
+        *,
+        once_ready: Callable[[frozenset[str]], None] = lambda _: None,
     ) -> None:
-        """`folder`: with `run/` and `logs/`. `once_ready`: called with the names of the programs that were (re)started,
-        whenever all are ready (again)."""
+        """Make it; nothing starts before `run`.
+
+        `folder`: with `run/` and `logs/`. `once_ready`: called with the names of the programs that were (re)started,
+        whenever all are ready (again).
+        """
         self._all = [_Running(program, folder / "logs") for program in programs]
         self._run = folder / "run"
         self._once_ready = once_ready

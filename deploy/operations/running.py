@@ -10,11 +10,11 @@ from pathlib import Path
 import structlog
 
 from common.errors import EngineError, ProcessError
+from common.protocol import RoundKind
 from deploy.operations.apps import installed
 from deploy.operations.control import Control, RunState, connected
 from deploy.operations.places import FLOWER, LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
-from common.protocol import RoundKind
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT, JOURNAL
 from server.journal import ClosedRound, Journal
@@ -115,7 +115,9 @@ class _Watch:
                 f"the run ended ({state.sub_status}) without closing a round, {idle + 1} times in a row; Flower says: "
                 f"{state.details or 'nothing'}. The journal keeps what was reached; see logs/superexec.log"
             )
-        _log.warning("the run ended, starting another", run=state.run, sub_status=state.sub_status, details=state.details)
+        _log.warning(
+            "the run ended, starting another", run=state.run, sub_status=state.sub_status, details=state.details
+        )
 
     def _report(self) -> None:
         if self.journal.next_round == self.seen:

@@ -50,9 +50,12 @@ class CoordinatorSettings(_Kept):
 
     port: Port = Field(9091, description="Port of Flower's SuperLink, on 127.0.0.1 only; the proxy forwards to it.")
     heartbeat: Annotated[float, Field(ge=10.0)] = Field(
-        30.0, description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10."
+        30.0,
+        description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10.",
     )
-    bundle: str = Field("", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation.")
+    bundle: str = Field(
+        "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
+    )
     certificate: str = Field("tls/server.pem", description="The coordinator's certificate.")
     key: str = Field("tls/server.key", description="Its key, mode 0600.")
     ca: str = Field("tls/ca.pem", description="The authority that signed it.")
@@ -69,9 +72,12 @@ class NodeSettings(_Kept):
     coordinator: str = Field(description="HOST:PORT of the coordinator's proxy.")
     port: Port = Field(9094, description="Port between SuperNode and SuperExec, on 127.0.0.1 only.")
     heartbeat: Annotated[float, Field(ge=10.0)] = Field(
-        30.0, description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10."
+        30.0,
+        description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10.",
     )
-    bundle: str = Field("", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation.")
+    bundle: str = Field(
+        "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
+    )
     ca: str = Field("ca.pem", description="The authority that signed the coordinator's certificate.")
 
     @classmethod

@@ -1,18 +1,8 @@
-"""Deployments on loopback, one after another in one session."""
+"""`import harness` from any test here; there are no packages in tests."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # `import harness`; tests have no packages
-
-pytest_plugins: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_running():
-    """Every test cleans up after itself, or says so."""
-    yield
+sys.path.insert(0, str(Path(__file__).parent))

@@ -137,7 +137,17 @@ class Deployment:
 
     def start_coordinator(self, **environment: str) -> None:
         self.up = Command(
-            ["coordinator", "up", "--folder", self.coordinator, "--port", self.port, "--heartbeat", HEARTBEAT, "--log-json"],
+            [
+                "coordinator",
+                "up",
+                "--folder",
+                self.coordinator,
+                "--port",
+                self.port,
+                "--heartbeat",
+                HEARTBEAT,
+                "--log-json",
+            ],
             self.logs / "coordinator.log",
             environment,
         )
