@@ -1,12 +1,13 @@
 # make demo    train one model across three institutions, encrypted, beside plaintext and full encryption
 # make test    run every test
+# make test-deploy  run a federation of real processes over TLS on this machine, and kill them
 # make lint    format, lint, types, import contracts
 # make bench   write every figure that the README states; a requirement that is not met is said, and the rest goes on
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench images docs clean
+.PHONY: demo test test-deploy lint bench images docs clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -28,6 +29,9 @@ demo: $(VENV)/sim.stamp
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+test-deploy: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m deployment tests/deployment -rs
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

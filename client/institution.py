@@ -192,7 +192,9 @@ class Institution:
         local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
         with self._timed("store"):
             self._remember(replace(record, local=local, pending=pending))
-        self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent)
+        own = {"metric": measured.metric_sum / measured.count, "loss": measured.loss_sum / measured.count}
+        facts = own if measured.count else {}
+        self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent, **facts)
         return Reply(Status.UPLOAD, shared.round, shared.round, blob)
 
     def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:

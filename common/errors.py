@@ -276,3 +276,21 @@ class CustodyCutError(CustodyError):
     """A custody log lacks entries at its end that its signed head counts."""
 
     code = "custody-cut"
+
+
+class CertificateError(DictPFLError):
+    """A TLS certificate is missing, expired, for another name or of another authority."""
+
+    code = "certificate"
+
+
+class AppBundleError(DictPFLError):
+    """The app bundle is not the one that was agreed on."""
+
+    code = "bundle"
+
+
+class ProcessError(DictPFLError):
+    """A process of a deployment cannot start, keeps ending, or cannot be reached."""
+
+    code = "process"

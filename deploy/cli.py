@@ -21,6 +21,7 @@ from common.config import FederationConfig
 from common.errors import ConfigError, DictPFLError
 from common.presets import METHODS
 from deploy.ceremony import cli as ceremony
+from deploy.operations import cli as operations
 from deploy.units import human_bytes, human_count, human_factor, human_seconds, percent
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(ceremony.authority, name="authority")
 app.add_typer(ceremony.institution, name="institution")
 app.add_typer(ceremony.audit, name="audit")
+app.add_typer(operations.commands)
 _PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
@@ -177,14 +179,18 @@ def init(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Check a party's folder of a deployment as well.")
+    ] = None,
+) -> None:
     """Check this machine: versions, processors, CKKS, Flower; exit code 1 if something needed is missing."""
-    from deploy.doctor import checks
+    from deploy.doctor import checks, deployment_checks
 
     table, failed = Table(box=None), False
     for heading in ("", "check", "found"):
         table.add_column(heading)
-    for check in checks():
+    for check in [*checks(), *(deployment_checks(folder) if folder is not None else ())]:
         failed |= check.ok is False
         mark = {True: "[green]ok[/]", False: "[red]FAIL[/]", None: "[yellow]note[/]"}[check.ok]
         table.add_row(mark, check.name, check.found)

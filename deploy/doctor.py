@@ -48,6 +48,32 @@ def checks() -> Iterator[Check]:
     yield _torch()
 
 
+def deployment_checks(folder: Path) -> Iterator[Check]:
+    """Certificates and private files in the folder of a coordinator or an institution."""
+    from common.errors import DictPFLError
+    from deploy.operations.certificates import SOON_DAYS, validity
+    from deploy.operations.private import require_private
+
+    for path in sorted(folder.rglob("*.pem")):
+        try:
+            found = validity(path)
+        except DictPFLError as error:
+            yield Check("certificate", False, str(error))
+            continue
+        left = found.days_left
+        ok = False if left <= 0 else None if left < SOON_DAYS else True
+        yield Check(
+            "certificate", ok, f"{path.name} ({found.subject}): {left:.0f} days left, until {found.ends:%Y-%m-%d}"
+        )
+    for path in [*sorted(folder.rglob("*.key")), *folder.glob("run/*.secret")]:
+        try:
+            require_private(path)
+        except DictPFLError as error:
+            yield Check("private file", False, str(error))
+        else:
+            yield Check("private file", True, f"{path.relative_to(folder)}: only its owner reads it")
+
+
 def _ckks() -> Check:
     """Three uploads sealed, added and opened must give the exact sum; a foreign key must be noticed."""
     from common.adding import CKKSAdder

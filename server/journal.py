@@ -185,6 +185,14 @@ class Journal:
             counted = self._read("SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", number)
             yield Aggregate(number, blob, tuple(upload for (upload,) in counted))
 
+    def contributors(self) -> Mapping[int, tuple[int, int]]:
+        """For each closed round, how many uploads its sum holds and the sum's length in bytes."""
+        rows = self._read(
+            "SELECT round, (SELECT COUNT(*) FROM acknowledgements a WHERE a.round = r.round), LENGTH(aggregate) "
+            "FROM rounds r ORDER BY round"
+        )
+        return {number: (count, length) for number, count, length in rows}
+
     def rounds(self, start: int = 0) -> Sequence[ClosedRound]:
         """What is known of the closed rounds from `start` on, without their aggregates."""
         rows = self._read(

@@ -1,0 +1,169 @@
+"""TLS certificates: a small authority for trying out, a request to an institution's own, and what is wrong with one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.errors import CertificateError
+from common.files import write_private
+from common.keys import owner_only
+
+CA, CA_KEY, CERTIFICATE, KEY, REQUEST = "ca.pem", "ca.key", "server.pem", "server.key", "server.csr"
+CA_DAYS, DAYS, SOON_DAYS = 3650, 397, 30
+_CLOCKS = dt.timedelta(hours=1)
+"""Certificates begin an hour ago: clocks differ."""
+
+
+@dataclass(frozen=True)
+class Validity:
+    """What `doctor` shows of a certificate."""
+
+    path: Path
+    subject: str
+    ends: dt.datetime
+
+    @property
+    def days_left(self) -> float:
+        """Negative once it has expired."""
+        return (self.ends - dt.datetime.now(dt.UTC)) / dt.timedelta(days=1)
+
+
+def try_out(folder: Path, names: Sequence[str], *, days: int = DAYS) -> Path:
+    """Write an authority and a server certificate under it; the folder, mode 0700, is what only the coordinator has.
+
+    `names`: DNS names and addresses of the coordinator; localhost and 127.0.0.1 are added. An authority that is
+    already there signs the new certificate. Returns the certificate; `ca.pem` goes to the institutions.
+
+    Raises:
+        CertificateError: the authority's files cannot be used.
+    """
+    owner_only(folder)
+    now = dt.datetime.now(dt.UTC)
+    ca_key, ca = _authority(folder, now)
+    key, request = _request(names)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(request.subject)
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(min(now, now + dt.timedelta(days=days)) - _CLOCKS)
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_alternative(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA384())
+    )
+    write_private(folder / KEY, _pem(key))
+    write_private(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
+    return folder / CERTIFICATE
+
+
+def request(folder: Path, names: Sequence[str]) -> Path:
+    """Write a key and a certificate request for the institution's own authority; returns the request."""
+    owner_only(folder)
+    key, wanted = _request(names)
+    write_private(folder / KEY, _pem(key))
+    write_private(folder / REQUEST, wanted.public_bytes(serialization.Encoding.PEM))
+    return folder / REQUEST
+
+
+def validity(path: Path) -> Validity:
+    """When a certificate ends.
+
+    Raises:
+        CertificateError: missing or unreadable.
+    """
+    certificate = _load(path)
+    return Validity(path, certificate.subject.rfc4514_string(), certificate.not_valid_after_utc)
+
+
+def require_valid(path: Path) -> Validity:
+    """`validity`, refusing a certificate whose time is over.
+
+    Raises:
+        CertificateError: missing, unreadable or expired.
+    """
+    found = validity(path)
+    if found.days_left <= 0:
+        raise CertificateError(
+            f"{path} expired on {found.ends:%Y-%m-%d}. Renew it (`dictpfl certificates`, or your own authority) and "
+            "start again; institutions need not do anything, unless it is the authority's own"
+        )
+    return found
+
+
+def _authority(folder: Path, now: dt.datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    if (folder / CA_KEY).exists():
+        key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise CertificateError(f"{folder / CA_KEY} is no key that dictpfl made; choose another folder")
+        return key, _load(folder / CA)
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dictpfl authority for trying out")])
+    usage = x509.KeyUsage(
+        key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - 24 * 30 * _CLOCKS)
+        .not_valid_after(now + dt.timedelta(days=CA_DAYS))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    write_private(folder / CA_KEY, _pem(key))
+    write_private(folder / CA, certificate.public_bytes(serialization.Encoding.PEM))
+    return key, certificate
+
+
+def _request(names: Sequence[str]) -> tuple[ec.EllipticCurvePrivateKey, x509.CertificateSigningRequest]:
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (names[0] if names else "localhost")[:64])])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return key, builder.add_extension(_alternative(names), critical=False).sign(key, hashes.SHA384())
+
+
+def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
+    """The SuperLink itself is reached on loopback, by the proxy and by `dictpfl run`."""
+    entries: list[x509.GeneralName] = []
+    for name in dict.fromkeys([*names, "localhost", "127.0.0.1"]):
+        try:
+            entries.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            entries.append(x509.DNSName(name))
+    return x509.SubjectAlternativeName(entries)
+
+
+def _load(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(
+            f"cannot read the certificate {path}: {error.strerror}; `dictpfl certificates` makes one for trying out"
+        ) from error
+    except ValueError as error:
+        raise CertificateError(f"{path} is no certificate in PEM form: {error}") from error
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,254 @@
+"""Commands for running a federation across machines; mounted by `deploy.cli`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import ConfigError
+from deploy.ceremony.cli import institution
+from deploy.operations.proxy import ProxyKind
+from deploy.units import human_bytes, human_seconds
+
+commands = typer.Typer()
+"""Commands of the root: certificates, bundle, run, status."""
+coordinator = typer.Typer(no_args_is_help=True, help="The coordinator's side of a deployment.")
+commands.add_typer(coordinator, name="coordinator")
+
+_console = Console()
+_out = _console if _console.is_terminal else Console(width=120)
+
+CoordinatorFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The coordinator's folder.")]
+SiteFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
+Heartbeat = Annotated[float | None, typer.Option(help="Seconds between signs of life; the same at all parties.")]
+Bundle = Annotated[str | None, typer.Option(metavar="SHA256", help="The app bundle agreed on; see `dictpfl bundle`.")]
+
+
+@commands.command()
+def certificates(
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where to write; private to its owner.")],
+    name: Annotated[list[str] | None, typer.Option(help="DNS name or address of the coordinator; repeatable.")] = None,
+    csr: Annotated[bool, typer.Option("--csr", help="Write a request for your own authority instead.")] = False,  # noqa: FBT002
+    days: Annotated[int, typer.Option(help="Days of validity.")] = 397,
+) -> None:
+    """Make the coordinator's TLS certificate: under a small authority for trying out, or a request to your own."""
+    from deploy.operations import certificates as made
+
+    if csr:
+        _say(f"{made.request(folder, name or [])}: have it signed as {folder / made.CERTIFICATE}")
+        return
+    path = made.try_out(folder, name or [], days=days)
+    _say(f"{path} for {days} days; give {folder / made.CA} to the institutions, keep {folder / made.CA_KEY} offline")
+
+
+@commands.command()
+def bundle() -> None:
+    """Show the hash of the app bundle that this installation runs; all parties compare it."""
+    from deploy.operations import apps, pinned
+
+    _out.print(pinned.sha256_of(apps.build()), highlight=False, soft_wrap=True)
+
+
+@coordinator.command("up")
+def coordinator_up(
+    folder: CoordinatorFolder,
+    port: Annotated[int | None, typer.Option(help="Loopback port of the SuperLink.")] = None,
+    heartbeat: Heartbeat = None,
+    bundle: Bundle = None,
+    log_json: LogJson = False,  # noqa: FBT002
+) -> None:
+    """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml."""
+    from deploy.operations.coordinator import up
+    from deploy.operations.logs import configure
+
+    configure(as_json=log_json)
+    up(folder, port=port, heartbeat=heartbeat, bundle=bundle)
+
+
+@coordinator.command()
+def admit(
+    folder: CoordinatorFolder,
+    name: Annotated[str, typer.Argument(help="The institution's name.")],
+    public_key: Annotated[Path, typer.Argument(metavar="NODE.pub", help="From `dictpfl institution enrol`.")],
+) -> None:
+    """Let an institution's node take part; at once if the coordinator is up, else when it starts."""
+    from common.errors import ProcessError
+    from common.files import write_private
+    from common.keys import owner_only
+    from deploy.operations.control import connected
+    from deploy.operations.places import LOOPBACK, NODES
+    from deploy.operations.settings import CoordinatorSettings
+
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"institution name {name!r}: expected letters, digits, - and _")
+    kept = owner_only(folder / NODES) / f"{name}.pub"
+    write_private(kept, public_key.read_bytes())
+    settings = CoordinatorSettings.updated(folder)
+    try:
+        with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+            control.admit(kept)
+    except ProcessError:
+        _say(f"{name} will be admitted when the coordinator starts")
+    else:
+        _say(f"{name} admitted")
+
+
+@coordinator.command()
+def proxy(
+    folder: CoordinatorFolder,
+    listen: Annotated[str, typer.Option(metavar="[HOST:]PORT", help="Where institutions connect.")],
+    kind: Annotated[ProxyKind, typer.Option(help="Whose configuration to write.")] = ProxyKind.NGINX,
+) -> None:
+    """Write the configuration of the TLS proxy that stands in front."""
+    from deploy.operations.proxy import write_proxy
+
+    path = write_proxy(folder, listen, kind)
+    _say(f"{path} written; " + (f"nginx -c {path}" if kind is ProxyKind.NGINX else f"caddy run --config {path}"))
+
+
+@institution.command()
+def enrol(folder: SiteFolder) -> None:
+    """Make the node's key for Flower; the public half goes to the coordinator."""
+    from deploy.operations.institution import enrol as make
+
+    _say(f"{make(folder.resolve())}: send it to the coordinator, who runs `dictpfl coordinator admit`")
+
+
+@institution.command("up")
+def institution_up(
+    folder: SiteFolder,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The coordinator's proxy.")] = None,
+    ca: Annotated[str | None, typer.Option(metavar="FILE", help="Authority of the coordinator's certificate.")] = None,
+    port: Annotated[int | None, typer.Option(help="Loopback port between SuperNode and SuperExec.")] = None,
+    heartbeat: Heartbeat = None,
+    bundle: Bundle = None,
+    log_json: LogJson = False,  # noqa: FBT002
+) -> None:
+    """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml."""
+    from deploy.operations.institution import up
+    from deploy.operations.logs import configure
+
+    configure(as_json=log_json)
+    path = None if ca is None else str(Path(ca).resolve())
+    up(folder, coordinator=coordinator, ca=path, port=port, heartbeat=heartbeat, bundle=bundle)
+
+
+@commands.command()
+def run(
+    folder: CoordinatorFolder,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Update rounds in all; default: as agreed.")] = None,
+    log_json: LogJson = False,  # noqa: FBT002
+) -> None:
+    """Start the federation, or go on with it, and show each round as it closes."""
+    from deploy.operations.logs import configure
+    from deploy.operations.running import run as run_to_the_end
+    from server.journal import ClosedRound
+
+    configure(as_json=log_json)
+
+    def show(closed: ClosedRound, contributors: int, size: int) -> None:
+        took = human_seconds(closed.ended - closed.started)
+        text = f"round {closed.round} ({closed.kind}): {contributors} institutions, {human_bytes(closed.bytes_up)} up, "
+        facts = {"event": "round", "round": closed.round, "kind": str(closed.kind), "contributors": contributors}
+        _say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
+
+    done = run_to_the_end(folder, rounds, on_round=show)
+    _say(
+        f"{done} rounds closed, all institutions told"
+        if not log_json
+        else json.dumps({"event": "done", "rounds": done})
+    )
+
+
+@commands.command()
+def status(
+    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="A coordinator's folder.")] = None,
+    site: Annotated[Path | None, typer.Option("--site", metavar="DIR", help="An institution's folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,  # noqa: FBT002
+) -> None:
+    """Show where a federation stands: at the coordinator sizes and times, at an institution its own metrics."""
+    from deploy.operations.status import of_coordinator, of_institution
+
+    if (folder is None) == (site is None):
+        raise ConfigError("status: expected one of --folder (coordinator) and --site (institution)")
+    found = of_coordinator(folder) if folder is not None else of_institution(site or Path())
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    elif folder is not None:
+        _show_coordinator(found)
+    else:
+        _show_institution(found)
+
+
+def _show_coordinator(found: dict[str, Any]) -> None:
+    done = sum(r["kind"] == "update" for r in found["rounds"])
+    _say(f"federation {found['federation'][:16]}, {done} of {found['rounds_wanted']} update rounds")
+    for reason in found["insecurities"]:
+        _say(f"INSECURE (toy_insecure): {reason}")
+    table = Table(box=None)
+    for heading in (
+        "round",
+        "kind",
+        "in the sum",
+        "ciphertexts",
+        "up",
+        "down",
+        "time",
+        "of it adding",
+        "not in the sum",
+    ):
+        table.add_column(heading, justify="right")
+    names = {str(node["node"]): node["name"] for node in found["nodes"] or ()}
+    for r in found["rounds"]:
+        missing = ", ".join(f"{names.get(node) or node}: {why}" for node, why in r["rejected"].items())
+        table.add_row(
+            str(r["round"]), r["kind"], str(r["contributors"]), str(r["ciphertexts"]), human_bytes(r["bytes_up"]),
+            human_bytes(r["bytes_down"]), human_seconds(r["seconds"]), human_seconds(r["fold_seconds"]), missing,
+        )  # fmt: skip
+    _out.print(table)
+    if found["nodes"] is None:
+        _say("the SuperLink does not answer: `dictpfl coordinator up` is not running")
+    for node in found["nodes"] or ():
+        seen = (
+            "never seen"
+            if node["seconds_since_seen"] is None
+            else f"seen {human_seconds(node['seconds_since_seen'])} ago"
+        )
+        _say(f"{node['name'] or node['node']}: {node['status']}, {seen}")
+    if found["certificate_days_left"] is not None:
+        _say(f"certificate: {found['certificate_days_left']:.0f} days left")
+
+
+def _show_institution(found: dict[str, Any]) -> None:
+    _say(
+        f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
+    )
+    _say(f"state digest {found['state_digest']}")
+    table = Table(box=None)
+    for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
+        table.add_column(heading, justify="right")
+    for entry in found["diary"]:
+        when = time.strftime("%m-%d %H:%M:%S", time.gmtime(entry.get("at", 0)))
+        numbers = [f"{entry[name]:.4f}" if name in entry else "-" for name in ("metric", "loss")]
+        seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in entry.get("seconds", {}).items())
+        table.add_row(
+            when,
+            str(entry.get("event")),
+            str(entry.get("round")),
+            human_bytes(entry.get("bytes", 0)),
+            *numbers,
+            seconds,
+        )
+    _out.print(table)
+
+
+def _say(text: str) -> None:
+    _out.print(text, soft_wrap=True, highlight=False, markup=False)

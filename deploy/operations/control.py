@@ -1,0 +1,140 @@
+"""Flower's control API, on loopback: nodes admitted, runs started, watched and stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
+from flwr.proto import control_pb2 as messages
+from flwr.proto.fab_pb2 import Fab
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import FlowerError
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+from common.errors import ConfigError, ProcessError
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What Flower says of a run."""
+
+    run: int
+    status: str
+    sub_status: str
+    details: str
+
+    @property
+    def over(self) -> bool:
+        """Whether its server app has ended, or never will begin."""
+        return self.status == "finished"
+
+
+@dataclass(frozen=True)
+class Node:
+    """An institution's node as the coordinator knows it."""
+
+    node: int
+    name: str
+    status: str
+    online_until: float
+    last_activated_at: str
+
+
+class Control:
+    """A connection; make it with `connected`."""
+
+    def __init__(self, client: ControlHttpClient) -> None:
+        self._client = client
+
+    def admit(self, public_key: Path) -> int | None:
+        """Register a node's public key, under the name of its file; None: it is registered already.
+
+        Raises:
+            ConfigError: no usable key.
+        """
+        try:
+            key = serialization.load_ssh_public_key(public_key.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{public_key} is no public key of a node: {error}") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ConfigError(f"{public_key} holds no EC key, as `dictpfl institution enrol` writes it")
+        wanted = public_key_to_bytes(key)
+        if any(info.public_key == wanted for info in self._infos()):
+            return None
+        answer = self._client.RegisterNode(messages.RegisterNodeRequest(public_key=wanted, name=public_key.stem))
+        return int(answer.node_id)
+
+    def nodes(self) -> list[Node]:
+        """All nodes that are registered."""
+        return [
+            Node(i.node_id, i.name, i.status, float(i.online_until or 0.0), i.last_activated_at) for i in self._infos()
+        ]
+
+    def runs(self) -> list[RunState]:
+        """All runs, the newest last."""
+        answer = self._client.ListRuns(messages.ListRunsRequest())
+        return [
+            RunState(run.run_id, run.status.status, run.status.sub_status, run.status.details)
+            for run in sorted(answer.run_dict.values(), key=lambda run: str(run.pending_at))
+        ]
+
+    def start(self, bundle: bytes) -> int:
+        """Start a run of an app bundle."""
+        fab = Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle)
+        answer = self._client.StartRun(messages.StartRunRequest(fab=fab))
+        if not answer.HasField("run_id"):
+            raise ProcessError("the SuperLink takes no run; see logs/superlink.log")
+        return int(answer.run_id)
+
+    def stop(self, run: int) -> None:
+        """Stop a run."""
+        self._client.StopRun(messages.StopRunRequest(run_id=run))
+
+    def _infos(self) -> list[messages.NodeInfo]:  # type: ignore[name-defined]  # re-exported by the stub only
+        return list(self._client.ListNodes(messages.ListNodesRequest()).nodes_info)
+
+
+@contextmanager
+def connected(address: str, ca: Path) -> Iterator[Control]:
+    """Connect to a SuperLink on this machine.
+
+    Raises:
+        ProcessError: it does not answer, or refuses.
+    """
+    try:
+        client = ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=ca.read_bytes(),
+            interceptors=[CliClientHttpInterceptor(), RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+        try:
+            yield Control(client)
+        finally:
+            client.close()
+    except httpx.HTTPStatusError as error:
+        flower = FlowerError.from_json(error.response.text)
+        reason = f"{flower.message} {flower.public_details or ''}" if flower else f"HTTP {error.response.status_code}"
+        raise ProcessError(f"the SuperLink at {address} refuses: {reason.strip()}") from error
+    except (httpx.HTTPError, OSError) as error:
+        raise ProcessError(
+            f"no SuperLink answers at {address} ({type(error).__name__}: {error}); is `dictpfl coordinator up` running?"
+        ) from error
+
+
+def is_up(address: str, ca: Path) -> bool:
+    """Whether the SuperLink answers."""
+    try:
+        with connected(address, ca) as control:
+            control.nodes()
+    except ProcessError:
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""Logs: ours as JSON or for people, and each program's output in a file of its own that does not grow for ever."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import threading
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+import structlog
+
+from common.keys import owner_only
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_EXIT = re.compile(r"Exit Code: (\d+)")
+_BYTES, _KEPT = 5_000_000, 3
+
+
+def configure(*, as_json: bool, verbose: bool = True) -> None:
+    """Log to standard error."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if verbose else logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class ProgramLog:
+    """What a program writes, and the exit code that Flower's programs only say in words."""
+
+    def __init__(self, path: Path) -> None:
+        owner_only(path.parent)
+        self.path = path
+        self.exit_code: int | None = None
+        self.reason = ""
+        self._handler = RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_KEPT, encoding="utf-8")
+        self._thread: threading.Thread | None = None
+
+    def follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Copy the output of a process until it ends."""
+        self.exit_code, self.reason = None, ""
+        self._thread = threading.Thread(target=self._copy, args=(process,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left and release the file."""
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+        self._handler.close()
+
+    def _copy(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None  # noqa: S101  it was asked for
+        listening = 0
+        with process.stdout as output:
+            for raw in output:
+                line = _ANSI.sub("", raw.decode("utf-8", "replace")).rstrip()
+                self._handler.emit(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
+                if match := _EXIT.search(line):
+                    self.exit_code, listening = int(match[1]), 3
+                elif listening and line.strip():
+                    self.reason = f"{self.reason} {line.split(':', 1)[-1].strip()}".strip()
+                    listening -= 1

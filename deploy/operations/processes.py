@@ -1,0 +1,245 @@
+"""Supervision of Flower's own processes: started in order, restarted with back-off, stopped with all their children.
+
+Each program gets a session of its own, so that what it started can be ended with it; `deploy.operations.child` sees to
+it that none outlives the supervisor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from common.errors import ProcessError
+from common.files import write_private
+from deploy.operations.child import PARENT
+from deploy.operations.logs import ProgramLog
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 8.0
+"""From SIGTERM to SIGKILL; Flower forces its own exit after five."""
+FATAL = {104, 105, 302, 303, 304, 400, 401, 402, 600, 602, 603, 604, 605, 606}
+"""Flower's exit codes that no restart mends: arguments, keys, certificates, versions."""
+_STEADY_SECONDS = 60.0
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Seconds before a restart: the first, doubling up to the most."""
+
+    first: float = 1.0
+    most: float = 30.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of Flower's programs.
+
+    Attributes:
+        name: for logs. `command`: program and arguments, nothing secret. `environment`: added to the supervisor's.
+        ready: asked until it is true before the next program starts.
+        delays: by Flower's exit code; None: any other end.
+        follows: starts anew whenever the program before it does: what it was told by that one is void.
+        advice: what an operator should do, by Flower's exit code.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    ready: Callable[[], bool] = lambda: True
+    delays: Mapping[int | None, Delays] | None = None
+    follows: bool = False
+    advice: Mapping[int, str] = field(default_factory=dict)
+
+
+class _Running:
+    """A program with its process, if it has one."""
+
+    def __init__(self, program: Program, logs: Path) -> None:
+        self.program = program
+        self.log = ProgramLog(logs / f"{program.name}.log")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.due = time.monotonic()
+        self.since = 0.0
+        self.failures = 0
+        self.restarts = -1
+
+    def start(self) -> None:
+        self.restarts += 1
+        self.since = time.monotonic()
+        self.process = subprocess.Popen(  # noqa: S603  our own module, with arguments that we made
+            [sys.executable, "-m", "deploy.operations.child", *self.program.command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self.program.environment, PARENT: str(os.getpid())},
+            start_new_session=True,
+        )
+        self.log.follow(self.process)
+        _log.info("started", program=self.program.name, pid=self.process.pid, restarts=self.restarts)
+
+    def ended(self) -> int | None:
+        """The exit status, once the process is gone; what it started is gone then, too."""
+        if self.process is None or self.process.returncode is not None:
+            return None if self.process is None else self.process.returncode
+        # Before reaping: as long as it is a zombie, nobody else gets its number, hence its group.
+        if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        self.end_group()
+        return self.process.wait()
+
+    def end_group(self) -> None:
+        if self.process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def restart_later(self, status: int) -> None:
+        """Note when to start again.
+
+        Raises:
+            ProcessError: Flower says that it cannot work like this.
+        """
+        code = self.log.exit_code if status > 0 else None
+        if code in FATAL:
+            raise ProcessError(
+                f"{self.program.name} ended with Flower's exit code {code}, which a restart does not mend: "
+                f"{self.log.reason}. See {self.log.path}"
+            )
+        if time.monotonic() - self.since > _STEADY_SECONDS:
+            self.failures = 0
+        table = self.program.delays or {}
+        delays = table.get(code, table.get(None, Delays()))
+        wait = min(delays.first * 2**self.failures, delays.most)
+        self.failures += 1
+        self.due, self.process = time.monotonic() + wait, None
+        _log.warning(
+            "ended, starts again", program=self.program.name, status=status, flower_code=code, seconds=wait,
+            reason=self.log.reason, advice=self.program.advice.get(code or 0, f"see {self.log.path}"),
+        )  # fmt: skip
+
+
+class Supervisor:
+    """Keeps programs running until it is told to stop."""
+
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        folder: Path,
+        *,
+        once_ready: Callable[[frozenset[str]], None] = lambda _: None,
+    ) -> None:
+        """Make it; nothing starts before `run`.
+
+        `folder`: with `run/` and `logs/`. `once_ready`: called with the names of the programs that were (re)started,
+        whenever all are ready (again).
+        """
+        self._all = [_Running(program, folder / "logs") for program in programs]
+        self._run = folder / "run"
+        self._once_ready = once_ready
+        self._started: set[str] = set()
+        self._stop = False
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or SIGINT.
+
+        Raises:
+            ProcessError: a program cannot work as configured, or another supervisor runs in this folder.
+        """
+        with alone(self._run), self._signals():
+            try:
+                while not self._stop:
+                    self._step()
+                    time.sleep(POLL_SECONDS)
+            finally:
+                self._end()
+
+    def _step(self) -> None:
+        for running in self._all:
+            status = running.ended()
+            if status is not None:
+                running.restart_later(status)
+                self._take_along(running)
+                self._write_status()
+            if running.process is None and time.monotonic() >= running.due:
+                running.start()
+                self._started.add(running.program.name)
+                self._write_status()
+            if running.process is None or not running.program.ready():
+                return
+        if self._started:
+            started, self._started = frozenset(self._started), set()
+            _log.info("ready", programs=sorted(started))
+            self._once_ready(started)
+
+    def _take_along(self, ended: _Running) -> None:
+        following = self._all[self._all.index(ended) + 1 :]
+        for running in following:
+            if running.program.follows and running.process is not None:
+                running.end_group()
+                running.process.wait()
+                running.process, running.due = None, ended.due
+
+    def _write_status(self) -> None:
+        facts = {
+            r.program.name: {"pid": r.process.pid if r.process else None, "restarts": r.restarts} for r in self._all
+        }
+        write_private(self._run / "processes.json", json.dumps({"supervisor": os.getpid(), "programs": facts}).encode())
+
+    def _end(self) -> None:
+        _log.info("stopping")
+        for running in reversed(self._all):
+            if running.process is not None:
+                with suppress(ProcessLookupError):
+                    running.process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while None in [r.ended() for r in self._all if r.process is not None] and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        for running in self._all:
+            running.end_group()
+            if running.process is not None:
+                running.process.wait()
+            running.log.close()
+        (self._run / "processes.json").unlink(missing_ok=True)
+        _log.info("stopped")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._stop = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the kernel releases however this process ends.
+
+    Raises:
+        ProcessError: somebody else holds it.
+    """
+    descriptor = os.open(run / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ProcessError(f"another `up` runs in {run.parent}; stop that one first") from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,139 @@
+"""`dictpfl run`: start a federation, or go on with it, and watch it until its rounds are done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from common.errors import EngineError, ProcessError
+from common.protocol import RoundKind
+from deploy.operations.apps import installed
+from deploy.operations.control import Control, RunState, connected
+from deploy.operations.places import FLOWER, LOOPBACK
+from deploy.operations.settings import CoordinatorSettings
+from server.agreement import Agreement
+from server.coordinator import AGREEMENT, JOURNAL
+from server.journal import ClosedRound, Journal
+
+POLL_SECONDS = 0.5
+ATTEMPTS = 5
+"""Runs in a row that may end without closing a round."""
+AWAY_SECONDS = 300.0
+"""How long a SuperLink may be away: its supervisor starts it again."""
+OnRound = Callable[[ClosedRound, int, int], None]
+"""Told of each closed round, with the number of uploads in the sum and the sum's length in bytes."""
+_log = structlog.get_logger(__name__)
+
+
+def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *_: None) -> int:
+    """Run a federation to its end; started again, it goes on where the journal stops. Returns the rounds closed.
+
+    `rounds`: update rounds in all; kept in `federation.json`.
+
+    Raises:
+        EngineError: rounds keep failing. The journal keeps what was reached.
+        ProcessError: `dictpfl coordinator up` does not run.
+        AppBundleError: the app installed here is not the agreed one.
+    """
+    folder = folder.resolve()
+    agreement = Agreement.load(folder / AGREEMENT)
+    changed = rounds is not None and rounds != agreement.rounds
+    if changed and rounds is not None:
+        agreement = replace(agreement, rounds=rounds)
+        agreement.save(folder / AGREEMENT)
+    watch = _Watch(folder, agreement, on_round)
+    try:
+        watch.to_the_end(restart=changed)
+        return watch.seen
+    finally:
+        watch.journal.close()
+
+
+class _Watch:
+    def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
+        settings = CoordinatorSettings.updated(folder)
+        self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
+        self._bundle = installed(folder / FLOWER, settings.bundle)
+        self._agreement, self._on_round = agreement, on_round
+        limits = agreement.uploads
+        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint)
+        self.seen = self.journal.next_round
+        self._run: int | None = None
+        self._away: float | None = None
+
+    def to_the_end(self, *, restart: bool) -> None:
+        """Start runs until the rounds are done; `restart`: a run that is on does not know of the new number."""
+        idle, reached = 0, self.seen
+        self._begin(restart=restart)
+        while True:
+            self._report()
+            state = self._state()
+            if state is not None and state.over:
+                self._report()
+                if state.sub_status == "completed" and self._finished():
+                    return
+                idle = 0 if self.seen > reached else idle + 1
+                reached = self.seen
+                self._endure(state, idle)
+                self._begin(restart=False)
+            time.sleep(POLL_SECONDS)
+
+    def _begin(self, *, restart: bool) -> None:
+        with connected(self._address, self._ca) as control:
+            for state in control.runs():
+                if not state.over and restart:
+                    control.stop(state.run)
+                elif not state.over:
+                    self._run = state.run
+                    _log.info("watching the run that is on", run=state.run)
+                    return
+            self._run = control.start(self._bundle)
+            _log.info("run started", run=self._run)
+
+    def _state(self) -> RunState | None:
+        """What Flower says of our run; None while the SuperLink is away."""
+        try:
+            with connected(self._address, self._ca) as control:
+                state = _find(control, self._run)
+        except ProcessError as error:
+            if self._away is None:
+                self._away = time.monotonic()
+                _log.warning("the SuperLink is away, waiting", reason=str(error))
+            if time.monotonic() - self._away > AWAY_SECONDS:
+                raise
+            return None
+        self._away = None
+        return state
+
+    def _endure(self, state: RunState, idle: int) -> None:
+        if idle >= ATTEMPTS or "app bundle refused" in state.details:
+            raise EngineError(
+                f"the run ended ({state.sub_status}) without closing a round, {idle + 1} times in a row; Flower says: "
+                f"{state.details or 'nothing'}. The journal keeps what was reached; see logs/superexec.log"
+            )
+        _log.warning(
+            "the run ended, starting another", run=state.run, sub_status=state.sub_status, details=state.details
+        )
+
+    def _report(self) -> None:
+        if self.journal.next_round == self.seen:
+            return
+        sums = self.journal.contributors()
+        for closed in self.journal.rounds(self.seen):
+            self._on_round(closed, *sums[closed.round])
+            self.seen = closed.round + 1
+
+    def _finished(self) -> bool:
+        kinds = self.journal.kinds()
+        return kinds.count(RoundKind.UPDATE) >= self._agreement.rounds and self.journal.is_settled(len(kinds))
+
+
+def _find(control: Control, run: int | None) -> RunState:
+    for state in control.runs():
+        if state.run == run:
+            return state
+    return RunState(run or 0, "finished", "lost", "the SuperLink does not know the run: its database is new")

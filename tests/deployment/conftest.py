@@ -1,0 +1,8 @@
+"""`import harness` from any test here; there are no packages in tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

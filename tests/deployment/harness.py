@@ -1,0 +1,281 @@
+"""A deployment on loopback: real processes, TLS, node authentication, a proxy if nginx is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from client.memory import Memory
+from common.config import FederationConfig
+from common.genesis import Genesis
+from deploy.engines.flower import session
+from deploy.founding import Founded, found
+from deploy.operations.certificates import try_out
+from server.journal import Journal
+
+ROOT = Path(__file__).parents[2]
+HEARTBEAT = 10
+NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """Digits with a tiny model, encrypted; dots in names are written as two underscores."""
+    made = {
+        "data.limit": 200,
+        "model.source": "mlp",
+        "model.options": {"hidden": [16]},
+        "training.steps": 1,
+        "federation.rounds": 6,
+        "federation.participants": 3,
+        "federation.deadline_seconds": 120.0,
+    }
+    return made | {name.replace("__", "."): value for name, value in changes.items()}
+
+
+def config(**changes: Any) -> FederationConfig:
+    return FederationConfig.of({}, settings(**changes))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s")
+
+
+class Command:
+    """A `dictpfl` command in a session of its own."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> None:
+        self.log = log
+        self.arguments = arguments
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})},
+                cwd=log.parent,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, seconds: float) -> int:
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.arguments} still runs after {seconds} s:\n{self.text[-3000:]}") from None
+
+    def stop(self, seconds: float = 15) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        return self.wait(seconds)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+
+
+class Deployment:
+    """One coordinator and its institutions."""
+
+    def __init__(self, folder: Path, made: Founded, *, proxy: bool = NGINX is not None) -> None:
+        self.folder, self.founded = folder, made
+        self.coordinator, self.participants = made.coordinator, made.genesis.config.federation.participants
+        self.port, self.listen = free_port(), free_port() if proxy else 0
+        self.proxied = proxy
+        self.logs = folder / "outputs"
+        self.logs.mkdir()
+        self.up: Command | None = None
+        self.nodes: dict[int, Command] = {}
+        self._ports = {index: free_port() for index in range(self.participants)}
+        self._nginx: subprocess.Popen[bytes] | None = None
+        try_out(self.coordinator / "tls", [])
+        self._admit()
+
+    def _admit(self) -> None:
+        from deploy.operations.institution import enrol
+
+        nodes = self.coordinator / "nodes"
+        nodes.mkdir(mode=0o700)
+        for index in range(self.participants):
+            shutil.copy(enrol(self.site(index)), nodes / f"institution-{index:03d}.pub")
+            shutil.copy(self.coordinator / "tls" / "ca.pem", self.site(index) / "ca.pem")
+
+    def site(self, index: int) -> Path:
+        return self.founded.site(index)
+
+    @property
+    def address(self) -> str:
+        """Where institutions connect."""
+        return f"127.0.0.1:{self.listen or self.port}"
+
+    # starting and stopping
+
+    def start_coordinator(self, **environment: str) -> None:
+        self.up = Command(
+            [
+                "coordinator",
+                "up",
+                "--folder",
+                self.coordinator,
+                "--port",
+                self.port,
+                "--heartbeat",
+                HEARTBEAT,
+                "--log-json",
+            ],
+            self.logs / "coordinator.log",
+            environment,
+        )
+        if self.proxied and self._nginx is None:
+            self.start_proxy()
+
+    def start_proxy(self) -> None:
+        from deploy.operations.proxy import write_proxy
+        from deploy.operations.settings import CoordinatorSettings
+
+        CoordinatorSettings.updated(self.coordinator, port=self.port)
+        written = write_proxy(self.coordinator, f"127.0.0.1:{self.listen}")
+        assert NGINX is not None
+        with (self.logs / "nginx.log").open("ab") as output:
+            self._nginx = subprocess.Popen(
+                [NGINX, "-p", str(self.coordinator / "run"), "-c", str(written), "-g", "daemon off; user root;"],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def start_institution(self, index: int, **environment: str) -> None:
+        self.nodes[index] = Command(
+            [
+                *("institution", "up", "--folder", self.site(index), "--coordinator", self.address),
+                *("--port", self._ports[index], "--heartbeat", HEARTBEAT, "--log-json"),
+            ],
+            self.logs / f"institution-{index:03d}.log",
+            environment,
+        )
+
+    def start(self, institutions: Sequence[int] | None = None) -> None:
+        self.start_coordinator()
+        until(self.ready, 60, "coordinator ready")
+        for index in range(self.participants) if institutions is None else institutions:
+            self.start_institution(index)
+
+    def ready(self) -> bool:
+        assert self.up is not None
+        assert self.up.process.poll() is None, self.up.text
+        return "superexec" in self.processes(self.coordinator)
+
+    def run(self, *more: Any) -> Command:
+        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / "run.log")
+
+    def stop(self) -> None:
+        leaders = []
+        for command in [*self.nodes.values(), *([self.up] if self.up else [])]:
+            if command.process.poll() is None:
+                command.process.terminate()
+            leaders.append(command)
+        for command in leaders:
+            command.wait(20)
+        if self._nginx is not None:
+            self._nginx.terminate()
+            try:
+                self._nginx.wait(5)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._nginx.pid, signal.SIGKILL)
+            self._nginx = None
+
+    # looking
+
+    @staticmethod
+    def processes(folder: Path) -> dict[str, int]:
+        """Process ids of the programs that a supervisor runs."""
+        try:
+            programs = json.loads((folder / "run" / "processes.json").read_text())["programs"]
+        except (OSError, ValueError):
+            return {}
+        return {name: facts["pid"] for name, facts in programs.items() if facts["pid"]}
+
+    def children(self, folder: Path, program: str) -> list[int]:
+        """Process ids of a program and of what it started (it leads a session)."""
+        leader = self.processes(folder).get(program)
+        return session(leader) if leader else []
+
+    def tasks(self, folder: Path) -> list[int]:
+        leader = self.processes(folder).get("superexec")
+        return [pid for pid in session(leader) if pid != leader] if leader else []
+
+    def rounds(self) -> int:
+        """Closed rounds."""
+        path = self.coordinator / "journal.sqlite"
+        if not path.exists():
+            return 0
+        genesis = self.founded.genesis
+        journal = Journal(path, genesis.federation, genesis.fingerprint)
+        try:
+            return journal.next_round
+        finally:
+            journal.close()
+
+    def sums(self) -> dict[int, int]:
+        """Uploads in each closed round's sum."""
+        genesis = self.founded.genesis
+        journal = Journal(self.coordinator / "journal.sqlite", genesis.federation, genesis.fingerprint)
+        try:
+            return {number: count for number, (count, _) in journal.contributors().items()}
+        finally:
+            journal.close()
+
+    def node_states(self) -> dict[str, str]:
+        """Status of each node that the SuperLink knows."""
+        from deploy.operations.control import connected
+
+        with connected(f"127.0.0.1:{self.port}", self.coordinator / "tls" / "ca.pem") as control:
+            return {node.name: node.status for node in control.nodes()}
+
+    def proxy_processes(self) -> list[int]:
+        return session(self._nginx.pid) if self._nginx is not None else []
+
+    def digests(self) -> list[str]:
+        found_digests = []
+        for index in range(self.participants):
+            genesis = Genesis.load(self.site(index))
+            record = Memory(self.site(index) / "memory", genesis.federation).recall()
+            assert record is not None
+            found_digests.append(record.shared.digest.hex())
+        return found_digests
+
+
+@contextmanager
+def deployed(folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None) -> Iterator[Deployment]:
+    """A deployment that leaves no process behind."""
+    deployment = Deployment(folder, found(made, folder / "federation"), proxy=proxy)
+    try:
+        yield deployment
+    finally:
+        deployment.stop()
