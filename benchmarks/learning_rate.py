@@ -1,6 +1,6 @@
 """Does one Adam rate for tables hold over ranks? The measurement behind `training.learning_rate`'s default.
 
-    python benchmarks/learning_rate.py           # under 5 minutes on two idle cores
+    python benchmarks/learning_rate.py           # about 6 minutes on two idle cores
     python benchmarks/learning_rate.py --quick   # two ranks, three rates, one seed: does it run?
 
 Digits, 3 institutions, IID, no pruning, identity sealer (it sends the very integers that CKKS would, so the model is
@@ -260,12 +260,14 @@ def main(
             result["grids"][f"{model}, {scaling}"] = {"accuracy": accuracy, **analyse(grid)}
     result["settings"] = {model: configuration(Job(model, "normalised", 4, 2e-3, chosen[0])) for model in MODELS}
     result["seconds"] = time.monotonic() - began
-    table = Table("model, scaling", "rank", *(f"{rate:g}" for rate in rates), box=None)
+    table = Table(box=None, padding=(0, 1))
+    for heading in ("model, scaling", "rank", *(f"{rate:g}" for rate in rates)):
+        table.add_column(heading, no_wrap=True)
     for row in rows_of(result):
         table.add_row(*(cell.replace("[", r"\[") for cell in row))
     console.print(table)
     for line in conclusions(result):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     if not quick:
         out.mkdir(parents=True, exist_ok=True)
         (out / "learning_rate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

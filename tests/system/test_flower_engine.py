@@ -92,7 +92,9 @@ open_institution = Institution
 """
 
 SCRIPT = """
-import sys
+import signal, sys
+# A shell that starts its jobs in the background has them ignore SIGINT; a person's terminal does not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from deploy.engines.flower import run_flower
 base = Path(sys.argv[1])
