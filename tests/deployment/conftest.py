@@ -1,4 +1,4 @@
-"""`import harness` from any test here; there are no packages in tests."""
+"""`import machines` from any test here; there are no packages in tests."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import NGINX, ROOT, Command, Deployment, config, deployed, free_port, until
+from machines import NGINX, ROOT, Command, Deployment, config, deployed, free_port, until
 
 from client.data import Samples
 from client.memory import Memory
