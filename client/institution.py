@@ -240,6 +240,11 @@ class Institution:
             _log.warning("diary not written", site=self.settings.name, reason=str(error))
 
 
+def forget_institutions() -> None:
+    """Let go of every institution that this process keeps; a process may play many federations in turn."""
+    _OPEN.clear()
+
+
 _OPEN: dict[Path, tuple[float, Institution]] = {}
 
 

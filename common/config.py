@@ -80,6 +80,8 @@ class FederationConfig(Section):
                 _assign(merged, key, value)
         for key, value in METHODS[method].overrides.items():
             _assign(merged, key, value)
+        for key, value in (overrides or {}).items():
+            _assign(merged, key, value)  # what was asked for by name wins over a preset
         try:
             config = cls.model_validate(merged)
         except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Dotted settings: `overrides` win over the file, `defaults` yield to it."""
+    """Dotted settings: `overrides` win over the file, `defaults` yield to it, and the command line wins over both."""
 
     summary: str
     overrides: Mapping[str, Any] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from safetensors.torch import save_file
 
+from client.institution import forget_institutions
 from client.tasks import load_task
 from common.config import FederationConfig
 from common.errors import ConfigError, EngineError
@@ -116,7 +117,10 @@ def _run(engine: Engine, founded: Founded, folder: Path, watch: Callable[[], Non
     if engine == "local":
         from deploy.engines.local import run_local
 
-        run_local(founded.coordinator, founded.sites, participants, on_poll=watch)
+        try:
+            run_local(founded.coordinator, founded.sites, participants, on_poll=watch)
+        finally:
+            forget_institutions()
         return
     from deploy.engines.flower import run_flower
 

@@ -218,3 +218,8 @@ def test_tensor_digests() -> None:
     ]
     assert len({tensors_digest(one) for one in [a, *others]}) == 5
     assert tensors_digest(dict(reversed(a.items()))) == tensors_digest(a)
+
+
+def test_what_is_set_by_name_wins_over_a_preset() -> None:
+    config = FederationConfig.of({"pruning": {"tau": 9}}, {"method": "dictpfl-paper", "pruning.beta": 0.8})
+    assert (config.pruning.tau, config.pruning.beta, config.pruning.residual_decay) == (3, 0.8, 1.0)

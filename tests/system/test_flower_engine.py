@@ -68,7 +68,10 @@ class Coordinator:
         self.round += 1
         self.seen.append(sorted(self.uploads.values()))
         loaded = [name for name in ("torch", "common.opening", "client.institution") if name in sys.modules]
-        self.state.write_text(json.dumps({"seen": self.seen, "finished": self.finished, "loaded": loaded}))
+        # Written beside and renamed: the process may be killed in the middle, and others read meanwhile.
+        beside = self.state.with_suffix(".new")
+        beside.write_text(json.dumps({"seen": self.seen, "finished": self.finished, "loaded": loaded}))
+        beside.replace(self.state)
 """.replace("ROUNDS", str(ROUNDS))
 
 INSTITUTION = """
@@ -245,8 +248,9 @@ def test_an_institution_whose_process_is_killed_comes_back(home: Path) -> None:
 
     def poll() -> None:
         family.look()
-        if (base / "state.json").exists() and not killed:
-            killed.append(named(family, "ClientAppActor")[0])
+        actors = named(family, "ClientAppActor")
+        if actors and (base / "state.json").exists() and not killed:
+            killed.append(actors[0])
             os.kill(killed[0], signal.SIGKILL)
 
     run(base, poll)
