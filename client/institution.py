@@ -192,9 +192,9 @@ class Institution:
         local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
         with self._timed("store"):
             self._remember(replace(record, local=local, pending=pending))
-        own = {"metric": measured.metric_sum / measured.count, "loss": measured.loss_sum / measured.count}
-        facts = own if measured.count else {}
-        self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent, **facts)
+        own = {"metric": measured.metric_sum, "loss": measured.loss_sum} if measured.count else {}
+        means = {name: total / measured.count for name, total in own.items()}
+        self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent, **means)
         return Reply(Status.UPLOAD, shared.round, shared.round, blob)
 
     def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:

@@ -179,7 +179,9 @@ class Training(Section):
     steps: Annotated[int, Field(ge=0)] = Field(0, description="Local optimiser steps a round; 0: use `epochs`.")
     batch_size: Annotated[int, Field(ge=1)] = Field(32, description="Samples a step.")
     optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="Fresh at every round.")
-    learning_rate: Positive = Field(2e-3, description="For tables; the rule for choosing it is in docs/how-it-works.md.")
+    learning_rate: Positive = Field(
+        2e-3, description="For tables; the rule for choosing it is in docs/how-it-works.md."
+    )
     dense_learning_rate: Annotated[float, Field(ge=0.0)] = Field(0.0, description="For dense parameters; 0: the same.")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Of `sgd`.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of the optimiser.")
