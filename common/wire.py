@@ -154,42 +154,14 @@ def _read_header(data: bytes) -> tuple[Header, bytes]:
         raise NotABlobError(f"expected a blob that starts with {MAGIC!r}; the sender speaks another protocol")
     if len(data) < HEADER_BYTES:
         raise TruncatedError(f"a blob's header has {HEADER_BYTES} bytes, only {len(data)} arrived")
-    (
-        _,
-        version,
-        direction,
-        kind,
-        number,
-        federation,
-        fingerprint,
-        tag,
-        upload_id,
-        contributors,
-        items,
-        length,
-        clear,
-        digest,
-    ) = _HEADER.unpack_from(data)
+    _, version, direction, kind, *fields, digest = _HEADER.unpack_from(data)
     if any(data[_DIGEST_AT + 32 : HEADER_BYTES]):
         raise CorruptError("reserved bytes of a header are not zero; it was damaged on the way")
     if version != PROTOCOL:
         raise VersionError(f"a blob of protocol {version}, expected {PROTOCOL}; both sides need the same release")
     if kind not in _KIND_NAMES:
         raise WrongKindError(f"a blob of unknown kind {kind}")
-    header = Header(
-        direction,
-        _KIND_NAMES[kind],
-        number,
-        federation,
-        fingerprint,
-        tag,
-        upload_id,
-        contributors,
-        items,
-        length,
-        clear,
-    )
-    return header, digest
+    return Header(direction, _KIND_NAMES[kind], *fields), digest
 
 
 def _require(header: Header, limits: Limits, direction: int, kind: RoundKind, number: int) -> None:

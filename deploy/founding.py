@@ -82,15 +82,45 @@ def found(config: FederationConfig, folder: Path) -> Founded:
         load_weights(model, config.model.weights)
     pretrain(model, division.public, config.model.pretrain, config.training, config.seed)
     require_trainable(model, division.sites[0].train, config)
-    weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
-
     parameters = CKKSParameters.choose(config.encryption, config.capacity)
     key = make_key(parameters) if config.encryption.sealer == "ckks" else None
-    sealer: Sealer = CKKSSealer(key) if key else IdentitySealer(parameters)
-    seed = expand(config.seed.to_bytes(8, "little"), "simulation", length=32)
+    genesis, weights = draw_genesis(
+        config,
+        model,
+        CKKSSealer(key) if key else IdentitySealer(parameters),
+        seed=expand(config.seed.to_bytes(8, "little"), "simulation", length=32),
+        sample_cap=config.federation.sample_cap or _next_power(max(len(site.train) for site in division.sites)),
+        sample_shape=tuple(dataset.sample_shape),
+        outputs=dataset.outputs,
+    )
+    founded = Founded(genesis, key, folder, division.test, _values(model))
+    try:
+        _write(founded, division, weights)
+    except OSError as error:
+        raise ConfigError(f"cannot write the federation into {folder}: {error}") from error
+    return founded
+
+
+def draw_genesis(
+    config: FederationConfig,
+    model: nn.Module,
+    sealer: Sealer,
+    *,
+    seed: bytes,
+    sample_cap: int,
+    sample_shape: tuple[int, ...],
+    outputs: int,
+) -> tuple[Genesis, dict[str, torch.Tensor]]:
+    """The agreement on a model with W0, and W0 itself by name; the same for a simulation and a deployment.
+
+    Raises:
+        ConfigError: a sample cap that the ledger cannot hold.
+        ModelError, LayoutError: weights that cannot be decomposed.
+    """
+    weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     dictionaries = make_dictionaries(model, config.decomposition, seed)
     twin = Twin(model, config.decomposition, dictionaries)
-    upload_length, sum_length = item_lengths(sealer, parameters)
+    upload_length, sum_length = item_lengths(sealer, sealer.parameters)
     genesis = Genesis(
         config=config,
         layout=twin.layout,
@@ -98,24 +128,19 @@ def found(config: FederationConfig, folder: Path) -> Founded:
         dictionaries=dictionaries,
         weights_digest=tensors_digest({name: tensor.numpy() for name, tensor in weights.items()}),
         seed=seed,
-        sample_cap=config.federation.sample_cap or _next_power(max(len(site.train) for site in division.sites)),
-        parameters=parameters,
+        sample_cap=sample_cap,
+        parameters=sealer.parameters,
         fingerprint=sealer.fingerprint,
         upload_length=upload_length,
         sum_length=sum_length,
-        outputs=dataset.outputs,
-        sample_shape=tuple(dataset.sample_shape),
+        outputs=outputs,
+        sample_shape=sample_shape,
     )
     if genesis.sample_cap > genesis.law.bound:
         raise ConfigError(
             f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
         )
-    founded = Founded(genesis, key, folder, division.test, _values(model))
-    try:
-        _write(founded, division, weights)
-    except OSError as error:
-        raise ConfigError(f"cannot write the federation into {folder}: {error}") from error
-    return founded
+    return genesis, weights
 
 
 def require_trainable(model: nn.Module, samples: Samples, config: FederationConfig) -> None:

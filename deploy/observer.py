@@ -83,11 +83,6 @@ class Observer:
         participants = self._genesis.config.federation.participants
         self._diaries = Diaries([founded.site(index) for index in range(participants)])
 
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether the task's metric is to be maximised."""
-        return bool(self._task.higher_is_better)
-
     def poll(self) -> Iterator[RoundRecord]:
         """Records of the rounds that closed since the last call."""
         if not (self._founded.coordinator / JOURNAL).exists():

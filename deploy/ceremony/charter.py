@@ -15,16 +15,15 @@ from client.data import Samples
 from client.models import build_model, load_weights
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
-from client.twin import Twin, make_dictionaries
 from common.config import FederationConfig
 from common.errors import ConfigError, InsecureParametersError, ModelError
-from common.genesis import Genesis, tensors_digest
+from common.genesis import Genesis
 from common.keys import FederationKey, make_key
 from common.parameters import CKKSParameters
 from common.schedule import schedule
 from common.sealing import CKKSSealer
 from common.seeds import SEED_BYTES, new_seed
-from deploy.founding import item_lengths
+from deploy.founding import draw_genesis
 
 
 @dataclass(frozen=True)
@@ -60,34 +59,19 @@ def draw_up(
     if weights or config.model.weights:
         load_weights(model, weights or config.model.weights)
     require_accepts(model, sample_shape, outputs, config)
-    state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     seed = new_seed() if seed is None else seed
     if len(seed) != SEED_BYTES:
         raise ConfigError(f"a seed of {len(seed)} bytes, expected {SEED_BYTES}")
-    dictionaries = make_dictionaries(model, config.decomposition, seed)
-    twin = Twin(model, config.decomposition, dictionaries)
-    parameters = CKKSParameters.choose(config.encryption, config.capacity)
-    key = make_key(parameters)
-    upload_length, sum_length = item_lengths(CKKSSealer(key), parameters)
-    genesis = Genesis(
-        config=config,
-        layout=twin.layout,
-        values=twin.read(),
-        dictionaries=dictionaries,
-        weights_digest=tensors_digest({name: tensor.numpy() for name, tensor in state.items()}),
+    key = make_key(CKKSParameters.choose(config.encryption, config.capacity))
+    genesis, state = draw_genesis(
+        config,
+        model,
+        CKKSSealer(key),
         seed=seed,
         sample_cap=config.federation.sample_cap,
-        parameters=parameters,
-        fingerprint=key.fingerprint,
-        upload_length=upload_length,
-        sum_length=sum_length,
-        outputs=outputs,
         sample_shape=sample_shape,
+        outputs=outputs,
     )
-    if genesis.sample_cap > genesis.law.bound:
-        raise ConfigError(
-            f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
-        )
     return Charter(genesis, save(state), key)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
@@ -17,12 +17,16 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class _Kept(Section):
-    """A settings file; paths in it are relative to its folder."""
+    """A settings file; paths in it are relative to its folder. What both sides keep stands here."""
 
-    @classmethod
-    def file(cls, folder: Path) -> Path:
-        """Where it lies."""
-        raise NotImplementedError
+    FILE: ClassVar[str]
+    heartbeat: Annotated[float, Field(ge=10.0)] = Field(
+        30.0,
+        description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10.",
+    )
+    bundle: str = Field(
+        "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
+    )
 
     @classmethod
     def updated(cls, folder: Path, **given: Any) -> Self:
@@ -31,7 +35,7 @@ class _Kept(Section):
         Raises:
             ConfigError: a value is missing or cannot be used.
         """
-        path = cls.file(folder)
+        path = folder / cls.FILE
         try:
             kept = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             settings = cls.model_validate(kept | {name: value for name, value in given.items() if value is not None})
@@ -48,39 +52,17 @@ class _Kept(Section):
 class CoordinatorSettings(_Kept):
     """`coordinator.toml`."""
 
+    FILE = "coordinator.toml"
     port: Port = Field(9091, description="Port of Flower's SuperLink, on 127.0.0.1 only; the proxy forwards to it.")
-    heartbeat: Annotated[float, Field(ge=10.0)] = Field(
-        30.0,
-        description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10.",
-    )
-    bundle: str = Field(
-        "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
-    )
     certificate: str = Field("tls/server.pem", description="The coordinator's certificate.")
     key: str = Field("tls/server.key", description="Its key, mode 0600.")
     ca: str = Field("tls/ca.pem", description="The authority that signed it.")
-
-    @classmethod
-    def file(cls, folder: Path) -> Path:
-        """Where it lies."""
-        return folder / "coordinator.toml"
 
 
 class NodeSettings(_Kept):
     """`node.toml`, beside the institution's `site.toml`."""
 
+    FILE = "node.toml"
     coordinator: str = Field(description="HOST:PORT of the coordinator's proxy.")
     port: Port = Field(9094, description="Port between SuperNode and SuperExec, on 127.0.0.1 only.")
-    heartbeat: Annotated[float, Field(ge=10.0)] = Field(
-        30.0,
-        description="Seconds between signs of life; after twice as long without one, a node counts as gone. Flower takes no less than 10.",
-    )
-    bundle: str = Field(
-        "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
-    )
     ca: str = Field("ca.pem", description="The authority that signed the coordinator's certificate.")
-
-    @classmethod
-    def file(cls, folder: Path) -> Path:
-        """Where it lies."""
-        return folder / "node.toml"
