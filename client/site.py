@@ -14,6 +14,7 @@ from common.settings import Section
 
 GENESIS_WEIGHTS = "weights.safetensors"
 KEY, SEALED_KEY = "federation.key", "federation.key.sealed"
+SITE = "site.toml"
 TRAIN, VALIDATION = "train.npz", "validation.npz"
 
 
@@ -38,7 +39,7 @@ class SiteSettings(Section):
         Raises:
             ConfigError: missing, or not of this form.
         """
-        path = folder / "site.toml"
+        path = folder / SITE
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
@@ -53,7 +54,7 @@ class SiteSettings(Section):
         ]
         if self.passphrase_file:
             lines.append(f"passphrase_file = {_quoted(self.passphrase_file)}")
-        write_private(folder / "site.toml", ("\n".join(lines) + "\n").encode())
+        write_private(folder / SITE, ("\n".join(lines) + "\n").encode())
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -13,6 +15,7 @@ from common.errors import PackingError
 from common.keys import FederationKey, identity_fingerprint, load_public, load_secret
 from common.packing import Ints
 from common.parameters import CKKSParameters
+from common.polynomials import add_modulo, compressed, data_prime, first_polynomial
 
 IDENTITY_COMPONENTS = 64
 """Components of an item that is not encrypted; an encrypted one has `CKKSParameters.components`."""
@@ -32,9 +35,18 @@ class Sealer(Protocol):
         """
         ...
 
+    def prepare(self, ciphertexts: int) -> None:
+        """Do ahead, while there is nothing else to do, what needs no components; the items stay of the same law."""
+        ...
+
 
 class CKKSSealer:
-    """Seeded symmetric (or public-key) CKKS on complex slots: N - GUARDS integers a ciphertext (HE.md)."""
+    """Seeded symmetric (or public-key) CKKS on complex slots: N - GUARDS integers a ciphertext (HE.md).
+
+    Half of sealing is the encryption itself, which `prepare` can do ahead: encryptions of zero, to which `seal` adds
+    the encoded components. Each is used once and never leaves this process's memory before that: whoever had one and
+    the upload made from it would have the components.
+    """
 
     def __init__(self, key: FederationKey) -> None:
         self.parameters = key.parameters
@@ -44,14 +56,45 @@ class CKKSSealer:
         self._encryptor = seal.Encryptor(ctx, load_secret(key) if self._symmetric else load_public(key))
         self._encoder = seal.CKKSEncoder(ctx)
         self._scratch = Scratch()
+        self._prime = data_prime(key.parameters)
+        self._zeros: deque[bytearray] = deque()
+        self._maker = os.getpid()
+
+    def prepare(self, ciphertexts: int) -> None:
+        """Have encryptions of zero for so many ciphertexts at hand: 0.4 ms and 33 kB each at N = 4096."""
+        self._forget_inherited()
+        plain = seal.Plaintext()
+        self._encoder.encode(0.0, 2.0**self.parameters.scale_bits, plain)
+        while len(self._zeros) < ciphertexts:
+            self._zeros.append(bytearray(self._scratch.bytes_of(self._encrypt(plain))))
+
+    @property
+    def prepared(self) -> int:
+        """Encryptions of zero at hand."""
+        return len(self._zeros)
 
     def seal(self, components: Ints) -> Iterator[bytes]:
         """See `Sealer.seal`."""
         require_payload(components, self.parameters)
+        self._forget_inherited()
         plain = seal.Plaintext()
         for block in _blocks(components, self.parameters):
             self._encoder.encode(block.tolist(), 2.0**self.parameters.scale_bits, plain)
-            yield self._scratch.bytes_of(self._encrypt(plain))
+            yield self._added(plain) if self._zeros else self._scratch.bytes_of(self._encrypt(plain))
+
+    def _added(self, plain: Any) -> bytes:
+        saved = self._scratch.bytes_of(plain)
+        if compressed(saved, self.parameters):
+            return self._scratch.bytes_of(self._encrypt(plain))
+        item = self._zeros.popleft()  # used once, whatever happens next
+        add_modulo(first_polynomial(item, self.parameters), first_polynomial(saved, self.parameters), self._prime)
+        return bytes(item)
+
+    def _forget_inherited(self) -> None:
+        """A forked process has copies of what its parent prepared; used by both, they would show a difference."""
+        if self._maker != os.getpid():
+            self._zeros.clear()
+            self._maker = os.getpid()
 
     def _encrypt(self, plain: Any) -> Any:
         if self._symmetric:
@@ -79,6 +122,9 @@ class IdentitySealer:
             part = components[start : start + IDENTITY_COMPONENTS]
             block[: part.size] = part
             yield block.tobytes()
+
+    def prepare(self, ciphertexts: int) -> None:
+        """Nothing to do ahead."""
 
 
 def require_payload(components: Ints, parameters: CKKSParameters) -> None:

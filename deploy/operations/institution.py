@@ -17,6 +17,7 @@ from deploy.operations.places import FLOWER, LOOPBACK, NODE_KEY, NODE_PUBLIC, RU
 from deploy.operations.private import node_key, require_private, secret_file
 from deploy.operations.processes import Delays, Program, Supervisor
 from deploy.operations.settings import NodeSettings
+from deploy.operations.task import SITE
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
@@ -58,7 +59,9 @@ def programs(folder: Path, settings: NodeSettings) -> list[Program]:
     """What runs, in the order in which it starts."""
     address = f"{LOOPBACK}:{settings.port}"
     secret = secret_file(folder / RUN / SECRET)
-    setting = environment(folder, heartbeat=settings.heartbeat, bundle=settings.bundle, kind="clientapp")
+    setting = environment(
+        folder, heartbeat=settings.heartbeat, bundle=settings.bundle, kind="clientapp", **{SITE: str(folder)}
+    )
     node = [
         "flower-supernode",
         *("--root-certificates", str(folder / settings.ca)),

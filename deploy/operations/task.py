@@ -18,7 +18,7 @@ from typing import Any
 from deploy.operations import pinned
 from deploy.operations.child import set_heartbeat
 
-HOME, BUNDLE = "FLWR_HOME", "DICTPFL_BUNDLE"
+HOME, BUNDLE, SITE = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE"
 _SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
 
 
@@ -68,6 +68,18 @@ class Pin:
             if select.select([sys.stdin], [], [], 0.0)[0]:
                 return
             importlib.import_module(name)
+        self._open_ahead()
+
+    @staticmethod
+    def _open_ahead() -> None:
+        """Open the institution (its key costs an Argon2id) and prepare its next upload, while nothing is asked."""
+        site = os.environ.get(SITE)
+        if not site or select.select([sys.stdin], [], [], 0.0)[0]:
+            return
+        try:
+            importlib.import_module("client.institution").open_institution(Path(site)).prepare()
+        except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
+            print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
 
     def _use(self) -> None:
         if sys.path[0] != str(self.folder):

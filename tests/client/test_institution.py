@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from common.errors import (
 )
 from common.keys import load_key, make_key, save_key
 from common.protocol import Aggregate, Reply, Request, RoundKind, Status
+from common.sealing import CKKSSealer
 
 
 @pytest.fixture(scope="module")
@@ -301,14 +303,25 @@ def test_an_insecure_federation_needs_the_sites_consent(tmp_path: Path) -> None:
         Institution(world.site(0))
 
 
-def test_an_open_institution_is_kept_until_its_genesis_changes(world: World) -> None:
+def test_what_was_prepared_ahead_goes_into_the_next_upload(world: World, aggregates: list[Aggregate]) -> None:
+    institution = world.institution(0)
+    institution.prepare()
+    sealer = institution._sealer
+    assert isinstance(sealer, CKKSSealer)
+    ahead = [bytes(zero[-64:]) for zero in sealer._zeros]
+    reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
+    assert reply.status is Status.UPLOAD
+    used = len(ahead) - sealer.prepared
+    assert used >= 1
+    assert all(seed in reply.blob for seed in ahead[:used])
+
+
+@pytest.mark.parametrize("file", ["genesis.json", "site.toml", "train.npz", "validation.npz"])
+def test_an_open_institution_is_kept_until_a_file_of_its_own_changes(world: World, file: str) -> None:
     client.institution._OPEN.clear()
     first = open_institution(world.site(0))
     assert open_institution(world.site(0)) is first
-    path = world.site(0) / "genesis.json"
-    import os
-
-    os.utime(path, (1, 1))
+    os.utime(world.site(0) / file, (1, 1))
     assert open_institution(world.site(0)) is not first
     client.institution._OPEN.clear()
 
