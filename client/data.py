@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,12 @@ from common.files import write_private
 from common.seams import load_seam
 from common.settings import Data
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 _DIGITS = (0.305, 0.376)  # mean and deviation of the published digits, over 16
 _FASHION = (0.286, 0.353)  # mean and deviation of the published Fashion-MNIST, over 255
+PADDING = -1
+"""Token id that stands for no token; `client.batches` masks it."""
+IGNORED = -100
+"""Label of a token that is not learnt, as in torch and transformers."""
 _IDX_BYTES = 0x08  # IDX's code of unsigned bytes
 
 
@@ -33,8 +34,9 @@ _IDX_BYTES = 0x08  # IDX's code of unsigned bytes
 class Samples:
     """Features and labels of the same samples, checked.
 
-    `features`: float32 (n, ...), or int64 (n, tokens) for token ids. `labels`: int64 (n,) classes from 0 on,
-    or float32 (n,) or (n, targets). Other widths of the same kinds are cast.
+    `features`: float32 (n, ...), or int64 (n, tokens) for token ids with `PADDING` behind the last one. `labels`:
+    int64 (n,) classes from 0 on, or int64 (n, tokens) token ids with `IGNORED` where nothing is to be learnt (a language
+    model), or float32 (n,) or (n, targets). Other widths of the same kinds are cast.
 
     Raises:
         DataError: different counts, another kind of number, a negative class, or values that are not finite.
@@ -49,10 +51,10 @@ class Samples:
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
         if len(self.features) != len(self.labels):
             raise DataError(f"{len(self.features)} samples but {len(self.labels)} labels; each sample needs one")
-        if self.labels.dtype == np.int64 and (self.labels.ndim != 1 or (self.labels < 0).any()):
+        if self.labels.dtype == np.int64 and not _are_classes(self.labels) and not _are_tokens(self):
             raise DataError(
                 f"labels of shape {self.labels.shape}: expected one class from 0 on for each sample; "
-                "number the classes 0, 1, 2, ..., or give floats for a regression"
+                "number the classes 0, 1, 2, ..., give floats for a regression, or a token for each token of the features"
             )
 
     def __len__(self) -> int:
@@ -127,18 +129,21 @@ def load_dataset(data: Data, seed: int) -> Dataset:
     """Read the source that the configuration names, at most `data.limit` samples of it, drawn by seed.
 
     Features are scaled by constants that are public, never by statistics of private data, which
-    would tell about it unencrypted (and differ between institutions): see `_table` for `csv` and `parquet`.
+    would tell about it unencrypted (and differ between institutions): see `client.tables`.
 
     Raises:
         ConfigError: unknown source or option, or a missing path.
         DataError: unreadable, empty, or values that no model can learn from.
     """
+    from client.columns import read_columns  # these build on this module
+    from client.images import image_folder
+
     known: Mapping[str, Callable[[Data], Dataset]] = {
         "digits": _digits,
         "breast_cancer": _breast_cancer,
         "fashion_mnist": _fashion_mnist,
-        "csv": _table,
-        "parquet": _table,
+        "imagefolder": image_folder,
+        **dict.fromkeys(("csv", "parquet", "jsonl", "datasets"), read_columns),
     }
     load = load_seam(data.source, known, "data.source")
     if data.source not in known:
@@ -159,7 +164,7 @@ def load_dataset(data: Data, seed: int) -> Dataset:
 def _digits(data: Data) -> Dataset:
     from sklearn.datasets import load_digits
 
-    _require_options(data, ())
+    require_options(data, ())
     found = load_digits()
     images = found.images.astype(np.float32)[:, None] / 16
     samples = Samples((images - _DIGITS[0]) / _DIGITS[1], found.target.astype(np.int64))
@@ -170,7 +175,7 @@ def _breast_cancer(data: Data) -> Dataset:
     # Standardised by the statistics of the whole published set: it is public, so they are too.
     from sklearn.datasets import load_breast_cancer
 
-    _require_options(data, ())
+    require_options(data, ())
     found = load_breast_cancer()
     scaled = (found.data - found.data.mean(axis=0)) / found.data.std(axis=0)
     return Dataset(
@@ -184,8 +189,8 @@ def _breast_cancer(data: Data) -> Dataset:
 
 def _fashion_mnist(data: Data) -> Dataset:
     """Both published parts in one, 70,000 samples, when both are there: the split is this project's own."""
-    _require_options(data, ())
-    folder = _path(data)
+    require_options(data, ())
+    folder = path_of(data)
     parts = [p for p in ("train", "t10k") if _idx_path(folder, f"{p}-images-idx3-ubyte")] or ["train"]
     images = np.concatenate([read_idx(folder, f"{p}-images-idx3-ubyte", 3) for p in parts])
     labels = np.concatenate([read_idx(folder, f"{p}-labels-idx1-ubyte", 1) for p in parts])
@@ -221,111 +226,6 @@ def _idx_path(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
 
 
-def _table(data: Data) -> Dataset:
-    """A table of numbers, one row a sample; every column but label and `data.column` is a feature.
-
-    `data.options`:
-
-    - `scale`: `{age = [50, 12]}`: subtract the first, divide by the second. Constants that all institutions
-      agree on from public knowledge; columns not named stay as they are. Nothing is fitted to the data.
-    - `classes`: the classes in their order. In a deployment set it: an institution sees only its own labels, and
-      without it numbers those it sees (text sorted; integers as they are).
-    - `target`: `classes` or `regression`; by default regression for labels that are not whole numbers.
-    - `shape`: of one sample, for instance `[1, 8, 8]`; by default (features,).
-    """
-    options = _require_options(data, ("scale", "classes", "target", "shape"))
-    frame = _read_frame(data)
-    for column in [data.label, *([data.column] if data.column else [])]:
-        if column not in frame.columns:
-            raise DataError(f"{data.path}: no column {column!r}; it has {', '.join(map(str, frame.columns))}")
-        if frame[column].isna().any():
-            raise DataError(f"{data.path}: column {column!r} has missing values; fill or drop those rows")
-    groups = frame[data.column].astype(str).to_numpy(dtype=np.str_) if data.column else None
-    features = frame.drop(columns=[data.label, *([data.column] if data.column else [])])
-    values = _scaled(_numbers(features, data.path), tuple(map(str, features.columns)), options.get("scale", {}))
-    labels, classes = _labels(frame[data.label], options, data)
-    shape = [int(d) for d in options.get("shape", [values.shape[1]])]
-    if math.prod(shape) != values.shape[1]:
-        raise DataError(f"{data.path}: data.options.shape {shape} does not hold {values.shape[1]} feature columns")
-    return Dataset(
-        Samples(values.reshape(-1, *shape), labels),
-        len(classes) or 1,
-        groups,
-        name=Path(data.path).name,
-        feature_names=tuple(map(str, features.columns)),
-        class_names=classes,
-    )
-
-
-def _read_frame(data: Data) -> pd.DataFrame:
-    import pandas as pd
-
-    path = _path(data)
-    try:
-        frame: pd.DataFrame = pd.read_csv(path) if data.source == "csv" else pd.read_parquet(path)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"cannot read {path} as {data.source}: {error}") from error
-    if frame.empty:
-        raise DataError(f"{path}: no rows; expected at least one sample")
-    return frame
-
-
-def _numbers(features: pd.DataFrame, path: str) -> NDArray[np.float64]:
-    text = [str(c) for c in features.columns if features[c].dtype.kind not in "biuf"]
-    if text:
-        raise DataError(
-            f"{path}: columns {', '.join(text)} are not numbers; encode them (everywhere in the same way) or drop them"
-        )
-    if not len(features.columns):
-        raise DataError(f"{path}: no feature columns beside the label; expected at least one")
-    values: NDArray[np.float64] = features.to_numpy(dtype=np.float64)
-    bad = [str(c) for c, column in zip(features.columns, values.T, strict=True) if not np.isfinite(column).all()]
-    if bad:
-        raise DataError(f"{path}: missing or infinite values in {', '.join(bad)}; fill or drop those rows")
-    return values
-
-
-def _scaled(values: NDArray[np.float64], names: tuple[str, ...], scale: Mapping[str, Any]) -> NDArray[np.float64]:
-    for name, pair in scale.items():
-        if name not in names or len(pair) != 2 or not pair[1]:  # noqa: PLR2004 -- a pair
-            raise ConfigError(
-                f"data.options.scale.{name}: expected a feature column and [centre, spread], found {pair}"
-            )
-        values[:, names.index(name)] = (values[:, names.index(name)] - pair[0]) / pair[1]
-    return values
-
-
-def _labels(column: pd.Series[Any], options: Mapping[str, Any], data: Data) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Labels and the names of the classes; no names for a regression."""
-    numeric = column.dtype.kind in "biuf"
-    whole = numeric and bool((column == column.round()).all())
-    target = options.get("target", "regression" if numeric and not whole else "classes")
-    if target not in ("classes", "regression"):
-        raise ConfigError(f"data.options.target is {target!r}; expected `classes` or `regression`")
-    if target == "regression":
-        if not numeric:
-            raise DataError(f"{data.path}: label {data.label!r} is text; a regression needs numbers")
-        return column.to_numpy(dtype=np.float32), ()
-    if numeric and not whole:
-        raise DataError(f"{data.path}: label {data.label!r} has fractions; classes are whole numbers or text")
-    values = [str(int(v)) if numeric else str(v) for v in column]
-    if "classes" in options:
-        classes = tuple(str(c) for c in options["classes"])
-    elif numeric:
-        if column.min() < 0:
-            raise DataError(
-                f"{data.path}: label {column.min()} is negative; classes count from 0, or set options.classes"
-            )
-        classes = tuple(str(c) for c in range(int(column.max()) + 1))
-    else:
-        classes = tuple(sorted(set(values)))
-    unknown = sorted(set(values) - set(classes))
-    if unknown:
-        raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
-    number = {c: i for i, c in enumerate(classes)}
-    return np.array([number[v] for v in values], dtype=np.int64), classes
-
-
 def require_bindable(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> None:
     """Refuse options that a function does not take, before it runs and fails in words of its own.
 
@@ -339,6 +239,16 @@ def require_bindable(function: Callable[..., Any], options: Mapping[str, Any], w
         raise ConfigError(f"{what}: {error}; it takes {signature}") from error
 
 
+def _are_classes(labels: NDArray[Any]) -> bool:
+    return labels.ndim == 1 and not (labels < 0).any()
+
+
+def _are_tokens(samples: Samples) -> bool:
+    labels = samples.labels
+    same = labels.ndim > 1 and labels.shape == samples.features.shape and samples.features.dtype == np.int64
+    return same and bool(((labels >= 0) | (labels == IGNORED)).all())
+
+
 def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     kind = array.dtype.kind
     if kind not in "fiu" or array.ndim == 0:
@@ -348,13 +258,13 @@ def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=np.float32 if kind == "f" else np.int64)
 
 
-def _path(data: Data) -> Path:
+def path_of(data: Data) -> Path:
     if not data.path:
         raise ConfigError(f"data.path is empty; data.source {data.source!r} reads from there")
-    return Path(data.path)
+    return Path(data.path).expanduser()
 
 
-def _require_options(data: Data, known: tuple[str, ...]) -> dict[str, Any]:
+def require_options(data: Data, known: tuple[str, ...]) -> dict[str, Any]:
     unknown = sorted(data.options.keys() - set(known))
     if unknown:
         raise ConfigError(

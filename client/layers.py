@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.rules import matrix_shape
+from client.rules import is_by_input, matrix_shape
 from common.dictionary import Dictionary
 from common.errors import ModelError
 
@@ -31,6 +31,8 @@ class TableLayer(nn.Module):
     """
 
     weight_name: ClassVar[str] = "weight"
+    by_input: ClassVar[bool] = False
+    """Whether the weight is stored (inputs, outputs)."""
     plain_class: type[nn.Module]
     dictionary: Tensor
     table: nn.Parameter
@@ -67,7 +69,7 @@ class TableLayer(nn.Module):
         """Take a dictionary, with a table of zeros; see `of`."""
         d = as_dictionary(dictionary)
         weight = self.base
-        shape = matrix_shape(weight.shape)
+        shape = matrix_shape(weight.shape, by_input=self.by_input)
         if d.matrix.ndim != 2 or d.matrix.shape[0] != shape[d.transposed] or not np.isfinite(d.matrix).all():  # noqa: PLR2004 -- a matrix
             raise ModelError(
                 f"dictionary of shape {d.matrix.shape} for a weight of shape {tuple(weight.shape)}: "
@@ -94,7 +96,11 @@ class TableLayer(nn.Module):
     def change(self) -> Tensor:
         """D T in the weight's own shape, float64."""
         up, down = self.factors()
-        return (up.double() @ down.double()).reshape(self.base.shape)
+        return self.as_weight(up.double() @ down.double())
+
+    def as_weight(self, matrix: Any) -> Any:
+        """An (n, m) tensor or array in the weight's own shape."""
+        return matrix.T if self.by_input else matrix.reshape(tuple(self.base.shape))
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
@@ -135,28 +141,34 @@ class TableLinear(TableLayer, nn.Linear):
 
 
 class TableConv1d(TableLayer, nn.Conv1d):
-    """The weight (out, in, k) as a matrix out x (in k); `groups` = 1."""
+    """The weight (out, in / groups, k) as a matrix out x (in / groups k)."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """(batch, in, length) to (batch, out, length'), or without the batch."""
         up, down = self.factors()
-        narrow = self._conv_forward(input, down.reshape(-1, *self.weight.shape[1:]), None)
+        narrow = self._conv_forward(input, _filters(down, self.weight, self.groups), None)
         wide: Tensor = self._conv_forward(input, self.weight, self.bias)
-        return wide + F.conv1d(narrow, up.reshape(*up.shape, 1))
+        return wide + F.conv1d(narrow, up.reshape(*up.shape, 1), groups=self.groups)
 
 
 class TableConv2d(TableLayer, nn.Conv2d):
-    """The weight (out, in, kh, kw) as a matrix out x (in kh kw); `groups` = 1.
+    """The weight (out, in / groups, kh, kw) as a matrix out x (in / groups kh kw).
 
-    `down` becomes r filters with the layer's own stride, padding and dilation, `up` a 1 x 1 convolution.
+    `down` becomes r filters with the layer's own stride, padding and dilation, the same for every group, `up` a
+    1 x 1 convolution.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
         """(batch, in, h, w) to (batch, out, h', w'), or without the batch."""
         up, down = self.factors()
-        narrow = self._conv_forward(input, down.reshape(-1, *self.weight.shape[1:]), None)
+        narrow = self._conv_forward(input, _filters(down, self.weight, self.groups), None)
         wide: Tensor = self._conv_forward(input, self.weight, self.bias)
-        return wide + F.conv2d(narrow, up.reshape(*up.shape, 1, 1))
+        return wide + F.conv2d(narrow, up.reshape(*up.shape, 1, 1), groups=self.groups)
+
+
+def _filters(down: Tensor, weight: Tensor, groups: int) -> Tensor:
+    filters = down.reshape(-1, *weight.shape[1:])
+    return filters if groups == 1 else filters.repeat(groups, *([1] * (weight.dim() - 1)))
 
 
 class TableEmbedding(TableLayer, nn.Embedding):
@@ -281,6 +293,15 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, float("-inf"))
 
 
+def table_class(layer: nn.Module) -> type[TableLayer]:
+    """The table layer that takes a plain layer's place; `client.rules.covers` says whether there is one."""
+    if is_by_input(layer):
+        from client.gpt2 import TableConv1D  # only where transformers made the model
+
+        return TableConv1D
+    return COVERED[type(layer)]
+
+
 COVERED: dict[type[nn.Module], type[TableLayer]] = {
     nn.Linear: TableLinear,
     nn.modules.linear.NonDynamicallyQuantizableLinear: TableLinear,
@@ -289,4 +310,4 @@ COVERED: dict[type[nn.Module], type[TableLayer]] = {
     nn.Embedding: TableEmbedding,
     nn.MultiheadAttention: TableMultiheadAttention,
 }
-"""Which table layer takes the place of which plain layer; exactly these classes, no subclass."""
+"""Which table layer takes the place of which of torch's layers; exactly these classes, no subclass."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from client import hub
 from client.data import require_bindable
 from common.errors import ConfigError, ModelError
 from common.seams import load_seam
@@ -35,21 +36,29 @@ def build_model(model: Model, sample_shape: tuple[int, ...], outputs: int, seed:
         ConfigError: unknown source or option, or a shape that the model cannot take.
         ModelError: a user's function that returns no module, or weights that do not fit or are not finite.
     """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if hub.split(model.source)[0]:
+            built = hub.build(model, sample_shape, outputs)
+        else:
+            built = _build_known(model, sample_shape, outputs)
+    if model.weights:
+        load_weights(built, model.weights)
+    _require_finite(built.state_dict(), model.source)
+    return built
+
+
+def _build_known(model: Model, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
     known = {"mlp": mlp, "cnn": cnn, "vit_tiny": VitTiny}
     builder: Callable[..., Any] = load_seam(model.source, known, "model.source")
     arguments = {"sample_shape": sample_shape, "outputs": outputs, **model.options}
     require_bindable(builder, arguments, f"model.options of {model.source!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            built = builder(**arguments)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ConfigError(f"model.options {model.options} of {model.source!r}: {error}") from error
+    try:
+        built = builder(**arguments)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"model.options {model.options} of {model.source!r}: {error}") from error
     if not isinstance(built, nn.Module):
         raise ModelError(f"model.source {model.source!r} returned {type(built).__name__}; expected a torch.nn.Module")
-    if model.weights:
-        load_weights(built, model.weights)
-    _require_finite(built.state_dict(), model.source)
     return built
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import warnings
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import Dataset, Samples
+from client.data import Dataset, Samples, require_bindable
 from common.errors import ConfigError, DataError
 from common.settings import Data
 
@@ -48,7 +49,7 @@ def divide(dataset: Dataset, data: Data, participants: int, seed: int) -> Divisi
 
     First the test split (stratified by class), then the public split (likewise), then sites:
     `iid` in equal parts, `dirichlet` by class in shares drawn with concentration alpha, `column` by the
-    group of each sample. Each site keeps a validation split of its own (`split_site`).
+    group of each sample; any partitioner of flwr-datasets by its class name. Each site keeps a validation split of its own (`split_site`).
 
     Raises:
         DataError: fewer samples than institutions, a site without samples, or groups that do not fit `participants`.
@@ -96,7 +97,7 @@ def _stratified(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Take a share of shuffled indices, at every so-many-th place of their order by class; also what is left."""
     count = min(max(round(share * len(indices)), least), len(indices) - 1)
-    if labels.dtype == np.int64:
+    if labels.dtype == np.int64 and labels.ndim == 1:
         indices = indices[np.argsort(labels[indices], kind="stable")]
     taken = np.zeros(len(indices), dtype=bool)
     taken[((np.arange(count) + 0.5) * len(indices) / max(count, 1)).astype(int)] = True
@@ -109,14 +110,18 @@ def _parts(
     """(name, indices) of each site."""
     columns: dict[str, list[Any]] = {}
     if data.partition == "dirichlet":
-        if dataset.samples.labels.dtype != np.int64:
-            raise ConfigError("data.partition = `dirichlet` divides by class; for a regression use `iid` or `column`")
+        if not _has_classes(dataset):
+            raise ConfigError(
+                "data.partition = `dirichlet` divides by class; for a regression or a language model use `iid` or `column`"
+            )
         columns["label"] = dataset.samples.labels[rest].tolist()
     elif data.partition == "column":
         columns["group"] = _groups(dataset, data, participants, rest)
     else:
         # IID shards are contiguous: undo the order by class that stratification left.
         rest = np.random.default_rng(seed + 1).permutation(rest)
+        if data.partition != "iid" and _has_classes(dataset):
+            columns["label"] = dataset.samples.labels[rest].tolist()
     columns["index"] = rest.tolist()
     partitioner = _partitioner(data, participants, seed)
     try:
@@ -125,16 +130,26 @@ def _parts(
             warnings.simplefilter("ignore")
             partitioner.dataset = _table(columns)
             loaded = [np.array(partitioner.load_partition(i)["index"], dtype=np.int64) for i in range(participants)]
-    except ValueError as error:
-        raise DataError(
-            f"no draw of alpha = {data.alpha} gives each of {participants} institutions a sample; "
-            "raise data.alpha, lower participants, or take another seed"
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        if data.partition == "dirichlet":
+            raise DataError(
+                f"no draw of alpha = {data.alpha} gives each of {participants} institutions a sample; "
+                "raise data.alpha, lower participants, or take another seed"
+            ) from error
+        raise ConfigError(
+            f"data.partition {data.partition!r} with {data.partition_options} cannot divide {len(rest)} samples among "
+            f"{participants} institutions: {error}"
         ) from error
     names = sorted(set(columns["group"])) if "group" in columns else [f"site-{i + 1}" for i in range(participants)]
     for name, indices in zip(names, loaded, strict=True):
         if not len(indices):
             raise DataError(f"{name} has no training samples; lower participants or raise data.alpha")
     return list(zip(names, loaded, strict=True))
+
+
+def _has_classes(dataset: Dataset) -> bool:
+    labels = dataset.samples.labels
+    return labels.dtype == np.int64 and labels.ndim == 1
 
 
 def _groups(dataset: Dataset, data: Data, participants: int, rest: NDArray[Any]) -> list[str]:
@@ -155,24 +170,45 @@ def _groups(dataset: Dataset, data: Data, participants: int, rest: NDArray[Any])
 
 
 def _quiet() -> None:
-    # Read when flwr_datasets and datasets are first imported: no telemetry, nothing from the network.
-    for name, value in (("FLWR_TELEMETRY_ENABLED", "0"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_OFFLINE", "1")):
+    # Read when flwr_datasets and datasets are first imported. Nothing here asks a hub; a model by name may.
+    for name, value in (("FLWR_TELEMETRY_ENABLED", "0"), ("HF_HUB_DISABLE_TELEMETRY", "1")):
         os.environ.setdefault(name, value)
 
 
 def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
     _quiet()
+    from flwr_datasets import partitioner as known
     from flwr_datasets.partitioner import (
         DirichletPartitioner,
         IidPartitioner,
         NaturalIdPartitioner,
     )
 
+    if data.partition not in ("iid", "dirichlet", "column"):
+        return _by_name(known, data, participants, seed)
     if data.partition == "dirichlet":
         return DirichletPartitioner(
             participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed
         )
     return NaturalIdPartitioner("group") if data.partition == "column" else IidPartitioner(participants)
+
+
+def _by_name(known: Any, data: Data, participants: int, seed: int) -> Partitioner:
+    """A partitioner of flwr-datasets by its class name, over the columns `label` and `index`."""
+    kind = getattr(known, data.partition, None)
+    if data.partition not in known.__all__ or kind is None:
+        raise ConfigError(
+            f"data.partition is {data.partition!r}; known: iid, dirichlet, column, {', '.join(sorted(known.__all__))}"
+        )
+    taken = inspect.signature(kind).parameters
+    facts = {"num_partitions": participants, "partition_by": "label", "seed": seed}
+    options = {name: value for name, value in facts.items() if name in taken} | data.partition_options
+    require_bindable(kind, options, f"data.partition_options of {data.partition}")
+    try:
+        made: Partitioner = kind(**options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"data.partition {data.partition!r} with {data.partition_options}: {error}") from error
+    return made
 
 
 def _table(columns: dict[str, list[Any]]) -> Any:

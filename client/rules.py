@@ -41,6 +41,8 @@ class Role(StrEnum):
 
 _PLAIN = (nn.Linear, NonDynamicallyQuantizableLinear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.MultiheadAttention)
 _OWNERS_OF_MATRICES = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)  # noqa: SLF001 -- torch has no public base class of convolutions
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_HEAD_CLASS = re.compile(r"Classif(ication|ier)Head$")
 _POSITION = re.compile(r"(^|[._])pos(?!t)|(^|[.])wpe([.]|$)")
 
 
@@ -90,10 +92,20 @@ def statistics(model: nn.Module) -> dict[str, Place]:
     return found
 
 
-def matrix_shape(shape: Iterable[int]) -> tuple[int, int]:
-    """(n, m) of a weight seen as a matrix: rows are outputs, a convolution's kernel is unrolled into columns."""
+def matrix_shape(shape: Iterable[int], *, by_input: bool = False) -> tuple[int, int]:
+    """(n, m) of a weight seen as a matrix: rows are outputs, a convolution's kernel is unrolled into columns.
+
+    `by_input`: the weight is stored the other way round, as GPT-2's `Conv1D` does (`is_by_input`).
+    """
     n, *rest = shape
-    return int(n), math.prod(int(d) for d in rest)
+    m = math.prod(int(d) for d in rest)
+    return (m, int(n)) if by_input else (int(n), m)
+
+
+def is_by_input(module: nn.Module) -> bool:
+    """Whether this is transformers' `Conv1D`: a linear layer whose weight is stored (inputs, outputs)."""
+    kind = module.plain_class if hasattr(module, "plain_class") else type(module)
+    return (kind.__module__, kind.__qualname__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def survey(model: nn.Module, settings: Decomposition) -> dict[str, Role]:
@@ -107,12 +119,14 @@ def survey(model: nn.Module, settings: Decomposition) -> dict[str, Role]:
     2. `last_layers` = k > 0: parameters of the last k modules that own weight matrices, and of all
        modules defined after them, are DENSE; the others, and their statistics, are frozen.
     3. `enabled` False: DENSE.
-    4. the switches for head, norms, positions, biases and tokens; TABLE for what layers can cover.
+    4. the switches for embeddings, head, norms, positions, biases and tokens; TABLE for what layers can cover.
 
-    The head is the last `nn.Linear` in definition order, unless its weight is tied (then it is no
-    new head, and goes with the embedding). A weight shared by several layers gets one table, if all
-    of them can take one. DENSE stays what no table layer covers: grouped convolutions, embeddings
-    with `max_norm` or `scale_grad_by_freq`, attention with `kdim` or `vdim` of its own, subclasses
+    The head is what timm's `get_classifier` names, else the last `nn.Linear` in definition order with all of
+    a transformers `...ClassificationHead` around it. One whose weight is tied, or that a language model names
+    as its output embedding, is no new head: it goes with the embeddings. `nn.Embedding` is frozen by default,
+    positions kept in one too; a tied weight goes with its embedding. A weight shared by several layers gets
+    one table, if all of them can take one. DENSE stays what no table layer covers: depthwise convolutions,
+    embeddings with `max_norm` or `scale_grad_by_freq`, attention with `kdim` or `vdim` of its own, subclasses
     that may compute something else.
 
     Raises:
@@ -122,7 +136,7 @@ def survey(model: nn.Module, settings: Decomposition) -> dict[str, Role]:
     hanging, stats = places(model), statistics(model)
     matched = _patterns(settings, {n: tuple(p.name for p in ps) for n, ps in hanging.items()}, tuple(stats))
     first = _first_trained(hanging, settings.last_layers)
-    head = _head(model, hanging)
+    ends = _ends(model, hanging)
     roles: dict[str, Role] = {}
     for name, at in hanging.items():
         if name in matched:
@@ -130,7 +144,7 @@ def survey(model: nn.Module, settings: Decomposition) -> dict[str, Role]:
         elif settings.last_layers:
             roles[name] = Role.DENSE if max(p.order for p in at) >= first else Role.FROZEN
         else:
-            roles[name] = _default(at, settings, head) if settings.enabled else Role.DENSE
+            roles[name] = _default(at, settings, ends) if settings.enabled else Role.DENSE
     _demote(roles, hanging, settings)
     for name, place in stats.items():
         roles[name] = matched.get(name) or _statistic(place, settings, first)
@@ -172,19 +186,45 @@ def _first_trained(hanging: Mapping[str, tuple[Place, ...]], last_layers: int) -
     return orders[-min(last_layers, len(orders))] if orders else 0
 
 
-def _head(model: nn.Module, hanging: Mapping[str, tuple[Place, ...]]) -> nn.Module | None:
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """Ids of the modules of the head, and of those that hold embeddings."""
+
+    head: frozenset[int]
+    embeddings: frozenset[int]
+
+
+def _ends(model: nn.Module, hanging: Mapping[str, tuple[Place, ...]]) -> _Ends:
+    embeddings = {id(m) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    outward = _named_by(model, "get_output_embeddings")
+    if outward is not None:
+        embeddings.add(id(outward))
     inner = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in inner]
-    if not linears:
+    last = _named_by(model, "get_classifier") or (linears[-1] if linears else None)
+    tied = any(len(at) > 1 and any(p.module is last for p in at) for at in hanging.values())
+    if last is None or tied or id(last) in embeddings:
+        return _Ends(frozenset(), frozenset(embeddings))
+    around = [m for m in model.modules() if _HEAD_CLASS.search(type(m).__name__)]
+    wide = {id(part) for m in around if any(x is last for x in m.modules()) for part in m.modules()}
+    return _Ends(frozenset(wide | {id(last)}), frozenset(embeddings))
+
+
+def _named_by(model: nn.Module, method: str) -> nn.Module | None:
+    """The module with a weight that a method of the model names, as timm's and transformers' models do."""
+    try:
+        found = getattr(model, method)()
+    except (AttributeError, NotImplementedError, TypeError):
         return None
-    tied = any(len(at) > 1 and any(p.module is linears[-1] for p in at) for at in hanging.values())
-    return None if tied else linears[-1]
+    return found if isinstance(found, nn.Module) and isinstance(getattr(found, "weight", None), nn.Parameter) else None
 
 
-def _default(at: tuple[Place, ...], settings: Decomposition, head: nn.Module | None) -> Role:
+def _default(at: tuple[Place, ...], settings: Decomposition, ends: _Ends) -> Role:
     place, parameter = at[0], at[0].module.get_parameter(at[0].attribute)
-    if place.module is head and settings.head != "decomposed":
+    if id(place.module) in ends.head and settings.head != "decomposed":
         return Role.DENSE if settings.head == "dense" else Role.FROZEN
+    if settings.embeddings != "decomposed" and any(id(p.module) in ends.embeddings for p in at):
+        return Role.DENSE if settings.embeddings == "dense" else Role.FROZEN
     module, kind = place.module, type(place.module).__name__.lower()
     matrix = sum(d > 1 for d in parameter.shape) > 1 or (parameter.ndim > 1 and isinstance(module, _OWNERS_OF_MATRICES))
     if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) or "norm" in kind:
@@ -210,12 +250,15 @@ def _if(switch: bool) -> Role:  # noqa: FBT001 -- a switch of the configuration
 def covers(place: Place, *, tied: bool = False) -> bool:
     """Whether a table layer computes exactly what the layer at this place does with this weight."""
     module = place.module
+    if is_by_input(module):
+        return place.attribute == "weight"
     if type(module) not in _PLAIN or place.attribute not in ("weight", "in_proj_weight"):
         return False
     if place.attention is not None and not covers_attention(place.attention):
         return False
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        return module.groups == 1
+    if isinstance(module, _CONVOLUTIONS):
+        # Depthwise kernels are few; a table of theirs would cost more arithmetic than they do.
+        return module.groups == 1 or module.in_channels > module.groups
     if isinstance(module, nn.Embedding):
         # A tied padding row learns through the other layer only, which one shared table cannot express.
         return (
@@ -241,7 +284,8 @@ def _demote(roles: dict[str, Role], hanging: Mapping[str, tuple[Place, ...]], se
 
 def shape_of(at: tuple[Place, ...]) -> tuple[int, int]:
     """(n, m) of the weight that hangs at these places."""
-    return matrix_shape(at[0].module.get_parameter(at[0].attribute).shape)
+    module = at[0].module
+    return matrix_shape(module.get_parameter(at[0].attribute).shape, by_input=is_by_input(module))
 
 
 def _statistic(place: Place, settings: Decomposition, first: int) -> Role:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from client.batches import arguments, logits, tensors_of
 from client.data import Samples
 from client.tasks import Task
-from client.training import forward, tensors_of
 from client.twin import Twin
 from common.errors import DataError
 from common.layout import Kind
@@ -54,7 +54,8 @@ def sensitivity(twin: Twin, samples: Samples, task: Task, *, limit: int = 64) ->
     parameters = {n: p for n, p in every.items() if n in shared}
 
     def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        outputs = forward(lambda z: functional_call(twin.module, every | values, (z,)), x.unsqueeze(0))
+        positional, named = arguments(twin.module, x.unsqueeze(0))
+        outputs = logits(functional_call(twin.module, every | values, positional, named))
         return task.loss(outputs, y.unsqueeze(0))
 
     step = max(1, _VALUES // max(1, twin.layout.size))

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
+from client.data import IGNORED
 from common.errors import DataError, ModelError
 from common.seams import load_seam
 
@@ -69,6 +70,38 @@ class Regression:
         return (outputs - targets).abs().flatten(1).mean(dim=1).sum()
 
 
+class CausalLM:
+    """Next-token prediction: outputs (batch, tokens, vocabulary), targets the token ids, `IGNORED` where not learnt.
+
+    A batch may be cut to its longest row: targets are cut to the outputs' length.
+    """
+
+    metric_name = "token accuracy"
+    higher_is_better = True
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy over the batch's tokens; zero when none is to be learnt."""
+        outputs, targets = _shifted(outputs, targets)
+        total = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return total / (targets != IGNORED).sum().clamp(min=1)
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Sum over samples of the share of their tokens that the largest output names."""
+        outputs, targets = _shifted(outputs, targets)
+        learnt = targets != IGNORED
+        right = ((outputs.argmax(dim=-1) == targets) & learnt).sum(dim=1)
+        return (right / learnt.sum(dim=1).clamp(min=1)).sum()
+
+
+def _shifted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if outputs.ndim != 3 or targets.ndim != 2 or targets.is_floating_point():  # noqa: PLR2004 -- batch, tokens, vocabulary
+        raise ModelError(
+            f"causal-lm: expected outputs (batch, tokens, vocabulary) and token labels, found outputs {tuple(outputs.shape)} "
+            f'and labels {tuple(targets.shape)}; set model.options.head = "causal-lm" and data.options.target = "next"'
+        )
+    return outputs[:, :-1], targets[:, 1 : outputs.shape[1]]
+
+
 def _alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if outputs.shape[0] != targets.shape[0] or outputs.numel() != targets.numel():
         raise ModelError(
@@ -84,6 +117,6 @@ def load_task(name: str) -> Task:
     Raises:
         ConfigError: unknown name.
     """
-    known = {"classification": Classification, "regression": Regression}
+    known = {"classification": Classification, "regression": Regression, "causal-lm": CausalLM}
     made: Task = load_seam(name, known, "training.task")()
     return made

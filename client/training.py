@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from client.batches import forward, tensors_of
 from client.data import Samples
 from client.tasks import Task
 from client.twin import Twin
@@ -137,21 +137,6 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"training.device {name!r} cannot be used here: {error}; try `auto` or `cpu`") from error
     return device
-
-
-def forward(module: Callable[[Tensor], Any], features: Tensor) -> Tensor:
-    """The module's outputs; of an answer in the manner of transformers, its logits."""
-    answer = module(features)
-    outputs: Tensor = getattr(answer, "logits", answer)
-    return outputs
-
-
-def tensors_of(module: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
-    """Features and labels where the module is; floats in its dtype."""
-    first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    found = torch.tensor(samples.features), torch.tensor(samples.labels)
-    cast = [t.to(first.device, first.dtype if t.is_floating_point() else t.dtype) for t in found]
-    return cast[0], cast[1]
 
 
 def _batches(count: int, training: Training, seed: int) -> Iterator[Tensor]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from client.layers import COVERED, TableLayer, TableMultiheadAttention
-from client.rules import Place, Role, matrix_shape, places, shape_of, statistics, survey
+from client.layers import TableLayer, TableMultiheadAttention, table_class
+from client.rules import Place, Role, is_by_input, matrix_shape, places, shape_of, statistics, survey
 from common.budget import allocator
 from common.dictionary import Dictionary
 from common.dictionary import decompose as _decompose
@@ -29,7 +29,7 @@ def weight_matrices(model: nn.Module, settings: Decomposition) -> dict[str, NDAr
     """The weights that get a table, by name, each as its matrix (n, m)."""
     hanging = places(model)
     tables = (name for name, role in survey(model, settings).items() if role is Role.TABLE)
-    return {name: _array(_tensor(hanging[name][0])).reshape(shape_of(hanging[name])) for name in tables}
+    return {name: _matrix(hanging[name]) for name in tables}
 
 
 def make_dictionaries(model: nn.Module, settings: Decomposition, seed: bytes) -> dict[str, Dictionary]:
@@ -149,7 +149,7 @@ class Twin:
                 )
         for name, new in dictionaries.items():
             layer = self._layer(self._homes[name][0])
-            change = olds[name].change(tables[name]).reshape(layer.base.shape)
+            change = layer.as_weight(olds[name].change(tables[name]))
             padding = getattr(layer, "padding_idx", None)
             if padding is not None:
                 change[padding] = 0.0
@@ -278,7 +278,7 @@ def _install(name: str, at: tuple[Place, ...], dictionary: Dictionary) -> None:
     table: nn.Parameter | None = None
     for place in at:
         try:
-            table = COVERED[type(place.module)].of(place.module, dictionary, table).table
+            table = table_class(place.module).of(place.module, dictionary, table).table
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
         outer = place.attention
@@ -324,6 +324,11 @@ def _require_same_names(found: Mapping[str, Any], expected: Mapping[str, Any], w
 def _tensor(place: Place) -> Tensor:
     tensor: Tensor = getattr(place.module, place.attribute)
     return tensor
+
+
+def _matrix(at: tuple[Place, ...]) -> NDArray[np.float64]:
+    array = _array(_tensor(at[0]))
+    return array.T if is_by_input(at[0].module) else array.reshape(shape_of(at))
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -51,15 +51,27 @@ class Data(Section):
     source: str = Field(
         "digits",
         description="`digits`, `breast_cancer` (scikit-learn), `fashion_mnist` (folder of IDX files), `csv`, `parquet`, "
-        "or `package.module:function` returning `client.data.Dataset`.",
+        "`jsonl`, `datasets` (a folder that Hugging Face's `save_to_disk` wrote, or an .arrow file), `imagefolder` (a folder "
+        "for each class), or `package.module:function` returning `client.data.Dataset`.",
     )
-    path: str = Field("", description="File or folder of `fashion_mnist`, `csv` and `parquet`.")
-    label: str = Field("label", description="Label column of `csv` and `parquet`.")
-    options: dict[str, Any] = Field({}, description="Keyword arguments for a user's function.")
+    path: str = Field("", description="File or folder that the source reads.")
+    label: str = Field("label", description="Column with the labels.")
+    options: dict[str, Any] = Field(
+        {},
+        description="Of the source: what makes text, images or numbers of its columns (docs/how-to/your-data.md), or keyword "
+        "arguments for a user's function.",
+    )
     limit: Annotated[int, Field(ge=0)] = Field(0, description="Keep at most this many samples (0: all), drawn by seed.")
-    partition: Literal["iid", "dirichlet", "column"] = Field("iid", description="How samples go to institutions.")
+    partition: str = Field(
+        "iid",
+        description="How samples go to institutions: `iid`, `dirichlet`, `column`, or a partitioner of flwr-datasets by its "
+        "class name, such as `ShardPartitioner`.",
+    )
+    partition_options: dict[str, Any] = Field(
+        {}, description="Keyword arguments of a partitioner that is given by name; count, label and seed are filled in."
+    )
     alpha: Positive = Field(0.3, description="Concentration of `dirichlet` over labels; smaller is more skewed.")
-    column: str = Field("", description="Column of `csv` or `parquet` whose value names the institution.")
+    column: str = Field("", description="Column whose value names the institution.")
     test_share: OpenShare = Field(0.2, description="Share kept outside the federation for the final figure.")
     public_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="Share made public for `[model.pretrain]`, taken before institutions get theirs."
@@ -82,9 +94,19 @@ class Model(Section):
     """The model to fine-tune."""
 
     source: str = Field(
-        "mlp", description="`mlp`, `cnn`, `vit_tiny` or `package.module:function` returning a torch module."
+        "mlp",
+        description="`mlp`, `cnn`, `vit_tiny`, `timm:NAME`, `transformers:NAME` (a hub's name, or a folder) or "
+        "`package.module:function` returning a torch module.",
     )
-    options: dict[str, Any] = Field({}, description="Keyword arguments, for instance `hidden = [128, 128]` of `mlp`.")
+    options: dict[str, Any] = Field(
+        {},
+        description="Keyword arguments, for instance `hidden = [128, 128]` of `mlp`; docs/how-to/hub-models.md has those "
+        "of timm and transformers.",
+    )
+    architecture: dict[str, Any] = Field(
+        {},
+        description="Filled in by genesis for timm and transformers, so that institutions need neither hub nor folder.",
+    )
     weights: str = Field("", description="safetensors file with the starting weights W0; empty: random, by `seed`.")
     pretrain: Pretrain = Field(default_factory=Pretrain)
 
@@ -105,9 +127,14 @@ class Decomposition(Section):
         0, description="M: every M rounds W0 takes up D T and a new D is drawn; 0: never (the paper)."
     )
     head: Literal["dense", "decomposed", "frozen"] = Field("dense", description="The last linear layer.")
+    embeddings: Literal["frozen", "decomposed", "dense"] = Field(
+        "frozen", description="Lookup tables of tokens (positions in one included), with output layers that mirror them."
+    )
     biases: bool = Field(True, description="Train and share biases.")
     norms: bool = Field(True, description="Train and share scales and shifts of normalisation layers.")
-    positions: bool = Field(True, description="Train and share position embeddings.")
+    positions: bool = Field(
+        True, description="Train and share position embeddings; those of lookup tables follow `embeddings` first."
+    )
     tokens: bool = Field(True, description="Train and share class tokens and other small free parameters.")
     batch_norm: Literal["shared", "local", "frozen"] = Field(
         "shared", description="Running statistics: averaged encrypted, kept at home (FedBN), or never updated."
@@ -187,7 +214,8 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of the optimiser.")
     clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Gradient norm limit of a step; 0: none.")
     task: str = Field(
-        "classification", description="`classification`, `regression` or `package.module:name` of a `Task`."
+        "classification",
+        description="`classification`, `regression`, `causal-lm` or `package.module:name` of a `Task`.",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="Arithmetic of training.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")

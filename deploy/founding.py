@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from client.data import Samples, load_dataset
+from client.hub import architecture_of
 from client.models import build_model, load_weights
 from client.partition import Division, divide
 from client.pretraining import pretrain
@@ -117,6 +118,7 @@ def draw_genesis(
         ConfigError: a sample cap that the ledger cannot hold.
         ModelError, LayoutError: weights that cannot be decomposed.
     """
+    config = _recorded(config, model)
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     dictionaries = make_dictionaries(model, config.decomposition, seed)
     twin = Twin(model, config.decomposition, dictionaries)
@@ -141,6 +143,12 @@ def draw_genesis(
             f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
         )
     return genesis, weights
+
+
+def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
+    """The configuration with the architecture of a hub's model written into it."""
+    architecture = config.model.architecture or architecture_of(model, config.model.source)
+    return config.model_copy(update={"model": config.model.model_copy(update={"architecture": architecture})})
 
 
 def require_trainable(model: nn.Module, samples: Samples, config: FederationConfig) -> None:
@@ -169,12 +177,13 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     """
     site = folder / SITES / "institution-000"
     genesis = Genesis.load(site)
-    changed = genesis.config.model_dump(exclude={"federation"}) != config.model_dump(exclude={"federation"})
+    left = {"federation": True, "model": {"architecture"}}
+    changed = genesis.config.model_dump(exclude=left) != config.model_dump(exclude=left)
     if changed or genesis.config.federation.participants != config.federation.participants:
         raise ConfigError(
             f"{folder} holds a run of another configuration; resume with the same, or choose another folder"
         )
-    model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)
+    model = build_model(genesis.config.model, genesis.sample_shape, genesis.outputs, config.seed)
     key = load_key(site / KEY) if config.encryption.sealer == "ckks" else None
     return Founded(genesis, key, folder, Samples.load(folder / TEST), _values(model))
 

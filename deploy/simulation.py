@@ -93,7 +93,7 @@ def _founded(config: FederationConfig, folder: Path, *, resume: bool) -> Founded
         raise ConfigError(f"cannot make the run folder {folder}: {error}") from error
     founded = found(config, folder)
     # Written last: a folder without it was never founded whole, and is founded anew.
-    write_private(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+    write_private(folder / CONFIG, (founded.genesis.config.model_dump_json(indent=1) + "\n").encode())
     return founded
 
 

@@ -107,7 +107,7 @@ def test_head(head: str, weight: str, bias: str) -> None:
 
 
 def test_what_no_table_covers_is_dense() -> None:
-    found = roles(Odd())
+    found = roles(Odd(), embeddings="decomposed")
     dense = (
         "depthwise.weight",
         "renormed.weight",
@@ -121,7 +121,7 @@ def test_what_no_table_covers_is_dense() -> None:
     )
     assert {found[n] for n in dense} == {"dense"}
     assert {found[n] for n in ("plain.in_proj_weight", "plain.out_proj.weight", "post_proj.weight")} == {"table"}
-    off = roles(Odd(), positions=False, tokens=False)
+    off = roles(Odd(), embeddings="decomposed", positions=False, tokens=False)
     assert (off["wpe.weight"], off["rel_pos_table"], off["gamma"]) == ("frozen",) * 3
     assert off["post_proj.weight"] == "table"
 
@@ -182,11 +182,12 @@ def test_a_pattern_that_matches_nothing_names_the_nearest() -> None:
 
 
 def test_tied_weights() -> None:
-    found = roles(Tied())
+    found = roles(Tied(), embeddings="decomposed")
     assert "out.weight" not in found
     assert found["embed.weight"] == "table"
     assert found["body.weight"] == "table"
-    assert roles(Tied(padding=0))["embed.weight"] == "dense"
+    assert roles(Tied(padding=0), embeddings="decomposed")["embed.weight"] == "dense"
+    assert (roles(Tied())["embed.weight"], roles(Tied(), embeddings="dense")["embed.weight"]) == ("frozen", "dense")
     assert roles(Tied(), dense=["out.weight"])["embed.weight"] == "dense"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from torch import Tensor, nn
 
 from client.models import build_model
 from client.rules import Role
-from client.twin import Twin, decompose, make_dictionaries, merge, settings_with, weight_matrices
+from client.twin import decompose as _decompose
+from client.twin import Twin, make_dictionaries, merge, settings_with, weight_matrices
 from common.dictionary import Dictionary, draw
 from common.errors import ConfigError, LayoutError, ModelError
 from common.layout import Kind
 from common.settings import Decomposition, Model
+
+
+decompose = partial(_decompose, embeddings="decomposed")
 
 
 class Text(nn.Module):
@@ -148,7 +153,9 @@ def test_refresh_keeps_outputs_and_layout(kind: str, orientation: str) -> None:
         shapes = {
             n: w.shape
             for n, w in weight_matrices(
-                build(), settings_with(Decomposition(), {"rank": 3, "orientation": orientation})
+                build(), settings_with(
+                    Decomposition(), {"rank": 3, "orientation": orientation, "embeddings": "decomposed"}
+                )
             ).items()
         }
         new = {n: draw(shapes[n], 3, b"s", n, refresh, orientation=orientation) for n in tables}  # type: ignore[arg-type]

@@ -1,0 +1,227 @@
+"""Models of timm and transformers by name (`model.source`): from a hub, a folder, or what genesis recorded.
+
+Neither library is needed but for its own models: `pip install 'dictpfl[transformers]'` or `'dictpfl[timm]'`.
+No code that comes with a model is run, and pickled weights are not read: safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+from torch import nn
+
+from common.errors import ConfigError
+from common.settings import Model
+
+_log = structlog.get_logger(__name__)
+_IMAGE = 3  # dimensions of a sample: channels, height, width
+HEADS = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "causal-lm": "AutoModelForCausalLM",
+}
+"""`model.options.head` of a transformers model, and the class that builds it."""
+_OFFLINE = (
+    "Without a network: download it where there is one (`hf download NAME --local-dir FOLDER`) and name the folder; or "
+    "give weights by model.weights; or set model.options.pretrained = false for random ones"
+)
+
+
+def split(source: str) -> tuple[str, str]:
+    """`timm` or `transformers` and what follows the colon; two empty words for any other source."""
+    library, colon, name = source.partition(":")
+    return (library, name) if colon and library in _BUILDERS else ("", "")
+
+
+def build(model: Model, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """The model that `model.source` names, float32, with a head for `outputs`.
+
+    With `model.architecture` (which genesis records) neither folder nor hub is asked, and weights are random until
+    W0 is loaded.
+
+    Raises:
+        ConfigError: library not installed, name unknown or out of reach, or options that the architecture lacks.
+    """
+    library, name = split(model.source)
+    if not name:
+        raise ConfigError(f"model.source {model.source!r}: expected a name or folder after the colon")
+    return _BUILDERS[library](model, name, sample_shape, outputs)
+
+
+def architecture_of(module: nn.Module, source: str) -> dict[str, Any]:
+    """What `build` needs to make the same architecture on another machine, JSON values; empty for other sources."""
+    library, _ = split(source)
+    if library == "transformers":
+        found: dict[str, Any] = json.loads(module.config.to_json_string(use_diff=True))  # type: ignore[operator, union-attr]
+        # A path of the authority's machine, and a version that says nothing about the architecture.
+        return {k: v for k, v in found.items() if k not in ("_name_or_path", "transformers_version", "dtype")}
+    if library == "timm":
+        recorded: dict[str, Any] = module.dictpfl_architecture  # type: ignore[assignment]
+        return recorded
+    return {}
+
+
+def _transformers(model: Model, name: str, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    transformers = library("transformers")
+    options = dict(model.options)
+    image = len(sample_shape) == _IMAGE
+    head = options.pop("head", "image-classification" if image else "sequence-classification")
+    pretrained, revision = options.pop("pretrained", True), options.pop("revision", None)
+    if head not in HEADS:
+        raise ConfigError(f"model.options.head is {head!r}; expected one of {', '.join(HEADS)}")
+    auto = getattr(transformers, HEADS[head])
+    with _quiet(transformers), _explained(model.source):
+        if model.architecture:
+            recorded = dict(model.architecture)
+            config = transformers.AutoConfig.for_model(recorded.pop("model_type"), **recorded)
+            weights = None
+        else:
+            origin = folder_of(name, "model.source") or name
+            config = transformers.AutoConfig.from_pretrained(origin, revision=revision)
+            weights = origin if pretrained and not model.weights and _has_weights(origin) else None
+        _adjust(config, options, head, outputs, model.source)
+        if weights is None:
+            built: nn.Module = auto.from_config(config, dtype=torch.float32)
+            return built
+        built, found = auto.from_pretrained(
+            weights, config=config, revision=revision, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    fresh = sorted({*found["missing_keys"], *(key[0] for key in found.get("mismatched_keys", ()))})
+    if len(fresh) == len(built.state_dict()):
+        raise ConfigError(f"{weights} holds no weight of a {type(built).__name__}; check model.options.head")
+    if fresh:
+        _log.warning("new weights, not in the checkpoint", model=model.source, weights=fresh)
+    return built
+
+
+def _adjust(config: Any, options: Mapping[str, Any], head: str, outputs: int, source: str) -> None:
+    """Put head and options into a transformers configuration."""
+    unknown = [key for key in options if not hasattr(config, key)]
+    if unknown:
+        raise ConfigError(
+            f"model.options of {source!r}: {', '.join(unknown)} is no setting of a {type(config).__name__}; beside those, "
+            "`head`, `pretrained` and `revision` are known"
+        )
+    for key, value in options.items():
+        setattr(config, key, value)
+    if head == "causal-lm":
+        if outputs > config.vocab_size:
+            raise ConfigError(
+                f"the data hold tokens up to {outputs - 1}, {source!r} knows {config.vocab_size}; use its own tokenizer"
+            )
+    elif config.num_labels != outputs:
+        config.num_labels = outputs
+    if getattr(config, "use_cache", False):
+        config.use_cache = False  # of generation; training would fill it for nothing
+    if getattr(config, "pad_token_id", None) is None:
+        # Classifiers of decoder models look for the last token that is no padding.
+        end = getattr(config, "eos_token_id", None)
+        config.pad_token_id = (end[0] if isinstance(end, list) else end) or 0
+
+
+def _has_weights(origin: str) -> bool:
+    folder = Path(origin)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return True
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    if pickled:
+        raise ConfigError(
+            f"{folder} holds pickled weights ({', '.join(pickled)}), which can run code when read; write them as "
+            "safetensors (`save_pretrained`), or set model.options.pretrained = false"
+        )
+    return False
+
+
+def _timm(model: Model, name: str, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    timm = library("timm")
+    if len(sample_shape) != _IMAGE:
+        raise ConfigError(f"{model.source} needs images (C, H, W); these samples are {sample_shape}")
+    options = dict(model.options)
+    pretrained = options.pop("pretrained", True) and not model.weights and not model.architecture
+    recorded = dict(model.architecture)
+    if recorded:
+        name, options = recorded["architecture"], recorded["arguments"] | options
+    elif folder := folder_of(name, "model.source"):
+        name, recorded = f"local-dir:{folder}", _timm_folder(Path(folder))
+        pretrained = pretrained and _has_weights(folder)
+    recorded = recorded or {"architecture": name.removeprefix("hf-hub:"), "arguments": {}}
+    with _explained(model.source):
+        built: nn.Module = timm.create_model(
+            name, pretrained=pretrained, num_classes=outputs, in_chans=sample_shape[0], **options
+        )
+    if name.startswith("hf-hub:"):
+        recorded["architecture"] = built.pretrained_cfg["architecture"]  # type: ignore[index]
+    object.__setattr__(built, "dictpfl_architecture", recorded)
+    return built.float()
+
+
+def _timm_folder(folder: Path) -> dict[str, Any]:
+    """Architecture and arguments of a folder that timm saved."""
+    try:
+        found = json.loads((folder / "config.json").read_bytes())
+        return {"architecture": found["architecture"], "arguments": found.get("model_args", {}) or {}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder} is no folder that timm saved: config.json with `architecture` expected") from error
+
+
+def folder_of(name: str, key: str) -> str | None:
+    """The folder of that name; None for a hub's name.
+
+    Raises:
+        ConfigError: what can only be meant as a folder, and is none; the message names the configuration key.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if name.startswith((".", "/", "~")):
+        raise ConfigError(f"{key}: no folder {name!r} seen from {Path.cwd()}")
+    return None
+
+
+def library(name: str) -> Any:
+    """An optional library.
+
+    Raises:
+        ConfigError: not installed; says what to install.
+    """
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise ConfigError(f"{name} is not installed ({error}); run `pip install 'dictpfl[{name}]'`") from error
+
+
+@contextmanager
+def _explained(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"model.source {source!r} cannot be built: {reason} {_OFFLINE}") from error
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars, and no advice on the terminal; what matters is logged here."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+_BUILDERS: dict[str, Callable[[Model, str, tuple[int, ...], int], nn.Module]] = {
+    "timm": _timm,
+    "transformers": _transformers,
+}

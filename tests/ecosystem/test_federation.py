@@ -1,0 +1,86 @@
+"""Tiny transformers federated under CKKS, from files to a model that learnt something."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from common.config import FederationConfig
+from deploy.run import Run
+from deploy.simulation import simulate
+
+Folders = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Any:
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.configure(**before)
+
+
+def configuration(texts: Path, tokenizer: Path, model: Path, **changes: Any) -> FederationConfig:
+    raw = {
+        "federation": {"rounds": 4},
+        "data": {
+            "source": "csv",
+            "path": str(texts),
+            "label": "topic",
+            "options": {"text": "text", "tokenizer": str(tokenizer), "max_tokens": 12},
+        },
+        "model": {"source": f"transformers:{model}"},
+        "training": {"epochs": 2, "learning_rate": 1e-2, "device": "cpu"},
+    }
+    return FederationConfig.of(raw, changes)
+
+
+def test_a_tiny_bert_learns_under_encryption(texts: Path, tokenizer: Path, checkpoint: Folders, tmp_path: Path) -> None:
+    config = configuration(texts, tokenizer, checkpoint("bert"))
+    run = simulate(config, tmp_path / "run", engine="local")
+    assert run.summary["encrypted"]
+    assert run.accuracy > 0.8
+    assert run.summary["values"]["shared"] < run.summary["values"]["model"] / 3
+    plain = simulate(
+        configuration(texts, tokenizer, checkpoint("bert"), **{"encryption.sealer": "identity", "toy_insecure": True}),
+        tmp_path / "plain", engine="local",
+    )  # fmt: skip
+    assert plain.summary["state_digest"] == run.summary["state_digest"]
+    assert plain.summary["model_sha256"] == run.summary["model_sha256"]
+    assert Run.load(tmp_path / "run").config.model.architecture["model_type"] == "bert"
+
+
+def test_institutions_need_neither_folder_nor_hub(
+    texts: Path, tokenizer: Path, folders: Folders, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((folders("bert") / "config.json").read_bytes())
+    config = configuration(texts, tokenizer, model, **{"federation.rounds": 1})
+
+    def gone(_: Any) -> None:
+        (model / "config.json").unlink(missing_ok=True)
+
+    run = simulate(config, tmp_path / "run", engine="local", on_founded=gone)
+    assert run.summary["rounds"] == 1
+    assert not (model / "config.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_causal_language_models(kind: str, texts: Path, tokenizer: Path, folders: Folders, tmp_path: Path) -> None:
+    config = configuration(
+        texts, tokenizer, folders(kind),
+        **{
+            "model.options": {"head": "causal-lm"}, "training.task": "causal-lm", "data.options.target": "next",
+            "federation.rounds": 3, "data.limit": 150, "decomposition.embeddings": "dense",
+        },
+    )  # fmt: skip
+    run = simulate(config, tmp_path / "run", engine="local")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert losses[-2] < losses[0]
+    assert run.summary["metric"] == "token accuracy"

@@ -1,0 +1,140 @@
+"""Text of files as token ids, and partitioners of flwr-datasets by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from client.data import IGNORED, PADDING, load_dataset
+from client.partition import divide
+from common.errors import ConfigError, DataError
+from common.settings import Data
+
+
+def text_data(path: Path, words: Path, source: str = "csv", **options: Any) -> Data:
+    chosen = {"text": "text", "tokenizer": str(words), "max_tokens": 12} | options
+    return Data(source=source, path=str(path), label="topic", options=chosen)
+
+
+def test_rows_are_cut_and_filled(texts: Path, tokenizer: Path) -> None:
+    found = load_dataset(text_data(texts, tokenizer), seed=1)
+    features, frame = found.samples.features, pd.read_csv(texts)
+    assert (features.shape, features.dtype, found.outputs) == ((240, 12), np.int64, 3)
+    assert found.class_names == ("ice", "kitchen", "space")
+    lengths = frame.text.str.split().str.len().to_numpy() + 2
+    assert ((features != PADDING).sum(axis=1) == np.minimum(lengths, 12)).all()
+    assert lengths.max() > 12 > lengths.min()
+    assert [found.class_names[n] for n in found.samples.labels] == frame.topic.tolist()
+
+
+@pytest.mark.parametrize("source", ["parquet", "jsonl", "datasets", "arrow"])
+def test_every_kind_of_file_gives_the_same(source: str, texts: Path, tokenizer: Path, tmp_path: Path) -> None:
+    import datasets
+
+    frame, path = pd.read_csv(texts), tmp_path / "data"
+    table = datasets.Dataset.from_pandas(frame)
+    if source == "parquet":
+        frame.to_parquet(path)
+    elif source == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif source == "datasets":
+        datasets.DatasetDict({"train": table, "other": table.select(range(3))}).save_to_disk(path)
+    else:
+        table.save_to_disk(path)
+        path = next(path.glob("*.arrow"))
+    source = "datasets" if source == "arrow" else source
+    expected = load_dataset(text_data(texts, tokenizer), seed=1)
+    found = load_dataset(text_data(path, tokenizer, source), seed=1)
+    np.testing.assert_array_equal(found.samples.features, expected.samples.features)
+    np.testing.assert_array_equal(found.samples.labels, expected.samples.labels)
+    if path.is_dir():
+        assert len(load_dataset(text_data(path, tokenizer, source, split="other"), seed=1).samples) == 3
+        with pytest.raises(DataError, match=r"train, other|other, train"):
+            load_dataset(text_data(path, tokenizer, source, split="gone"), seed=1)
+
+
+def test_names_of_classes_that_the_file_holds(tokenizer: Path, tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "topic": datasets.ClassLabel(names=["no", "yes"])})
+    table = datasets.Dataset.from_dict({"text": ["ice team", "salt pan"], "topic": [1, 0]}, features=features)
+    table.save_to_disk(tmp_path / "a")
+    table.to_parquet(tmp_path / "b.parquet")
+    for source, path in (("datasets", "a"), ("parquet", "b.parquet")):
+        found = load_dataset(text_data(tmp_path / path, tokenizer, source), seed=1)
+        assert (found.class_names, found.samples.labels.tolist()) == (("no", "yes"), [1, 0])
+
+
+def test_pairs(tmp_path: Path, tokenizer: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    pd.DataFrame({"a": ["ice"], "b": ["salt oven"], "topic": ["x"]}).to_csv(path, index=False)
+    row = load_dataset(text_data(path, tokenizer, text=["a", "b"]), seed=1).samples.features[0]
+    assert (row == 3).sum() == 2
+    assert (row != PADDING).sum() == 6
+
+
+def test_next_tokens_and_prompts(tmp_path: Path, tokenizer: Path) -> None:
+    path = tmp_path / "talk.csv"
+    pd.DataFrame({"ask": ["the puck", "a"], "text": ["is on ice", "rink"]}).to_csv(path, index=False)
+    plain = load_dataset(text_data(path, tokenizer, target="next"), seed=1).samples
+    np.testing.assert_array_equal(plain.labels[plain.features != PADDING], plain.features[plain.features != PADDING])
+    assert (plain.labels[plain.features == PADDING] == IGNORED).all()
+    found = load_dataset(text_data(path, tokenizer, target="next", prompt="ask"), seed=1)
+    learnt = found.samples.labels != IGNORED
+    assert learnt.sum(axis=1).tolist() == [4, 2]  # the text and the end
+    assert found.samples.features[0, :4].tolist()[0] == 2
+    assert not learnt[0, :4].any()
+    assert found.outputs == 38
+    assert len(divide(found, Data(test_share=0.5), 1, seed=1).sites[0].train) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"tokenizer": ""}, "needs data.options.tokenizer"),
+        ({"tokenizer": "./nowhere"}, "no folder"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"prompt": "topic"}, "prompt"),
+        ({"text": "body"}, "no column 'body'"),
+        ({"wrong": 1}, "unknown wrong"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], match: str, texts: Path, tokenizer: Path) -> None:
+    with pytest.raises((ConfigError, DataError), match=match):
+        load_dataset(text_data(texts, tokenizer, **options), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("partition", "options"),
+    [
+        ("PathologicalPartitioner", {"num_classes_per_partition": 2}),
+        ("LinearPartitioner", {}),
+        ("ShardPartitioner", {"num_shards_per_partition": 2}),
+        ("DirichletPartitioner", {"alpha": 5.0, "min_partition_size": 1}),
+    ],
+)
+def test_partitioners_by_name(partition: str, options: dict[str, Any]) -> None:
+    dataset = load_dataset(Data(limit=300), seed=1)
+    data = Data(partition=partition, partition_options=options)
+    sites = divide(dataset, data, 3, seed=1).sites
+    again = divide(dataset, data, 3, seed=1).sites
+    assert [len(s.train) for s in sites] == [len(s.train) for s in again]
+    total = sum(len(s.train) + len(s.validation) for s in sites)
+    # Classes that it gives to nobody are left out.
+    assert 0 < total <= 240 if partition == "PathologicalPartitioner" else total == 240
+    if partition == "LinearPartitioner":
+        assert len(sites[2].train) > 2 * len(sites[0].train)
+    if partition == "PathologicalPartitioner":
+        assert all(len(set(s.train.labels.tolist())) <= 2 for s in sites)
+
+
+def test_unknown_partitioner() -> None:
+    dataset = load_dataset(Data(limit=60), seed=1)
+    with pytest.raises(ConfigError, match="ShardPartitioner"):
+        divide(dataset, Data(partition="shards"), 3, seed=1)
+    with pytest.raises(ConfigError, match="partition_options"):
+        divide(dataset, Data(partition="ShardPartitioner", partition_options={"shards": 1}), 3, seed=1)
