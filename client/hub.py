@@ -27,6 +27,7 @@ HEADS = {
     "causal-lm": "AutoModelForCausalLM",
 }
 """`model.options.head` of a transformers model, and the class that builds it."""
+_RECORD = "dictpfl_architecture"
 _OFFLINE = (
     "Without a network: download it where there is one (`hf download NAME --local-dir FOLDER`) and name the folder; or "
     "give weights by model.weights; or set model.options.pretrained = false for random ones"
@@ -62,8 +63,7 @@ def architecture_of(module: nn.Module, source: str) -> dict[str, Any]:
         # A path of the authority's machine, and a version that says nothing about the architecture.
         return {k: v for k, v in found.items() if k not in ("_name_or_path", "transformers_version", "dtype")}
     if library == "timm":
-        recorded: dict[str, Any] = module.dictpfl_architecture  # type: ignore[assignment]
-        return recorded
+        return dict(getattr(module, _RECORD))
     return {}
 
 
@@ -145,28 +145,26 @@ def _timm(model: Model, name: str, sample_shape: tuple[int, ...], outputs: int) 
         raise ConfigError(f"{model.source} needs images (C, H, W); these samples are {sample_shape}")
     options = dict(model.options)
     pretrained = options.pop("pretrained", True) and not model.weights and not model.architecture
-    recorded = dict(model.architecture)
-    if recorded:
-        name, options = recorded["architecture"], recorded["arguments"] | options
+    architecture, arguments = name.removeprefix("hf-hub:"), {}
+    if model.architecture:
+        name, arguments = model.architecture["architecture"], model.architecture["arguments"]
     elif folder := folder_of(name, "model.source"):
-        name, recorded = f"local-dir:{folder}", _timm_folder(Path(folder))
-        pretrained = pretrained and _has_weights(folder)
-    recorded = recorded or {"architecture": name.removeprefix("hf-hub:"), "arguments": {}}
+        architecture, arguments = _timm_folder(Path(folder))
+        name, pretrained = f"local-dir:{folder}", pretrained and _has_weights(folder)
+    arguments = arguments | options | {"num_classes": outputs, "in_chans": sample_shape[0]}
     with _explained(model.source):
-        built: nn.Module = timm.create_model(
-            name, pretrained=pretrained, num_classes=outputs, in_chans=sample_shape[0], **options
-        )
-    if name.startswith("hf-hub:"):
-        recorded["architecture"] = built.pretrained_cfg["architecture"]  # type: ignore[index]
-    object.__setattr__(built, "dictpfl_architecture", recorded)
+        built: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+        architecture = built.pretrained_cfg.get("architecture") or architecture  # type: ignore[union-attr, operator]
+    # timm keeps the name, but not what it was called with.
+    object.__setattr__(built, _RECORD, {"architecture": architecture, "arguments": arguments})
     return built.float()
 
 
-def _timm_folder(folder: Path) -> dict[str, Any]:
+def _timm_folder(folder: Path) -> tuple[str, dict[str, Any]]:
     """Architecture and arguments of a folder that timm saved."""
     try:
         found = json.loads((folder / "config.json").read_bytes())
-        return {"architecture": found["architecture"], "arguments": found.get("model_args", {}) or {}}
+        return str(found["architecture"]), dict(found.get("model_args") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder} is no folder that timm saved: config.json with `architecture` expected") from error
 

@@ -43,7 +43,7 @@ class Workbench:
         model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)
         load_weights(model, weights)
         self._model = model
-        self._dtype = next(model.parameters()).dtype
+        self.dtype = next(model.parameters()).dtype
         self.twin = self._fresh()
         self._refreshes = 0
         if self.twin.layout.digest != genesis.layout.digest:
@@ -76,7 +76,7 @@ class Workbench:
 
     def merged(self, state: SharedState) -> nn.Module:
         """A plain model of the original class with W0 + D T (local tensors as at genesis)."""
-        return self.twin_at(state, self._local).merge().to(device="cpu", dtype=self._dtype)
+        return self.twin_at(state, self._local).merge().to(device="cpu", dtype=self.dtype)
 
     def _tables(self, recorded: Floats) -> dict[str, Floats]:
         tables, start = {}, 0

@@ -60,6 +60,14 @@ class SealerName(StrEnum):
     IDENTITY = "identity"
 
 
+class ExportName(StrEnum):
+    """What an export looks like."""
+
+    SAFETENSORS = "safetensors"
+    MERGED = "merged"
+    PEFT = "peft"
+
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration; `dictpfl init` writes one.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=2.")
@@ -150,10 +158,30 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fold
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, safetensors.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, or an institution's folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File (safetensors) or new folder to write.")],
+    format_: Annotated[
+        ExportName,
+        typer.Option(
+            "--format",
+            help="safetensors: the merged model (W0 + D T) in one file; merged: a folder that transformers or timm loads; "
+            "peft: a LoRA adapter.",
+        ),
+    ] = ExportName.SAFETENSORS,
 ) -> None:
-    """Write the merged model (W0 + D T) under its original names."""
+    """Write the model for use without dictpfl: merged under its original names, or as an adapter of its base."""
+    if format_ is not ExportName.SAFETENSORS:
+        from deploy.exports.exporter import export_adapter, export_merged
+        from deploy.exports.finished import Finished
+
+        finished = Finished.load(folder)
+        if format_ is ExportName.MERGED:
+            export_merged(finished, output)
+            _out.print(f"{output}  merged model", soft_wrap=True, highlight=False)
+        else:
+            base = export_adapter(finished, output)
+            _out.print(f"{output}  adapter for {base}", soft_wrap=True, highlight=False)
+        return
     from deploy.run import Run, sha256_of
 
     run = Run.load(folder)

@@ -17,6 +17,7 @@ from client.hub import architecture_of
 from client.models import build_model, load_weights
 from client.partition import Division, divide
 from client.pretraining import pretrain
+from client.probing import require_tables_reached
 from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
@@ -162,7 +163,9 @@ def require_trainable(model: nn.Module, samples: Samples, config: FederationConf
     schedule(config.pruning.schedule)
     task = load_task(config.training.task)
     try:
-        evaluate(copy.deepcopy(model), samples.take(np.arange(min(2, len(samples)))), task)
+        few = samples.take(np.arange(min(2, len(samples))))
+        evaluate(copy.deepcopy(model), few, task)
+        require_tables_reached(model, config.decomposition, few)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
             f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on this data: {error}"

@@ -18,12 +18,13 @@ from common.protocol import RoundKind
 from deploy.founding import Founded
 from deploy.observer import RoundRecord
 
-SUMMARY, HISTORY, MODEL, CONFIG, REPORT = (
+SUMMARY, HISTORY, MODEL, CONFIG, REPORT, STATE = (
     "summary.json",
     "history.jsonl",
     "model.safetensors",
     "config.json",
     "report.html",
+    "state.safetensors",
 )
 _PACKAGES = ("dictpfl", "flwr", "tenseal", "torch", "numpy", "pydantic", "scikit-learn")
 

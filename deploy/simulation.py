@@ -12,6 +12,7 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 
 from client.institution import forget_institutions
+from client.snapshot import to_bytes
 from client.tasks import load_task
 from common.config import FederationConfig
 from common.errors import ConfigError, EngineError
@@ -19,7 +20,7 @@ from common.files import write_private
 from deploy.founding import COORDINATOR, SITES, TEST, Founded, agreement_of, found, found_again
 from deploy.observer import Observer, RoundRecord
 from deploy.report import write_report
-from deploy.run import CONFIG, HISTORY, MODEL, REPORT, SUMMARY, Run, sha256_of, summarise, write_json
+from deploy.run import CONFIG, HISTORY, MODEL, REPORT, STATE, SUMMARY, Run, sha256_of, summarise, write_json
 from deploy.tensorboard import write_events
 from server.coordinator import AGREEMENT, Coordinator
 
@@ -139,6 +140,7 @@ def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], 
     folder, config = founded.folder, founded.genesis.config
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
     save_file(tensors, folder / MODEL)
+    write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))
     history = [observer.timed(record) for record in history]
     lines = "".join(json.dumps(record.to_json()) + "\n" for record in history)
     write_private(folder / HISTORY, lines.encode())

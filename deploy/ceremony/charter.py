@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from client.batches import forward
 from client.data import Samples
 from client.models import build_model, load_weights
+from client.probing import require_tables_reached
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
 from common.config import FederationConfig
@@ -117,7 +119,8 @@ def require_accepts(model: nn.Module, sample_shape: tuple[int, ...], outputs: in
             if known:
                 evaluate(copy.deepcopy(model), samples, task)
             else:
-                copy.deepcopy(model).eval()(torch.from_numpy(samples.features))
+                forward(copy.deepcopy(model).eval(), torch.from_numpy(samples.features))
+            require_tables_reached(model, config.decomposition, samples)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reasons.append(str(error))
         else:

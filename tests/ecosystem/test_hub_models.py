@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from client.batches import arguments, forward
-from client.data import PADDING
+from client.data import PADDING, Samples
 from client.hub import architecture_of
 from client.models import build_model
+from client.probing import require_tables_reached
 from client.rules import Role, survey
 from client.twin import decompose
 from common.errors import ConfigError, ModelError
@@ -230,3 +231,27 @@ def test_timm(name: str) -> None:
     again = build_model(source.model_copy(update={"architecture": recorded}), (3, 32, 32), 5, seed=2).eval()
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(x), model(x))
+
+
+def test_a_weight_used_past_its_layer_is_refused() -> None:
+    class Sly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.honest, self.sly, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(nn.functional.linear(self.honest(x), self.sly.weight)))
+
+    few = Samples(np.ones((2, 16), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(ModelError, match=r'code uses sly\.weight past.*dense = \["sly\.weight"\]'):
+        require_tables_reached(Sly(), Decomposition(), few)
+    require_tables_reached(Sly(), Decomposition(dense=["sly.weight"]), few)
+
+
+def test_timm_s_own_bypass_is_found() -> None:
+    """BEiT hands its qkv weight to the function that multiplies."""
+    options = {"pretrained": False, "img_size": 32, "depth": 1}
+    model = build_model(Model(source="timm:beit_base_patch16_224", options=options), (3, 32, 32), 2, seed=1)
+    few = Samples(np.ones((1, 3, 32, 32), np.float32), np.zeros(1, np.int64))
+    with pytest.raises(ModelError, match=r"blocks\.0\.attn\.qkv\.weight"):
+        require_tables_reached(model, Decomposition(), few)

@@ -1,0 +1,1 @@
+"""What a federation leaves to the ecosystem: merged folders, adapters, model cards, evaluation."""

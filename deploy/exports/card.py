@@ -1,0 +1,57 @@
+"""The model card of an export: what the federation agreed on, and nothing about anybody's data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from client import hub
+from deploy.exports.finished import Finished
+from deploy.run import versions
+
+CARD = "README.md"
+
+
+def write_card(
+    finished: Finished, folder: Path, *, kind: str, loading: Sequence[str], notes: Sequence[str], library: str, base: str
+) -> None:
+    """Write README.md: method, rounds, parameters, federation id, and how to load the folder.
+
+    Args:
+        finished: the federation. `folder`: of the export.
+        kind: one sentence on what the folder holds. `loading`: lines of Python. `notes`: what a user must know.
+        library: of the card's header. `base`: name of the base model on a hub, or empty.
+    """
+    genesis, state = finished.genesis, finished.state
+    config = genesis.config
+    encryption = genesis.parameters
+    sealed = config.encryption.sealer == "ckks" and config.encryption.sealed_share == 1.0
+    architecture = config.model.architecture.get("model_type") or config.model.architecture.get("architecture")
+    tables = sum(1 for e in genesis.layout.entries if str(e.kind) == "table")
+    facts = [
+        ("method", f"`{config.method}`"),
+        ("architecture", f"`{architecture or hub_free(config.model.source)}`"),
+        ("rounds", f"{state.updates}"),
+        ("institutions, at most", f"{encryption.capacity}"),
+        ("parameters shared", f"{genesis.layout.size:,} ({tables} lookup tables of rank {config.decomposition.rank}, the rest dense)"),
+        ("dictionary refreshes", f"{len(state.records)}"),
+        ("uploads", f"CKKS, ring degree {encryption.ring_degree}" if sealed else "NOT (fully) encrypted"),
+        ("federation id", f"`{genesis.federation.hex()}`"),
+        ("digest of the shared state", f"`{state.digest.hex()}`"),
+        ("dictpfl", versions()["dictpfl"]),
+    ]  # fmt: skip
+    head = ["---", f"library_name: {library}", "tags:", "- federated-learning", "- dictpfl"]
+    head += [f"base_model: {base}"] if base else []
+    body = [
+        "---", "", f"# {config.name}", "", kind, "",
+        "Fine-tuned by several institutions on data that never left them, on encrypted updates.", "",
+        "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), "",
+        "## Use", "", "```python", *loading, "```", "", *(f"{note}\n" for note in notes),
+    ]  # fmt: skip
+    (folder / CARD).write_text("\n".join([*head, *body]).rstrip() + "\n", encoding="utf-8")
+
+
+def hub_free(source: str) -> str:
+    """A model's source without a path of somebody's machine."""
+    library, name = hub.split(source)
+    return f"{library}:{Path(name).name}" if library else source

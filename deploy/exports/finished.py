@@ -1,0 +1,123 @@
+"""A federation as far as it has come: of a simulation's run folder, or of an institution's own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from client.epochs import home
+from client.memory import Memory
+from client.site import GENESIS_WEIGHTS
+from client.snapshot import of_bytes
+from client.workbench import Workbench
+from common.dictionary import Dictionary
+from common.errors import ConfigError
+from common.genesis import DOCUMENT, Genesis
+from common.layout import Kind
+from common.state import Floats, SharedState
+from deploy.founding import SITES
+from deploy.run import STATE, SUMMARY, Run
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Shared state, and what it takes to make a model of it.
+
+    Attributes:
+        genesis: the agreement. `state`: shared state after the last round that is known here.
+        weights: the file with W0.
+        local: tensors that stay with this institution; empty for a run folder, whose model has those of genesis.
+    """
+
+    genesis: Genesis
+    state: SharedState
+    weights: Path
+    local: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Finished:
+        """Read a run folder, or an institution's folder; no key is needed.
+
+        Raises:
+            ConfigError: neither, or no round is finished.
+        """
+        folder = Path(folder)
+        if (folder / SUMMARY).exists():
+            return cls._of_run(folder)
+        if not (home(folder) / DOCUMENT).exists():
+            raise ConfigError(
+                f"{folder} holds no finished run ({SUMMARY} is missing) and is no institution's folder; name a folder that "
+                "`dictpfl simulate` wrote, or an institution's"
+            )
+        genesis = Genesis.load(home(folder))
+        memory = Memory(folder / "memory", genesis.federation)
+        with memory.locked():
+            record = memory.recall()
+        if record is None or record.shared.updates == 0:
+            raise ConfigError(f"the institution in {folder} has applied no round yet; there is nothing to export")
+        return cls(genesis, record.shared, home(folder) / GENESIS_WEIGHTS, record.local)
+
+    @classmethod
+    def _of_run(cls, folder: Path) -> Finished:
+        Run.load(folder)
+        site = folder / SITES / "institution-000"
+        genesis = Genesis.load(site)
+        try:
+            state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot read {folder / STATE}: {error.strerror}; run the simulation again with this release"
+            ) from error
+        return cls(genesis, state, site / GENESIS_WEIGHTS, {})
+
+    def bench(self) -> Workbench:
+        """A workbench on W0."""
+        torch.set_num_threads(self.genesis.config.training.threads)
+        return Workbench(self.genesis, self.weights)
+
+    def merged(self, bench: Workbench | None = None) -> nn.Module:
+        """The plain model of the original class with W0 + D T, in evaluation mode, on the CPU."""
+        bench = bench or self.bench()
+        local = self.local or bench.local_state()
+        module = bench.twin_at(self.state, local).merge().to(device="cpu", dtype=bench.dtype)
+        return module.eval()
+
+    def start(self) -> dict[str, Tensor]:
+        """W0 by name."""
+        return load_file(self.weights)
+
+    def factors(self) -> dict[str, tuple[Floats, Floats]]:
+        """`up` (n, R) and `down` (R, m) of every table, whose product is all that the weight has moved from W0.
+
+        R is the dictionary's rank times one more than there were refreshes: each left a product of its own in W0.
+        """
+        chosen = [e for e in self.genesis.layout.entries if e.kind is Kind.TABLE]
+        now = self.genesis.layout.unflatten(self.state.values)
+        pieces: dict[str, list[tuple[Floats, Floats]]] = {e.name: [] for e in chosen}
+        for refresh in range(len(self.state.records) + 1):
+            dictionaries = self.genesis.drawn_dictionaries(refresh)
+            offset = 0
+            for entry in chosen:
+                if refresh < len(self.state.records):
+                    table = self.state.records[refresh][offset : offset + entry.size].reshape(entry.shape)
+                    offset += entry.size
+                else:
+                    table = now[entry.name]
+                pieces[entry.name].append(_factors(dictionaries[entry.name], table))
+        return {
+            name: (np.concatenate([up for up, _ in each], axis=1), np.concatenate([down for _, down in each], axis=0))
+            for name, each in pieces.items()
+        }
+
+
+def _factors(dictionary: Dictionary, table: Floats) -> tuple[Floats, Floats]:
+    d = dictionary.matrix.astype(np.float64)
+    return (table.T, d.T) if dictionary.transposed else (d, table)

@@ -1,0 +1,71 @@
+"""Models as folders that transformers or timm load by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from client import hub
+from client.models import build_model
+from client.texts import load_tokenizer
+from common.config import FederationConfig
+from common.errors import ConfigError, DictPFLError
+from deploy.exports.finished import Finished
+
+WEIGHTS = "model.safetensors"
+BASE = "base"
+
+
+def save_model(model: nn.Module, source: str, folder: Path) -> None:
+    """Write a model's folder: `save_pretrained` of transformers, timm's own form, or safetensors under its names.
+
+    Raises:
+        ConfigError: the library that made the model is missing.
+    """
+    library, _ = hub.split(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    if library == "transformers":
+        model.config._name_or_path = ""  # type: ignore[union-attr] # noqa: SLF001 -- a path of this machine, which transformers would write
+        model.save_pretrained(folder)  # type: ignore[operator]
+    elif library == "timm":
+        hub.library("timm")
+        from timm.models import save_for_hf
+
+        recorded = hub.architecture_of(model, source)
+        save_for_hf(model, str(folder), model_args=recorded["arguments"] or None, safe_serialization=True)
+    else:
+        tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def save_tokenizer(config: FederationConfig, folder: Path) -> str:
+    """Write the tokenizer beside the model; says why not where it cannot be had here."""
+    name = str(config.data.options.get("tokenizer", ""))
+    if not name:
+        return ""
+    try:
+        load_tokenizer(name).save_pretrained(folder)
+    except ConfigError as error:
+        return f"The tokenizer is not part of this folder: {error}"
+    return ""
+
+
+def published_base(finished: Finished, needed: dict[str, Tensor]) -> str:
+    """The folder or hub name whose weights are W0, if those of `needed` are bit for bit the same; else empty."""
+    config = finished.genesis.config
+    library, name = hub.split(config.model.source)
+    if library != "transformers" or config.model.weights or not config.model.options.get("pretrained", True):
+        return ""
+    try:
+        fresh = build_model(
+            config.model.model_copy(update={"architecture": {}}), finished.genesis.sample_shape,
+            finished.genesis.outputs, config.seed + 1,
+        ).state_dict()  # fmt: skip
+    except DictPFLError:
+        return ""
+    # With another seed: what the checkpoint lacks is random, and must not pass for its own.
+    same = all(key in fresh and torch.equal(fresh[key], value) for key, value in needed.items())
+    return name if same else ""

@@ -1,0 +1,216 @@
+"""Exports, loaded by peft, transformers and timm in a process that cannot import this project."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from client.batches import forward
+from client.data import Samples
+from common.config import FederationConfig
+from common.errors import ConfigError
+from deploy.exports.exporter import export_adapter, export_merged
+from deploy.exports.finished import Finished
+from deploy.simulation import simulate
+
+Folders = Callable[[str], Path]
+ATOL = 2e-5
+
+LOADER = """
+import sys
+class Never:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("dictpfl", "common", "client", "deploy", "server"):
+            raise ImportError(f"{name} must not be needed")
+sys.meta_path.insert(0, Never())
+try:
+    import dictpfl
+except ImportError:
+    pass
+else:
+    raise SystemExit("dictpfl could be imported")
+import numpy as np, torch, warnings
+warnings.simplefilter("error", UserWarning)
+samples = np.load(sys.argv[1])["features"]
+outputs = []
+for lines in sys.argv[3:]:
+    scope = {}
+    exec(lines, scope)
+    with torch.no_grad():
+        for row in samples:
+            x = torch.from_numpy(row)[None]
+            found = scope["model"](x) if x.is_floating_point() else scope["model"](input_ids=x[:, : int((x >= 0).sum())])
+            outputs.append(getattr(found, "logits", found)[0].reshape(-1).numpy())
+np.savez(sys.argv[2], *outputs)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.configure(**before)
+
+
+def elsewhere(folders: Sequence[Path], samples: Samples, work: Path) -> list[list[Any]]:
+    """Outputs of the models that a fresh process loads by the lines of the folders' cards."""
+    cards = [(folder / "README.md").read_text(encoding="utf-8") for folder in folders]
+    code = [re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0] for card in cards]
+    lines = [c.replace("FOLDER", str(folder)) for c, folder in zip(code, folders, strict=True)]
+    samples.save(work / "samples.npz")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, str(work / "samples.npz"), str(work / "out.npz"), *lines],
+        cwd=work, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with np.load(work / "out.npz") as found:
+        rows = [found[name] for name in found.files]
+    return [rows[i : i + len(samples)] for i in range(0, len(rows), len(samples))]
+
+
+def here(finished: Finished, samples: Samples) -> list[Any]:
+    model = finished.merged()
+    with torch.no_grad():
+        rows = [forward(model, torch.from_numpy(samples.features[i : i + 1]))[0] for i in range(len(samples))]
+    return [r.reshape(-1).numpy() for r in rows]
+
+
+def require_same(found: list[Any], expected: list[Any]) -> None:
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=ATOL, rtol=1e-4)
+
+
+def require_both_load(finished: Finished, work: Path) -> str:
+    """Both exports answer elsewhere what the merged model answers here; returns the adapter's base."""
+    test = Samples.load(work / "run" / "test.npz").take(np.arange(5))
+    export_merged(finished, work / "merged")
+    base = export_adapter(finished, work / "peft")
+    expected = here(finished, test)
+    for found in elsewhere([work / "merged", work / "peft"], test, work):
+        require_same(found, expected)
+    return base
+
+
+def text_run(kind: str, model: Path, texts: Path, tokenizer: Path, out: Path, **changes: Any) -> Finished:
+    raw = {
+        "federation": {"rounds": 2},
+        "data": {"source": "csv", "path": str(texts), "label": "topic", "limit": 120,
+                 "options": {"text": "text", "tokenizer": str(tokenizer), "max_tokens": 12}},
+        "model": {"source": f"transformers:{model}"},
+        "training": {"steps": 4, "learning_rate": 1e-2, "device": "cpu"},
+    }  # fmt: skip
+    if kind.endswith("-lm"):
+        raw["model"]["options"] = {"head": "causal-lm"}
+        raw["data"]["options"]["target"] = "next"
+        raw["training"]["task"] = "causal-lm"
+    simulate(FederationConfig.of(raw, changes), out, engine="local")
+    return Finished.load(out)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "bert-refreshed": {"decomposition.refresh_every": 1},
+    "bert-transposed": {"decomposition.orientation": "smaller"},
+    "bert-embeddings": {"decomposition.embeddings": "decomposed"},
+    "bert-lean": {"decomposition.biases": False, "decomposition.norms": False},
+    "roberta": {},
+    "gpt2": {"decomposition.orientation": "smaller"},
+    "gpt2-lm": {"decomposition.embeddings": "decomposed"},
+    "llama-lm": {},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_text_models(case: str, texts: Path, tokenizer: Path, checkpoint: Folders, tmp_path: Path) -> None:
+    kind = case.split("-", maxsplit=1)[0]
+    finished = text_run(case, checkpoint(kind), texts, tokenizer, tmp_path / "run", **CASES[case])
+    base = require_both_load(finished, tmp_path)
+
+    # Only what the federation brings; and it matters: the base alone answers otherwise.
+    assert base == str(checkpoint(kind))
+    assert not (tmp_path / "peft" / "base").exists()
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    records = len(finished.state.records)
+    assert config["r"] == config["lora_alpha"] <= finished.genesis.config.decomposition.rank * (records + 1)
+    assert (tmp_path / "merged" / "tokenizer.json").exists()
+    for folder in ("merged", "peft"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert finished.genesis.federation.hex() in card
+        assert not re.search(r"accuracy|kitchen|topic|texts", card)
+        if folder == "merged":
+            assert str(tmp_path) not in card
+            assert str(checkpoint(kind)) not in (tmp_path / folder / "config.json").read_text()
+
+
+def test_the_adapter_differs_from_its_base(texts: Path, tokenizer: Path, checkpoint: Folders, tmp_path: Path) -> None:
+    finished = text_run("bert", checkpoint("bert"), texts, tokenizer, tmp_path / "run")
+    export_adapter(finished, tmp_path / "peft")
+    tensors = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    b = [t for n, t in tensors.items() if "lora_B" in n]
+    assert len(b) == 13
+    assert all(t.any() for n, t in tensors.items() if "lora_A" in n)
+
+
+def test_random_weights_come_with_their_base(texts: Path, tokenizer: Path, folders: Folders, tmp_path: Path) -> None:
+    finished = text_run("bert", folders("bert"), texts, tokenizer, tmp_path / "run")
+    base = require_both_load(finished, tmp_path)
+    assert base == str(tmp_path / "peft" / "base")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of noisy pictures: bright above, or bright below."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name in ("above", "below"):
+        (folder / name).mkdir()
+        for i in range(40):
+            image = rng.integers(0, 90, (20, 24, 3))
+            image[:10 if name == "above" else 20][-10:] += 120
+            Image.fromarray(image.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("source", ["timm:vit_tiny_patch16_224", "timm:convnext_atto", "timm:resnet18", "transformers:VIT"])
+def test_image_models(source: str, pictures: Path, folders: Folders, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "timm:vit_tiny_patch16_224": {"pretrained": False, "img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 24},
+        "timm:convnext_atto": {"pretrained": False, "depths": [1, 1, 1, 1], "dims": [16, 24, 32, 40]},
+        "timm:resnet18": {"pretrained": False},
+        "transformers:VIT": {"image_size": 16, "patch_size": 4, "num_channels": 3},
+    }[source]
+    config = FederationConfig.of({
+        "federation": {"rounds": 2},
+        "data": {"source": "imagefolder", "path": str(pictures), "options": {"size": 16}},
+        "model": {"source": source.replace("VIT", str(folders("vit"))), "options": options},
+        "training": {"steps": 3, "batch_size": 8, "learning_rate": 2e-3, "device": "cpu"},
+    })  # fmt: skip
+    simulate(config, tmp_path / "run", engine="local")
+    require_both_load(Finished.load(tmp_path / "run"), tmp_path)
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "y").write_text("z")
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        Finished.load(tmp_path)
+    simulate(FederationConfig.of({"federation": {"rounds": 1}, "data": {"limit": 90}, "training": {"steps": 1}}),
+             tmp_path / "run", engine="local")  # fmt: skip
+    finished = Finished.load(tmp_path / "run")
+    for export in (export_merged, export_adapter):
+        with pytest.raises(ConfigError, match="holds something"):
+            export(finished, tmp_path / "x")
