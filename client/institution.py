@@ -20,6 +20,7 @@ from client.memory import Memory, Pending, Record
 from client.replay import apply
 from client.sensitivity import sensitivity
 from client.site import GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
+from client.speed import rate
 from client.tasks import load_task
 from client.training import evaluate, train
 from client.workbench import Workbench
@@ -186,7 +187,8 @@ class Institution:
         plan = begin(law, shared, kind)
         twin = self._bench.twin_at(shared, record.local)
         with self._timed("evaluate"):
-            measured = evaluate(twin.module, self._validation, self._task)
+            batch = self._genesis.config.training.evaluation_batch
+            measured = evaluate(twin.module, self._validation, self._task, batch_size=batch)
         samples = min(len(self._train), law.sample_cap)
         ledger = Ledger(1, samples, 0.0, measured.count, measured.loss_sum, measured.metric_sum, np.zeros(0, np.int64))
         update, ledger = self._update(record, plan, ledger)
@@ -219,8 +221,10 @@ class Institution:
         before = twin.read()
         seed = small_seed(self._genesis.seed, "training", self.settings.name, plan.round)
         sent = plan.mask if law.pruning.pruned == "freeze" else None
+        config = self._genesis.config
+        factor = rate(config.training, record.shared.updates, config.federation.rounds)
         with self._timed("train"):
-            trained = train(twin, self._train, self._genesis.config.training, self._task, seed=seed, sent=sent)
+            trained = train(twin, self._train, config.training, self._task, seed=seed, sent=sent, rate=factor)
         loss = trained.loss_sum / max(1, trained.samples_seen) * ledger.samples
         return weight * (twin.read() - before) + record.residual.values, replace(ledger, train_loss=loss)
 

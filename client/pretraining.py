@@ -37,6 +37,8 @@ def pretrain(model: nn.Module, public: Samples, settings: Pretrain, training: Tr
             "learning_rate": settings.learning_rate,
             "dense_learning_rate": 0.0,
             "batch_size": settings.batch_size,
+            "warmup_steps": 0,
+            "accumulate": 1,
         }
     )
     train(full, public, schedule, load_task(training.task), seed=seed)

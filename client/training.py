@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,11 +15,15 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from client.batches import forward, tensors_of
 from client.data import Samples
+from client.loading import Batch, batches
+from client.speed import Precision, prepared
 from client.tasks import Task
 from client.twin import Twin
 from common.errors import ConfigError, DataError, LayoutError, ModelError
 from common.layout import Kind
 from common.settings import Training
+
+_MANY, _FEW = 512, 64  # samples that are measured at a time: of numbers, of token ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ def train(
     *,
     seed: int,
     sent: NDArray[np.bool_] | None = None,
+    rate: float = 1.0,
 ) -> Trained:
     """Train the twin in place with a fresh optimiser; the same bits for the same seed, threads and machine.
 
@@ -60,9 +66,11 @@ def train(
         seed: of batches and dropout; torch's global random state is left as it was.
         sent: shape (layout.size,); when given, only these coordinates of tables and dense parameters change
             (`pruned = "freeze"`, FINDINGS). Statistics and local parameters change all the same.
+        rate: factor on all learning rates (`client.speed.rate`).
 
     Raises:
         DataError: no samples.
+        ConfigError: what this device or model does not have (autocast, checkpointing, augmentation).
         LayoutError: `sent` of another shape.
         ModelError: a loss that is not finite.
     """
@@ -70,36 +78,42 @@ def train(
         raise DataError("no training samples: expected at least one; an institution without data cannot take part")
     device = resolve_device(training.device)
     twin.to(device=device, dtype=getattr(torch, training.dtype))
-    features, labels = tensors_of(twin.module, samples)
-    optimizer = _optimizer(twin, training)
+    precision = Precision(training, device)
+    optimizer = _optimizer(twin, training, rate)
     masks = None if sent is None else _masks(twin, sent)
     parameters = [p for _, _, p in twin.trainable()]
     norms = [m for m in twin.module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
     seen, total = 0, 0.0
     twin.train()
     moving = [m for m in norms if m.training]
-    with _seeded(seed, device):
-        for batch in _batches(len(samples), training, seed):
-            for norm in moving:
-                norm.train(len(batch) > 1)
-            index = batch.to(device)
-            loss = task.loss(forward(twin.module, features[index]), labels[index])
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise ModelError(
-                    f"training diverged: the loss is {value} after {seen} samples; "
-                    "lower training.learning_rate, or set training.clip_norm"
-                )
+    own = next((p.dtype for p in twin.module.parameters() if p.is_floating_point()), torch.float32)
+    features, labels = (t.to(own) if t.is_floating_point() else t for t in _tensors(samples))
+    with _seeded(seed, device), prepared(twin.module, training):
+        for step, group in enumerate(_grouped(batches(features, labels, training, seed, device), training.accumulate)):
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            _step(optimizer, parameters, masks, training.clip_norm)
-            seen, total = seen + len(batch), total + value * len(batch)
+            for x, y in group:
+                for norm in moving:
+                    norm.train(len(x) > 1)
+                with precision.forward():
+                    outputs = forward(twin.module, x)
+                loss = task.loss(precision.output(outputs), y)
+                value = float(loss.detach())
+                if not np.isfinite(value):
+                    raise ModelError(
+                        f"training diverged: the loss is {value} after {seen} samples; "
+                        "lower training.learning_rate, or set training.clip_norm"
+                    )
+                part = loss if len(group) == 1 else loss / len(group)
+                torch.autograd.backward(part if precision.scaler is None else precision.scaler.scale(part))
+                seen, total = seen + len(x), total + value * len(x)
+            _warm(optimizer, step, training.warmup_steps)
+            _step(optimizer, parameters, masks, training.clip_norm, precision.scaler)
     return Trained(seen, total)
 
 
 @torch.no_grad()
 def evaluate(
-    module: nn.Module, samples: Samples, task: Task, *, batch_size: int = 512, device: torch.device | str | None = None
+    module: nn.Module, samples: Samples, task: Task, *, batch_size: int = 0, device: torch.device | str | None = None
 ) -> Measured:
     """Loss and metric of a module over samples, summed; zeros when there are none. Leaves it in evaluation mode.
 
@@ -107,13 +121,14 @@ def evaluate(
         module: a twin's or a plain one.
         samples: may be empty.
         task: loss and metric.
-        batch_size: samples at a time; the sums hardly depend on it.
+        batch_size: samples at a time; the sums hardly depend on it. 0: 512, or 64 of token ids.
         device: None: where the module is.
     """
     module.eval()
     if device is not None:
         module.to(device)
     features, labels = tensors_of(module, samples)
+    batch_size = batch_size or (_FEW if samples.features.dtype == np.int64 else _MANY)
     loss = metric = 0.0
     for x, y in zip(torch.split(features, batch_size), torch.split(labels, batch_size), strict=True):
         if len(x):
@@ -139,27 +154,31 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _batches(count: int, training: Training, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    done, epoch = 0, 0
-    while training.steps or epoch < training.epochs:
-        batches = list(torch.split(torch.randperm(count, generator=generator), training.batch_size))
-        if len(batches) > 1 and len(batches[-1]) == 1 < training.batch_size:
-            # BatchNorm cannot take a batch of one, and its gradient is noise.
-            batches[-2:] = [torch.cat(batches[-2:])]
-        for batch in batches:
-            yield batch
-            done += 1
-            if done == training.steps:
-                return
-        epoch += 1
+def _tensors(samples: Samples) -> tuple[Tensor, Tensor]:
+    return torch.tensor(samples.features), torch.tensor(samples.labels)
 
 
-def _optimizer(twin: Twin, training: Training) -> torch.optim.Optimizer:
+def _grouped(every: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Batches whose gradients are added before a step."""
+    while group := list(islice(every, count)):
+        yield group
+
+
+def _warm(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+    """Raise the rates over the first steps of a round: a fresh Adam's first ones are the largest."""
+    if step > steps or not steps:
+        return
+    for group in optimizer.param_groups:
+        full = group.setdefault("full_lr", group["lr"])
+        group["lr"] = full * min(1.0, (step + 1) / (steps + 1))
+
+
+def _optimizer(twin: Twin, training: Training, rate: float) -> torch.optim.Optimizer:
     dense_rate = training.dense_learning_rate or training.learning_rate
     by_rate: dict[float, list[nn.Parameter]] = {}
     for _, kind, parameter in twin.trainable():
-        by_rate.setdefault(training.learning_rate if kind is Kind.TABLE else dense_rate, []).append(parameter)
+        chosen = training.learning_rate if kind is Kind.TABLE else dense_rate
+        by_rate.setdefault(chosen * rate, []).append(parameter)
     groups = [{"params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
     decay = training.weight_decay
     if training.optimizer == "sgd":
@@ -183,12 +202,18 @@ def _masks(twin: Twin, sent: NDArray[np.bool_]) -> list[Tensor | None]:
 
 
 def _step(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], masks: list[Tensor | None] | None, clip: float
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    masks: list[Tensor | None] | None,
+    clip: float,
+    scaler: torch.amp.GradScaler | None,
 ) -> None:
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     if masks is None:
         if clip:
             nn.utils.clip_grad_norm_(parameters, clip)
-        optimizer.step()
+        _advance(optimizer, scaler)
         return
     held = [(p, m, p.detach().clone()) for p, m in zip(parameters, masks, strict=True) if m is not None]
     for parameter, mask, _ in held:
@@ -197,11 +222,19 @@ def _step(
             parameter.grad.mul_(mask)
     if clip:
         nn.utils.clip_grad_norm_(parameters, clip)
-    optimizer.step()
+    _advance(optimizer, scaler)
     with torch.no_grad():
         for parameter, mask, before in held:
             # Weight decay moves coordinates without a gradient too.
             parameter.copy_(torch.where(mask, parameter, before))
+
+
+def _advance(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
 
 
 @contextmanager

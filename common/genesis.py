@@ -75,7 +75,7 @@ class Genesis:
         config = self.config.model_dump(mode="json", exclude={"name", "method", "toy_insecure", "data"})
         for carried in ("sealer", "profile", "security", "ring_degree"):
             del config["encryption"][carried]
-        for local in ("threads", "device"):
+        for local in ("threads", "device", "workers"):
             del config["training"][local]
         agreed = {
             "protocol": PROTOCOL,

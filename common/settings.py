@@ -213,11 +213,37 @@ class Training(Section):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Of `sgd`.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of the optimiser.")
     clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Gradient norm limit of a step; 0: none.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="Course of the learning rates over the rounds of the federation, after the warm-up."
+    )
+    warmup_rounds: Annotated[int, Field(ge=0)] = Field(0, description="Rounds over which the learning rates rise.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps at the start of every round over which they rise; the optimiser is fresh there."
+    )
+    accumulate: Annotated[int, Field(ge=1)] = Field(1, description="Batches whose gradients make one step.")
+    augment: list[Literal["flip", "shift"]] = Field(
+        [], description="Changes to training images: mirrored with probability 1/2, moved by up to an eighth."
+    )
     task: str = Field(
         "classification",
         description="`classification`, `regression`, `causal-lm` or `package.module:name` of a `Task`.",
     )
     dtype: Literal["float32", "float64"] = Field("float32", description="Arithmetic of training.")
+    autocast: Literal["none", "auto", "bfloat16", "float16"] = Field(
+        "none",
+        description="Narrow arithmetic of the forward pass. `auto`: bfloat16 (or float16) on a GPU, none on a CPU. Other than "
+        "`none`, results differ between devices.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations to save memory; models of transformers and timm."
+    )
+    compile: bool = Field(False, description="`torch.compile`; needs a C++ compiler, and changes the last bits.")
+    workers: Annotated[int, Field(ge=0, le=64)] = Field(
+        0, description="Processes that prepare batches; 0: none. The batches are the same."
+    )
+    evaluation_batch: Annotated[int, Field(ge=0)] = Field(
+        0, description="Samples measured at a time; 0: 512, or 64 of token ids."
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
     threads: Annotated[int, Field(ge=1)] = Field(
         1, description="torch's threads; fixed, so that every engine trains alike."

@@ -194,6 +194,36 @@ def export(
 
 
 @app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, or an institution's folder.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="An .npz of samples, or a file or folder of the federation's own data.source. Default: the test split of "
+            "a run, the validation split of an institution."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data].")
+    ] = None,
+) -> None:
+    """Measure the federation's model on data of your own; nothing leaves this machine."""
+    from deploy.exports.evaluation import evaluate_on
+
+    found = evaluate_on(folder, data, _overrides(set_))
+    _out.print(f"{found.metric_name} {found.metric:.4f}  loss {found.loss:.4f}  samples {found.samples}", highlight=False)
+    if not found.recall:
+        return
+    table = Table(box=None)
+    for heading in ("class", "samples", "recognised"):
+        table.add_column(heading, justify="right")
+    for number, (count, share) in found.recall.items():
+        name = found.names[number] if number < len(found.names) else str(number)
+        table.add_row(name, str(count), percent(share))
+    _out.print(table)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(metavar="CONFIG.toml")] = Path("federation.toml"),
 ) -> None:

@@ -31,6 +31,7 @@ from common.parameters import CKKSParameters
 from common.schedule import schedule
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import expand
+from deploy.census import write_census
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT
 
@@ -98,6 +99,7 @@ def found(config: FederationConfig, folder: Path) -> Founded:
     founded = Founded(genesis, key, folder, division.test, _values(model))
     try:
         _write(founded, division, weights)
+        write_census(dataset, division, folder)
     except OSError as error:
         raise ConfigError(f"cannot write the federation into {folder}: {error}") from error
     return founded

@@ -130,7 +130,8 @@ class Observer:
     def test(self) -> tuple[float, float]:
         """Mean metric and loss of the shared model on the test split."""
         twin = self._bench.twin_at(self.state, self._local)
-        measured = evaluate(twin.module, self._founded.test, self._task)
+        batch = self._genesis.config.training.evaluation_batch
+        measured = evaluate(twin.module, self._founded.test, self._task, batch_size=batch)
         if not measured.count:
             raise JournalError("the test split is empty; raise data.test_share")
         return measured.metric_sum / measured.count, measured.loss_sum / measured.count

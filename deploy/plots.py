@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 
 from common.layout import Layout
 from common.protocol import RoundKind
+from deploy.census import Census
 from deploy.observer import RoundRecord
 
 COLOURS = ("#0b6e4f", "#c1440e", "#2b59c3", "#8a5a00", "#7b2d8b", "#475569", "#b3125d")
 """Distinct in print and for colour-blind readers; 4.5:1 or better on white."""
 _METADATA = ("Date", "Creator", "Format", "Type")
 """What matplotlib would write into a picture about itself; left out, so that equal runs give equal pages."""
+_LEGIBLE = 24  # classes that a legend has room for
 _PHASES = ("train", "evaluate", "store", "seal", "fold", "open")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -104,6 +106,23 @@ def sent_by_tensor(history: Sequence[RoundRecord], layout: Layout) -> str:
     ax.grid(visible=False)
     ax.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(image, ax=ax, label="% sent", shrink=0.8)
+    return svg(figure)
+
+
+def classes_by_site(census: Census) -> str:
+    """Samples of each class at each institution, stacked."""
+    height = max(2.2, 0.26 * len(census.sites) + 1.2)
+    figure, ax = axes("Classes at each institution", "samples", "", height=height)
+    names = list(census.sites)
+    left = np.zeros(len(names))
+    shades = mpl.colormaps["cividis"](np.linspace(0, 1, max(2, len(census.classes))))
+    for number, label in enumerate(census.classes):
+        values = np.array([census.sites[name][number] for name in names])
+        ax.barh(names, values, left=left, color=shades[number], label=label, edgecolor="white", linewidth=0.3)
+        left += values
+    ax.invert_yaxis()
+    if len(census.classes) <= _LEGIBLE:
+        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class", title_fontsize=8)
     return svg(figure)
 
 

@@ -12,6 +12,7 @@ import jinja2
 from common.files import write_private
 from common.layout import Layout
 from deploy import plots
+from deploy.census import Census, read_census
 from deploy.run import Run
 from deploy.units import human_bytes, human_count, human_factor, human_seconds, percent
 
@@ -29,14 +30,27 @@ def write_report(run: Run, layout: Layout, path: Path) -> None:
         _figure(plots.time_split(run.history), "Seconds of each phase in each round, mean of the institutions."),
         _figure(plots.sent_by_tensor(run.history, layout), "Share of each tensor that is sent in each round."),
     ]  # fmt: skip
+    census = read_census(run.folder)
+    if census:
+        figures.append(_figure(plots.classes_by_site(census), _mixture(census)))
     page = _template("report.html.j2").render(
         run=run,
+        census=census,
         summary=run.summary,
         figures=figures,
         server_view=server_view(run),
         measured_on=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     write_private(path, page.encode())
+
+
+def _mixture(census: Census) -> str:
+    worst = max(census.sites, key=census.skew)
+    return (
+        f"Samples of each class at each institution. The largest class has {census.imbalance:.1f} times the samples of the "
+        f"smallest; {worst} is furthest from the common mixture ({census.skew(worst):.0%} of its samples would have to be of "
+        "another class)."
+    )
 
 
 def write_comparison(runs: Sequence[Run], path: Path) -> None:

@@ -91,6 +91,29 @@ def test_inspect_and_export(config: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "no.safetensors").exists()
 
 
+def test_evaluate_and_merged_export(config: Path, tmp_path: Path) -> None:
+    assert dictpfl("simulate", config, "--engine", "local", "--out", "run", cwd=tmp_path).returncode == 0
+    own = dictpfl("evaluate", "run", cwd=tmp_path)
+    assert own.returncode == 0, own.stderr
+    assert f"accuracy {summary(tmp_path / 'run')['accuracy']:.4f}" in own.stdout
+    assert "samples 30" in own.stdout
+    same = dictpfl("evaluate", "run", "--data", "run/test.npz", cwd=tmp_path)
+    assert same.stdout == own.stdout
+    other = dictpfl("evaluate", "run", "--set", "data.limit=40", cwd=tmp_path)
+    assert "samples 40" in other.stdout
+    site = dictpfl("evaluate", "run/sites/institution-000", cwd=tmp_path)
+    assert site.returncode == 0, site.stderr
+    wrong = dictpfl("evaluate", "run", "--set", "data.source=breast_cancer", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "the model takes (1, 8, 8)" in wrong.stderr
+    assert dictpfl("evaluate", "run", "--set", "training.epochs=2", cwd=tmp_path).returncode == 1
+    merged = dictpfl("export", "run", "--format", "merged", "-o", "merged", cwd=tmp_path)
+    assert merged.returncode == 0, merged.stderr
+    assert {p.name for p in (tmp_path / "merged").iterdir()} == {"README.md", "model.safetensors"}
+    again = dictpfl("export", "run", "--format", "peft", "-o", "merged", cwd=tmp_path)
+    assert "holds something" in again.stderr
+
+
 def test_compare_runs_every_method_and_labels_the_insecure(config: Path, tmp_path: Path) -> None:
     methods = "plaintext,fedhe-full,fedhe-topk,fedml-he,dictpfl"
     done = dictpfl("compare", config, "--methods", methods, "--engine", "local", "--out", "all", cwd=tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.config import FederationConfig
+from deploy.census import Census, read_census
 from deploy.comparison import compare
 from deploy.report import server_view
 from deploy.run import Run
@@ -49,12 +50,32 @@ def page(path: Path) -> tuple[str, Links]:
     return text, links
 
 
+def test_who_had_which_classes(runs: dict[str, Run]) -> None:
+    run = runs["dictpfl"]
+    census = read_census(run.folder)
+    assert census is not None
+    assert len(census.sites) == 3
+    assert sum(sum(counts) for counts in census.sites.values()) + sum(census.test) == 150
+    assert len(census.classes) == 10
+    assert census.imbalance >= 1
+    text, _ = page(run.folder / "report.html")
+    assert "Who had which classes" in text
+    assert all(name in text for name in census.sites)
+
+
+def test_skew_and_imbalance() -> None:
+    census = Census(("a", "b"), {"x": (30, 0), "y": (0, 10), "z": (15, 5)}, (1, 1))
+    assert census.imbalance == 3.0
+    assert (census.missing("x"), census.missing("z")) == (1, 0)
+    assert (census.skew("x"), census.skew("y"), census.skew("z")) == (0.25, 0.75, 0.0)
+
+
 def test_a_report_fetches_nothing_and_runs_nothing(runs: dict[str, Run]) -> None:
     for run in runs.values():
         text, links = page(run.folder / "report.html")
         assert links.scripts == 0
         assert [target[:80] for _, target in links.found if not target.startswith(("#", "data:"))] == []
-        assert text.count("<svg") == 5
+        assert text.count("<svg") == 6
         assert "alert(1)</script>" not in text.replace("&lt;/script&gt;", "")
 
 
