@@ -34,7 +34,7 @@ def arguments(module: nn.Module, features: Tensor) -> tuple[tuple[Tensor, ...], 
     if features.is_floating_point() or features.dim() != 2:  # noqa: PLR2004 -- batch, tokens
         return (features,), {}
     real = features != PADDING
-    if not _takes_mask(type(module)):
+    if not _takes_mask(type(module).forward):
         if bool(real.all()):
             return (features,), {}
         raise ModelError(
@@ -60,6 +60,6 @@ def logits(answer: Any) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _takes_mask(kind: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+def _takes_mask(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters
     return "attention_mask" in parameters and "input_ids" in parameters

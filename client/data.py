@@ -259,12 +259,22 @@ def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def path_of(data: Data) -> Path:
+    """`data.path`.
+
+    Raises:
+        ConfigError: empty.
+    """
     if not data.path:
         raise ConfigError(f"data.path is empty; data.source {data.source!r} reads from there")
     return Path(data.path).expanduser()
 
 
 def require_options(data: Data, known: tuple[str, ...]) -> dict[str, Any]:
+    """`data.options`, all of them known to the source.
+
+    Raises:
+        ConfigError: not so.
+    """
     unknown = sorted(data.options.keys() - set(known))
     if unknown:
         raise ConfigError(

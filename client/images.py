@@ -61,7 +61,11 @@ def pixels(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ())
     features = np.stack([prepare(_encoded(cell, beside)) for cell in frame[column]])
     labels, classes = labels_of(frame[data.label], data, known_classes)
     return Dataset(
-        Samples(features, labels), len(classes) or 1, groups_of(data, frame), name=path_of(data).name, class_names=classes
+        Samples(features, labels),
+        len(classes) or 1,
+        groups_of(data, frame),
+        name=path_of(data).name,
+        class_names=classes,
     )
 
 
@@ -99,7 +103,6 @@ def preparation(options: Mapping[str, Any]) -> Callable[[Path | bytes], NDArray[
             name = "an image of the table" if isinstance(source, bytes) else source
             raise DataError(f"cannot read {name}: {error}; mend or drop it") from error
         values = np.asarray(fitted, dtype=np.float32).reshape(height, width, channels) / 255
-        scaled: NDArray[np.float32] = ((values - mean) / std).transpose(2, 0, 1)
-        return scaled
+        return ((values - mean) / std).transpose(2, 0, 1).astype(np.float32)
 
     return prepare

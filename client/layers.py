@@ -96,7 +96,8 @@ class TableLayer(nn.Module):
     def change(self) -> Tensor:
         """D T in the weight's own shape, float64."""
         up, down = self.factors()
-        return self.as_weight(up.double() @ down.double())
+        change: Tensor = self.as_weight(up.double() @ down.double())
+        return change
 
     def as_weight(self, matrix: Any) -> Any:
         """An (n, m) tensor or array in the weight's own shape."""

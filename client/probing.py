@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from client.batches import forward, tensors_of
 from client.data import Samples
@@ -37,7 +37,9 @@ def require_tables_reached(model: nn.Module, settings: Decomposition, samples: S
     bases = {name: _base(twin, table).requires_grad_(True) for name, table in tables.items()}
     features, _ = tensors_of(twin.module, samples)
     total = forward(twin.module, features).float().sum()
-    found = torch.autograd.grad(total, [*tables.values(), *bases.values()], allow_unused=True)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(
+        total, [*tables.values(), *bases.values()], allow_unused=True
+    )
     passed = [
         name for name, table, base in zip(tables, found[: len(rows)], found[len(rows) :], strict=True)
         if table is None and base is not None

@@ -104,7 +104,7 @@ def matrix_shape(shape: Iterable[int], *, by_input: bool = False) -> tuple[int, 
 
 def is_by_input(module: nn.Module) -> bool:
     """Whether this is transformers' `Conv1D`: a linear layer whose weight is stored (inputs, outputs)."""
-    kind = module.plain_class if hasattr(module, "plain_class") else type(module)
+    kind: type = getattr(module, "plain_class", type(module))
     return (kind.__module__, kind.__qualname__) == ("transformers.pytorch_utils", "Conv1D")
 
 
@@ -221,10 +221,10 @@ def _named_by(model: nn.Module, method: str) -> nn.Module | None:
 
 def _default(at: tuple[Place, ...], settings: Decomposition, ends: _Ends) -> Role:
     place, parameter = at[0], at[0].module.get_parameter(at[0].attribute)
-    if id(place.module) in ends.head and settings.head != "decomposed":
-        return Role.DENSE if settings.head == "dense" else Role.FROZEN
-    if settings.embeddings != "decomposed" and any(id(p.module) in ends.embeddings for p in at):
-        return Role.DENSE if settings.embeddings == "dense" else Role.FROZEN
+    in_head, embeds = id(place.module) in ends.head, any(id(p.module) in ends.embeddings for p in at)
+    word = settings.head if in_head else settings.embeddings if embeds else "decomposed"
+    if word != "decomposed":
+        return Role.DENSE if word == "dense" else Role.FROZEN
     module, kind = place.module, type(place.module).__name__.lower()
     matrix = sum(d > 1 for d in parameter.shape) > 1 or (parameter.ndim > 1 and isinstance(module, _OWNERS_OF_MATRICES))
     if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) or "norm" in kind:

@@ -128,7 +128,8 @@ class Decomposition(Section):
     )
     head: Literal["dense", "decomposed", "frozen"] = Field("dense", description="The last linear layer.")
     embeddings: Literal["frozen", "decomposed", "dense"] = Field(
-        "frozen", description="Lookup tables of tokens (positions in one included), with output layers that mirror them."
+        "frozen",
+        description="Lookup tables of tokens (positions in one included), with output layers that mirror them.",
     )
     biases: bool = Field(True, description="Train and share biases.")
     norms: bool = Field(True, description="Train and share scales and shifts of normalisation layers.")

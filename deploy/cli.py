@@ -211,7 +211,9 @@ def evaluate(
     from deploy.exports.evaluation import evaluate_on
 
     found = evaluate_on(folder, data, _overrides(set_))
-    _out.print(f"{found.metric_name} {found.metric:.4f}  loss {found.loss:.4f}  samples {found.samples}", highlight=False)
+    _out.print(
+        f"{found.metric_name} {found.metric:.4f}  loss {found.loss:.4f}  samples {found.samples}", highlight=False
+    )
     if not found.recall:
         return
     table = Table(box=None)

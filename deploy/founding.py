@@ -6,6 +6,7 @@ import copy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -182,7 +183,7 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     """
     site = folder / SITES / "institution-000"
     genesis = Genesis.load(site)
-    left = {"federation": True, "model": {"architecture"}}
+    left: dict[str, Any] = {"federation": True, "model": {"architecture"}}
     changed = genesis.config.model_dump(exclude=left) != config.model_dump(exclude=left)
     if changed or genesis.config.federation.participants != config.federation.participants:
         raise ConfigError(

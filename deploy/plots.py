@@ -122,7 +122,9 @@ def classes_by_site(census: Census) -> str:
         left += values
     ax.invert_yaxis()
     if len(census.classes) <= _LEGIBLE:
-        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class", title_fontsize=8)
+        ax.legend(
+            frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class", title_fontsize=8
+        )
     return svg(figure)
 
 

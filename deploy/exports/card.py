@@ -13,7 +13,14 @@ CARD = "README.md"
 
 
 def write_card(
-    finished: Finished, folder: Path, *, kind: str, loading: Sequence[str], notes: Sequence[str], library: str, base: str
+    finished: Finished,
+    folder: Path,
+    *,
+    kind: str,
+    loading: Sequence[str],
+    notes: Sequence[str],
+    library: str,
+    base: str,
 ) -> None:
     """Write README.md: method, rounds, parameters, federation id, and how to load the folder.
 

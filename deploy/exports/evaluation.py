@@ -82,8 +82,9 @@ def _samples(
         if own is None:
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
+    names: tuple[str, ...] = ()
     if data is not None and data.suffix == ".npz":
-        found, names = Samples.load(data), ()
+        found = Samples.load(data)
     else:
         overrides = dict(changes) | ({} if data is None else {"data.path": str(data)})
         wrong = [key for key in overrides if not key.startswith("data.")]
@@ -112,6 +113,4 @@ def _predicted(model: torch.nn.Module, samples: Samples) -> NDArray[np.int64]:
 
 def _recall(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, tuple[int, float]]:
     classes, counts = np.unique(labels, return_counts=True)
-    return {
-        int(c): (int(n), float((predicted[labels == c] == c).mean())) for c, n in zip(classes, counts, strict=True)
-    }
+    return {int(c): (int(n), float((predicted[labels == c] == c).mean())) for c, n in zip(classes, counts, strict=True)}

@@ -62,7 +62,9 @@ def export_adapter(finished: Finished, folder: Path) -> str:
     note = save_tokenizer(config, folder)
     dense = f"Beside the pairs it carries {len(adapter.whole)} modules whole and {len(adapter.free)} single tensors."
     single = (
-        ["Single tensors replace those of the base model when the adapter is loaded; `disable_adapter` does not undo them."]
+        [
+            "Single tensors replace those of the base model when the adapter is loaded; `disable_adapter` does not undo them."
+        ]
         if adapter.free
         else []
     )
@@ -96,9 +98,13 @@ def _loading(model: nn.Module, source: str, where: str, arguments: str = "") -> 
 
 def _settings(finished: Finished) -> str:
     """What a checkpoint's own configuration does not say."""
-    options = {k: v for k, v in finished.genesis.config.model.options.items() if k not in ("head", "pretrained")}
-    if finished.genesis.config.model.options.get("head") != "causal-lm":
+    config = finished.genesis.config.model
+    options = {k: v for k, v in config.options.items() if k not in ("head", "pretrained")}
+    if config.options.get("head") != "causal-lm":
         options["num_labels"] = finished.genesis.outputs
+    if config.architecture.get("pad_token_id") is not None:
+        # `client.hub` fills it in where a checkpoint has none, and classifiers of decoder models look for it.
+        options["pad_token_id"] = config.architecture["pad_token_id"]
     return "".join(f", {key}={value!r}" for key, value in options.items())
 
 
@@ -106,7 +112,9 @@ def _local(finished: Finished) -> list[str]:
     roles = {str(role) for role in finished.bench().twin.roles.values()}
     if not roles & {"local", "local-statistic"}:
         return []
-    return [_LOCAL.format(whose="those of the institution that made this export" if finished.local else "as at genesis")]
+    return [
+        _LOCAL.format(whose="those of the institution that made this export" if finished.local else "as at genesis")
+    ]
 
 
 def _require_empty(folder: Path) -> None:

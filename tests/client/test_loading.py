@@ -58,7 +58,9 @@ def test_augmented_images_are_moved_and_mirrored_copies() -> None:
     x = torch.arange(64.0).view(1, 1, 8, 8).repeat(16, 1, 1, 1) + 1
     y = torch.arange(16)
     (only,) = list(batches(x, y, settings(batch_size=16, augment=["flip"]), 1, CPU))
-    kinds = {"same" if torch.equal(a, x[0]) else "mirrored" if torch.equal(a, x[0].flip(-1)) else "other" for a in only[0]}
+    kinds = {
+        "same" if torch.equal(a, x[0]) else "mirrored" if torch.equal(a, x[0].flip(-1)) else "other" for a in only[0]
+    }
     assert kinds == {"same", "mirrored"}
     (moved,) = list(batches(x, y, settings(batch_size=16, augment=["shift"]), 1, CPU))
     assert sorted(moved[1].tolist()) == list(range(16))

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from client.models import build_model
 from client.rules import Role
-from client.twin import decompose as _decompose
 from client.twin import Twin, make_dictionaries, merge, settings_with, weight_matrices
+from client.twin import decompose as _decompose
 from common.dictionary import Dictionary, draw
 from common.errors import ConfigError, LayoutError, ModelError
 from common.layout import Kind
 from common.settings import Decomposition, Model
-
 
 decompose = partial(_decompose, embeddings="decomposed")
 
@@ -153,9 +152,8 @@ def test_refresh_keeps_outputs_and_layout(kind: str, orientation: str) -> None:
         shapes = {
             n: w.shape
             for n, w in weight_matrices(
-                build(), settings_with(
-                    Decomposition(), {"rank": 3, "orientation": orientation, "embeddings": "decomposed"}
-                )
+                build(),
+                settings_with(Decomposition(), {"rank": 3, "orientation": orientation, "embeddings": "decomposed"}),
             ).items()
         }
         new = {n: draw(shapes[n], 3, b"s", n, refresh, orientation=orientation) for n in tables}  # type: ignore[arg-type]

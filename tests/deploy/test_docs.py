@@ -47,20 +47,23 @@ def test_notebook_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "wide" / "report.html").exists()
 
 
-def test_own_model_and_data_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,), (config, *_) = (
-        blocks("how-to/your-model-and-data.md", "python"),
-        blocks("how-to/your-model-and-data.md", "toml"),
-    )
-    (tmp_path / "hospital.py").write_text(code, encoding="utf-8")
-    (tmp_path / "hospital.toml").write_text(config, encoding="utf-8")
+def test_own_model_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "how-to/your-model.md"
+    (model, data), (config,) = blocks(page, "python"), blocks(page, "toml")
+    assert len([line for line in model.splitlines() if line.strip()]) <= 20
+    for name, text in (("shop.py", model), ("quarters.py", data), ("shop.toml", config)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        run = dictpfl.simulate(FederationConfig.load(tmp_path / "hospital.toml"), tmp_path / "run", engine="local")
+        run = dictpfl.simulate(FederationConfig.load(tmp_path / "shop.toml"), tmp_path / "run", engine="local")
     finally:
-        sys.modules.pop("hospital", None)
+        for name in ("shop", "quarters"):
+            sys.modules.pop(name, None)
     assert run.accuracy > 0.8
     assert run.summary["values"]["shared"] < run.summary["values"]["model"]
+    sent = run.history[0].sent_by_tensor
+    assert "1.norm1.running_mean" in sent
+    assert "1.conv1.weight" in sent
 
 
 def test_relative_links_of_the_documentation_lead_somewhere() -> None:

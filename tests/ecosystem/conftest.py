@@ -15,11 +15,11 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 WORDS = {
-    "ice": "puck rink goalie skate stick ice team goal".split(),
-    "space": "orbit moon launch rocket nasa shuttle probe mars".split(),
-    "kitchen": "salt oven bread knife onion soup butter pan".split(),
+    "ice": ["puck", "rink", "goalie", "skate", "stick", "ice", "team", "goal"],
+    "space": ["orbit", "moon", "launch", "rocket", "nasa", "shuttle", "probe", "mars"],
+    "kitchen": ["salt", "oven", "bread", "knife", "onion", "soup", "butter", "pan"],
 }
-COMMON = "the a of and to in is was for on".split()
+COMMON = ["the", "a", "of", "and", "to", "in", "is", "was", "for", "on"]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -55,15 +55,20 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import PreTrainedTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *COMMON, *(w for topic in WORDS.values() for w in topic)]
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(dict.fromkeys(words))}, unk_token="[UNK]"))
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(dict.fromkeys(words))}, unk_token=words[1]))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     folder = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", eos_token="[SEP]"
-    ).save_pretrained(folder)
+    names = {
+        "unk_token": "[UNK]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "eos_token": "[SEP]",
+    }
+    PreTrainedTokenizerFast(tokenizer_object=made, **names).save_pretrained(folder)
     return folder
 
 

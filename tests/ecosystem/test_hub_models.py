@@ -146,7 +146,9 @@ def test_weights_of_a_folder_are_taken_and_the_head_is_new(checkpoint: Folders) 
     again = build_model(hub(checkpoint("bert")), TEXT, 3, seed=1)
     assert torch.equal(again.classifier.weight, model.classifier.weight)
     random = build_model(hub(checkpoint("bert"), pretrained=False), TEXT, 3, seed=1)
-    assert not torch.equal(random.bert.encoder.layer[0].output.dense.weight, body["encoder.layer.0.output.dense.weight"])
+    assert not torch.equal(
+        random.bert.encoder.layer[0].output.dense.weight, body["encoder.layer.0.output.dense.weight"]
+    )
 
 
 @family
