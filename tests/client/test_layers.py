@@ -50,6 +50,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]
     "conv2d": (lambda: nn.Conv2d(3, 6, (3, 2), stride=(1, 2), padding=1, dilation=(2, 1)), image(2, 3, 9, 8)),
     "conv2d-circular": (lambda: nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular", bias=False), image(2, 3, 5, 5)),
     "conv2d-same": (lambda: nn.Conv2d(3, 6, 3, padding="same"), image(3, 5, 5)),
+    "conv1d-groups": (lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2), image(2, 4, 9)),
+    "conv2d-groups": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), image(2, 4, 9, 8)),
     "embedding": (lambda: nn.Embedding(11, 5), tokens),
     "embedding-padding": (lambda: nn.Embedding(11, 5, padding_idx=2), tokens),
     "attention": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), pair),

@@ -18,9 +18,11 @@ from client.hub import architecture_of
 from client.models import build_model
 from client.probing import require_tables_reached
 from client.rules import Role, survey
+from client.tasks import Classification
+from client.training import train
 from client.twin import decompose
 from common.errors import ConfigError, ModelError
-from common.settings import Decomposition, Model
+from common.settings import Decomposition, Model, Training
 
 Folders = Callable[[str], Path]
 TEXT, IMAGE = (12,), (1, 8, 8)
@@ -257,3 +259,16 @@ def test_timm_s_own_bypass_is_found() -> None:
     few = Samples(np.ones((1, 3, 32, 32), np.float32), np.zeros(1, np.int64))
     with pytest.raises(ModelError, match=r"blocks\.0\.attn\.qkv\.weight"):
         require_tables_reached(model, Decomposition(), few)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_checkpointing_changes_memory_not_results(kind: str, folders: Folders) -> None:
+    samples = Samples(ids().numpy(), np.array([0, 1, 2, 0, 1]))
+    found = []
+    for on in (False, True):
+        twin = decompose(built(kind, folders), rank=2)
+        training = Training(device="cpu", steps=2, gradient_checkpointing=on)
+        train(twin, samples, training, Classification(), seed=1)
+        found.append(twin.read())
+        assert not any(getattr(m, "gradient_checkpointing", False) for m in twin.module.modules())
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
