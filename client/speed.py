@@ -88,11 +88,12 @@ def prepared(module: nn.Module, training: Training) -> Iterator[None]:
 
 
 def _checkpointing(module: nn.Module, *, on: bool) -> None:
-    if hasattr(module, "gradient_checkpointing_enable"):  # transformers
-        if on:
-            module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        else:
-            module.gradient_checkpointing_disable()  # type: ignore[operator]
+    # transformers, by its newer name and by that of releases before 5.
+    word = next((w for w in ("activation", "gradient") if hasattr(module, f"{w}_checkpointing_enable")), "")
+    if word and on:
+        getattr(module, f"{word}_checkpointing_enable")({"use_reentrant": False})
+    elif word:
+        getattr(module, f"{word}_checkpointing_disable")()
     elif hasattr(module, "set_grad_checkpointing"):  # timm
         module.set_grad_checkpointing(on)  # type: ignore[operator]
     else:
