@@ -1,4 +1,7 @@
-"""One task of Flower's, run from the agreed app and from nothing else; a process of its own for each.
+"""Flower's tasks, run from the agreed app and from nothing else; a process of its own for each.
+
+One process loads what takes seconds, then waits for orders and forks for each: a round then costs the work that is in it,
+and not the loading of torch. It holds no key and no data; the fork that serves a task does, and ends with it.
 
 Flower would unpack and run whatever bundle its server sends. Here the bundle that came is compared with the agreed
 one, the files installed beforehand are compared with the agreed bundle, and those files are what runs.
@@ -6,12 +9,15 @@ one, the files installed beforehand are compared with the agreed bundle, and tho
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import queue
 import select
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ from deploy.operations import pinned
 from deploy.operations.child import set_heartbeat
 
 HOME, BUNDLE = "FLWR_HOME", "DICTPFL_BUNDLE"
+_REAP_SECONDS = 1.0
 _SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
 
 
@@ -56,18 +63,14 @@ class Pin:
         self._use()
         return importlib.import_module("client.app").app if self.refusal is None else _refusing()
 
-    def import_ahead(self) -> None:
-        """Load what takes seconds until a task is there; what is installed is checked again when one comes."""
+    def slow_modules(self) -> list[str]:
+        """What is worth loading before a task comes; what is installed is checked again when one does."""
         try:
             self.folder = pinned.verified(self._home, self._agreed)
         except pinned.Mismatch:
-            return  # said when a task comes
+            return []  # said when a task comes
         self._use()
-        for name in _SLOW:
-            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
-            if select.select([sys.stdin], [], [], 0.0)[0]:
-                return
-            importlib.import_module(name)
+        return list(_SLOW)
 
     def _use(self) -> None:
         if sys.path[0] != str(self.folder):
@@ -119,17 +122,69 @@ def _arguments(order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Nursery:
+    """Forks for each order, a line of JSON on standard input, until that ends."""
+
+    def __init__(self, run: Callable[[dict[str, Any], Pin], None], pin: Pin, ahead: list[str]) -> None:
+        self._run, self._pin, self._ahead = run, pin, ahead
+        self._children: set[int] = set()
+        self._read = b""
+
+    def serve(self) -> None:
+        """Load what was named, between orders if some come early; return once nobody can order any more."""
+        while True:
+            self._reap()
+            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
+            if self._ahead and not select.select([0], [], [], 0.0)[0]:
+                self._load(self._ahead.pop(0))
+                continue
+            if not select.select([0], [], [], _REAP_SECONDS)[0]:
+                continue
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return  # the SuperExec is gone
+            *orders, self._read = (self._read + piece).split(b"\n")
+            for order in orders:
+                self._begin(json.loads(order))
+
+    def _load(self, name: str) -> None:
+        importlib.import_module(name)
+        if not self._ahead:
+            # A collection in a fork would write to every page that it shares with the others.
+            gc.collect()
+            gc.freeze()
+
+    def _begin(self, order: dict[str, Any]) -> None:
+        child = os.fork()
+        if child:
+            self._children.add(child)
+            return
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            self._run(order, self._pin)
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        except BaseException:  # noqa: BLE001  the fork ends here, whatever happens
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        self._children = {child for child in self._children if os.waitpid(child, os.WNOHANG)[0] == 0}
+
+
 def main() -> None:
-    """Run the task whose order comes on standard input; the kind is the one argument."""
+    """Start tasks of the kind that the one argument names."""
     set_heartbeat()
     sys.dont_write_bytecode = True
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
-    if sys.argv[1] == "clientapp":
-        pin.import_ahead()
-    text = sys.stdin.buffer.read()
-    if not text:
-        return  # the SuperExec is gone
-    {"clientapp": run_client, "serverapp": run_server}[sys.argv[1]](json.loads(text), pin)
+    kind = sys.argv[1]
+    ahead = pin.slow_modules() if kind == "clientapp" else []
+    Nursery({"clientapp": run_client, "serverapp": run_server}[kind], pin, ahead).serve()
 
 
 if __name__ == "__main__":
