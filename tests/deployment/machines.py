@@ -21,7 +21,7 @@ from common.genesis import Genesis
 from deploy.engines.flower import session
 from deploy.founding import Founded, found
 from deploy.operations.certificates import try_out
-from server.journal import Journal
+from server.journal import ClosedRound, Journal
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10
@@ -54,12 +54,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.1)
+        time.sleep(pause)
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
@@ -104,6 +104,9 @@ class Command:
 class Deployment:
     """One coordinator and its institutions."""
 
+    heartbeat: float = HEARTBEAT
+    """Seconds; more where many processes share a machine."""
+
     def __init__(self, folder: Path, made: Founded, *, proxy: bool = NGINX is not None) -> None:
         self.folder, self.founded = folder, made
         self.coordinator, self.participants = made.coordinator, made.genesis.config.federation.participants
@@ -147,7 +150,7 @@ class Deployment:
                 "--port",
                 self.port,
                 "--heartbeat",
-                HEARTBEAT,
+                self.heartbeat,
                 "--log-json",
             ],
             self.logs / "coordinator.log",
@@ -175,9 +178,9 @@ class Deployment:
         self.nodes[index] = Command(
             [
                 *("institution", "up", "--folder", self.site(index), "--coordinator", self.address),
-                *("--port", self._ports[index], "--heartbeat", HEARTBEAT, "--log-json"),
+                *("--port", self._ports[index], "--heartbeat", self.heartbeat, "--log-json"),
             ],
-            self.logs / f"institution-{index:03d}.log",
+            self.logs / f"{self.site(index).name}.log",
             environment,
         )
 
@@ -232,24 +235,36 @@ class Deployment:
         leader = self.processes(folder).get("superexec")
         return [pid for pid in session(leader) if pid != leader] if leader else []
 
+    def forks(self, folder: Path) -> list[int]:
+        """Process ids of the tasks themselves, without the process from which they start."""
+        tasks = self.tasks(folder)
+        return [pid for pid in tasks if _parent(pid) in tasks]
+
     def rounds(self) -> int:
         """Closed rounds."""
-        path = self.coordinator / "journal.sqlite"
-        if not path.exists():
+        if not (self.coordinator / "journal.sqlite").exists():
             return 0
-        genesis = self.founded.genesis
-        journal = Journal(path, genesis.federation, genesis.fingerprint)
-        try:
+        with self.journal() as journal:
             return journal.next_round
-        finally:
-            journal.close()
 
     def sums(self) -> dict[int, int]:
         """Uploads in each closed round's sum."""
+        with self.journal() as journal:
+            return {number: count for number, (count, _) in journal.contributors().items()}
+
+    def closed(self) -> list[tuple[ClosedRound, int]]:
+        """What the coordinator knows of each closed round, and its sum's length in bytes."""
+        with self.journal() as journal:
+            lengths = journal.contributors()
+            return [(round_, lengths[round_.round][1]) for round_ in journal.rounds()]
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """The coordinator's journal."""
         genesis = self.founded.genesis
         journal = Journal(self.coordinator / "journal.sqlite", genesis.federation, genesis.fingerprint)
         try:
-            return {number: count for number, (count, _) in journal.contributors().items()}
+            yield journal
         finally:
             journal.close()
 
@@ -273,10 +288,21 @@ class Deployment:
         return found_digests
 
 
+def _parent(pid: int) -> int:
+    """0 once the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 @contextmanager
-def deployed(folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None) -> Iterator[Deployment]:
+def deployed(
+    folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None, heartbeat: float = HEARTBEAT
+) -> Iterator[Deployment]:
     """A deployment that leaves no process behind."""
     deployment = Deployment(folder, found(made, folder / "federation"), proxy=proxy)
+    deployment.heartbeat = heartbeat
     try:
         yield deployment
     finally:
