@@ -10,6 +10,7 @@ import importlib
 import json
 import subprocess
 import sys
+from contextlib import suppress
 
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
@@ -52,6 +53,7 @@ class PinnedExecutor:
     def reconcile(self) -> None:
         """Keep the process at hand from which tasks start: at an institution it has loaded torch before one comes."""
         if self._nursery is None or self._nursery.poll() is not None:
+            self.close()
             self._nursery = subprocess.Popen(  # noqa: S603  our own module
                 [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE
             )
@@ -59,7 +61,8 @@ class PinnedExecutor:
     def close(self) -> None:
         """Let it end; tasks watch this process and end with it."""
         if self._nursery is not None and self._nursery.stdin is not None:
-            self._nursery.stdin.close()
+            with suppress(BrokenPipeError):  # what a dead one was not told
+                self._nursery.stdin.close()
 
     def _ordered(self, order: dict[str, object]) -> bool:
         self.reconcile()

@@ -181,6 +181,8 @@ def main() -> None:
     """Start tasks of the kind that the one argument names."""
     set_heartbeat()
     sys.dont_write_bytecode = True
+    # numpy's own threads would start with its import, and a process with threads must not fork. torch has its own setting.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
     kind = sys.argv[1]
     ahead = pin.slow_modules() if kind == "clientapp" else []

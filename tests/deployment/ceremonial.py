@@ -174,9 +174,17 @@ class Ceremonial(Deployment):
             done = list(journal.kinds()).count(RoundKind.UPDATE)
         return self.run("--rounds", done + rounds)
 
+    @property
+    def rotated(self) -> bool:
+        return self.agreed.epoch > 1
+
     def outputs(self) -> list[Path]:
         """What the coordinator's commands printed."""
-        return [self.logs / name for name in ("coordinator.log", "run.log", "nginx.log") if (self.logs / name).exists()]
+        return [
+            self.logs / name
+            for name in ("coordinator.log", "run.log", "drain.log", "nginx.log")
+            if (self.logs / name).exists()
+        ]
 
     @contextmanager
     def journal(self) -> Iterator[Journal]:

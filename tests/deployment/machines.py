@@ -195,8 +195,8 @@ class Deployment:
         assert self.up.process.poll() is None, self.up.text
         return "superexec" in self.processes(self.coordinator)
 
-    def run(self, *more: Any) -> Command:
-        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / "run.log")
+    def run(self, *more: Any, log: str = "run.log") -> Command:
+        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / log)
 
     def stop(self) -> None:
         leaders = []

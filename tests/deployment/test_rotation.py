@@ -107,6 +107,26 @@ def read_on(world: Ceremonial, left: Path) -> None:
     assert institution._position == 4
 
 
+def test_a_run_is_drained_before_its_end(world: Ceremonial) -> None:
+    """As before a rotation that cannot wait: the round that is open counts, no other begins, everybody has the last sum."""
+    before = world.rounds()
+    long = world.more(50)
+    until(lambda: world.rounds() > before, 90, "a round of a long run")
+    drain = world.run("--drain", log="drain.log")
+    assert drain.wait(120) == 0, drain.text
+    assert long.wait(60) == 0, long.text
+    with world.journal() as journal:
+        kinds, settled = journal.kinds(), journal.is_settled(journal.next_round)
+    assert settled
+    assert kinds[-1] is RoundKind.MEASURE
+    assert before + 2 <= len(kinds) <= before + 6, "not many, and not fifty"
+    present = [name for name in world.nodes if name != "oslo"] if world.rotated else list(world.nodes)
+    records = [world.record(name) for name in present]
+    assert {record.shared.round for record in records} == {len(kinds)}
+    assert len({record.shared.digest for record in records}) == 1
+    assert all(record.pending is None for record in records)
+
+
 def test_the_coordinator_refuses_an_older_half(world: Ceremonial) -> None:
     """Putting the first epoch's half back is refused by `run`, in words, and by the app that adds."""
     half = world.coordinator / "federation.json"
@@ -122,7 +142,29 @@ def test_the_coordinator_refuses_an_older_half(world: Ceremonial) -> None:
 
 
 def test_status_after_the_rotation(world: Ceremonial) -> None:
+    updates, rounds = world.record("berlin").shared.updates, world.rounds()
     text = world.did("status", "--folder", world.coordinator)
-    assert "6 of 6 update rounds" in text
+    assert f"{updates} of {updates} update rounds" in text
     until(lambda: world.node_states().get("quito") == "online", 60, "quito is seen")
-    assert "round 8, 6 updates" in world.did("status", "--site", world.site("turin"))
+    assert f"round {rounds}, {updates} updates" in world.did("status", "--site", world.site("turin"))
+
+
+def test_a_wrong_passphrase_while_rounds_go_on(world: Ceremonial) -> None:
+    """An institution whose passphrase file was replaced is left out: told so at its end, by a bare word at the other."""
+    path = world.passphrase("kyoto")
+    kept = path.read_bytes()
+    path.write_bytes(b"six random words of somebody\n")
+    try:
+        run = world.more(1)
+        assert run.wait(240) == 0, run.text
+    finally:
+        path.write_bytes(kept)
+    assert set(world.sums().values()) >= {3}
+    assert world.sums()[world.rounds() - 1] == 3
+    said = (world.site("kyoto") / "logs" / "superexec.log").read_text()
+    assert "passphrase is wrong" in said
+    heard = (world.coordinator / "logs" / "superexec.log").read_text()
+    assert "reason=passphrase" in heard
+    assert "passphrase is wrong" not in heard, "the words stay at home"
+    assert world.more(1).wait(240) == 0
+    assert world.sums()[world.rounds() - 1] == 4, "with the right one, it is back"
