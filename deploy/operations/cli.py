@@ -145,13 +145,22 @@ def institution_up(
 def run(
     folder: CoordinatorFolder,
     rounds: Annotated[int | None, typer.Option(min=1, help="Update rounds in all; default: as agreed.")] = None,
+    drain: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--drain", help="End after the round that is open, as before a rotation; everybody gets the last sum."
+        ),
+    ] = False,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Start the federation, or go on with it, and show each round as it closes."""
+    from deploy.operations.draining import rounds_to_end_with
     from deploy.operations.logs import configure
     from deploy.operations.running import run as run_to_the_end
     from server.journal import ClosedRound
 
+    if drain and rounds is not None:
+        raise ConfigError("run: expected one of --rounds and --drain")
     configure(as_json=log_json)
 
     def show(closed: ClosedRound, contributors: int, size: int) -> None:
@@ -160,7 +169,7 @@ def run(
         facts = {"event": "round", "round": closed.round, "kind": str(closed.kind), "contributors": contributors}
         _say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
-    done = run_to_the_end(folder, rounds, on_round=show)
+    done = run_to_the_end(folder, rounds_to_end_with(folder) if drain else rounds, on_round=show)
     _say(
         f"{done} rounds closed, all institutions told"
         if not log_json

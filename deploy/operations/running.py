@@ -56,11 +56,12 @@ def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *
 class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
         settings = CoordinatorSettings.updated(folder)
+        self._folder = folder
         self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
         self._bundle = installed(folder / FLOWER, settings.bundle)
         self._agreement, self._on_round = agreement, on_round
-        limits = agreement.uploads
-        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint)
+        limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
         self.seen = self.journal.next_round
         self._run: int | None = None
         self._away: float | None = None
@@ -74,6 +75,8 @@ class _Watch:
             state = self._state()
             if state is not None and state.over:
                 self._report()
+                # Another `dictpfl run`, with another number, may have ended this one.
+                self._agreement = Agreement.load(self._folder / AGREEMENT)
                 if state.sub_status == "completed" and self._finished():
                     return
                 idle = 0 if self.seen > reached else idle + 1

@@ -1,4 +1,8 @@
-"""One task of Flower's, run from the agreed app and from nothing else; a process of its own for each.
+"""Flower's tasks, run from the agreed app and from nothing else; a process of its own for each.
+
+One process loads what takes seconds, then waits for orders and forks for each: a round then costs the work that is in it,
+and not the loading of torch. It holds no key and no data; the fork that serves a task does, and ends with it. While
+nothing else runs, the fork for the next task is there already and has opened the institution (`Readiness`).
 
 Flower would unpack and run whatever bundle its server sends. Here the bundle that came is compared with the agreed
 one, the files installed beforehand are compared with the agreed bundle, and those files are what runs.
@@ -6,12 +10,15 @@ one, the files installed beforehand are compared with the agreed bundle, and tho
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import queue
 import select
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,7 @@ from deploy.operations import pinned
 from deploy.operations.child import set_heartbeat
 
 HOME, BUNDLE, SITE = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE"
+_REAP_SECONDS = 1.0
 _SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
 
 
@@ -56,30 +64,14 @@ class Pin:
         self._use()
         return importlib.import_module("client.app").app if self.refusal is None else _refusing()
 
-    def import_ahead(self) -> None:
-        """Load what takes seconds until a task is there; what is installed is checked again when one comes."""
+    def slow_modules(self) -> list[str]:
+        """What is worth loading before a task comes; what is installed is checked again when one does."""
         try:
             self.folder = pinned.verified(self._home, self._agreed)
         except pinned.Mismatch:
-            return  # said when a task comes
+            return []  # said when a task comes
         self._use()
-        for name in _SLOW:
-            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
-            if select.select([sys.stdin], [], [], 0.0)[0]:
-                return
-            importlib.import_module(name)
-        self._open_ahead()
-
-    @staticmethod
-    def _open_ahead() -> None:
-        """Open the institution (its key costs an Argon2id) and prepare its next upload, while nothing is asked."""
-        site = os.environ.get(SITE)
-        if not site or select.select([sys.stdin], [], [], 0.0)[0]:
-            return
-        try:
-            importlib.import_module("client.institution").open_institution(Path(site)).prepare()
-        except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
-            print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
+        return list(_SLOW)
 
     def _use(self) -> None:
         if sys.path[0] != str(self.folder):
@@ -131,17 +123,139 @@ def _arguments(order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Readiness:
+    """The fork for the next task: it opens its institution, prepares, and waits for its order on a pipe."""
+
+    def __init__(self, child: int, orders: int) -> None:
+        self.child = child
+        self._orders = orders
+
+    def order(self, order: dict[str, Any]) -> bool:
+        """Give it the task; false if it has ended."""
+        try:
+            os.write(self._orders, json.dumps(order).encode() + b"\n")
+        except BrokenPipeError:
+            return False
+        finally:
+            self.close()
+        return True
+
+    def close(self) -> None:
+        """Have no order for it."""
+        os.close(self._orders)
+
+    @staticmethod
+    def waits(orders: int, parent: int, site: Path) -> dict[str, Any] | None:
+        """In the fork: do what can be done before the order comes; None if its parent ended instead."""
+        try:
+            importlib.import_module("client.institution").open_institution(site).prepare()
+        except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
+            print(f"not opened ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
+        while not select.select([orders], [], [], _REAP_SECONDS)[0]:
+            if os.getppid() != parent:
+                return None
+        with os.fdopen(orders, "rb") as channel:
+            line = channel.readline()
+        return dict(json.loads(line)) if line else None
+
+
+class Nursery:
+    """Forks for each order, a line of JSON on standard input, until that ends.
+
+    `site`: the institution's folder, opened ahead of its task; None where there is none.
+    """
+
+    def __init__(
+        self, run: Callable[[dict[str, Any], Pin], None], pin: Pin, ahead: list[str], site: Path | None = None
+    ) -> None:
+        self._run, self._pin, self._ahead, self._site = run, pin, ahead, site
+        self._children: set[int] = set()
+        self._ready: Readiness | None = None
+        self._read = b""
+
+    def serve(self) -> None:
+        """Load what was named, between orders if some come early; return once nobody can order any more."""
+        while True:
+            self._reap()
+            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
+            if self._ahead and not select.select([0], [], [], 0.0)[0]:
+                self._load(self._ahead.pop(0))
+                continue
+            if self._site and not self._ready and not self._children and not select.select([0], [], [], 0.0)[0]:
+                self._make_ready(self._site)
+            if not select.select([0], [], [], _REAP_SECONDS)[0]:
+                continue
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return  # the SuperExec is gone
+            *orders, self._read = (self._read + piece).split(b"\n")
+            for order in orders:
+                self._begin(json.loads(order))
+
+    def _load(self, name: str) -> None:
+        importlib.import_module(name)
+        if not self._ahead:
+            # A collection in a fork would write to every page that it shares with the others.
+            gc.collect()
+            gc.freeze()
+
+    def _make_ready(self, site: Path) -> None:
+        read, write = os.pipe()
+        parent = os.getpid()
+
+        def serve() -> None:
+            os.close(write)
+            if order := Readiness.waits(read, parent, site):
+                self._run(order, self._pin)
+
+        self._ready = Readiness(self._forked(serve), write)
+        os.close(read)
+
+    def _begin(self, order: dict[str, Any]) -> None:
+        ready, self._ready = self._ready, None
+        if ready and ready.order(order):
+            self._children.add(ready.child)
+        else:
+            self._children.add(self._forked(lambda: self._run(order, self._pin)))
+
+    @staticmethod
+    def _forked(work: Callable[[], None]) -> int:
+        """The process id of a fork that does the work and ends."""
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            work()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        except BaseException:  # noqa: BLE001  the fork ends here, whatever happens
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        self._children = {child for child in self._children if os.waitpid(child, os.WNOHANG)[0] == 0}
+        if self._ready and os.waitpid(self._ready.child, os.WNOHANG)[0]:
+            self._ready.close()
+            self._ready = None
+
+
 def main() -> None:
-    """Run the task whose order comes on standard input; the kind is the one argument."""
+    """Start tasks of the kind that the one argument names."""
     set_heartbeat()
     sys.dont_write_bytecode = True
+    # numpy's own threads would start with its import, and a process with threads must not fork. torch has its own setting.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
-    if sys.argv[1] == "clientapp":
-        pin.import_ahead()
-    text = sys.stdin.buffer.read()
-    if not text:
-        return  # the SuperExec is gone
-    {"clientapp": run_client, "serverapp": run_server}[sys.argv[1]](json.loads(text), pin)
+    kind = sys.argv[1]
+    ahead = pin.slow_modules() if kind == "clientapp" else []
+    site = Path(os.environ[SITE]) if kind == "clientapp" and ahead and SITE in os.environ else None
+    Nursery({"clientapp": run_client, "serverapp": run_server}[kind], pin, ahead, site).serve()
 
 
 if __name__ == "__main__":

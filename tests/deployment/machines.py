@@ -21,10 +21,12 @@ from common.genesis import Genesis
 from deploy.engines.flower import session
 from deploy.founding import Founded, found
 from deploy.operations.certificates import try_out
-from server.journal import Journal
+from server.journal import ClosedRound, Journal
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10
+QUICK = {"DICTPFL_POLL": "0.5"}
+"""Institutions look for messages more often than every 3 s, or these tests would mostly wait."""
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
@@ -52,12 +54,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.1)
+        time.sleep(pause)
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
@@ -73,7 +75,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **QUICK, **(environment or {})},
                 cwd=log.parent,
                 start_new_session=True,
             )
@@ -101,6 +103,9 @@ class Command:
 
 class Deployment:
     """One coordinator and its institutions."""
+
+    heartbeat: float = HEARTBEAT
+    """Seconds; more where many processes share a machine."""
 
     def __init__(self, folder: Path, made: Founded, *, proxy: bool = NGINX is not None) -> None:
         self.folder, self.founded = folder, made
@@ -145,7 +150,7 @@ class Deployment:
                 "--port",
                 self.port,
                 "--heartbeat",
-                HEARTBEAT,
+                self.heartbeat,
                 "--log-json",
             ],
             self.logs / "coordinator.log",
@@ -173,9 +178,9 @@ class Deployment:
         self.nodes[index] = Command(
             [
                 *("institution", "up", "--folder", self.site(index), "--coordinator", self.address),
-                *("--port", self._ports[index], "--heartbeat", HEARTBEAT, "--log-json"),
+                *("--port", self._ports[index], "--heartbeat", self.heartbeat, "--log-json"),
             ],
-            self.logs / f"institution-{index:03d}.log",
+            self.logs / f"{self.site(index).name}.log",
             environment,
         )
 
@@ -190,8 +195,8 @@ class Deployment:
         assert self.up.process.poll() is None, self.up.text
         return "superexec" in self.processes(self.coordinator)
 
-    def run(self, *more: Any) -> Command:
-        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / "run.log")
+    def run(self, *more: Any, log: str = "run.log") -> Command:
+        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / log)
 
     def stop(self) -> None:
         leaders = []
@@ -230,24 +235,36 @@ class Deployment:
         leader = self.processes(folder).get("superexec")
         return [pid for pid in session(leader) if pid != leader] if leader else []
 
+    def forks(self, folder: Path) -> list[int]:
+        """Process ids of the tasks themselves, without the process from which they start."""
+        tasks = self.tasks(folder)
+        return [pid for pid in tasks if _parent(pid) in tasks]
+
     def rounds(self) -> int:
         """Closed rounds."""
-        path = self.coordinator / "journal.sqlite"
-        if not path.exists():
+        if not (self.coordinator / "journal.sqlite").exists():
             return 0
-        genesis = self.founded.genesis
-        journal = Journal(path, genesis.federation, genesis.fingerprint)
-        try:
+        with self.journal() as journal:
             return journal.next_round
-        finally:
-            journal.close()
 
     def sums(self) -> dict[int, int]:
         """Uploads in each closed round's sum."""
+        with self.journal() as journal:
+            return {number: count for number, (count, _) in journal.contributors().items()}
+
+    def closed(self) -> list[tuple[ClosedRound, int]]:
+        """What the coordinator knows of each closed round, and its sum's length in bytes."""
+        with self.journal() as journal:
+            lengths = journal.contributors()
+            return [(round_, lengths[round_.round][1]) for round_ in journal.rounds()]
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """The coordinator's journal."""
         genesis = self.founded.genesis
         journal = Journal(self.coordinator / "journal.sqlite", genesis.federation, genesis.fingerprint)
         try:
-            return {number: count for number, (count, _) in journal.contributors().items()}
+            yield journal
         finally:
             journal.close()
 
@@ -271,10 +288,21 @@ class Deployment:
         return found_digests
 
 
+def _parent(pid: int) -> int:
+    """0 once the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 @contextmanager
-def deployed(folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None) -> Iterator[Deployment]:
+def deployed(
+    folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None, heartbeat: float = HEARTBEAT
+) -> Iterator[Deployment]:
     """A deployment that leaves no process behind."""
     deployment = Deployment(folder, found(made, folder / "federation"), proxy=proxy)
+    deployment.heartbeat = heartbeat
     try:
         yield deployment
     finally:
