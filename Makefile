@@ -31,7 +31,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
 test-deploy: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m deployment tests/deployment -rs
+	$(BIN)/python -m pytest -m deployment tests/deployment -rs --durations=15
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

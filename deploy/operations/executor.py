@@ -15,6 +15,8 @@ from contextlib import suppress
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 
+from deploy.operations import slots
+
 KINDS = {"clientapp": TaskType.CLIENT_APP, "serverapp": TaskType.SERVER_APP}
 
 
@@ -28,8 +30,8 @@ class PinnedExecutor:
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_options: object
     ) -> tuple[set[TaskType], set[str]]:
-        """Ask for tasks of our kind only: others are not even fetched."""
-        return {KINDS[self._kind]} & supported_task_types, set()
+        """Ask for tasks of our kind only, and only when one may start: others are not even fetched."""
+        return ({KINDS[self._kind]} & supported_task_types if slots.is_free() else set()), set()
 
     def wait_for_capacity(self, *_args: object, **_options: object) -> None:
         """There is no limit to wait for."""

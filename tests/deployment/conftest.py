@@ -30,9 +30,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 
 _BEGAN = time.monotonic()
+_MEASURED: list[str] = []
+
+
+@pytest.fixture
+def measured() -> list[str]:
+    """Lines that are printed at the end, whether tests pass or not."""
+    return _MEASURED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Wall clock of all of it: `.ci/run` has ninety minutes."""
     if any("deployment" in report.nodeid for report in terminalreporter.getreports("passed")):
+        for line in _MEASURED:
+            terminalreporter.write_line(line)
         terminalreporter.write_line(f"deployment tests: {time.monotonic() - _BEGAN:.0f} s of wall clock")

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,8 @@ class Deployment:
 
     heartbeat: float = HEARTBEAT
     """Seconds; more where many processes share a machine."""
+    environment: Mapping[str, str] = {}
+    """Of the institutions' processes."""
 
     def __init__(self, folder: Path, made: Founded, *, proxy: bool = NGINX is not None) -> None:
         self.folder, self.founded = folder, made
@@ -181,7 +183,7 @@ class Deployment:
                 *("--port", self._ports[index], "--heartbeat", self.heartbeat, "--log-json"),
             ],
             self.logs / f"{self.site(index).name}.log",
-            environment,
+            {**self.environment, **environment},
         )
 
     def start(self, institutions: Sequence[int] | None = None) -> None:
@@ -275,6 +277,15 @@ class Deployment:
         with connected(f"127.0.0.1:{self.port}", self.coordinator / "tls" / "ca.pem") as control:
             return {node.name: node.status for node in control.nodes()}
 
+    def online(self, names: Sequence[str], seconds: float = 120) -> None:
+        """Wait until these nodes are connected: a run begins as soon as the fewest are."""
+
+        def all_online() -> bool:
+            states = self.node_states()
+            return all(states.get(name) == "online" for name in names)
+
+        until(all_online, seconds, f"{', '.join(names)} online")
+
     def proxy_processes(self) -> list[int]:
         return session(self._nginx.pid) if self._nginx is not None else []
 
@@ -298,11 +309,16 @@ def _parent(pid: int) -> int:
 
 @contextmanager
 def deployed(
-    folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None, heartbeat: float = HEARTBEAT
+    folder: Path,
+    made: FederationConfig,
+    *,
+    proxy: bool = NGINX is not None,
+    heartbeat: float = HEARTBEAT,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Deployment]:
     """A deployment that leaves no process behind."""
     deployment = Deployment(folder, found(made, folder / "federation"), proxy=proxy)
-    deployment.heartbeat = heartbeat
+    deployment.heartbeat, deployment.environment = heartbeat, environment or {}
     try:
         yield deployment
     finally:

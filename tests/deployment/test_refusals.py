@@ -103,7 +103,7 @@ def test_a_certificate_for_another_name(world: Ceremonial, tmp_path: Path) -> No
 
 def test_a_bundle_for_somebody_else(world: Ceremonial) -> None:
     before = sorted(world.site("quito").rglob("*"))
-    refused(world.join("quito", bundle=world.bundle("berlin")), "berlin", "quito")
+    refused(world.join("quito", bundle=world.bundle("berlin")), "sealed for another party", "this one is quito")
     assert sorted(world.site("quito").rglob("*")) == before, "nothing was installed"
 
 
