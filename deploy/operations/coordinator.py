@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ _log = structlog.get_logger(__name__)
 _ASK_EVERY = 0.5
 
 
-def up(folder: Path, **given: Any) -> None:
+def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     """Run the coordinator's processes until SIGTERM; what is given is kept in `coordinator.toml`.
 
     Raises:
@@ -40,11 +39,13 @@ def up(folder: Path, **given: Any) -> None:
     require_private(folder / settings.key)
     _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
     Supervisor(
-        programs(folder, settings), folder, once_ready=lambda started: _once_ready(folder, settings, started)
+        programs(folder, settings, log_json=log_json),
+        folder,
+        once_ready=lambda started: _once_ready(folder, settings, started),
     ).run()
 
 
-def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:
+def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = False) -> list[Program]:
     """What runs, in the order in which it starts."""
     address, ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
     secret = secret_file(folder / RUN / SECRET)
@@ -53,6 +54,7 @@ def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:
         heartbeat=settings.heartbeat,
         bundle=settings.bundle,
         kind="serverapp",
+        log_json=log_json,
         **{FOLDER: str(folder)},
     )
     link = [
@@ -102,12 +104,3 @@ def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[
                     control.stop(run.run)
     except ProcessError as error:
         _log.warning("not yet", reason=str(error))
-
-
-def processes(folder: Path) -> dict[str, Any]:
-    """What the supervisor last wrote: process ids and restarts; empty if none runs."""
-    try:
-        found: dict[str, Any] = json.loads((folder / RUN / "processes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found

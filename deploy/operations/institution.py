@@ -36,7 +36,7 @@ def enrol(folder: Path) -> Path:
     return folder / NODE_PUBLIC
 
 
-def up(folder: Path, **given: Any) -> None:
+def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     """Run an institution's processes until SIGTERM; what is given is kept in `node.toml`.
 
     Raises:
@@ -52,15 +52,20 @@ def up(folder: Path, **given: Any) -> None:
         require_private(folder / KEY)
     require_trusted(settings.coordinator, folder / settings.ca)
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
-    Supervisor(programs(folder, settings), folder).run()
+    Supervisor(programs(folder, settings, log_json=log_json), folder).run()
 
 
-def programs(folder: Path, settings: NodeSettings) -> list[Program]:
+def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) -> list[Program]:
     """What runs, in the order in which it starts."""
     address = f"{LOOPBACK}:{settings.port}"
     secret = secret_file(folder / RUN / SECRET)
     setting = environment(
-        folder, heartbeat=settings.heartbeat, bundle=settings.bundle, kind="clientapp", **{SITE: str(folder)}
+        folder,
+        heartbeat=settings.heartbeat,
+        bundle=settings.bundle,
+        kind="clientapp",
+        log_json=log_json,
+        **{SITE: str(folder)},
     )
     node = [
         "flower-supernode",

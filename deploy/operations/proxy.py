@@ -29,7 +29,7 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
         DictPFLError: the folder cannot be used.
     """
     folder = prepare(folder.resolve())
-    settings = CoordinatorSettings.updated(folder)
+    settings = CoordinatorSettings.load(folder)
     template, name = _TEMPLATES[kind]
     facts = {
         "listen": listen,

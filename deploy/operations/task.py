@@ -17,6 +17,7 @@ from typing import Any
 
 from deploy.operations import pinned
 from deploy.operations.child import set_heartbeat
+from deploy.operations.log_format import configure, wants_json
 
 HOME, BUNDLE, SITE = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE"
 _SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
@@ -134,6 +135,7 @@ def _arguments(order: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Run the task whose order comes on standard input; the kind is the one argument."""
     set_heartbeat()
+    configure(as_json=wants_json(os.environ))
     sys.dont_write_bytecode = True
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
     if sys.argv[1] == "clientapp":
