@@ -53,7 +53,7 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
     from common.errors import DictPFLError
     from deploy.operations import health
     from deploy.operations.certificates import SOON_DAYS, validity
-    from deploy.operations.private import require_private
+    from deploy.operations.private import private_files, require_private
 
     for path in sorted(folder.rglob("*.pem")):
         try:
@@ -66,7 +66,7 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
         yield Check(
             "certificate", ok, f"{path.name} ({found.subject}): {left:.0f} days left, until {found.ends:%Y-%m-%d}"
         )
-    for path in [*sorted(folder.rglob("*.key")), *folder.glob("run/*.secret")]:
+    for path in private_files(folder):
         try:
             require_private(path)
         except DictPFLError as error:

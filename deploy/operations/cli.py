@@ -32,6 +32,7 @@ CoordinatorFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help
 SiteFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
 Heartbeat = Annotated[float | None, typer.Option(help="Seconds between signs of life; the same at all parties.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Loopback port for Prometheus; 0: none.")]
 Bundle = Annotated[str | None, typer.Option(metavar="SHA256", help="The app bundle agreed on; see `dictpfl bundle`.")]
 
 
@@ -66,6 +67,7 @@ def coordinator_up(
     port: Annotated[int | None, typer.Option(help="Loopback port of the SuperLink.")] = None,
     heartbeat: Heartbeat = None,
     bundle: Bundle = None,
+    metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml."""
@@ -74,7 +76,7 @@ def coordinator_up(
 
     configure(as_json=log_json)
     with _said(as_json=log_json):
-        up(folder, log_json=log_json, port=port, heartbeat=heartbeat, bundle=bundle)
+        up(folder, log_json=log_json, port=port, heartbeat=heartbeat, bundle=bundle, metrics_port=metrics_port)
 
 
 @coordinator.command()
@@ -134,6 +136,7 @@ def institution_up(
     port: Annotated[int | None, typer.Option(help="Loopback port between SuperNode and SuperExec.")] = None,
     heartbeat: Heartbeat = None,
     bundle: Bundle = None,
+    metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml."""
@@ -143,6 +146,7 @@ def institution_up(
     configure(as_json=log_json)
     path = None if ca is None else str(Path(ca).resolve())
     given = {"coordinator": coordinator, "ca": path, "port": port, "heartbeat": heartbeat, "bundle": bundle}
+    given["metrics_port"] = metrics_port
     with _said(as_json=log_json):
         up(folder, log_json=log_json, **given)
 

@@ -10,10 +10,12 @@ import structlog
 
 from common.errors import ProcessError
 from deploy.operations.apps import install_agreed
-from deploy.operations.certificates import require_valid
+from deploy.operations.certificates import validity
 from deploy.operations.control import connected, is_up
+from deploy.operations.metrics import CoordinatorMetrics, served
 from deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
-from deploy.operations.private import require_private, secret_file
+from deploy.operations.preflight import require_certificate, require_own_files
+from deploy.operations.private import secret_file
 from deploy.operations.processes import Program, Supervisor
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
@@ -34,15 +36,18 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     Agreement.load(folder / AGREEMENT)
     prepare(folder)
     settings = CoordinatorSettings.updated(folder, **given)
+    require_own_files(folder)
+    require_certificate(folder / settings.certificate, folder / settings.key, folder / settings.ca)
     settings = CoordinatorSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
-    found = require_valid(folder / settings.certificate)
-    require_private(folder / settings.key)
+    found = validity(folder / settings.certificate)
     _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
-    Supervisor(
+    supervisor = Supervisor(
         programs(folder, settings, log_json=log_json),
         folder,
         once_ready=lambda started: _once_ready(folder, settings, started),
-    ).run()
+    )
+    with served(settings.metrics_port, CoordinatorMetrics(folder, settings)):
+        supervisor.run()
 
 
 def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = False) -> list[Program]:

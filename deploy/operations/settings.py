@@ -28,6 +28,10 @@ class _Kept(Section):
         "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
     )
 
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0, description="Port for Prometheus on 127.0.0.1, path /metrics; 0: none."
+    )
+
     @classmethod
     def load(cls, folder: Path) -> Self:
         """What the file says; the file stays as it is.

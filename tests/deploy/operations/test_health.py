@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -100,4 +99,4 @@ def test_a_program_is_given_a_port_that_the_probe_finds(folder: Path, supervised
 
     supervised([Program("one", program, {})], serving)
     assert health.of(folder) == []
-    assert not any(os.path.exists(folder / RUN / name) for name in (PROCESSES,))
+    assert not (folder / RUN / PROCESSES).exists()
