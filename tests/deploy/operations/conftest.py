@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +19,6 @@ from deploy.founding import found
 from deploy.operations import processes
 from deploy.operations.places import prepare
 from deploy.operations.processes import Program, Supervisor
-
-Runs = Callable[..., Supervisor]
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def supervised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
     """Runs a supervisor until a condition holds, then stops it as an operator would, by SIGTERM."""
     monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
 
-    def run(programs: list[Program], until: Callable[[], object], seconds: float = 20.0) -> Supervisor:
-        supervisor = Supervisor(programs, folder)
+    def run(programs: list[Program], until: Callable[[], object], seconds: float = 20.0, **more: Any) -> Supervisor:
+        supervisor = Supervisor(programs, folder, **more)
         with stopped_when(until, seconds) as outcome:
             supervisor.run()
         assert outcome, f"not within {seconds} s"
@@ -60,9 +61,6 @@ def supervised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 @contextmanager
 def stopped_when(condition: Callable[[], object], seconds: float) -> Iterator[list[bool]]:
     """SIGTERM to this process once the condition holds, or the time is over; the list says which by being full."""
-    import os
-    import signal
-
     outcome: list[bool] = []
     over = threading.Event()
 
