@@ -114,10 +114,10 @@ def proxy(
     kind: Annotated[ProxyKind, typer.Option(help="Whose configuration to write.")] = ProxyKind.NGINX,
 ) -> None:
     """Write the configuration of the TLS proxy that stands in front."""
-    from deploy.operations.proxy import write_proxy
+    from deploy.operations.proxy import command, write_proxy
 
     path = write_proxy(folder, listen, kind)
-    _say(f"{path} written; " + (f"nginx -c {path}" if kind is ProxyKind.NGINX else f"caddy run --config {path}"))
+    _say(f"{path} written; {command(kind, path)}")
 
 
 @institution.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from deploy.founding import found
 from deploy.operations import processes
 from deploy.operations.places import prepare
 from deploy.operations.processes import Program, Supervisor
+
+sys.path.insert(0, str(Path(__file__).parent))  # `import called` from any test here; there are no packages in tests
 
 
 @pytest.fixture
