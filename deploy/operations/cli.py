@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError
+from common.errors import ConfigError, DictPFLError
 from deploy.ceremony.cli import institution
 from deploy.operations.proxy import ProxyKind
 from deploy.units import human_bytes, human_seconds
 
 commands = typer.Typer()
-"""Commands of the root: certificates, bundle, run, status."""
+"""Commands of the root: certificates, bundle, health, run, status."""
 coordinator = typer.Typer(no_args_is_help=True, help="The coordinator's side of a deployment.")
 commands.add_typer(coordinator, name="coordinator")
 
@@ -29,6 +32,7 @@ CoordinatorFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help
 SiteFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
 Heartbeat = Annotated[float | None, typer.Option(help="Seconds between signs of life; the same at all parties.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Loopback port for Prometheus; 0: none.")]
 Bundle = Annotated[str | None, typer.Option(metavar="SHA256", help="The app bundle agreed on; see `dictpfl bundle`.")]
 
 
@@ -63,14 +67,16 @@ def coordinator_up(
     port: Annotated[int | None, typer.Option(help="Loopback port of the SuperLink.")] = None,
     heartbeat: Heartbeat = None,
     bundle: Bundle = None,
+    metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml."""
     from deploy.operations.coordinator import up
-    from deploy.operations.logs import configure
+    from deploy.operations.log_format import configure
 
     configure(as_json=log_json)
-    up(folder, port=port, heartbeat=heartbeat, bundle=bundle)
+    with _said(as_json=log_json):
+        up(folder, log_json=log_json, port=port, heartbeat=heartbeat, bundle=bundle, metrics_port=metrics_port)
 
 
 @coordinator.command()
@@ -91,7 +97,7 @@ def admit(
         raise ConfigError(f"institution name {name!r}: expected letters, digits, - and _")
     kept = owner_only(folder / NODES) / f"{name}.pub"
     write_private(kept, public_key.read_bytes())
-    settings = CoordinatorSettings.updated(folder)
+    settings = CoordinatorSettings.load(folder)
     try:
         with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
             control.admit(kept)
@@ -108,10 +114,10 @@ def proxy(
     kind: Annotated[ProxyKind, typer.Option(help="Whose configuration to write.")] = ProxyKind.NGINX,
 ) -> None:
     """Write the configuration of the TLS proxy that stands in front."""
-    from deploy.operations.proxy import write_proxy
+    from deploy.operations.proxy import command, write_proxy
 
     path = write_proxy(folder, listen, kind)
-    _say(f"{path} written; " + (f"nginx -c {path}" if kind is ProxyKind.NGINX else f"caddy run --config {path}"))
+    _say(f"{path} written; {command(kind, path)}")
 
 
 @institution.command()
@@ -130,15 +136,35 @@ def institution_up(
     port: Annotated[int | None, typer.Option(help="Loopback port between SuperNode and SuperExec.")] = None,
     heartbeat: Heartbeat = None,
     bundle: Bundle = None,
+    metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml."""
     from deploy.operations.institution import up
-    from deploy.operations.logs import configure
+    from deploy.operations.log_format import configure
 
     configure(as_json=log_json)
     path = None if ca is None else str(Path(ca).resolve())
-    up(folder, coordinator=coordinator, ca=path, port=port, heartbeat=heartbeat, bundle=bundle)
+    given = {"coordinator": coordinator, "ca": path, "port": port, "heartbeat": heartbeat, "bundle": bundle}
+    given["metrics_port"] = metrics_port
+    with _said(as_json=log_json):
+        up(folder, log_json=log_json, **given)
+
+
+@commands.command()
+def health(
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="A coordinator's or institution's folder.")],
+) -> None:
+    """Ask the health checks of a party's programs; exit code 0 if all serve, 1 if not. For containers and monitors."""
+    from deploy.operations import health as probe
+
+    found = probe.of(folder)
+    for program in found:
+        _say(f"{program.program}: {program.found}")
+    if not found:
+        _say("`up` is not running in this folder")
+    if not found or not all(program.serves for program in found):
+        raise typer.Exit(1)
 
 
 @commands.command()
@@ -155,7 +181,7 @@ def run(
 ) -> None:
     """Start the federation, or go on with it, and show each round as it closes."""
     from deploy.operations.draining import rounds_to_end_with
-    from deploy.operations.logs import configure
+    from deploy.operations.log_format import configure
     from deploy.operations.running import run as run_to_the_end
     from server.journal import ClosedRound
 
@@ -169,7 +195,8 @@ def run(
         facts = {"event": "round", "round": closed.round, "kind": str(closed.kind), "contributors": contributors}
         _say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
-    done = run_to_the_end(folder, rounds_to_end_with(folder) if drain else rounds, on_round=show)
+    with _said(as_json=log_json):
+        done = run_to_the_end(folder, rounds_to_end_with(folder) if drain else rounds, on_round=show)
     _say(
         f"{done} rounds closed, all institutions told"
         if not log_json
@@ -257,6 +284,18 @@ def _show_institution(found: dict[str, Any]) -> None:
             seconds,
         )
     _out.print(table)
+
+
+@contextmanager
+def _said(*, as_json: bool) -> Iterator[None]:
+    """Where logs are JSON, the reason for an end is a line of it, too."""
+    try:
+        yield
+    except DictPFLError as error:
+        if not as_json:
+            raise
+        structlog.get_logger(__name__).error("stopped", code=error.code, reason=str(error))
+        raise typer.Exit(1) from None
 
 
 def _say(text: str) -> None:

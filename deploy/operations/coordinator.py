@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ import structlog
 
 from common.errors import ProcessError
 from deploy.operations.apps import install_agreed
-from deploy.operations.certificates import require_valid
+from deploy.operations.certificates import validity
 from deploy.operations.control import connected, is_up
+from deploy.operations.metrics import CoordinatorMetrics, served
 from deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
-from deploy.operations.private import require_private, secret_file
+from deploy.operations.preflight import require_certificate, require_own_files
+from deploy.operations.private import secret_file
 from deploy.operations.processes import Program, Supervisor
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
@@ -25,7 +26,7 @@ _log = structlog.get_logger(__name__)
 _ASK_EVERY = 0.5
 
 
-def up(folder: Path, **given: Any) -> None:
+def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     """Run the coordinator's processes until SIGTERM; what is given is kept in `coordinator.toml`.
 
     Raises:
@@ -35,16 +36,21 @@ def up(folder: Path, **given: Any) -> None:
     Agreement.load(folder / AGREEMENT)
     prepare(folder)
     settings = CoordinatorSettings.updated(folder, **given)
+    require_own_files(folder)
+    require_certificate(folder / settings.certificate, folder / settings.key, folder / settings.ca)
     settings = CoordinatorSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
-    found = require_valid(folder / settings.certificate)
-    require_private(folder / settings.key)
+    found = validity(folder / settings.certificate)
     _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
-    Supervisor(
-        programs(folder, settings), folder, once_ready=lambda started: _once_ready(folder, settings, started)
-    ).run()
+    supervisor = Supervisor(
+        programs(folder, settings, log_json=log_json),
+        folder,
+        once_ready=lambda started: _once_ready(folder, settings, started),
+    )
+    with served(settings.metrics_port, CoordinatorMetrics(folder, settings)):
+        supervisor.run()
 
 
-def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:
+def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = False) -> list[Program]:
     """What runs, in the order in which it starts."""
     address, ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
     secret = secret_file(folder / RUN / SECRET)
@@ -53,6 +59,7 @@ def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:
         heartbeat=settings.heartbeat,
         bundle=settings.bundle,
         kind="serverapp",
+        log_json=log_json,
         **{FOLDER: str(folder)},
     )
     link = [
@@ -102,12 +109,3 @@ def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[
                     control.stop(run.run)
     except ProcessError as error:
         _log.warning("not yet", reason=str(error))
-
-
-def processes(folder: Path) -> dict[str, Any]:
-    """What the supervisor last wrote: process ids and restarts; empty if none runs."""
-    try:
-        found: dict[str, Any] = json.loads((folder / RUN / "processes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found

@@ -10,10 +10,13 @@ from typing import Any
 
 import structlog
 
-from client.site import KEY, SiteSettings
+from client.site import SiteSettings
 from common.errors import CertificateError, ConfigError
 from deploy.operations.apps import install_agreed
+from deploy.operations.certificates import require_valid
+from deploy.operations.metrics import InstitutionMetrics, served
 from deploy.operations.places import FLOWER, LOOPBACK, NODE_KEY, NODE_PUBLIC, RUN, SECRET, environment, prepare
+from deploy.operations.preflight import meaning, require_own_files, trusting
 from deploy.operations.private import node_key, require_private, secret_file
 from deploy.operations.processes import Delays, Program, Supervisor
 from deploy.operations.settings import NodeSettings
@@ -21,8 +24,6 @@ from deploy.operations.task import SITE
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
-_UNKNOWN_ISSUER, _EXPIRED, _OTHER_NAME = {18, 19, 20, 21}, {10}, {62, 64}
-"""OpenSSL's verification codes."""
 _ADVICE = {
     305: "not admitted (the coordinator runs `dictpfl coordinator admit`), a clock that is wrong by minutes, or, after a "
     "crash, the last process still counts as alive for up to two heartbeats: then this mends itself"
@@ -36,7 +37,7 @@ def enrol(folder: Path) -> Path:
     return folder / NODE_PUBLIC
 
 
-def up(folder: Path, **given: Any) -> None:
+def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     """Run an institution's processes until SIGTERM; what is given is kept in `node.toml`.
 
     Raises:
@@ -46,21 +47,29 @@ def up(folder: Path, **given: Any) -> None:
     site = SiteSettings.load(folder)
     prepare(folder)
     settings = NodeSettings.updated(folder, **given)
-    settings = NodeSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
     require_private(folder / NODE_KEY)
-    if (folder / KEY).exists():
-        require_private(folder / KEY)
+    require_own_files(folder)
+    if site.passphrase_file:
+        require_private(folder / site.passphrase_file)
     require_trusted(settings.coordinator, folder / settings.ca)
+    settings = NodeSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
-    Supervisor(programs(folder, settings), folder).run()
+    supervisor = Supervisor(programs(folder, settings, log_json=log_json), folder)
+    with served(settings.metrics_port, InstitutionMetrics(folder, settings)):
+        supervisor.run()
 
 
-def programs(folder: Path, settings: NodeSettings) -> list[Program]:
+def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) -> list[Program]:
     """What runs, in the order in which it starts."""
     address = f"{LOOPBACK}:{settings.port}"
     secret = secret_file(folder / RUN / SECRET)
     setting = environment(
-        folder, heartbeat=settings.heartbeat, bundle=settings.bundle, kind="clientapp", **{SITE: str(folder)}
+        folder,
+        heartbeat=settings.heartbeat,
+        bundle=settings.bundle,
+        kind="clientapp",
+        log_json=log_json,
+        **{SITE: str(folder)},
     )
     node = [
         "flower-supernode",
@@ -96,12 +105,8 @@ def require_trusted(coordinator: str, ca: Path) -> None:
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"coordinator {coordinator!r}: expected HOST:PORT, such as federation.example.org:443")
-    try:
-        context = ssl.create_default_context(cafile=str(ca))
-    except (OSError, ssl.SSLError) as error:
-        raise CertificateError(
-            f"cannot use {ca} ({error}); ask the coordinator for its authority's certificate"
-        ) from error
+    require_valid(ca)
+    context = trusting(ca)
     try:
         with (
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as plain,
@@ -109,22 +114,9 @@ def require_trusted(coordinator: str, ca: Path) -> None:
         ):
             return
     except ssl.SSLCertVerificationError as error:
-        raise CertificateError(_meaning(error, coordinator, ca)) from error
+        raise CertificateError(meaning(error, coordinator, ca)) from error
     except OSError as error:
         _log.warning("coordinator not reached yet, keeps trying", coordinator=coordinator, reason=str(error))
-
-
-def _meaning(error: ssl.SSLCertVerificationError, coordinator: str, ca: Path) -> str:
-    if error.verify_code in _EXPIRED:
-        return f"the certificate of {coordinator} has expired; its operator must renew it (or this machine's clock is wrong)"
-    if error.verify_code in _UNKNOWN_ISSUER:
-        return (
-            f"the certificate of {coordinator} is not signed by the authority in {ca}: wrong authority, or somebody in "
-            "between. Do not go on; ask the coordinator for the right ca.pem and compare it by phone"
-        )
-    if error.verify_code in _OTHER_NAME:
-        return f"the certificate of {coordinator} is for another name; use the name that is in it, or have it renewed"
-    return f"the certificate of {coordinator} is refused: {error.verify_message}"
 
 
 def _listens(port: int) -> bool:

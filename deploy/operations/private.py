@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -29,6 +30,12 @@ def require_private(path: Path) -> Path:
             "if others had access, replace the key"
         )
     return path
+
+
+def private_files(folder: Path) -> Iterator[Path]:
+    """Files of a party that only their owner may read: keys, sealed or not, and what its processes prove themselves with."""
+    for pattern in ("*.key", "*.sealed", "*.secret"):
+        yield from sorted(folder.rglob(pattern))
 
 
 def secret_file(path: Path) -> Path:

@@ -55,7 +55,7 @@ def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *
 
 class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
-        settings = CoordinatorSettings.updated(folder)
+        settings = CoordinatorSettings.load(folder)
         self._folder = folder
         self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
         self._bundle = installed(folder / FLOWER, settings.bundle)

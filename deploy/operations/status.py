@@ -11,7 +11,7 @@ from client.site import SiteSettings
 from common.errors import DictPFLError
 from deploy.operations.certificates import validity
 from deploy.operations.control import Node, connected
-from deploy.operations.coordinator import processes
+from deploy.operations.health import processes
 from deploy.operations.places import LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
@@ -29,7 +29,7 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
     """
     folder = folder.resolve()
     agreement = Agreement.load(folder / AGREEMENT)
-    settings = CoordinatorSettings.updated(folder)
+    settings = CoordinatorSettings.load(folder)
     limits = agreement.uploads
     found: dict[str, Any] = {
         "federation": limits.federation.hex(),

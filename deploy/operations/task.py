@@ -24,6 +24,7 @@ from typing import Any
 
 from deploy.operations import pinned, slots
 from deploy.operations.child import set_heartbeat
+from deploy.operations.log_format import configure, wants_json
 
 HOME, BUNDLE, SITE, AHEAD = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE", "DICTPFL_AHEAD"
 """`DICTPFL_AHEAD=0`: load nothing ahead, which saves 200 MB and costs each task three seconds."""
@@ -253,6 +254,7 @@ class Nursery:
 def main() -> None:
     """Start tasks of the kind that the one argument names."""
     set_heartbeat()
+    configure(as_json=wants_json(os.environ))
     sys.dont_write_bytecode = True
     # numpy's own threads would start with its import, and a process with threads must not fork. torch has its own setting.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
