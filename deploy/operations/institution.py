@@ -10,11 +10,15 @@ from typing import Any
 
 import structlog
 
-from client.site import KEY, SiteSettings
+from client.epochs import home
+from client.site import KEY, SEALED_KEY, SiteSettings
 from common.errors import CertificateError, ConfigError
-from deploy.operations.apps import install_agreed
-from deploy.operations.places import FLOWER, LOOPBACK, NODE_KEY, NODE_PUBLIC, RUN, SECRET, environment, prepare
-from deploy.operations.private import node_key, require_private, secret_file
+from deploy.ceremony.changing import finish_change
+from deploy.ceremony.identity import PRIVATE
+from deploy.ceremony.nodes import NODE, node_key
+from deploy.operations.apps import held_to_agreed
+from deploy.operations.places import LOOPBACK, RUN, SECRET, environment, prepare
+from deploy.operations.private import require_private, secret_file
 from deploy.operations.processes import Delays, Program, Supervisor
 from deploy.operations.settings import NodeSettings
 from deploy.operations.task import SITE
@@ -30,10 +34,8 @@ _ADVICE = {
 
 
 def enrol(folder: Path) -> Path:
-    """Make the node's key pair if missing; returns the public half, which the coordinator needs."""
-    prepare(folder)
-    node_key(folder / NODE_KEY, folder / NODE_PUBLIC)
-    return folder / NODE_PUBLIC
+    """The node's public key, which the coordinator needs. `dictpfl institution identity` made the pair; made here if not."""
+    return node_key(prepare(folder))
 
 
 def up(folder: Path, **given: Any) -> None:
@@ -43,13 +45,14 @@ def up(folder: Path, **given: Any) -> None:
         DictPFLError: something in the folder cannot be used, or the coordinator is not who it should be.
     """
     folder = folder.resolve()
+    finish_change(folder)
     site = SiteSettings.load(folder)
     prepare(folder)
-    settings = NodeSettings.updated(folder, **given)
-    settings = NodeSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
-    require_private(folder / NODE_KEY)
-    if (folder / KEY).exists():
-        require_private(folder / KEY)
+    settings = held_to_agreed(folder, home(folder), NodeSettings.updated(folder, **given))
+    require_private(folder / NODE)
+    for key in (folder / KEY, home(folder) / SEALED_KEY, folder / PRIVATE):
+        if key.exists():
+            require_private(key)
     require_trusted(settings.coordinator, folder / settings.ca)
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
     Supervisor(programs(folder, settings), folder).run()
@@ -66,7 +69,7 @@ def programs(folder: Path, settings: NodeSettings) -> list[Program]:
         "flower-supernode",
         *("--root-certificates", str(folder / settings.ca)),
         *("--superlink", settings.coordinator),
-        *("--auth-supernode-private-key", str(folder / NODE_KEY)),
+        *("--auth-supernode-private-key", str(folder / NODE)),
         *("--host", LOOPBACK, "--port", str(settings.port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         *("--node-config", f"site={json.dumps(str(folder))}"),

@@ -11,7 +11,7 @@ import structlog
 
 from common.errors import EngineError, ProcessError
 from common.protocol import RoundKind
-from deploy.operations.apps import installed
+from deploy.operations.apps import agreed, installed
 from deploy.operations.control import Control, RunState, connected
 from deploy.operations.places import FLOWER, LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
@@ -57,10 +57,10 @@ class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
         settings = CoordinatorSettings.updated(folder)
         self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
-        self._bundle = installed(folder / FLOWER, settings.bundle)
+        self._bundle = installed(folder / FLOWER, agreed(folder, folder, settings.bundle))
         self._agreement, self._on_round = agreement, on_round
-        limits = agreement.uploads
-        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint)
+        limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
         self.seen = self.journal.next_round
         self._run: int | None = None
         self._away: float | None = None

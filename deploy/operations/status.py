@@ -9,6 +9,7 @@ from typing import Any
 
 from client.site import SiteSettings
 from common.errors import DictPFLError
+from deploy.operations.apps import agreed
 from deploy.operations.certificates import validity
 from deploy.operations.control import Node, connected
 from deploy.operations.coordinator import processes
@@ -36,9 +37,10 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "key": limits.fingerprint.hex(),
         "encrypted": agreement.encrypted,
         "insecurities": list(agreement.insecurities),
-        "bundle": settings.bundle,
+        "bundle": agreed(folder, folder, settings.bundle),
         "rounds_wanted": agreement.rounds,
-        "rounds": _rounds(folder, limits.federation, limits.fingerprint),
+        "epoch": agreement.epoch,
+        "rounds": _rounds(folder, agreement),
         "processes": processes(folder),
         "nodes": _nodes(folder, settings),
     }
@@ -49,10 +51,11 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _rounds(folder: Path, federation: bytes, fingerprint: bytes) -> list[dict[str, Any]]:
+def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
     if not (folder / JOURNAL).exists():
         return []
-    journal = Journal(folder / JOURNAL, federation, fingerprint)
+    limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+    journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
     try:
         sums = journal.contributors()
         return [
@@ -96,11 +99,12 @@ def of_institution(folder: Path) -> dict[str, Any]:
     Raises:
         DictPFLError: the folder cannot be used.
     """
+    from client.epochs import home
     from client.memory import Memory
     from common.genesis import Genesis
 
     folder = folder.resolve()
-    site, genesis = SiteSettings.load(folder), Genesis.load(folder)
+    site, genesis = SiteSettings.load(folder), Genesis.load(home(folder))
     record = Memory(folder / "memory", genesis.federation).recall()
     return {
         "name": site.name,

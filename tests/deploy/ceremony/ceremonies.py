@@ -23,6 +23,7 @@ from deploy.engines.local import run_local
 from server.coordinator import AGREEMENT
 
 NAMES = ("berlin", "kyoto", "oslo")
+APP = "ab" * 32
 PASSPHRASES = {
     name: f"six random words of {name}".encode() for name in ("authority", *NAMES, "quito", "turin", "lagos")
 }
@@ -74,7 +75,7 @@ class Ceremony:
     def genesis(self, out: Path, names: tuple[str, ...], agreed: FederationConfig, seed: bytes | None = None) -> Issued:
         return authority.found(
             self.authority, PASSPHRASES["authority"], agreed,
-            {name: self.site(name) / PUBLIC for name in names}, out, sample_shape=(6,), outputs=3, seed=seed,
+            {name: self.site(name) / PUBLIC for name in names}, out, app=APP, sample_shape=(6,), outputs=3, seed=seed,
         )  # fmt: skip
 
     def identity(self, name: str) -> None:
