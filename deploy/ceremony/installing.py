@@ -51,7 +51,7 @@ def install(
         raise IdentityError(f"{folder} is the folder of another party; the coordinator needs one of its own")
     require_trusted(folder, terms.authority, authority_fingerprint, confirm)
     with locked(folder, "install"):
-        before = in_force(folder, folder)
+        before = in_force(folder, folder) if pinned(folder) else None
         _require_next(folder, before, terms)
         signer = coordinator_signer(folder)
         _install(folder, signer, terms, document, before)

@@ -144,7 +144,10 @@ def read_terms(path: Path) -> Terms:
 
 
 def in_force(folder: Path, home: Path) -> Terms | None:
-    """The terms that a party lives by, signed by the authority that it pinned; None if it has met no authority.
+    """The terms that a party lives by; None if it has met no authority.
+
+    They must be signed by the authority that the party pinned. A coordinator into whose folder the half was copied, without
+    `dictpfl coordinator install`, has pinned none: then the signature shows that the page is whole, not whose it is.
 
     Args:
         folder: the party's. `home`: where the terms lie: `client.epochs.home` of an institution, the coordinator's folder.
@@ -152,11 +155,13 @@ def in_force(folder: Path, home: Path) -> Terms | None:
     Raises:
         BundleError: altered, or signed by another authority. CeremonyError: missing though there is an authority.
     """
-    authority = pinned(folder)
+    authority, coordinator = pinned(folder), home == folder
     path = home / TERMS
-    if authority is None and home == folder and not path.exists():
+    if authority is None and coordinator and not path.exists():
         return None  # founded by a simulation, for trying out
     terms = read_terms(path)
+    if authority is None and coordinator:
+        return terms
     if authority is None or terms.authority.fingerprint != authority.fingerprint:
         raise UnknownSenderError(
             f"{path} is signed by {terms.authority.name}, {spoken(terms.authority.fingerprint)}, who is not the authority "

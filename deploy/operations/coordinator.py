@@ -13,11 +13,12 @@ from common.errors import ConfigError, ProcessError
 from deploy.ceremony.identity import coordinator_signer
 from deploy.ceremony.installing import install as checked_and_installed
 from deploy.ceremony.installing import require_consistent
+from deploy.ceremony.pinning import pinned
 from deploy.ceremony.terms import Terms
-from deploy.operations import pinned
 from deploy.operations.apps import held_to_agreed
 from deploy.operations.certificates import require_valid
 from deploy.operations.control import Control, connected, is_up
+from deploy.operations.pinned import FAB, sha256_of
 from deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
 from deploy.operations.private import require_private, secret_file
 from deploy.operations.processes import Program, Supervisor
@@ -40,7 +41,8 @@ def up(folder: Path, **given: Any) -> None:
     folder = folder.resolve()
     agreement = Agreement.load(folder / AGREEMENT)
     prepare(folder)
-    require_consistent(folder, agreement)
+    if require_consistent(folder, agreement) and pinned(folder) is None:
+        _log.warning("nobody compared the authority's fingerprint; `dictpfl coordinator install` asks for it")
     settings = held_to_agreed(folder, folder, CoordinatorSettings.updated(folder, **given))
     found = require_valid(folder / settings.certificate)
     require_private(folder / settings.key)
@@ -153,7 +155,7 @@ def install(folder: Path, half: Path, **how: Any) -> tuple[Terms, str]:
         return terms, ""
     with connected(address, ca) as control:
         admit_nodes(control, folder)
-    return terms, pinned.sha256_of((folder / FLOWER / pinned.FAB).read_bytes())
+    return terms, sha256_of((folder / FLOWER / FAB).read_bytes())
 
 
 def _require_no_run(address: str, ca: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import stat
 from contextlib import suppress
 from dataclasses import replace
@@ -31,7 +32,7 @@ from deploy.ceremony.export import export_state
 from deploy.ceremony.fingerprint import spoken
 from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, coordinator_signer
 from deploy.ceremony.installing import install, require_consistent
-from deploy.ceremony.terms import TERMS, read_terms
+from deploy.ceremony.terms import TERMS, in_force, read_terms
 from deploy.operations.witness import Witness, watched
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT, JOURNAL
@@ -70,6 +71,22 @@ def test_the_authority_is_confirmed_by_a_person_once(ceremony: Ceremony) -> None
     install(ceremony.coordinator, half, confirm=lambda sender: sender.name == "ministry")
     with pytest.raises(SameEpochError, match="a second half"):
         install(ceremony.coordinator, half)
+
+
+def test_a_half_that_was_copied_and_then_installed(ceremony: Ceremony) -> None:
+    """Copied by hand, it is held to as a page that is whole; the install is what compares the authority."""
+    place = ceremony.coordinator
+    shutil.copytree(ceremony.handout() / "coordinator", place)
+    found = in_force(place, place)
+    assert found is not None
+    assert found.app == APP
+    (place / TERMS).write_bytes((place / TERMS).read_bytes().replace(APP.encode(), b"cd" * 32))
+    with pytest.raises(TamperedBundleError):
+        in_force(place, place)
+    with pytest.raises(UnknownSenderError, match="nobody confirmed"):
+        install(place, ceremony.handout() / "coordinator")
+    ceremony.hand_over()
+    assert in_force(place, place) == found
 
 
 def test_altered_halves(ceremony: Ceremony) -> None:
