@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from client.epochs import KEY_PURPOSE, epoch_folder, installed
-from client.site import SEALED_KEY, SiteSettings
+from client.site import SEALED_KEY, SITE, SiteSettings
 from client.vault import open_at_rest, require_strong, seal_at_rest
 from common.errors import CeremonyError, PassphraseError
 from common.files import read_private, sync_folder, write_private
@@ -22,8 +22,6 @@ from deploy.ceremony.identity import PRIVATE, SEALED_FOR, open_identity
 from deploy.ceremony.keeping import FEDERATION
 from deploy.ceremony.keeping import SEALED_FOR as FEDERATION_SEALED_FOR
 from deploy.ceremony.locking import locked
-
-SITE = "site.toml"
 
 
 def change_passphrase(folder: Path, old: bytes, new: bytes, *, new_file: Path | None = None) -> list[str]:

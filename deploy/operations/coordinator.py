@@ -23,7 +23,8 @@ from deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SEC
 from deploy.operations.private import require_private, secret_file
 from deploy.operations.processes import Program, Supervisor
 from deploy.operations.settings import CoordinatorSettings
-from deploy.operations.witness import watched
+from deploy.operations.watching import watched
+from deploy.operations.witness import Witness
 from server.agreement import Agreement
 from server.app import FOLDER
 from server.coordinator import AGREEMENT
@@ -47,7 +48,7 @@ def up(folder: Path, **given: Any) -> None:
     found = require_valid(folder / settings.certificate)
     require_private(folder / settings.key)
     _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
-    with watched(folder, coordinator_signer(folder)):
+    with watched(Witness(folder, coordinator_signer(folder)).look, "custody log"):
         Supervisor(
             programs(folder, settings), folder, once_ready=lambda started: _once_ready(folder, settings, started)
         ).run()

@@ -17,11 +17,13 @@ from deploy.ceremony.changing import finish_change
 from deploy.ceremony.identity import PRIVATE
 from deploy.ceremony.nodes import NODE, node_key
 from deploy.operations.apps import held_to_agreed
+from deploy.operations.handover import Handover
 from deploy.operations.places import LOOPBACK, RUN, SECRET, environment, prepare
 from deploy.operations.private import require_private, secret_file
 from deploy.operations.processes import Delays, Program, Supervisor
 from deploy.operations.settings import NodeSettings
 from deploy.operations.task import SITE
+from deploy.operations.watching import watched
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
@@ -55,7 +57,8 @@ def up(folder: Path, **given: Any) -> None:
             require_private(key)
     require_trusted(settings.coordinator, folder / settings.ca)
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
-    Supervisor(programs(folder, settings), folder).run()
+    with watched(Handover(folder).look, "handover"):
+        Supervisor(programs(folder, settings), folder).run()
 
 
 def programs(folder: Path, settings: NodeSettings) -> list[Program]:

@@ -6,24 +6,16 @@ supervisor does, a moment later. What was closed while no supervisor looked is e
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
-from common.errors import DictPFLError
 from deploy.ceremony.custody import LOG, Recorder, verify
 from deploy.ceremony.identity import Signer
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT, JOURNAL
 from server.journal import ClosedRound, Journal
 
-LOOK_SECONDS = 2.0
 CLOSED, BACK = "round closed", "journal went back"
-_log = structlog.get_logger(__name__)
 
 
 class Witness:
@@ -108,32 +100,3 @@ def _next_in(folder: Path) -> int:
         if entry["event"] == BACK:
             return int(entry["facts"]["to"])
     return 0
-
-
-@contextmanager
-def watched(folder: Path, signer: Signer) -> Iterator[None]:
-    """Enter rounds while the block runs, and once more at its end; what goes wrong is logged and tried again.
-
-    Raises:
-        CustodyError: the log was altered before it began.
-    """
-    witness, stop = Witness(folder, signer), threading.Event()
-
-    def look() -> None:
-        try:
-            witness.look()
-        except DictPFLError as error:
-            _log.error("custody log not written", code=error.code, reason=str(error))
-
-    def keep_looking() -> None:
-        while not stop.wait(LOOK_SECONDS):
-            look()
-
-    thread = threading.Thread(target=keep_looking, name="custody", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        look()

@@ -33,7 +33,7 @@ from deploy.ceremony.fingerprint import spoken
 from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, coordinator_signer
 from deploy.ceremony.installing import install, require_consistent
 from deploy.ceremony.terms import TERMS, in_force, read_terms
-from deploy.operations.witness import Witness, watched
+from deploy.operations.witness import Witness
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT, JOURNAL
 from server.journal import ClosedRound, Journal
@@ -258,13 +258,11 @@ def test_a_journal_that_went_back_is_said(ceremony: Ceremony) -> None:
     place = ceremony.coordinator
     for number in range(3):
         close(ceremony, number)
-    with watched(place, coordinator_signer(place)):
-        pass
+    Witness(place, coordinator_signer(place)).look()
     for part in place.glob(f"{JOURNAL}*"):
         part.unlink()
     close(ceremony, 0)
-    with watched(place, coordinator_signer(place)):
-        pass
+    Witness(place, coordinator_signer(place)).look()
     said = [(e["event"], e["facts"].get("to", e["facts"].get("round"))) for e in custody.verify(place)[0].entries[4:]]
     assert said == [("round closed", 0), ("round closed", 1), ("round closed", 2), ("journal went back", 1)]
     close(ceremony, 1)
