@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from client.epochs import home
+from client.epochs import Keyring, home
 from client.site import KEY, SEALED_KEY, SiteSettings
 from common.errors import CertificateError, ConfigError
 from deploy.ceremony.changing import finish_change
@@ -55,6 +55,7 @@ def up(folder: Path, **given: Any) -> None:
     for key in (folder / KEY, home(folder) / SEALED_KEY, folder / PRIVATE):
         if key.exists():
             require_private(key)
+    Keyring(folder, site)  # a wrong passphrase or a damaged key is said now, not in the first round
     require_trusted(settings.coordinator, folder / settings.ca)
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
     with watched(Handover(folder).look, "handover"):
