@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from common.errors import CeremonyError, ConfigError, IdentityError, TamperedBundleError, UnknownSenderError
 from deploy.ceremony.fingerprint import spoken
-from deploy.ceremony.identity import PublicIdentity, Signer, canonical
+from deploy.ceremony.identity import PublicIdentity, Signer, canonical, require_name
 from deploy.ceremony.pinning import pinned
 
 TERMS = "terms.json"
@@ -58,8 +58,10 @@ class Terms:
         """Check what is compared elsewhere.
 
         Raises:
-            ConfigError: an app's hash that is none.
+            ConfigError: an app's hash that is none. IdentityError: a member's name that is no file name.
         """
+        for name in self.members:
+            require_name(name)
         require_hash(self.app)
 
     def signed(self, authority: Signer) -> Self:

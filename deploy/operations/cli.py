@@ -101,25 +101,30 @@ def admit(
     from common.files import write_private
     from common.keys import owner_only
     from deploy.ceremony.custody import record
-    from deploy.ceremony.identity import coordinator_signer
+    from deploy.ceremony.identity import coordinator_signer, require_name
     from deploy.ceremony.installing import node_digest
     from deploy.operations.control import connected
     from deploy.operations.places import LOOPBACK, NODES
     from deploy.operations.settings import CoordinatorSettings
 
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"institution name {name!r}: expected letters, digits, - and _")
+    require_name(name)
     kept = owner_only(folder / NODES) / f"{name}.pub"
+    before = kept.read_bytes() if kept.exists() else None
     write_private(kept, public_key.read_bytes())
-    record(folder, coordinator_signer(folder), "node admitted", institution=name, key=node_digest(kept))
     settings = CoordinatorSettings.updated(folder)
     try:
         with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
             control.admit(kept)
+    except ConfigError:
+        # It would be refused again at every start.
+        kept.unlink() if before is None else write_private(kept, before)
+        raise
     except ProcessError:
-        _say(f"{name} will be admitted when the coordinator starts")
+        said = f"{name} will be admitted when the coordinator starts"
     else:
-        _say(f"{name} admitted")
+        said = f"{name} admitted"
+    record(folder, coordinator_signer(folder), "node admitted", institution=name, key=node_digest(kept))
+    _say(said)
 
 
 @coordinator.command()

@@ -23,7 +23,7 @@ from common.errors import (
 from deploy.ceremony import authority
 from deploy.ceremony.bundle import read_contents, write_bundle
 from deploy.ceremony.export import export_state
-from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity, open_identity
+from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, canonical, make_identity, open_identity
 from deploy.ceremony.joining import read_envelope
 from deploy.ceremony.terms import TERMS, Member, Terms, in_force, read_terms
 from deploy.operations import apps, pinned
@@ -66,6 +66,16 @@ def test_every_altered_byte_is_noticed(ceremony: Ceremony) -> None:
 def test_hashes_that_are_none(ceremony: Ceremony, app: str) -> None:
     with pytest.raises(ConfigError, match="64 hexadecimal digits"):
         replace(terms_of(ceremony), app=app)
+
+
+def test_a_members_name_is_a_file_name(ceremony: Ceremony) -> None:
+    ministry = open_identity(ceremony.authority, PASSPHRASES["authority"])
+    page = terms_of(ceremony).to_bytes().replace(b'"oslo":', b'"../oslo":')
+    unsigned = json.loads(page)
+    del unsigned["signature"]
+    signature = ministry.sign(b"dictpfl terms 1\n" + canonical(unsigned)).hex()
+    with pytest.raises(TamperedBundleError):
+        Terms.of_bytes(canonical({**unsigned, "signature": signature}) + b"\n", "the page")
 
 
 CHANGES: dict[str, tuple[Callable[[Terms], Terms], str]] = {
