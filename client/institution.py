@@ -117,6 +117,7 @@ class Institution:
                 f"{record.shared.round}; the coordinator's journal is older than it should be"
             )
         if request.kind is None:
+            self._note("settled", record.shared.round, 0)
             return Reply(Status.SETTLED, request.round, record.shared.round)
         return self._upload(record, request.kind)
 

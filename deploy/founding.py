@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def found(config: FederationConfig, folder: Path) -> Founded:
     if config.model.weights:
         load_weights(model, config.model.weights)
     pretrain(model, division.public, config.model.pretrain, config.training, config.seed)
-    require_trainable(model, division.sites[0].train, config)
+    require_trainable(model, [division.sites[0].train], config)
     parameters = CKKSParameters.choose(config.encryption, config.capacity)
     key = make_key(parameters) if config.encryption.sealer == "ckks" else None
     genesis, weights = draw_genesis(
@@ -143,22 +144,38 @@ def draw_genesis(
     return genesis, weights
 
 
-def require_trainable(model: nn.Module, samples: Samples, config: FederationConfig) -> None:
+def require_trainable(
+    model: nn.Module, trials: Sequence[Samples], config: FederationConfig, *, loss: bool = True, data: str = "this data"
+) -> None:
     """One forward pass and one loss, so that what cannot be trained is refused before round 1.
 
+    Args:
+        trials: samples to try, at least one of which the model must take; two of each are looked at.
+        loss: False: the forward pass alone, where nobody knows what labels the task wants.
+        data: what the trials stand for, for the message.
+
     Raises:
-        ModelError: the model does not take these samples, or the task does not take its outputs.
+        ModelError: the model takes none of them, or the task does not take its outputs.
         ConfigError: unknown task, device or schedule.
     """
     resolve_device(config.training.device)
     schedule(config.pruning.schedule)
     task = load_task(config.training.task)
-    try:
-        evaluate(copy.deepcopy(model), samples.take(np.arange(min(2, len(samples)))), task)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ModelError(
-            f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on this data: {error}"
-        ) from error
+    reasons: list[Exception] = []
+    for samples in trials:
+        few, tried = samples.take(np.arange(min(2, len(samples)))), copy.deepcopy(model)
+        try:
+            if loss:
+                evaluate(tried, few, task)
+            else:
+                tried.eval()(torch.from_numpy(few.features))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(error)
+        else:
+            return
+    raise ModelError(
+        f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on {data}: {reasons[0]}"
+    ) from reasons[0]
 
 
 def found_again(config: FederationConfig, folder: Path) -> Founded:

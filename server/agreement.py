@@ -45,6 +45,10 @@ class Agreement:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
+        write_private(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """As JSON."""
         limits = asdict(self.uploads)
         limits |= {"federation": self.uploads.federation.hex(), "fingerprint": self.uploads.fingerprint.hex()}
         document = _Document(
@@ -53,7 +57,7 @@ class Agreement:
             uploads=_Uploads(**limits),
             **{name: getattr(self, name) for name in _PLAIN},
         )
-        write_private(path, document.model_dump_json(indent=1).encode())
+        return document.model_dump_json(indent=1).encode()
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -184,6 +185,12 @@ class Journal:
         for number, blob in self._read("SELECT round, aggregate FROM rounds WHERE round >= ? ORDER BY round", start):
             counted = self._read("SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", number)
             yield Aggregate(number, blob, tuple(upload for (upload,) in counted))
+
+    def digests(self, start: int = 0) -> Iterator[tuple[int, str]]:
+        """Number and SHA-256, in hexadecimal, of each aggregate from round `start` on; one in memory at a time."""
+        for (number,) in self._read("SELECT round FROM rounds WHERE round >= ? ORDER BY round", start):
+            for (blob,) in self._read("SELECT aggregate FROM rounds WHERE round = ?", number):
+                yield number, hashlib.sha256(blob).hexdigest()
 
     def contributors(self) -> Mapping[int, tuple[int, int]]:
         """For each closed round, how many uploads its sum holds and the sum's length in bytes."""

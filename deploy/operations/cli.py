@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import ConfigError, DictPFLError
-from deploy.ceremony.cli import institution
+from deploy.ceremony.cli import Fingerprint, institution
 from deploy.operations.proxy import ProxyKind
 from deploy.units import human_bytes, human_seconds
 
@@ -61,6 +61,23 @@ def bundle() -> None:
     _out.print(pinned.sha256_of(apps.build()), highlight=False, soft_wrap=True)
 
 
+@coordinator.command("install")
+def coordinator_install(
+    folder: CoordinatorFolder,
+    half: Annotated[Path, typer.Argument(metavar="HALF", help="The folder `coordinator` that the authority made.")],
+    authority_fingerprint: Fingerprint = None,
+) -> None:
+    """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
+    from deploy.ceremony.cli import confirmed
+    from deploy.operations.coordinator import install
+
+    terms, running = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
+    _say(f"epoch {terms.epoch} installed, from round {terms.first_round} on, of {', '.join(sorted(terms.members))}")
+    _say(f"app {terms.app}")
+    if running and running != terms.app:
+        _say("`coordinator up` runs another app: install the release that was agreed on, and start it again")
+
+
 @coordinator.command("up")
 def coordinator_up(
     folder: CoordinatorFolder,
@@ -89,22 +106,31 @@ def admit(
     from common.errors import ProcessError
     from common.files import write_private
     from common.keys import owner_only
+    from deploy.ceremony.custody import record
+    from deploy.ceremony.identity import coordinator_signer, require_name
+    from deploy.ceremony.installing import node_digest
     from deploy.operations.control import connected
     from deploy.operations.places import LOOPBACK, NODES
     from deploy.operations.settings import CoordinatorSettings
 
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"institution name {name!r}: expected letters, digits, - and _")
+    require_name(name)
     kept = owner_only(folder / NODES) / f"{name}.pub"
+    before = kept.read_bytes() if kept.exists() else None
     write_private(kept, public_key.read_bytes())
     settings = CoordinatorSettings.load(folder)
     try:
         with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
             control.admit(kept)
+    except ConfigError:
+        # It would be refused again at every start.
+        kept.unlink() if before is None else write_private(kept, before)
+        raise
     except ProcessError:
-        _say(f"{name} will be admitted when the coordinator starts")
+        said = f"{name} will be admitted when the coordinator starts"
     else:
-        _say(f"{name} admitted")
+        said = f"{name} admitted"
+    record(folder, coordinator_signer(folder), "node admitted", institution=name, key=node_digest(kept))
+    _say(said)
 
 
 @coordinator.command()

@@ -30,7 +30,7 @@ def rounds_to_end_with(folder: Path) -> int:
         DictPFLError: the folder cannot be used.
     """
     folder = folder.resolve()
-    agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.updated(folder)
+    agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
     limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
     journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
     try:

@@ -10,17 +10,22 @@ from typing import Any
 
 import structlog
 
+from client.epochs import Keyring, home
 from client.site import SiteSettings
 from common.errors import CertificateError, ConfigError
-from deploy.operations.apps import install_agreed
+from deploy.ceremony.changing import finish_change
+from deploy.ceremony.nodes import NODE, node_key
+from deploy.operations.apps import held_to_agreed
 from deploy.operations.certificates import require_valid
+from deploy.operations.handover import Handover
 from deploy.operations.metrics import InstitutionMetrics, served
-from deploy.operations.places import FLOWER, LOOPBACK, NODE_KEY, NODE_PUBLIC, RUN, SECRET, environment, prepare
+from deploy.operations.places import LOOPBACK, RUN, SECRET, environment, prepare
 from deploy.operations.preflight import meaning, require_own_files, trusting
-from deploy.operations.private import node_key, require_private, secret_file
+from deploy.operations.private import require_private, secret_file
 from deploy.operations.processes import Delays, Program, Supervisor
 from deploy.operations.settings import NodeSettings
 from deploy.operations.task import SITE
+from deploy.operations.watching import watched
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
@@ -31,10 +36,8 @@ _ADVICE = {
 
 
 def enrol(folder: Path) -> Path:
-    """Make the node's key pair if missing; returns the public half, which the coordinator needs."""
-    prepare(folder)
-    node_key(folder / NODE_KEY, folder / NODE_PUBLIC)
-    return folder / NODE_PUBLIC
+    """The node's public key, which the coordinator needs. `dictpfl institution identity` made the pair; made here if not."""
+    return node_key(prepare(folder))
 
 
 def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
@@ -44,18 +47,23 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         DictPFLError: something in the folder cannot be used, or the coordinator is not who it should be.
     """
     folder = folder.resolve()
+    finish_change(folder)
     site = SiteSettings.load(folder)
     prepare(folder)
     settings = NodeSettings.updated(folder, **given)
-    require_private(folder / NODE_KEY)
+    require_private(folder / NODE)
     require_own_files(folder)
     if site.passphrase_file:
         require_private(folder / site.passphrase_file)
+    Keyring(folder, site)  # a wrong passphrase or a damaged key is said now, not in the first round
     require_trusted(settings.coordinator, folder / settings.ca)
-    settings = NodeSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
+    settings = held_to_agreed(folder, home(folder), settings)
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
     supervisor = Supervisor(programs(folder, settings, log_json=log_json), folder)
-    with served(settings.metrics_port, InstitutionMetrics(folder, settings)):
+    with (
+        served(settings.metrics_port, InstitutionMetrics(folder, settings)),
+        watched(Handover(folder).look, "handover"),
+    ):
         supervisor.run()
 
 
@@ -75,7 +83,7 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) ->
         "flower-supernode",
         *("--root-certificates", str(folder / settings.ca)),
         *("--superlink", settings.coordinator),
-        *("--auth-supernode-private-key", str(folder / NODE_KEY)),
+        *("--auth-supernode-private-key", str(folder / NODE)),
         *("--host", LOOPBACK, "--port", str(settings.port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
         *("--node-config", f"site={json.dumps(str(folder))}"),

@@ -12,7 +12,7 @@ from deploy.operations.task import BUNDLE, HOME
 
 RUN, LOGS, FLOWER = "run", "logs", "flower"
 SECRET, DATABASE, PROCESSES = "superexec.secret", "superlink.sqlite", "processes.json"
-NODE_KEY, NODE_PUBLIC, NODES = "node.key", "node.pub", "nodes"
+NODES = "nodes"
 LOOPBACK = "127.0.0.1"
 
 

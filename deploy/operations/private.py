@@ -7,9 +7,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from common.errors import KeyFileError
 from common.files import write_private
 
@@ -43,18 +40,3 @@ def secret_file(path: Path) -> Path:
     if not path.exists():
         write_private(path, secrets.token_hex(32).encode())
     return require_private(path)
-
-
-def node_key(private: Path, public: Path) -> Path:
-    """The node's key for Flower (P-384, OpenSSH, not encrypted: Flower reads no other), made if missing."""
-    if not private.exists():
-        key = ec.generate_private_key(ec.SECP384R1())
-        write_private(
-            private,
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-            ),
-        )
-        text = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        write_private(public, text + b"\n")
-    return require_private(private)

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from common.errors import EngineError, ProcessError
 from common.protocol import RoundKind
-from deploy.operations.apps import installed
+from deploy.ceremony.custody import record
+from deploy.ceremony.identity import coordinator_signer
+from deploy.operations.apps import agreed, installed
 from deploy.operations.control import Control, RunState, connected
 from deploy.operations.places import FLOWER, LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
@@ -55,10 +58,10 @@ def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *
 
 class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
-        settings = CoordinatorSettings.load(folder)
         self._folder = folder
+        settings = CoordinatorSettings.load(folder)
         self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
-        self._bundle = installed(folder / FLOWER, settings.bundle)
+        self._bundle = installed(folder / FLOWER, agreed(folder, folder, settings.bundle))
         self._agreement, self._on_round = agreement, on_round
         limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
         self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
@@ -78,6 +81,7 @@ class _Watch:
                 # Another `dictpfl run`, with another number, may have ended this one.
                 self._agreement = Agreement.load(self._folder / AGREEMENT)
                 if state.sub_status == "completed" and self._finished():
+                    self._noted("rounds done", closed=self.seen)
                     return
                 idle = 0 if self.seen > reached else idle + 1
                 reached = self.seen
@@ -96,6 +100,10 @@ class _Watch:
                     return
             self._run = control.start(self._bundle)
             _log.info("run started", run=self._run)
+        self._noted("run started", run=self._run, epoch=self._agreement.epoch, rounds=self._agreement.rounds)
+
+    def _noted(self, event: str, **facts: Any) -> None:
+        record(self._folder, coordinator_signer(self._folder), event, **facts)
 
     def _state(self) -> RunState | None:
         """What Flower says of our run; None while the SuperLink is away."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from client.site import SiteSettings
 from common.errors import DictPFLError
+from deploy.operations.apps import agreed
 from deploy.operations.certificates import validity
 from deploy.operations.control import Node, connected
 from deploy.operations.health import processes
@@ -36,7 +37,7 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "key": limits.fingerprint.hex(),
         "encrypted": agreement.encrypted,
         "insecurities": list(agreement.insecurities),
-        "bundle": settings.bundle,
+        "bundle": agreed(folder, folder, settings.bundle),
         "rounds_wanted": agreement.rounds,
         "epoch": agreement.epoch,
         "rounds": _rounds(folder, agreement),

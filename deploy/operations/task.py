@@ -42,6 +42,7 @@ class Pin:
 
     def check(self, content: bytes) -> None:
         """Compare what came and what is installed with what was agreed. Raises `pinned.Mismatch`."""
+        pinned.require_in_force(self._home.parent, self._agreed)
         pinned.require(content, self._agreed, "the one that the coordinator sends")
         self.folder = pinned.verified(self._home, self._agreed)
 

@@ -25,7 +25,9 @@ from common.errors import (
 )
 from deploy.ceremony.fingerprint import spoken
 from deploy.ceremony.identity import PUBLIC, PublicIdentity
+from deploy.ceremony.terms import read_terms
 from deploy.cli import app
+from deploy.operations import apps, pinned
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/deploy-ceremony.md").read_text(encoding="utf-8")
@@ -38,7 +40,9 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_page_word_for_word(tmp_path: Path) -> None:
-    identity, authority_identity, genesis, join, export, rotate, rejoin, audit = blocks("sh")
+    (
+        identity, authority_identity, genesis, join, install, export, rotate, rejoin, reinstall, passphrases, audit,
+    ) = blocks("sh")  # fmt: skip
     (tmp_path / "federation.toml").write_text(blocks("toml")[0], encoding="utf-8")
 
     def each(block: str, names: tuple[str, ...]) -> list[str]:
@@ -56,9 +60,12 @@ def test_the_page_word_for_word(tmp_path: Path) -> None:
         'AUTHORITY="$(dictpfl audit fingerprint authority/identity.pub | sed -n 2p)"',
         genesis,
         *each(join, NAMES),
+        install,
         *each(export, ("berlin", "kyoto")),
         rotate,
         *each(rejoin, STAY_OR_COME),
+        reinstall,
+        passphrases,
         audit,
     ]
     done = subprocess.run(
@@ -71,7 +78,10 @@ def test_the_page_word_for_word(tmp_path: Path) -> None:
         assert keys.table.last.number == 2
         assert keys.key is not None
     assert installed(tmp_path / "oslo") == [1]
-    assert done.stdout.count("whole: ") == 2
+    assert not (tmp_path / "berlin.passphrase").exists()
+    assert {path.stem for path in (tmp_path / "coordinator/nodes").iterdir()} == set(STAY_OR_COME)
+    assert read_terms(tmp_path / "coordinator/terms.json").app == pinned.sha256_of(apps.build())
+    assert done.stdout.count("whole: ") == 3
     assert "rotation" in done.stdout
 
 
