@@ -10,7 +10,6 @@ from pathlib import Path
 import structlog
 
 from common.errors import EngineError, ProcessError
-from common.protocol import RoundKind
 from deploy.operations.apps import installed
 from deploy.operations.control import Control, RunState, connected
 from deploy.operations.places import FLOWER, LOOPBACK
@@ -128,8 +127,8 @@ class _Watch:
             self.seen = closed.round + 1
 
     def _finished(self) -> bool:
-        kinds = self.journal.kinds()
-        return kinds.count(RoundKind.UPDATE) >= self._agreement.rounds and self.journal.is_settled(len(kinds))
+        journal = self.journal
+        return journal.updates() >= self._agreement.rounds and journal.is_settled(journal.next_round)
 
 
 def _find(control: Control, run: int | None) -> RunState:
