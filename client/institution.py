@@ -227,7 +227,9 @@ class Institution:
         if pending.upload_id in aggregate.counted:
             return {"counted": True}
         facts = missed(pending.seconds, self._genesis.config.federation.deadline_seconds)
-        _log.warning("this institution's upload is not in the sum", site=self.settings.name, round=aggregate.round, **facts)
+        _log.warning(
+            "this institution's upload is not in the sum", site=self.settings.name, round=aggregate.round, **facts
+        )
         return {"counted": False, **facts}
 
     def _upload(self, record: Record, kind: RoundKind) -> Reply:

@@ -46,9 +46,7 @@ class SnapshotHeader:
     def to_bytes(self) -> bytes:
         """The header, 172 bytes."""
         numbers = (MAGIC, VERSION, self.epoch, self.round, self.updates)
-        return _LAYOUT.pack(
-            *numbers, self.federation, self.fingerprint, self.tag, self.nonce, self.length, self.digest
-        )
+        return _LAYOUT.pack(*numbers, self.federation, self.fingerprint, self.tag, self.nonce, self.length, self.digest)
 
     @property
     def bound(self) -> bytes:
@@ -70,7 +68,9 @@ class SnapshotHeader:
         _, version, *fields = _LAYOUT.unpack_from(data)
         header = cls(*fields)
         if version != VERSION or header.to_bytes() != data[:HEADER_BYTES]:
-            raise SnapshotError(f"a snapshot of version {version}, expected {VERSION}; all parties need the same release")
+            raise SnapshotError(
+                f"a snapshot of version {version}, expected {VERSION}; all parties need the same release"
+            )
         return header
 
 

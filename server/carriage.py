@@ -64,7 +64,9 @@ def decode_reply(content: RecordDict) -> Reply:
         raise WireError("Expected the reply's code to be one short word in lower case.")
     blob, length = _blob(content["blobs"]), _count(header, "snapshot")
     if length > len(blob):
-        raise TruncatedError(f"Expected a snapshot of {length} bytes at the reply's end, found {len(blob)} bytes in all.")
+        raise TruncatedError(
+            f"Expected a snapshot of {length} bytes at the reply's end, found {len(blob)} bytes in all."
+        )
     return Reply(
         status=Status(status),
         round=_count(header, "round"),

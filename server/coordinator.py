@@ -292,6 +292,8 @@ class Coordinator:
         agreed = self._ballot.agreed(self._settled, len(self._asked) // 2 + 1)
         if agreed is None:
             _log.error("those who hold the newest state do not agree on it, or did not send it", round=self._number)
+            if self._restarts < _RESTARTS:
+                self._holders = dict.fromkeys(self._asked, self._number)
             return
         self._journal.restart(agreed)
         self._restarts = 0

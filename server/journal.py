@@ -226,7 +226,8 @@ class Journal:
         """
         total = 0
         numbers = self._read(
-            "SELECT round, LENGTH(aggregate) FROM rounds WHERE round >= ? AND LENGTH(aggregate) > 0 ORDER BY round", start
+            "SELECT round, LENGTH(aggregate) FROM rounds WHERE round >= ? AND LENGTH(aggregate) > 0 ORDER BY round",
+            start,
         )
         for index, (number, length) in enumerate(numbers):
             total += length
@@ -237,7 +238,9 @@ class Journal:
 
     def acknowledgements(self, start: int, end: int) -> Iterator[Aggregate]:
         """Which uploads were in the sums of rounds `start` to `end` - 1, without the sums."""
-        for (number,) in self._read("SELECT round FROM rounds WHERE round >= ? AND round < ? ORDER BY round", start, end):
+        for (number,) in self._read(
+            "SELECT round FROM rounds WHERE round >= ? AND round < ? ORDER BY round", start, end
+        ):
             yield Aggregate(number, b"", self._counted(number))
 
     def _counted(self, number: int) -> tuple[bytes, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -232,6 +233,8 @@ def _show_institution(found: dict[str, Any]) -> None:
         f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
     )
     _say(f"state digest {found['state_digest']}")
+    for line in _deliveries(found["delivery"]):
+        _say(line)
     table = Table(box=None)
     for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
         table.add_column(heading, justify="right")
@@ -248,6 +251,13 @@ def _show_institution(found: dict[str, Any]) -> None:
             seconds,
         )
     _out.print(table)
+
+
+def _deliveries(found: dict[str, Any]) -> Iterator[str]:
+    yield f"uploads lately: {found['counted']} in the sums, {found['missed']} not"
+    if last := found.get("last_missed"):
+        row = f", {found['missed_in_a_row']} in a row by now" if found["missed_in_a_row"] > 1 else ""
+        yield f"the upload of round {last['round']} is not in its sum{row}: {last['meaning']}"
 
 
 def _say(text: str) -> None:
