@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -229,6 +230,17 @@ class Deployment:
     def tasks(self, folder: Path) -> list[int]:
         leader = self.processes(folder).get("superexec")
         return [pid for pid in session(leader) if pid != leader] if leader else []
+
+    def busy(self) -> int | None:
+        """The number of an institution that is at work on a request right now: its memory is locked."""
+        for index in range(self.participants):
+            for lock in (self.site(index) / "memory").glob("*.lock"):
+                with lock.open("rb") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        return index
+        return None
 
     def rounds(self) -> int:
         """Closed rounds."""

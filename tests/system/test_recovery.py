@@ -294,7 +294,7 @@ def test_one_that_is_slow_for_ever_is_told_so(five: World, tmp_path: Path) -> No
 
     with (
         structlog.testing.capture_logs() as logs,
-        mock.patch("time.perf_counter", lambda: real() + clock["skew"]),
+        mock.patch("time.perf_counter", side_effect=lambda: real() + clock["skew"]),
         mock.patch("client.institution.train", slow_training),
     ):
         for _ in range(4):

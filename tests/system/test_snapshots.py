@@ -485,7 +485,7 @@ def test_the_coordinator_dies_while_it_keeps_a_snapshot(world: World) -> None:
     from harness import statement
 
     for number in range(3):
-        point = statement(world, after="UPDATE rounds SET aggregate") if number == 2 else None
+        point = statement(world, after="DELETE FROM rounds") if number == 2 else None
         world.exchange(offline=[LATE], **({"closing": point} if point else {}))
     assert world.coordinator_folder.name != "coordinator"
     journal = world.coordinator._journal
