@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import structlog
 from flwr.app import Message
-from harness import World, encrypted, tiny
+from harness import INSTITUTION_POINTS, World, encrypted, tiny
 
 import client.institution
 from client.epochs import Epoch, Keyring
@@ -466,6 +466,18 @@ def test_many_aggregates_come_in_several_messages(world: World, monkeypatch: pyt
         more = world.coordinator.receive(LATE, world.institution(LATE).handle(more))
     assert max(sent) <= 2
     assert world.record(LATE).shared.round == 10
+
+
+@pytest.mark.parametrize("name", INSTITUTION_POINTS)
+def test_a_latecomer_dies_while_it_catches_up(name: str, world: World) -> None:
+    replies = world.exchange({LATE: INSTITUTION_POINTS[name]})
+    assert LATE not in replies, "the point was not reached"
+    if world.memory(LATE).path.exists():
+        assert world.record(LATE).shared.round == 10, "all of it or nothing"
+    world.run()
+    world.digest()
+    uploads = [u for a in world.coordinator._journal.acknowledgements(0, 99) for u in a.counted]
+    assert len(uploads) == len(set(uploads))
 
 
 def test_a_snapshot_that_cannot_be_stored_costs_no_round(world: World) -> None:
