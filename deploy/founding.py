@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from client.data import Samples, load_dataset
 from client.models import build_model, load_weights
 from client.partition import Division, divide
 from client.pretraining import pretrain
+from client.sealed import snapshot_bytes
 from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
@@ -208,6 +209,7 @@ def item_lengths(sealer: Sealer, parameters: CKKSParameters) -> tuple[int, int]:
 def agreement_of(genesis: Genesis) -> Agreement:
     """The coordinator's half: nothing secret."""
     config = genesis.config
+    length, growth = snapshot_bytes(genesis)
     return Agreement(
         parameters=genesis.parameters,
         encrypted=config.encryption.sealer == "ckks",
@@ -218,7 +220,16 @@ def agreement_of(genesis: Genesis) -> Agreement:
         min_participants=config.federation.min_participants,
         deadline_seconds=config.federation.deadline_seconds,
         insecurities=config.insecurities,
+        snapshot_every=config.federation.snapshot_every,
+        snapshots_kept=config.federation.snapshots_kept,
+        snapshot_length=length,
+        snapshot_growth=growth,
     )
+
+
+def simulated_agreement(genesis: Genesis) -> Agreement:
+    """The coordinator's half in a simulation: its report replays every round, so that no aggregate may be dropped."""
+    return replace(agreement_of(genesis), snapshots_kept=0)
 
 
 def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor]) -> None:
@@ -228,7 +239,7 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
             raise ConfigError(f"{founded.folder} holds a federation that has begun; it is not overwritten")
         shutil.rmtree(part, ignore_errors=True)
         owner_only(part)
-    agreement_of(founded.genesis).save(founded.coordinator / AGREEMENT)
+    simulated_agreement(founded.genesis).save(founded.coordinator / AGREEMENT)
     division.test.save(founded.folder / TEST)
     for index, site in enumerate(division.sites):
         folder = owner_only(founded.site(index))

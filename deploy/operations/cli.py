@@ -294,6 +294,8 @@ def _show_institution(found: dict[str, Any]) -> None:
         f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
     )
     _say(f"state digest {found['state_digest']}")
+    for line in _deliveries(found["delivery"]):
+        _say(line)
     table = Table(box=None)
     for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
         table.add_column(heading, justify="right")
@@ -322,6 +324,13 @@ def _said(*, as_json: bool) -> Iterator[None]:
             raise
         structlog.get_logger(__name__).error("stopped", code=error.code, reason=str(error))
         raise typer.Exit(1) from None
+
+
+def _deliveries(found: dict[str, Any]) -> Iterator[str]:
+    yield f"uploads lately: {found['counted']} in the sums, {found['missed']} not"
+    if last := found.get("last_missed"):
+        row = f", {found['missed_in_a_row']} in a row by now" if found["missed_in_a_row"] > 1 else ""
+        yield f"the upload of round {last['round']} is not in its sum{row}: {last['meaning']}"
 
 
 def _say(text: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import ssl
+import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ from deploy.operations.watching import watched
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
+CLOCK_SECONDS = 300.0
+"""Flower signs requests with the time, and refuses those that are further off."""
 _ADVICE = {
     305: "not admitted (the coordinator runs `dictpfl coordinator admit`), a clock that is wrong by minutes, or, after a "
     "crash, the last process still counts as alive for up to two heartbeats: then this mends itself"
@@ -57,6 +62,7 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         require_private(folder / site.passphrase_file)
     Keyring(folder, site)  # a wrong passphrase or a damaged key is said now, not in the first round
     require_trusted(settings.coordinator, folder / settings.ca)
+    _compare_clocks(settings.coordinator, folder / settings.ca)
     settings = held_to_agreed(folder, home(folder), settings)
     _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
     supervisor = Supervisor(programs(folder, settings, log_json=log_json), folder)
@@ -125,6 +131,32 @@ def require_trusted(coordinator: str, ca: Path) -> None:
         raise CertificateError(meaning(error, coordinator, ca)) from error
     except OSError as error:
         _log.warning("coordinator not reached yet, keeps trying", coordinator=coordinator, reason=str(error))
+
+
+def clock_difference(coordinator: str, ca: Path) -> float | None:
+    """Seconds by which this machine's clock is ahead of the coordinator's, as its proxy states the time; None: unknown."""
+    host, _, port = coordinator.rpartition(":")
+    context = ssl.create_default_context(cafile=str(ca))
+    connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=_CONNECT_SECONDS, context=context)
+    try:
+        connection.request("HEAD", "/")
+        there = parsedate_to_datetime(connection.getresponse().getheader("Date") or "")
+    except (OSError, http.client.HTTPException, ValueError, TypeError):
+        return None
+    finally:
+        connection.close()
+    return time.time() - there.timestamp()
+
+
+def _compare_clocks(coordinator: str, ca: Path) -> None:
+    # Said, not refused: it mends itself once the clock is set, and the certificate has been checked already.
+    ahead = clock_difference(coordinator, ca)
+    if ahead is not None and abs(ahead) > CLOCK_SECONDS / 2:
+        _log.error(
+            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's: requests "
+            f"are refused (305) beyond {CLOCK_SECONDS:.0f} s. Set it (timedatectl set-ntp true); rounds go on by themselves",
+            seconds=round(ahead),
+        )
 
 
 def _listens(port: int) -> bool:

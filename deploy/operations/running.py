@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 
 from common.errors import EngineError, ProcessError
-from common.protocol import RoundKind
 from deploy.ceremony.custody import record
 from deploy.ceremony.identity import coordinator_signer
 from deploy.operations.apps import agreed, installed
@@ -139,8 +138,8 @@ class _Watch:
             self.seen = closed.round + 1
 
     def _finished(self) -> bool:
-        kinds = self.journal.kinds()
-        return kinds.count(RoundKind.UPDATE) >= self._agreement.rounds and self.journal.is_settled(len(kinds))
+        journal = self.journal
+        return journal.updates() >= self._agreement.rounds and journal.is_settled(journal.next_round)
 
 
 def _find(control: Control, run: int | None) -> RunState:

@@ -19,7 +19,7 @@ from server.agreement import Agreement
 from server.coordinator import AGREEMENT, JOURNAL
 from server.journal import Journal
 
-_DIARY_LINES = 12
+_DIARY_LINES, _DELIVERY_LINES = 12, 400
 
 
 def of_coordinator(folder: Path) -> dict[str, Any]:
@@ -99,6 +99,7 @@ def of_institution(folder: Path) -> dict[str, Any]:
     Raises:
         DictPFLError: the folder cannot be used.
     """
+    from client import delivery
     from client.epochs import home
     from client.memory import Memory
     from common.genesis import Genesis
@@ -114,13 +115,14 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "state_digest": record.shared.digest.hex() if record else None,
         "upload_waiting_for": record.pending.round if record and record.pending else None,
         "processes": processes(folder),
-        "diary": _diary(folder / "diary.jsonl"),
+        "delivery": delivery.summary(_diary(folder / "diary.jsonl", _DELIVERY_LINES)),
+        "diary": _diary(folder / "diary.jsonl", _DIARY_LINES),
     }
 
 
-def _diary(path: Path) -> list[dict[str, Any]]:
+def _diary(path: Path, most: int) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()[-_DIARY_LINES:]
+        lines = path.read_text(encoding="utf-8").splitlines()[-most:]
     except OSError:
         return []
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -241,6 +242,17 @@ class Deployment:
         """Process ids of the tasks themselves, without the process from which they start."""
         tasks = self.tasks(folder)
         return [pid for pid in tasks if _parent(pid) in tasks]
+
+    def busy(self) -> int | None:
+        """The number of an institution that is at work on a request right now: its memory is locked."""
+        for index in range(self.participants):
+            for lock in (self.site(index) / "memory").glob("*.lock"):
+                with lock.open("rb") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        return index
+        return None
 
     def rounds(self) -> int:
         """Closed rounds."""
