@@ -60,17 +60,24 @@ class Control:
         Raises:
             ConfigError: no usable key.
         """
-        try:
-            key = serialization.load_ssh_public_key(public_key.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{public_key} is no public key of a node: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ConfigError(f"{public_key} holds no EC key, as `dictpfl institution enrol` writes it")
-        wanted = public_key_to_bytes(key)
+        wanted = _node_key(public_key)
         if any(info.public_key == wanted for info in self._infos()):
             return None
         answer = self._client.RegisterNode(messages.RegisterNodeRequest(public_key=wanted, name=public_key.stem))
         return int(answer.node_id)
+
+    def dismiss(self, public_key: Path) -> int | None:
+        """Strike a node off; None: it was not registered.
+
+        Raises:
+            ConfigError: no usable key.
+        """
+        wanted = _node_key(public_key)
+        for info in self._infos():
+            if info.public_key == wanted:
+                self._client.UnregisterNode(messages.UnregisterNodeRequest(node_id=info.node_id))
+                return int(info.node_id)
+        return None
 
     def nodes(self) -> list[Node]:
         """All nodes that are registered."""
@@ -100,6 +107,16 @@ class Control:
 
     def _infos(self) -> list[messages.NodeInfo]:  # type: ignore[name-defined]  # re-exported by the stub only
         return list(self._client.ListNodes(messages.ListNodesRequest()).nodes_info)
+
+
+def _node_key(path: Path) -> bytes:
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no public key of a node: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError(f"{path} holds no EC key, as `dictpfl institution enrol` writes it")
+    return public_key_to_bytes(key)
 
 
 @contextmanager

@@ -59,8 +59,8 @@ class _Watch:
         self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
         self._bundle = installed(folder / FLOWER, settings.bundle)
         self._agreement, self._on_round = agreement, on_round
-        limits = agreement.uploads
-        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint)
+        limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
         self.seen = self.journal.next_round
         self._run: int | None = None
         self._away: float | None = None

@@ -38,7 +38,8 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "insecurities": list(agreement.insecurities),
         "bundle": settings.bundle,
         "rounds_wanted": agreement.rounds,
-        "rounds": _rounds(folder, limits.federation, limits.fingerprint),
+        "epoch": agreement.epoch,
+        "rounds": _rounds(folder, agreement),
         "processes": processes(folder),
         "nodes": _nodes(folder, settings),
     }
@@ -49,10 +50,11 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _rounds(folder: Path, federation: bytes, fingerprint: bytes) -> list[dict[str, Any]]:
+def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
     if not (folder / JOURNAL).exists():
         return []
-    journal = Journal(folder / JOURNAL, federation, fingerprint)
+    limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+    journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
     try:
         sums = journal.contributors()
         return [
@@ -96,11 +98,12 @@ def of_institution(folder: Path) -> dict[str, Any]:
     Raises:
         DictPFLError: the folder cannot be used.
     """
+    from client.epochs import home
     from client.memory import Memory
     from common.genesis import Genesis
 
     folder = folder.resolve()
-    site, genesis = SiteSettings.load(folder), Genesis.load(folder)
+    site, genesis = SiteSettings.load(folder), Genesis.load(home(folder))
     record = Memory(folder / "memory", genesis.federation).recall()
     return {
         "name": site.name,
