@@ -106,7 +106,7 @@ def dismiss(
     folder: CoordinatorFolder,
     name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
 ) -> None:
-    """Strike an institution's node off, as when it has left; the coordinator must be up."""
+    """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
     from deploy.operations.control import connected
     from deploy.operations.coordinator import admitted
     from deploy.operations.places import LOOPBACK
