@@ -150,12 +150,17 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fold
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, or an institution's own folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, safetensors.")],
 ) -> None:
     """Write the merged model (W0 + D T) under its original names."""
     from deploy.run import Run, sha256_of
 
+    if (folder / "site.toml").exists():
+        from deploy.operations.model import write_model
+
+        _out.print(f"{output}  {write_model(folder, output)}", soft_wrap=True, highlight=False)
+        return
     run = Run.load(folder)
     if sha256_of(run.model_path) != run.summary["model_sha256"]:
         raise ConfigError(

@@ -134,6 +134,28 @@ def admit(
 
 
 @coordinator.command()
+def dismiss(
+    folder: CoordinatorFolder,
+    name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
+) -> None:
+    """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
+    from deploy.operations.control import connected
+    from deploy.operations.coordinator import admitted
+    from deploy.operations.places import LOOPBACK
+    from deploy.operations.settings import CoordinatorSettings
+
+    kept = {path.stem: path for path in admitted(folder)}
+    if name not in kept:
+        raise ConfigError(f"{name!r} is not admitted; admitted are {sorted(kept)}")
+    settings = CoordinatorSettings.load(folder)
+    with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+        control.dismiss(kept[name])
+    # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.
+    kept[name].unlink()
+    _say(f"{name} dismissed")
+
+
+@coordinator.command()
 def proxy(
     folder: CoordinatorFolder,
     listen: Annotated[str, typer.Option(metavar="[HOST:]PORT", help="Where institutions connect.")],
