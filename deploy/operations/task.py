@@ -1,8 +1,7 @@
 """Flower's tasks, run from the agreed app and from nothing else; a process of its own for each.
 
 One process loads what takes seconds, then waits for orders and forks for each: a round then costs the work that is in it,
-and not the loading of torch. It holds no key and no data; the fork that serves a task does, and ends with it. While
-nothing else runs, the fork for the next task is there already and has opened the institution (`Readiness`).
+and not the loading of torch. It holds no key and no data; the forks that serve tasks do, and end with them.
 
 Flower would unpack and run whatever bundle its server sends. Here the bundle that came is compared with the agreed
 one, the files installed beforehand are compared with the agreed bundle, and those files are what runs.
@@ -27,7 +26,8 @@ from deploy.operations.child import set_heartbeat
 from deploy.operations.log_format import configure, wants_json
 
 HOME, BUNDLE, SITE, AHEAD = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE", "DICTPFL_AHEAD"
-"""`DICTPFL_AHEAD=0`: load nothing ahead, which saves 200 MB and costs each task three seconds."""
+"""`DICTPFL_AHEAD`: `nothing` loads nothing ahead, which saves 200 MB and costs each task three seconds; `modules` loads torch
+and opens no institution."""
 _REAP_SECONDS = 1.0
 _SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
 
@@ -126,54 +126,25 @@ def _arguments(order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Readiness:
-    """The fork for the next task: it opens its institution, prepares, and waits for its order on a pipe."""
-
-    def __init__(self, child: int, orders: int) -> None:
-        self.child = child
-        self._orders = orders
-
-    def order(self, order: dict[str, Any]) -> bool:
-        """Give it the task; false if it has ended."""
-        try:
-            os.write(self._orders, json.dumps(order).encode() + b"\n")
-        except BrokenPipeError:
-            return False
-        finally:
-            self.close()
-        return True
-
-    def close(self) -> None:
-        """Have no order for it."""
-        os.close(self._orders)
-
-    @staticmethod
-    def waits(orders: int, parent: int, site: Path) -> dict[str, Any] | None:
-        """In the fork: do what can be done before the order comes; None if its parent ended instead."""
-        try:
-            importlib.import_module("client.institution").open_institution(site).prepare()
-        except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
-            print(f"not opened ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
-        while not select.select([orders], [], [], _REAP_SECONDS)[0]:
-            if os.getppid() != parent:
-                return None
-        with os.fdopen(orders, "rb") as channel:
-            line = channel.readline()
-        return dict(json.loads(line)) if line else None
-
-
 class Nursery:
     """Forks for each order, a line of JSON on standard input, until that ends.
 
-    `site`: the institution's folder, opened ahead of its task; None where there is none.
+    While nothing runs it keeps a spare: a fork that has done what `prepare` does, and serves the next order. What that
+    leaves in memory (a key, encryptions of zero) is in no other process, since only this one forks.
     """
 
     def __init__(
-        self, run: Callable[[dict[str, Any], Pin], None], pin: Pin, ahead: list[str], site: Path | None = None
+        self,
+        run: Callable[[dict[str, Any], Pin], None],
+        pin: Pin,
+        ahead: list[str],
+        prepare: Callable[[], None] | None = None,
     ) -> None:
-        self._run, self._pin, self._ahead, self._site = run, pin, ahead, site
+        self._run, self._pin, self._ahead, self._prepare = run, pin, ahead, prepare
         self._children: set[int] = set()
-        self._ready: Readiness | None = None
+        self._spare: tuple[int, int] | None = None
+        """Its number, and where it waits for its order."""
+        self._spare_wanted = prepare is not None
         self._read = b""
 
     def serve(self) -> None:
@@ -181,11 +152,9 @@ class Nursery:
         while True:
             self._reap()
             # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
-            if self._ahead and not select.select([0], [], [], 0.0)[0]:
-                self._load(self._ahead.pop(0))
+            if self._idle() and not select.select([0], [], [], 0.0)[0]:
+                self._use_idleness()
                 continue
-            if self._site and not self._ready and not self._children and not select.select([0], [], [], 0.0)[0]:
-                self._make_ready(self._site)
             if not select.select([0], [], [], _REAP_SECONDS)[0]:
                 continue
             piece = os.read(0, 1 << 16)
@@ -193,48 +162,52 @@ class Nursery:
                 return  # the SuperExec is gone
             *orders, self._read = (self._read + piece).split(b"\n")
             for order in orders:
-                self._begin(json.loads(order))
+                self._begin(order)
 
-    def _load(self, name: str) -> None:
-        importlib.import_module(name)
+    def _idle(self) -> bool:
+        return bool(self._ahead) or (self._spare_wanted and not self._children)
+
+    def _use_idleness(self) -> None:
+        if not self._ahead:
+            self._spare, self._spare_wanted = self._forked(self._prepare), False
+            return
+        importlib.import_module(self._ahead.pop(0))
         if not self._ahead:
             # A collection in a fork would write to every page that it shares with the others.
             gc.collect()
             gc.freeze()
 
-    def _make_ready(self, site: Path) -> None:
-        read, write = os.pipe()
-        parent = os.getpid()
+    def _begin(self, order: bytes) -> None:
+        child, channel = self._spare or self._forked(None)
+        try:
+            _write_all(channel, order)
+        except BrokenPipeError:  # the spare was killed
+            os.close(channel)
+            os.waitpid(child, 0)
+            child, channel = self._forked(None)
+            _write_all(channel, order)
+        os.close(channel)
+        self._children.add(child)
+        self._spare, self._spare_wanted = None, self._prepare is not None
 
-        def serve() -> None:
-            os.close(write)
-            if order := Readiness.waits(read, parent, site):
-                self._serve_one(order)
-
-        self._ready = Readiness(self._forked(serve), write)
-        os.close(read)
-
-    def _begin(self, order: dict[str, Any]) -> None:
-        ready, self._ready = self._ready, None
-        if ready and ready.order(order):
-            self._children.add(ready.child)
-        else:
-            self._children.add(self._forked(lambda: self._serve_one(order)))
-
-    def _serve_one(self, order: dict[str, Any]) -> None:
-        with slots.taken():
-            self._run(order, self._pin)
-
-    @staticmethod
-    def _forked(work: Callable[[], None]) -> int:
-        """The process id of a fork that does the work and ends."""
+    def _forked(self, prepare: Callable[[], None] | None) -> tuple[int, int]:
+        """A process that prepares, waits for its order, serves it and ends."""
+        reading, writing = os.pipe()
         child = os.fork()
         if child:
-            return child
+            os.close(reading)
+            return child, writing
         status = 1
         try:
+            os.close(writing)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            work()
+            if prepare is not None:
+                prepare()
+            with open(reading, "rb") as channel:  # noqa: PTH123  a descriptor
+                order = channel.read()
+            if order:  # or nobody is there any more to give one
+                with slots.taken():
+                    self._run(json.loads(order), self._pin)
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -247,9 +220,22 @@ class Nursery:
 
     def _reap(self) -> None:
         self._children = {child for child in self._children if os.waitpid(child, os.WNOHANG)[0] == 0}
-        if self._ready and os.waitpid(self._ready.child, os.WNOHANG)[0]:
-            self._ready.close()
-            self._ready = None
+        if self._spare is not None and os.waitpid(self._spare[0], os.WNOHANG)[0]:
+            os.close(self._spare[1])
+            self._spare = None  # no other before the next order: preparing may be what it died of
+
+
+def _write_all(channel: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(channel, data) :]
+
+
+def open_ahead() -> None:
+    """Open the institution (its key costs an Argon2id) and prepare its next upload."""
+    try:
+        importlib.import_module("client.institution").open_institution(Path(os.environ[SITE])).prepare()
+    except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
+        print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
 
 
 def main() -> None:
@@ -260,10 +246,13 @@ def main() -> None:
     # numpy's own threads would start with its import, and a process with threads must not fork. torch has its own setting.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
-    kind = sys.argv[1]
-    ahead = pin.slow_modules() if kind == "clientapp" and os.environ.get(AHEAD) != "0" else []
-    site = Path(os.environ[SITE]) if ahead and SITE in os.environ else None
-    Nursery({"clientapp": run_client, "serverapp": run_server}[kind], pin, ahead, site).serve()
+    if sys.argv[1] == "serverapp":
+        Nursery(run_server, pin, []).serve()
+        return
+    wanted = os.environ.get(AHEAD)
+    ahead = [] if wanted == "nothing" else pin.slow_modules()
+    prepare = open_ahead if ahead and wanted != "modules" and os.environ.get(SITE) else None
+    Nursery(run_client, pin, ahead, prepare).serve()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path:
     slots.mkdir()
     for number in range(TASKS):
         (slots / str(number)).touch()
-    environment = {"DICTPFL_SLOTS": str(slots), "DICTPFL_AHEAD": "1" if free >= WARM else "0"}
+    environment = {"DICTPFL_SLOTS": str(slots), "DICTPFL_AHEAD": "modules" if free >= WARM else "nothing"}
     # The model is small, and sent whole, so that an upload is large enough to be seen in a process's memory.
     made = config(
         data__limit=600, model__options={"hidden": [512, 512]}, decomposition__enabled=False, pruning__enabled=False,

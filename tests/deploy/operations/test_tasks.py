@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,22 @@ def run(order, pin):
 
 Nursery(run, None, ["json", "queue"]).serve()
 """
+SPARE = """
+import os, sys, time
+from pathlib import Path
+from deploy.operations.task import Nursery
+
+folder = Path(sys.argv[1])
+
+def prepare():
+    (folder / f"prepared-{os.getpid()}").touch()
+    time.sleep(float(sys.argv[2]))
+
+def run(order, pin):
+    (folder / f"ran-{os.getpid()}").touch()
+
+Nursery(run, None, ["json"], prepare).serve()
+"""
 SEALS = """
 import sys
 from pathlib import Path
@@ -40,26 +57,6 @@ def run(order, pin):
     Path(order["out"]).write_bytes(b"".join(CKKSSealer(key).seal(np.zeros(1, dtype=np.int64))))
 
 Nursery(run, None, ["common.sealing"]).serve()
-"""
-
-AHEAD = """
-import os, sys, types
-from pathlib import Path
-from deploy.operations.task import Nursery
-
-class Opened:
-    def prepare(self):
-        Path(sys.argv[1], "opened").open("a").write(f"{os.getpid()}\\n")
-        eval(sys.argv[2])
-
-fake = types.ModuleType("client.institution")
-fake.open_institution = lambda folder: Opened()
-sys.modules["client.institution"] = fake
-
-def run(order, pin):
-    Path(order["out"]).write_text(f"{os.getpid()}")
-
-Nursery(run, None, ["json"], Path(sys.argv[1])).serve()
 """
 
 
@@ -98,6 +95,80 @@ def wait_for(folder: Path, count: int) -> None:
     assert len(list(folder.iterdir())) == count
 
 
+class Preparing:
+    """A nursery that prepares; its orders come one by one."""
+
+    def __init__(self, folder: Path, seconds: float = 0.0) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen([sys.executable, "-c", SPARE, str(folder), str(seconds)], stdin=subprocess.PIPE)
+
+    def order(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"{}\n")
+        self.process.stdin.flush()
+
+    def pids(self, what: str, count: int) -> list[int]:
+        deadline = time.monotonic() + 20
+        while True:
+            found = [int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{what}-*")]
+            if len(found) >= count or time.monotonic() > deadline:
+                assert len(found) == count
+                return found
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        self.process.communicate(timeout=20)
+        assert self.process.returncode == 0
+
+
+def lives(pid: int) -> bool:
+    """Not gone, nor a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_one_is_prepared_and_serves_the_next_order(tmp_path: Path) -> None:
+    nursery = Preparing(tmp_path)
+    (first,) = nursery.pids("prepared", 1)
+    nursery.order()
+    assert nursery.pids("ran", 1) == [first]
+    assert len(nursery.pids("prepared", 2)) == 2, "and another takes its place"
+    nursery.end()
+
+
+def test_orders_never_share_what_was_prepared(tmp_path: Path) -> None:
+    """Three at once: one is served by the one that was prepared, the others by processes that inherited nothing."""
+    nursery = Preparing(tmp_path)
+    (first,) = nursery.pids("prepared", 1)
+    for _ in range(3):
+        nursery.order()
+    ran = nursery.pids("ran", 3)
+    assert ran.count(first) == 1
+    assert len(set(ran)) == 3
+    nursery.end()
+
+
+def test_an_order_that_comes_while_one_is_preparing(tmp_path: Path) -> None:
+    nursery = Preparing(tmp_path, seconds=1.0)
+    (first,) = nursery.pids("prepared", 1)
+    nursery.order()
+    assert nursery.pids("ran", 1) == [first]
+    nursery.end()
+
+
+def test_one_that_was_killed_while_it_waited(tmp_path: Path) -> None:
+    nursery = Preparing(tmp_path)
+    (first,) = nursery.pids("prepared", 1)
+    os.kill(first, signal.SIGKILL)
+    while lives(first):
+        time.sleep(0.01)
+    nursery.order()
+    assert nursery.pids("ran", 1) != [first]
+    nursery.end()
+
+
 def test_forks_do_not_share_randomness(tmp_path: Path) -> None:
     """Two uploads under one key with the same randomness would give their difference away."""
     key = make_key(CKKSParameters.choose(FederationConfig.of({}, {}).encryption, 3))
@@ -123,31 +194,3 @@ def test_what_is_loaded_ahead_starts_no_thread() -> None:
         "sys.exit(len(os.listdir('/proc/self/task')) - 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("then", ["None", "1 / 0", "os.kill(os.getpid(), 9)"])
-def test_the_next_task_finds_its_institution_open(tmp_path: Path, then: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", AHEAD, str(tmp_path), then], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    opened = tmp_path / "opened"
-    for number in range(3):
-        until(lambda number=number: opened.exists() and len(opened.read_text().splitlines()) > number)
-        if "kill" in then:
-            time.sleep(0.3)  # an order that it took with it would be lost, as with any task that is killed
-        out = tmp_path / str(number)
-        process.stdin.write(json.dumps({"out": str(out)}).encode() + b"\n")
-        process.stdin.flush()
-        until(lambda out=out: out.exists() and out.read_text())
-        if "kill" not in then:
-            assert out.read_text() in opened.read_text().splitlines()
-    process.stdin.close()
-    assert process.wait(timeout=60) == 0
-    last = int(opened.read_text().splitlines()[-1])
-    until(lambda: not Path(f"/proc/{last}").exists())  # one that no order came for ends as well
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen within a minute"
-        time.sleep(0.02)
