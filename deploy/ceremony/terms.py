@@ -1,7 +1,7 @@
 """The terms of an epoch: one public page, signed by the authority, the same for every party.
 
 Genesis says what is trained; the terms say by whom, under which key, and with which app. The federation id covers neither
-of these (docs/decisions/0003, 0012), so that all three can change from one epoch to the next.
+of these (docs/decisions/0003, 0015), so that all three can change from one epoch to the next.
 """
 
 from __future__ import annotations
