@@ -1,6 +1,6 @@
 # make demo    train one model across three institutions, encrypted, beside plaintext and full encryption
 # make test    run every test
-# make test-deploy  run a federation of real processes over TLS on this machine, and kill them
+# make test-deploy  run a federation of real processes over TLS on this machine, kill them, and follow docs/deploy.md
 # make lint    format, lint, types, import contracts
 # make bench   write every figure that the README states; a requirement that is not met is said, and the rest goes on
 PYTHON ?= python3
@@ -31,7 +31,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
 test-deploy: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m deployment tests/deployment -rs
+	$(BIN)/python -m pytest -m deployment tests/deployment tests/system -rs --durations=15
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.errors import CorruptError, OversizedError, TruncatedError, VersionError, WireError
-from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind
+from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind, Wish
 
 STYPE = "ckks.bytes"
 """How the array is serialised: not at all."""
@@ -19,16 +19,25 @@ STYPE = "ckks.bytes"
 UPLOAD_ID = 16
 """Bytes of an upload id."""
 
-_FIELDS = {"protocol", "round", "kind", "federation", "fingerprint", "rounds", "lengths", "counts", "counted"}
+_FIELDS = {
+    "protocol", "round", "kind", "federation", "fingerprint", "snapshot", "wish", "rounds", "lengths", "counts", "counted",
+}  # fmt: skip
 _LARGEST = 2**62
 
 
 def encode_reply(reply: Reply) -> RecordDict:
-    """Lay out a reply as one array (the upload) and one record of scalars."""
+    """Lay out a reply as one array (the upload, then the snapshot) and one record of scalars."""
     header = ConfigRecord(
-        {"status": reply.status.value, "round": reply.round, "position": reply.position, "code": reply.code}
+        {
+            "status": reply.status.value,
+            "round": reply.round,
+            "position": reply.position,
+            "code": reply.code,
+            "snapshot": len(reply.snapshot),
+        }
     )
-    array = Array(dtype="uint8", shape=(len(reply.blob),), stype=STYPE, data=reply.blob)
+    data = reply.blob + reply.snapshot if reply.snapshot else reply.blob
+    array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
     return RecordDict({"reply": header, "blobs": ArrayRecord({"blob": array})})
 
 
@@ -48,12 +57,17 @@ def decode_request(content: RecordDict) -> Request:
         raise VersionError(f"Expected protocol {PROTOCOL}, found {header.get('protocol')!r}: update both sides.")
     if set(header) != _FIELDS:
         raise WireError(f"Expected the request's fields {sorted(_FIELDS)}, found {sorted(header)}.")
+    blob, length = _blob(content["blobs"]), _count(header["snapshot"], "snapshot")
+    if len(blob) < length:
+        raise TruncatedError(f"Expected a snapshot of {length} bytes, found {len(blob)}.")
     return Request(
         round=_count(header["round"], "round"),
         kind=_kind(header["kind"]),
         federation=_bytes(header["federation"], "federation"),
         fingerprint=_bytes(header["fingerprint"], "fingerprint"),
-        aggregates=_aggregates(header, _blob(content["blobs"])),
+        snapshot=blob[:length],
+        wish=_wish(header["wish"]),
+        aggregates=_aggregates(header, blob[length:] if length else blob),
     )
 
 
@@ -80,6 +94,12 @@ def _kind(value: object) -> RoundKind | None:
     if not isinstance(value, str) or value not in set(RoundKind):
         raise WireError(f"Expected the request's kind to be one of {', '.join(RoundKind)} or empty, found {value!r}.")
     return RoundKind(value)
+
+
+def _wish(value: object) -> Wish:
+    if not isinstance(value, str) or value not in set(Wish):
+        raise WireError(f"Expected the request's wish to be one of {', '.join(Wish)} or empty.")
+    return Wish(value)
 
 
 def _count(value: object, name: str) -> int:

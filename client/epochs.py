@@ -199,6 +199,15 @@ class Keyring:
             self._openers[epoch.number] = opener_for(self.genesis, self._key_of(epoch))
         return self._genesis_of(epoch), self._openers[epoch.number]
 
+    def secret_of(self, epoch: Epoch) -> bytes:
+        """What institutions of an epoch hold and the coordinator does not: the key, or the seed where nothing is encrypted.
+
+        Raises:
+            KeyFileError: this institution was not in that epoch.
+        """
+        key = self._key_of(epoch)
+        return key.secret if key else self.genesis.seed
+
     def _genesis_of(self, epoch: Epoch) -> Genesis:
         if epoch == self.table.last:
             return self.genesis

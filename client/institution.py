@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import structlog
 import torch
 
 from client.data import Samples
+from client.delivery import missed
 from client.epochs import Keyring, home
+from client.jump import jumped
 from client.memory import Memory, Pending, Record
 from client.replay import apply
+from client.sealed import open_snapshot, seal_snapshot
 from client.sensitivity import sensitivity
 from client.site import GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
 from client.speed import rate
@@ -30,16 +34,18 @@ from common.errors import (
     DictPFLError,
     InsecureParametersError,
     RoundError,
+    SnapshotError,
     WireError,
     WrongFederationError,
     WrongKeyError,
 )
 from common.genesis import DOCUMENT
 from common.ledger import Ledger, ledger_size
-from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind, Status
+from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Status, Wish
 from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import small_seed
+from common.snapshots import HEADER_BYTES, SnapshotHeader
 from common.state import Floats, Residual
 from common.wire import UPLOAD, Blob, Header, write
 
@@ -78,14 +84,19 @@ class Institution:
         self._record: Record | None = None
         self._stamp = (-1, -1, -1)
         self._seconds: dict[str, float] = {}
+        self._began = 0.0
 
     def handle(self, request: Request) -> Reply:
         """Answer a request. What goes wrong stays in the local log; a bare code leaves."""
+        self._began = time.perf_counter()
         with self._memory.locked():
             try:
-                return self._answer(request)
-            except BehindError:
-                return Reply(Status.BEHIND, request.round, self._position)
+                reply = self._answer(request)
+                return replace(reply, snapshot=self._snapshot(request.wish))
+            except BehindError as error:
+                _log.info("behind, asks for what is missing", site=self.settings.name, reason=str(error))
+                code = "" if self._memory.path.exists() else NEWCOMER
+                return Reply(Status.BEHIND, request.round, self._position, code=code)
             except DictPFLError as error:
                 _log.error("request refused", site=self.settings.name, code=error.code, reason=str(error))
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
@@ -107,17 +118,20 @@ class Institution:
         record = self._recall()
         if request.kind is not None and (reply := self._same_again(record, request)):
             return reply
-        record = self._caught_up(record, request.aggregates)
+        record = self._caught_up(record, request)
         if record.shared.round < request.round:
             raise BehindError(
-                f"round {request.round} is asked for, aggregates from {record.shared.round} on are missing"
+                f"round {request.round} is asked for; here, rounds {record.shared.round} to {request.round - 1} are missing, "
+                "or a snapshot of a later state"
             )
         if record.shared.round > request.round:
             raise RoundError(
-                f"the coordinator asks for round {request.round}, this institution already applied "
-                f"{record.shared.round}; the coordinator's journal is older than it should be"
+                f"the coordinator asks for round {request.round}, this institution already applied all before "
+                f"{record.shared.round}: the coordinator's journal was lost or is an old copy. Its operator should restore "
+                "the newest one; without one, it goes on from the institutions' state once most of them say this"
             )
         if request.kind is None:
+            self._note("settled", record.shared.round, 0)
             return Reply(Status.SETTLED, request.round, record.shared.round)
         return self._upload(record, request.kind)
 
@@ -158,13 +172,43 @@ class Institution:
             return None
         return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob)
 
-    def _caught_up(self, record: Record, aggregates: Sequence[Aggregate]) -> Record:
+    def _caught_up(self, record: Record, request: Request) -> Record:
         """Apply what is next, in order, and settle the upload that waits for it; durable before anything else."""
         before = record
-        for aggregate in aggregates:
-            if aggregate.round == record.shared.round:
+        if request.snapshot:
+            record = self._jumped(record, request)
+        for aggregate in request.aggregates:
+            if aggregate.round == record.shared.round and aggregate.blob:
                 record = self._applied(record, aggregate)
         return record if record is before else self._remember(record)
+
+    def _jumped(self, record: Record, request: Request) -> Record:
+        """Start from a snapshot if it is newer than what is here; an older one never takes anything back."""
+        size, number = len(request.snapshot), SnapshotHeader.read(request.snapshot).round
+        if number <= record.shared.round:
+            _log.info("snapshot left alone, not newer", site=self.settings.name, round=number, here=record.shared.round)
+            return record
+        with self._timed("open"):
+            state = open_snapshot(self._keys, request.snapshot, request.aggregates, request.round)
+        after, given_up = jumped(record, state, request.aggregates, self._genesis.law)
+        if given_up:
+            _log.warning(
+                "what was trained here but not delivered is given up: it cannot be told what of it was counted",
+                site=self.settings.name, first=record.shared.round, last=number - 1,
+            )  # fmt: skip
+        self._note("jumped", number, size, skipped=number - record.shared.round, given_up=given_up)
+        return after
+
+    def _snapshot(self, wish: Wish) -> bytes:
+        """A snapshot of the state that the answer was given in; never a reason not to answer."""
+        if wish is Wish.NOTHING or self._record is None:
+            return b""
+        try:
+            sealed = seal_snapshot(self._keys, self._record.shared)
+        except SnapshotError as error:
+            _log.warning("no snapshot made", site=self.settings.name, reason=str(error))
+            return b""
+        return sealed if wish is Wish.WHOLE else sealed[:HEADER_BYTES]
 
     def _applied(self, record: Record, aggregate: Aggregate) -> Record:
         with self._timed("open"):
@@ -176,8 +220,19 @@ class Institution:
             residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
             if refresh_due(self._genesis.law, done.state):
                 residual = forgotten(self._genesis.law, residual)
-        self._note("applied", aggregate.round, len(aggregate.blob))
+        delivery = self._delivery(record.pending, aggregate) if record.pending else {}
+        self._note("applied", aggregate.round, len(aggregate.blob), **delivery)
         return replace(record, shared=done.state, residual=residual, pending=None)
+
+    def _delivery(self, pending: Pending, aggregate: Aggregate) -> dict[str, Any]:
+        """Whether the upload that waited was in time: its maker hears of it nowhere else."""
+        if pending.upload_id in aggregate.counted:
+            return {"counted": True}
+        facts = missed(pending.seconds, self._genesis.config.federation.deadline_seconds)
+        _log.warning(
+            "this institution's upload is not in the sum", site=self.settings.name, round=aggregate.round, **facts
+        )
+        return {"counted": False, **facts}
 
     def _upload(self, record: Record, kind: RoundKind) -> Reply:
         if record.pending is not None:
@@ -196,11 +251,12 @@ class Institution:
             sealable = seal_update(law, plan, update, ledger)
             upload_id = record.mark(plan.round) + secrets.token_bytes(8)
             blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed), upload_id)
-        counted, missed = record.residual, record.residual
+        counted, owed = record.residual, record.residual
         if kind is RoundKind.UPDATE:
             counted = sealable.residual
-            missed = Residual(np.where(plan.mask, update, counted.values))
-        pending = Pending(shared.round, upload_id, blob, counted, missed)
+            owed = Residual(np.where(plan.mask, update, counted.values))
+        seconds = time.perf_counter() - self._began
+        pending = Pending(shared.round, upload_id, blob, counted, owed, seconds)
         local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
         with self._timed("store"):
             self._remember(replace(record, local=local, pending=pending))

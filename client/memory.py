@@ -40,6 +40,7 @@ class Pending:
         round: it was made for. `upload_id`: 16 bytes.
         blob: as sent; the same request gets the same reply.
         counted: residual if the upload is in the sum. `missed`: residual if it is not.
+        seconds: that it took to make, for this institution's own log; 0: not known.
     """
 
     round: int
@@ -47,6 +48,7 @@ class Pending:
     blob: bytes
     counted: Residual
     missed: Residual
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class Memory:
             tensors["pending/counted"] = pending.counted.values
             tensors["pending/missed"] = pending.missed.values
             facts |= {"pending_round": pending.round, "upload_id": pending.upload_id.hex()}
+            facts["pending_seconds"] = pending.seconds
         facts |= {"format": _FORMAT, "federation": self._federation.hex()}
         facts["digest"] = _digest(facts, tensors)
         try:
@@ -204,6 +207,7 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             tensors["pending/blob"].tobytes(),
             Residual(tensors["pending/counted"]),
             Residual(tensors["pending/missed"]),
+            float(facts.get("pending_seconds", 0.0)),
         )
     local = {name.removeprefix("local/"): v for name, v in tensors.items() if name.startswith("local/")}
     return Record(shared, Residual(tensors["residual"]), bytes.fromhex(facts["secret"]), local, pending)

@@ -47,6 +47,10 @@ class SiteSettings(Section):
 
     def save(self, folder: Path) -> None:
         """Write `folder/site.toml`."""
+        write_private(folder / SITE, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """As TOML."""
         lines = [
             f"name = {_quoted(self.name)}",
             f"min_participants = {self.min_participants}",
@@ -54,7 +58,7 @@ class SiteSettings(Section):
         ]
         if self.passphrase_file:
             lines.append(f"passphrase_file = {_quoted(self.passphrase_file)}")
-        write_private(folder / SITE, ("\n".join(lines) + "\n").encode())
+        return ("\n".join(lines) + "\n").encode()
 
 
 def _quoted(text: str) -> str:

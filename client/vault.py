@@ -23,6 +23,8 @@ from common.files import read_private
 
 CREDENTIAL = "dictpfl-passphrase"
 """Name of the systemd credential (`LoadCredential=`, `LoadCredentialEncrypted=`)."""
+NEW_CREDENTIAL = "dictpfl-new-passphrase"
+"""Name of the one with the passphrase that takes its place."""
 LEAST_PASSPHRASE = 12
 """Characters."""
 
@@ -118,7 +120,7 @@ def passphrase_from_file(path: Path, *, refused_mode: int = 0o177) -> bytes:
     return lines[0]
 
 
-def stored_passphrase(file: Path | None) -> bytes | None:
+def stored_passphrase(file: Path | None, credential: str = CREDENTIAL) -> bytes | None:
     """From the file if one is named, else from the systemd credential if the service has one, else None.
 
     Raises:
@@ -127,9 +129,9 @@ def stored_passphrase(file: Path | None) -> bytes | None:
     if file is not None:
         return passphrase_from_file(file)
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder and (credential := Path(folder) / CREDENTIAL).is_file():
+    if folder and (path := Path(folder) / credential).is_file():
         # systemd lets the service's user in by an access list, whose mask stat shows as the group's right to read.
-        return passphrase_from_file(credential, refused_mode=0o137)
+        return passphrase_from_file(path, refused_mode=0o137)
     return None
 
 

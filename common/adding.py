@@ -52,13 +52,13 @@ class CKKSAdder:
         items = [payload[i : i + item_length] for i in range(0, len(payload), item_length)]
         if self._sum is not None and len(items) != len(self._sum):
             raise CorruptError(f"an upload of {len(items)} ciphertexts among uploads of {len(self._sum)}")
-        loaded = [load_ciphertext(self._scratch, self._parameters, item) for item in items]
         if self._sum is None:
-            return loaded
-        return [self._added(total, one) for total, one in zip(self._sum, loaded, strict=True)]
+            return [load_ciphertext(self._scratch, self._parameters, item) for item in items]
+        # One at a time: beside the old total and the new one there is never a whole upload in SEAL's form.
+        return [self._added(total, item) for total, item in zip(self._sum, items, strict=True)]
 
-    def _added(self, total: Any, one: Any) -> Any:
-        result = seal.Ciphertext()
+    def _added(self, total: Any, item: memoryview) -> Any:
+        one, result = load_ciphertext(self._scratch, self._parameters, item), seal.Ciphertext()
         try:
             self._evaluator.add(total, one, result)
         except (RuntimeError, ValueError) as error:

@@ -164,6 +164,12 @@ class BehindError(RoundError):
     code = "behind"
 
 
+class SnapshotError(DictPFLError):
+    """A sealed snapshot of shared state is refused; shared state is untouched."""
+
+    code = "snapshot"
+
+
 class MemoryFileError(DictPFLError):
     """An institution's memory on disk is damaged, laxly protected or of another federation."""
 

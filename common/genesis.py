@@ -77,6 +77,8 @@ class Genesis:
             del config["encryption"][carried]
         for local in ("threads", "device", "workers"):
             del config["training"][local]
+        for kept in ("snapshot_every", "snapshots_kept"):
+            del config["federation"][kept]
         agreed = {
             "protocol": PROTOCOL,
             "config": config,

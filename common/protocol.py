@@ -7,6 +7,8 @@ from enum import StrEnum
 
 PROTOCOL = 1
 """Version of messages and blobs; both sides refuse another."""
+NEWCOMER = "new"
+"""`Reply.code` of an institution that owes nothing, and needs no acknowledgements of rounds that it missed."""
 
 
 class RoundKind(StrEnum):
@@ -33,13 +35,22 @@ class Status(StrEnum):
     """The institution will not take part; `code` says why, without any detail."""
 
 
+class Wish(StrEnum):
+    """What of a sealed snapshot (`common.snapshots`) a request asks for, beside what it asks for anyway."""
+
+    NOTHING = ""
+    HEADER = "header"
+    """Its header only: whoever holds the same state makes the same, so that all can agree on what one sends."""
+    WHOLE = "whole"
+
+
 @dataclass(frozen=True, slots=True)
 class Aggregate:
     """A closed round as every institution needs it to replay."""
 
     round: int
     blob: bytes
-    """The sum, on the wire (`common.wire`)."""
+    """The sum, on the wire (`common.wire`); empty for a round that a snapshot covers, where only `counted` matters."""
     counted: tuple[bytes, ...]
     """Upload ids (16 bytes each) that are in the sum."""
 
@@ -57,6 +68,10 @@ class Request:
     fingerprint: bytes
     """Key fingerprint, 32 bytes."""
     aggregates: tuple[Aggregate, ...] = ()
+    snapshot: bytes = b""
+    """A sealed snapshot to start from where aggregates are missing; it comes before `aggregates`."""
+    wish: Wish = Wish.NOTHING
+    """What to send of a snapshot of the state before this round."""
     protocol: int = PROTOCOL
 
 
@@ -72,4 +87,6 @@ class Reply:
     blob: bytes = b""
     """The sealed upload."""
     code: str = ""
-    """`DictPFLError.code` of a refusal."""
+    """`DictPFLError.code` of a refusal; `NEWCOMER` of one that is behind and has no memory yet."""
+    snapshot: bytes = b""
+    """The sealed snapshot, or its header, that was wished for."""

@@ -43,6 +43,16 @@ class Federation(Section):
         description="Training samples that carry the full weight 1; an institution with more counts as this many. "
         "0: a simulation takes the next power of two above its largest institution.",
     )
+    snapshot_every: Annotated[int, Field(ge=0)] = Field(
+        50,
+        description="Rounds between two sealed snapshots of shared state, from which a latecomer starts instead of "
+        "replaying every round. 0: never.",
+    )
+    snapshots_kept: Annotated[int, Field(ge=0)] = Field(
+        2,
+        description="Newest snapshots that the coordinator keeps; aggregates older than the oldest of them are dropped. "
+        "0: nothing is ever dropped, as in a simulation, whose report replays every round.",
+    )
 
 
 class Data(Section):

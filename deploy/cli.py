@@ -184,6 +184,11 @@ def export(
         return
     from deploy.run import Run, sha256_of
 
+    if (folder / "site.toml").exists():
+        from deploy.operations.model import write_model
+
+        _out.print(f"{output}  {write_model(folder, output)}", soft_wrap=True, highlight=False)
+        return
     run = Run.load(folder)
     if sha256_of(run.model_path) != run.summary["model_sha256"]:
         raise ConfigError(

@@ -49,10 +49,11 @@ def checks() -> Iterator[Check]:
 
 
 def deployment_checks(folder: Path) -> Iterator[Check]:
-    """Certificates and private files in the folder of a coordinator or an institution."""
+    """Certificates, private files and processes in the folder of a coordinator or an institution."""
     from common.errors import DictPFLError
+    from deploy.operations import health
     from deploy.operations.certificates import SOON_DAYS, validity
-    from deploy.operations.private import require_private
+    from deploy.operations.private import private_files, require_private
 
     for path in sorted(folder.rglob("*.pem")):
         try:
@@ -65,13 +66,18 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
         yield Check(
             "certificate", ok, f"{path.name} ({found.subject}): {left:.0f} days left, until {found.ends:%Y-%m-%d}"
         )
-    for path in [*sorted(folder.rglob("*.key")), *folder.glob("run/*.secret")]:
+    for path in private_files(folder):
         try:
             require_private(path)
         except DictPFLError as error:
             yield Check("private file", False, str(error))
         else:
             yield Check("private file", True, f"{path.relative_to(folder)}: only its owner reads it")
+    found_health = health.of(folder)
+    if not found_health:
+        yield Check("processes", None, "none: `up` is not running in this folder")
+    for program in found_health:
+        yield Check("process", program.serves, f"{program.program}: {program.found}")
 
 
 def _ckks() -> Check:

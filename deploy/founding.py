@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from client.batches import forward
 from client.data import Samples, load_dataset
 from client.hub import architecture_of
 from client.models import build_model, load_weights
 from client.partition import Division, divide
 from client.pretraining import pretrain
 from client.probing import require_tables_reached
+from client.sealed import snapshot_bytes
 from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
@@ -85,7 +88,7 @@ def found(config: FederationConfig, folder: Path) -> Founded:
     if config.model.weights:
         load_weights(model, config.model.weights)
     pretrain(model, division.public, config.model.pretrain, config.training, config.seed)
-    require_trainable(model, division.sites[0].train, config)
+    require_trainable(model, [division.sites[0].train], config)
     parameters = CKKSParameters.choose(config.encryption, config.capacity)
     key = make_key(parameters) if config.encryption.sealer == "ckks" else None
     genesis, weights = draw_genesis(
@@ -155,24 +158,39 @@ def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"architecture": architecture})})
 
 
-def require_trainable(model: nn.Module, samples: Samples, config: FederationConfig) -> None:
+def require_trainable(
+    model: nn.Module, trials: Sequence[Samples], config: FederationConfig, *, loss: bool = True, data: str = "this data"
+) -> None:
     """One forward pass and one loss, so that what cannot be trained is refused before round 1.
 
+    Args:
+        trials: samples to try, at least one of which the model must take; two of each are looked at.
+        loss: False: the forward pass alone, where nobody knows what labels the task wants.
+        data: what the trials stand for, for the message.
+
     Raises:
-        ModelError: the model does not take these samples, or the task does not take its outputs.
+        ModelError: the model takes none of them, or the task does not take its outputs.
         ConfigError: unknown task, device or schedule.
     """
     resolve_device(config.training.device)
     schedule(config.pruning.schedule)
     task = load_task(config.training.task)
-    try:
-        few = samples.take(np.arange(min(2, len(samples))))
-        evaluate(copy.deepcopy(model), few, task)
-        require_tables_reached(model, config.decomposition, few)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ModelError(
-            f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on this data: {error}"
-        ) from error
+    reasons: list[Exception] = []
+    for samples in trials:
+        few, tried = samples.take(np.arange(min(2, len(samples)))), copy.deepcopy(model)
+        try:
+            if loss:
+                evaluate(tried, few, task)
+            else:
+                forward(tried.eval(), torch.from_numpy(few.features))
+            require_tables_reached(model, config.decomposition, few)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(error)
+        else:
+            return
+    raise ModelError(
+        f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on {data}: {reasons[0]}"
+    ) from reasons[0]
 
 
 def found_again(config: FederationConfig, folder: Path) -> Founded:
@@ -206,6 +224,7 @@ def item_lengths(sealer: Sealer, parameters: CKKSParameters) -> tuple[int, int]:
 def agreement_of(genesis: Genesis) -> Agreement:
     """The coordinator's half: nothing secret."""
     config = genesis.config
+    length, growth = snapshot_bytes(genesis)
     return Agreement(
         parameters=genesis.parameters,
         encrypted=config.encryption.sealer == "ckks",
@@ -216,7 +235,16 @@ def agreement_of(genesis: Genesis) -> Agreement:
         min_participants=config.federation.min_participants,
         deadline_seconds=config.federation.deadline_seconds,
         insecurities=config.insecurities,
+        snapshot_every=config.federation.snapshot_every,
+        snapshots_kept=config.federation.snapshots_kept,
+        snapshot_length=length,
+        snapshot_growth=growth,
     )
+
+
+def simulated_agreement(genesis: Genesis) -> Agreement:
+    """The coordinator's half in a simulation: its report replays every round, so that no aggregate may be dropped."""
+    return replace(agreement_of(genesis), snapshots_kept=0)
 
 
 def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor]) -> None:
@@ -226,7 +254,7 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
             raise ConfigError(f"{founded.folder} holds a federation that has begun; it is not overwritten")
         shutil.rmtree(part, ignore_errors=True)
         owner_only(part)
-    agreement_of(founded.genesis).save(founded.coordinator / AGREEMENT)
+    simulated_agreement(founded.genesis).save(founded.coordinator / AGREEMENT)
     division.test.save(founded.folder / TEST)
     for index, site in enumerate(division.sites):
         folder = owner_only(founded.site(index))

@@ -17,7 +17,7 @@ from client.tasks import load_task
 from common.config import FederationConfig
 from common.errors import ConfigError, EngineError
 from common.files import write_private
-from deploy.founding import COORDINATOR, SITES, TEST, Founded, agreement_of, found, found_again
+from deploy.founding import COORDINATOR, SITES, TEST, Founded, found, found_again, simulated_agreement
 from deploy.observer import Observer, RoundRecord
 from deploy.report import write_report
 from deploy.run import CONFIG, HISTORY, MODEL, REPORT, STATE, SUMMARY, Run, sha256_of, summarise, write_json
@@ -82,7 +82,7 @@ def simulate(
 def _founded(config: FederationConfig, folder: Path, *, resume: bool) -> Founded:
     if resume and (folder / CONFIG).exists():
         founded = found_again(config, folder)
-        agreement = replace(agreement_of(founded.genesis), rounds=config.federation.rounds)
+        agreement = replace(simulated_agreement(founded.genesis), rounds=config.federation.rounds)
         agreement.save(founded.coordinator / AGREEMENT)
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -29,6 +29,9 @@ class Agreement:
         rounds: update rounds wanted. `score_rounds`: rounds before them.
         insecurities: why this federation protects less than it should; repeated in every log.
         epoch: of the key, from 1 on. `first_round`: the first round that is sealed under it.
+        snapshot_every: rounds between two snapshots, 0: never. `snapshots_kept`: 0: nothing is ever dropped.
+        snapshot_length: most bytes of a snapshot before any round, 0: none is taken. `snapshot_growth`: most that each
+            round may add.
     """
 
     parameters: CKKSParameters
@@ -42,9 +45,21 @@ class Agreement:
     insecurities: tuple[str, ...] = ()
     epoch: int = 1
     first_round: int = 0
+    snapshot_every: int = 0
+    snapshots_kept: int = 0
+    snapshot_length: int = 0
+    snapshot_growth: int = 0
+
+    def snapshot_most(self, number: int) -> int:
+        """Most bytes of a snapshot of the state before a round; 0: none is taken."""
+        return self.snapshot_length + number * self.snapshot_growth if self.snapshot_length else 0
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
+        write_private(path, self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """As JSON."""
         limits = asdict(self.uploads)
         limits |= {"federation": self.uploads.federation.hex(), "fingerprint": self.uploads.fingerprint.hex()}
         document = _Document(
@@ -53,7 +68,7 @@ class Agreement:
             uploads=_Uploads(**limits),
             **{name: getattr(self, name) for name in _PLAIN},
         )
-        write_private(path, document.model_dump_json(indent=1).encode())
+        return document.model_dump_json(indent=1).encode()
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -103,11 +118,15 @@ class _Document(_Strict):
     insecurities: tuple[str, ...]
     epoch: AtLeastOne = 1
     first_round: AtLeastZero = 0
+    snapshot_every: AtLeastZero = 0
+    snapshots_kept: AtLeastZero = 0
+    snapshot_length: AtLeastZero = 0
+    snapshot_growth: AtLeastZero = 0
     parameters: dict[str, Any]
     uploads: _Uploads
 
 
 _PLAIN = (
     "encrypted", "sum_length", "rounds", "score_rounds", "min_participants", "deadline_seconds", "insecurities",
-    "epoch", "first_round",
+    "epoch", "first_round", "snapshot_every", "snapshots_kept", "snapshot_length", "snapshot_growth",
 )  # fmt: skip

@@ -11,7 +11,7 @@ import re
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from common.errors import CorruptError, WireError
+from common.errors import CorruptError, TruncatedError, WireError
 from common.protocol import Reply, Request, Status
 
 STYPE = "ckks.bytes"
@@ -19,10 +19,11 @@ STYPE = "ckks.bytes"
 
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _LARGEST = 2**62
+_FIELDS = {"status", "round", "position", "code", "snapshot"}
 
 
 def encode_request(request: Request) -> RecordDict:
-    """Lay out a request as one array (all aggregates back to back) and one record of scalars."""
+    """Lay out a request as one array (snapshot and aggregates back to back) and one record of scalars."""
     aggregates = request.aggregates
     header = ConfigRecord(
         {
@@ -31,13 +32,15 @@ def encode_request(request: Request) -> RecordDict:
             "kind": "" if request.kind is None else request.kind.value,
             "federation": request.federation,
             "fingerprint": request.fingerprint,
+            "snapshot": len(request.snapshot),
+            "wish": request.wish.value,
             "rounds": [aggregate.round for aggregate in aggregates],
             "lengths": [len(aggregate.blob) for aggregate in aggregates],
             "counts": [len(aggregate.counted) for aggregate in aggregates],
             "counted": b"".join(upload for aggregate in aggregates for upload in aggregate.counted),
         }
     )
-    blob = b"".join([aggregate.blob for aggregate in aggregates])
+    blob = b"".join([request.snapshot, *(aggregate.blob for aggregate in aggregates)])
     array = Array(dtype="uint8", shape=(len(blob),), stype=STYPE, data=blob)
     return RecordDict({"request": header, "blobs": ArrayRecord({"blob": array})})
 
@@ -51,20 +54,26 @@ def decode_reply(content: RecordDict) -> Reply:
     if set(content) != {"reply", "blobs"}:
         raise WireError("Expected a reply of the two records 'reply' and 'blobs', found others: check versions.")
     header = content["reply"]
-    if not isinstance(header, ConfigRecord) or set(header) != {"status", "round", "position", "code"}:
-        raise WireError("Expected the reply's header to hold status, round, position and code: check versions.")
+    if not isinstance(header, ConfigRecord) or set(header) != _FIELDS:
+        raise WireError(f"Expected the reply's header to hold {', '.join(sorted(_FIELDS))}: check versions.")
     status, code = header["status"], header["code"]
     if not isinstance(status, str) or status not in set(Status):
         raise WireError(f"Expected the reply's status to be one of {', '.join(Status)}: check versions.")
     # The code is the one free text that reaches the coordinator's log: nothing but a short word may pass.
     if not isinstance(code, str) or (code and not _CODE.fullmatch(code)):
         raise WireError("Expected the reply's code to be one short word in lower case.")
+    blob, length = _blob(content["blobs"]), _count(header, "snapshot")
+    if length > len(blob):
+        raise TruncatedError(
+            f"Expected a snapshot of {length} bytes at the reply's end, found {len(blob)} bytes in all."
+        )
     return Reply(
         status=Status(status),
         round=_count(header, "round"),
         position=_count(header, "position"),
-        blob=_blob(content["blobs"]),
+        blob=blob[: len(blob) - length] if length else blob,
         code=code,
+        snapshot=blob[len(blob) - length :] if length else b"",
     )
 
 

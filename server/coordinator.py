@@ -9,15 +9,21 @@ from typing import Self
 
 import structlog
 
-from common.errors import DictPFLError
-from common.protocol import Aggregate, Reply, Request, RoundKind, Status
+from common.errors import DictPFLError, JournalError, SnapshotError
+from common.protocol import NEWCOMER, Aggregate, Reply, Request, RoundKind, Status, Wish
 from server.agreement import Agreement
+from server.ballot import Ballot
+from server.catchup import CatchUp
 from server.folding import Fold
 from server.journal import ClosedRound, Journal
 
 _log = structlog.get_logger(__name__)
 AGREEMENT, JOURNAL = "federation.json", "journal.sqlite"
 _SETTLE_TRIES = 3
+_RESTARTS = 3
+"""Tries to go on from the institutions' state, before somebody has to look."""
+_ABOUT_SNAPSHOTS = frozenset({"snapshot", "drift", "wrong-key", "wrong-federation", "key-file"})
+"""Codes with which an institution refuses a snapshot; what else it refuses has other reasons (a full disk, say)."""
 
 
 class Coordinator:
@@ -29,14 +35,21 @@ class Coordinator:
     def __init__(self, agreement: Agreement, journal: Journal) -> None:
         self._agreement = agreement
         self._journal = journal
-        self._positions: dict[int, int] = {}
-        self._requests: dict[int, Request] = {}
+        self._catchup = CatchUp(journal)
+        self._number = journal.next_round
         self._kind: RoundKind | None = None
         self._fold: Fold | None = None
+        self._ballot: Ballot | None = None
+        self._unlucky = 0
         self._rejected: dict[int, str] = {}
         self._asked: frozenset[int] = frozenset()
         self._settled: set[int] = set()
         self._settle_tries = 0
+        self._ahead: dict[int, int] = {}
+        self._holders: dict[int, int] = {}
+        """Who holds a state that the journal does not lead to, when the next exchange is to restart from there."""
+        self._restarting = False
+        self._restarts = 0
         self._started = 0.0
         for reason in agreement.insecurities:
             _log.warning("INSECURE federation (toy_insecure)", reason=reason)
@@ -71,16 +84,16 @@ class Coordinator:
     @property
     def finished(self) -> bool:
         """Whether all rounds are closed and the last aggregate was sent out."""
-        return self._next_kind() is None and self._journal.is_settled(self._journal.next_round)
+        settled = self._journal.is_settled(self._journal.next_round)
+        return settled and self._next_kind() is None and not self._holders
 
     def _next_kind(self) -> RoundKind | None:
         """Scores first, then updates, then one measurement of the final model; None: only settle."""
-        kinds = self._journal.kinds()
         if self._journal.next_round < self._agreement.score_rounds:
             return RoundKind.SCORE
-        if kinds.count(RoundKind.UPDATE) < self._agreement.rounds:
+        if self._journal.updates() < self._agreement.rounds:
             return RoundKind.UPDATE
-        return None if kinds and kinds[-1] is RoundKind.MEASURE else RoundKind.MEASURE
+        return None if self._journal.last_kind() is RoundKind.MEASURE else RoundKind.MEASURE
 
     @property
     def rejected(self) -> Mapping[int, str]:
@@ -89,39 +102,70 @@ class Coordinator:
 
     def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
         """Open the next exchange: what to ask each node, at most as many as a sum may hold."""
-        self._kind = self._next_kind()
-        number = self._journal.next_round
-        self._fold = Fold(self._agreement, self._kind, number) if self._kind is not None else None
-        self._rejected, self._settled = {}, set()
+        self._rejected, self._settled, self._ahead = {}, set(), {}
         self._started = time.time()
+        self._restarting = bool(self._holders)
+        if self._restarting:
+            return self._begin_restart(nodes)
+        self._kind, self._number = self._next_kind(), self._journal.next_round
+        self._fold = Fold(self._agreement, self._kind, self._number) if self._kind is not None else None
         asked = sorted(nodes)[: self._agreement.uploads.max_contributors]
-        self._asked = frozenset(asked)
         if len(asked) < len(nodes):
             _log.warning("more institutions than a sum may hold", online=len(nodes), asked=len(asked))
-        _log.info("round opens", round=number, kind=str(self._kind or "settle"), asked=len(asked))
-        # An institution that was never heard of here most likely lacks the last aggregate only; it says so if not.
-        self._requests = {}
-        return {node: self._request(self._positions.get(node, max(0, number - 1))) for node in asked}
+        _log.info("round opens", round=self._number, kind=str(self._kind or "settle"), asked=len(asked))
+        self._ballot = Ballot(self._agreement, self._number) if self._snapshot_due() else None
+        in_step = [node for node in asked if self._catchup.in_step(node)] or asked
+        turn = self._unlucky + self._number // max(1, self._agreement.snapshot_every)
+        self._ask(asked, in_step[turn % len(in_step)] if in_step else None)
+        return {node: self._catchup.first(node) for node in asked}
 
-    def _request(self, position: int) -> Request:
-        """The same object for all institutions at the same position: aggregates are large, and read once."""
-        if position not in self._requests:
-            limits = self._agreement.uploads
-            aggregates = tuple(self._journal.aggregates(position))
-            self._requests[position] = Request(
-                self._journal.next_round, self._kind, limits.federation, limits.fingerprint, aggregates
-            )
-        return self._requests[position]
+    def _begin_restart(self, nodes: Sequence[int]) -> dict[int, Request]:
+        """Ask those who hold the newest state to agree on it, and one of them to send it sealed."""
+        holding, self._holders = self._holders, {}
+        self._kind, self._fold, self._number = None, None, max(holding.values())
+        self._ballot = Ballot(self._agreement, self._number)
+        asked = sorted(node for node in nodes if holding.get(node) == self._number)
+        _log.warning(
+            "the journal was lost or is an old copy; asking institutions for their state",
+            journal=self._journal.next_round, institutions=self._number, asked=len(asked),
+        )  # fmt: skip
+        self._ask(asked, asked[self._restarts % len(asked)] if asked else None)
+        self._restarts += 1
+        for node in asked:
+            self._catchup.stands(node, self._number)
+        return {node: self._catchup.first(node) for node in asked}
+
+    def _ask(self, asked: Sequence[int], sender: int | None) -> None:
+        """Prepare the exchange's requests; `sender` is to send the whole snapshot, the others what shows that it is right."""
+        self._asked = frozenset(asked)
+        limits = self._agreement.uploads
+        wishes = {node: Wish.WHOLE if node == sender else Wish.HEADER for node in asked} if self._ballot else {}
+        self._catchup.open(Request(self._number, self._kind, limits.federation, limits.fingerprint), wishes)
+
+    def _snapshot_due(self) -> bool:
+        every = self._agreement.snapshot_every
+        if not every or not self._agreement.snapshot_length or self._kind is None:
+            return False
+        return self._number - max(self._journal.snapshots(), default=0) >= every
 
     def receive(self, node: int, reply: Reply) -> Request | None:
         """Take an answer; a node that is behind gets a further request with what it lacks."""
-        number = self._journal.next_round
+        number = self._number
         if reply.position <= number and reply.status is not Status.REFUSED:
-            self._positions[node] = reply.position
+            self._catchup.stands(node, reply.position)
+        if reply.status is Status.REFUSED and reply.code in _ABOUT_SNAPSHOTS:
+            self._catchup.refused(node)
+        elif reply.status in {Status.UPLOAD, Status.SETTLED}:
+            self._catchup.took(node)
+            self._take_snapshot(node, reply.snapshot)
         if reply.status is Status.BEHIND and reply.position < number:
             _log.info("institution catches up", node=node, position=reply.position, round=number)
-            return self._request(reply.position)
+            further = self._catchup.further(node, reply.position, newcomer=reply.code == NEWCOMER)
+            if further is None:
+                self.failed(node, "rounds-not-kept")
+            return further
         if reply.position > number:
+            self._ahead[node] = reply.position
             self.failed(node, "ahead-of-journal")
         elif reply.status is Status.UPLOAD and self._fold is not None:
             self._folded(node, reply.blob, self._fold)
@@ -130,6 +174,14 @@ class Coordinator:
         else:
             self.failed(node, reply.code or str(reply.status))
         return None
+
+    def _take_snapshot(self, node: int, data: bytes) -> None:
+        if self._ballot is None or not data:
+            return
+        try:
+            self._ballot.take(node, data)
+        except SnapshotError as error:
+            _log.warning("snapshot left out", node=node, round=self._number, reason=str(error))
 
     def _folded(self, node: int, blob: bytes, fold: Fold) -> None:
         try:
@@ -140,7 +192,7 @@ class Coordinator:
 
     def failed(self, node: int, reason: str) -> None:
         """No usable answer comes from the node in this exchange."""
-        _log.warning("institution skipped", node=node, round=self._journal.next_round, reason=reason)
+        _log.warning("institution skipped", node=node, round=self._number, reason=reason)
         self._rejected.setdefault(node, reason)
 
     def close(self) -> None:
@@ -149,20 +201,28 @@ class Coordinator:
         Raises:
             JournalError: the disk refuses; the round stays open.
         """
-        number, now, fold = self._journal.next_round, time.time(), self._fold
-        if fold is None:
-            self._close_settling(number, now)
-            return
+        number, now, fold = self._number, time.time(), self._fold
         self._fold = None
-        if fold.count < self.min_participants:
+        if self._restarting:
+            self._close_restart()
+        elif self._must_restart(len(self._settled) if fold is None else fold.count):
+            self._refuse(now)
+        elif fold is None:
+            self._close_settling(number, now)
+        elif fold.count < self.min_participants:
             _log.warning("too few uploads", round=number, found=fold.count, minimum=self.min_participants)
-            self._journal.refuse(number, now, {str(node): reason for node, reason in self._rejected.items()})
-            return
-        for node in fold.drifted():
-            self.failed(node, "drift")
-        for node in fold.nodes():
-            self._rejected.pop(node, None)  # a second answer of one that is in the sum
-        self._journalled(fold, number)
+            self._refuse(now)
+        else:
+            for node in fold.drifted():
+                self.failed(node, "drift")
+            for node in fold.nodes():
+                self._rejected.pop(node, None)  # a second answer of one that is in the sum
+            self._journalled(fold, number)
+            self._keep_snapshot(fold)
+        self._ballot = None
+
+    def _refuse(self, now: float) -> None:
+        self._journal.refuse(self._number, now, {str(node): reason for node, reason in self._rejected.items()})
 
     def _close_settling(self, number: int, now: float) -> None:
         """Done when everybody who was asked has the last aggregate, or, after a few tries, enough of them."""
@@ -187,3 +247,54 @@ class Coordinator:
         )
         self._journal.record(closed, Aggregate(number, blob, counted))
         _log.info("round closed", round=number, contributors=len(counted), ciphertexts=ciphertexts, bytes=len(blob))
+
+    def _keep_snapshot(self, fold: Fold) -> None:
+        """Keep what the institutions in the sum agree on; without that it is asked of another one next round."""
+        if self._ballot is None:
+            return
+        # As many must stand for it as for a sum: what is kept may be all that a latecomer ever gets.
+        agreed = self._ballot.agreed(fold.nodes(), self.min_participants, fold.tag)
+        if agreed is None:
+            self._unlucky += 1
+            _log.warning("no snapshot that enough institutions agree on; another one is asked next", round=self._number)
+            return
+        try:
+            self._journal.keep(agreed, self._agreement.snapshots_kept)
+        except JournalError as error:
+            _log.warning("snapshot not kept, asked again next round", round=self._number, reason=str(error))
+            return
+        self._unlucky = 0
+        _log.info("snapshot kept", round=agreed.round, bytes=len(agreed.data), aggregates_from=self._journal.oldest)
+
+    # a journal that was lost
+
+    def _must_restart(self, in_step: int) -> bool:
+        """Whether to go on from the state of institutions that are ahead of the journal: if most of those here are.
+
+        A few that are ahead (of a federation that was begun again, say) are left out instead, and told so.
+        """
+        ahead = len(self._ahead)
+        if ahead <= in_step or ahead + in_step < self.min_participants:
+            return False
+        if not self._agreement.snapshot_length or self._restarts >= _RESTARTS:
+            _log.error(
+                "the journal is older than the institutions' state, and they did not agree on one to go on from: restore "
+                "the newest journal, or have them compare their digests (dictpfl status)",
+                journal=self._number, institutions=sorted(set(self._ahead.values())),
+            )  # fmt: skip
+            return False
+        self._holders = dict(self._ahead)
+        return True
+
+    def _close_restart(self) -> None:
+        """Go on from the newest state, if most of those who hold it agree on it."""
+        assert self._ballot is not None  # noqa: S101  what `_begin_restart` made
+        agreed = self._ballot.agreed(self._settled, len(self._asked) // 2 + 1)
+        if agreed is None:
+            _log.error("those who hold the newest state do not agree on it, or did not send it", round=self._number)
+            if self._restarts < _RESTARTS:
+                self._holders = dict.fromkeys(self._asked, self._number)
+            return
+        self._journal.restart(agreed)
+        self._restarts = 0
+        _log.warning("going on from the institutions' state", round=agreed.round, updates=agreed.updates)

@@ -11,6 +11,9 @@ from common.protocol import RoundKind
 from common.wire import AGGREGATE, UPLOAD, Blob, Header, write
 from server.agreement import Agreement
 
+MARK = 8
+"""Bytes of an upload id that are the same in every upload of an institution for a round: two copies of one institution (a
+backup restored beside the living) count once."""
 _Plan = tuple[bytes, int, int]
 """Tag of the shared state, ciphertexts, clear bytes: what uploads in step have in common."""
 
@@ -39,7 +42,7 @@ class Fold:
         self._round = number
         self._sums: dict[_Plan, _Sum] = {}
         self._nodes: set[int] = set()
-        self._ids: set[bytes] = set()
+        self._marks: set[bytes] = set()
         self.seconds = 0.0
         self.bytes_up = 0
 
@@ -62,7 +65,8 @@ class Fold:
         header = blob.header
         if header.contributors != 1:
             raise OversizedError(f"an upload that claims to hold {header.contributors} uploads")
-        if node in self._nodes or header.upload_id in self._ids:
+        mark = header.upload_id[:MARK]
+        if node in self._nodes or mark in self._marks:
             raise DuplicateError("this upload, or another one of the same institution, is already in the sum")
         if len(self._nodes) >= self._agreement.uploads.max_contributors:
             raise OversizedError(f"the sum already holds {len(self._nodes)} uploads, as many as its digits allow")
@@ -76,7 +80,7 @@ class Fold:
         self._sums[plan] = total
         total.uploads[node] = header.upload_id
         self._nodes.add(node)
-        self._ids.add(header.upload_id)
+        self._marks.add(mark)
 
     def _empty(self) -> _Sum:
         sealed: Adder = CKKSAdder(self._agreement.parameters) if self._agreement.encrypted else IntegerAdder("<i8")
@@ -86,6 +90,11 @@ class Fold:
     def count(self) -> int:
         """Uploads in the largest sum."""
         return max((len(total.uploads) for total in self._sums.values()), default=0)
+
+    @property
+    def tag(self) -> bytes:
+        """Of the shared state that the sum that counts was made from."""
+        return self._chosen()[0]
 
     def nodes(self) -> list[int]:
         """Nodes whose uploads are in the sum that counts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -30,7 +31,13 @@ CREATE TABLE IF NOT EXISTS settled (round INTEGER PRIMARY KEY, at REAL NOT NULL)
 CREATE TABLE IF NOT EXISTS epochs (
     number INTEGER PRIMARY KEY, first_round INTEGER NOT NULL, fingerprint BLOB NOT NULL, at REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS snapshots (
+    round INTEGER PRIMARY KEY, updates INTEGER NOT NULL, at REAL NOT NULL, data BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS dropped (round INTEGER PRIMARY KEY REFERENCES rounds, length INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS restarts (round INTEGER PRIMARY KEY, updates INTEGER NOT NULL, at REAL NOT NULL) STRICT;
 """
+_ROUND = "round, kind, started, ended, fold_seconds, bytes_up, ciphertexts, rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,15 @@ class ClosedRound:
     ciphertexts: int
     rejected: Mapping[str, str]
     """Reason by node, for uploads that are not in the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A sealed snapshot of the state before `round`, with `updates` update rounds in it."""
+
+    round: int
+    updates: int
+    data: bytes
 
 
 class Journal:
@@ -173,22 +189,145 @@ class Journal:
         """Number of the round now open."""
         ((closed,),) = self._read("SELECT COALESCE(MAX(round) + 1, 0) FROM rounds")
         ((first,),) = self._read("SELECT COALESCE(MAX(first_round), 0) FROM epochs")
-        return max(int(closed), int(first))
+        ((again,),) = self._read("SELECT COALESCE(MAX(round), 0) FROM restarts")
+        return max(int(closed), int(first), int(again))
 
     def kinds(self) -> Sequence[RoundKind]:
         """Kind of every closed round, in order."""
         return [RoundKind(kind) for (kind,) in self._read("SELECT kind FROM rounds ORDER BY round")]
 
-    def aggregates(self, start: int) -> Iterator[Aggregate]:
-        """Aggregates from round `start` on, in order."""
-        for number, blob in self._read("SELECT round, aggregate FROM rounds WHERE round >= ? ORDER BY round", start):
-            counted = self._read("SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", number)
-            yield Aggregate(number, blob, tuple(upload for (upload,) in counted))
+    def last_kind(self) -> RoundKind | None:
+        """Kind of the round before the open one; None where that is not in this journal."""
+        rows = self._read("SELECT kind FROM rounds WHERE round = ?", self.next_round - 1)
+        return RoundKind(rows[0][0]) if rows else None
+
+    def updates(self) -> int:
+        """Update rounds closed so far, those of a lost journal included."""
+        rows = self._read("SELECT round, updates FROM restarts ORDER BY round DESC LIMIT 1") or [(0, 0)]
+        since, before = rows[0]
+        ((count,),) = self._read(
+            "SELECT COUNT(*) FROM rounds WHERE round >= ? AND kind = ?", since, str(RoundKind.UPDATE)
+        )
+        return int(before) + int(count)
+
+    @property
+    def oldest(self) -> int:
+        """First round from which on every aggregate up to the open round is here."""
+        after = self.next_round
+        rows = self._read(
+            "SELECT MAX(k.round) FROM rounds k WHERE LENGTH(k.aggregate) > 0 AND NOT EXISTS "
+            "(SELECT 1 FROM rounds p WHERE p.round = k.round - 1 AND LENGTH(p.aggregate) > 0)"
+        )
+        last = self._read("SELECT 1 FROM rounds WHERE round = ? AND LENGTH(aggregate) > 0", after - 1)
+        return int(rows[0][0]) if last else after
+
+    def aggregates(self, start: int, most: int | None = None) -> Iterator[Aggregate]:
+        """Aggregates from round `start` on, in order, read one at a time; dropped ones are left out.
+
+        `most`: bytes in all; the first comes whatever its length, the others as long as they fit.
+        """
+        total = 0
+        numbers = self._read(
+            "SELECT round, LENGTH(aggregate) FROM rounds WHERE round >= ? AND LENGTH(aggregate) > 0 ORDER BY round",
+            start,
+        )
+        for index, (number, length) in enumerate(numbers):
+            total += length
+            if most is not None and index and total > most:
+                return
+            ((blob,),) = self._read("SELECT aggregate FROM rounds WHERE round = ?", number)
+            yield Aggregate(number, blob, self._counted(number))
+
+    def acknowledgements(self, start: int, end: int) -> Iterator[Aggregate]:
+        """Which uploads were in the sums of rounds `start` to `end` - 1, without the sums."""
+        for (number,) in self._read(
+            "SELECT round FROM rounds WHERE round >= ? AND round < ? ORDER BY round", start, end
+        ):
+            yield Aggregate(number, b"", self._counted(number))
+
+    def _counted(self, number: int) -> tuple[bytes, ...]:
+        rows = self._read("SELECT upload FROM acknowledgements WHERE round = ? ORDER BY upload", number)
+        return tuple(upload for (upload,) in rows)
+
+    def length(self, start: int) -> int:
+        """Bytes of all aggregates from round `start` on."""
+        ((length,),) = self._read("SELECT COALESCE(SUM(LENGTH(aggregate)), 0) FROM rounds WHERE round >= ?", start)
+        return int(length)
+
+    def snapshots(self) -> Mapping[int, int]:
+        """Bytes of each snapshot that is kept, by round, newest first."""
+        rows = self._read("SELECT round, LENGTH(data) FROM snapshots ORDER BY round DESC")
+        return {int(number): int(length) for number, length in rows}
+
+    def snapshot(self, number: int) -> bytes:
+        """The sealed snapshot of the state before a round.
+
+        Raises:
+            JournalError: there is none.
+        """
+        rows = self._read("SELECT data FROM snapshots WHERE round = ?", number)
+        if not rows:
+            raise JournalError(f"{self._path} holds no snapshot of round {number}; this is a defect")
+        return bytes(rows[0][0])
+
+    def keep(self, snapshot: Snapshot, most: int) -> None:
+        """Keep a snapshot and the newest `most` in all; drop aggregates that no latecomer needs any more.
+
+        While there are fewer, and with `most` 0, nothing is dropped. Acknowledgements, sizes and times stay for ever.
+        Freed pages of the file are used again; it does not shrink.
+
+        Raises:
+            JournalError: the disk refuses; nothing has changed.
+        """
+        with self._transaction():
+            self._insert(snapshot)
+            rounds = self._read("SELECT round FROM snapshots ORDER BY round DESC")
+            if not most or len(rounds) < most:
+                return
+            oldest = rounds[most - 1][0]
+            self._db.execute("DELETE FROM snapshots WHERE round < ?", (oldest,))
+            self._db.execute(
+                "INSERT OR IGNORE INTO dropped SELECT round, LENGTH(aggregate) FROM rounds "
+                "WHERE round < ? AND LENGTH(aggregate) > 0",
+                (oldest,),
+            )
+            self._empty(oldest)
+
+    def _empty(self, end: int) -> None:
+        """Take the sums out of rounds before `end`."""
+        # Deleted and put back: a row that shrinks in its place keeps a page of its own for ever.
+        where = "WHERE round < ? AND LENGTH(aggregate) > 0"
+        rows = self._read(f"SELECT {_ROUND} FROM rounds {where} ORDER BY round", end)  # noqa: S608  our own words
+        self._db.execute(f"DELETE FROM rounds {where}", (end,))  # noqa: S608
+        self._db.executemany("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, x'')", rows)
+
+    def restart(self, snapshot: Snapshot) -> None:
+        """Go on from a state that institutions hold and this journal does not lead to.
+
+        Raises:
+            JournalError: the round is not after the open one, or the disk refuses; nothing has changed.
+        """
+        if snapshot.round <= self.next_round:
+            raise JournalError(f"a restart from round {snapshot.round} where round {self.next_round} is open")
+        with self._transaction():
+            self._insert(snapshot)
+            self._db.execute("INSERT INTO restarts VALUES (?, ?, ?)", (snapshot.round, snapshot.updates, time.time()))
+
+    def _insert(self, snapshot: Snapshot) -> None:
+        values = (snapshot.round, snapshot.updates, time.time(), snapshot.data)
+        self._db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)", values)
+
+    def digests(self, start: int = 0) -> Iterator[tuple[int, str]]:
+        """Number and SHA-256, in hexadecimal, of each aggregate from round `start` on; one in memory at a time."""
+        for (number,) in self._read("SELECT round FROM rounds WHERE round >= ? ORDER BY round", start):
+            for (blob,) in self._read("SELECT aggregate FROM rounds WHERE round = ?", number):
+                yield number, hashlib.sha256(blob).hexdigest()
 
     def contributors(self) -> Mapping[int, tuple[int, int]]:
         """For each closed round, how many uploads its sum holds and the sum's length in bytes."""
         rows = self._read(
-            "SELECT round, (SELECT COUNT(*) FROM acknowledgements a WHERE a.round = r.round), LENGTH(aggregate) "
+            "SELECT round, (SELECT COUNT(*) FROM acknowledgements a WHERE a.round = r.round), "
+            "COALESCE((SELECT length FROM dropped d WHERE d.round = r.round), LENGTH(aggregate)) "
             "FROM rounds r ORDER BY round"
         )
         return {number: (count, length) for number, count, length in rows}
@@ -196,8 +335,7 @@ class Journal:
     def rounds(self, start: int = 0) -> Sequence[ClosedRound]:
         """What is known of the closed rounds from `start` on, without their aggregates."""
         rows = self._read(
-            "SELECT round, kind, started, ended, fold_seconds, bytes_up, ciphertexts, rejected FROM rounds "
-            "WHERE round >= ? ORDER BY round",
+            f"SELECT {_ROUND} FROM rounds WHERE round >= ? ORDER BY round",  # noqa: S608  our own words
             start,
         )
         return [

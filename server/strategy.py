@@ -70,8 +70,10 @@ class Patience:
     """Exchanges in a row without progress before the loop gives up."""
     keep: float = 600.0
     """How much longer than the deadline a message lives: clocks differ, and an early death loses an upload."""
-    pull: int = 4
-    """Replies to fetch in one go: so many uploads are in memory at once."""
+    pull: int = 16
+    """Replies to fetch in one go, at most: so many uploads are in memory at once."""
+    pull_bytes: int = 4_000_000
+    """Bytes of replies to fetch in one go, going by the largest that came so far; before any came, one at a time."""
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ class BlindStrategy(Strategy):
     def __init__(self, coordinator: Coordinating, patience: Patience | None = None) -> None:
         self._coordinator = coordinator
         self._patience = patience or Patience()
+        self._largest = 0
 
     def start(self, grid: Grid, *_args: object, **_options: object) -> Result:
         """Run exchanges until the coordinator has finished.
@@ -232,8 +235,10 @@ class BlindStrategy(Strategy):
         """Fetch and fold what has arrived, a few at a time; say whether anything had."""
         further: dict[int, Request] = {}
         found, ids = False, list(exchange.waiting)
-        for start in range(0, len(ids), self._patience.pull):
-            replies = list(grid.pull_messages(ids[start : start + self._patience.pull]))
+        while ids:
+            together = self._together()
+            replies = list(grid.pull_messages(ids[:together]))
+            del ids[:together]
             while replies:
                 reply = replies.pop()  # the last reference but one, so that its bytes go as soon as they are folded
                 node = exchange.waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -247,6 +252,11 @@ class BlindStrategy(Strategy):
         self._push(grid, further, exchange)
         return found
 
+    def _together(self) -> int:
+        """How many replies to fetch in one go: memory must not grow with the number of institutions."""
+        patience = self._patience
+        return max(1, min(patience.pull, patience.pull_bytes // self._largest)) if self._largest else 1
+
     def _fold(self, node: int, message: Message, exchange: _Exchange) -> Request | None:
         """Give one reply to the coordinator; return the follow-up that it wants."""
         if message.has_error():
@@ -255,6 +265,7 @@ class BlindStrategy(Strategy):
             return None
         try:
             reply = _reply_of(node, message)
+            self._largest = max(self._largest, len(reply.blob))
             request = self._coordinator.receive(node, reply)
         except (WireError, RoundError) as error:
             self._fail(node, error.code, exchange)

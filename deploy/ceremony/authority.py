@@ -6,6 +6,7 @@ seed, W0, the table of epochs, the members), sealed at rest. The key goes into t
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from deploy.ceremony.export import Exported, agreed_state, read_export
 from deploy.ceremony.identity import Identity, Role, open_identity
 from deploy.ceremony.keeping import FEDERATION, Kept, Members, keep, kept
 from deploy.ceremony.members import changed, identities
+from deploy.ceremony.terms import TERMS, Member, Terms, require_hash
 from deploy.founding import agreement_of
 from server.coordinator import AGREEMENT
 
@@ -35,12 +37,13 @@ BUNDLES, COORDINATOR, NODES = "bundles", "coordinator", "nodes"
 
 @dataclass(frozen=True)
 class Issued:
-    """What a ceremony made: in `folder`, a bundle for each member and the coordinator's half."""
+    """What a ceremony made: in `folder`, a bundle for each member and the coordinator's half; `app`: the agreed hash."""
 
     folder: Path
     genesis: Genesis
     table: EpochTable
     members: Members
+    app: str
 
     @property
     def coordinator(self) -> Path:
@@ -59,6 +62,7 @@ def found(
     institutions: Mapping[str, Path],
     out: Path,
     *,
+    app: str,
     sample_shape: tuple[int, ...],
     outputs: int,
     weights: Path | None = None,
@@ -68,11 +72,13 @@ def found(
 
     Args:
         home: the authority's folder, with its identity. `out`: a folder that is missing or empty.
-        institutions: `identity.pub` by name. The rest: `deploy.ceremony.charter.draw_up`.
+        institutions: `identity.pub` by name.
+        app: SHA-256 of the app bundle that everybody runs, in hexadecimal. The rest: `deploy.ceremony.charter.draw_up`.
 
     Raises:
         DictPFLError: refused; `out` is not written.
     """
+    require_hash(app)
     authority = _opened(home, passphrase)
     if (home / FEDERATION).exists():
         raise ConfigError(
@@ -86,7 +92,7 @@ def found(
         )
     charter = draw_up(config, sample_shape, outputs, weights=weights, seed=seed)
     table = EpochTable((Epoch(1, 0, charter.genesis.fingerprint),))
-    federation = Kept(charter.genesis, charter.weights, table, members, 1, config.federation.rounds)
+    federation = Kept(charter.genesis, charter.weights, table, members, 1, app, config.federation.rounds)
     return _issue(home, authority, passphrase, federation, charter.key, None, out, "genesis")
 
 
@@ -98,6 +104,7 @@ def rotate(
     *,
     add: Mapping[str, Path] | None = None,
     remove: Sequence[str] = (),
+    app: str = "",
     rounds: int = 0,
     abandon: bool = False,
 ) -> Issued:
@@ -106,6 +113,7 @@ def rotate(
     Args:
         exports: shared state as exported by members; if there are several, they must agree.
         add: `identity.pub` by name. `remove`: names.
+        app: SHA-256 of the app bundle of the new epoch, empty: as before.
         rounds: update rounds in all, 0: as before.
         abandon: drop epochs that were issued but never begun.
 
@@ -130,6 +138,7 @@ def rotate(
         EpochTable((*earlier, Epoch(number, state.round, key.fingerprint)), state.digest),
         members,
         number,
+        require_hash(app or federation.app),
         rounds or federation.rounds,
     )
     return _issue(home, authority, passphrase, after, key, state, out, "rotation")
@@ -145,11 +154,22 @@ def _issue(
     out: Path,
     event: str,
 ) -> Issued:
-    contents = Contents(federation.genesis, federation.weights, key, federation.table, start)
-    issued = Issued(out, federation.genesis, federation.table, federation.members)
     last = federation.table.last
+    half = _half(federation)
+    terms = Terms(
+        federation.genesis.federation,
+        last.number,
+        last.first_round,
+        last.fingerprint,
+        federation.app,
+        hashlib.sha256(half).digest(),
+        {name: Member(member.fingerprint, member.node) for name, member in federation.members.items()},
+        authority.public,
+    ).signed(authority)
+    contents = Contents(federation.genesis, federation.weights, key, federation.table, start, terms)
+    issued = Issued(out, federation.genesis, federation.table, federation.members, federation.app)
     with _new_folder(out) as draft:
-        _write(replace(issued, folder=draft), contents, authority, federation.rounds)
+        _write(replace(issued, folder=draft), contents, authority, half)
         # Said before it is handed out: a key without an entry would be worse than an entry without a key.
         custody.record(
             home,
@@ -159,22 +179,29 @@ def _issue(
             epoch=last.number,
             first_round=last.first_round,
             key=last.fingerprint.hex(),
+            app=federation.app,
             institutions={name: member.fingerprint.hex() for name, member in sorted(federation.members.items())},
         )
     keep(home, passphrase, federation)
     return issued
 
 
-def _write(issued: Issued, contents: Contents, authority: Identity, rounds: int) -> None:
+def _write(issued: Issued, contents: Contents, authority: Identity, half: bytes) -> None:
     for part in (BUNDLES, COORDINATOR, f"{COORDINATOR}/{NODES}"):
         (issued.folder / part).mkdir(mode=0o700)
     for name, member in issued.members.items():
         write_private(issued.bundle(name), write_bundle(contents, authority, member))
         write_private(issued.coordinator / NODES / f"{name}.pub", (member.node + "\n").encode())
-    agreement, last = agreement_of(contents.genesis), issued.table.last
-    agreement = replace(agreement, epoch=last.number, first_round=last.first_round, rounds=rounds)
-    agreement.save(issued.coordinator / AGREEMENT)
+    write_private(issued.coordinator / AGREEMENT, half)
+    write_private(issued.coordinator / TERMS, contents.terms.to_bytes())
     write_private(issued.folder / "authority.pub", authority.document())
+
+
+def _half(federation: Kept) -> bytes:
+    """The coordinator's half of genesis, but for the terms that name its digest."""
+    agreement, last = agreement_of(federation.genesis), federation.table.last
+    agreement = replace(agreement, epoch=last.number, first_round=last.first_round, rounds=federation.rounds)
+    return agreement.to_bytes()
 
 
 @contextmanager

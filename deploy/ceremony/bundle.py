@@ -18,9 +18,10 @@ from common.keys import FederationKey, key_document, parse_key
 from common.state import SharedState
 from deploy.ceremony.envelope import Envelope, seal
 from deploy.ceremony.identity import Identity, PublicIdentity
+from deploy.ceremony.terms import TERMS, Member, Terms
 
 KIND = "bundle"
-_ALWAYS = {DOCUMENT, TENSORS, GENESIS_WEIGHTS, KEY, TABLE}
+_ALWAYS = {DOCUMENT, TENSORS, GENESIS_WEIGHTS, KEY, TABLE, TERMS}
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,12 @@ class Contents:
     key: FederationKey
     table: EpochTable
     start: SharedState | None
+    terms: Terms
 
     def files(self) -> dict[str, bytes]:
         """By the names that they get at the institution (the key is sealed there before it is written)."""
         files = {**self.genesis.files(), GENESIS_WEIGHTS: self.weights, KEY: key_document(self.key)}
-        files[TABLE] = self.table.to_bytes()
+        files |= {TABLE: self.table.to_bytes(), TERMS: self.terms.to_bytes()}
         if self.start is not None:
             files[START] = to_bytes(self.start, self.genesis.federation)
         return files
@@ -62,6 +64,7 @@ def read_contents(envelope: Envelope, recipient: Identity) -> Contents:
     files = envelope.open(recipient)
     try:
         contents = _contents(files)
+        _require_terms(contents, envelope.sender, recipient.public)
     except DictPFLError as error:
         raise WrongBundleError(
             f"the bundle is signed, but not whole: {error}. Ask the authority for another"
@@ -92,4 +95,17 @@ def _contents(files: Mapping[str, bytes]) -> Contents:
     found = (start.digest, start.round) if start else (None, 0)
     if found != (table.start, table.last.first_round):
         raise WrongBundleError("its shared state is not the one that the table of epochs names")
-    return Contents(genesis, files[GENESIS_WEIGHTS], key, table, start)
+    return Contents(
+        genesis, files[GENESIS_WEIGHTS], key, table, start, Terms.of_bytes(files[TERMS], "its page of terms")
+    )
+
+
+def _require_terms(contents: Contents, authority: PublicIdentity, institution: PublicIdentity) -> None:
+    terms, last = contents.terms, contents.table.last
+    stated = (terms.federation, terms.epoch, terms.first_round, terms.key)
+    if stated != (contents.genesis.federation, last.number, last.first_round, last.fingerprint):
+        raise WrongBundleError("its terms are of another federation or epoch")
+    if terms.authority != authority:
+        raise WrongBundleError("its terms are signed by another authority")
+    if terms.members.get(institution.name) != Member(institution.fingerprint, institution.node):
+        raise WrongBundleError(f"its terms do not name {institution.name} as a member")

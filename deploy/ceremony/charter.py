@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +10,16 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from client.batches import forward
 from client.data import Samples
 from client.models import build_model, load_weights
-from client.probing import require_tables_reached
-from client.tasks import load_task
-from client.training import evaluate, resolve_device
 from common.config import FederationConfig
-from common.errors import ConfigError, InsecureParametersError, ModelError
+from common.errors import ConfigError, InsecureParametersError
 from common.genesis import Genesis
 from common.keys import FederationKey, make_key
 from common.parameters import CKKSParameters
-from common.schedule import schedule
 from common.sealing import CKKSSealer
 from common.seeds import SEED_BYTES, new_seed
-from deploy.founding import draw_genesis
+from deploy.founding import draw_genesis, require_trainable
 
 
 @dataclass(frozen=True)
@@ -102,30 +96,14 @@ def require_deployable(config: FederationConfig, weights: Path | None) -> None:
 
 
 def require_accepts(model: nn.Module, sample_shape: tuple[int, ...], outputs: int, config: FederationConfig) -> None:
-    """One forward pass, and for tasks of this project one loss, on zeros of the given shape.
+    """As `deploy.founding.require_trainable`, on zeros of the given shape; of an own task only the forward pass.
 
     Raises:
         ModelError: the model does not take such samples. ConfigError: unknown task, device or schedule.
     """
-    resolve_device(config.training.device)
-    schedule(config.pruning.schedule)
-    task = load_task(config.training.task)
-    known = config.training.task in ("classification", "regression")
     labels = np.zeros(2, np.int64) if config.training.task == "classification" else np.zeros((2, outputs), np.float32)
-    reasons = []
-    for kind in (np.float32, np.int64):
-        samples = Samples(np.zeros((2, *sample_shape), kind), labels)
-        try:
-            if known:
-                evaluate(copy.deepcopy(model), samples, task)
-            else:
-                forward(copy.deepcopy(model).eval(), torch.from_numpy(samples.features))
-            require_tables_reached(model, config.decomposition, samples)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reasons.append(str(error))
-        else:
-            return
-    raise ModelError(
-        f"model {config.model.source!r} with task {config.training.task!r} does not take samples of shape {sample_shape} "
-        f"and {outputs} outputs: {reasons[0]}; check --sample-shape and --outputs"
-    )
+    # Numbers or tokens: which of the two, only the model knows.
+    trials = [Samples(np.zeros((2, *sample_shape), kind), labels) for kind in (np.float32, np.int64)]
+    known = config.training.task in ("classification", "regression")
+    asked = f"samples of shape {sample_shape} with {outputs} outputs (--sample-shape, --outputs)"
+    require_trainable(model, trials, config, loss=known, data=asked)

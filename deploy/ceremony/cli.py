@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from client.vault import require_strong, stored_passphrase
+from client.vault import CREDENTIAL, NEW_CREDENTIAL, require_strong, stored_passphrase
 from common.errors import CeremonyError, ConfigError, PassphraseError
 from deploy.ceremony.fingerprint import matches, spoken
 from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity
@@ -28,12 +28,35 @@ PassphraseFile = Annotated[
         "dictpfl-passphrase, then a prompt."
     ),
 ]
+NewPassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File (mode 0600 or 0400) whose first line is the new passphrase. Without it: the systemd credential "
+        "dictpfl-new-passphrase, then a prompt."
+    ),
+]
 AuthorityFolder = Annotated[Path, typer.Option("--folder", help="The authority's folder.")]
 InstitutionFolder = Annotated[Path, typer.Option("--folder", help="The institution's folder.")]
 Name = Annotated[str, typer.Option(help="The party's name: letters, digits, '.', '_', '-'.")]
+Fingerprint = Annotated[
+    str | None,
+    typer.Option(
+        "--authority-fingerprint",
+        help="As the authority read it out: eight words, or 64 hexadecimal digits. Asked for once.",
+    ),
+]
 Named = "NAME=identity.pub"
 Checked = Annotated[
     bool, typer.Option("--checked", help="You compared every fingerprint with its institution by phone; do not ask.")
+]
+AppHash = Annotated[
+    str | None,
+    typer.Option(
+        "--app",
+        metavar="SHA256",
+        help="The app bundle that all parties run, as `dictpfl bundle` shows it. Default: at genesis that of the dictpfl "
+        "installed here, at a rotation as before.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for bundles and the coordinator's half; missing or empty.")]
 
@@ -62,6 +85,7 @@ def genesis(
     sample_shape: Annotated[str, typer.Option(metavar="AxBxC", help="Shape of one sample, such as 64 or 1x8x8.")],
     outputs: Annotated[int, typer.Option(min=1, help="Outputs of the model, such as the number of classes.")],
     weights: Annotated[Path | None, typer.Option(help="W0, safetensors, in place of model.weights.")] = None,
+    app: AppHash = None,
     folder: AuthorityFolder = Path("authority"),
     passphrase_file: PassphraseFile = None,
     checked: Checked = False,  # noqa: FBT002
@@ -81,6 +105,7 @@ def genesis(
         agreed,
         files,
         out,
+        app=app or _app_here(),
         sample_shape=_shape(sample_shape),
         outputs=outputs,
         weights=weights,
@@ -97,6 +122,7 @@ def rotate(
     add: Annotated[list[str] | None, typer.Option("--add", metavar=Named, help="An institution that comes.")] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", metavar="NAME", help="One that leaves.")] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Update rounds in all; 0: as before.")] = 0,
+    app: AppHash = None,
     abandon: Annotated[bool, typer.Option("--abandon", help="Drop epochs that were issued but never begun.")] = False,  # noqa: FBT002
     folder: AuthorityFolder = Path("authority"),
     passphrase_file: PassphraseFile = None,
@@ -108,16 +134,24 @@ def rotate(
     added = _named(add or [])
     _compare(added, checked=checked)
     passphrase = _passphrase(passphrase_file)
-    _say_issued(begin(folder, passphrase, states, out, add=added, remove=remove or [], rounds=rounds, abandon=abandon))
+    issued = begin(
+        folder,
+        passphrase,
+        states,
+        out,
+        add=added,
+        remove=remove or [],
+        app=app or "",
+        rounds=rounds,
+        abandon=abandon,
+    )
+    _say_issued(issued)
 
 
 @institution.command("join")
 def institution_join(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="From the authority, for this institution.")],
-    authority_fingerprint: Annotated[
-        str | None,
-        typer.Option(help="As the authority read it out: eight words, or 64 hexadecimal digits. Asked for once."),
-    ] = None,
+    authority_fingerprint: Fingerprint = None,
     folder: InstitutionFolder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -129,11 +163,13 @@ def institution_join(
         _passphrase(passphrase_file),
         bundle,
         authority_fingerprint=authority_fingerprint,
-        confirm=_confirmed,
+        confirm=confirmed,
         passphrase_file=passphrase_file,
     )
     _say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
+    _say(f"with        {', '.join(sorted(joined.terms.members))}")
     _say(f"federation  {joined.federation.hex()}")
+    _say(f"app         {joined.terms.app}")
 
 
 @institution.command("export-state")
@@ -147,6 +183,26 @@ def institution_export_state(
 
     state = export_state(folder, _passphrase(passphrase_file), out)
     _say(f"{out}: shared state before round {state.round}, digest {state.digest.hex()}")
+
+
+@authority.command("passphrase")
+def authority_passphrase(
+    folder: AuthorityFolder = Path("authority"),
+    passphrase_file: PassphraseFile = None,
+    new_passphrase_file: NewPassphraseFile = None,
+) -> None:
+    """Seal the authority's secrets under a new passphrase."""
+    _change(folder, passphrase_file, new_passphrase_file)
+
+
+@institution.command("passphrase")
+def institution_passphrase(
+    folder: InstitutionFolder = Path("institution"),
+    passphrase_file: PassphraseFile = None,
+    new_passphrase_file: NewPassphraseFile = None,
+) -> None:
+    """Seal the institution's secrets under a new passphrase; a running `up` may go on."""
+    _change(folder, passphrase_file, new_passphrase_file)
 
 
 @audit.command("verify")
@@ -180,18 +236,41 @@ def _make(folder: Path, name: str, role: Role, passphrase_file: Path | None) -> 
     _say_identity(identity.public)
 
 
-def _passphrase(file: Path | None, *, new: bool = False) -> bytes:
-    found = stored_passphrase(file)
+def _change(folder: Path, old_file: Path | None, new_file: Path | None) -> None:
+    from deploy.ceremony.passphrase import change_passphrase
+
+    old = _passphrase(old_file)
+    new = _passphrase(new_file, new=True, option="--new-passphrase-file", credential=NEW_CREDENTIAL)
+    files = change_passphrase(folder, old, new, new_file=new_file)
+    _say(f"sealed anew: {', '.join(files)}")
+    _say(
+        "backups made before still open under the old passphrase; replace them"
+        + (f", and remove {old_file}" if old_file else "")
+    )
+
+
+def _passphrase(
+    file: Path | None, *, new: bool = False, option: str = "--passphrase-file", credential: str = CREDENTIAL
+) -> bytes:
+    found = stored_passphrase(file, credential)
     if found is None:
         if not _at_terminal():
             raise PassphraseError(
-                "no passphrase: there is no terminal to ask at. Give --passphrase-file, or the systemd credential "
-                "dictpfl-passphrase"
+                f"no passphrase: there is no terminal to ask at. Give {option}, or the systemd credential {credential}"
             )
-        found = typer.prompt("passphrase", hide_input=True, confirmation_prompt=new).encode()
+        found = typer.prompt(
+            "new passphrase" if new else "passphrase", hide_input=True, confirmation_prompt=new
+        ).encode()
     if new:
         require_strong(found)
     return found
+
+
+def _app_here() -> str:
+    from deploy.operations.apps import build
+    from deploy.operations.pinned import sha256_of
+
+    return sha256_of(build())
 
 
 def _at_terminal() -> bool:
@@ -231,7 +310,8 @@ def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
             )
 
 
-def _confirmed(sender: PublicIdentity) -> bool:
+def confirmed(sender: PublicIdentity) -> bool:
+    """Ask a person for the authority's fingerprint; whether it is this one's."""
     _say_identity(sender)
     if not _at_terminal():
         return False
@@ -245,6 +325,7 @@ def _say_issued(issued: Any) -> None:
     for name in sorted(issued.members):
         _say(f"  to {name}: {issued.bundle(name)}")
     _say(f"  to the coordinator: {issued.coordinator}")
+    _say(f"app         {issued.app}")
     _say(f"federation  {issued.genesis.federation.hex()}")
 
 

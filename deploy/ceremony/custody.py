@@ -18,7 +18,7 @@ from typing import Any
 
 from common.errors import CustodyCutError, CustodyError, IdentityError
 from common.files import sync_folder, write_private
-from deploy.ceremony.identity import PUBLIC, Identity, PublicIdentity, canonical
+from deploy.ceremony.identity import PUBLIC, PublicIdentity, Signer, canonical
 from deploy.ceremony.locking import locked
 
 LOG, HEAD = "custody.jsonl", "custody.head"
@@ -35,35 +35,67 @@ class Checked:
     head: str
 
 
-def record(folder: Path, party: Identity, event: str, **facts: Any) -> None:
+def record(folder: Path, party: Signer, event: str, **facts: Any) -> None:
     """Append an entry; durable before this returns. Nothing secret may stand in `facts`.
 
     Raises:
         CustodyError: the log was altered; nothing is appended to it.
     """
-    path = folder / LOG
-    with locked(folder, "custody"):
-        _drop_unfinished(path)
-        found = verify_log(path, party.public, head=_head_beside(path)) if path.exists() else None
-        if found and len(found.entries) > 1 and not (folder / HEAD).exists():
+    Recorder(folder, party).record(event, **facts)
+
+
+class Recorder:
+    """Appends to a party's log. What it has verified, and nobody has touched since, it does not verify again."""
+
+    def __init__(self, folder: Path, party: Signer) -> None:
+        self._folder, self._party = folder, party
+        self._stamp: tuple[int, ...] = ()
+        self._count, self._last = 0, _FIRST
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Append an entry, as `record`."""
+        path = self._folder / LOG
+        with locked(self._folder, "custody"):
+            _drop_unfinished(path)
+            if self.touched:
+                self._look()
+            entry: dict[str, Any] = {
+                "number": self._count,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "event": event,
+                "facts": facts,
+                "previous": self._last,
+            }
+            if not self._count:
+                entry["party"] = self._party.public.facts()
+            entry["signature"] = self._party.sign(_ENTRY + canonical(entry)).hex()
+            line = canonical(entry)
+            _append(path, line + b"\n")
+            head: dict[str, Any] = {"entries": self._count + 1, "head": _digest(line)}
+            head["signature"] = self._party.sign(_HEAD + canonical(head)).hex()
+            write_private(self._folder / HEAD, canonical(head) + b"\n")
+            self._count, self._last, self._stamp = self._count + 1, _digest(line), self._stamped()
+
+    @property
+    def touched(self) -> bool:
+        """Whether the log is another than this recorder left it, or nothing was recorded by it yet."""
+        return not self._count or self._stamped() != self._stamp
+
+    def _look(self) -> None:
+        path = self._folder / LOG
+        found = verify_log(path, self._party.public, head=_head_beside(path)) if path.exists() else None
+        if found and len(found.entries) > 1 and not (self._folder / HEAD).exists():
             raise CustodyCutError(
-                f"{folder / HEAD} is missing, so the log's end cannot be trusted; restore it from backup"
+                f"{self._folder / HEAD} is missing, so the log's end cannot be trusted; restore it from backup"
             )
-        entry: dict[str, Any] = {
-            "number": len(found.entries) if found else 0,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "event": event,
-            "facts": facts,
-            "previous": found.head if found else _FIRST,
-        }
-        if not found:
-            entry["party"] = party.public.facts()
-        entry["signature"] = party.sign(_ENTRY + canonical(entry)).hex()
-        line = canonical(entry)
-        _append(path, line + b"\n")
-        head: dict[str, Any] = {"entries": entry["number"] + 1, "head": _digest(line)}
-        head["signature"] = party.sign(_HEAD + canonical(head)).hex()
-        write_private(folder / HEAD, canonical(head) + b"\n")
+        self._count, self._last = (len(found.entries), found.head) if found else (0, _FIRST)
+
+    def _stamped(self) -> tuple[int, ...]:
+        try:
+            found = [(self._folder / name).stat() for name in (LOG, HEAD)]
+        except OSError:
+            return ()
+        return tuple(number for stat in found for number in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 def verify(place: Path, *, head: Path | None = None, identity: Path | None = None) -> list[Checked]:

@@ -31,17 +31,17 @@ class Exported:
     sender: PublicIdentity
 
 
-def export_state(folder: Path, passphrase: bytes, out: Path) -> SharedState:
+def export_state(folder: Path, passphrase: bytes, out: Path, *, replace: bool = False) -> SharedState:
     """Write the institution's shared state for the authority that it pinned.
 
     Raises:
-        DictPFLError: nothing to export, not caught up, or `out` is there already.
+        DictPFLError: nothing to export, not caught up, or `out` is there already and not to be replaced.
     """
     institution = open_identity(folder, passphrase)
     authority = pinned(folder)
     if authority is None:
         raise CeremonyError(f"{folder} knows no authority yet; `dictpfl institution join` comes first")
-    if out.exists():
+    if out.exists() and not replace:
         raise CeremonyError(f"{out} exists and is not overwritten; name another file")
     keys = Keyring(folder, SiteSettings.load(folder), passphrase)
     memory = Memory(folder / "memory", keys.genesis.federation)

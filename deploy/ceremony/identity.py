@@ -2,7 +2,8 @@
 
 Folder of a party: `identity.key` (both private keys, sealed at rest), `identity.pub` (what is handed out, signed by
 itself), and for institutions `node.key`. Flower reads its node key in clear, so that one is protected by its mode only;
-it lets a node register and nothing be opened.
+it lets a node register and nothing be opened. A coordinator receives nothing sealed and signs its custody log only, while
+nobody is there to type: its one key, `custody.key`, is in clear, too.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
+    load_pem_private_key,
     load_ssh_public_key,
 )
 
 from client.vault import read_sealed, seal_at_rest
 from common.errors import IdentityError
-from common.files import write_private
+from common.files import read_private, write_private
+from deploy.ceremony.changing import finish_change
+from deploy.ceremony.nodes import NODE, NODE_PUBLIC, make_node_key
 
-PRIVATE, PUBLIC, NODE, NODE_PUBLIC = "identity.key", "identity.pub", "node.key", "node.key.pub"
-_FORMAT, _PURPOSE = "dictpfl-identity-1", "identity"
+PRIVATE, PUBLIC, CUSTODY_KEY = "identity.key", "identity.pub", "custody.key"
+SEALED_FOR = "identity"
+"""What `identity.key` is sealed for."""
+_FORMAT = "dictpfl-identity-1"
 _CONTEXT = b"dictpfl identity 1\n"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _LARGEST = 1 << 14
@@ -43,11 +48,15 @@ class Role(StrEnum):
 
     AUTHORITY = "authority"
     INSTITUTION = "institution"
+    COORDINATOR = "coordinator"
 
 
 @dataclass(frozen=True)
 class PublicIdentity:
-    """What everybody may know of a party. `node`: Flower's public node key in OpenSSH form, empty for an authority."""
+    """What everybody may know of a party.
+
+    `node`: Flower's public node key in OpenSSH form, of an institution only. `receiving`: empty for a coordinator.
+    """
 
     role: Role
     name: str
@@ -63,7 +72,8 @@ class PublicIdentity:
         """
         require_name(self.name)
         try:
-            X25519PublicKey.from_public_bytes(self.receiving)
+            if self.receiving or self.role is not Role.COORDINATOR:
+                X25519PublicKey.from_public_bytes(self.receiving)
             Ed25519PublicKey.from_public_bytes(self.signing)
             if self.node:
                 node = load_ssh_public_key(self.node.encode())
@@ -145,11 +155,10 @@ class PublicIdentity:
 
 
 @dataclass(frozen=True)
-class Identity:
-    """A party with its private keys."""
+class Signer:
+    """A party with the private key that it signs with."""
 
     public: PublicIdentity
-    receiving: X25519PrivateKey = field(repr=False)
     signing: Ed25519PrivateKey = field(repr=False)
 
     def sign(self, message: bytes) -> bytes:
@@ -161,6 +170,13 @@ class Identity:
         facts = self.public.facts()
         signature = self.sign(_CONTEXT + canonical(facts)).hex()
         return (json.dumps({**facts, "signature": signature}, indent=1) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Identity(Signer):
+    """A party with all its private keys."""
+
+    receiving: X25519PrivateKey = field(repr=False)
 
 
 def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Identity:
@@ -177,17 +193,15 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
     if (folder / PRIVATE).exists():
         raise IdentityError(f"{folder / PRIVATE} exists; an identity is never replaced. Choose another folder")
     receiving, signing = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    node = ec.generate_private_key(ec.SECP384R1()) if role is Role.INSTITUTION else None
-    node_public = node.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() if node else ""
+    node, node_public = make_node_key() if role is Role.INSTITUTION else (b"", "")
     public = PublicIdentity(
         role, name, receiving.public_key().public_bytes_raw(), signing.public_key().public_bytes_raw(), node_public
     )
-    identity = Identity(public, receiving, signing)
+    identity = Identity(public, signing, receiving)
     secrets = {"receiving": receiving.private_bytes_raw().hex(), "signing": signing.private_bytes_raw().hex()}
-    sealed = seal_at_rest(canonical(secrets), passphrase, _PURPOSE)
-    if node is not None:
-        clear = node.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-        write_private(folder / NODE, clear)
+    sealed = seal_at_rest(canonical(secrets), passphrase, SEALED_FOR)
+    if node:
+        write_private(folder / NODE, node)
         write_private(folder / NODE_PUBLIC, (node_public + "\n").encode())
     write_private(folder / PUBLIC, identity.document())
     # The private half comes last: where it is, everything is.
@@ -217,7 +231,8 @@ def open_identity(folder: Path, passphrase: bytes) -> Identity:
 
     public = public_of(folder)
     owner_only(folder)
-    secrets = json.loads(read_sealed(folder / PRIVATE, passphrase, _PURPOSE))
+    finish_change(folder)
+    secrets = json.loads(read_sealed(folder / PRIVATE, passphrase, SEALED_FOR))
     receiving = X25519PrivateKey.from_private_bytes(bytes.fromhex(secrets["receiving"]))
     signing = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secrets["signing"]))
     halves = (receiving.public_key().public_bytes_raw(), signing.public_key().public_bytes_raw())
@@ -225,7 +240,41 @@ def open_identity(folder: Path, passphrase: bytes) -> Identity:
         raise IdentityError(
             f"{folder / PUBLIC} is not the public half of {PRIVATE} beside it; restore both from backup"
         )
-    return Identity(public, receiving, signing)
+    return Identity(public, signing, receiving)
+
+
+def coordinator_signer(folder: Path) -> Signer:
+    """The coordinator's signing key, made in its folder if missing: nothing is ever sealed for it.
+
+    Raises:
+        IdentityError: its halves do not belong together, or the folder is another party's.
+        KeyFileError: others may read it.
+    """
+    from common.keys import owner_only
+
+    owner_only(folder)
+    if not (folder / CUSTODY_KEY).exists():
+        if (folder / PUBLIC).exists():
+            raise IdentityError(
+                f"{folder} holds {PUBLIC} without {CUSTODY_KEY}: another party's folder (the coordinator needs one of its own), "
+                "or a key that was lost; restore it, or move identity and custody log away to begin a new log"
+            )
+        clear = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(folder / CUSTODY_KEY, clear)
+    try:
+        key = load_pem_private_key(read_private(folder / CUSTODY_KEY), None)
+    except ValueError as error:
+        raise IdentityError(f"{folder / CUSTODY_KEY} is damaged; restore it from backup") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise IdentityError(f"{folder / CUSTODY_KEY} holds a key of another kind; restore it from backup")
+    own = Signer(PublicIdentity(Role.COORDINATOR, "coordinator", b"", key.public_key().public_bytes_raw()), key)
+    if not (folder / PUBLIC).exists():
+        write_private(folder / PUBLIC, own.document())
+    if PublicIdentity.load(folder / PUBLIC) != own.public:
+        raise IdentityError(
+            f"{folder / PUBLIC} is not the public half of {CUSTODY_KEY} beside it; restore both from backup"
+        )
+    return own
 
 
 def require_name(name: str) -> None:

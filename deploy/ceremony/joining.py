@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -21,19 +20,22 @@ from deploy.ceremony.bundle import KIND, Contents, read_contents
 from deploy.ceremony.envelope import Envelope
 from deploy.ceremony.identity import Identity, open_identity, public_of
 from deploy.ceremony.locking import locked
+from deploy.ceremony.passphrase import relative
 from deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
+from deploy.ceremony.terms import Terms
 
 _DRAFT = ".joining-"
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What was installed: epoch, its first round, the federation id, and the folder."""
+    """What was installed: epoch, its first round, the federation id, the folder, and the terms."""
 
     epoch: int
     first_round: int
     federation: bytes
     folder: Path
+    terms: Terms
 
 
 def read_envelope(path: Path) -> Envelope:
@@ -81,7 +83,7 @@ def join(
         _require_same_federation(folder, contents)
         _install(folder, identity, envelope, contents, passphrase, passphrase_file)
     epoch = contents.table.last
-    return Joined(epoch.number, epoch.first_round, contents.genesis.federation, folder)
+    return Joined(epoch.number, epoch.first_round, contents.genesis.federation, folder, contents.terms)
 
 
 def _install(
@@ -95,8 +97,13 @@ def _install(
     epoch = contents.table.last
     draft = _draft(folder, contents, passphrase)
     try:
-        facts = {"epoch": epoch.number, "first_round": epoch.first_round, "key": epoch.fingerprint.hex()}
+        facts: dict[str, object] = {
+            "epoch": epoch.number,
+            "first_round": epoch.first_round,
+            "key": epoch.fingerprint.hex(),
+        }
         facts |= {"federation": contents.genesis.federation.hex(), "authority": envelope.sender.fingerprint.hex()}
+        facts |= {"app": contents.terms.app, "institutions": sorted(contents.terms.members)}
         # Said first: whoever could open the bundle has had the key, installed or not.
         custody.record(folder, identity, "bundle opened", **facts)
         if pinned(folder) is None:
@@ -180,7 +187,7 @@ def _draft(folder: Path, contents: Contents, passphrase: bytes) -> Path:
 
 def _settings(contents: Contents, name: str, folder: Path, passphrase_file: Path | None) -> SiteSettings:
     config = contents.genesis.config
-    place = os.path.relpath(passphrase_file.resolve(), folder.resolve()) if passphrase_file else ""
+    place = relative(passphrase_file, folder) if passphrase_file else ""
     return SiteSettings(
         name=name,
         min_participants=config.federation.min_participants,

@@ -16,8 +16,8 @@ from common.genesis import Genesis
 from deploy.ceremony.envelope import pack, unpack
 from deploy.ceremony.identity import PublicIdentity, canonical
 
-FEDERATION = "federation.sealed"
-_PURPOSE, _TABLE, _MEMBERS = "federation of an authority", "epochs.json", "members.json"
+FEDERATION, SEALED_FOR = "federation.sealed", "federation of an authority"
+_TABLE, _MEMBERS = "epochs.json", "members.json"
 Members = Mapping[str, PublicIdentity]
 
 
@@ -31,6 +31,8 @@ class Kept:
     members: Members
     last: int
     """Number of the last epoch that was ever issued, abandoned ones included."""
+    app: str
+    """SHA-256 of the app bundle of the last epoch, in hexadecimal."""
     rounds: int
     """Update rounds wanted in all; more than genesis says once a rotation asked for more."""
 
@@ -42,9 +44,11 @@ def keep(home: Path, passphrase: bytes, federation: Kept) -> None:
         **federation.genesis.files(),
         GENESIS_WEIGHTS: federation.weights,
         _TABLE: federation.table.to_bytes(),
-        _MEMBERS: canonical({"last": federation.last, "rounds": federation.rounds, "members": members}),
+        _MEMBERS: canonical(
+            {"last": federation.last, "app": federation.app, "rounds": federation.rounds, "members": members}
+        ),
     }
-    write_private(home / FEDERATION, seal_at_rest(pack(files), passphrase, _PURPOSE))
+    write_private(home / FEDERATION, seal_at_rest(pack(files), passphrase, SEALED_FOR))
 
 
 def kept(home: Path, passphrase: bytes) -> Kept:
@@ -56,12 +60,12 @@ def kept(home: Path, passphrase: bytes) -> Kept:
     path = home / FEDERATION
     if not path.exists():
         raise ConfigError(f"{home} has no federation; `dictpfl authority genesis` makes one")
-    files = unpack(read_sealed(path, passphrase, _PURPOSE))
+    files = unpack(read_sealed(path, passphrase, SEALED_FOR))
     try:
         document = json.loads(files[_MEMBERS])
         members = {name: PublicIdentity.of(facts, str(path)) for name, facts in document["members"].items()}
         table = EpochTable.of_bytes(files[_TABLE])
         genesis, last, rounds = Genesis.of_files(files, path), int(document["last"]), int(document["rounds"])
-        return Kept(genesis, files[GENESIS_WEIGHTS], table, members, last, rounds)
+        return Kept(genesis, files[GENESIS_WEIGHTS], table, members, last, str(document["app"]), rounds)
     except (KeyError, ValueError, TypeError) as error:
         raise KeyFileError(f"{path} is damaged ({type(error).__name__}); restore it from backup") from error

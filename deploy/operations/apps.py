@@ -5,11 +5,17 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
+from typing import TypeVar
 
 from common.errors import AppBundleError
 from common.keys import owner_only
 from deploy.bundle import write_app
+from deploy.ceremony.terms import in_force
 from deploy.operations import pinned
+from deploy.operations.places import FLOWER
+from deploy.operations.settings import CoordinatorSettings, NodeSettings
+
+Settings = TypeVar("Settings", CoordinatorSettings, NodeSettings)
 
 
 def build(app: Path | None = None) -> bytes:
@@ -19,6 +25,41 @@ def build(app: Path | None = None) -> bytes:
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Flower's use of pathspec
         return bytes(build_fab_from_disk(app or write_app(Path(scratch) / "dictpfl")))
+
+
+def agreed(folder: Path, home: Path, own: str) -> str:
+    """SHA-256 of the app that a party is held to: what its authority signed; without an authority, `own`.
+
+    Args:
+        folder, home: as for `deploy.ceremony.terms.in_force`. `own`: its own setting, or empty.
+
+    Raises:
+        AppBundleError: the setting contradicts what was signed. BundleError: what was signed was altered.
+    """
+    terms = in_force(folder, home)
+    if terms is None:
+        return own
+    if own and own != terms.app:
+        raise AppBundleError(
+            f"app bundle refused: the settings in {folder} (or --bundle) name {own[:16]}, the terms of epoch {terms.epoch}, "
+            f"signed by {terms.authority.name}, name {terms.app[:16]}. Remove `bundle` from the settings, or ask the authority"
+        )
+    return terms.app
+
+
+def held_to_agreed(folder: Path, home: Path, settings: Settings) -> Settings:
+    """Install this installation's bundle; returns the settings with the SHA-256 that every task is held to from now on.
+
+    Without an authority, what is installed here is taken as it is and kept in the settings.
+
+    Raises:
+        AppBundleError: this installation's bundle is not the agreed one.
+    """
+    wanted = agreed(folder, home, settings.bundle)
+    found = install_agreed(folder / FLOWER, wanted)
+    if in_force(folder, home) is None:
+        return type(settings).updated(folder, bundle=found)
+    return settings.model_copy(update={"bundle": found})
 
 
 def install_agreed(home: Path, agreed: str) -> str:

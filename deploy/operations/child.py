@@ -11,9 +11,11 @@ import importlib
 import os
 import signal
 import sys
+import time
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 
-PARENT, HEARTBEAT, TASK = "DICTPFL_PARENT", "DICTPFL_HEARTBEAT", "DICTPFL_TASK"
+PARENT, HEARTBEAT, TASK, POLL = "DICTPFL_PARENT", "DICTPFL_HEARTBEAT", "DICTPFL_TASK", "DICTPFL_POLL"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,12 +38,22 @@ def set_heartbeat() -> None:
         importlib.import_module("flwr.common.constant").__dict__["HEARTBEAT_DEFAULT_INTERVAL"] = float(seconds)
 
 
+def set_polling() -> None:
+    """Seconds between a SuperNode's looks for messages, at most; Flower has no option for it (3 s)."""
+    seconds = os.environ.get(POLL)
+    if seconds:
+        shortened = SimpleNamespace(**{**vars(time), "sleep": lambda wanted: time.sleep(min(wanted, float(seconds)))})
+        importlib.import_module("flwr.supernode.start_client_internal").__dict__["time"] = shortened
+
+
 def main() -> None:
     """Run the program named in the first argument."""
     end_with_parent()
     set_heartbeat()
     name = sys.argv[1]
     sys.argv = sys.argv[1:]
+    if name == "flower-supernode":
+        set_polling()
     if name == "flower-superexec":
         from deploy.operations.executor import use_pinned_tasks
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError
-from deploy.ceremony.cli import institution
+from common.errors import ConfigError, DictPFLError
+from deploy.ceremony.cli import Fingerprint, institution
 from deploy.operations.proxy import ProxyKind
 from deploy.units import human_bytes, human_seconds
 
 commands = typer.Typer()
-"""Commands of the root: certificates, bundle, run, status."""
+"""Commands of the root: certificates, bundle, health, run, status."""
 coordinator = typer.Typer(no_args_is_help=True, help="The coordinator's side of a deployment.")
 commands.add_typer(coordinator, name="coordinator")
 
@@ -29,6 +32,7 @@ CoordinatorFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help
 SiteFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
 Heartbeat = Annotated[float | None, typer.Option(help="Seconds between signs of life; the same at all parties.")]
+MetricsPort = Annotated[int | None, typer.Option(help="Loopback port for Prometheus; 0: none.")]
 Bundle = Annotated[str | None, typer.Option(metavar="SHA256", help="The app bundle agreed on; see `dictpfl bundle`.")]
 
 
@@ -57,20 +61,39 @@ def bundle() -> None:
     _out.print(pinned.sha256_of(apps.build()), highlight=False, soft_wrap=True)
 
 
+@coordinator.command("install")
+def coordinator_install(
+    folder: CoordinatorFolder,
+    half: Annotated[Path, typer.Argument(metavar="HALF", help="The folder `coordinator` that the authority made.")],
+    authority_fingerprint: Fingerprint = None,
+) -> None:
+    """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
+    from deploy.ceremony.cli import confirmed
+    from deploy.operations.coordinator import install
+
+    terms, running = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
+    _say(f"epoch {terms.epoch} installed, from round {terms.first_round} on, of {', '.join(sorted(terms.members))}")
+    _say(f"app {terms.app}")
+    if running and running != terms.app:
+        _say("`coordinator up` runs another app: install the release that was agreed on, and start it again")
+
+
 @coordinator.command("up")
 def coordinator_up(
     folder: CoordinatorFolder,
     port: Annotated[int | None, typer.Option(help="Loopback port of the SuperLink.")] = None,
     heartbeat: Heartbeat = None,
     bundle: Bundle = None,
+    metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml."""
     from deploy.operations.coordinator import up
-    from deploy.operations.logs import configure
+    from deploy.operations.log_format import configure
 
     configure(as_json=log_json)
-    up(folder, port=port, heartbeat=heartbeat, bundle=bundle)
+    with _said(as_json=log_json):
+        up(folder, log_json=log_json, port=port, heartbeat=heartbeat, bundle=bundle, metrics_port=metrics_port)
 
 
 @coordinator.command()
@@ -83,22 +106,53 @@ def admit(
     from common.errors import ProcessError
     from common.files import write_private
     from common.keys import owner_only
+    from deploy.ceremony.custody import record
+    from deploy.ceremony.identity import coordinator_signer, require_name
+    from deploy.ceremony.installing import node_digest
     from deploy.operations.control import connected
     from deploy.operations.places import LOOPBACK, NODES
     from deploy.operations.settings import CoordinatorSettings
 
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"institution name {name!r}: expected letters, digits, - and _")
+    require_name(name)
     kept = owner_only(folder / NODES) / f"{name}.pub"
+    before = kept.read_bytes() if kept.exists() else None
     write_private(kept, public_key.read_bytes())
-    settings = CoordinatorSettings.updated(folder)
+    settings = CoordinatorSettings.load(folder)
     try:
         with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
             control.admit(kept)
+    except ConfigError:
+        # It would be refused again at every start.
+        kept.unlink() if before is None else write_private(kept, before)
+        raise
     except ProcessError:
-        _say(f"{name} will be admitted when the coordinator starts")
+        said = f"{name} will be admitted when the coordinator starts"
     else:
-        _say(f"{name} admitted")
+        said = f"{name} admitted"
+    record(folder, coordinator_signer(folder), "node admitted", institution=name, key=node_digest(kept))
+    _say(said)
+
+
+@coordinator.command()
+def dismiss(
+    folder: CoordinatorFolder,
+    name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
+) -> None:
+    """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
+    from deploy.operations.control import connected
+    from deploy.operations.coordinator import admitted
+    from deploy.operations.places import LOOPBACK
+    from deploy.operations.settings import CoordinatorSettings
+
+    kept = {path.stem: path for path in admitted(folder)}
+    if name not in kept:
+        raise ConfigError(f"{name!r} is not admitted; admitted are {sorted(kept)}")
+    settings = CoordinatorSettings.load(folder)
+    with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+        control.dismiss(kept[name])
+    # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.
+    kept[name].unlink()
+    _say(f"{name} dismissed")
 
 
 @coordinator.command()
@@ -108,10 +162,10 @@ def proxy(
     kind: Annotated[ProxyKind, typer.Option(help="Whose configuration to write.")] = ProxyKind.NGINX,
 ) -> None:
     """Write the configuration of the TLS proxy that stands in front."""
-    from deploy.operations.proxy import write_proxy
+    from deploy.operations.proxy import command, write_proxy
 
     path = write_proxy(folder, listen, kind)
-    _say(f"{path} written; " + (f"nginx -c {path}" if kind is ProxyKind.NGINX else f"caddy run --config {path}"))
+    _say(f"{path} written; {command(kind, path)}")
 
 
 @institution.command()
@@ -130,28 +184,57 @@ def institution_up(
     port: Annotated[int | None, typer.Option(help="Loopback port between SuperNode and SuperExec.")] = None,
     heartbeat: Heartbeat = None,
     bundle: Bundle = None,
+    metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml."""
     from deploy.operations.institution import up
-    from deploy.operations.logs import configure
+    from deploy.operations.log_format import configure
 
     configure(as_json=log_json)
     path = None if ca is None else str(Path(ca).resolve())
-    up(folder, coordinator=coordinator, ca=path, port=port, heartbeat=heartbeat, bundle=bundle)
+    given = {"coordinator": coordinator, "ca": path, "port": port, "heartbeat": heartbeat, "bundle": bundle}
+    given["metrics_port"] = metrics_port
+    with _said(as_json=log_json):
+        up(folder, log_json=log_json, **given)
+
+
+@commands.command()
+def health(
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="A coordinator's or institution's folder.")],
+) -> None:
+    """Ask the health checks of a party's programs; exit code 0 if all serve, 1 if not. For containers and monitors."""
+    from deploy.operations import health as probe
+
+    found = probe.of(folder)
+    for program in found:
+        _say(f"{program.program}: {program.found}")
+    if not found:
+        _say("`up` is not running in this folder")
+    if not found or not all(program.serves for program in found):
+        raise typer.Exit(1)
 
 
 @commands.command()
 def run(
     folder: CoordinatorFolder,
     rounds: Annotated[int | None, typer.Option(min=1, help="Update rounds in all; default: as agreed.")] = None,
+    drain: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--drain", help="End after the round that is open, as before a rotation; everybody gets the last sum."
+        ),
+    ] = False,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Start the federation, or go on with it, and show each round as it closes."""
-    from deploy.operations.logs import configure
+    from deploy.operations.draining import rounds_to_end_with
+    from deploy.operations.log_format import configure
     from deploy.operations.running import run as run_to_the_end
     from server.journal import ClosedRound
 
+    if drain and rounds is not None:
+        raise ConfigError("run: expected one of --rounds and --drain")
     configure(as_json=log_json)
 
     def show(closed: ClosedRound, contributors: int, size: int) -> None:
@@ -160,7 +243,8 @@ def run(
         facts = {"event": "round", "round": closed.round, "kind": str(closed.kind), "contributors": contributors}
         _say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
-    done = run_to_the_end(folder, rounds, on_round=show)
+    with _said(as_json=log_json):
+        done = run_to_the_end(folder, rounds_to_end_with(folder) if drain else rounds, on_round=show)
     _say(
         f"{done} rounds closed, all institutions told"
         if not log_json
@@ -232,6 +316,8 @@ def _show_institution(found: dict[str, Any]) -> None:
         f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
     )
     _say(f"state digest {found['state_digest']}")
+    for line in _deliveries(found["delivery"]):
+        _say(line)
     table = Table(box=None)
     for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
         table.add_column(heading, justify="right")
@@ -248,6 +334,25 @@ def _show_institution(found: dict[str, Any]) -> None:
             seconds,
         )
     _out.print(table)
+
+
+@contextmanager
+def _said(*, as_json: bool) -> Iterator[None]:
+    """Where logs are JSON, the reason for an end is a line of it, too."""
+    try:
+        yield
+    except DictPFLError as error:
+        if not as_json:
+            raise
+        structlog.get_logger(__name__).error("stopped", code=error.code, reason=str(error))
+        raise typer.Exit(1) from None
+
+
+def _deliveries(found: dict[str, Any]) -> Iterator[str]:
+    yield f"uploads lately: {found['counted']} in the sums, {found['missed']} not"
+    if last := found.get("last_missed"):
+        row = f", {found['missed_in_a_row']} in a row by now" if found["missed_in_a_row"] > 1 else ""
+        yield f"the upload of round {last['round']} is not in its sum{row}: {last['meaning']}"
 
 
 def _say(text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
 from flwr.proto import control_pb2 as messages
 from flwr.proto.fab_pb2 import Fab
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -60,17 +61,40 @@ class Control:
         Raises:
             ConfigError: no usable key.
         """
-        try:
-            key = serialization.load_ssh_public_key(public_key.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{public_key} is no public key of a node: {error}") from error
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ConfigError(f"{public_key} holds no EC key, as `dictpfl institution enrol` writes it")
-        wanted = public_key_to_bytes(key)
-        if any(info.public_key == wanted for info in self._infos()):
+        wanted = _node_key(public_key)
+        for info in self._infos():
+            if info.public_key != wanted:
+                continue
+            if info.status == NodeStatus.UNREGISTERED:
+                raise ConfigError(
+                    f"the node key of {public_key.stem} was struck off, and Flower takes none back: it needs a new one. For who "
+                    "comes back, a new identity; or move node.key away and `dictpfl institution enrol`"
+                )
             return None
         answer = self._client.RegisterNode(messages.RegisterNodeRequest(public_key=wanted, name=public_key.stem))
         return int(answer.node_id)
+
+    def dismiss(self, public_key: Path) -> int | None:
+        """Strike a node off; None: it was not registered.
+
+        Raises:
+            ConfigError: no usable key.
+        """
+        wanted = _node_key(public_key)
+        for info in self._infos():
+            if info.public_key == wanted:
+                self._client.UnregisterNode(messages.UnregisterNodeRequest(node_id=info.node_id))
+                return int(info.node_id)
+        return None
+
+    def dismiss_others(self, kept: Sequence[Path]) -> list[str]:
+        """Strike off every node whose public key is not in these files; returns their names."""
+        wanted = {_node_key(path) for path in kept}
+        known = [info for info in self._infos() if info.status != NodeStatus.UNREGISTERED]
+        others = [info for info in known if info.public_key not in wanted]
+        for info in others:
+            self._client.UnregisterNode(messages.UnregisterNodeRequest(node_id=info.node_id))
+        return [str(info.name) for info in others]
 
     def nodes(self) -> list[Node]:
         """All nodes that are registered."""
@@ -100,6 +124,16 @@ class Control:
 
     def _infos(self) -> list[messages.NodeInfo]:  # type: ignore[name-defined]  # re-exported by the stub only
         return list(self._client.ListNodes(messages.ListNodesRequest()).nodes_info)
+
+
+def _node_key(path: Path) -> bytes:
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no public key of a node: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError(f"{path} holds no EC key, as `dictpfl institution enrol` writes it")
+    return public_key_to_bytes(key)
 
 
 @contextmanager

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from common.errors import ProcessError
-from deploy.operations.apps import install_agreed
-from deploy.operations.certificates import require_valid
-from deploy.operations.control import connected, is_up
+from common.errors import ConfigError, ProcessError
+from deploy.ceremony.identity import coordinator_signer
+from deploy.ceremony.installing import install as checked_and_installed
+from deploy.ceremony.installing import require_consistent
+from deploy.ceremony.pinning import pinned
+from deploy.ceremony.terms import Terms
+from deploy.operations.apps import held_to_agreed
+from deploy.operations.certificates import validity
+from deploy.operations.control import Control, connected, is_up
+from deploy.operations.metrics import CoordinatorMetrics, served
+from deploy.operations.pinned import FAB, sha256_of
 from deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
-from deploy.operations.private import require_private, secret_file
+from deploy.operations.preflight import require_certificate, require_own_files
+from deploy.operations.private import secret_file
 from deploy.operations.processes import Program, Supervisor
 from deploy.operations.settings import CoordinatorSettings
+from deploy.operations.watching import watched
+from deploy.operations.witness import Witness
 from server.agreement import Agreement
 from server.app import FOLDER
 from server.coordinator import AGREEMENT
@@ -25,26 +34,36 @@ _log = structlog.get_logger(__name__)
 _ASK_EVERY = 0.5
 
 
-def up(folder: Path, **given: Any) -> None:
+def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     """Run the coordinator's processes until SIGTERM; what is given is kept in `coordinator.toml`.
 
     Raises:
         DictPFLError: something in the folder cannot be used; the message says what to do.
     """
     folder = folder.resolve()
-    Agreement.load(folder / AGREEMENT)
+    agreement = Agreement.load(folder / AGREEMENT)
     prepare(folder)
     settings = CoordinatorSettings.updated(folder, **given)
-    settings = CoordinatorSettings.updated(folder, bundle=install_agreed(folder / FLOWER, settings.bundle))
-    found = require_valid(folder / settings.certificate)
-    require_private(folder / settings.key)
+    require_own_files(folder)
+    require_certificate(folder / settings.certificate, folder / settings.key, folder / settings.ca)
+    if require_consistent(folder, agreement) and pinned(folder) is None:
+        _log.warning("nobody compared the authority's fingerprint; `dictpfl coordinator install` asks for it")
+    settings = held_to_agreed(folder, folder, settings)
+    found = validity(folder / settings.certificate)
     _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
-    Supervisor(
-        programs(folder, settings), folder, once_ready=lambda started: _once_ready(folder, settings, started)
-    ).run()
+    supervisor = Supervisor(
+        programs(folder, settings, log_json=log_json),
+        folder,
+        once_ready=lambda started: _once_ready(folder, settings, started),
+    )
+    with (
+        served(settings.metrics_port, CoordinatorMetrics(folder, settings)),
+        watched(Witness(folder, coordinator_signer(folder)).look, "custody log"),
+    ):
+        supervisor.run()
 
 
-def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:
+def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = False) -> list[Program]:
     """What runs, in the order in which it starts."""
     address, ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
     secret = secret_file(folder / RUN / SECRET)
@@ -53,6 +72,7 @@ def programs(folder: Path, settings: CoordinatorSettings) -> list[Program]:
         heartbeat=settings.heartbeat,
         bundle=settings.bundle,
         kind="serverapp",
+        log_json=log_json,
         **{FOLDER: str(folder)},
     )
     link = [
@@ -87,14 +107,25 @@ def admitted(folder: Path) -> list[Path]:
     return sorted((folder / NODES).glob("*.pub"))
 
 
+def admit_nodes(control: Control, folder: Path) -> None:
+    """Let the nodes in `nodes/` take part, and nobody else."""
+    for name in control.dismiss_others(admitted(folder)):
+        _log.info("node dismissed", institution=name)
+    for key in admitted(folder):
+        try:
+            node = control.admit(key)
+        except ConfigError as error:
+            _log.error("node not admitted", institution=key.stem, reason=str(error))
+            continue
+        if node is not None:
+            _log.info("node admitted", institution=key.stem, node=node)
+
+
 def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[str]) -> None:
     """Admit nodes, and end runs whose server app went down with an earlier SuperExec."""
     try:
         with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
-            for key in admitted(folder):
-                node = control.admit(key)
-                if node is not None:
-                    _log.info("node admitted", institution=key.stem, node=node)
+            admit_nodes(control, folder)
             # A SuperLink alone that starts again finds its runs in the database, and their server apps find it.
             for run in control.runs() if "superexec" in started else ():
                 if not run.over:
@@ -104,10 +135,36 @@ def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[
         _log.warning("not yet", reason=str(error))
 
 
-def processes(folder: Path) -> dict[str, Any]:
-    """What the supervisor last wrote: process ids and restarts; empty if none runs."""
-    try:
-        found: dict[str, Any] = json.loads((folder / RUN / "processes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
+def install(folder: Path, half: Path, **how: Any) -> tuple[Terms, str]:
+    """Install the coordinator's half of an epoch, and admit its nodes if the coordinator is up.
+
+    Args:
+        how: as for `deploy.ceremony.installing.install`.
+
+    Returns the terms, and the SHA-256 of the app of a running `up`, empty if none runs.
+
+    Raises:
+        ProcessError: a run of the epoch before is on. DictPFLError: refused.
+    """
+    folder = folder.resolve()
+    settings = CoordinatorSettings.load(folder) if folder.exists() else CoordinatorSettings()
+    address, ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
+    running = ca.exists() and is_up(address, ca)
+    if running:
+        _require_no_run(address, ca)
+    terms = checked_and_installed(folder, half, **how)
+    if not running:
+        return terms, ""
+    with connected(address, ca) as control:
+        admit_nodes(control, folder)
+    return terms, sha256_of((folder / FLOWER / FAB).read_bytes())
+
+
+def _require_no_run(address: str, ca: Path) -> None:
+    with connected(address, ca) as control:
+        for run in control.runs():
+            if not run.over:
+                raise ProcessError(
+                    f"run {run.run} is on, in the epoch before: let it end, so that everybody has the last sum; "
+                    "`dictpfl run --drain` ends it early"
+                )

@@ -10,32 +10,34 @@ import importlib
 import json
 import subprocess
 import sys
+from contextlib import suppress
 
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
+
+from deploy.operations import slots
 
 KINDS = {"clientapp": TaskType.CLIENT_APP, "serverapp": TaskType.SERVER_APP}
 
 
 class PinnedExecutor:
-    """Starts `deploy.operations.task` for one kind of task; fulfils Flower's `Executor` protocol."""
+    """Has `deploy.operations.task` start tasks of one kind; fulfils Flower's `Executor` protocol."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._children: list[subprocess.Popen[bytes]] = []
-        self._spare: subprocess.Popen[bytes] | None = None
+        self._nursery: subprocess.Popen[bytes] | None = None
 
     def get_eligible_capacity(
         self, supported_task_types: set[TaskType], **_options: object
     ) -> tuple[set[TaskType], set[str]]:
-        """Ask for tasks of our kind only: others are not even fetched."""
-        return {KINDS[self._kind]} & supported_task_types, set()
+        """Ask for tasks of our kind only, and only when one may start: others are not even fetched."""
+        return ({KINDS[self._kind]} & supported_task_types if slots.is_free() else set()), set()
 
     def wait_for_capacity(self, *_args: object, **_options: object) -> None:
         """There is no limit to wait for."""
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
-        """Start a task in a process of its own; the token travels through its standard input."""
+        """Start a task in a process of its own; the token travels through a pipe."""
         if spec.task_type is not KINDS[self._kind]:
             return LaunchResult.failed(f"only {self._kind} runs here, refused {spec.task_type}")
         order = {
@@ -45,39 +47,37 @@ class PinnedExecutor:
             "certificates": spec.root_certificates_path,
             "parent": spec.parent_pid,
         }
-        child, self._spare = self._spare or self._started(), None
-        if not self._ordered(child, order):
-            child = self._started()
-            if not self._ordered(child, order):
-                return LaunchResult.failed("the task's process ended before it began")
-        self._children.append(child)
-        return LaunchResult.accepted()
+        # Twice: one that was killed a moment ago is noticed by the pipe only.
+        if self._ordered(order) or self._ordered(order):
+            return LaunchResult.accepted()
+        return LaunchResult.failed("the process that starts tasks ended before it began")
 
     def reconcile(self) -> None:
-        """Reap tasks that have ended; keep a process at hand that has imported torch, while nothing else runs."""
-        self._children = [child for child in self._children if child.poll() is None]
-        if self._kind == "clientapp" and not self._children and (self._spare is None or self._spare.poll() is not None):
-            self._spare = self._started()
+        """Keep the process at hand from which tasks start: at an institution it has loaded torch before one comes."""
+        if self._nursery is None or self._nursery.poll() is not None:
+            self.close()
+            self._nursery = subprocess.Popen(  # noqa: S603  our own module
+                [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE
+            )
 
     def close(self) -> None:
-        """Let the spare end; tasks watch this process and end with it."""
-        if self._spare is not None and self._spare.stdin is not None:
-            self._spare.stdin.close()
+        """Let it end; tasks watch this process and end with it."""
+        if self._nursery is not None and self._nursery.stdin is not None:
+            with suppress(BrokenPipeError):  # what a dead one was not told
+                self._nursery.stdin.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603  our own module
-            [sys.executable, "-m", "deploy.operations.task", self._kind], stdin=subprocess.PIPE
-        )
-
-    @staticmethod
-    def _ordered(child: subprocess.Popen[bytes], order: dict[str, object]) -> bool:
-        assert child.stdin is not None  # noqa: S101  it was asked for
+    def _ordered(self, order: dict[str, object]) -> bool:
+        self.reconcile()
+        assert self._nursery is not None  # noqa: S101  just started
+        assert self._nursery.stdin is not None  # noqa: S101  it was asked for
         try:
-            with child.stdin as channel:
-                channel.write(json.dumps(order).encode())
+            self._nursery.stdin.write(json.dumps(order).encode() + b"\n")
+            self._nursery.stdin.flush()
         except OSError:
+            self._nursery.kill()
+            self._nursery.wait()
             return False
-        return child.poll() is None
+        return self._nursery.poll() is None
 
 
 def use_pinned_tasks(kind: str) -> None:

@@ -1,47 +1,30 @@
-"""Logs: ours as JSON or for people, and each program's output in a file of its own that does not grow for ever."""
+"""Each program's output in a file of its own that does not grow for ever, and the exit code that it only says there."""
 
 from __future__ import annotations
 
 import logging
 import re
 import subprocess
-import sys
 import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-import structlog
-
 from common.keys import owner_only
+from deploy.operations.log_format import as_json_line
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _EXIT = re.compile(r"Exit Code: (\d+)")
 _BYTES, _KEPT = 5_000_000, 3
 
 
-def configure(*, as_json: bool, verbose: bool = True) -> None:
-    """Log to standard error."""
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if verbose else logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
 class ProgramLog:
     """What a program writes, and the exit code that Flower's programs only say in words."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, as_json: bool = False) -> None:
+        """`path`: a folder of mode 0700 is made for it. `as_json`: one JSON object a line, whatever the program writes."""
         owner_only(path.parent)
         self.path = path
+        self._as_json = as_json
         self.exit_code: int | None = None
         self.reason = ""
         self._handler = RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_KEPT, encoding="utf-8")
@@ -65,7 +48,8 @@ class ProgramLog:
         with process.stdout as output:
             for raw in output:
                 line = _ANSI.sub("", raw.decode("utf-8", "replace")).rstrip()
-                self._handler.emit(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
+                kept = as_json_line(line, self.path.stem) if self._as_json and line else line
+                self._handler.emit(logging.makeLogRecord({"msg": kept, "levelno": logging.INFO}))
                 if match := _EXIT.search(line):
                     self.exit_code, listening = int(match[1]), 3
                 elif listening and line.strip():

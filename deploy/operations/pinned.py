@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
 import zipfile
 from pathlib import Path
 
 FAB, FILES = "agreed.fab", "agreed"
+TERMS, EPOCHS = "terms.json", "epochs"
+_EPOCH = re.compile(r"[0-9]{4,}")
 _MANIFEST = ".info/"
 
 
@@ -30,6 +34,26 @@ def require(content: bytes, agreed: str, whose: str) -> None:
         raise Mismatch(
             f"app bundle refused: {whose} is {found[:16]}, agreed on was {agreed[:16]}. Install the release of dictpfl "
             "that all parties agreed on, at both ends, and compare `dictpfl bundle` by phone"
+        )
+
+
+def require_in_force(party: Path, agreed: str) -> None:
+    """Raise `Mismatch` unless the terms in a party's folder, if there are any, still name the app that `up` started with.
+
+    `up` has verified their signature; what a task looks for is an epoch that was joined, or a file that was altered, since.
+    """
+    epochs = [path for path in (party / EPOCHS).glob("*") if _EPOCH.fullmatch(path.name)]
+    path = (max(epochs, key=lambda epoch: int(epoch.name)) if epochs else party) / TERMS
+    if not path.exists() and not epochs:
+        return
+    try:
+        app = str(json.loads(path.read_bytes())["app"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Mismatch(f"app bundle refused: {path} cannot be read ({type(error).__name__}); restore it") from error
+    if app != agreed:
+        raise Mismatch(
+            f"app bundle refused: the terms of the epoch in force name {app[:16]}, `up` was started with {agreed[:16]}. "
+            "Install the release that the epoch agreed on, and start `up` again"
         )
 
 

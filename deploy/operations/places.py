@@ -7,11 +7,12 @@ from pathlib import Path
 
 from common.keys import owner_only
 from deploy.operations.child import HEARTBEAT, TASK
+from deploy.operations.log_format import LOG_JSON
 from deploy.operations.task import BUNDLE, HOME
 
 RUN, LOGS, FLOWER = "run", "logs", "flower"
-SECRET, DATABASE = "superexec.secret", "superlink.sqlite"
-NODE_KEY, NODE_PUBLIC, NODES = "node.key", "node.pub", "nodes"
+SECRET, DATABASE, PROCESSES = "superexec.secret", "superlink.sqlite", "processes.json"
+NODES = "nodes"
 LOOPBACK = "127.0.0.1"
 
 
@@ -26,13 +27,16 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def environment(folder: Path, *, heartbeat: float, bundle: str, kind: str, **more: str) -> dict[str, str]:
+def environment(
+    folder: Path, *, heartbeat: float, bundle: str, kind: str, log_json: bool = False, **more: str
+) -> dict[str, str]:
     """For a party's processes: Flower's home inside the folder; no telemetry, update check or installation."""
     return {
         HOME: str(folder / FLOWER),
         HEARTBEAT: str(heartbeat),
         BUNDLE: bundle,
         TASK: kind,
+        LOG_JSON: "1" if log_json else "0",
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

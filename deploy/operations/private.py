@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.errors import KeyFileError
 from common.files import write_private
@@ -31,23 +29,14 @@ def require_private(path: Path) -> Path:
     return path
 
 
+def private_files(folder: Path) -> Iterator[Path]:
+    """Files of a party that only their owner may read: keys, sealed or not, and what its processes prove themselves with."""
+    for pattern in ("*.key", "*.sealed", "*.secret"):
+        yield from sorted(folder.rglob(pattern))
+
+
 def secret_file(path: Path) -> Path:
     """A file with 32 random bytes in hexadecimal, made if missing: what a SuperExec proves itself with."""
     if not path.exists():
         write_private(path, secrets.token_hex(32).encode())
     return require_private(path)
-
-
-def node_key(private: Path, public: Path) -> Path:
-    """The node's key for Flower (P-384, OpenSSH, not encrypted: Flower reads no other), made if missing."""
-    if not private.exists():
-        key = ec.generate_private_key(ec.SECP384R1())
-        write_private(
-            private,
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-            ),
-        )
-        text = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        write_private(public, text + b"\n")
-    return require_private(private)

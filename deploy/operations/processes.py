@@ -24,7 +24,10 @@ import structlog
 from common.errors import ProcessError
 from common.files import write_private
 from deploy.operations.child import PARENT
+from deploy.operations.health import free_port
+from deploy.operations.log_format import wants_json
 from deploy.operations.logs import ProgramLog
+from deploy.operations.places import LOOPBACK, PROCESSES
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 8.0
@@ -69,18 +72,23 @@ class _Running:
 
     def __init__(self, program: Program, logs: Path) -> None:
         self.program = program
-        self.log = ProgramLog(logs / f"{program.name}.log")
+        self.log = ProgramLog(logs / f"{program.name}.log", as_json=wants_json(program.environment))
         self.process: subprocess.Popen[bytes] | None = None
         self.due = time.monotonic()
         self.since = 0.0
         self.failures = 0
         self.restarts = -1
+        self.health = 0
 
     def start(self) -> None:
         self.restarts += 1
         self.since = time.monotonic()
+        self.health = free_port()  # a new one each time: somebody else may have the last one by now
         self.process = subprocess.Popen(  # noqa: S603  our own module, with arguments that we made
-            [sys.executable, "-m", "deploy.operations.child", *self.program.command],
+            [
+                *(sys.executable, "-m", "deploy.operations.child", *self.program.command),
+                *("--health-server-address", f"{LOOPBACK}:{self.health}"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -89,6 +97,10 @@ class _Running:
         )
         self.log.follow(self.process)
         _log.info("started", program=self.program.name, pid=self.process.pid, restarts=self.restarts)
+
+    def facts(self) -> dict[str, int | None]:
+        """Process id (None: down), restarts so far, and the port of its health server."""
+        return {"pid": self.process.pid if self.process else None, "restarts": self.restarts, "health": self.health}
 
     def ended(self) -> int | None:
         """The exit status, once the process is gone; what it started is gone then, too."""
@@ -192,10 +204,8 @@ class Supervisor:
                 running.process, running.due = None, ended.due
 
     def _write_status(self) -> None:
-        facts = {
-            r.program.name: {"pid": r.process.pid if r.process else None, "restarts": r.restarts} for r in self._all
-        }
-        write_private(self._run / "processes.json", json.dumps({"supervisor": os.getpid(), "programs": facts}).encode())
+        facts = {r.program.name: r.facts() for r in self._all}
+        write_private(self._run / PROCESSES, json.dumps({"supervisor": os.getpid(), "programs": facts}).encode())
 
     def _end(self) -> None:
         _log.info("stopping")
@@ -211,7 +221,7 @@ class Supervisor:
             if running.process is not None:
                 running.process.wait()
             running.log.close()
-        (self._run / "processes.json").unlink(missing_ok=True)
+        (self._run / PROCESSES).unlink(missing_ok=True)
         _log.info("stopped")
 
     @contextmanager

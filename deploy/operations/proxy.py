@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
+from common.errors import ConfigError
 from common.files import write_private
 from deploy.operations.places import LOGS, LOOPBACK, RUN, prepare
 from deploy.operations.settings import CoordinatorSettings
 
 _TEMPLATES = {"nginx": ("nginx.conf.in", "nginx.conf"), "caddy": ("Caddyfile.in", "Caddyfile")}
-_NAME = re.compile(r"\$(\$|listen|certificate|key|ca|upstream|run|logs)(?![a-z_])")
+_SYSTEM = ("/usr/sbin", "/usr/local/sbin")
+"""Where an unprivileged account's PATH does not lead."""
+_NAME = re.compile(r"\$(\$|listen|port|bind|certificate|key|ca|upstream|run|logs)(?![a-z_])")
+
+
+_PORTS = 65_536
 
 
 class ProxyKind(StrEnum):
@@ -22,17 +30,37 @@ class ProxyKind(StrEnum):
     CADDY = "caddy"
 
 
+def command(kind: ProxyKind, path: Path) -> str:
+    """What starts the proxy with this configuration; or, where it is not installed, what to do."""
+    program, start, package = {
+        ProxyKind.NGINX: ("nginx", f"nginx -c {path}", "nginx-light"),
+        ProxyKind.CADDY: ("caddy", f"caddy run --adapter caddyfile --config {path}", "caddy"),
+    }[kind]
+    if shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *_SYSTEM])):
+        return f"start it with: {start}"
+    other = next(each for each in ProxyKind if each is not kind)
+    return (
+        f"{program} is not installed on this machine: apt-get install {package} (or --kind {other}), then {start}. Without "
+        "a proxy no institution can connect: the SuperLink listens on loopback only, and must not be opened"
+    )
+
+
 def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) -> Path:
     """Write a proxy's configuration into the coordinator's folder; `listen`: HOST:PORT or PORT, for everybody.
 
     Raises:
-        DictPFLError: the folder cannot be used.
+        ConfigError: no such address. DictPFLError: the folder cannot be used.
     """
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < _PORTS or (":" in host and not host.startswith("[")):
+        raise ConfigError(f"--listen {listen!r}: expected PORT or HOST:PORT, such as 443 or 192.0.2.1:443")
     folder = prepare(folder.resolve())
-    settings = CoordinatorSettings.updated(folder)
+    settings = CoordinatorSettings.load(folder)
     template, name = _TEMPLATES[kind]
     facts = {
         "listen": listen,
+        "port": port,
+        "bind": host.strip("[]") or "0.0.0.0 [::]",
         "certificate": str(folder / settings.certificate),
         "key": str(folder / settings.key),
         "ca": str(folder / settings.ca),

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from common.errors import EngineError, ProcessError
-from common.protocol import RoundKind
-from deploy.operations.apps import installed
+from deploy.ceremony.custody import record
+from deploy.ceremony.identity import coordinator_signer
+from deploy.operations.apps import agreed, installed
 from deploy.operations.control import Control, RunState, connected
 from deploy.operations.places import FLOWER, LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
@@ -55,12 +57,13 @@ def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *
 
 class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
-        settings = CoordinatorSettings.updated(folder)
+        self._folder = folder
+        settings = CoordinatorSettings.load(folder)
         self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
-        self._bundle = installed(folder / FLOWER, settings.bundle)
+        self._bundle = installed(folder / FLOWER, agreed(folder, folder, settings.bundle))
         self._agreement, self._on_round = agreement, on_round
-        limits = agreement.uploads
-        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint)
+        limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
         self.seen = self.journal.next_round
         self._run: int | None = None
         self._away: float | None = None
@@ -74,7 +77,10 @@ class _Watch:
             state = self._state()
             if state is not None and state.over:
                 self._report()
+                # Another `dictpfl run`, with another number, may have ended this one.
+                self._agreement = Agreement.load(self._folder / AGREEMENT)
                 if state.sub_status == "completed" and self._finished():
+                    self._noted("rounds done", closed=self.seen)
                     return
                 idle = 0 if self.seen > reached else idle + 1
                 reached = self.seen
@@ -93,6 +99,10 @@ class _Watch:
                     return
             self._run = control.start(self._bundle)
             _log.info("run started", run=self._run)
+        self._noted("run started", run=self._run, epoch=self._agreement.epoch, rounds=self._agreement.rounds)
+
+    def _noted(self, event: str, **facts: Any) -> None:
+        record(self._folder, coordinator_signer(self._folder), event, **facts)
 
     def _state(self) -> RunState | None:
         """What Flower says of our run; None while the SuperLink is away."""
@@ -128,8 +138,8 @@ class _Watch:
             self.seen = closed.round + 1
 
     def _finished(self) -> bool:
-        kinds = self.journal.kinds()
-        return kinds.count(RoundKind.UPDATE) >= self._agreement.rounds and self.journal.is_settled(len(kinds))
+        journal = self.journal
+        return journal.updates() >= self._agreement.rounds and journal.is_settled(journal.next_round)
 
 
 def _find(control: Control, run: int | None) -> RunState:

@@ -28,25 +28,54 @@ class _Kept(Section):
         "", description="SHA-256 of the app bundle that all agreed on; empty: that of this installation."
     )
 
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0, description="Port for Prometheus on 127.0.0.1, path /metrics; 0: none."
+    )
+
     @classmethod
-    def updated(cls, folder: Path, **given: Any) -> Self:
-        """What the file says, with what was given (not None) in its place; written back.
+    def load(cls, folder: Path) -> Self:
+        """What the file says; the file stays as it is.
 
         Raises:
             ConfigError: a value is missing or cannot be used.
         """
-        path = folder / cls.FILE
-        try:
-            kept = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            settings = cls.model_validate(kept | {name: value for name, value in given.items() if value is not None})
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise ConfigError(f"cannot use {path}: {error}") from error
+        return cls._checked(folder, cls._kept(folder))
+
+    @classmethod
+    def updated(cls, folder: Path, **given: Any) -> Self:
+        """What the file says, with what was given (not None) in its place; the file says it from now on.
+
+        A file that says it already is not touched.
+
+        Raises:
+            ConfigError: a value is missing or cannot be used, or the file cannot be written.
+        """
+        path, kept = folder / cls.FILE, cls._kept(folder)
+        wanted = kept | {name: value for name, value in given.items() if value is not None}
+        settings = cls._checked(folder, wanted)
+        if wanted == kept and path.exists():
+            return settings
         lines = [f"{name} = {json.dumps(value)}" for name, value in settings.model_dump().items()]
         try:
             write_private(path, ("\n".join(lines) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {error.strerror}; is {folder} the right folder?") from error
         return settings
+
+    @classmethod
+    def _kept(cls, folder: Path) -> dict[str, Any]:
+        path = folder / cls.FILE
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"cannot use {path}: {error}") from error
+
+    @classmethod
+    def _checked(cls, folder: Path, values: dict[str, Any]) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"cannot use {folder / cls.FILE}: {error}") from error
 
 
 class CoordinatorSettings(_Kept):

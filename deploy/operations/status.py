@@ -9,16 +9,17 @@ from typing import Any
 
 from client.site import SiteSettings
 from common.errors import DictPFLError
+from deploy.operations.apps import agreed
 from deploy.operations.certificates import validity
 from deploy.operations.control import Node, connected
-from deploy.operations.coordinator import processes
+from deploy.operations.health import processes
 from deploy.operations.places import LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT, JOURNAL
 from server.journal import Journal
 
-_DIARY_LINES = 12
+_DIARY_LINES, _DELIVERY_LINES = 12, 400
 
 
 def of_coordinator(folder: Path) -> dict[str, Any]:
@@ -29,16 +30,17 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
     """
     folder = folder.resolve()
     agreement = Agreement.load(folder / AGREEMENT)
-    settings = CoordinatorSettings.updated(folder)
+    settings = CoordinatorSettings.load(folder)
     limits = agreement.uploads
     found: dict[str, Any] = {
         "federation": limits.federation.hex(),
         "key": limits.fingerprint.hex(),
         "encrypted": agreement.encrypted,
         "insecurities": list(agreement.insecurities),
-        "bundle": settings.bundle,
+        "bundle": agreed(folder, folder, settings.bundle),
         "rounds_wanted": agreement.rounds,
-        "rounds": _rounds(folder, limits.federation, limits.fingerprint),
+        "epoch": agreement.epoch,
+        "rounds": _rounds(folder, agreement),
         "processes": processes(folder),
         "nodes": _nodes(folder, settings),
     }
@@ -49,10 +51,11 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _rounds(folder: Path, federation: bytes, fingerprint: bytes) -> list[dict[str, Any]]:
+def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
     if not (folder / JOURNAL).exists():
         return []
-    journal = Journal(folder / JOURNAL, federation, fingerprint)
+    limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
+    journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
     try:
         sums = journal.contributors()
         return [
@@ -96,11 +99,13 @@ def of_institution(folder: Path) -> dict[str, Any]:
     Raises:
         DictPFLError: the folder cannot be used.
     """
+    from client import delivery
+    from client.epochs import home
     from client.memory import Memory
     from common.genesis import Genesis
 
     folder = folder.resolve()
-    site, genesis = SiteSettings.load(folder), Genesis.load(folder)
+    site, genesis = SiteSettings.load(folder), Genesis.load(home(folder))
     record = Memory(folder / "memory", genesis.federation).recall()
     return {
         "name": site.name,
@@ -110,13 +115,14 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "state_digest": record.shared.digest.hex() if record else None,
         "upload_waiting_for": record.pending.round if record and record.pending else None,
         "processes": processes(folder),
-        "diary": _diary(folder / "diary.jsonl"),
+        "delivery": delivery.summary(_diary(folder / "diary.jsonl", _DELIVERY_LINES)),
+        "diary": _diary(folder / "diary.jsonl", _DIARY_LINES),
     }
 
 
-def _diary(path: Path) -> list[dict[str, Any]]:
+def _diary(path: Path, most: int) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()[-_DIARY_LINES:]
+        lines = path.read_text(encoding="utf-8").splitlines()[-most:]
     except OSError:
         return []
     found = []

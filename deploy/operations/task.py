@@ -1,4 +1,7 @@
-"""One task of Flower's, run from the agreed app and from nothing else; a process of its own for each.
+"""Flower's tasks, run from the agreed app and from nothing else; a process of its own for each.
+
+One process loads what takes seconds, then waits for orders and forks for each: a round then costs the work that is in it,
+and not the loading of torch. It holds no key and no data; the forks that serve tasks do, and end with them.
 
 Flower would unpack and run whatever bundle its server sends. Here the bundle that came is compared with the agreed
 one, the files installed beforehand are compared with the agreed bundle, and those files are what runs.
@@ -6,19 +9,26 @@ one, the files installed beforehand are compared with the agreed bundle, and tho
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
 import queue
 import select
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploy.operations import pinned
+from deploy.operations import pinned, slots
 from deploy.operations.child import set_heartbeat
+from deploy.operations.log_format import configure, wants_json
 
-HOME, BUNDLE, SITE = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE"
+HOME, BUNDLE, SITE, AHEAD = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE", "DICTPFL_AHEAD"
+"""`DICTPFL_AHEAD`: `nothing` loads nothing ahead, which saves 200 MB and costs each task three seconds; `modules` loads torch
+and opens no institution."""
+_REAP_SECONDS = 1.0
 _SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
 
 
@@ -32,6 +42,7 @@ class Pin:
 
     def check(self, content: bytes) -> None:
         """Compare what came and what is installed with what was agreed. Raises `pinned.Mismatch`."""
+        pinned.require_in_force(self._home.parent, self._agreed)
         pinned.require(content, self._agreed, "the one that the coordinator sends")
         self.folder = pinned.verified(self._home, self._agreed)
 
@@ -56,30 +67,14 @@ class Pin:
         self._use()
         return importlib.import_module("client.app").app if self.refusal is None else _refusing()
 
-    def import_ahead(self) -> None:
-        """Load what takes seconds until a task is there; what is installed is checked again when one comes."""
+    def slow_modules(self) -> list[str]:
+        """What is worth loading before a task comes; what is installed is checked again when one does."""
         try:
             self.folder = pinned.verified(self._home, self._agreed)
         except pinned.Mismatch:
-            return  # said when a task comes
+            return []  # said when a task comes
         self._use()
-        for name in _SLOW:
-            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
-            if select.select([sys.stdin], [], [], 0.0)[0]:
-                return
-            importlib.import_module(name)
-        self._open_ahead()
-
-    @staticmethod
-    def _open_ahead() -> None:
-        """Open the institution (its key costs an Argon2id) and prepare its next upload, while nothing is asked."""
-        site = os.environ.get(SITE)
-        if not site or select.select([sys.stdin], [], [], 0.0)[0]:
-            return
-        try:
-            importlib.import_module("client.institution").open_institution(Path(site)).prepare()
-        except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
-            print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
+        return list(_SLOW)
 
     def _use(self) -> None:
         if sys.path[0] != str(self.folder):
@@ -131,17 +126,133 @@ def _arguments(order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Nursery:
+    """Forks for each order, a line of JSON on standard input, until that ends.
+
+    While nothing runs it keeps a spare: a fork that has done what `prepare` does, and serves the next order. What that
+    leaves in memory (a key, encryptions of zero) is in no other process, since only this one forks.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[dict[str, Any], Pin], None],
+        pin: Pin,
+        ahead: list[str],
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        self._run, self._pin, self._ahead, self._prepare = run, pin, ahead, prepare
+        self._children: set[int] = set()
+        self._spare: tuple[int, int] | None = None
+        """Its number, and where it waits for its order."""
+        self._spare_wanted = prepare is not None
+        self._read = b""
+
+    def serve(self) -> None:
+        """Load what was named, between orders if some come early; return once nobody can order any more."""
+        while True:
+            self._reap()
+            # A task must show a sign of life soon after it was claimed, so it does not wait for what it may not need.
+            if self._idle() and not select.select([0], [], [], 0.0)[0]:
+                self._use_idleness()
+                continue
+            if not select.select([0], [], [], _REAP_SECONDS)[0]:
+                continue
+            piece = os.read(0, 1 << 16)
+            if not piece:
+                return  # the SuperExec is gone
+            *orders, self._read = (self._read + piece).split(b"\n")
+            for order in orders:
+                self._begin(order)
+
+    def _idle(self) -> bool:
+        return bool(self._ahead) or (self._spare_wanted and not self._children)
+
+    def _use_idleness(self) -> None:
+        if not self._ahead:
+            self._spare, self._spare_wanted = self._forked(self._prepare), False
+            return
+        importlib.import_module(self._ahead.pop(0))
+        if not self._ahead:
+            # A collection in a fork would write to every page that it shares with the others.
+            gc.collect()
+            gc.freeze()
+
+    def _begin(self, order: bytes) -> None:
+        child, channel = self._spare or self._forked(None)
+        try:
+            _write_all(channel, order)
+        except BrokenPipeError:  # the spare was killed
+            os.close(channel)
+            os.waitpid(child, 0)
+            child, channel = self._forked(None)
+            _write_all(channel, order)
+        os.close(channel)
+        self._children.add(child)
+        self._spare, self._spare_wanted = None, self._prepare is not None
+
+    def _forked(self, prepare: Callable[[], None] | None) -> tuple[int, int]:
+        """A process that prepares, waits for its order, serves it and ends."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child:
+            os.close(reading)
+            return child, writing
+        status = 1
+        try:
+            os.close(writing)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            if prepare is not None:
+                prepare()
+            with open(reading, "rb") as channel:  # noqa: PTH123  a descriptor
+                order = channel.read()
+            if order:  # or nobody is there any more to give one
+                with slots.taken():
+                    self._run(json.loads(order), self._pin)
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        except BaseException:  # noqa: BLE001  the fork ends here, whatever happens
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        self._children = {child for child in self._children if os.waitpid(child, os.WNOHANG)[0] == 0}
+        if self._spare is not None and os.waitpid(self._spare[0], os.WNOHANG)[0]:
+            os.close(self._spare[1])
+            self._spare = None  # no other before the next order: preparing may be what it died of
+
+
+def _write_all(channel: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(channel, data) :]
+
+
+def open_ahead() -> None:
+    """Open the institution (its key costs an Argon2id) and prepare its next upload."""
+    try:
+        importlib.import_module("client.institution").open_institution(Path(os.environ[SITE])).prepare()
+    except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
+        print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
+
+
 def main() -> None:
-    """Run the task whose order comes on standard input; the kind is the one argument."""
+    """Start tasks of the kind that the one argument names."""
     set_heartbeat()
+    configure(as_json=wants_json(os.environ))
     sys.dont_write_bytecode = True
+    # numpy's own threads would start with its import, and a process with threads must not fork. torch has its own setting.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     pin = Pin(Path(os.environ[HOME]), os.environ[BUNDLE])
-    if sys.argv[1] == "clientapp":
-        pin.import_ahead()
-    text = sys.stdin.buffer.read()
-    if not text:
-        return  # the SuperExec is gone
-    {"clientapp": run_client, "serverapp": run_server}[sys.argv[1]](json.loads(text), pin)
+    if sys.argv[1] == "serverapp":
+        Nursery(run_server, pin, []).serve()
+        return
+    wanted = os.environ.get(AHEAD)
+    ahead = [] if wanted == "nothing" else pin.slow_modules()
+    prepare = open_ahead if ahead and wanted != "modules" and os.environ.get(SITE) else None
+    Nursery(run_client, pin, ahead, prepare).serve()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from common.errors import (
     WrongKeyError,
 )
 from common.keys import load_key, make_key, save_key
-from common.protocol import Aggregate, Reply, Request, RoundKind, Status
+from common.protocol import NEWCOMER, Aggregate, Reply, Request, RoundKind, Status
 from common.sealing import CKKSSealer
 
 
@@ -109,7 +109,7 @@ def ask_fresh(world: World, aggregates: list[Aggregate]) -> bytes:
 
 
 def test_a_gap_is_reported(world: World, aggregates: list[Aggregate]) -> None:
-    assert ask(world, 3, RoundKind.UPDATE, aggregates[2]) == Reply(Status.BEHIND, 3, 0)
+    assert ask(world, 3, RoundKind.UPDATE, aggregates[2]) == Reply(Status.BEHIND, 3, 0, code=NEWCOMER)
     assert ask(world, 3, RoundKind.UPDATE, aggregates[0]) == Reply(Status.BEHIND, 3, 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from common.genesis import Genesis
 from deploy.engines.flower import session
 from deploy.founding import Founded, found
 from deploy.operations.certificates import try_out
-from server.journal import Journal
+from server.journal import ClosedRound, Journal
 
 ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10
+QUICK = {"DICTPFL_POLL": "0.5"}
+"""Institutions look for messages more often than every 3 s, or these tests would mostly wait."""
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
@@ -52,12 +55,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.1)
+        time.sleep(pause)
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
@@ -73,7 +76,7 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **QUICK, **(environment or {})},
                 cwd=log.parent,
                 start_new_session=True,
             )
@@ -101,6 +104,11 @@ class Command:
 
 class Deployment:
     """One coordinator and its institutions."""
+
+    heartbeat: float = HEARTBEAT
+    """Seconds; more where many processes share a machine."""
+    environment: Mapping[str, str] = {}
+    """Of the institutions' processes."""
 
     def __init__(self, folder: Path, made: Founded, *, proxy: bool = NGINX is not None) -> None:
         self.folder, self.founded = folder, made
@@ -145,7 +153,7 @@ class Deployment:
                 "--port",
                 self.port,
                 "--heartbeat",
-                HEARTBEAT,
+                self.heartbeat,
                 "--log-json",
             ],
             self.logs / "coordinator.log",
@@ -173,10 +181,10 @@ class Deployment:
         self.nodes[index] = Command(
             [
                 *("institution", "up", "--folder", self.site(index), "--coordinator", self.address),
-                *("--port", self._ports[index], "--heartbeat", HEARTBEAT, "--log-json"),
+                *("--port", self._ports[index], "--heartbeat", self.heartbeat, "--log-json"),
             ],
-            self.logs / f"institution-{index:03d}.log",
-            environment,
+            self.logs / f"{self.site(index).name}.log",
+            {**self.environment, **environment},
         )
 
     def start(self, institutions: Sequence[int] | None = None) -> None:
@@ -190,8 +198,8 @@ class Deployment:
         assert self.up.process.poll() is None, self.up.text
         return "superexec" in self.processes(self.coordinator)
 
-    def run(self, *more: Any) -> Command:
-        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / "run.log")
+    def run(self, *more: Any, log: str = "run.log") -> Command:
+        return Command(["run", "--folder", self.coordinator, "--log-json", *more], self.logs / log)
 
     def stop(self) -> None:
         leaders = []
@@ -230,24 +238,47 @@ class Deployment:
         leader = self.processes(folder).get("superexec")
         return [pid for pid in session(leader) if pid != leader] if leader else []
 
+    def forks(self, folder: Path) -> list[int]:
+        """Process ids of the tasks themselves, without the process from which they start."""
+        tasks = self.tasks(folder)
+        return [pid for pid in tasks if _parent(pid) in tasks]
+
+    def busy(self) -> int | None:
+        """The number of an institution that is at work on a request right now: its memory is locked."""
+        for index in range(self.participants):
+            for lock in (self.site(index) / "memory").glob("*.lock"):
+                with lock.open("rb") as file:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        return index
+        return None
+
     def rounds(self) -> int:
         """Closed rounds."""
-        path = self.coordinator / "journal.sqlite"
-        if not path.exists():
+        if not (self.coordinator / "journal.sqlite").exists():
             return 0
-        genesis = self.founded.genesis
-        journal = Journal(path, genesis.federation, genesis.fingerprint)
-        try:
+        with self.journal() as journal:
             return journal.next_round
-        finally:
-            journal.close()
 
     def sums(self) -> dict[int, int]:
         """Uploads in each closed round's sum."""
+        with self.journal() as journal:
+            return {number: count for number, (count, _) in journal.contributors().items()}
+
+    def closed(self) -> list[tuple[ClosedRound, int]]:
+        """What the coordinator knows of each closed round, and its sum's length in bytes."""
+        with self.journal() as journal:
+            lengths = journal.contributors()
+            return [(round_, lengths[round_.round][1]) for round_ in journal.rounds()]
+
+    @contextmanager
+    def journal(self) -> Iterator[Journal]:
+        """The coordinator's journal."""
         genesis = self.founded.genesis
         journal = Journal(self.coordinator / "journal.sqlite", genesis.federation, genesis.fingerprint)
         try:
-            return {number: count for number, (count, _) in journal.contributors().items()}
+            yield journal
         finally:
             journal.close()
 
@@ -257,6 +288,15 @@ class Deployment:
 
         with connected(f"127.0.0.1:{self.port}", self.coordinator / "tls" / "ca.pem") as control:
             return {node.name: node.status for node in control.nodes()}
+
+    def online(self, names: Sequence[str], seconds: float = 120) -> None:
+        """Wait until these nodes are connected: a run begins as soon as the fewest are."""
+
+        def all_online() -> bool:
+            states = self.node_states()
+            return all(states.get(name) == "online" for name in names)
+
+        until(all_online, seconds, f"{', '.join(names)} online")
 
     def proxy_processes(self) -> list[int]:
         return session(self._nginx.pid) if self._nginx is not None else []
@@ -271,10 +311,26 @@ class Deployment:
         return found_digests
 
 
+def _parent(pid: int) -> int:
+    """0 once the process is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 @contextmanager
-def deployed(folder: Path, made: FederationConfig, *, proxy: bool = NGINX is not None) -> Iterator[Deployment]:
+def deployed(
+    folder: Path,
+    made: FederationConfig,
+    *,
+    proxy: bool = NGINX is not None,
+    heartbeat: float = HEARTBEAT,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Deployment]:
     """A deployment that leaves no process behind."""
     deployment = Deployment(folder, found(made, folder / "federation"), proxy=proxy)
+    deployment.heartbeat, deployment.environment = heartbeat, environment or {}
     try:
         yield deployment
     finally:

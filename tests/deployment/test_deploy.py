@@ -364,7 +364,7 @@ def test_another_app_bundle(deployment: Deployment, tmp_path: Path) -> None:
     )  # fmt: skip
     try:
         log = deployment.coordinator / "logs" / "superexec.log"
-        until(lambda: "reason=bundle" in log.read_text(), 120, "the refusal at the coordinator")
+        until(lambda: '"reason": "bundle"' in log.read_text(), 120, "the refusal at the coordinator")
         logs = [deployment.site(index) / "logs" / "superexec.log" for index in range(3)]
         until(
             lambda: all("REFUSED app bundle refused" in log.read_text() for log in logs), 60, "the institutions' words"

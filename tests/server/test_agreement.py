@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def test_one_from_before_there_were_epochs(agreement: Agreement, tmp_path: Path)
     del document["epoch"], document["first_round"]
     path.write_text(json.dumps(document))
     assert Agreement.load(path) == agreement
+
+
+def test_one_from_before_there_were_snapshots(agreement: Agreement, tmp_path: Path) -> None:
+    path = tmp_path / "federation.json"
+    agreement.save(path)
+    document = json.loads(path.read_bytes())
+    for field in ("snapshot_every", "snapshots_kept", "snapshot_length", "snapshot_growth"):
+        del document[field]
+    path.write_text(json.dumps(document))
+    found = Agreement.load(path)
+    assert (found.snapshot_every, found.snapshots_kept, found.snapshot_most(7)) == (0, 0, 0)
+
+
+def test_how_long_a_snapshot_may_be(agreement: Agreement) -> None:
+    growing = replace(agreement, snapshot_length=1000, snapshot_growth=10)
+    assert [growing.snapshot_most(number) for number in (0, 1, 50)] == [1000, 1010, 1500]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

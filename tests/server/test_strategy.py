@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import client.carriage
 import server.carriage
 from client.carriage import decode_request, encode_reply
 from common.errors import CorruptError, EngineError, OversizedError, TruncatedError, VersionError, WireError
-from common.protocol import Aggregate, Reply, Request, RoundKind, Status
+from common.protocol import Aggregate, Reply, Request, RoundKind, Status, Wish
 from server.carriage import decode_reply, encode_request
 from server.strategy import BlindStrategy, Patience
 
@@ -300,8 +301,10 @@ def over_the_wire(content: RecordDict) -> RecordDict:
         a_request(0),
         a_request(7, None, Aggregate(5, b"\0\1\2", (b"a" * 16, b"b" * 16)), Aggregate(6, b"", ())),
         a_request(7, RoundKind.SCORE, Aggregate(2**40, bytes(6_000_000), ())),
+        replace(a_request(7, None, Aggregate(5, b"", (b"a" * 16,)), Aggregate(6, b"x", ())), snapshot=b"state"),
+        replace(a_request(7), wish=Wish.WHOLE),
     ],
-    ids=["no aggregate", "two", "more than one chunk"],
+    ids=["no aggregate", "two", "more than one chunk", "a snapshot", "a wish"],
 )
 def test_requests_survive_the_way(request_: Request) -> None:
     assert decode_request(over_the_wire(encode_request(request_))) == request_
@@ -313,6 +316,8 @@ def test_requests_survive_the_way(request_: Request) -> None:
         Reply(Status.UPLOAD, 3, 3, bytes(range(256))),
         Reply(Status.BEHIND, 3, 1),
         Reply(Status.REFUSED, 0, 0, code="wrong-federation"),
+        Reply(Status.UPLOAD, 3, 3, b"upload", snapshot=b"state"),
+        Reply(Status.SETTLED, 3, 3, snapshot=b"state"),
     ],
     ids=str,
 )
@@ -376,6 +381,12 @@ def test_strange_arrays_are_refused(bad: ArrayRecord | ConfigRecord) -> None:
         ("counts", [2], WireError),
         ("counted", [b"a" * 16], WireError),
         ("counted", b"a" * 15, WireError),
+        ("snapshot", 6, TruncatedError),
+        ("snapshot", 5, TruncatedError),
+        ("snapshot", -1, WireError),
+        ("snapshot", b"state", WireError),
+        ("wish", "all", WireError),
+        ("wish", 1, WireError),
         ("extra", 1, WireError),
         ("round", None, WireError),
     ],
@@ -403,6 +414,9 @@ def test_strange_requests_are_refused(name: str, value: Any, error: type[WireErr
         ("code", "Patient Doe, 42"),
         ("code", "x" * 40),
         ("code", b"wire"),
+        ("snapshot", 1),
+        ("snapshot", -1),
+        ("snapshot", b"Doe"),
         ("extra", 1),
         ("round", None),
     ],

@@ -152,6 +152,11 @@ class World:
         kept = self.coordinator._journal
         return list(zip(kept.kinds(), kept.aggregates(0), strict=True))
 
+    def journal_of(self, number: int) -> Aggregate:
+        """A closed round's acknowledgements."""
+        (found_round,) = self.coordinator._journal.acknowledgements(number, number + 1)
+        return found_round
+
     # messages
 
     def exchange(

@@ -18,11 +18,12 @@ from deploy.ceremony import authority
 from deploy.ceremony.authority import Issued
 from deploy.ceremony.fingerprint import spoken
 from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity
+from deploy.ceremony.installing import install
 from deploy.ceremony.joining import Joined, join
 from deploy.engines.local import run_local
-from server.coordinator import AGREEMENT
 
 NAMES = ("berlin", "kyoto", "oslo")
+APP = "ab" * 32
 PASSPHRASES = {
     name: f"six random words of {name}".encode() for name in ("authority", *NAMES, "quito", "turin", "lagos")
 }
@@ -74,7 +75,7 @@ class Ceremony:
     def genesis(self, out: Path, names: tuple[str, ...], agreed: FederationConfig, seed: bytes | None = None) -> Issued:
         return authority.found(
             self.authority, PASSPHRASES["authority"], agreed,
-            {name: self.site(name) / PUBLIC for name in names}, out, sample_shape=(6,), outputs=3, seed=seed,
+            {name: self.site(name) / PUBLIC for name in names}, out, app=APP, sample_shape=(6,), outputs=3, seed=seed,
         )  # fmt: skip
 
     def identity(self, name: str) -> None:
@@ -102,9 +103,8 @@ class Ceremony:
             Samples(features, features[:, :3].argmax(axis=1)).save(self.site(name) / file)
 
     def hand_over(self, epoch: int = 1) -> None:
-        """The coordinator's operator puts the new half in its place; the journal stays."""
-        self.coordinator.mkdir(mode=0o700, exist_ok=True)
-        shutil.copy(self.handout(epoch) / "coordinator" / AGREEMENT, self.coordinator / AGREEMENT)
+        """The coordinator's operator installs the new half; the journal stays."""
+        install(self.coordinator, self.handout(epoch) / "coordinator", authority_fingerprint=self.fingerprint)
 
     def run(self, names: tuple[str, ...]) -> None:
         """All rounds that are missing, in this process."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ceremonies import NAMES, PASSPHRASES, Ceremony, config
+from ceremonies import APP, NAMES, PASSPHRASES, Ceremony, config
 from safetensors.torch import load, save_file
 
 from client.models import build_model
@@ -89,7 +89,7 @@ def test_outputs_that_do_not_fit_the_task() -> None:
 def test_refused_ceremonies_leave_nothing(ceremony: Ceremony) -> None:
     passphrase = PASSPHRASES["authority"]
     files = {name: ceremony.site(name) / PUBLIC for name in NAMES}
-    how = {"sample_shape": (6,), "outputs": 3}
+    how = {"app": APP, "sample_shape": (6,), "outputs": 3}
     out = ceremony.root / "out"
     with pytest.raises(ConfigError, match="already has a federation"):
         authority.found(ceremony.authority, passphrase, config(), files, out, **how)
@@ -107,4 +107,4 @@ def test_refused_ceremonies_leave_nothing(ceremony: Ceremony) -> None:
     issued = authority.found(ceremony.authority, passphrase, config(), files, out, **how)
     assert np.array_equal(issued.genesis.values, issued.genesis.start().values)
     nodes = {path.stem: path.read_text() for path in (out / "coordinator/nodes").iterdir()}
-    assert nodes == {name: (ceremony.site(name) / "node.key.pub").read_text() for name in NAMES}
+    assert nodes == {name: (ceremony.site(name) / "node.pub").read_text() for name in NAMES}

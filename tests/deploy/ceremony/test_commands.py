@@ -1,10 +1,8 @@
-"""The commands, as an operator gives them: first those of the documentation, word for word."""
+"""The commands, as an operator gives them; the documentation's are typed by tests/system/test_docs_deploy.py."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,7 @@ from ceremonies import NAMES, PASSPHRASES, Ceremony
 from typer.testing import CliRunner
 
 import deploy.ceremony.cli
-from client.epochs import Keyring, installed
 from client.site import SiteSettings
-from common.config import FederationConfig
 from common.errors import (
     CeremonyError,
     ConfigError,
@@ -29,73 +25,16 @@ from deploy.cli import app
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/deploy-ceremony.md").read_text(encoding="utf-8")
-STAY_OR_COME = ("berlin", "kyoto", "quito", "turin")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
-@pytest.mark.slow
-def test_the_page_word_for_word(tmp_path: Path) -> None:
-    identity, authority_identity, genesis, join, export, rotate, rejoin, audit = blocks("sh")
-    (tmp_path / "federation.toml").write_text(blocks("toml")[0], encoding="utf-8")
-
-    def each(block: str, names: tuple[str, ...]) -> list[str]:
-        return [block.replace("berlin", name) for name in names]
-
-    passphrase = re.search(r"^    (\(umask.*\))$", PAGE, re.MULTILINE)
-    assert passphrase is not None
-    parties = (*NAMES, "quito", "turin", "authority")
-    script = [
-        "set -eu",
-        f'dictpfl() {{ "{sys.executable}" -m deploy.cli "$@"; }}',
-        *each(passphrase[1], parties),
-        *each(identity, parties[:-1]),
-        authority_identity,
-        'AUTHORITY="$(dictpfl audit fingerprint authority/identity.pub | sed -n 2p)"',
-        genesis,
-        *each(join, NAMES),
-        *each(export, ("berlin", "kyoto")),
-        rotate,
-        *each(rejoin, STAY_OR_COME),
-        audit,
-    ]
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(script)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False, env=_environment(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for name in STAY_OR_COME:
-        keys = Keyring(tmp_path / name, SiteSettings.load(tmp_path / name))
-        assert keys.table.last.number == 2
-        assert keys.key is not None
-    assert installed(tmp_path / "oslo") == [1]
-    assert done.stdout.count("whole: ") == 2
-    assert "rotation" in done.stdout
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    environment = {key: value for key, value in os.environ.items() if key != "CREDENTIALS_DIRECTORY"}
-    return environment | {"PYTHONPATH": os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])}
 
 
 def test_errors_that_the_page_names_exist() -> None:
     import common.errors
 
     codes = {error.code for error in vars(common.errors).values() if isinstance(error, type)}
-    table = PAGE[PAGE.index("| message has") : PAGE.index("## A new epoch")]
+    table = PAGE[PAGE.index("| message has") : PAGE.index("## Genesis")]
     named = set(re.findall(r"`([a-z-]+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row)))
     assert len(named) == 8
     assert named <= codes
-
-
-def test_the_pages_configuration_is_one() -> None:
-    import tomllib
-
-    assert FederationConfig.of(tomllib.loads(blocks("toml")[0])).capacity == 5
 
 
 # one by one

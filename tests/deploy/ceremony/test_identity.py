@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_an_identity_leaves_behind(folder: Path) -> None:
-    assert {path.name for path in folder.iterdir()} == {"identity.key", "identity.pub", "node.key", "node.key.pub"}
+    assert {path.name for path in folder.iterdir()} == {"identity.key", "identity.pub", "node.key", "node.pub"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -46,11 +46,11 @@ def test_private_keys_do_not_lie_in_clear(folder: Path) -> None:
 def test_flower_reads_the_node_key(folder: Path) -> None:
     """As flower-supernode and `flwr supernode register` do."""
     private = load_ssh_private_key((folder / "node.key").read_bytes(), None)
-    public = load_ssh_public_key((folder / "node.key.pub").read_bytes())
+    public = load_ssh_public_key((folder / "node.pub").read_bytes())
     assert isinstance(private, ec.EllipticCurvePrivateKey)
     assert isinstance(private.curve, ec.SECP384R1)
     assert private.public_key() == public
-    assert public_of(folder).node + "\n" == (folder / "node.key.pub").read_text()
+    assert public_of(folder).node + "\n" == (folder / "node.pub").read_text()
 
 
 def test_an_identity_is_never_replaced(folder: Path) -> None:

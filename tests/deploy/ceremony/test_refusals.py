@@ -237,7 +237,7 @@ def test_a_join_that_dies_anywhere_is_not_half_done(
     if not installed(folder):
         ceremony.join("berlin")
     assert {path.name for path in (folder / "epochs").iterdir()} == {"0001"}
-    assert len(list((folder / "epochs/0001").iterdir())) == 5
+    assert len(list((folder / "epochs/0001").iterdir())) == 6
     ceremony.give_data("berlin")
     Institution(folder)
     custody.record(folder, open_identity(folder, PASSPHRASES["berlin"]), "looked at")

@@ -22,6 +22,7 @@ from common.errors import (
     IdentityError,
     JournalError,
     KeyFileError,
+    OldEpochError,
     RotationError,
     TamperedBundleError,
     UnknownSenderError,
@@ -37,7 +38,9 @@ from deploy.ceremony import authority, custody
 from deploy.ceremony.authority import Issued
 from deploy.ceremony.export import export_state
 from deploy.ceremony.identity import PUBLIC
-from server.coordinator import JOURNAL, Coordinator
+from deploy.ceremony.installing import require_consistent
+from server.agreement import Agreement
+from server.coordinator import AGREEMENT, JOURNAL, Coordinator
 from server.journal import Journal
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -127,7 +130,7 @@ def test_one_leaves_two_come_and_the_model_goes_on(world: Ceremony) -> None:
     with pytest.raises(KeyFileError, match="not here"):
         came.at(0)
     secret = came.key.secret if came.key else b""
-    assert not any(secret in path.read_bytes() for path in world.coordinator.iterdir())
+    assert not any(secret in path.read_bytes() for path in world.coordinator.rglob("*") if path.is_file())
 
 
 def test_one_that_was_behind_replays_under_the_old_key(world: Ceremony) -> None:
@@ -181,9 +184,9 @@ def test_a_rotation_needs_the_state_of_the_last_round(world: Ceremony) -> None:
     half = world.coordinator / "federation.json"
     half.write_text(half.read_text().replace('"rounds": 3', '"rounds": 4').replace('"rounds":3', '"rounds":4'))
     world.run(NAMES)
-    world.hand_over(2)
     with pytest.raises(JournalError, match="export its state again"):
-        Coordinator.open(world.coordinator)
+        world.hand_over(2)
+    Coordinator.open(world.coordinator).close_journal()  # the epoch before is as it was
     # The institutions see it, too, and the way out is another rotation.
     with pytest.raises(WrongBundleError, match="rotate again"):
         world.join("berlin", 2)
@@ -216,9 +219,13 @@ def test_older_halves_and_older_journals_are_refused(world: Ceremony) -> None:
     rotated(world)
     world.hand_over(2)
     Coordinator.open(world.coordinator).close_journal()
-    world.hand_over(1)
+    with pytest.raises(OldEpochError, match="is in epoch 2"):
+        world.hand_over(1)
+    shutil.copy(world.handout(1) / "coordinator" / AGREEMENT, world.coordinator / AGREEMENT)
     with pytest.raises(JournalError, match="Take the newest"):
         Coordinator.open(world.coordinator)
+    with pytest.raises(WrongBundleError, match="not of epoch 2"):
+        require_consistent(world.coordinator, Agreement.load(world.coordinator / AGREEMENT))
 
 
 def test_an_epoch_after_the_journals_end(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Something looked at again and again beside a supervisor, in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from common.errors import DictPFLError
+
+LOOK_SECONDS = 2.0
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def watched(look: Callable[[], object], what: str) -> Iterator[None]:
+    """Call `look` every few seconds while the block runs, and once more at its end.
+
+    What goes wrong is logged and tried again: a supervisor does not stop for it. The same reason is said once.
+    """
+    stop, said = threading.Event(), [""]
+
+    def try_to_look() -> None:
+        try:
+            look()
+        except DictPFLError as error:
+            if str(error) != said[0]:
+                _log.error(f"{what}: failed, is tried again", code=error.code, reason=str(error))
+            said[0] = str(error)
+        else:
+            said[0] = ""
+
+    def keep_looking() -> None:
+        while not stop.wait(LOOK_SECONDS):
+            try_to_look()
+
+    thread = threading.Thread(target=keep_looking, name=what, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        try_to_look()

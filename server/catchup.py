@@ -1,0 +1,135 @@
+"""What an institution that is behind is sent: the aggregates that it lacks, or a snapshot and the rounds since."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import structlog
+
+from common.protocol import Aggregate, Request, Wish
+from server.journal import Journal
+
+_log = structlog.get_logger(__name__)
+REQUEST_BYTES = 64 * 2**20
+"""Aggregates in one request, at most, unless a single one is longer; whoever lacks more asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """Sent along with a request: a sealed snapshot of the state before round `start`, if any, and aggregates."""
+
+    aggregates: tuple[Aggregate, ...] = ()
+    snapshot: bytes = b""
+    start: int | None = None
+
+
+def recent(journal: Journal) -> Provision:
+    """For an institution of which nothing is known: most likely it lacks the last aggregate only."""
+    start = max(journal.oldest, journal.next_round - 1)
+    return Provision(tuple(journal.aggregates(start, REQUEST_BYTES)))
+
+
+def provision(
+    journal: Journal, position: int, *, newcomer: bool = False, avoid: Collection[int] = ()
+) -> Provision | None:
+    """The way with the fewest bytes from `position` to the open round; None where rounds are missing for good.
+
+    Args:
+        position: first round that the institution has not applied.
+        newcomer: it owes nothing, and needs no acknowledgements.
+        avoid: rounds of snapshots that it refused.
+    """
+    oldest = journal.oldest
+    ways = {
+        number: length + journal.length(number)
+        for number, length in journal.snapshots().items()
+        if number > position and number >= oldest and number not in avoid
+    }
+    best = min(ways, key=lambda number: ways[number], default=None)
+    if position >= oldest and (best is None or journal.length(position) <= ways[best]):
+        return Provision(tuple(journal.aggregates(position, REQUEST_BYTES)))
+    if best is None:
+        return None
+    known = () if newcomer else tuple(journal.acknowledgements(position, best))
+    return Provision((*known, *journal.aggregates(best, REQUEST_BYTES)), journal.snapshot(best), best)
+
+
+class CatchUp:
+    """Where each institution stands, and the requests that bring it up to the open round."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._bare: Request | None = None
+        self._found: dict[tuple[int | None, bool], Provision | None] = {}
+        self._requests: dict[tuple[int | None, bool, Wish], Request] = {}
+        self._positions: dict[int, int] = {}
+        self._wishes: dict[int, Wish] = {}
+        self._given: dict[int, int] = {}
+        self._refused: dict[int, set[int]] = {}
+
+    def open(self, request: Request, wishes: dict[int, Wish]) -> None:
+        """A new exchange: `request` without anything to apply, and what each node is to send of a snapshot."""
+        self._bare, self._wishes = request, wishes
+        self._found, self._requests = {}, {}
+
+    def stands(self, node: int, position: int) -> None:
+        """Note how far a node is."""
+        self._positions[node] = position
+
+    def in_step(self, node: int) -> bool:
+        """Whether a node lacks the last aggregate at most, as far as is known."""
+        return self._positions.get(node, -1) >= self._journal.next_round - 1
+
+    def first(self, node: int) -> Request:
+        """The request that opens an exchange with a node."""
+        if node not in self._positions:
+            # Never a snapshot on a guess: whoever needs one says so.
+            return self._carrying((None, False), recent(self._journal), self._wishes.get(node, Wish.NOTHING))
+        return self.further(node, self._positions[node]) or self._carrying(
+            (None, True), Provision(), self._wishes.get(node, Wish.NOTHING)
+        )
+
+    def further(self, node: int, position: int, *, newcomer: bool = False) -> Request | None:
+        """What a node at `position` lacks; None where that is not kept and no snapshot helps."""
+        wish, avoid = self._wishes.get(node, Wish.NOTHING), self._refused.get(node)
+        key = (position, newcomer)
+        if avoid:
+            found = provision(self._journal, position, newcomer=newcomer, avoid=avoid)
+            # When it has refused all there are, it is asked again: it may have been mended meanwhile.
+            found = found or provision(self._journal, position, newcomer=newcomer)
+        else:
+            if key not in self._found:
+                self._found[key] = provision(self._journal, position, newcomer=newcomer)
+            found = self._found[key]
+        if found is None:
+            _log.error(
+                "an institution lacks rounds that are not kept, and no snapshot helps it: install the bundle of a new "
+                "epoch there (dictpfl authority rotate)",
+                node=node, first=position, oldest_kept=self._journal.oldest, snapshots=sorted(self._journal.snapshots()),
+            )  # fmt: skip
+            return None
+        if found.start is not None:
+            self._given[node] = found.start
+        return self._dressed(found, wish) if avoid else self._carrying(key, found, wish)
+
+    def refused(self, node: int) -> None:
+        """A node refused what it was sent: it is not sent the same snapshot again."""
+        if node in self._given:
+            number = self._given.pop(node)
+            self._refused.setdefault(node, set()).add(number)
+            _log.warning("a snapshot was refused; another way is tried next", node=node, round=number)
+
+    def took(self, node: int) -> None:
+        """A node could use what it was sent."""
+        self._given.pop(node, None)
+
+    def _carrying(self, key: tuple[int | None, bool], found: Provision, wish: Wish) -> Request:
+        """The same object for all institutions at the same position: aggregates are large, and read once."""
+        if (*key, wish) not in self._requests:
+            self._requests[*key, wish] = self._dressed(found, wish)
+        return self._requests[*key, wish]
+
+    def _dressed(self, found: Provision, wish: Wish) -> Request:
+        assert self._bare is not None  # noqa: S101  an exchange is open
+        return replace(self._bare, aggregates=found.aggregates, snapshot=found.snapshot, wish=wish)

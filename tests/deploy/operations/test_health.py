@@ -1,0 +1,102 @@
+"""The probe: exit code 0 only if every program of a party serves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
+from deploy.doctor import deployment_checks
+from deploy.operations import health
+from deploy.operations.places import PROCESSES, RUN
+from deploy.operations.processes import Program
+
+Served = Callable[[int], int]
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[int], int]]:
+    """A health server with a status; returns its port."""
+    servers = []
+
+    def start(status: int) -> int:
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        servicer = grpc_health.HealthServicer()
+        servicer.set("", status)
+        add_HealthServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return port
+
+    yield start
+    for server in servers:
+        server.stop(None).wait()
+
+
+def note(folder: Path, **programs: int | None) -> None:
+    facts = {name: {"pid": 1 if port else None, "restarts": 2, "health": port} for name, port in programs.items()}
+    (folder / RUN / PROCESSES).write_text(json.dumps({"supervisor": 1, "programs": facts}))
+
+
+def probe(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy.cli", "health", "--folder", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_all_serve(folder: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An operator's proxy for the web must not be asked for loopback.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+    note(folder, superlink=served(HealthCheckResponse.SERVING), superexec=served(HealthCheckResponse.SERVING))
+    done = probe(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("serves; restarts 2") == 2
+    assert [check.ok for check in deployment_checks(folder)] == [True, True]
+
+
+def test_one_that_does_not_is_enough(folder: Path, served: Served) -> None:
+    up, ill = served(HealthCheckResponse.SERVING), served(HealthCheckResponse.NOT_SERVING)
+    for programs in ({"a": up, "b": ill}, {"a": up, "b": health.free_port()}, {"a": up, "b": None}):
+        note(folder, **programs)
+        assert [program.serves for program in health.of(folder)] == [True, False]
+        assert [check.ok for check in deployment_checks(folder)] == [True, False]
+    done = probe(folder)
+    assert done.returncode == 1
+    assert "logs/b.log" in done.stdout
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "{}"])
+def test_nothing_runs(folder: Path, text: str | None) -> None:
+    if text is not None:
+        (folder / RUN / PROCESSES).write_text(text)
+    done = probe(folder)
+    assert done.returncode == 1
+    assert "not running" in done.stdout
+    assert [check.ok for check in deployment_checks(folder)] == [None]
+
+
+def test_a_program_is_given_a_port_that_the_probe_finds(folder: Path, supervised, code) -> None:
+    """End to end with a program of our own that serves as Flower's do."""
+    program = code(
+        "from flwr.supercore.grpc_health import run_health_server_grpc_no_tls as serve\n"
+        "serve(sys.argv[sys.argv.index('--health-server-address') + 1]).wait_for_termination()"
+    )
+    seen: list[list[bool]] = []
+
+    def serving() -> bool:
+        seen.append([program.serves for program in health.of(folder)])
+        return seen[-1] == [True]
+
+    supervised([Program("one", program, {})], serving)
+    assert health.of(folder) == []
+    assert not (folder / RUN / PROCESSES).exists()

@@ -1,0 +1,195 @@
+"""Metrics: the coordinator's are on a list of what it may know, an institution's add up, and only loopback is served."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from common.errors import ProcessError
+from common.protocol import Aggregate, RoundKind
+from deploy.operations import health, metrics
+from deploy.operations.certificates import try_out, validity
+from deploy.operations.metrics import CoordinatorMetrics, Diary, InstitutionMetrics, served
+from deploy.operations.places import PROCESSES, RUN, prepare
+from deploy.operations.settings import CoordinatorSettings, NodeSettings
+from server.agreement import Agreement
+from server.journal import ClosedRound, Journal
+
+ALLOWED = {
+    "dictpfl_bytes_down_total": set(),
+    "dictpfl_bytes_up_total": set(),
+    "dictpfl_certificate_expiry_timestamp_seconds": {"file"},
+    "dictpfl_institution_last_seen_timestamp_seconds": {"institution"},
+    "dictpfl_institution_online": {"institution"},
+    "dictpfl_phase_seconds_total": {"phase"},
+    "dictpfl_process_restarts_total": {"program"},
+    "dictpfl_process_up": {"program"},
+    "dictpfl_readable": set(),
+    "dictpfl_round_contributors": set(),
+    "dictpfl_round_ended_timestamp_seconds": set(),
+    "dictpfl_round_seconds": set(),
+    "dictpfl_rounds_closed_total": {"kind"},
+    "dictpfl_rounds_wanted": set(),
+    "dictpfl_superlink_up": set(),
+    "dictpfl_uploads_counted_total": set(),
+    "dictpfl_uploads_left_out_total": set(),
+}
+"""What the coordinator publishes, with its labels. Whoever adds to it answers for it: no value, count of samples or
+metric of a model is ever among them."""
+AT_INSTITUTION = {
+    "dictpfl_bytes_down_total", "dictpfl_bytes_up_total", "dictpfl_certificate_expiry_timestamp_seconds",
+    "dictpfl_last_active_timestamp_seconds", "dictpfl_phase_seconds_total", "dictpfl_process_restarts_total",
+    "dictpfl_process_up", "dictpfl_round", "dictpfl_rounds_applied_total", "dictpfl_uploads_total",
+}  # fmt: skip
+_SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
+
+
+def scraped(collector: object) -> dict[str, dict[str, float]]:
+    """Values by name and labels."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    found: dict[str, dict[str, float]] = {}
+    for line in generate_latest(registry).decode().splitlines():
+        if match := _SAMPLE.match(line):
+            found.setdefault(match[1], {})[match[2] or ""] = float(match[3])
+    return found
+
+
+def ran(folder: Path) -> Path:
+    """A coordinator's folder after two rounds, under a supervisor that restarted a program twice."""
+    prepare(folder)
+    limits = Agreement.load(folder / "federation.json").uploads
+    journal = Journal(folder / "journal.sqlite", limits.federation, limits.fingerprint)
+    for number, kind in enumerate((RoundKind.UPDATE, RoundKind.MEASURE)):
+        counted = tuple(bytes([number, i]) * 8 for i in range(3 - number))
+        closed = ClosedRound(number, kind, 100.0 + number, 104.0 + number, 0.5, 3000, 7, {"42": "late"})
+        journal.record(closed, Aggregate(number, b"sum" * 100, counted))
+    journal.close()
+    try_out(folder / "tls", [])
+    programs = {
+        "superlink": {"pid": 12, "restarts": 2, "health": 1},
+        "superexec": {"pid": None, "restarts": 0, "health": 1},
+    }
+    (folder / RUN / PROCESSES).write_text(json.dumps({"supervisor": 11, "programs": programs}))
+    return folder
+
+
+def test_the_coordinators_numbers(coordinator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(coordinator)
+    nodes = [
+        {"node": 42, "name": "clinic-a", "status": "online", "seconds_since_seen": 5.0},
+        {"node": 43, "name": "", "status": "offline", "seconds_since_seen": None},
+    ]
+    monkeypatch.setattr("deploy.operations.status._nodes", lambda *_: nodes)
+    found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
+    assert found["dictpfl_rounds_closed_total"] == {'kind="update"': 1, 'kind="score"': 0, 'kind="measure"': 1}
+    assert found["dictpfl_rounds_wanted"] == {"": 3}
+    assert found["dictpfl_round_contributors"] == {"": 2}
+    assert found["dictpfl_uploads_counted_total"] == {"": 5}
+    assert found["dictpfl_uploads_left_out_total"] == {"": 2}
+    assert found["dictpfl_bytes_up_total"] == {"": 6000}
+    assert found["dictpfl_bytes_down_total"] == {"": 600}
+    assert found["dictpfl_phase_seconds_total"] == {'phase="round"': 8, 'phase="fold"': 1}
+    assert found["dictpfl_process_restarts_total"] == {'program="superlink"': 2, 'program="superexec"': 0}
+    assert found["dictpfl_process_up"] == {'program="superlink"': 1, 'program="superexec"': 0}
+    assert found["dictpfl_institution_online"] == {'institution="clinic-a"': 1, 'institution="43"': 0}
+    (seen,) = found["dictpfl_institution_last_seen_timestamp_seconds"].values()
+    assert abs(time.time() - 5 - seen) < 5
+    ends = validity(coordinator / "tls" / "server.pem").ends.timestamp()
+    assert found["dictpfl_certificate_expiry_timestamp_seconds"]['file="server.pem"'] == ends
+    assert set(found["dictpfl_certificate_expiry_timestamp_seconds"]) == {'file="server.pem"', 'file="ca.pem"'}
+
+
+def test_the_coordinator_publishes_what_is_on_the_list_and_nothing_else(
+    coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran(coordinator)
+    nodes = [{"node": 42, "name": "a", "status": "online", "seconds_since_seen": 5.0}]
+    monkeypatch.setattr("deploy.operations.status._nodes", lambda *_: nodes)
+    found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
+    labels = {
+        name: {part.partition("=")[0] for text in by for part in text.split(",") if part} for name, by in found.items()
+    }
+    assert labels == ALLOWED
+    assert not [name for name in ALLOWED if re.search("loss|accuracy|metric|sample|value|norm|digest", name)]
+
+
+@pytest.mark.parametrize("damage", ["journal.sqlite", "federation.json"])
+def test_a_scrape_outlives_a_damaged_folder(coordinator: Path, damage: str) -> None:
+    (ran(coordinator) / damage).write_bytes(b"damaged" * 1000)
+    found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
+    assert found["dictpfl_readable"] == {"": 0}
+    assert found["dictpfl_process_up"]
+    assert set(found) < set(ALLOWED)
+
+
+def line(event: str, number: int, size: int, **seconds: float) -> str:
+    facts = {"metric": 0.9, "loss": 0.123456}
+    return (
+        json.dumps({"event": event, "round": number, "bytes": size, "seconds": seconds, "at": 50.0 + number, **facts})
+        + "\n"
+    )
+
+
+def test_an_institutions_numbers_and_none_of_its_model(site: Path) -> None:
+    prepare(site)
+    try_out(site / "tls", [])
+    (site / "tls" / "ca.pem").rename(site / "ca.pem")
+    diary = site / "diary.jsonl"
+    diary.write_text(line("uploaded", 0, 100, train=2.0, seal=0.5) + "damaged\n" + line("applied", 0, 30, open=1.0))
+    collector = InstitutionMetrics(site, NodeSettings(coordinator="a:1"))
+    found = scraped(collector)
+    assert set(found) <= AT_INSTITUTION
+    assert found["dictpfl_bytes_up_total"] == {"": 100}
+    assert found["dictpfl_bytes_down_total"] == {"": 30}
+    assert found["dictpfl_phase_seconds_total"] == {'phase="train"': 2, 'phase="seal"': 0.5, 'phase="open"': 1}
+    with diary.open("a") as file:
+        file.write(line("uploaded", 1, 100, train=1.0)[:-9])
+    assert scraped(collector)["dictpfl_uploads_total"] == {"": 1}, "a line that is being written waits"
+    with diary.open("a") as file:
+        file.write(line("uploaded", 1, 100, train=1.0)[-9:])
+    found = scraped(collector)
+    assert found["dictpfl_uploads_total"] == {"": 2}
+    assert found["dictpfl_round"] == {"": 1}
+    assert found["dictpfl_last_active_timestamp_seconds"] == {"": 51}
+    assert not any(value in (0.9, 0.123456) for by in found.values() for value in by.values())
+
+
+def test_a_diary_from_a_backup_is_counted_anew(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "diary.jsonl")
+    diary.read()
+    assert diary.events == {}
+    (tmp_path / "diary.jsonl").write_text(line("uploaded", 0, 1) + line("applied", 0, 1))
+    diary.read()
+    (tmp_path / "diary.jsonl").write_text(line("uploaded", 0, 1))
+    diary.read()
+    assert diary.events == {"uploaded": 1}
+
+
+def test_served_on_loopback_only_and_gone_afterwards(coordinator: Path) -> None:
+    port = health.free_port()
+    collector = CoordinatorMetrics(ran(coordinator), CoordinatorSettings())
+    with served(port, collector):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            assert b"dictpfl_rounds_closed_total" in answer.read()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", port), timeout=2)
+        with pytest.raises(ProcessError, match="metrics_port"), served(port, collector):
+            pass
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+def test_none_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CoordinatorSettings().metrics_port == NodeSettings(coordinator="a:1").metrics_port == 0
+    monkeypatch.setattr(metrics, "start_http_server", lambda *_, **__: pytest.fail("started"))
+    with served(0, CoordinatorMetrics(Path("/nowhere"), CoordinatorSettings())) as port:
+        assert port == 0

@@ -1,0 +1,186 @@
+"""The proxies' configurations, each in the real program before a recorder in place of a SuperLink."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from deploy.operations import proxy
+from deploy.operations.certificates import try_out
+from deploy.operations.health import free_port
+from deploy.operations.proxy import ProxyKind, command, write_proxy
+from deploy.operations.settings import CoordinatorSettings
+
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+
+
+@dataclass
+class Front:
+    """A proxy that runs, and what came through."""
+
+    port: int
+    ca: Path
+    seen: list[tuple[str, str, str, int]]
+
+    def ask(self, method: str, path: str, body: bytes = b"", sni: str = "localhost") -> int:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        connection = http.client.HTTPSConnection(sni, self.port, context=context, timeout=30)
+        try:
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders()
+            with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLError):
+                connection.send(body)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module", params=list(ProxyKind))
+def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    program = shutil.which(request.param, path=PATH)
+    if program is None:
+        pytest.skip(f"{request.param} is not installed (apt-get install {request.param})")
+    folder = tmp_path_factory.mktemp("proxy") / "coordinator"
+    folder.mkdir(mode=0o700)
+    try_out(folder / "tls", [])
+    seen: list[tuple[str, str, str, int]] = []
+
+    class Recorder(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            seen.append((self.command, self.path, self.headers["Host"], len(body)))
+            self.send_response(299)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = do_PUT = answer  # noqa: N815  names that the library calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    upstream = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls" / "server.pem", folder / "tls" / "server.key")
+    upstream.socket = context.wrap_socket(upstream.socket, server_side=True)
+    thread = threading.Thread(target=upstream.serve_forever)
+    thread.start()
+    CoordinatorSettings.updated(folder, port=upstream.server_address[1])
+    port = free_port()
+    written = write_proxy(folder, f"127.0.0.1:{port}", request.param)
+    more = ["-p", str(folder / "run"), "-c", str(written), "-g", "daemon off;" + " user root;" * (os.getuid() == 0)]
+    if request.param is ProxyKind.CADDY:
+        more = ["run", "--adapter", "caddyfile", "--config", str(written)]
+    with (folder / "logs" / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [program, *more], stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env=os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
+        )  # fmt: skip
+    made = Front(port, folder / "tls" / "ca.pem", seen)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                made.ask("POST", "/")
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "logs" / "output").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        yield made
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        upstream.shutdown()
+        thread.join()
+        upstream.server_close()
+
+
+@pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/fleet/register-node", "/v1/fleet/pull-messages?x=1"])
+def test_the_fleet_interface_is_forwarded(front: Front, path: str) -> None:
+    front.seen.clear()
+    assert front.ask("POST", path, b"x" * 100) == 299
+    ((method, came, host, size),) = front.seen
+    assert (method, came, size) == ("POST", path, 100)
+    assert host.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/control/list-runs"),
+        ("POST", "/v1/control/start-run"),
+        ("POST", "/v1/runtime/acquire-task"),
+        ("POST", "/v1/fleet/../control/list-runs"),
+        ("POST", "/v1/fleet/%2e%2e/control/list-runs"),
+        ("POST", "/v1/fleet/..%2fcontrol/list-runs"),
+        ("POST", "/v1/fleet/x/../../control/list-runs"),
+        ("POST", "//v1/control/list-runs"),
+        ("POST", "/v1/fleet//pull-messages/x"),
+        ("POST", "/V1/FLEET/pull-messages"),
+        ("POST", "/v1/fleet/"),
+        ("POST", "/v1/fleet"),
+        ("POST", "/openapi.json"),
+        ("POST", "/metrics"),
+        ("POST", "/"),
+        ("GET", "/v1/fleet/pull-messages"),
+        ("PUT", "/v1/fleet/pull-messages"),
+    ],
+)
+def test_nothing_else_is(front: Front, method: str, path: str) -> None:
+    front.seen.clear()
+    assert front.ask(method, path) in {400, 403, 404}
+    assert front.seen == [], "the SuperLink never saw it"
+
+
+def test_a_piece_of_an_upload_passes_and_a_flood_does_not(front: Front) -> None:
+    front.seen.clear()
+    assert front.ask("POST", "/v1/fleet/push-object", b"x" * 6_000_000) == 299
+    assert front.seen[0][3] == 6_000_000
+    front.seen.clear()
+    with suppress(OSError, http.client.HTTPException):
+        assert front.ask("POST", "/v1/fleet/push-object", b"x" * 40_000_000) in {400, 413, 502}
+    assert not [size for *_, size in front.seen if size >= 40_000_000]
+
+
+@pytest.mark.parametrize("kind", list(ProxyKind))
+@pytest.mark.parametrize("listen", ["443", "192.0.2.1:443", "[2001:db8::1]:443"])
+def test_addresses(coordinator: Path, kind: ProxyKind, listen: str) -> None:
+    text = write_proxy(coordinator, listen, kind).read_text()
+    host, _, _ = listen.rpartition(":")
+    assert (f"listen {listen} ssl;" if kind is ProxyKind.NGINX else "https://:443 {") in text
+    assert host.strip("[]") in text
+    assert not proxy._NAME.search(text)
+
+
+@pytest.mark.parametrize("listen", ["", "https", "0", "70000", "a:", "2001:db8::1:443", "443;"])
+def test_what_is_no_address(coordinator: Path, listen: str) -> None:
+    with pytest.raises(ConfigError, match="expected PORT or HOST:PORT"):
+        write_proxy(coordinator, listen)
+
+
+@pytest.mark.parametrize("kind", list(ProxyKind))
+def test_where_it_is_not_installed_that_is_said(kind: ProxyKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy.shutil, "which", lambda *_, **__: None)
+    said = command(kind, Path("/x"))
+    assert f"{kind} is not installed" in said
+    assert "apt-get install" in said
+    monkeypatch.setattr(proxy.shutil, "which", lambda *_, **__: "/usr/sbin/it")
+    assert command(kind, Path("/x")).startswith("start it with")

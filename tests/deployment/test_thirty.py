@@ -1,0 +1,153 @@
+"""Thirty institutions as processes on one machine, and what the coordinator's memory does meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from machines import Deployment, config, deployed, until
+
+pytestmark = pytest.mark.deployment
+
+FEW, MANY, ROUNDS = 6, 30, 5
+TASKS = 3
+"""Tasks at once: all on one machine, thirty of them would need memory that no institution's machine needs."""
+COLD, WARM = 11 << 30, 18 << 30
+"""Free bytes that the processes need; and with torch loaded ahead by each of them, as is usual."""
+MEGABYTE = 1 << 20
+
+
+def available() -> int:
+    """Bytes of memory that the machine can still give."""
+    facts = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in facts if line.startswith("MemAvailable")) << 10
+
+
+def memory(pid: int, field_name: str) -> int:
+    """Bytes by a field of /proc/PID/status; 0 once the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(field_name)), 0)
+
+
+@dataclass
+class Watched:
+    """Resident memory of the coordinator's processes by the round that was open, in bytes."""
+
+    app: dict[int, list[int]] = field(default_factory=dict)
+    """Samples of the server app."""
+    peak: int = 0
+    """Its highest, by the kernel's own count."""
+    link: dict[int, list[int]] = field(default_factory=dict)
+    """Samples of the SuperLink."""
+
+
+@contextmanager
+def watching(deployment: Deployment) -> Iterator[Watched]:
+    """Sample the newest task of the coordinator's SuperExec, and its SuperLink, twenty times a second."""
+    found, over = Watched(), threading.Event()
+
+    def look() -> None:
+        looked, number = 0.0, 0
+        while not over.wait(0.05):
+            if time.monotonic() - looked > 1.0:
+                looked, number = time.monotonic(), deployment.rounds()
+            processes = deployment.processes(deployment.coordinator)
+            tasks = deployment.tasks(deployment.coordinator)
+            if len(tasks) < 2 or not processes.get("superlink"):
+                continue  # only the process from which tasks start
+            app = max(tasks)
+            found.app.setdefault(number, []).append(memory(app, "VmRSS"))
+            found.peak = max(found.peak, memory(app, "VmHWM"))
+            found.link.setdefault(number, []).append(memory(processes["superlink"], "VmRSS"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def said(found: Watched, uploads: int, title: str) -> list[str]:
+    lines = [f"{title}: resident memory by open round, MB"]
+    for number in sorted(found.app):
+        app, link = found.app[number], found.link[number]
+        lines.append(
+            f"  round {number}: server app {min(app) / MEGABYTE:6.1f} to {max(app) / MEGABYTE:6.1f}, "
+            f"SuperLink {min(link) / MEGABYTE:6.1f} to {max(link) / MEGABYTE:6.1f}"
+        )
+    uploaded = f"uploads of a round together {uploads / MEGABYTE:.1f}"
+    return [*lines, f"  server app's peak {found.peak / MEGABYTE:.1f}; {uploaded}"]
+
+
+def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path: Path, measured: list[str]) -> None:
+    free = available()
+    if free < COLD:
+        pytest.skip(f"NOT TESTED: {MANY} institutions need {COLD >> 30} GB, free are {free >> 30} GB")
+    slots = tmp_path / "slots"
+    slots.mkdir()
+    for number in range(TASKS):
+        (slots / str(number)).touch()
+    environment = {"DICTPFL_SLOTS": str(slots), "DICTPFL_AHEAD": "modules" if free >= WARM else "nothing"}
+    # The model is small, and sent whole, so that an upload is large enough to be seen in a process's memory.
+    made = config(
+        data__limit=600, model__options={"hidden": [512, 512]}, decomposition__enabled=False, pruning__enabled=False,
+        federation__participants=MANY, federation__rounds=2, federation__deadline_seconds=300.0,
+    )  # fmt: skip
+    with deployed(tmp_path, made, heartbeat=60, environment=environment) as deployment:
+        deployment.start([])
+        for index in range(FEW):
+            joins(deployment, index)
+        until(lambda: online(deployment) == FEW, 120, "six online")
+        with watching(deployment) as few:
+            run = deployment.run()
+            assert run.wait(240) == 0, run.text
+        began, first = time.monotonic(), deployment.rounds()
+        for index in range(FEW, MANY):
+            joins(deployment, index)
+        until(lambda: online(deployment) == MANY, 300, "thirty online")
+        started = time.monotonic()
+        with watching(deployment) as many:
+            run = deployment.run("--rounds", 2 + ROUNDS)
+            assert run.wait(900) == 0, run.text
+        ended = time.monotonic()
+        assert len(set(deployment.digests())) == 1
+        sums = deployment.sums()
+        assert [sums[number] for number in range(first)] == [FEW] * first
+        assert [sums[number] for number in range(first, len(sums))] == [MANY] * (ROUNDS + 1)
+        closed = deployment.closed()[first:]
+        upload = max(round_.bytes_up for round_, _ in closed) // MANY
+        aggregate = max(length for _, length in closed)
+
+    measured += said(few, FEW * upload, f"{FEW} institutions")
+    measured += said(many, MANY * upload, f"{MANY} institutions")
+    measured.append(
+        f"upload {upload / MEGABYTE:.2f} MB, aggregate {aggregate / MEGABYTE:.2f} MB; {MANY - FEW} more institutions "
+        f"online in {started - began:.0f} s; {ROUNDS} rounds and a measurement in {ended - started:.0f} s, {TASKS} tasks "
+        f"at once, torch loaded {'ahead' if free >= WARM else 'by each'}"
+    )
+    assert MANY * upload > 4 * aggregate, "too small to show anything"
+    # Five times the institutions, and the peak moves by less than two aggregates, which is a fraction of the uploads.
+    assert many.peak - few.peak < 2 * aggregate
+    # From its second round on, the process does not grow at all, give or take an aggregate.
+    peaks = [max(many.app[number]) for number in sorted(many.app)]
+    assert max(peaks[2:]) - peaks[1] < aggregate
+
+
+def joins(deployment: Deployment, index: int) -> None:
+    """Start an institution once few others are still starting: at once, all would be slow, and none would be sooner."""
+    until(lambda: online(deployment) > len(deployment.nodes) - TASKS, 120, "institutions online")
+    deployment.start_institution(index)
+
+
+def online(deployment: Deployment) -> int:
+    return sum(status == "online" for status in deployment.node_states().values())

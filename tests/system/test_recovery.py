@@ -1,0 +1,405 @@
+"""A journal that was lost, and institutions that are late, copied, slow, or whose clock is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import structlog
+from harness import World, encrypted, tiny
+
+from common.errors import EngineError
+from common.protocol import Status
+from deploy.engines.local import run_local
+from deploy.operations.status import of_institution
+from server.agreement import Agreement
+from server.coordinator import AGREEMENT, JOURNAL
+
+pytestmark = pytest.mark.usefixtures("quiet")
+VICTIM = 1
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
+    folder = tmp_path_factory.mktemp("templates")
+    return {
+        "three": World.found(tiny(), folder / "three"),
+        "five": World.found(tiny(federation__participants=5), folder / "five"),
+        "ckks": World.found(encrypted(), folder / "ckks"),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(templates: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    digests = {}
+    for name, template in templates.items():
+        world = template.copy(tmp_path_factory.mktemp("undisturbed") / name)
+        world.run()
+        digests[name] = world.digest()
+        world.close()
+    return digests
+
+
+@pytest.fixture
+def three(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
+    world = templates["three"].copy(tmp_path / "world")
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def five(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
+    world = templates["five"].copy(tmp_path / "world")
+    yield world
+    world.close()
+
+
+def lose_journal(world: World) -> list[bytes]:
+    """The coordinator is set up anew from its half of genesis; returns the upload ids that were counted by then."""
+    counted = [upload for _, aggregate in world.journal() for upload in aggregate.counted]
+    world.close()
+    world._generation += 1
+    fresh = world.folder / f"coordinator-new-{world._generation}"
+    fresh.mkdir(mode=0o700)
+    shutil.copy(world.coordinator_folder / AGREEMENT, fresh / AGREEMENT)
+    world.coordinator_folder = fresh
+    return counted
+
+
+def counted_once(world: World, before: list[bytes]) -> None:
+    uploads = before + [u for a in world.coordinator._journal.acknowledgements(0, 99) for u in a.counted]
+    assert len(uploads) == len(set(uploads)), "an upload was counted twice"
+
+
+# a journal that was lost
+
+
+@pytest.mark.parametrize("template", ["three", "ckks"])
+@pytest.mark.parametrize("rounds", range(2, 6))
+def test_a_lost_journal(
+    template: str, rounds: int, templates: dict[str, World], undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The federation goes on from the state that its institutions hold, as if nothing had happened."""
+    world = templates[template].copy(tmp_path / "world")
+    for _ in range(rounds):
+        world.exchange()
+    position = world.record(0).shared.round
+    assert position == rounds - 1
+    before = lose_journal(world)
+    world.run()
+    assert world.digest() == undisturbed[template]
+    assert list(world.coordinator._journal.snapshots()) == [position]
+    assert world.coordinator._journal.next_round == 5
+    # The last closed round was not handed out when the journal was lost: it is closed again, of the same uploads.
+    again = [u for a in world.coordinator._journal.acknowledgements(0, 99) for u in a.counted]
+    lost = [u for u in before if u not in again]
+    assert len(set(before + again)) == len(lost + again)
+    assert len(set(lost) & set(again)) == 0
+    world.close()
+
+
+def test_a_lost_journal_of_a_finished_federation(three: World, undisturbed: dict[str, bytes]) -> None:
+    """No training round is added; the final model is measured once more."""
+    three.run()
+    before, values = lose_journal(three), three.record(0).shared.values
+    three.run()
+    counted_once(three, before)
+    np.testing.assert_array_equal(three.record(0).shared.values, values)
+    assert three.record(0).shared.updates == 4
+    three.digest()
+
+
+def test_over_flowers_messages(three: World, undisturbed: dict[str, bytes]) -> None:
+    for _ in range(3):
+        three.exchange()
+    lose_journal(three)
+    with mock.patch("time.sleep", return_value=None):
+        run_local(three.coordinator_folder, three.folder / "sites", 3)
+    assert three.digest() == undisturbed["three"]
+
+
+def test_one_that_was_behind_gets_a_snapshot_from_one_that_was_ahead(five: World) -> None:
+    for _ in range(2):
+        five.exchange()
+    for _ in range(2):
+        five.exchange(offline=[VICTIM])
+    assert [five.record(n).shared.round for n in five.nodes] == [3, 1, 3, 3, 3]
+    before = lose_journal(five)
+    five.run()
+    five.digest()
+    kept = {u for u in before if u not in {x for _, a in five.journal() for x in a.counted}}
+    counted_once(five, sorted(kept))
+    lines = [json.loads(line) for line in (five.site(VICTIM) / "diary.jsonl").read_text().splitlines()]
+    (jump,) = [line for line in lines if line["event"] == "jumped"]
+    # Nobody can tell any more whether its upload of round 1 was counted: it is not delivered a second time.
+    assert (jump["round"], jump["skipped"], jump["given_up"]) == (3, 2, True)
+
+
+def test_a_newcomer_among_those_who_hold_the_state(five: World) -> None:
+    for _ in range(3):
+        five.exchange(offline=[VICTIM])
+    lose_journal(five)
+    five.run()
+    five.digest()
+
+
+@pytest.mark.parametrize("moment", ["asking", "agreeing", "first round"])
+def test_the_coordinator_dies_while_it_restarts(moment: str, three: World, undisturbed: dict[str, bytes]) -> None:
+    for _ in range(3):
+        three.exchange()
+    lose_journal(three)
+    three.exchange()
+    if moment == "asking":
+        three.kill_coordinator()
+    elif moment == "agreeing":
+        for node, request in three.coordinator.begin(three.nodes).items():
+            three.converse(node, request)
+        three.kill_coordinator()
+    else:
+        three.exchange()
+        assert three.coordinator._journal.next_round == 2
+        three.kill_coordinator()
+    three.run()
+    assert three.digest() == undisturbed["three"]
+
+
+def test_an_old_copy_of_the_journal(three: World, undisturbed: dict[str, bytes]) -> None:
+    three.exchange()
+    three.exchange()
+    three.kill_coordinator()
+    older = three.folder / "older"
+    shutil.copytree(three.coordinator_folder, older)
+    three.exchange()
+    three.exchange()
+    three.close()
+    three.coordinator_folder = older
+    three.run()
+    assert three.digest() == undisturbed["three"]
+    assert [a.round for a in three.coordinator._journal.acknowledgements(0, 99)] == [0, 1, 3, 4]
+    assert three.coordinator._journal.oldest == 3
+
+
+def test_a_few_that_are_ahead_do_not_drag_the_others_along(five: World) -> None:
+    """A federation that was begun again on purpose, and one institution that kept its old memory."""
+    for _ in range(3):
+        five.exchange()
+    lose_journal(five)
+    for node in (0, 2, 3, 4):
+        shutil.rmtree(five.site(node) / "memory")
+        five.kill_institution(node)
+    with structlog.testing.capture_logs() as logs:
+        replies = five.exchange()
+    assert (replies[VICTIM].status, replies[VICTIM].code) == (Status.REFUSED, "round")
+    assert any("restore" in str(entry.get("reason")) for entry in logs), "it says what to do"
+    assert five.coordinator._journal.next_round == 1
+    assert len(five.journal_of(0).counted) == 4
+
+
+def test_where_they_do_not_agree_nothing_is_restarted(three: World) -> None:
+    """Half of those ahead hold another state: a person has to look, and is told so."""
+    for _ in range(3):
+        three.exchange()
+    lose_journal(three)
+    for node in (1, 2):
+        record = three.record(node)
+        values = record.shared.values.copy()
+        values[node] += 1.0
+        three.memory(node).store(replace(record, shared=replace(record.shared, values=values)))
+    with (
+        structlog.testing.capture_logs() as logs,
+        mock.patch("time.sleep", return_value=None),
+        pytest.raises(EngineError, match="ahead-of-journal"),
+    ):
+        run_local(three.coordinator_folder, three.folder / "sites", 3)
+    assert any("did not agree on one" in entry["event"] for entry in logs)
+    assert three.coordinator._journal.next_round == 0
+    assert three.coordinator._journal.snapshots() == {}
+
+
+def test_one_drifted_institution_does_not_decide(five: World) -> None:
+    for _ in range(3):
+        five.exchange()
+    lose_journal(five)
+    record = five.record(0)
+    values = record.shared.values.copy()
+    values[0] += 1.0
+    five.memory(0).store(replace(record, shared=replace(record.shared, values=values), pending=None))
+    five.run()
+    assert len({five.record(n).shared.digest for n in (1, 2, 3, 4)}) == 1
+    assert {five.record(n).shared.updates for n in (1, 2, 3, 4)} == {4}
+    assert five.record(0).shared.round == 2
+    assert five.coordinator._journal.rounds(2)[0].rejected == {"0": "drift"}
+
+
+def test_a_coordinator_of_an_older_release_restarts_nothing(three: World) -> None:
+    for _ in range(3):
+        three.exchange()
+    lose_journal(three)
+    path = three.coordinator_folder / AGREEMENT
+    replace(Agreement.load(path), snapshot_length=0).save(path)
+    with structlog.testing.capture_logs() as logs:
+        three.exchange()
+        three.exchange()
+    assert three.coordinator._journal.next_round == 0
+    assert any("restore the newest journal" in entry["event"] for entry in logs)
+    assert (three.coordinator_folder / JOURNAL).exists()
+
+
+# institutions
+
+
+def test_one_that_first_appears_at_round_20(tmp_path: Path) -> None:
+    world = World.found(tiny(federation__participants=4, federation__rounds=22), tmp_path / "world")
+    path = world.coordinator_folder / AGREEMENT
+    replace(Agreement.load(path), snapshot_every=8, snapshots_kept=2).save(path)
+    for _ in range(20):
+        world.exchange(offline=[VICTIM])
+    world.run()
+    world.digest()
+    assert [len(a.counted) for a in world.coordinator._journal.acknowledgements(0, 99)] == [3] * 20 + [4] * 3
+    world.close()
+
+
+@pytest.mark.parametrize("every", [0, 4])
+def test_one_that_misses_rounds_5_to_9(every: int, tmp_path: Path) -> None:
+    """By replay, or by a snapshot where its rounds were dropped: the same model."""
+    world = World.found(tiny(federation__participants=4, federation__rounds=12), tmp_path / "world")
+    path = world.coordinator_folder / AGREEMENT
+    replace(Agreement.load(path), snapshot_every=every, snapshots_kept=1).save(path)
+    for number in range(10):
+        world.exchange(offline=[VICTIM] if number >= 5 else [])
+    world.run()
+    world.digest()
+    assert [len(a.counted) for a in world.coordinator._journal.acknowledgements(0, 99)] == [4] * 5 + [3] * 5 + [4] * 3
+    world.close()
+
+
+def test_one_that_is_slow_for_ever_is_told_so(five: World, tmp_path: Path) -> None:
+    """Its answers come after the deadline, every time: it sees that, by how much, and what to do."""
+    real, clock = time.perf_counter, {"skew": 0.0}
+    deadline = five.genesis.config.federation.deadline_seconds
+
+    def slow_training(*arguments: object, **options: object) -> object:
+        from client.training import train
+
+        clock["skew"] += deadline + 90.0
+        return train(*arguments, **options)  # type: ignore[arg-type]
+
+    with (
+        structlog.testing.capture_logs() as logs,
+        mock.patch("time.perf_counter", side_effect=lambda: real() + clock["skew"]),
+        mock.patch("client.institution.train", slow_training),
+    ):
+        for _ in range(4):
+            five.exchange(lost=[VICTIM])
+    told = [e for e in logs if e["event"] == "this institution's upload is not in the sum"]
+    assert [e["round"] for e in told] == [0, 1, 2]
+    assert all(90.0 <= e["late_seconds"] < 100.0 for e in told)
+    assert "raise deadline_seconds" in told[0]["meaning"]
+    delivery = of_institution(five.site(VICTIM))["delivery"]
+    assert (delivery["counted"], delivery["missed"], delivery["missed_in_a_row"]) == (0, 3, 3)
+    assert delivery["last_missed"]["round"] == 2
+    assert "late by 9" in delivery["last_missed"]["meaning"]
+    fine = of_institution(five.site(0))["delivery"]
+    assert (fine["counted"], fine["missed"]) == (3, 0)
+
+    five.run()
+    delivery = of_institution(five.site(VICTIM))["delivery"]
+    assert (delivery["missed"], delivery["missed_in_a_row"]) == (4, 0), "in time again"
+    five.digest()
+
+
+def test_a_lost_reply_is_not_called_late(five: World) -> None:
+    five.exchange()
+    five.exchange(lost=[VICTIM])
+    five.exchange()
+    last = of_institution(five.site(VICTIM))["delivery"]["last_missed"]
+    assert "late_seconds" not in last
+    assert "lost or held up on the way" in last["meaning"]
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_wrong_by_a_day(days: int, three: World, undisturbed: dict[str, bytes]) -> None:
+    real = time.time
+    for _ in range(2):
+        with mock.patch("client.institution.time.time", side_effect=lambda: real() + days * 86400):
+            three.exchange()
+        three.kill_institution(VICTIM)
+    three.run()
+    assert three.digest() == undisturbed["three"]
+
+
+def test_a_backup_and_the_living_at_the_same_time_count_once(five: World, tmp_path: Path) -> None:
+    """Two machines of one institution, under two node ids: one upload of it in the sum, whoever is first."""
+    five.exchange()
+    copy = tmp_path / "copy"
+    shutil.copytree(five.site(VICTIM), copy)
+    from client.institution import Institution
+
+    other = Institution(copy)
+    with structlog.testing.capture_logs() as logs:
+        for node, request in five.coordinator.begin([*five.nodes, 77]).items():
+            if node == 77:
+                continue
+            five.converse(node, request)
+            if node == VICTIM:
+                reply = other.handle(request)
+                assert reply.status is Status.UPLOAD
+                five.coordinator.receive(77, reply)
+        five.coordinator.close()
+    assert [e["code"] for e in logs if e["event"] == "upload rejected"] == ["duplicate"]
+    assert len(five.journal_of(1).counted) == 5
+    five.run()
+    five.digest()
+
+
+def test_a_backup_never_sends_its_old_upload_for_a_newer_round(five: World, tmp_path: Path) -> None:
+    """Nor, for the round that it was made for, when that is closed; and the same round has the same content."""
+    five.exchange()
+    five.exchange()
+    backup = tmp_path / "backup"
+    shutil.copytree(five.site(VICTIM) / "memory", backup)
+    waiting = five.record(VICTIM).pending
+    assert waiting is not None
+    five.exchange()
+    five.exchange()
+    shutil.rmtree(five.site(VICTIM) / "memory")
+    shutil.copytree(backup, five.site(VICTIM) / "memory")
+    five.kill_institution(VICTIM)
+    replies = five.exchange()
+    assert replies[VICTIM].status is Status.UPLOAD
+    assert waiting.blob not in replies[VICTIM].blob
+    after = five.record(VICTIM).pending
+    assert after is not None
+    assert after.round == 4
+    assert after.upload_id != waiting.upload_id
+    # The round is asked again before it is closed: the very same bytes, also from another process.
+    requests = five.coordinator.begin(five.nodes)
+    first = five.converse(VICTIM, requests[VICTIM])
+    five.kill_institution(VICTIM)
+    assert five.institution(VICTIM).handle(replace(requests[VICTIM], aggregates=())) == first
+
+
+def test_a_new_machine_with_the_bundle_only(tmp_path: Path) -> None:
+    """No memory, and rounds that are not kept any more: a snapshot, and bit-equal."""
+    world = World.found(encrypted(federation__rounds=9), tmp_path / "world")
+    path = world.coordinator_folder / AGREEMENT
+    replace(Agreement.load(path), snapshot_every=2, snapshots_kept=2).save(path)
+    for _ in range(7):
+        world.exchange()
+    shutil.rmtree(world.site(VICTIM) / "memory")
+    (world.site(VICTIM) / "diary.jsonl").unlink()
+    world.kill_institution(VICTIM)
+    assert world.coordinator._journal.oldest > 0
+    world.run()
+    world.digest()
+    events = [json.loads(line)["event"] for line in (world.site(VICTIM) / "diary.jsonl").read_text().splitlines()]
+    assert events[0] == "jumped"
+    world.close()
