@@ -71,10 +71,14 @@ def coordinator_install(
     from deploy.ceremony.cli import confirmed
     from deploy.operations.coordinator import install
 
-    terms, running = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
+    done = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
+    terms = done.terms
     _say(f"epoch {terms.epoch} installed, from round {terms.first_round} on, of {', '.join(sorted(terms.members))}")
     _say(f"app {terms.app}")
-    if running and running != terms.app:
+    for names, what in ((done.came, "admitted"), (done.went, "dismissed")):
+        for name in names:
+            _say(f"{name} {what}")
+    if done.running and done.running != terms.app:
         _say("`coordinator up` runs another app: install the release that was agreed on, and start it again")
 
 
@@ -139,6 +143,8 @@ def dismiss(
     name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
 ) -> None:
     """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
+    from deploy.ceremony.custody import record
+    from deploy.ceremony.identity import coordinator_signer
     from deploy.operations.control import connected
     from deploy.operations.coordinator import admitted
     from deploy.operations.places import LOOPBACK
@@ -150,6 +156,7 @@ def dismiss(
     settings = CoordinatorSettings.load(folder)
     with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
         control.dismiss(kept[name])
+    record(folder, coordinator_signer(folder), "node dismissed", institution=name)
     # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.
     kept[name].unlink()
     _say(f"{name} dismissed")

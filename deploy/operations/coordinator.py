@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +109,9 @@ def admitted(folder: Path) -> list[Path]:
     return sorted((folder / NODES).glob("*.pub"))
 
 
-def admit_nodes(control: Control, folder: Path) -> None:
-    """Let the nodes in `nodes/` take part, and nobody else."""
-    for name in control.dismiss_others(admitted(folder)):
-        _log.info("node dismissed", institution=name)
+def admit_nodes(control: Control, folder: Path) -> tuple[list[str], list[str]]:
+    """Let the nodes in `nodes/` take part, and nobody else; returns who came and who went."""
+    came, went = [], control.dismiss_others(admitted(folder))
     for key in admitted(folder):
         try:
             node = control.admit(key)
@@ -118,14 +119,17 @@ def admit_nodes(control: Control, folder: Path) -> None:
             _log.error("node not admitted", institution=key.stem, reason=str(error))
             continue
         if node is not None:
-            _log.info("node admitted", institution=key.stem, node=node)
+            came.append(key.stem)
+    return came, went
 
 
 def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[str]) -> None:
     """Admit nodes, and end runs whose server app went down with an earlier SuperExec."""
     try:
         with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
-            admit_nodes(control, folder)
+            came, went = admit_nodes(control, folder)
+            if came or went:
+                _log.info("nodes", admitted=came, dismissed=went)
             # A SuperLink alone that starts again finds its runs in the database, and their server apps find it.
             for run in control.runs() if "superexec" in started else ():
                 if not run.over:
@@ -135,13 +139,21 @@ def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[
         _log.warning("not yet", reason=str(error))
 
 
-def install(folder: Path, half: Path, **how: Any) -> tuple[Terms, str]:
+@dataclass(frozen=True)
+class Installed:
+    """The terms of an epoch that was installed; of a running `up` the app's SHA-256, and whose nodes came and went."""
+
+    terms: Terms
+    running: str = ""
+    came: Sequence[str] = ()
+    went: Sequence[str] = ()
+
+
+def install(folder: Path, half: Path, **how: Any) -> Installed:
     """Install the coordinator's half of an epoch, and admit its nodes if the coordinator is up.
 
     Args:
         how: as for `deploy.ceremony.installing.install`.
-
-    Returns the terms, and the SHA-256 of the app of a running `up`, empty if none runs.
 
     Raises:
         ProcessError: a run of the epoch before is on. DictPFLError: refused.
@@ -154,10 +166,10 @@ def install(folder: Path, half: Path, **how: Any) -> tuple[Terms, str]:
         _require_no_run(address, ca)
     terms = checked_and_installed(folder, half, **how)
     if not running:
-        return terms, ""
+        return Installed(terms)
     with connected(address, ca) as control:
-        admit_nodes(control, folder)
-    return terms, sha256_of((folder / FLOWER / FAB).read_bytes())
+        came, went = admit_nodes(control, folder)
+    return Installed(terms, sha256_of((folder / FLOWER / FAB).read_bytes()), came, went)
 
 
 def _require_no_run(address: str, ca: Path) -> None:

@@ -142,11 +142,10 @@ class Ceremonial(Deployment):
                  "--rounds", rounds, "--checked", "--out", self.handout(2))  # fmt: skip
 
     def hand_over(self, epoch: int) -> None:
-        """The coordinator's operator puts the epoch's half in its place; journal, certificates and Flower's state stay."""
+        """The coordinator's operator installs the epoch's half; journal, certificates and Flower's state stay."""
         half = self.handout(epoch) / "coordinator"
-        self.coordinator.mkdir(mode=0o700, exist_ok=True)
-        shutil.rmtree(self.coordinator / "nodes", ignore_errors=True)
-        shutil.copytree(half, self.coordinator, dirs_exist_ok=True)
+        words = spoken(PublicIdentity.load(self.site(AUTHORITY) / PUBLIC).fingerprint)
+        self.did("coordinator", "install", half, "--folder", self.coordinator, "--authority-fingerprint", words)
 
     # places
 
