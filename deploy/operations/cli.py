@@ -261,22 +261,23 @@ def run(
 
 @commands.command()
 def status(
-    folder: Annotated[Path | None, typer.Option("--folder", metavar="DIR", help="A coordinator's folder.")] = None,
-    site: Annotated[Path | None, typer.Option("--site", metavar="DIR", help="An institution's folder.")] = None,
+    folder: Annotated[
+        Path, typer.Option("--folder", "--site", metavar="DIR", help="A coordinator's or institution's folder.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Show where a federation stands: at the coordinator sizes and times, at an institution its own metrics."""
+    from client.site import SITE
     from deploy.operations.status import of_coordinator, of_institution
 
-    if (folder is None) == (site is None):
-        raise ConfigError("status: expected one of --folder (coordinator) and --site (institution)")
-    found = of_coordinator(folder) if folder is not None else of_institution(site or Path())
+    own = (folder / SITE).exists()
+    found = of_institution(folder) if own else of_coordinator(folder)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    elif folder is not None:
-        _show_coordinator(found)
-    else:
+    elif own:
         _show_institution(found)
+    else:
+        _show_coordinator(found)
 
 
 def _show_coordinator(found: dict[str, Any]) -> None:

@@ -100,7 +100,11 @@ class _Running:
 
     def facts(self) -> dict[str, int | None]:
         """Process id (None: down), restarts so far, and the port of its health server."""
-        return {"pid": self.process.pid if self.process else None, "restarts": self.restarts, "health": self.health}
+        return {
+            "pid": self.process.pid if self.process else None,
+            "restarts": max(0, self.restarts),
+            "health": self.health,
+        }
 
     def ended(self) -> int | None:
         """The exit status, once the process is gone; what it started is gone then, too."""

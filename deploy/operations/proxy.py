@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import re
 import shutil
 from enum import StrEnum
@@ -17,7 +19,7 @@ from deploy.operations.settings import CoordinatorSettings
 _TEMPLATES = {"nginx": ("nginx.conf.in", "nginx.conf"), "caddy": ("Caddyfile.in", "Caddyfile")}
 _SYSTEM = ("/usr/sbin", "/usr/local/sbin")
 """Where an unprivileged account's PATH does not lead."""
-_NAME = re.compile(r"\$(\$|listen|port|bind|certificate|key|ca|upstream|run|logs)(?![a-z_])")
+_NAME = re.compile(r"\$(\$|listen|port|bind|certificate|key|ca|upstream|run|logs|user)(?![a-z_])")
 
 
 _PORTS = 65_536
@@ -67,8 +69,18 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
         "upstream": f"{LOOPBACK}:{settings.port}",
         "run": str(folder / RUN),
         "logs": str(folder / LOGS),
+        "user": _workers(folder),
         "$": "$",
     }
     text = (files("deploy") / "proxy" / template).read_text(encoding="utf-8")
     write_private(folder / name, _NAME.sub(lambda match: facts[match[1]], text).encode())
     return folder / name
+
+
+def _workers(folder: Path) -> str:
+    """The directive that makes nginx's workers, when root starts it, the folder's owner; nobody else can enter it."""
+    facts = folder.stat()
+    try:
+        return f"user {pwd.getpwuid(facts.st_uid).pw_name} {grp.getgrgid(facts.st_gid).gr_name};"
+    except KeyError:
+        return ""  # an account without a name, as in a container, where no root starts it

@@ -171,7 +171,7 @@ class Deployment:
         assert NGINX is not None
         with (self.logs / "nginx.log").open("ab") as output:
             self._nginx = subprocess.Popen(
-                [NGINX, "-p", str(self.coordinator / "run"), "-c", str(written), "-g", "daemon off; user root;"],
+                [NGINX, "-p", str(self.coordinator / "run"), "-c", str(written), "-g", "daemon off;"],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -266,9 +266,7 @@ class World:
         tools.mkdir(parents=True)
         _tool(tools / "dictpfl", f'exec {shlex.quote(sys.executable)} -m deploy.cli "$@"')
         _tool(tools / "python", f'exec {shlex.quote(sys.executable)} "$@"')
-        # The page says: not as root. Where tests run as root, nginx's workers must be told to stay so.
-        user = "-g 'user root;' " if os.geteuid() == 0 else ""
-        _tool(tools / "nginx", f'exec {shlex.quote(NGINX or "nginx")} {user}"$@"')
+        _tool(tools / "nginx", f'exec {shlex.quote(NGINX or "nginx")} "$@"')
         environment = {k: v for k, v in os.environ.items() if k != "CREDENTIALS_DIRECTORY"}
         environment |= {"PATH": f"{tools}:{environment['PATH']}", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.machines: dict[str, Machine] = {}
@@ -278,7 +276,7 @@ class World:
         except BaseException:
             self.end()
             raise
-        self.ports = dict(zip(("proxy", *self.machines), free_ports(len(self.machines) + 1), strict=True))
+        self.ports = dict(zip(("proxy", "metrics", *self.machines), free_ports(len(self.machines) + 2), strict=True))
         self.typed: set[int] = set()
 
     def follow(self, pieces: Sequence[Piece]) -> None:
@@ -311,6 +309,7 @@ class World:
             "LISTEN": f"127.0.0.1:{self.ports['proxy']}",
             "COORDINATOR": f"localhost:{self.ports['proxy']}",
             "LOCAL": str(self.ports[name]),
+            "METRICS": str(self.ports["metrics"]),
             "BUNDLE": "epoch-2.bundle" if name == NEWCOMER else "epoch-1.bundle",
         }
         lines = []
@@ -435,14 +434,14 @@ def test_the_page_word_for_word(world: World) -> None:
     assert len({state["state_digest"] for state in states.values()}) == 1
     left = status(world.machines["oslo"])
     assert left["updates"] == 3
-    assert len(re.findall(r"^round \d+ \(\w+\): 3 institutions, ", screens[COORDINATOR], re.MULTILINE)) == 10
+    assert len(re.findall(r"^round \d+ \(\w+\): 3 institutions, ", screens[COORDINATOR], re.MULTILINE)) == 11
     models = {re.findall(r"^model.safetensors .* sha256 (\w+)$", screens[name], re.MULTILINE)[0] for name in FOUNDERS}
     assert len(models) == 1
     assert "Traceback" not in "".join(machine.errors + machine.log for machine in world.machines.values())
 
 
 def status(machine: Machine) -> dict[str, object]:
-    block = Block(0, "dictpfl status --site institution --json\n", (machine.name,))
+    block = Block(0, "dictpfl status --folder institution --json\n", (machine.name,))
     found = json.loads(machine.type(block, block.code))
     assert isinstance(found, dict)
     return found

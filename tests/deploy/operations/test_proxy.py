@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import http.client
 import os
+import pwd
+import re
 import shutil
 import signal
 import ssl
@@ -84,7 +87,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     CoordinatorSettings.updated(folder, port=upstream.server_address[1])
     port = free_port()
     written = write_proxy(folder, f"127.0.0.1:{port}", request.param)
-    more = ["-p", str(folder / "run"), "-c", str(written), "-g", "daemon off;" + " user root;" * (os.getuid() == 0)]
+    more = ["-p", str(folder / "run"), "-c", str(written), "-g", "daemon off;"]
     if request.param is ProxyKind.CADDY:
         more = ["run", "--adapter", "caddyfile", "--config", str(written)]
     with (folder / "logs" / "output").open("wb") as output:
@@ -168,6 +171,16 @@ def test_addresses(coordinator: Path, kind: ProxyKind, listen: str) -> None:
     assert (f"listen {listen} ssl;" if kind is ProxyKind.NGINX else "https://:443 {") in text
     assert host.strip("[]") in text
     assert not proxy._NAME.search(text)
+
+
+def test_workers_of_a_root_are_the_folders_owner(coordinator: Path) -> None:
+    """Started by root, nginx's workers are `nobody` otherwise, who cannot enter the folder where uploads wait."""
+    found = re.search(r"(?m)^user (\S+) (\S+);$", write_proxy(coordinator, "443").read_text())
+    assert found is not None
+    assert (pwd.getpwnam(found[1]).pw_uid, grp.getgrnam(found[2]).gr_gid) == (
+        coordinator.stat().st_uid,
+        coordinator.stat().st_gid,
+    )
 
 
 @pytest.mark.parametrize("listen", ["", "https", "0", "70000", "a:", "2001:db8::1:443", "443;"])

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from common.errors import ConfigError
 from common.protocol import Aggregate, RoundKind
+from deploy.cli import app
 from deploy.operations.certificates import try_out
 from deploy.operations.control import Node
 from deploy.operations.settings import CoordinatorSettings
@@ -66,3 +68,11 @@ def test_another_folder(tmp_path: Path) -> None:
     for look in (of_coordinator, of_institution):
         with pytest.raises(ConfigError):
             look(tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--folder", "--site"])
+def test_whose_folder_it_is_is_seen(option: str, coordinator: Path, site: Path) -> None:
+    for folder, key in ((coordinator, "rounds_wanted"), (site, "state_digest")):
+        done = CliRunner().invoke(app, ["status", option, str(folder), "--json"])
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert key in json.loads(done.output)
