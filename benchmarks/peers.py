@@ -179,7 +179,7 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for i, total in enumerate(left):
         clock.text(total, i, f" {total:,.0f}", va="center", fontsize=7)
-    clock.set_xlabel("ns a value: one institution encrypts and decrypts, the server adds all")
+    clock.set_xlabel("ns a value (one institution; the server for all)")
     traffic.set_xscale("log")
     for ax in (traffic, clock):
         ax.margins(x=0.15)
