@@ -51,6 +51,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/peers.py
 	-$(BIN)/python benchmarks/communication.py
 	-$(BIN)/python benchmarks/scale.py
+	-$(BIN)/python benchmarks/time_to_accuracy.py
 	-$(BIN)/python benchmarks/round.py
 	-$(BIN)/python benchmarks/accuracy_digits.py --cases a-iid
 	$(BIN)/python benchmarks/render.py
@@ -60,6 +61,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/peers.py --full
 	-$(BIN)/python benchmarks/communication.py --full
 	-$(BIN)/python benchmarks/scale.py --full
+	-$(BIN)/python benchmarks/time_to_accuracy.py --full
 	-$(BIN)/python benchmarks/round.py
 	-$(BIN)/python benchmarks/accuracy_digits.py
 	-$(BIN)/python benchmarks/learning_rate.py

@@ -176,11 +176,35 @@ def scale() -> str:
     return "\n".join(lines)
 
 
+def time_to_accuracy() -> str:
+    """Seconds to the same accuracy on three networks."""
+    result = load("time_to_accuracy")
+    networks = list(result["methods"]["dictpfl"]["seconds"])
+    lines = [
+        "**Time to the same accuracy** (`python benchmarks/time_to_accuracy.py`; vit_tiny on digits, three institutions; work and bytes "
+        "measured, network modelled by its rate; seconds).",
+        "",
+        "| | " + " | ".join(networks) + " | bytes a round |",
+        "|---|" + "---:|" * (len(networks) + 1),
+    ]
+    for name, row in result["methods"].items():
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{row['seconds'][n]:.1f}" for n in networks)
+            + f" | {row['bytes_a_round']:,.0f} |"
+        )
+    note = (
+        f"Target: {', '.join(f'{100 * target:.0f} %' for target in result['targets'])}, the highest that all reach. "
+        f"{_unmet(result, 'time_to_accuracy')} {where(result['machine'])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def rendered(text: str) -> str:
     """README.md with the figures filled in."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    parts = (accuracy, communication, peers, encryption, rounds, scale)
+    parts = (accuracy, communication, peers, time_to_accuracy, encryption, rounds, scale)
     return f"{before}{START}\n" + "\n\n".join(part() for part in parts) + f"\n{END}{after}"
 
 
