@@ -32,7 +32,8 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from benchmarks.rivals import PARTICIPANTS, Measured, schemes
+from benchmarks.measured import PARTICIPANTS, Measured
+from benchmarks.rivals import schemes
 from deploy.plots import COLOURS
 
 OURS, FLARE, TENSEAL = "dictpfl, 8 bits", "NVIDIA FLARE HE", "TenSEAL ckks_vector"

@@ -10,70 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import tenseal as ts
 from numpy.typing import NDArray
 
 from benchmarks.exchange import Exchange
+from benchmarks.measured import PARTICIPANTS, Measured, Scheme, Vectors
+from benchmarks.secagg import SecAggPlus
 
-PARTICIPANTS = 3
-"""As in the paper."""
-Vectors = Sequence[NDArray[np.float32]]
-"""One float32 vector an institution, all of shape (n,)."""
 SLOTS = 4096
 """Real slots of a ciphertext with 8,192 coefficients."""
-
-
-@dataclass
-class Measured:
-    """What one turn of a scheme took.
-
-    Attributes:
-        seconds: by phase; `prepare` only where a scheme can do part of its work ahead.
-        cpu: the same as processor time of all threads.
-        up, down: bytes of one institution.
-        error: largest difference from the mean of the vectors, in their unit.
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    cpu: dict[str, float] = field(default_factory=dict)
-    up: int = 0
-    down: int = 0
-    error: float = 0.0
-
-    @contextmanager
-    def phase(self, name: str, share: float = 1.0) -> Iterator[None]:
-        """Time what is inside; it counts by its share of the phase."""
-        began, worked = time.perf_counter(), time.process_time()
-        yield
-        self.add(name, share * (time.perf_counter() - began), share * (time.process_time() - worked))
-
-    def add(self, name: str, seconds: float, cpu: float) -> None:
-        """Count seconds towards a phase."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self.cpu[name] = self.cpu.get(name, 0.0) + cpu
-
-    def judge(self, found: NDArray[Any], vectors: Vectors, start: int = 0) -> None:
-        """Compare a piece of the result that begins at `start` with the mean."""
-        wanted = np.mean([v[start : start + found.size] for v in vectors], axis=0, dtype=np.float64)
-        self.error = max(self.error, float(np.abs(found - wanted).max()))
-
-
-class Scheme(Protocol):
-    """A way to average vectors without showing them to the server."""
-
-    name: str
-
-    def run(self, vectors: Vectors) -> Measured:
-        """One round."""
-        ...
 
 
 class Ours:
@@ -256,114 +206,6 @@ class FLARE:
         context.set_peer_context(peer)
         dxo = DXO(DataKind.WEIGHT_DIFF, data=dict(tensors), meta={MetaKey.NUM_STEPS_CURRENT_ROUND: 1})
         return cast("bytes", fobs.dumps(self._encryptor.process_dxo(dxo, Shareable(), context).to_shareable()))
-
-
-class SecAggPlus:
-    """Flower's SecAgg+: its client mod and its server workflow, messages passed by hand and measured as protobuf.
-
-    Masks, no encryption: the server learns the mean. Default clipping and ranges; all institutions are neighbours.
-    """
-
-    name = "Flower SecAgg+"
-
-    def run(self, vectors: Vectors) -> Measured:
-        """See `Scheme.run`. `encrypt` and `decrypt` are all stages of one institution, `aggregate` the server's."""
-        from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
-        from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
-        from flwr.server.compat.legacy_context import LegacyContext
-        from flwr.server.workflow import SecAggPlusWorkflow
-        from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
-        from flwr.supercore.task_identity import TaskIdentity
-
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 0  # of a server app, for messages
-        now = Measured()
-        strategy = _Averaging(vectors)
-        context = LegacyContext(
-            Context(1, 0, {}, RecordDict(), {}), strategy=cast("Any", strategy), client_manager=cast("Any", strategy)
-        )
-        context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({Key.CURRENT_ROUND: 1})
-        context.state.array_records[MAIN_PARAMS_RECORD] = ArrayRecord([np.zeros(vectors[0].size)])
-        grid = _Loopback(vectors, now)
-        began, worked = time.perf_counter(), time.process_time()
-        SecAggPlusWorkflow(num_shares=1.0, reconstruction_threshold=0.7)(cast("Any", grid), context)
-        whole, work = time.perf_counter() - began, time.process_time() - worked
-        assert strategy.mean is not None, "Flower's workflow ended without a result"
-        # The mean goes down with the next round's instructions, as float64; here they held zeros of that size.
-        mean = parameters_to_ndarrays(strategy.mean)[0]
-        now.add("aggregate", whole - grid.seconds, work - grid.cpu)
-        with now.phase("decrypt"):
-            parameters_to_ndarrays(ndarrays_to_parameters([mean]))
-        now.up, now.down = grid.up // PARTICIPANTS, grid.down // PARTICIPANTS
-        now.judge(mean, vectors)
-        return now
-
-
-class _Averaging:
-    """What SecAgg+'s workflow wants of a strategy and of a client manager: everybody takes part, the mean is kept."""
-
-    def __init__(self, vectors: Vectors) -> None:
-        self._count = len(vectors)
-        self.mean: Any = None
-
-    def configure_fit(self, _round: int, parameters: Any, _manager: Any) -> list[tuple[Any, Any]]:
-        from flwr.common import FitIns
-
-        return [(SimpleNamespace(node_id=1 + i), FitIns(parameters, {})) for i in range(self._count)]
-
-    def aggregate_fit(self, _round: int, results: Any, _failures: Any) -> tuple[Any, dict[str, Any]]:
-        self.mean = results[0][1].parameters
-        return None, {}
-
-    def num_available(self) -> int:
-        return self._count
-
-
-class _Loopback:
-    """A grid whose nodes are in this process: each message goes through its node's own SecAgg+ mod."""
-
-    def __init__(self, vectors: Vectors, now: Measured) -> None:
-        from flwr.app import Context, RecordDict
-
-        self._vectors, self._now = vectors, now
-        self._contexts = {1 + i: Context(1, 1 + i, {}, RecordDict(), {}) for i in range(len(vectors))}
-        self.up = self.down = 0
-        self.seconds = self.cpu = 0.0
-
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Any]:
-        del timeout
-        return [self._reply(message) for message in messages]
-
-    def _reply(self, message: Any) -> Any:
-        from flwr.client.mod import secaggplus_mod
-        from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-
-        node = message.metadata.dst_node_id
-        message.metadata.__dict__["_message_id"] = os.urandom(8).hex()
-        began, worked = time.perf_counter(), time.process_time()
-        sent = recorddict_to_proto(message.content)
-        self.down += len(sent.SerializeToString())
-        message.content = recorddict_from_proto(sent)
-        with self._now.phase("encrypt", 1 / len(self._vectors)):
-            reply = secaggplus_mod(message, self._contexts[node], self._train(node))
-            returned = recorddict_to_proto(reply.content)
-            self.up += len(returned.SerializeToString())
-        reply.metadata.__dict__["_src_node_id"] = node
-        self.seconds += time.perf_counter() - began
-        self.cpu += time.process_time() - worked
-        return reply
-
-    def _train(self, node: int) -> Callable[[Any, Any], Any]:
-        def call(message: Any, _context: Any) -> Any:
-            from flwr.app import Message
-            from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
-            from flwr.compat.common.recorddict_compat import fitres_to_recorddict
-
-            parameters = ndarrays_to_parameters([self._vectors[node - 1]])
-            result = FitRes(Status(Code.OK, ""), parameters, 1000, {})
-            return Message(fitres_to_recorddict(result, keep_input=False), reply_to=message)
-
-        return call
 
 
 @contextmanager

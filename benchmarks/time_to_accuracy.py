@@ -34,8 +34,9 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from benchmarks.rivals import PARTICIPANTS, SecAggPlus
+from benchmarks.measured import PARTICIPANTS
 from benchmarks.round import PHASES, simulated
+from benchmarks.secagg import SecAggPlus
 from common.config import FederationConfig
 from deploy.plots import COLOURS
 

@@ -7,7 +7,9 @@ import pytest
 from torch import nn
 
 from benchmarks.exchange import Exchange, Memory
-from benchmarks.rivals import FLARE, PARTICIPANTS, CKKSVector, Clear, Ours, Scheme, SecAggPlus
+from benchmarks.measured import PARTICIPANTS, Scheme
+from benchmarks.rivals import FLARE, CKKSVector, Clear, Ours
+from benchmarks.secagg import SecAggPlus
 from benchmarks.shapes import shared
 from client.models import build_model
 from client.twin import Twin, make_dictionaries
