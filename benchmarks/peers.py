@@ -37,7 +37,7 @@ from benchmarks.rivals import schemes
 from deploy.plots import COLOURS
 
 OURS, FLARE, TENSEAL = "dictpfl, 8 bits", "NVIDIA FLARE HE", "TenSEAL ckks_vector"
-TURNS = {100_000: 6, 1_000_000: 3, 10_000_000: 1}
+TURNS = {100_000: 6, 1_000_000: 2, 10_000_000: 1}
 """Repetitions by size; of several, the first warms up and is not counted."""
 WAITED = ("encrypt", "aggregate", "decrypt")
 LEAST_RATIO = 20.0

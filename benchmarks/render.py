@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +205,20 @@ def rendered(text: str) -> str:
     """README.md with the figures filled in."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    parts = (accuracy, communication, peers, time_to_accuracy, encryption, rounds, scale)
-    return f"{before}{START}\n" + "\n\n".join(part() for part in parts) + f"\n{END}{after}"
+    parts = [part() for name, part in _SECTIONS.items() if (RESULTS / f"{name}.json").exists()]
+    return f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}"
+
+
+_SECTIONS: dict[str, Callable[[], str]] = {
+    "accuracy_digits": accuracy,
+    "communication": communication,
+    "peers": peers,
+    "time_to_accuracy": time_to_accuracy,
+    "encryption": encryption,
+    "round": rounds,
+    "scale": scale,
+}
+"""By result file; a benchmark without results has no section."""
 
 
 def picture(folder: Path) -> None:
