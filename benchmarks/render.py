@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,132 @@ def rounds() -> str:
     return "\n".join([head, "", *promises, "", where(result["machine"]) + "."])
 
 
+def _bytes(count: float) -> str:
+    """Bytes in the unit that keeps them short."""
+    unit, factor = next((u, f) for u, f in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if count >= f)
+    return f"{count / factor:,.3g} {unit}"
+
+
+def _unmet(result: dict[str, Any], page: str) -> str:
+    """How many requirements of a benchmark are not met, and where they stand."""
+    missed = sum(not item["met"] for item in result["requirements"])
+    of = len(result["requirements"])
+    return f"{of - missed} of {of} requirements are met: [{page}.md](benchmarks/results/{page}.md) has all of them."
+
+
+def communication() -> str:
+    """Bytes of the paper's models."""
+    result = load("communication")
+    lines = [
+        "**Communication of the paper's models** (`python benchmarks/communication.py`; one institution, one round, up and down; "
+        "r = 4, three institutions, no pruning unless said).",
+        "",
+        "| | FedHE-Full, the paper's OpenFHE | FedHE-Full, FLARE | FedHE-Full, this encoding | **dictpfl**, up | **dictpfl**, down "
+        "| FedHE-Full / dictpfl | the same, pruned over 30 rounds |",
+        "|---|" + "---:|" * 7,
+    ]
+    for name, model in result["models"].items():
+        full, ours = (model["methods"][method]["bytes"] for method in ("FedHE-Full", "DictPFL"))
+        cells = [_bytes(sum(full[encoding])) for encoding in ("openfhe", "flare", "dictpfl")]
+        cells += [_bytes(count) for count in ours["dictpfl"]]
+        pruned = model["pruned"]["default settings"]["ratio"]
+        cells += [f"{sum(full['dictpfl']) / sum(ours['dictpfl']):.0f} x", f"{pruned:.0f} x"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    note = (
+        "The paper reports 402 to 748 times less than FedHE-Full. The pruning curve is that of digits, laid over these shapes. "
+        f"{_unmet(result, 'communication')} {where(result['machine'])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def peers() -> str:
+    """Bytes and time beside what people would otherwise use."""
+    result = load("peers")
+    rows = [row for row in result["rows"] if row["values"] == 1_000_000]
+    lines = [
+        "**The same 10^6 values averaged by others** (`python benchmarks/peers.py`; three institutions, one run; nanoseconds a value).",
+        "",
+        "| | bytes a value up | down | encrypt | aggregate | decrypt | all work |",
+        "|---|" + "---:|" * 6,
+    ]
+    for row in rows:
+        ns = [1e9 * row["seconds"][phase] / row["values"] for phase in ("encrypt", "aggregate", "decrypt")]
+        work = 1e9 * sum(row["seconds"].values()) / row["values"]
+        sent = [row[way] / row["values"] for way in ("bytes_up", "bytes_down")]
+        lines.append(
+            f"| {row['scheme']} | " + " | ".join([f"{b:.2f}" for b in sent] + [f"{n:,.0f}" for n in (*ns, work)]) + " |"
+        )
+    note = (
+        "`all work` counts encryptions of zero, prepared while an institution waits. SecAgg+ masks, and its server learns the mean; "
+        "FedML-HE and MaskCrypt send the rest in clear. "
+        f"{_unmet(result, 'peers')} {where(result['machine'])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def scale() -> str:
+    """Cost against size, institutions and rounds."""
+    result = load("scale")
+    fits, guess = result["fits"], result["extrapolated"]
+    most = result["institutions"][-1]
+    sizes = [size for size in result["sizes"] if size["method"] == "DictPFL"]
+    lines = [
+        "**Scale** (`python benchmarks/scale.py`).",
+        "",
+        f"- a model of {sizes[-1]['parameters']:,} parameters shares {sizes[-1]['values']:,} values; an institution's time with "
+        f"encryption grows with the {fits['institution against parameters, DictPFL'][0]:.2f}th power of the parameters",
+        f"- {most['participants']:,} institutions: the server's time grows with the {fits['fold against institutions'][0]:.2f}th power of "
+        f"their number, and folding needs {max(1, round(most['peak_bytes'] / 1e6))} MB above the start",
+        f"- TinyLlama-1.1B with 1,000 institutions, extrapolated: {_bytes(guess['bytes_up'])} up and {_bytes(guess['bytes_down'])} down for "
+        f"each, {guess['fold']:,.0f} s of one core at the server a round",
+        "",
+        f"{_unmet(result, 'scale')} {where(result['machine'])}.",
+    ]
+    return "\n".join(lines)
+
+
+def time_to_accuracy() -> str:
+    """Seconds to the same accuracy on three networks."""
+    result = load("time_to_accuracy")
+    networks = list(result["methods"]["dictpfl"]["seconds"])
+    lines = [
+        "**Time to the same accuracy** (`python benchmarks/time_to_accuracy.py`; vit_tiny on digits, three institutions; work and bytes "
+        "measured, network modelled by its rate; seconds).",
+        "",
+        "| | " + " | ".join(networks) + " | bytes a round |",
+        "|---|" + "---:|" * (len(networks) + 1),
+    ]
+    for name, row in result["methods"].items():
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{row['seconds'][n]:.1f}" for n in networks)
+            + f" | {row['bytes_a_round']:,.0f} |"
+        )
+    note = (
+        f"Target: {', '.join(f'{100 * target:.0f} %' for target in result['targets'])}, the highest that all reach. "
+        f"{_unmet(result, 'time_to_accuracy')} {where(result['machine'])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def rendered(text: str) -> str:
     """README.md with the figures filled in."""
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n{accuracy()}\n\n{encryption()}\n\n{rounds()}\n{END}{after}"
+    parts = [part() for name, part in _SECTIONS.items() if (RESULTS / f"{name}.json").exists()]
+    return f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}"
+
+
+_SECTIONS: dict[str, Callable[[], str]] = {
+    "accuracy_digits": accuracy,
+    "communication": communication,
+    "peers": peers,
+    "time_to_accuracy": time_to_accuracy,
+    "encryption": encryption,
+    "round": rounds,
+    "scale": scale,
+}
+"""By result file; a benchmark without results has no section."""
 
 
 def picture(folder: Path) -> None:
