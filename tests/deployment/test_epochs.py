@@ -261,11 +261,14 @@ def test_an_app_that_was_not_agreed_on_starts_at_neither_end(world: World, tmp_p
         ["run", "--folder", str(world.coordinator)], world.root / "logs" / "run.log", {"PYTHONPATH": str(source)}
     )
     log = world.root / "quito" / "logs" / "superexec.log"
-    until(lambda: "start `up` again" in log.read_text(), 120, "quito's words")
     heard = world.coordinator / "logs" / "superexec.log"
-    until(lambda: "reason=bundle" in heard.read_text(), 60, "the code at the coordinator")
-    world.running.pop("quito").stop()
-    world.up("quito", PYTHONPATH=str(source))
-    assert run.wait(240) == 0, run.text
+    try:
+        until(lambda: "start `up` again" in log.read_text(), 120, "quito's words")
+        until(lambda: '"reason": "bundle"' in heard.read_text(), 120, "the code at the coordinator")
+        world.running.pop("quito").stop()
+        world.up("quito", PYTHONPATH=str(source))
+        assert run.wait(240) == 0, run.text
+    finally:
+        run.kill()
     (digest,) = world.digests(("berlin", "kyoto", "quito"))
     assert digest.startswith("5 ")
