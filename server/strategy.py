@@ -213,6 +213,9 @@ class BlindStrategy(Strategy):
             else:
                 time.sleep(min(pause, left))
                 pause = min(pause * 1.5, patience.poll_most)
+        if exchange.waiting:
+            # Fetching one that stopped in the middle of its reply may have taken all the time; others have arrived since.
+            self._pull(grid, exchange)
         for node in exchange.waiting.values():
             self._fail(node, "deadline", exchange)
         self._coordinator.close()

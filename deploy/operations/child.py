@@ -74,7 +74,10 @@ def main() -> None:
     name = sys.argv[1]
     sys.argv = sys.argv[1:]
     if name == "flower-supernode":
+        from deploy.operations import impatient
+
         set_polling()
+        impatient.use()
         answer_in_step()
     if name == "flower-superexec":
         from deploy.operations.executor import use_pinned_tasks

@@ -38,6 +38,9 @@ def planted(number: int) -> NDArray[np.float32]:
 class Ceremonial(Deployment):
     """Institutions by name (`index` is one, where `Deployment` has a number), made by commands as operators type them."""
 
+    heartbeat = 30.0
+    """Nothing is killed here, but a task is held while its memory is copied, and must not count as dead."""
+
     def __init__(self, folder: Path, founders: Sequence[str], newcomers: Sequence[str], **changes: Any) -> None:
         self.folder, self.founders = folder, tuple(founders)
         self.names = (*founders, *newcomers)

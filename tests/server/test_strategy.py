@@ -176,6 +176,25 @@ def test_a_silent_node_holds_nobody_beyond_the_deadline() -> None:
     assert coordinator.closed == [{1: b"x", 3: b"x"}]
 
 
+def test_what_arrives_while_one_is_fetched_beyond_the_deadline_counts() -> None:
+    """Flower waits for the rest of a reply whose sender died in the middle; the others have sent theirs meanwhile."""
+
+    class Stalling(FakeGrid):
+        stalled = False
+
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            if self.stalled:
+                return super().pull_messages(message_ids)
+            self.stalled = True
+            time.sleep(0.3)
+            return []
+
+    coordinator = FakeCoordinator(deadline=0.2)
+    run(coordinator, Stalling(n1=upload, n2=silent, n3=upload))
+    assert coordinator.closed == [{1: b"x", 3: b"x"}]
+    assert [told for told in coordinator.told if told[0] == "failed"] == [("failed", 2, "deadline")]
+
+
 def test_double_replies_are_folded_once() -> None:
     coordinator = FakeCoordinator()
     run(coordinator, FakeGrid(n1=lambda m, _: [replied(m), replied(m)], n2=upload))
