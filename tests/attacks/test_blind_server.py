@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SERVER = Path(__file__).parents[2] / "server"
-ADMITTED = {"adding", "errors", "files", "parameters", "protocol", "settings", "wire"}
+ADMITTED = {"adding", "errors", "files", "parameters", "protocol", "settings", "snapshots", "wire"}
 """What the coordinator may import of common by itself; none of it opens, seals or holds a key."""
 OPENERS = ("opening", "keys", "sealing", "genesis", "round", "state", "seeds", "masking", "ledger")
 
