@@ -196,7 +196,8 @@ def test_a_message_that_is_no_request_is_refused_by_code(identity: None) -> None
     grid = LocalGrid(client.app.app, 1)
     (message_id,) = grid.push_messages([Message(RecordDict(), FIRST_NODE, "train")])
     (reply,) = grid.pull_messages([message_id])
-    assert dict(reply.content["reply"]) == {"status": "refused", "round": 0, "position": 0, "code": "wire"}
+    said = {"status": "refused", "round": 0, "position": 0, "code": "wire", "snapshot": 0}
+    assert dict(reply.content["reply"]) == said
 
 
 def test_whoever_watches_is_called_after_each_answer_and_at_the_end(tmp_path: Path) -> None:
