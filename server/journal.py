@@ -86,7 +86,7 @@ class Journal:
             row = self._db.execute("SELECT id, fingerprint FROM federation").fetchone()
             if row is None:
                 row = (federation, fingerprint)
-                self._db.execute("INSERT INTO federation VALUES (?, ?)", row)
+                self._db.execute("INSERT OR IGNORE INTO federation VALUES (?, ?)", row)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{path} is no readable journal ({error}); restore it from backup") from error
         if row[0] != federation:
@@ -107,7 +107,10 @@ class Journal:
         elif rows:
             return
         with self._transaction():
-            self._db.execute("INSERT INTO epochs VALUES (?, ?, ?, ?)", (epoch, first_round, fingerprint, time.time()))
+            row = (epoch, first_round, fingerprint, time.time())
+            entered = self._db.execute("INSERT OR IGNORE INTO epochs VALUES (?, ?, ?, ?)", row).rowcount
+        if not entered:
+            self._enter(epoch, first_round, fingerprint)  # another process was first: compare with what it wrote
 
     def _require_next(self, epoch: int, first_round: int, last: int, last_first: int, key: bytes) -> None:
         if epoch <= last:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -224,3 +225,20 @@ def test_a_journal_from_before_there_were_epochs(path: Path, journal: Journal) -
     second.close()
     with pytest.raises(JournalError, match="in epoch 2 from round 1 on"):
         again(path)
+
+
+def test_processes_that_open_a_new_journal_at_once(path: Path) -> None:
+    """`run`, the custody log and the coordinator's app each open it, and the first of them enters the epoch."""
+
+    class First(Journal):
+        def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+            if "FROM epochs" in sql and not others:
+                others.append(again(path))  # another process, between the look and the entry
+                return []
+            return super()._read(sql, *values)
+
+    others: list[Journal] = []
+    late = First(path, FEDERATION, FINGERPRINT)
+    assert late.next_round == others[0].next_round == 0
+    for journal in (late, *others):
+        journal.close()
