@@ -20,10 +20,10 @@ from client.delivery import missed
 from client.epochs import Keyring, home
 from client.jump import jumped
 from client.memory import Memory, Pending, Record
-from client.replay import apply
+from client.replay import apply, components
 from client.sealed import open_snapshot, seal_snapshot
 from client.sensitivity import sensitivity
-from client.site import GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
+from client.site import DIARY, GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
 from client.speed import rate
 from client.tasks import load_task
 from client.training import evaluate, train
@@ -40,7 +40,7 @@ from common.errors import (
     WrongKeyError,
 )
 from common.genesis import DOCUMENT
-from common.ledger import Ledger, ledger_size
+from common.ledger import Ledger
 from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Status, Wish
 from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
@@ -103,11 +103,9 @@ class Institution:
 
     def prepare(self) -> None:
         """Do ahead, while there is nothing to answer, what the next upload needs and does not depend on its values."""
-        law, shared = self._genesis.law, self._recall().shared
-        sent = begin(law, shared, RoundKind.UPDATE).sealed
-        components = ledger_size(len(law.layout.entries)) + sent.digits.components(sent.index.size)
+        plan = begin(self._genesis.law, self._recall().shared, RoundKind.UPDATE)
         # The next round may send a little more than this one would.
-        self._sealer.prepare(min(_MOST_PREPARED, self._genesis.parameters.ciphertexts(components) + 2))
+        self._sealer.prepare(min(_MOST_PREPARED, self._genesis.items(components(self._genesis, plan)) + 2))
 
     @property
     def _position(self) -> int:
@@ -304,7 +302,7 @@ class Institution:
         self._seconds.clear()
         line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
         try:
-            with (self._folder / "diary.jsonl").open("a", encoding="utf-8") as file:
+            with (self._folder / DIARY).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             _log.warning("diary not written", site=self.settings.name, reason=str(error))

@@ -14,7 +14,7 @@ from common.settings import Section
 
 GENESIS_WEIGHTS = "weights.safetensors"
 KEY, SEALED_KEY = "federation.key", "federation.key.sealed"
-SITE = "site.toml"
+SITE, DIARY = "site.toml", "diary.jsonl"
 TRAIN, VALIDATION = "train.npz", "validation.npz"
 
 

@@ -29,10 +29,8 @@ def first_polynomial(item: bytes | bytearray | memoryview, parameters: CKKSParam
     Raises:
         CorruptError: saved by another SEAL, or by other parameters.
     """
-    degree = parameters.ring_degree
-    start = _start(bytes(item[:256]), degree, 1)
-    if start < 0:
-        start = _start(bytes(item[:256]), degree, 2)
+    degree, head = parameters.ring_degree, bytes(item[:256])
+    start = max(_start(head, degree, 1), _start(head, degree, 2))
     if start < 0 or len(item) < start + 8 * degree:
         raise CorruptError(
             f"{len(item)} bytes are no polynomial of {degree} coefficients as SEAL 4.3 saves it; "

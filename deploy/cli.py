@@ -182,9 +182,10 @@ def export(
             base = export_adapter(finished, output)
             _out.print(f"{output}  adapter for {base}", soft_wrap=True, highlight=False)
         return
+    from client.site import SITE
     from deploy.run import Run, sha256_of
 
-    if (folder / "site.toml").exists():
+    if (folder / SITE).exists():
         from deploy.operations.model import write_model
 
         _out.print(f"{output}  {write_model(folder, output)}", soft_wrap=True, highlight=False)

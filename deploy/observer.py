@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from client.replay import Applied, apply, opener_for
-from client.site import GENESIS_WEIGHTS
+from client.site import DIARY, GENESIS_WEIGHTS
 from client.tasks import load_task
 from client.training import evaluate
 from client.workbench import Workbench
@@ -149,7 +149,7 @@ class Diaries:
     """Seconds by round and phase, mean over the institutions, read from their diaries as these grow."""
 
     def __init__(self, sites: Sequence[Path]) -> None:
-        self._offsets = dict.fromkeys((site / "diary.jsonl" for site in sites), 0)
+        self._offsets = dict.fromkeys((site / DIARY for site in sites), 0)
         self._sums: dict[int, dict[str, float]] = {}
 
     def seconds(self, number: int) -> dict[str, float]:

@@ -26,6 +26,22 @@ _ABOUT_SNAPSHOTS = frozenset({"snapshot", "drift", "wrong-key", "wrong-federatio
 """Codes with which an institution refuses a snapshot; what else it refuses has other reasons (a full disk, say)."""
 
 
+def open_journal(folder: Path, agreement: Agreement) -> Journal:
+    """The journal in a coordinator's folder, in the epoch of its agreement; made if missing.
+
+    Raises:
+        JournalError: damaged, of another federation, or in another epoch.
+    """
+    limits = agreement.uploads
+    return Journal(
+        folder / JOURNAL,
+        limits.federation,
+        limits.fingerprint,
+        epoch=agreement.epoch,
+        first_round=agreement.first_round,
+    )
+
+
 class Coordinator:
     """The rounds of one federation, from its folder; a new process goes on where the last one stopped.
 
@@ -62,10 +78,7 @@ class Coordinator:
             ConfigError, JournalError: missing or damaged.
         """
         agreement = Agreement.load(folder / AGREEMENT)
-        limits = agreement.uploads
-        epoch, first_round = agreement.epoch, agreement.first_round
-        journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, epoch=epoch, first_round=first_round)
-        return cls(agreement, journal)
+        return cls(agreement, open_journal(folder, agreement))
 
     def close_journal(self) -> None:
         """Release the journal's file; the coordinator is not used any more."""

@@ -86,7 +86,7 @@ class Journal:
             row = self._db.execute("SELECT id, fingerprint FROM federation").fetchone()
             if row is None:
                 row = (federation, fingerprint)
-                self._db.execute("INSERT OR IGNORE INTO federation VALUES (?, ?)", row)
+                self._db.execute("INSERT INTO federation VALUES (?, ?)", row)
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{path} is no readable journal ({error}); restore it from backup") from error
         if row[0] != federation:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client.epochs import EPOCHS, KEY_PURPOSE, epoch_folder, installed
 from client.memory import Memory
-from client.site import KEY, SEALED_KEY, SiteSettings
+from client.site import KEY, SEALED_KEY, SITE, SiteSettings
 from client.vault import seal_at_rest
 from common.errors import CeremonyError, OldEpochError, SameEpochError, TamperedBundleError, WrongBundleError
 from common.files import sync_folder, write_private
@@ -108,7 +108,7 @@ def _install(
         custody.record(folder, identity, "bundle opened", **facts)
         if pinned(folder) is None:
             pin(folder, envelope.sender)
-        if not (folder / "site.toml").exists():
+        if not (folder / SITE).exists():
             _settings(contents, identity.public.name, folder, passphrase_file).save(folder)
         draft.rename(epoch_folder(folder, epoch.number))
         sync_folder(folder / EPOCHS)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from client.epochs import home
-from client.memory import Memory
+from client.memory import Memory, Record
 from client.site import GENESIS_WEIGHTS
 from client.snapshot import of_bytes
 from client.workbench import Workbench
@@ -57,10 +57,7 @@ class Finished:
                 f"{folder} holds no finished run ({SUMMARY} is missing) and is no institution's folder; name a folder that "
                 "`dictpfl simulate` wrote, or an institution's"
             )
-        genesis = Genesis.load(home(folder))
-        memory = Memory(folder / "memory", genesis.federation)
-        with memory.locked():
-            record = memory.recall()
+        genesis, record = recalled(folder)
         if record is None or record.shared.updates == 0:
             raise ConfigError(f"the institution in {folder} has applied no round yet; there is nothing to export")
         return cls(genesis, record.shared, home(folder) / GENESIS_WEIGHTS, record.local)
@@ -116,6 +113,14 @@ class Finished:
             name: (np.concatenate([up for up, _ in each], axis=1), np.concatenate([down for _, down in each], axis=0))
             for name, each in pieces.items()
         }
+
+
+def recalled(folder: Path) -> tuple[Genesis, Record | None]:
+    """An institution's newest genesis, and its durable state; None: it has none yet."""
+    genesis = Genesis.load(home(folder))
+    memory = Memory(folder / "memory", genesis.federation)
+    with memory.locked():
+        return genesis, memory.recall()
 
 
 def _factors(dictionary: Dictionary, table: Floats) -> tuple[Floats, Floats]:

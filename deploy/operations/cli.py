@@ -114,7 +114,7 @@ def admit(
     from deploy.ceremony.identity import coordinator_signer, require_name
     from deploy.ceremony.installing import node_digest
     from deploy.operations.control import connected
-    from deploy.operations.places import LOOPBACK, NODES
+    from deploy.operations.places import NODES
     from deploy.operations.settings import CoordinatorSettings
 
     require_name(name)
@@ -123,7 +123,7 @@ def admit(
     write_private(kept, public_key.read_bytes())
     settings = CoordinatorSettings.load(folder)
     try:
-        with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca) as control:
             control.admit(kept)
     except ConfigError:
         # It would be refused again at every start.
@@ -147,14 +147,13 @@ def dismiss(
     from deploy.ceremony.identity import coordinator_signer
     from deploy.operations.control import connected
     from deploy.operations.coordinator import admitted
-    from deploy.operations.places import LOOPBACK
     from deploy.operations.settings import CoordinatorSettings
 
     kept = {path.stem: path for path in admitted(folder)}
     if name not in kept:
         raise ConfigError(f"{name!r} is not admitted; admitted are {sorted(kept)}")
     settings = CoordinatorSettings.load(folder)
-    with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+    with connected(settings.superlink, folder / settings.ca) as control:
         control.dismiss(kept[name])
     record(folder, coordinator_signer(folder), "node dismissed", institution=name)
     # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.

@@ -67,7 +67,7 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
 
 def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = False) -> list[Program]:
     """What runs, in the order in which it starts."""
-    address, ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
+    address, ca = settings.superlink, folder / settings.ca
     secret = secret_file(folder / RUN / SECRET)
     setting = environment(
         folder,
@@ -126,7 +126,7 @@ def admit_nodes(control: Control, folder: Path) -> tuple[list[str], list[str]]:
 def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[str]) -> None:
     """Admit nodes, and end runs whose server app went down with an earlier SuperExec."""
     try:
-        with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca) as control:
             came, went = admit_nodes(control, folder)
             if came or went:
                 _log.info("nodes", admitted=came, dismissed=went)
@@ -160,7 +160,7 @@ def install(folder: Path, half: Path, **how: Any) -> Installed:
     """
     folder = folder.resolve()
     settings = CoordinatorSettings.load(folder) if folder.exists() else CoordinatorSettings()
-    address, ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
+    address, ca = settings.superlink, folder / settings.ca
     running = ca.exists() and is_up(address, ca)
     if running:
         _require_no_run(address, ca)

@@ -9,11 +9,9 @@ import structlog
 
 from common.protocol import RoundKind
 from deploy.operations.control import connected
-from deploy.operations.places import LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
-from server.journal import Journal
+from server.coordinator import AGREEMENT, open_journal
 
 POLL_SECONDS = 0.5
 _log = structlog.get_logger(__name__)
@@ -31,11 +29,10 @@ def rounds_to_end_with(folder: Path) -> int:
     """
     folder = folder.resolve()
     agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
-    limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
-    journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
+    journal = open_journal(folder, agreement)
     try:
         before = journal.next_round
-        while journal.next_round == before and _runs(f"{LOOPBACK}:{settings.port}", folder / settings.ca):
+        while journal.next_round == before and _runs(settings.superlink, folder / settings.ca):
             time.sleep(POLL_SECONDS)
         done = max(1, list(journal.kinds()).count(RoundKind.UPDATE))
         _log.info("draining", rounds=done)

@@ -12,14 +12,14 @@ from pathlib import Path
 import structlog
 
 from client.epochs import installed
-from client.site import SiteSettings
+from client.site import DIARY, SiteSettings
 from client.vault import stored_passphrase
 from common.errors import BundleError, CeremonyError, DictPFLError
 from deploy.ceremony.envelope import Envelope
 from deploy.ceremony.export import KIND, export_state
 from deploy.ceremony.pinning import pinned
 
-HANDOVER, DIARY = "handover.state", "diary.jsonl"
+HANDOVER = "handover.state"
 _TAIL = 4096
 _log = structlog.get_logger(__name__)
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from client.site import DIARY
 from common.errors import DictPFLError, ProcessError
 from deploy.operations.certificates import validity
 from deploy.operations.health import processes
@@ -134,7 +135,7 @@ class InstitutionMetrics(Collector):
 
     def __init__(self, folder: Path, settings: NodeSettings) -> None:
         self._folder, self._settings = folder, settings
-        self._diary = Diary(folder / "diary.jsonl")
+        self._diary = Diary(folder / DIARY)
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not read the diary."""

@@ -7,12 +7,11 @@ from pathlib import Path
 from safetensors.torch import save
 
 from client.epochs import home
-from client.memory import Memory
 from client.site import GENESIS_WEIGHTS
 from client.workbench import Workbench
 from common.errors import ConfigError
 from common.files import write_private
-from common.genesis import Genesis
+from deploy.exports.finished import recalled
 from deploy.run import sha256_of
 
 
@@ -24,10 +23,7 @@ def write_model(folder: Path, output: Path) -> str:
     Raises:
         DictPFLError: no round was applied yet, or the folder or the output cannot be used.
     """
-    genesis = Genesis.load(home(folder))
-    memory = Memory(folder / "memory", genesis.federation)
-    with memory.locked():
-        record = memory.recall()
+    genesis, record = recalled(folder)
     if record is None:
         raise ConfigError(f"{folder} has applied no round yet; there is no model but W0 in {home(folder)}")
     model = Workbench(genesis, home(folder) / GENESIS_WEIGHTS).merged(record.shared)

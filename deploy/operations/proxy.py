@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.files import write_private
-from deploy.operations.places import LOGS, LOOPBACK, RUN, prepare
+from deploy.operations.places import LOGS, RUN, prepare
 from deploy.operations.settings import CoordinatorSettings
 
 _TEMPLATES = {"nginx": ("nginx.conf.in", "nginx.conf"), "caddy": ("Caddyfile.in", "Caddyfile")}
@@ -66,7 +66,7 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
         "certificate": str(folder / settings.certificate),
         "key": str(folder / settings.key),
         "ca": str(folder / settings.ca),
-        "upstream": f"{LOOPBACK}:{settings.port}",
+        "upstream": settings.superlink,
         "run": str(folder / RUN),
         "logs": str(folder / LOGS),
         "user": _workers(folder),

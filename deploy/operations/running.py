@@ -15,11 +15,11 @@ from deploy.ceremony.custody import record
 from deploy.ceremony.identity import coordinator_signer
 from deploy.operations.apps import agreed, installed
 from deploy.operations.control import Control, RunState, connected
-from deploy.operations.places import FLOWER, LOOPBACK
+from deploy.operations.places import FLOWER
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
-from server.journal import ClosedRound, Journal
+from server.coordinator import AGREEMENT, open_journal
+from server.journal import ClosedRound
 
 POLL_SECONDS = 0.5
 ATTEMPTS = 5
@@ -59,11 +59,10 @@ class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
         self._folder = folder
         settings = CoordinatorSettings.load(folder)
-        self._address, self._ca = f"{LOOPBACK}:{settings.port}", folder / settings.ca
+        self._address, self._ca = settings.superlink, folder / settings.ca
         self._bundle = installed(folder / FLOWER, agreed(folder, folder, settings.bundle))
         self._agreement, self._on_round = agreement, on_round
-        limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
-        self.journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
+        self.journal = open_journal(folder, agreement)
         self.seen = self.journal.next_round
         self._run: int | None = None
         self._away: float | None = None

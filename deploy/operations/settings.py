@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from common.errors import ConfigError
 from common.files import write_private
 from common.settings import Section
+from deploy.operations.places import LOOPBACK
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -86,6 +87,11 @@ class CoordinatorSettings(_Kept):
     certificate: str = Field("tls/server.pem", description="The coordinator's certificate.")
     key: str = Field("tls/server.key", description="Its key, mode 0600.")
     ca: str = Field("tls/ca.pem", description="The authority that signed it.")
+
+    @property
+    def superlink(self) -> str:
+        """HOST:PORT of the SuperLink on this machine."""
+        return f"{LOOPBACK}:{self.port}"
 
 
 class NodeSettings(_Kept):

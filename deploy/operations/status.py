@@ -7,17 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from client.site import SiteSettings
+from client.site import DIARY, SiteSettings
 from common.errors import DictPFLError
 from deploy.operations.apps import agreed
 from deploy.operations.certificates import validity
 from deploy.operations.control import Node, connected
 from deploy.operations.health import processes
-from deploy.operations.places import LOOPBACK
 from deploy.operations.settings import CoordinatorSettings
 from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
-from server.journal import Journal
+from server.coordinator import AGREEMENT, JOURNAL, open_journal
 
 _DIARY_LINES, _DELIVERY_LINES = 12, 400
 
@@ -54,8 +52,7 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
 def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
     if not (folder / JOURNAL).exists():
         return []
-    limits, epoch = agreement.uploads, {"epoch": agreement.epoch, "first_round": agreement.first_round}
-    journal = Journal(folder / JOURNAL, limits.federation, limits.fingerprint, **epoch)
+    journal = open_journal(folder, agreement)
     try:
         sums = journal.contributors()
         return [
@@ -80,7 +77,7 @@ def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
 def _nodes(folder: Path, settings: CoordinatorSettings) -> list[dict[str, Any]] | None:
     """None: no SuperLink answers."""
     try:
-        with connected(f"{LOOPBACK}:{settings.port}", folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca) as control:
             return [_node(node, settings) for node in control.nodes()]
     except DictPFLError:
         return None
@@ -115,8 +112,8 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "state_digest": record.shared.digest.hex() if record else None,
         "upload_waiting_for": record.pending.round if record and record.pending else None,
         "processes": processes(folder),
-        "delivery": delivery.summary(_diary(folder / "diary.jsonl", _DELIVERY_LINES)),
-        "diary": _diary(folder / "diary.jsonl", _DIARY_LINES),
+        "delivery": delivery.summary(_diary(folder / DIARY, _DELIVERY_LINES)),
+        "diary": _diary(folder / DIARY, _DIARY_LINES),
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.ceremony.custody import LOG, Recorder, verify
 from deploy.ceremony.identity import Signer
 from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
+from server.coordinator import AGREEMENT, JOURNAL, open_journal
 from server.journal import ClosedRound, Journal
 
 CLOSED, BACK = "round closed", "journal went back"
@@ -43,15 +43,11 @@ class Witness:
         Raises:
             DictPFLError: journal, agreement or log cannot be used.
         """
-        path = self._folder / JOURNAL
-        if not path.exists():
+        if not (self._folder / JOURNAL).exists():
             return 0
         agreement = Agreement.load(self._folder / AGREEMENT)
-        limits = agreement.uploads
         self._require_whole()
-        journal = Journal(
-            path, limits.federation, limits.fingerprint, epoch=agreement.epoch, first_round=agreement.first_round
-        )
+        journal = open_journal(self._folder, agreement)
         try:
             return self._entered(journal)
         finally:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from deploy.operations import impatient
-from deploy.operations.impatient import Impatient
+from deploy.operations import supernode
+from deploy.operations.supernode import Impatient
 
 MODULE = importlib.import_module("flwr.supernode.start_client_internal")
 
@@ -80,7 +80,7 @@ def test_flowers_supernode_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own function, as the pinned release has it: the reply is dropped, and it returns to look for messages."""
     monkeypatch.setitem(MODULE.__dict__, "_push_messages", MODULE.__dict__["_push_messages"])
     monkeypatch.setenv("DICTPFL_HEARTBEAT", "0.2")
-    impatient.use()
+    supernode.drop_what_never_comes()
     state, store, pushed = State(), Store(b""), []
     MODULE.__dict__["_push_messages"](
         state=state,

@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as flower
 from flwr.supernode.nodestate import NodeStateFactory
 
-from deploy.operations.child import answer_in_step
+from deploy.operations.supernode import answer_in_step
 
 STALE_RUN, RUN = 1, 2
 

@@ -1,4 +1,4 @@
-"""A SuperNode that does not wait for ever for a reply whose app has died while it handed it over."""
+"""What is mended in the SuperNode of Flower 1.42: it polls in time, answers in step, and waits for no dead app."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import importlib
 import os
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-from deploy.operations.child import HEARTBEAT
+from deploy.operations.child import HEARTBEAT, POLL
 
 
 class Impatient:
@@ -45,7 +46,7 @@ class Impatient:
         return getattr(self._store, name)
 
 
-def use() -> None:
+def drop_what_never_comes() -> None:
     """Have this process's SuperNode hand its replies over by an `Impatient` store."""
     module = importlib.import_module("flwr.supernode.start_client_internal").__dict__
     push = module["_push_messages"]
@@ -56,3 +57,38 @@ def use() -> None:
         push(object_store=Impatient(object_store, patience), **others)
 
     module["_push_messages"] = push_or_drop
+
+
+def set_polling() -> None:
+    """Seconds between a SuperNode's looks for messages, at most; Flower has no option for it (3 s)."""
+    seconds = os.environ.get(POLL)
+    if seconds:
+        shortened = SimpleNamespace(**{**vars(time), "sleep": lambda wanted: time.sleep(min(wanted, float(seconds)))})
+        importlib.import_module("flwr.supernode.start_client_internal").__dict__["time"] = shortened
+
+
+def answer_in_step() -> None:
+    """Have a SuperNode send the reply to the message that it received last before it looks for another.
+
+    Flower's sends whatever reply it finds first. Where a message came from a run that had just ended, that is the stale
+    reply, and from then on every reply waits for the next message: the institution misses every round (flwr 1.42).
+    """
+    module = importlib.import_module("flwr.supernode.start_client_internal").__dict__
+    push = module["_push_messages"]
+
+    def push_until_answered(state: Any, **how: Any) -> None:
+        with state.lock_msg_store:
+            asked = [key for key, entry in state.msg_store.items() if not entry.message.metadata.reply_to_message_id]
+        push(state=state, **how)
+        # A message leaves the store with its reply, also with one that says that its task has died.
+        while asked and asked[-1] in state.msg_store:
+            push(state=state, **how)
+
+    module["_push_messages"] = push_until_answered
+
+
+def mend() -> None:
+    """All of it, in this process."""
+    set_polling()
+    drop_what_never_comes()
+    answer_in_step()
