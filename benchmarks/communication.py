@@ -13,7 +13,6 @@ requirement is not met.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -29,7 +28,6 @@ from matplotlib.figure import Figure
 from benchmarks.encodings import OPENFHE_BYTES, OPENFHE_SLOTS, FLAREBytes, encodings, fedml_chunk, pruned
 from benchmarks.exchange import Exchange, Memory
 from benchmarks.machine import (
-    RESULTS,
     ROOT,
     Requirement,
     conclude,
@@ -37,6 +35,7 @@ from benchmarks.machine import (
     markdown_table,
     panels,
     preamble,
+    previous,
     requirement_lines,
     write_results,
 )
@@ -338,15 +337,6 @@ tables on the smaller side, it is {sum(flare) / sum(lean["bytes"]["dictpfl"]):,.
 """
 
 
-def _previous(name: str) -> dict[str, Any]:
-    """A result of an earlier `--full` run: kept, with its own machine and date, when this one is not full."""
-    try:
-        found: dict[str, Any] = json.loads((RESULTS / "communication.json").read_text(encoding="utf-8")).get(name, {})
-    except OSError:
-        return {}
-    return found
-
-
 def main() -> int:
     """Count, prove, print, write results; 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -364,7 +354,7 @@ def main() -> int:
     rounds = {name: proven(exchange, methods(name)[OURS]) for name in ARCHITECTURES}
     wanted = list(ARCHITECTURES) if arguments.full else [] if arguments.quick else ["ViT-B/16"]
     streams = {name: streamed(exchange, models[name]["model"]) | {"machine": facts} for name in wanted}
-    streams = _previous("streamed") | streams
+    streams = previous("communication", "streamed") | streams
     vit = parameters("ViT-B/16")
     sample = vit if arguments.full else {n: s for n, s in vit.items() if n.startswith(FLARE_SAMPLE)}
     needed = requirements(models)

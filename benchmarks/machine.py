@@ -109,6 +109,15 @@ def requirement_lines(requirements: Sequence[Requirement]) -> str:
     return "\n".join(f"- {requirement}" for requirement in requirements)
 
 
+def previous(name: str, part: str) -> dict[str, Any]:
+    """A part of a benchmark's last results: what only its `--full` run measures, kept with its own machine and date."""
+    try:
+        found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")).get(part, {})
+    except OSError:
+        return {}
+    return found
+
+
 def write_results(name: str, figures: Mapping[str, Any], text: str, figure: Figure) -> None:
     """Write the three files of a benchmark.
 

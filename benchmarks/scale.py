@@ -23,7 +23,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.machine import (
-    RESULTS,
     ROOT,
     Requirement,
     conclude,
@@ -31,6 +30,7 @@ from benchmarks.machine import (
     markdown_table,
     panels,
     preamble,
+    previous,
     requirement_lines,
     write_results,
 )
@@ -329,15 +329,6 @@ this model under the same encoding would be {1_100_048_384 / report["target_valu
 """
 
 
-def _previous_target() -> dict[str, Any]:
-    """The measured target of an earlier `--full` run, kept with its own machine and date."""
-    try:
-        kept: dict[str, Any] = json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))["target"]
-    except (OSError, KeyError):
-        return {}
-    return kept
-
-
 def main() -> int:
     """Measure, print, write results; 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -351,7 +342,7 @@ def main() -> int:
     counts = (3, 10, 30, 100) if arguments.quick else INSTITUTIONS
     crowd = [cell("server", values=FOLDED_VALUES, participants=count) for count in counts]
     values = sum(methods(TARGET)["DictPFL"].values())
-    target = _previous_target()
+    target = previous("scale", "target")
     if arguments.full:
         target = {kind: cell(kind, values=values, participants=MANY) for kind in ("institution", "server")} | {
             "machine": facts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +89,6 @@ WORKS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", WORKS)
 def test_it_works(name: str, tmp_path: Path) -> None:
     play(tiny(**(SHORT | WORKS[name])), tmp_path / "world")
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    import structlog
-
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
 
 
 @pytest.mark.usefixtures("quiet")

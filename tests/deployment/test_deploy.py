@@ -6,7 +6,6 @@ One deployment serves most tests, in order: each adds a round to it and breaks s
 from __future__ import annotations
 
 import base64
-import fcntl
 import http.client
 import os
 import shutil
@@ -96,23 +95,11 @@ def killed(deployment: Deployment, twin: Twin, fault: Callable[[], None], second
     """Another round, with something killed while an institution is at work."""
     before, rounds = deployment.rounds(), twin.rounds + 1
     run = deployment.run("--rounds", rounds)
-    until(lambda: busy(deployment), 90, "an institution at work")
+    until(lambda: deployment.busy() is not None, 90, "an institution at work")
     fault()
     assert run.wait(seconds) == 0, run.text
     assert deployment.rounds() == before + 2, "the update and the measurement, each closed once"
     assert set(deployment.digests()) == {twin.digest(rounds)}
-
-
-def busy(deployment: Deployment) -> int | None:
-    """An institution that is at work on a request right now: its memory is locked."""
-    for index in range(deployment.participants):
-        for lock in (deployment.site(index) / "memory").glob("*.lock"):
-            with lock.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return index + 1
-    return None
 
 
 def kill(*pids: int) -> None:
@@ -131,8 +118,7 @@ def test_superexec_of_the_coordinator_is_killed(deployment: Deployment, twin: Tw
 
 def test_client_app_is_killed_in_the_middle_of_training(deployment: Deployment, twin: Twin) -> None:
     def fault() -> None:
-        index = (busy(deployment) or 1) - 1
-        kill(*deployment.tasks(deployment.site(index)))
+        kill(*deployment.tasks(deployment.site(deployment.busy() or 0)))
 
     killed(deployment, twin, fault)
 
@@ -174,7 +160,7 @@ def test_nothing_that_the_coordinator_holds_tells(deployment: Deployment, twin: 
     assert "a sample" in search([], [os.getpid()], needles), "the search of memory finds what is there"
 
     run = deployment.run("--rounds", twin.rounds + 1)
-    until(lambda: busy(deployment), 90, "an institution at work")
+    until(lambda: deployment.busy() is not None, 90, "an institution at work")
     assert deployment.up is not None
     pids = [deployment.up.process.pid, *(session(run.process.pid))]
     for program in ("superlink", "superexec"):

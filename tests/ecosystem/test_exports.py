@@ -7,13 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -26,6 +25,7 @@ from deploy.exports.exporter import export_adapter, export_merged
 from deploy.exports.finished import Finished
 from deploy.simulation import simulate
 
+pytestmark = pytest.mark.usefixtures("quiet")
 Folders = Callable[[str], Path]
 ATOL = 2e-5
 
@@ -58,14 +58,6 @@ for lines in sys.argv[3:]:
             outputs.append(getattr(found, "logits", found)[0].reshape(-1).numpy())
 np.savez(sys.argv[2], *outputs)
 """
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
 
 
 def elsewhere(folders: Sequence[Path], samples: Samples, work: Path) -> list[list[Any]]:

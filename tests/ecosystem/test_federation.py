@@ -8,21 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from common.config import FederationConfig
 from deploy.run import Run
 from deploy.simulation import simulate
 
+pytestmark = pytest.mark.usefixtures("quiet")
 Folders = Callable[[str], Path]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
 
 
 def configuration(texts: Path, tokenizer: Path, model: Path, **changes: Any) -> FederationConfig:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 
 def _load(name: str) -> None:
@@ -23,11 +22,31 @@ def _load(name: str) -> None:
 if "harness" not in sys.modules:
     _load("harness")
 
+from harness import World  # noqa: E402 -- known by that name from here on
+
+
+@pytest.fixture(scope="module")
+def undisturbed(templates: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The digest of each of the module's `templates` when nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    digests = {}
+    for name, template in templates.items():
+        world = template.copy(folder / name)
+        world.run()
+        digests[name] = world.digest()
+        world.close()
+    return digests
+
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
-    """Silence logs where many federations run."""
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
+def three(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
+    world = templates["three"].copy(tmp_path / "world")
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def five(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
+    world = templates["five"].copy(tmp_path / "world")
+    yield world
+    world.close()

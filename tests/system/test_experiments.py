@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from common.config import FederationConfig, known_keys
 from deploy.simulation import simulate
 
 # Flower imports typer, which touches names that click has deprecated; whichever test comes first sees it.
-pytestmark = pytest.mark.filterwarnings("ignore:'click:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:'click:DeprecationWarning"), pytest.mark.usefixtures("quiet")]
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.toml"))
@@ -26,14 +24,6 @@ TINY = {
     "training.device": "cpu",
 }
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
 
 
 def comments(path: Path) -> str:

@@ -52,33 +52,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
     }
 
 
-@pytest.fixture(scope="module")
-def undisturbed(templates: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The digest of each when nothing goes wrong."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    digests = {}
-    for name, template in templates.items():
-        world = template.copy(folder / name)
-        world.run()
-        digests[name] = world.digest()
-        world.close()
-    return digests
-
-
-@pytest.fixture
-def three(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
-    world = templates["three"].copy(tmp_path / "world")
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def five(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
-    world = templates["five"].copy(tmp_path / "world")
-    yield world
-    world.close()
-
-
 @pytest.fixture
 def ckks(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
     world = templates["ckks"].copy(tmp_path / "world")

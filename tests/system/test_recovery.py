@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -34,31 +33,6 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
         "five": World.found(tiny(federation__participants=5), folder / "five"),
         "ckks": World.found(encrypted(), folder / "ckks"),
     }
-
-
-@pytest.fixture(scope="module")
-def undisturbed(templates: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    digests = {}
-    for name, template in templates.items():
-        world = template.copy(tmp_path_factory.mktemp("undisturbed") / name)
-        world.run()
-        digests[name] = world.digest()
-        world.close()
-    return digests
-
-
-@pytest.fixture
-def three(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
-    world = templates["three"].copy(tmp_path / "world")
-    yield world
-    world.close()
-
-
-@pytest.fixture
-def five(templates: dict[str, World], tmp_path: Path) -> Iterator[World]:
-    world = templates["five"].copy(tmp_path / "world")
-    yield world
-    world.close()
 
 
 def lose_journal(world: World) -> list[bytes]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 import client.vault
 
@@ -41,12 +40,3 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> Ceremony:
 def ceremony(founded: Ceremony, tmp_path: Path) -> Ceremony:
     """A copy of it."""
     return founded.copy(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """No logs of federations."""
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
