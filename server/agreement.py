@@ -126,7 +126,4 @@ class _Document(_Strict):
     uploads: _Uploads
 
 
-_PLAIN = (
-    "encrypted", "sum_length", "rounds", "score_rounds", "min_participants", "deadline_seconds", "insecurities",
-    "epoch", "first_round", "snapshot_every", "snapshots_kept", "snapshot_length", "snapshot_growth",
-)  # fmt: skip
+_PLAIN = tuple(name for name in _Document.model_fields if name not in ("format", "parameters", "uploads"))
