@@ -14,6 +14,8 @@ RUN, LOGS, FLOWER = "run", "logs", "flower"
 SECRET, DATABASE, PROCESSES = "superexec.secret", "superlink.sqlite", "processes.json"
 NODES = "nodes"
 LOOPBACK = "127.0.0.1"
+_TASK_POLL = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+"""Seconds between a SuperExec's looks for tasks."""
 
 
 def prepare(folder: Path) -> Path:
@@ -40,7 +42,7 @@ def environment(
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+        _TASK_POLL: os.environ.get(_TASK_POLL, "0.25"),
         "PYTHONUNBUFFERED": "1",
         # A `common` or `server` in the working directory must not hide the agreed one.
         "PYTHONSAFEPATH": "1",

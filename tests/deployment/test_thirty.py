@@ -15,7 +15,7 @@ from machines import Deployment, config, deployed, until
 pytestmark = pytest.mark.deployment
 
 FEW, MANY, ROUNDS = 6, 30, 5
-TASKS = 3
+TASKS = 4
 """Tasks at once: all on one machine, thirty of them would need memory that no institution's machine needs."""
 COLD, WARM = 11 << 30, 18 << 30
 """Free bytes that the processes need; and with torch loaded ahead by each of them, as is usual."""
@@ -97,7 +97,13 @@ def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path:
     slots.mkdir()
     for number in range(TASKS):
         (slots / str(number)).touch()
-    environment = {"DICTPFL_SLOTS": str(slots), "DICTPFL_AHEAD": "modules" if free >= WARM else "nothing"}
+    environment = {
+        "DICTPFL_SLOTS": str(slots),
+        "DICTPFL_AHEAD": "modules" if free >= WARM else "nothing",
+        # Thirty SuperNodes and SuperExecs that look four times a second would keep two cores busy by that alone.
+        "DICTPFL_POLL": "2",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1",
+    }
     # The model is small, and sent whole, so that an upload is large enough to be seen in a process's memory.
     made = config(
         data__limit=600, model__options={"hidden": [512, 512]}, decomposition__enabled=False, pruning__enabled=False,
