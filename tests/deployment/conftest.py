@@ -41,7 +41,7 @@ def measured() -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Wall clock of all of it: `.ci/run` has ninety minutes."""
+    for line in _MEASURED:
+        terminalreporter.write_line(line)
     if any("deployment" in report.nodeid for report in terminalreporter.getreports("passed")):
-        for line in _MEASURED:
-            terminalreporter.write_line(line)
         terminalreporter.write_line(f"deployment tests: {time.monotonic() - _BEGAN:.0f} s of wall clock")

@@ -77,7 +77,7 @@ def watching(deployment: Deployment) -> Iterator[Watched]:
         thread.join()
 
 
-def said(found: Watched, uploads: int, title: str) -> list[str]:
+def said(found: Watched, title: str) -> list[str]:
     lines = [f"{title}: resident memory by open round, MB"]
     for number in sorted(found.app):
         app, link = found.app[number], found.link[number]
@@ -85,8 +85,7 @@ def said(found: Watched, uploads: int, title: str) -> list[str]:
             f"  round {number}: server app {min(app) / MEGABYTE:6.1f} to {max(app) / MEGABYTE:6.1f}, "
             f"SuperLink {min(link) / MEGABYTE:6.1f} to {max(link) / MEGABYTE:6.1f}"
         )
-    uploaded = f"uploads of a round together {uploads / MEGABYTE:.1f}"
-    return [*lines, f"  server app's peak {found.peak / MEGABYTE:.1f}; {uploaded}"]
+    return [*lines, f"  server app's peak {found.peak / MEGABYTE:.1f}"]
 
 
 def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path: Path, measured: list[str]) -> None:
@@ -107,38 +106,31 @@ def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path:
     # The model is small, and sent whole, so that an upload is large enough to be seen in a process's memory.
     made = config(
         data__limit=600, model__options={"hidden": [512, 512]}, decomposition__enabled=False, pruning__enabled=False,
-        federation__participants=MANY, federation__rounds=2, federation__deadline_seconds=300.0,
+        federation__participants=MANY, federation__rounds=ROUNDS, federation__deadline_seconds=300.0,
     )  # fmt: skip
     with deployed(tmp_path, made, heartbeat=60, environment=environment) as deployment:
         deployment.start([])
-        for index in range(FEW):
-            joins(deployment, index)
-        until(lambda: online(deployment) == FEW, 120, "six online")
-        with watching(deployment) as few:
-            run = deployment.run()
-            assert run.wait(240) == 0, run.text
-        began, first = time.monotonic(), deployment.rounds()
-        for index in range(FEW, MANY):
+        began = time.monotonic()
+        for index in range(MANY):
             joins(deployment, index)
         until(lambda: online(deployment) == MANY, 300, "thirty online")
         started = time.monotonic()
-        with watching(deployment) as many:
-            run = deployment.run("--rounds", 2 + ROUNDS)
-            assert run.wait(900) == 0, run.text
+        many = watched_run(deployment, measured, f"{MANY} institutions", ROUNDS)
         ended = time.monotonic()
         assert len(set(deployment.digests())) == 1
+        # And once more with few, for comparison, in a new process.
+        for index in range(FEW, MANY):
+            deployment.nodes[index].process.terminate()
+        until(lambda: online(deployment) == FEW, 120, "the others have left")
+        few = watched_run(deployment, measured, f"{FEW} institutions", ROUNDS + 2)
         sums = deployment.sums()
-        assert [sums[number] for number in range(first)] == [FEW] * first
-        assert [sums[number] for number in range(first, len(sums))] == [MANY] * (ROUNDS + 1)
-        closed = deployment.closed()[first:]
-        upload = max(round_.bytes_up for round_, _ in closed) // MANY
-        aggregate = max(length for _, length in closed)
-
-    measured += said(few, FEW * upload, f"{FEW} institutions")
-    measured += said(many, MANY * upload, f"{MANY} institutions")
+        assert [sums[number] for number in range(len(sums))] == [MANY] * (ROUNDS + 1) + [FEW] * 3
+        closed = deployment.closed()
+    upload = max(round_.bytes_up // MANY for round_, _ in closed[: ROUNDS + 1])
+    aggregate = max(length for _, length in closed)
     measured.append(
-        f"upload {upload / MEGABYTE:.2f} MB, aggregate {aggregate / MEGABYTE:.2f} MB; {MANY - FEW} more institutions "
-        f"online in {started - began:.0f} s; {ROUNDS} rounds and a measurement in {ended - started:.0f} s, {TASKS} tasks "
+        f"upload {upload / MEGABYTE:.2f} MB, thirty {MANY * upload / MEGABYTE:.1f} MB, aggregate {aggregate / MEGABYTE:.2f} MB; "
+        f"online after {started - began:.0f} s; {ROUNDS} rounds and a measurement in {ended - started:.0f} s, {TASKS} tasks "
         f"at once, torch loaded {'ahead' if free >= WARM else 'by each'}"
     )
     assert MANY * upload > 4 * aggregate, "too small to show anything"
@@ -147,6 +139,17 @@ def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path:
     # From its second round on, the process does not grow at all, give or take an aggregate.
     peaks = [max(many.app[number]) for number in sorted(many.app)]
     assert max(peaks[2:]) - peaks[1] < aggregate
+
+
+def watched_run(deployment: Deployment, measured: list[str], title: str, rounds: int) -> Watched:
+    """All rounds up to this many updates, and what the coordinator's processes took meanwhile; said even if it fails."""
+    with watching(deployment) as found:
+        run = deployment.run("--rounds", rounds)
+        try:
+            assert run.wait(900) == 0, run.text
+        finally:
+            measured += said(found, title)
+    return found
 
 
 def joins(deployment: Deployment, index: int) -> None:
