@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 HEARTBEAT = 10
 QUICK = {"DICTPFL_POLL": "0.5"}
 """Institutions look for messages more often than every 3 s, or these tests would mostly wait."""
+_GIVEN: set[int] = set()
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
@@ -50,9 +52,17 @@ def config(**changes: Any) -> FederationConfig:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, and that nobody gets by chance before it is used.
+
+    Below the range from which the kernel takes ports of outgoing connections: processes of a deployment make thousands.
+    """
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with suppress(OSError), socket.socket() as probe:
+            if port not in _GIVEN:
+                probe.bind(("127.0.0.1", port))
+                _GIVEN.add(port)
+                return port
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> Any:
