@@ -42,7 +42,7 @@ from common.errors import (
 from common.genesis import DOCUMENT
 from common.ledger import Ledger
 from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Status, Wish
-from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update
+from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update, stopped
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import small_seed
 from common.snapshots import HEADER_BYTES, SnapshotHeader
@@ -131,6 +131,9 @@ class Institution:
         if request.kind is None:
             self._note("settled", record.shared.round, 0)
             return Reply(Status.SETTLED, request.round, record.shared.round)
+        if request.kind is RoundKind.UPDATE and stopped(self._genesis.law, record.shared):
+            self._note("finished", record.shared.round, 0)
+            return Reply(Status.FINISHED, request.round, record.shared.round)
         return self._upload(record, request.kind)
 
     def _require_ours(self, request: Request) -> None:

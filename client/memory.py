@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from client.snapshot import put_together, taken_apart
 from common.errors import MemoryFileError
 from common.files import remove_leftovers, replace_private
 from common.genesis import tensors_digest
 from common.keys import owner_only
-from common.masking import Bools, History
+from common.masking import Bools
 from common.state import Residual, SharedState
 
 _FORMAT = "dictpfl-memory-1"
@@ -127,19 +128,11 @@ class Memory:
         Raises:
             MemoryFileError: the disk refuses; the old file is still whole.
         """
-        shared, pending = record.shared, record.pending
-        tensors: dict[str, NDArray[Any]] = {
-            "values": shared.values,
-            "idle": shared.history.idle,
-            "exponent": shared.history.exponent,
-            "ranges": shared.ranges,
-            "residual": record.residual.values,
-        }
-        tensors |= {f"record/{i:06d}": table for i, table in enumerate(shared.records)}
+        pending = record.pending
+        tensors, facts = taken_apart(record.shared)
+        tensors["residual"] = record.residual.values
         tensors |= {f"local/{name}": value for name, value in record.local.items()}
-        if shared.clear is not None:
-            tensors["clear"] = shared.clear
-        facts: dict[str, Any] = {"round": shared.round, "updates": shared.updates, "secret": record.secret.hex()}
+        facts["secret"] = record.secret.hex()
         if pending is not None:
             tensors["pending/blob"] = np.frombuffer(pending.blob, dtype=np.uint8)
             tensors["pending/counted"] = pending.counted.values
@@ -190,15 +183,7 @@ def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> st
 
 
 def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Record:
-    shared = SharedState(
-        round=facts["round"],
-        updates=facts["updates"],
-        values=tensors["values"],
-        history=History(tensors["idle"], tensors["exponent"]),
-        ranges=tensors["ranges"],
-        clear=tensors.get("clear"),
-        records=tuple(tensors[name] for name in sorted(tensors) if name.startswith("record/")),
-    )
+    shared = put_together(tensors, facts)
     pending = None
     if "pending_round" in facts:
         pending = Pending(

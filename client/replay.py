@@ -12,7 +12,7 @@ from common.keys import FederationKey
 from common.ledger import Ledger, ledger_size
 from common.opening import CKKSOpener, IdentityOpener, Opener
 from common.protocol import Aggregate, RoundKind
-from common.round import Plan, begin, finish
+from common.round import Plan, begin, finish, stopped
 from common.state import SharedState
 from common.wire import AGGREGATE, Blob, read_kind
 
@@ -43,6 +43,8 @@ def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggre
         raise RoundError(f"an aggregate of round {number} where round {state.round} is next; aggregates go in order")
     if (kind is RoundKind.SCORE) != (number < genesis.law.score_rounds):
         raise RoundError(f"round {number} carries {kind}, which genesis does not provide for")
+    if kind is RoundKind.UPDATE and stopped(genesis.law, state):
+        raise RoundError(f"round {number} carries an update after all institutions agreed to stop")
     plan = begin(genesis.law, state, kind)
     blob = Blob.parse(aggregate.blob, genesis.aggregates, direction=AGGREGATE, kind=kind, round=number)
     if tag != state.tag(genesis.seed):

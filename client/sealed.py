@@ -22,6 +22,7 @@ from client.snapshot import of_bytes, to_bytes
 from common.errors import ConfigError, DriftError, SnapshotError, WrongFederationError, WrongKeyError
 from common.genesis import Genesis
 from common.protocol import Aggregate
+from common.selection import Best, Course
 from common.snapshots import NONCE_BYTES, TAG_BYTES, SnapshotHeader, body
 from common.state import SharedState
 from common.wire import read_kind
@@ -122,6 +123,8 @@ def _require_confirmed(header: SnapshotHeader, aggregates: Sequence[Aggregate], 
 def snapshot_bytes(genesis: Genesis) -> tuple[int, int]:
     """Bytes of a snapshot of the starting state, and the most that every round may add (by refreshes)."""
     start = genesis.start()
+    if genesis.law.selection.by != "none":
+        start = replace(start, course=Course(Best(0.0, 0, 0, start.values)))
     every = genesis.law.refresh_every
     whole = len(SnapshotHeader(1, 0, 0, bytes(32), bytes(32), bytes(32)).to_bytes()) + TAG_BYTES + SLACK
     whole += len(to_bytes(start, genesis.federation))

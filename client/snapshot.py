@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.numpy import load, save
 from common.errors import ConfigError
 from common.layout import Kind, Layout
 from common.masking import History
+from common.selection import Best, Course
 from common.state import SharedState
 
 _FORMAT = "dictpfl-state-1"
@@ -20,17 +22,8 @@ _FORMAT = "dictpfl-state-1"
 
 def to_bytes(state: SharedState, federation: bytes) -> bytes:
     """Safetensors; the same state gives the same bytes."""
-    tensors: dict[str, NDArray[Any]] = {
-        "values": state.values,
-        "idle": state.history.idle,
-        "exponent": state.history.exponent,
-        "ranges": state.ranges,
-    }
-    tensors |= {f"record/{i:06d}": table for i, table in enumerate(state.records)}
-    if state.clear is not None:
-        tensors["clear"] = state.clear
-    facts = {"format": _FORMAT, "federation": federation.hex(), "round": state.round, "updates": state.updates}
-    facts["digest"] = state.digest.hex()
+    tensors, facts = taken_apart(state)
+    facts |= {"format": _FORMAT, "federation": federation.hex(), "digest": state.digest.hex()}
     packed = {**tensors, "facts": np.frombuffer(json.dumps(facts, sort_keys=True).encode(), dtype=np.uint8)}
     return bytes(save(packed))
 
@@ -44,15 +37,7 @@ def of_bytes(data: bytes, federation: bytes, layout: Layout) -> SharedState:
     try:
         tensors = {name: np.array(tensor) for name, tensor in load(data).items()}
         facts = json.loads(tensors.pop("facts").tobytes())
-        state = SharedState(
-            round=int(facts["round"]),
-            updates=int(facts["updates"]),
-            values=tensors["values"],
-            history=History(tensors["idle"], tensors["exponent"]),
-            ranges=tensors["ranges"],
-            clear=tensors.get("clear"),
-            records=tuple(tensors[name] for name in sorted(tensors) if name.startswith("record/")),
-        )
+        state = put_together(tensors, facts)
         good = facts["format"] == _FORMAT and facts["federation"] == federation.hex()
         good = good and facts["digest"] == state.digest.hex() and _fits(state, layout)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -60,6 +45,50 @@ def of_bytes(data: bytes, federation: bytes, layout: Layout) -> SharedState:
     if not good:
         raise ConfigError("a snapshot of shared state is damaged or of another federation; export it again")
     return state
+
+
+def taken_apart(state: SharedState) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays by name, and the numbers beside them as JSON values; the same for snapshots and for memory."""
+    tensors: dict[str, NDArray[Any]] = {
+        "values": state.values,
+        "idle": state.history.idle,
+        "exponent": state.history.exponent,
+        "ranges": state.ranges,
+    }
+    tensors |= {f"record/{i:06d}": table for i, table in enumerate(state.records)}
+    if state.clear is not None:
+        tensors["clear"] = state.clear
+    facts: dict[str, Any] = {"round": state.round, "updates": state.updates}
+    if (best := state.course.best) is not None:
+        tensors["best"] = best.values
+        facts["course"] = {
+            "score": best.score, "updates": best.updates, "refreshes": best.refreshes,
+            "mark": state.course.mark, "waited": state.course.waited,
+        }  # fmt: skip
+    return tensors, facts
+
+
+def put_together(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> SharedState:
+    """Inverse of `taken_apart`; others' arrays and numbers are left alone.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing or of another kind.
+    """
+    course = Course()
+    if "course" in facts:
+        said = facts["course"]
+        best = Best(float(said["score"]), int(said["updates"]), int(said["refreshes"]), tensors["best"])
+        course = Course(best, float(said["mark"]), int(said["waited"]))
+    return SharedState(
+        round=int(facts["round"]),
+        updates=int(facts["updates"]),
+        values=tensors["values"],
+        history=History(tensors["idle"], tensors["exponent"]),
+        ranges=tensors["ranges"],
+        clear=tensors.get("clear"),
+        records=tuple(tensors[name] for name in sorted(tensors) if name.startswith("record/")),
+        course=course,
+    )
 
 
 def _fits(state: SharedState, layout: Layout) -> bool:
@@ -74,10 +103,16 @@ def _fits(state: SharedState, layout: Layout) -> bool:
     ]
     if state.clear is not None:
         expected.append((state.clear, np.bool_, size))
-    floats = (state.values, state.ranges, *state.records)
+    floats = [state.values, state.ranges, *state.records]
+    if (best := state.course.best) is not None:
+        expected.append((best.values, np.float64, size))
+        floats += [best.values, np.array([best.score, state.course.mark])]
+        if not (0 <= best.updates <= state.updates and 0 <= best.refreshes <= len(state.records)):
+            return False
     return (
         all(array.dtype == kind and array.shape == (length,) for array, kind, length in expected)
         and all(bool(np.isfinite(array).all()) for array in floats)
         and bool((state.ranges > 0).all())
         and 0 <= state.updates <= state.round
+        and state.course.waited >= 0
     )

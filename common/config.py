@@ -22,6 +22,7 @@ from common.settings import (
     Model,
     Pruning,
     Section,
+    Selection,
     Training,
 )
 
@@ -45,6 +46,7 @@ class FederationConfig(Section):
     grid: Grid = Field(default_factory=Grid)
     encryption: Encryption = Field(default_factory=Encryption)
     training: Training = Field(default_factory=Training)
+    selection: Selection = Field(default_factory=Selection)
 
     @classmethod
     def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -101,6 +103,11 @@ class FederationConfig(Section):
             raise ConfigError(
                 f"{origin}: federation.min_participants is {least} but only {self.federation.participants} take part; "
                 "no round could ever close"
+            )
+        if self.selection.patience and (self.selection.by == "none" or self.data.validation_share == 0.0):
+            raise ConfigError(
+                f"{origin}: selection.patience is {self.selection.patience}, but nothing is measured to stop by; set "
+                "selection.by to `metric` or `loss` and data.validation_share above 0"
             )
         if not self.toy_insecure and self.insecurities:
             raise InsecureParametersError(

@@ -111,6 +111,7 @@ class Genesis:
             sealed_share=config.encryption.sealed_share,
             sensitivity=config.encryption.sensitivity,
             refresh_every=config.decomposition.refresh_every,
+            selection=config.selection,
         )
 
     def start(self) -> SharedState:

@@ -29,6 +29,8 @@ class Status(StrEnum):
     """A sealed upload for the requested round."""
     SETTLED = "settled"
     """Nothing to upload was asked for; all aggregates are applied."""
+    FINISHED = "finished"
+    """All aggregates are applied, and all institutions agreed, by shared state alone, on no further update."""
     BEHIND = "behind"
     """Aggregates before the requested round are missing here; `position` says from which on."""
     REFUSED = "refused"

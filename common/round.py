@@ -6,7 +6,7 @@ powers of two, so that every platform computes the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -19,7 +19,8 @@ from common.masking import Bools, History, advance, forget, inactive, sent_mask,
 from common.packing import Digits, Ints, pack, unpack
 from common.protocol import RoundKind
 from common.schedule import schedule
-from common.settings import Grid, Pruning
+from common.selection import Best, Course, score
+from common.settings import Grid, Pruning, Selection
 from common.state import Floats, Residual, SharedState
 
 CLEAR_BITS = 32
@@ -42,6 +43,7 @@ class Law:
     sealed_share: float = 1.0
     sensitivity: str = "gradient"
     refresh_every: int = 0
+    selection: Selection = field(default_factory=Selection)
 
     @property
     def bound(self) -> int:
@@ -214,12 +216,27 @@ def finish(
             )
         q[stream.index] = unpack(part[:needed], stream.index.size, stream.digits)
         steps[stream.index] = stream.steps
+    if plan.kind is not RoundKind.SCORE:
+        state = replace(state, course=_followed(law, state, ledger))
     if plan.kind is RoundKind.MEASURE:
         return replace(state, round=state.round + 1), ledger
     total = steps * q.astype(np.float64)
     if plan.kind is RoundKind.SCORE:
         return replace(state, round=state.round + 1, clear=law._least(np.abs(total))), ledger  # noqa: SLF001 -- same module
     return _updated(law, state, plan, total, ledger), ledger
+
+
+def _followed(law: Law, state: SharedState, ledger: Ledger) -> Course:
+    """The course with what the ledger says of `state`, which is what its institutions measured before they trained."""
+    if law.selection.by == "none" or not ledger.measured:
+        return state.course
+    found = score(law.selection, ledger.measured, ledger.loss, ledger.metric)
+    return state.course.followed(law.selection, Best(found, state.updates, len(state.records), state.values))
+
+
+def stopped(law: Law, state: SharedState) -> bool:
+    """Whether all institutions have agreed, by shared state alone, to make no further update."""
+    return state.course.stopped(law.selection)
 
 
 def _updated(law: Law, state: SharedState, plan: Plan, total: Floats, ledger: Ledger) -> SharedState:
@@ -230,7 +247,9 @@ def _updated(law: Law, state: SharedState, plan: Plan, total: Floats, ledger: Le
         history = advance(history, judged, below, plan.pruning)
     values = state.values + total * (law.sample_cap / ledger.samples)
     ranges = next_ranges(state.ranges, plan.units, ledger.codes, ledger.participants, law.grid.headroom)
-    after = SharedState(state.round + 1, state.updates + 1, values, history, ranges, state.clear, state.records)
+    after = replace(
+        state, round=state.round + 1, updates=state.updates + 1, values=values, history=history, ranges=ranges
+    )
     return refreshed(law, after) if refresh_due(law, after) else after
 
 

@@ -186,6 +186,24 @@ class Grid(Section):
     first_range: Positive = Field(4.0, description="Range of the first round, sent wide, before any history.")
 
 
+class Selection(Section):
+    """Which round's model is the best, and when to stop: by a figure that only institutions learn, all in the same round."""
+
+    by: Literal["metric", "loss", "none"] = Field(
+        "metric",
+        description="The task's metric, or the loss, over the validation samples of all institutions. `none`: no best model is "
+        "kept, which saves 8 bytes a shared value on each institution's disk.",
+    )
+    patience: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        0,
+        description="Measured rounds in a row without progress after which nobody trains any more. 0: never stop early.",
+    )
+    min_delta: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="What counts as progress: more than this above the figure that counted last."
+    )
+    higher: bool = Field(True, description="Whether a higher metric is better; filled in by genesis, from the task.")
+
+
 class Encryption(Section):
     """How uploads are sealed."""
 

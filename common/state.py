@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.masking import Bools, History
 from common.seeds import expand
+from common.selection import Course
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +31,7 @@ class SharedState:
         clear: coordinates that cross unencrypted (methods that encrypt a part), or None.
         records: the tables' values at each refresh so far, float64, each of shape (table values,);
             W0 is rebuilt from genesis and these, so it is no part of the digest.
+        course: of the validation figure, with the best model so far.
     """
 
     round: int
@@ -39,6 +41,7 @@ class SharedState:
     ranges: Floats
     clear: Bools | None = None
     records: tuple[Floats, ...] = field(default=(), repr=False)
+    course: Course = field(default_factory=Course)
 
     @cached_property
     def digest(self) -> bytes:
@@ -47,10 +50,21 @@ class SharedState:
         arrays: list[NDArray[Any]] = [self.values, self.ranges, self.history.idle, self.history.exponent, *self.records]
         if self.clear is not None:
             arrays.append(np.packbits(self.clear))
+        if (best := self.course.best) is not None:
+            numbers = (best.score.hex(), best.updates, best.refreshes, self.course.mark.hex(), self.course.waited)
+            state.update(f"best {numbers} ".encode())
+            arrays.append(best.values)
         for array in arrays:
             state.update(f"{array.dtype.kind}{array.size} ".encode())
             state.update(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
         return state.digest()
+
+    def at_best(self) -> SharedState | None:
+        """The state with the values of the best model so far, to make that model from; None where none was measured."""
+        best = self.course.best
+        if best is None:
+            return None
+        return replace(self, updates=best.updates, values=best.values, records=self.records[: best.refreshes])
 
     def tag(self, seed: bytes) -> bytes:
         """Keyed digest, 32 bytes: the coordinator learns equality only."""

@@ -68,11 +68,21 @@ class ExportName(StrEnum):
     PEFT = "peft"
 
 
+class CheckpointName(StrEnum):
+    """Which round's model."""
+
+    LAST = "last"
+    BEST = "best"
+
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration; `dictpfl init` writes one.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=2.")
 ]
 EngineOption = Annotated[EngineName, typer.Option(help="flower: Flower's simulation runtime; local: one process.")]
+CheckpointOption = Annotated[
+    CheckpointName, typer.Option(help="last: the newest model; best: the one with the best validation figure.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what coordinator and institutions do.")]
 
 
@@ -168,13 +178,14 @@ def export(
             "peft: a LoRA adapter.",
         ),
     ] = ExportName.SAFETENSORS,
+    checkpoint: CheckpointOption = CheckpointName.LAST,
 ) -> None:
     """Write the model for use without dictpfl: merged under its original names, or as an adapter of its base."""
     if format_ is not ExportName.SAFETENSORS:
         from deploy.exports.exporter import export_adapter, export_merged
         from deploy.exports.finished import Finished
 
-        finished = Finished.load(folder)
+        finished = Finished.load(folder, checkpoint.value)
         if format_ is ExportName.MERGED:
             export_merged(finished, output)
             _out.print(f"{output}  merged model", soft_wrap=True, highlight=False)
@@ -188,7 +199,14 @@ def export(
     if (folder / SITE).exists():
         from deploy.operations.model import write_model
 
-        _out.print(f"{output}  {write_model(folder, output)}", soft_wrap=True, highlight=False)
+        _out.print(f"{output}  {write_model(folder, output, checkpoint.value)}", soft_wrap=True, highlight=False)
+        return
+    if checkpoint is CheckpointName.BEST:
+        from deploy.exports.exporter import export_safetensors
+        from deploy.exports.finished import Finished
+
+        updates = export_safetensors(Finished.load(folder, "best"), output)
+        _out.print(f"{output}  after {updates} updates, sha256 {sha256_of(output)}", soft_wrap=True, highlight=False)
         return
     run = Run.load(folder)
     if sha256_of(run.model_path) != run.summary["model_sha256"]:
@@ -212,11 +230,12 @@ def evaluate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data].")
     ] = None,
+    checkpoint: CheckpointOption = CheckpointName.LAST,
 ) -> None:
     """Measure the federation's model on data of your own; nothing leaves this machine."""
     from deploy.exports.evaluation import evaluate_on
 
-    found = evaluate_on(folder, data, _overrides(set_))
+    found = evaluate_on(folder, data, _overrides(set_), checkpoint.value)
     _out.print(
         f"{found.metric_name} {found.metric:.4f}  loss {found.loss:.4f}  samples {found.samples}", highlight=False
     )
@@ -320,6 +339,11 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
         ("state digest", summary["state_digest"]),
         ("model sha256", summary["model_sha256"]),
     ]  # fmt: skip
+    best = summary.get("best")  # runs of earlier releases have none
+    if best:
+        reached = "" if best["accuracy"] is None else f", test {summary['metric']} {best['accuracy']:.4f}"
+        stop = "; stopped early" if summary["stopped"] else ""
+        rows.insert(2, ("best by validation", f"{best['figure']:.4f} after {best['updates']} rounds{reached}{stop}"))
     for row in rows:
         table.add_row(*row)
     _out.print(table, highlight=False, soft_wrap=True)

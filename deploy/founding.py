@@ -153,9 +153,15 @@ def draw_genesis(
 
 
 def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
-    """The configuration with the architecture of a hub's model written into it."""
+    """The configuration with what only the authority's code knows: a hub's architecture, and which way a metric points."""
     architecture = config.model.architecture or architecture_of(model, config.model.source)
-    return config.model_copy(update={"model": config.model.model_copy(update={"architecture": architecture})})
+    higher = load_task(config.training.task).higher_is_better
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"architecture": architecture}),
+            "selection": config.selection.model_copy(update={"higher": higher}),
+        }
+    )
 
 
 def require_trainable(
@@ -201,7 +207,7 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     """
     site = folder / SITES / "institution-000"
     genesis = Genesis.load(site)
-    left: dict[str, Any] = {"federation": True, "model": {"architecture"}}
+    left: dict[str, Any] = {"federation": True, "model": {"architecture"}, "selection": {"higher"}}
     changed = genesis.config.model_dump(exclude=left) != config.model_dump(exclude=left)
     if changed or genesis.config.federation.participants != config.federation.participants:
         raise ConfigError(

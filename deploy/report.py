@@ -79,6 +79,9 @@ def server_view(run: Run) -> list[tuple[str, str, str]]:
         ("keyed digests of shared state", "32 random-looking bytes a round", "no: the key is not there"),
         ("sample counts, losses, accuracies", "inside the ciphertexts", "not visible"),
     ]  # fmt: skip
+    if run.config.selection.patience:
+        when = f"after {run.summary['rounds']} of {run.config.federation.rounds} rounds"
+        view.append(("when institutions stop", when, "only through the validation figure of all of them together"))
     if run.config.encryption.sealed_share < 1.0:
         clear = 1.0 - run.config.encryption.sealed_share
         view.insert(0, (f"{clear:.0%} of every update's values", "sent unencrypted", "YES: this run leaks"))

@@ -15,6 +15,8 @@ from common.config import FederationConfig
 from common.errors import ConfigError
 from common.files import write_private
 from common.protocol import RoundKind
+from common.round import stopped
+from common.state import SharedState
 from deploy.founding import Founded
 from deploy.observer import RoundRecord
 
@@ -75,7 +77,7 @@ def summarise(
     history: Sequence[RoundRecord],
     *,
     metric: str,
-    digest: bytes,
+    state: SharedState,
     seconds_total: float,
     engine: str,
 ) -> dict[str, Any]:
@@ -99,6 +101,8 @@ def summarise(
         "accuracy": accuracies[-1],
         "accuracy_history": accuracies,
         "validation_accuracy": last.validation_accuracy,
+        "best": _best(state, config, updates),
+        "stopped": stopped(founded.genesis.law, state),
         "values": values,
         "reduction": {
             "decomposition": values["model"] / max(1, values["shared"]),
@@ -119,11 +123,24 @@ def summarise(
         "fingerprint": founded.genesis.fingerprint.hex(),
         "encryption": founded.genesis.parameters.to_json()
         | {"upload_length": founded.genesis.upload_length, "sum_length": founded.genesis.sum_length},
-        "state_digest": digest.hex(),
+        "state_digest": state.digest.hex(),
         "seed": config.seed,
         "versions": versions(),
         "machine": {"python": platform.python_version(), "platform": platform.platform(), "processor": processor()},
     }
+
+
+def _best(state: SharedState, config: FederationConfig, updates: Sequence[RoundRecord]) -> dict[str, Any] | None:
+    """The best model by the validation figure, and what it reached on the test split; None where none was measured."""
+    best = state.course.best
+    if best is None:
+        return None
+    falls = config.selection.by == "loss" or not config.selection.higher
+    accuracy = next((record.accuracy for record in updates if record.update == best.updates), None)
+    return {
+        "by": config.selection.by, "figure": -best.score if falls else best.score, "updates": best.updates,
+        "accuracy": accuracy,
+    }  # fmt: skip
 
 
 def _unencrypted(config: FederationConfig) -> bool:

@@ -148,7 +148,7 @@ def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], 
         founded,
         history,
         metric=load_task(config.training.task).metric_name,
-        digest=observer.state.digest,
+        state=observer.state,
         seconds_total=seconds,
         engine=engine,
     )

@@ -60,6 +60,8 @@ class Coordinator:
         self._rejected: dict[int, str] = {}
         self._asked: frozenset[int] = frozenset()
         self._settled: set[int] = set()
+        self._through: set[int] = set()
+        """Who delivers no further update."""
         self._settle_tries = 0
         self._ahead: dict[int, int] = {}
         self._holders: dict[int, int] = {}
@@ -104,7 +106,7 @@ class Coordinator:
         """Scores first, then updates, then one measurement of the final model; None: only settle."""
         if self._journal.next_round < self._agreement.score_rounds:
             return RoundKind.SCORE
-        if self._journal.updates() < self._agreement.rounds:
+        if not self._journal.updated(self._agreement.rounds):
             return RoundKind.UPDATE
         return None if self._journal.last_kind() is RoundKind.MEASURE else RoundKind.MEASURE
 
@@ -115,7 +117,7 @@ class Coordinator:
 
     def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
         """Open the next exchange: what to ask each node, at most as many as a sum may hold."""
-        self._rejected, self._settled, self._ahead = {}, set(), {}
+        self._rejected, self._settled, self._through, self._ahead = {}, set(), set(), {}
         self._started = time.time()
         self._restarting = bool(self._holders)
         if self._restarting:
@@ -168,7 +170,7 @@ class Coordinator:
             self._catchup.stands(node, reply.position)
         if reply.status is Status.REFUSED and reply.code in _ABOUT_SNAPSHOTS:
             self._catchup.refused(node)
-        elif reply.status in {Status.UPLOAD, Status.SETTLED}:
+        elif reply.status in {Status.UPLOAD, Status.SETTLED, Status.FINISHED}:
             self._catchup.took(node)
             self._take_snapshot(node, reply.snapshot)
         if reply.status is Status.BEHIND and reply.position < number:
@@ -184,6 +186,8 @@ class Coordinator:
             self._folded(node, reply.blob, self._fold)
         elif reply.status is Status.SETTLED and reply.round == reply.position == number:
             self._settled.add(node)
+        elif reply.status is Status.FINISHED and self._kind is RoundKind.UPDATE and reply.position == number:
+            self._through.add(node)
         else:
             self.failed(node, reply.code or str(reply.status))
         return None
@@ -218,10 +222,14 @@ class Coordinator:
         self._fold = None
         if self._restarting:
             self._close_restart()
-        elif self._must_restart(len(self._settled) if fold is None else fold.count):
+        elif self._must_restart(len(self._settled) if fold is None else fold.count + len(self._through)):
             self._refuse(now)
         elif fold is None:
             self._close_settling(number, now)
+        elif len(self._through) >= self.min_participants and len(self._through) > fold.count:
+            # One that says so alone changes nothing: as many as a sum needs have to, and more than go on.
+            self._journal.stop(number, now)
+            _log.info("institutions deliver no further update", round=number, institutions=len(self._through))
         elif fold.count < self.min_participants:
             _log.warning("too few uploads", round=number, found=fold.count, minimum=self.min_participants)
             self._refuse(now)

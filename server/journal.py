@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS snapshots (
     round INTEGER PRIMARY KEY, updates INTEGER NOT NULL, at REAL NOT NULL, data BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS dropped (round INTEGER PRIMARY KEY REFERENCES rounds, length INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS stopped (round INTEGER PRIMARY KEY, at REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS restarts (round INTEGER PRIMARY KEY, updates INTEGER NOT NULL, at REAL NOT NULL) STRICT;
 """
 _ROUND = "round, kind, started, ended, fold_seconds, bytes_up, ciphertexts, rejected"
@@ -186,6 +187,21 @@ class Journal:
     def is_settled(self, number: int) -> bool:
         """Whether `settle` was called for this number."""
         return bool(self._read("SELECT 1 FROM settled WHERE round = ?", number))
+
+    def stop(self, number: int, at: float) -> None:
+        """Note that institutions deliver no further update, from round `number` on."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO stopped VALUES (?, ?)", (number, at))
+
+    @property
+    def stopped(self) -> int | None:
+        """The first round for which institutions delivered no update any more; None: they go on."""
+        ((number,),) = self._read("SELECT MIN(round) FROM stopped")
+        return None if number is None else int(number)
+
+    def updated(self, rounds: int) -> bool:
+        """Whether there will be no further update round: so many are closed, or institutions have stopped."""
+        return self.updates() >= rounds or self.stopped is not None
 
     @property
     def next_round(self) -> int:

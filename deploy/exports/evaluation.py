@@ -18,7 +18,7 @@ from client.tasks import load_task
 from client.training import evaluate, resolve_device
 from common.config import FederationConfig
 from common.errors import ConfigError, DataError, ModelError
-from deploy.exports.finished import Finished
+from deploy.exports.finished import Checkpoint, Finished
 from deploy.founding import TEST
 
 
@@ -40,11 +40,16 @@ class Evaluation:
     names: tuple[str, ...] = ()
 
 
-def evaluate_on(folder: Path, data: Path | None = None, changes: Mapping[str, Any] | None = None) -> Evaluation:
+def evaluate_on(
+    folder: Path,
+    data: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    checkpoint: Checkpoint = "last",
+) -> Evaluation:
     """Measure the model of a run folder, or of an institution's folder.
 
     Args:
-        folder: see `Finished.load`.
+        folder, checkpoint: see `Finished.load`.
         data: an .npz that `Samples.save` wrote, or what `data.path` may be for the federation's own `data.source`. None:
             the test split of a run, the validation split of an institution.
         changes: dotted overrides of `[data]`, such as `{"data.source": "csv"}`.
@@ -52,7 +57,7 @@ def evaluate_on(folder: Path, data: Path | None = None, changes: Mapping[str, An
     Raises:
         ConfigError, DataError, ModelError: folder, data or both together cannot be used.
     """
-    finished = Finished.load(folder)
+    finished = Finished.load(folder, checkpoint)
     samples, names = _samples(finished, folder, data, changes or {})
     config = finished.genesis.config
     expected = tuple(finished.genesis.sample_shape)

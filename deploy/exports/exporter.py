@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors.torch import save
 from torch import nn
 
 from client import hub
 from common.errors import ConfigError
+from common.files import write_private
 from deploy.exports import adapter as adapters
 from deploy.exports.card import write_card
 from deploy.exports.finished import Finished
@@ -18,6 +20,20 @@ _TOLERANCE = (
     "The adapter multiplies by its two factors one after the other; its outputs equal those of the merged model up to "
     "float32 rounding (about 1e-5 of their size)."
 )
+
+
+def export_safetensors(finished: Finished, output: Path) -> int:
+    """Write W0 + D T under the original names into one file; returns the update rounds in it.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    tensors = {name: tensor.contiguous().clone() for name, tensor in finished.merged().state_dict().items()}
+    try:
+        write_private(output, save(tensors))
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    return finished.state.updates
 
 
 def export_merged(finished: Finished, folder: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,13 +26,16 @@ from common.state import Floats, SharedState
 from deploy.founding import SITES
 from deploy.run import STATE, SUMMARY, Run
 
+Checkpoint = Literal["last", "best"]
+"""Which shared state a model is made of: the newest, or the one with the best validation figure (`[selection]`)."""
+
 
 @dataclass(frozen=True)
 class Finished:
     """Shared state, and what it takes to make a model of it.
 
     Attributes:
-        genesis: the agreement. `state`: shared state after the last round that is known here.
+        genesis: the agreement. `state`: shared state after the last round that is known here, or the best one.
         weights: the file with W0.
         local: tensors that stay with this institution; empty for a run folder, whose model has those of genesis.
     """
@@ -43,13 +46,29 @@ class Finished:
     local: Mapping[str, NDArray[Any]]
 
     @classmethod
-    def load(cls, folder: Path | str) -> Finished:
+    def load(cls, folder: Path | str, checkpoint: Checkpoint = "last") -> Finished:
         """Read a run folder, or an institution's folder; no key is needed.
 
+        Args:
+            folder: of either kind.
+            checkpoint: `best` takes the shared values of the best round; tensors that stay here are the newest all the same.
+
         Raises:
-            ConfigError: neither, or no round is finished.
+            ConfigError: neither, no round is finished, or none was measured and `best` is wanted.
         """
-        folder = Path(folder)
+        found = cls._newest(Path(folder))
+        if checkpoint == "last":
+            return found
+        best = found.state.at_best()
+        if best is None:
+            raise ConfigError(
+                f"{folder} knows no best model: no institution measured one (data.validation_share), or selection.by is "
+                "`none`; use `--checkpoint last`"
+            )
+        return replace(found, state=best)
+
+    @classmethod
+    def _newest(cls, folder: Path) -> Finished:
         if (folder / SUMMARY).exists():
             return cls._of_run(folder)
         if not (home(folder) / DOCUMENT).exists():

@@ -282,6 +282,8 @@ def status(
 def _show_coordinator(found: dict[str, Any]) -> None:
     done = sum(r["kind"] == "update" for r in found["rounds"])
     _say(f"federation {found['federation'][:16]}, {done} of {found['rounds_wanted']} update rounds")
+    if found["stopped_before_round"] is not None:
+        _say(f"institutions stopped early: no update from round {found['stopped_before_round']} on")
     for reason in found["insecurities"]:
         _say(f"INSECURE (toy_insecure): {reason}")
     table = Table(box=None)

@@ -138,7 +138,7 @@ class _Watch:
 
     def _finished(self) -> bool:
         journal = self.journal
-        return journal.updates() >= self._agreement.rounds and journal.is_settled(journal.next_round)
+        return journal.updated(self._agreement.rounds) and journal.is_settled(journal.next_round)
 
 
 def _find(control: Control, run: int | None) -> RunState:

@@ -38,6 +38,7 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "bundle": agreed(folder, folder, settings.bundle),
         "rounds_wanted": agreement.rounds,
         "epoch": agreement.epoch,
+        "stopped_before_round": _stopped(folder, agreement),
         "rounds": _rounds(folder, agreement),
         "processes": processes(folder),
         "nodes": _nodes(folder, settings),
@@ -70,6 +71,17 @@ def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
             }
             for r in journal.rounds()
         ]
+    finally:
+        journal.close()
+
+
+def _stopped(folder: Path, agreement: Agreement) -> int | None:
+    """The first round for which institutions delivered nothing any more, if they stopped early."""
+    if not (folder / JOURNAL).exists():
+        return None
+    journal = open_journal(folder, agreement)
+    try:
+        return journal.stopped
     finally:
         journal.close()
 

@@ -16,6 +16,7 @@ import common.files
 from client.memory import Memory, Pending, Record
 from common.errors import KeyFileError, MemoryFileError
 from common.masking import History
+from common.selection import Best, Course
 from common.state import Residual, SharedState
 
 FEDERATION = bytes(range(32))
@@ -32,6 +33,7 @@ def a_record(number: int = 3, *, pending: bool = True) -> Record:
         rng.random(2),
         rng.random(SIZE) < 0.5,
         (rng.normal(size=4), rng.normal(size=4)),
+        Course(Best(float(rng.normal()), 2, 1, rng.normal(size=SIZE)), float(rng.normal()), 3),
     )
     waiting = Pending(number, rng.bytes(16), rng.bytes(50), Residual(rng.normal(size=SIZE)), Residual(np.zeros(SIZE)))
     local = {"norm.running_mean": rng.normal(size=2).astype(np.float32), "norm.count": np.array(4)}

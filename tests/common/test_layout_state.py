@@ -17,6 +17,7 @@ from common.layout import Kind, Layout
 from common.ledger import Ledger, ledger_size
 from common.masking import History
 from common.schedule import schedule
+from common.selection import Best, Course
 from common.settings import Pruning
 from common.state import SharedState
 
@@ -233,6 +234,15 @@ def test_every_bit_of_the_state_is_in_the_digest() -> None:
         replace(base, clear=None),
     ]
     changed.append(replace(base, values=base.values[:-1]))
+    best = Best(0.5, 2, 1, base.values[::-1].copy())
+    course = Course(best, 0.25, 1)
+    changed += [
+        replace(base, course=replace(course, best=replace(best, values=flip(best.values, b)))) for b in range(704)
+    ]
+    changed += [replace(base, course=replace(course, best=replace(best, **other)))
+                for other in ({"score": 0.75}, {"updates": 3}, {"refreshes": 2})]  # fmt: skip
+    changed += [replace(base, course=other)
+                for other in (course, replace(course, mark=0.5), replace(course, waited=2))]  # fmt: skip
     for other in changed:
         assert other.digest not in seen
         seen.add(other.digest)

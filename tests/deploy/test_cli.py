@@ -114,6 +114,30 @@ def test_evaluate_and_merged_export(config: Path, tmp_path: Path) -> None:
     assert "holds something" in again.stderr
 
 
+def test_the_best_round_and_stopping_early(config: Path, tmp_path: Path) -> None:
+    stalls = ["--set", "selection.patience=1", "--set", "selection.min_delta=0.9"]  # no round is that much better
+    done = dictpfl("simulate", config, "--engine", "local", "--out", "run", *stalls, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = summary(tmp_path / "run")
+    assert found["stopped"] is True
+    assert found["rounds"] == 2
+    assert f"best by validation  {found['best']['figure']:.4f} after {found['best']['updates']} rounds" in done.stdout
+    assert "stopped early" in done.stdout
+    assert "when institutions stop" in (tmp_path / "run" / "report.html").read_text()
+    for folder in ("run", "run/sites/institution-000"):
+        exported = dictpfl("export", folder, "--checkpoint", "best", "-o", "best.safetensors", cwd=tmp_path)
+        assert exported.returncode == 0, exported.stderr
+        assert f"after {found['best']['updates']} updates, sha256" in exported.stdout
+        measured = dictpfl("evaluate", folder, "--checkpoint", "best", "--data", "run/test.npz", cwd=tmp_path)
+        if found["best"]["accuracy"] is not None:
+            assert f"accuracy {found['best']['accuracy']:.4f}" in measured.stdout
+    nothing = ["--set", "selection.by=none"]
+    assert dictpfl("simulate", config, "--engine", "local", "--out", "no", *nothing, cwd=tmp_path).returncode == 0
+    refused = dictpfl("export", "no", "--checkpoint", "best", "-o", "no.safetensors", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "knows no best model" in refused.stderr
+
+
 def test_compare_runs_every_method_and_labels_the_insecure(config: Path, tmp_path: Path) -> None:
     methods = "plaintext,fedhe-full,fedhe-topk,fedml-he,dictpfl"
     done = dictpfl("compare", config, "--methods", methods, "--engine", "local", "--out", "all", cwd=tmp_path)

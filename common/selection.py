@@ -1,0 +1,72 @@
+"""Which model was the best so far, and whether to stop: decided alike by everybody from the ledger (`[selection]`).
+
+The ledger of a round holds losses and metrics of the shared model as it was before that round, summed over the validation
+samples of all institutions. So each of them learns the same figure in the same round, and nobody else learns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.settings import Selection
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The shared model with the best figure so far.
+
+    Attributes:
+        score: its figure, turned so that more is better.
+        updates: update rounds in it. `refreshes`: dictionary refreshes in it.
+        values: the shared vector, float64, shape (size,).
+    """
+
+    score: float
+    updates: int
+    refreshes: int
+    values: Floats = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the figure went so far; never altered.
+
+    Attributes:
+        best: None before anything was measured.
+        mark: the last score that counted as progress, `min_delta` above the one before it.
+        waited: measurements in a row without progress.
+    """
+
+    best: Best | None = None
+    mark: float = 0.0
+    waited: int = 0
+
+    def stopped(self, selection: Selection) -> bool:
+        """Whether no further update is made; once so, always so."""
+        return bool(selection.patience) and self.waited >= selection.patience
+
+    def followed(self, selection: Selection, measured: Best) -> Course:
+        """The course with one more measurement; of equal scores the earlier one stays the best."""
+        best = measured if self.best is None or measured.score > self.best.score else self.best
+        if self.stopped(selection):
+            return Course(best, self.mark, self.waited)
+        if self.best is None or measured.score > self.mark + selection.min_delta:
+            return Course(best, measured.score, 0)
+        return Course(best, self.mark, self.waited + 1)
+
+
+def score(selection: Selection, samples: int, loss: float, metric: float) -> float:
+    """The figure of a model, turned so that more is better; one division, the same bits on every platform.
+
+    Args:
+        selection: which figure counts.
+        samples: validation samples, at least one. `loss`, `metric`: sums over them, multiples of 1/1024.
+    """
+    if selection.by == "loss":
+        return -(loss / samples)
+    return metric / samples if selection.higher else -(metric / samples)
