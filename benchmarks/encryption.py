@@ -33,7 +33,7 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from common.adding import CKKSAdder
+from common.adding import ckks_adder
 from common.keys import FederationKey, make_key
 from common.opening import CKKSOpener
 from common.packing import Digits, Ints, pack, unpack
@@ -107,7 +107,7 @@ class Ours:
             AssertionError: the opened sum is not the integer sum.
         """
         watch, limits = self.watch, self._limits(values.size)
-        adder = CKKSAdder(self.key.parameters)
+        adder = ckks_adder(self.key.parameters)
         for institution in range(PARTICIPANTS):
             with watch.phase("prepare", 1 / PARTICIPANTS):
                 self._sealer.prepare(self.key.parameters.ciphertexts(self.digits.components(values.size)))

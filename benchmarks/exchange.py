@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.adding import CKKSAdder
+from common.adding import Adder, ckks_adder
 from common.keys import make_key
 from common.ledger import Ledger, ledger_size
 from common.opening import CKKSOpener
@@ -50,7 +50,8 @@ class Exchange:
         self.sealer, self.opener = CKKSSealer(self.key), CKKSOpener(self.key)
         (item,) = self.sealer.seal(np.zeros(1, dtype=np.int64))
         adder = self.adder()
-        adder.add(adder.load(memoryview(item), len(item)))
+        for _ in range(participants):
+            adder.add(adder.load(memoryview(item), len(item)))
         self.item_up, self.item_down = len(item), len(adder.total()[0])
 
     def values(self, count: int, institution: int = 0) -> Ints:
@@ -109,9 +110,9 @@ class Exchange:
         """Values that fill 64 ciphertexts exactly."""
         return 64 * self.parameters.components * self.digits.per_component
 
-    def adder(self) -> CKKSAdder:
+    def adder(self) -> Adder:
         """The coordinator's sum, without its checks of blobs."""
-        return CKKSAdder(self.parameters)
+        return ckks_adder(self.parameters)
 
     def fold(self, ciphertexts: int) -> Fold:
         """The coordinator's own open round, for uploads of so many ciphertexts at most."""

@@ -226,8 +226,8 @@ all threads.
   example in Plato), the rest as float32 in clear. Which values are encrypted is taken as agreed and costs nothing here.
 
 At {ours["values"]:,} values this project sends {ours["bytes_up"] / ours["values"]:.2f} bytes a value up and
-{ours["bytes_down"] / ours["values"]:.2f} down: a sum has no seed to send in place of its second polynomial, so it is twice an
-upload. Counting both directions the ratios are therefore lower than for uploads alone.
+{ours["bytes_down"] / ours["values"]:.2f} down: with {PARTICIPANTS} institutions a sum carries their seeds in place of its second polynomial.
+With more than four, and `encryption.seeded_sums` left at "auto", it carries both and is twice as long.
 
 ## Requirements
 

@@ -12,6 +12,7 @@ from common.errors import CorruptError
 from common.framing import load_ciphertext
 from common.packing import Ints
 from common.parameters import CKKSParameters
+from common.seeded import SeededAdder
 
 
 class Adder(Protocol):
@@ -39,7 +40,7 @@ class Adder(Protocol):
 
 
 class CKKSAdder:
-    """Sums of CKKS ciphertexts, by parameters alone."""
+    """Sums of CKKS ciphertexts with both polynomials, by parameters alone: public-key ones, or those of very many uploads."""
 
     def __init__(self, parameters: CKKSParameters) -> None:
         self._parameters = parameters
@@ -75,6 +76,11 @@ class CKKSAdder:
     def total(self) -> list[bytes]:
         """See `Adder.total`."""
         return [self._scratch.bytes_of(item) for item in self._sum or []]
+
+
+def ckks_adder(parameters: CKKSParameters) -> Adder:
+    """What adds ciphertexts of these parameters: in the shortest form that they allow."""
+    return SeededAdder(parameters) if parameters.seeded_sums else CKKSAdder(parameters)
 
 
 class IntegerAdder:

@@ -46,12 +46,20 @@ class Scratch:
             CorruptError: SEAL does not accept them.
         """
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, data, 0)
+        return self.refill(thing, parameters, data, 0)
+
+    def refill(self, thing: Any, parameters: CKKSParameters, data: bytes | memoryview, at: int) -> Any:
+        """As `fill`, from what was filled last with `data` written over it from byte `at` on.
+
+        Raises:
+            CorruptError: SEAL does not accept them.
+        """
+        os.pwrite(self._fd, data, at)
         try:
             thing.load(context(parameters), self._path)
         except (RuntimeError, ValueError, OverflowError, IndexError, MemoryError) as error:
             raise CorruptError(
-                f"{len(data)} bytes are no {type(thing).__name__} of these parameters: {error}; "
+                f"{at + len(data)} bytes are no {type(thing).__name__} of these parameters: {error}; "
                 "the file or message is damaged, or was made with other parameters"
             ) from error
         return thing

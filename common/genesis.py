@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,7 @@ from common.parameters import CKKSParameters
 from common.protocol import PROTOCOL
 from common.round import Law
 from common.sealing import IDENTITY_COMPONENTS
+from common.seeded import SEED_LENGTH
 from common.seeds import SEED_BYTES
 from common.state import SharedState
 from common.wire import Limits
@@ -46,7 +47,7 @@ class Genesis:
         seed: 256 bits, for masks and drawn dictionaries.
         sample_cap: samples that carry weight 1.
         parameters: CKKS parameters. `fingerprint`: of the key.
-        upload_length, sum_length: bytes of a sealed item and of a summed one.
+        upload_length, sum_length: bytes of a sealed item and of a summed one, of one upload.
         outputs, sample_shape: what the model is built for.
     """
 
@@ -126,7 +127,8 @@ class Genesis:
     @property
     def aggregates(self) -> Limits:
         """What an aggregate may be."""
-        return self._limits(self.sum_length)
+        seeded = self.config.encryption.sealer == "ckks" and self.parameters.seeded_sums
+        return replace(self._limits(self.sum_length), seed_length=SEED_LENGTH if seeded else 0)
 
     def _limits(self, item_length: int) -> Limits:
         """Most that a blob may hold: every shared value in the widest digits, behind the ledger."""

@@ -6,7 +6,7 @@ gives the secret key away (Li and Micciancio 2021); rounded integers do not.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import tenseal.sealapi as seal
@@ -18,6 +18,7 @@ from common.framing import load_ciphertext
 from common.keys import FederationKey, identity_fingerprint, load_secret
 from common.packing import Ints
 from common.parameters import GUARDS, TOLERANCE, CKKSParameters
+from common.seeded import Expander
 
 
 class Opener(Protocol):
@@ -46,6 +47,7 @@ class CKKSOpener:
         self.fingerprint = key.fingerprint
         self._decryptor = seal.Decryptor(ctx, load_secret(key))
         self._encoder = seal.CKKSEncoder(ctx)
+        self._load = Expander(key.parameters).load if key.parameters.seeded_sums else self._loaded
         self._scratch = Scratch()
 
     def open(self, payload: memoryview, item_length: int) -> Ints:
@@ -58,10 +60,13 @@ class CKKSOpener:
 
     def _decoded(self, item: memoryview) -> NDArray[np.float64]:
         plain = seal.Plaintext()
-        self._decryptor.decrypt(load_ciphertext(self._scratch, self._parameters, item), plain)
+        self._decryptor.decrypt(self._load(item), plain)
         decoded = self._encoder.decode_complex(plain)
         slots = np.fromiter(decoded, np.complex128, self._parameters.ring_degree // 2)
         return np.concatenate([slots.real, slots.imag])
+
+    def _loaded(self, item: memoryview) -> Any:
+        return load_ciphertext(self._scratch, self._parameters, item)
 
 
 class IdentityOpener:

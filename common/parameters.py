@@ -38,6 +38,8 @@ _FRESH_DEVIATION = 3.2
 TOLERANCE = 0.25
 """Distance from an integer at which opening refuses a decoded value."""
 _PRIMES = {"symmetric": 1, "public_key": 2}
+_SEEDED_CAPACITY = 4
+"""Most uploads whose sums are seeded where the configuration says "auto": opening takes at most about twice as long."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class CKKSParameters:
     """CKKS over integers: ring degree N, primes, scale 2^S and a payload of V signed bits a component.
 
     Construct with `choose`, or `from_json`, which checks again; there is no unchecked way in.
+
+    `seeded_sums`: sums carry the seeds of their uploads in place of a second polynomial (`common.seeded`).
     """
 
     ring_degree: int
@@ -54,6 +58,7 @@ class CKKSParameters:
     capacity: int
     profile: Profile
     security: int
+    seeded_sums: bool = False
 
     def __post_init__(self) -> None:
         self._require_form()
@@ -82,6 +87,10 @@ class CKKSParameters:
             capacity,
             encryption.profile,
             encryption.security,
+            encryption.seeded_sums == "always"
+            or (
+                encryption.seeded_sums == "auto" and encryption.profile == "symmetric" and capacity <= _SEEDED_CAPACITY
+            ),
         )
 
     @property
@@ -116,6 +125,11 @@ class CKKSParameters:
         if any(type(number) is not int for number in numbers) or self.capacity < 1:
             raise ParameterError(
                 f"CKKS parameters {self.to_json()}: expected whole numbers, and a capacity of at least 1"
+            )
+        if type(self.seeded_sums) is not bool or (self.seeded_sums and self.profile != "symmetric"):
+            raise ParameterError(
+                f"seeded sums with profile {self.profile!r}: only symmetric ciphertexts have seeds; "
+                'set encryption.seeded_sums = "never"'
             )
         if self.primes != (_PRIME_BITS,) * _PRIMES.get(self.profile, 0):
             # Below 60 bits SEAL's compression finds something to gain, and lengths of ciphertexts vary.

@@ -29,6 +29,16 @@ def first_polynomial(item: bytes | bytearray | memoryview, parameters: CKKSParam
     Raises:
         CorruptError: saved by another SEAL, or by other parameters.
     """
+    degree = parameters.ring_degree
+    return np.frombuffer(item, dtype="<u8", count=degree, offset=coefficients_at(item, parameters))
+
+
+def coefficients_at(item: bytes | bytearray | memoryview, parameters: CKKSParameters) -> int:
+    """Where the coefficients of the first polynomial begin, in bytes.
+
+    Raises:
+        CorruptError: as `first_polynomial`.
+    """
     degree, head = parameters.ring_degree, bytes(item[:256])
     start = max(_start(head, degree, 1), _start(head, degree, 2))
     if start < 0 or len(item) < start + 8 * degree:
@@ -36,7 +46,7 @@ def first_polynomial(item: bytes | bytearray | memoryview, parameters: CKKSParam
             f"{len(item)} bytes are no polynomial of {degree} coefficients as SEAL 4.3 saves it; "
             "install the version of TenSEAL that pyproject.toml names"
         )
-    return np.frombuffer(item, dtype="<u8", count=degree, offset=start)
+    return start
 
 
 def compressed(plaintext: bytes, parameters: CKKSParameters) -> bool:

@@ -68,7 +68,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a receiver admits, known before the blob comes: from genesis, never from the blob."""
+    """What a receiver admits, known before the blob comes: from genesis, never from the blob.
+
+    Attributes:
+        item_length: bytes of each item of an upload, or of a sum of one.
+        seed_length: bytes that an item of a sum grows by with each further upload.
+    """
 
     federation: bytes
     fingerprint: bytes
@@ -76,6 +81,11 @@ class Limits:
     max_items: int
     max_clear: int
     max_contributors: int
+    seed_length: int = 0
+
+    def length_of(self, contributors: int) -> int:
+        """Bytes of each item of a sum of so many uploads."""
+        return self.item_length + (contributors - 1) * self.seed_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +198,10 @@ def _require(header: Header, limits: Limits, direction: int, kind: RoundKind, nu
             f"{header.items} ciphertexts and {header.clear_length} clear bytes, at most {limits.max_items} and "
             f"{limits.max_clear} were agreed"
         )
-    if header.items < 1 or header.item_length != limits.item_length:
+    if header.items < 1 or header.item_length != limits.length_of(header.contributors):
         raise OversizedError(
-            f"{header.items} ciphertexts of {header.item_length} bytes, expected at least one of {limits.item_length}"
+            f"{header.items} ciphertexts of {header.item_length} bytes, expected at least one of "
+            f"{limits.length_of(header.contributors)}"
         )
 
 

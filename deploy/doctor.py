@@ -82,7 +82,7 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
 
 def _ckks() -> Check:
     """Three uploads sealed, added and opened must give the exact sum; a foreign key must be noticed."""
-    from common.adding import CKKSAdder
+    from common.adding import ckks_adder
     from common.errors import DictPFLError, GuardError
     from common.keys import make_key
     from common.opening import CKKSOpener
@@ -93,7 +93,7 @@ def _ckks() -> Check:
     try:
         parameters = CKKSParameters.choose(Encryption(), 3)
         key = make_key(parameters)
-        sealer, adder = CKKSSealer(key), CKKSAdder(parameters)
+        sealer, adder = CKKSSealer(key), ckks_adder(parameters)
         bound = 2 ** (parameters.payload_bits - 1) // 3
         vectors = [np.random.default_rng(i).integers(-bound, bound, parameters.components) for i in range(3)]
         for vector in vectors:

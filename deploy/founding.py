@@ -26,7 +26,7 @@ from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
 from client.twin import Twin, make_dictionaries
-from common.adding import Adder, CKKSAdder, IntegerAdder
+from common.adding import Adder, IntegerAdder, ckks_adder
 from common.config import FederationConfig
 from common.errors import ConfigError, ModelError
 from common.genesis import Genesis, tensors_digest
@@ -221,7 +221,7 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
 def item_lengths(sealer: Sealer, parameters: CKKSParameters) -> tuple[int, int]:
     """Bytes of a sealed item and of a summed one, measured: they depend on parameters and SEAL's build only."""
     (item,) = sealer.seal(np.zeros(1, dtype=np.int64))
-    adder: Adder = CKKSAdder(parameters) if isinstance(sealer, CKKSSealer) else IntegerAdder("<i8")
+    adder: Adder = ckks_adder(parameters) if isinstance(sealer, CKKSSealer) else IntegerAdder("<i8")
     adder.add(adder.load(memoryview(item), len(item)))
     (total,) = adder.total()
     return len(item), len(total)

@@ -105,6 +105,7 @@ class _Uploads(_Strict):
     max_items: AtLeastOne
     max_clear: AtLeastZero
     max_contributors: AtLeastOne
+    seed_length: Literal[0] = 0
 
 
 class _Document(_Strict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from common.adding import Adder, CKKSAdder, IntegerAdder
+from common.adding import Adder, IntegerAdder, ckks_adder
 from common.errors import DuplicateError, OversizedError
 from common.protocol import RoundKind
 from common.wire import AGGREGATE, UPLOAD, Blob, Header, write
@@ -83,7 +83,7 @@ class Fold:
         self._marks.add(mark)
 
     def _empty(self) -> _Sum:
-        sealed: Adder = CKKSAdder(self._agreement.parameters) if self._agreement.encrypted else IntegerAdder("<i8")
+        sealed: Adder = ckks_adder(self._agreement.parameters) if self._agreement.encrypted else IntegerAdder("<i8")
         return _Sum(sealed, IntegerAdder("<i4"))
 
     @property

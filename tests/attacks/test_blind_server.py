@@ -55,8 +55,8 @@ def test_no_module_of_the_coordinator_imports_what_opens(path: Path) -> None:
 def test_the_adder_holds_nothing_that_opens() -> None:
     """Not even indirectly: a fresh interpreter that only adds has no decryptor, no key and no opener in any object."""
     code = (
-        "import gc, sys\nfrom common.adding import CKKSAdder\nfrom common.parameters import CKKSParameters\n"
-        "from common.settings import Encryption\nadder = CKKSAdder(CKKSParameters.choose(Encryption(), 3))\n"
+        "import gc, sys\nfrom common.adding import ckks_adder\nfrom common.parameters import CKKSParameters\n"
+        "from common.settings import Encryption\nadder = ckks_adder(CKKSParameters.choose(Encryption(), 3))\n"
         "names = {type(o).__name__ for o in gc.get_objects()} | {type(v).__name__ for v in vars(adder).values()}\n"
         "print(sorted(names & {'Decryptor', 'SecretKey', 'KeyGenerator', 'FederationKey', 'CKKSOpener'}))"
     )

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from common.adding import CKKSAdder
-from common.ckks import context
+from common.adding import ckks_adder
+from common.ckks import Scratch, context
 from common.errors import DictPFLError
 from common.keys import FederationKey
 from common.opening import CKKSOpener
 from common.packing import Ints
 from common.parameters import CKKSParameters
 from common.sealing import CKKSSealer
+from common.seeded import Expander
 
 BODY_AT = 26
 """SEAL's header (16 bytes) and zstd's (10): 60-bit residues do not compress, so that members follow as they are."""
@@ -30,17 +31,17 @@ Residues = list[int]
 
 
 def sum_of(parameters: CKKSParameters, items: list[bytes]) -> bytes:
-    """The aggregate: also what makes SEAL write out c1, which a single upload keeps as a seed."""
-    adder = CKKSAdder(parameters)
+    adder = ckks_adder(parameters)
     for item in items:
         adder.add(adder.load(memoryview(item), len(item)))
     (total,) = adder.total()
     return total
 
 
-def polynomials(total: bytes, n: int) -> tuple[Residues, Residues]:
+def polynomials(total: bytes, parameters: CKKSParameters) -> tuple[Residues, Residues]:
     """c0 and c1, in the transform domain."""
-    values = np.frombuffer(total, "<u8", count=2 * n, offset=BODY_AT + MEMBERS + ARRAY)
+    n, written = parameters.ring_degree, Scratch().bytes_of(Expander(parameters).load(total))
+    values = np.frombuffer(written, "<u8", count=2 * n, offset=BODY_AT + MEMBERS + ARRAY)
     return values[:n].tolist(), values[n:].tolist()
 
 
@@ -58,7 +59,7 @@ def encoded(decoded: np.ndarray, parameters: CKKSParameters) -> Residues:
 def solve(total: bytes, decoded: np.ndarray, parameters: CKKSParameters) -> Residues:
     """s = (m + e - c0) / c1, residue by residue."""
     (q,) = (int(m.value()) for m in seal.CoeffModulus.Create(parameters.ring_degree, list(parameters.primes)))
-    c0, c1 = polynomials(total, parameters.ring_degree)
+    c0, c1 = polynomials(total, parameters)
     known = encoded(decoded, parameters)
     return [(m - a) * pow(b, -1, q) % q for m, a, b in zip(known, c0, c1, strict=True)]
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.adding import CKKSAdder, IntegerAdder
+from common.adding import IntegerAdder, ckks_adder
 from common.ckks import Scratch
 from common.errors import (
     CorruptError,
@@ -52,7 +52,7 @@ def extremes(parameters: CKKSParameters) -> Ints:
 
 
 def total(parameters: CKKSParameters, uploads: Iterable[list[bytes]]) -> tuple[memoryview, int]:
-    adder = CKKSAdder(parameters)
+    adder = ckks_adder(parameters)
     for items in uploads:
         adder.add(adder.load(memoryview(b"".join(items)), len(items[0])))
     items = adder.total()
@@ -154,13 +154,13 @@ def test_ckks_opens_to_what_identity_opens_to(uploads: int, size: int, seed: int
     parameters, key = SHARED
     rng = np.random.default_rng(seed)
     vectors = [rng.integers(-(2**41), 2**41, size) for _ in range(uploads)]
-    encrypted, plain = CKKSAdder(parameters), IntegerAdder("<i8")
+    encrypted, plain = ckks_adder(parameters), IntegerAdder("<i8")
     for vector in vectors:
         sealed = list(CKKSSealer(key).seal(vector))
         identity = list(IdentitySealer(parameters).seal(vector))
         assert len(sealed) == parameters.ciphertexts(size)
-        encrypted.add(encrypted.load(memoryview(b"".join(sealed)), len(sealed[0]) if sealed else 0) if sealed else [])
-        if identity:
+        if sealed:
+            encrypted.add(encrypted.load(memoryview(b"".join(sealed)), len(sealed[0])))
             plain.add(plain.load(memoryview(b"".join(identity)), len(identity[0])))
     sums, plain_sums = encrypted.total(), plain.total()
     if not size:
@@ -211,7 +211,7 @@ def test_a_sum_of_more_than_the_capacity_is_refused_long_before_it_wraps(
 
 def test_noise_beyond_a_quarter_is_refused(key: FederationKey, parameters: CKKSParameters) -> None:
     items = list(CKKSSealer(key).seal(np.zeros(10, np.int64)))
-    adder = CKKSAdder(parameters)
+    adder = ckks_adder(parameters)
     for _ in range(40):  # the very same noise forty times over grows forty-fold, not by a square root
         adder.add(adder.load(memoryview(items[0]), len(items[0])))
     (summed,) = adder.total()
@@ -230,11 +230,11 @@ def test_other_parameters_are_noticed(parameters: CKKSParameters) -> None:
     other = CKKSParameters.choose(Encryption(ring_degree=8192), 3)
     (item,) = CKKSSealer(make_key(other)).seal(np.arange(10))
     with pytest.raises(CorruptError):
-        CKKSAdder(parameters).load(memoryview(item), len(item))
+        ckks_adder(parameters).load(memoryview(item), len(item))
     scaled = CKKSParameters.choose(Encryption(), 1_000)
     (item,) = CKKSSealer(make_key(scaled)).seal(np.arange(10))
     with pytest.raises(CorruptError, match="framed"):
-        CKKSAdder(parameters).load(memoryview(item), len(item))
+        ckks_adder(parameters).load(memoryview(item), len(item))
 
 
 def test_what_could_wrap_is_refused_before_encryption(key: FederationKey, parameters: CKKSParameters) -> None:
@@ -398,13 +398,13 @@ MUTATIONS: dict[str, dict[str, object]] = {
 def test_members_of_another_ciphertext_are_refused(item: bytes, parameters: CKKSParameters, name: str) -> None:
     bad = with_members(item, **MUTATIONS[name])
     with pytest.raises(CorruptError):
-        CKKSAdder(parameters).load(memoryview(bad), len(bad))
+        ckks_adder(parameters).load(memoryview(bad), len(bad))
 
 
 def test_a_ciphertext_of_no_polynomials_is_refused(item: bytes, parameters: CKKSParameters) -> None:
     bad = with_members(item, size=0)
     with pytest.raises(CorruptError):
-        CKKSAdder(parameters).load(memoryview(bad), len(bad))
+        ckks_adder(parameters).load(memoryview(bad), len(bad))
 
 
 def test_sizes_that_lie_are_refused(item: bytes, parameters: CKKSParameters) -> None:
@@ -479,7 +479,7 @@ def transparent(item: bytes) -> bytes:
 
 def test_transparent_ciphertexts_are_refused(item: bytes, parameters: CKKSParameters) -> None:
     bad = transparent(item)
-    adder = CKKSAdder(parameters)
+    adder = ckks_adder(parameters)
 
     def twice() -> None:
         for _ in range(2):
@@ -521,7 +521,7 @@ def test_an_int64_sum_that_wraps_is_refused() -> None:
 
 
 def test_ckks_adder_refuses_another_number_of_items(item: bytes, parameters: CKKSParameters) -> None:
-    adder = CKKSAdder(parameters)
+    adder = ckks_adder(parameters)
     adder.add(adder.load(memoryview(item), len(item)))
     with pytest.raises(CorruptError, match="2 ciphertexts among uploads of 1"):
         adder.load(memoryview(item * 2), len(item))

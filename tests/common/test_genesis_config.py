@@ -115,7 +115,7 @@ def genesis() -> Genesis:
             "v": Dictionary(rng.normal(size=(7, 2)).astype(np.float32), transposed=True),
         },
         weights_digest=b"w" * 32, seed=b"s" * 32, sample_cap=64, parameters=parameters, fingerprint=b"k" * 32,
-        upload_length=32_972, sum_length=65_659, outputs=3, sample_shape=(5,),
+        upload_length=32_972, sum_length=32_972, outputs=3, sample_shape=(5,),
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def test_saved_and_loaded(tmp_path: Path, genesis: Genesis) -> None:
     assert found.law == genesis.law
     assert found.start().digest == genesis.start().digest
     assert found.uploads == genesis.uploads
-    assert found.aggregates == replace(genesis.uploads, item_length=65_659)
+    assert found.aggregates == replace(genesis.uploads, seed_length=64)
     for name, d in genesis.dictionaries.items():
         assert (found.dictionaries[name].matrix == d.matrix).all()
         assert found.dictionaries[name].transposed == d.transposed

@@ -11,7 +11,7 @@ import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adding import CKKSAdder
+from common.adding import ckks_adder
 from common.ckks import Scratch, context
 from common.errors import CorruptError, PackingError
 from common.framing import load_ciphertext
@@ -37,7 +37,7 @@ def components(parameters: CKKSParameters, count: int, seed: int = 0) -> Ints:
 
 
 def opened(key: FederationKey, items: list[bytes]) -> Ints:
-    adder = CKKSAdder(key.parameters)
+    adder = ckks_adder(key.parameters)
     adder.add(adder.load(memoryview(b"".join(items)), len(items[0])))
     totals = adder.total()
     return CKKSOpener(key).open(memoryview(b"".join(totals)), len(totals[0]))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.adding import CKKSAdder
+from common.adding import ckks_adder
 from common.errors import (
     CorruptError,
     DictPFLError,
@@ -33,6 +33,7 @@ from common.packing import Ints
 from common.parameters import CKKSParameters
 from common.protocol import RoundKind
 from common.sealing import CKKSSealer
+from common.seeded import SEED_LENGTH
 from common.settings import Encryption
 from common.wire import AGGREGATE, HEADER_BYTES, UPLOAD, Blob, Header, Limits, write
 from server.agreement import Agreement
@@ -64,12 +65,17 @@ class World:
 
     def require_sum(self, fold: Fold, whose: list[int]) -> None:
         blob, counted, items = fold.aggregate()
-        limits = replace(self.agreement.uploads, item_length=self.agreement.sum_length)
+        limits = sums(self.agreement)
         parsed = Blob.parse(blob, limits, direction=AGGREGATE, kind=RoundKind.UPDATE, round=ROUND)
         assert parsed.header.contributors == len(whose) == len(counted) == fold.count
         assert items == 2
-        opened = self.opener.open(parsed.sealed, self.agreement.sum_length)
+        opened = self.opener.open(parsed.sealed, parsed.header.item_length)
         assert (opened[:COMPONENTS] == sum(self.vectors[n] for n in whose)).all()
+
+
+def sums(agreement: Agreement) -> Limits:
+    """What an aggregate may be, as `Genesis.aggregates` says it."""
+    return replace(agreement.uploads, item_length=agreement.sum_length, seed_length=SEED_LENGTH)
 
 
 def made() -> World:
@@ -78,7 +84,7 @@ def made() -> World:
     rng = np.random.default_rng(0)
     vectors = [rng.integers(-(2**41), 2**41, COMPONENTS) for _ in range(3)]
     item = next(iter(CKKSSealer(key).seal(vectors[0])))
-    adder = CKKSAdder(parameters)
+    adder = ckks_adder(parameters)
     adder.add(adder.load(memoryview(item), len(item)))
     limits = Limits(FEDERATION, key.fingerprint, len(item), 3, 0, 3)
     agreement = Agreement(parameters, True, limits, len(adder.total()[0]), 5, 0, 3, 60.0)
@@ -167,10 +173,10 @@ def test_neither_section_is_added_when_the_clear_one_is_refused() -> None:
     assert fold.count == 1
     fold.add(1, with_clear(1, -5))
     blob, counted, _ = fold.aggregate()
-    aggregates = replace(limits, item_length=WORLD.agreement.sum_length)
+    aggregates = replace(sums(WORLD.agreement), max_clear=limits.max_clear)
     parsed = Blob.parse(blob, aggregates, direction=AGGREGATE, kind=RoundKind.UPDATE, round=ROUND)
     assert np.frombuffer(parsed.clear, "<i4").tolist() == [2**31 - 6, 6 - 2**31]
-    opened = WORLD.opener.open(parsed.sealed, WORLD.agreement.sum_length)
+    opened = WORLD.opener.open(parsed.sealed, parsed.header.item_length)
     assert (opened[:COMPONENTS] == WORLD.vectors[0] + WORLD.vectors[1]).all()
     assert len(counted) == 2
 

@@ -383,8 +383,8 @@ def test_strange_arrays_are_refused(bad: ArrayRecord | ConfigRecord) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
-        ("protocol", 2, VersionError),
-        ("protocol", "1", VersionError),
+        ("protocol", 1, VersionError),
+        ("protocol", "2", VersionError),
         ("round", -1, WireError),
         ("round", 1.0, WireError),
         ("round", True, WireError),
