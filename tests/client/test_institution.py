@@ -118,7 +118,7 @@ def test_a_gap_is_reported(world: World, aggregates: list[Aggregate]) -> None:
     [
         ({"federation": b"x" * 32}, "wrong-federation"),
         ({"fingerprint": b"x" * 32}, "wrong-key"),
-        ({"protocol": 2}, "wrong-federation"),
+        ({"protocol": 1}, "wrong-federation"),
         ({"federation": b""}, "wrong-federation"),
     ],
 )

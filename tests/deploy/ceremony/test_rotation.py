@@ -365,7 +365,8 @@ def test_who_left_and_the_coordinator_together_forge_nothing(world: Ceremony) ->
     left = Keyring(world.site("oslo"), SiteSettings.load(world.site("oslo"))).genesis
     _, kind, _ = read_kind(old.blob)
     blob = Blob.parse(old.blob, left.aggregates, direction=AGGREGATE, kind=kind, round=old.round)
-    items = [bytes(blob.sealed[i : i + left.sum_length]) for i in range(0, len(blob.sealed), left.sum_length)]
+    length = blob.header.item_length
+    items = [bytes(blob.sealed[i : i + length]) for i in range(0, len(blob.sealed), length)]
     forged = write(replace(blob.header, round=first, tag=state.tag(left.seed)), items)
     for fingerprint in (issued.genesis.fingerprint, left.fingerprint):
         request = Request(first + 1, None, left.federation, fingerprint, (Aggregate(first, forged, old.counted),))
