@@ -205,8 +205,24 @@ def finish(
         )
     if ledger.samples < 1:
         raise RoundError("the ledger counts no training samples; no update can be weighted")
-    q = np.zeros(law.layout.size, dtype=np.int64)
-    steps = np.ones(law.layout.size)
+    total = carried(law, plan, components, clear)
+    if plan.kind is not RoundKind.SCORE:
+        state = replace(state, course=_followed(law, state, ledger))
+    if plan.kind is RoundKind.MEASURE:
+        return replace(state, round=state.round + 1), ledger
+    if plan.kind is RoundKind.SCORE:
+        return replace(state, round=state.round + 1, clear=law._least(np.abs(total))), ledger  # noqa: SLF001 -- same module
+    return _updated(law, state, plan, total, ledger), ledger
+
+
+def carried(law: Law, plan: Plan, components: Ints, clear: Ints) -> Floats:
+    """What opened components carry behind the ledger: sums of w * values, float64, shape (size,); 0 where nothing is sent.
+
+    Raises:
+        RoundError: another number of components than the plan has.
+    """
+    total = np.zeros(law.layout.size)
+    head = ledger_size(len(law.layout.entries))
     for stream, part in ((plan.sealed, components[head:]), (plan.clear, clear)):
         needed = stream.digits.components(stream.index.size)
         if part.size < needed or part[needed:].any():
@@ -214,16 +230,9 @@ def finish(
                 f"expected {needed} components and zeros behind them, found {part.size}; the sum is of another round "
                 "or plan"
             )
-        q[stream.index] = unpack(part[:needed], stream.index.size, stream.digits)
-        steps[stream.index] = stream.steps
-    if plan.kind is not RoundKind.SCORE:
-        state = replace(state, course=_followed(law, state, ledger))
-    if plan.kind is RoundKind.MEASURE:
-        return replace(state, round=state.round + 1), ledger
-    total = steps * q.astype(np.float64)
-    if plan.kind is RoundKind.SCORE:
-        return replace(state, round=state.round + 1, clear=law._least(np.abs(total))), ledger  # noqa: SLF001 -- same module
-    return _updated(law, state, plan, total, ledger), ledger
+        q = unpack(part[:needed], stream.index.size, stream.digits)
+        total[stream.index] = stream.steps * q.astype(np.float64)
+    return total
 
 
 def _followed(law: Law, state: SharedState, ledger: Ledger) -> Course:

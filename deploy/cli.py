@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +21,8 @@ from common.errors import ConfigError, DictPFLError
 from common.presets import METHODS
 from deploy.ceremony import cli as ceremony
 from deploy.operations import cli as operations
+from deploy.overrides import overrides as _parsed
+from deploy.privacy import cli as privacy
 from deploy.units import human_bytes, human_count, human_factor, human_seconds, percent
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app.add_typer(ceremony.authority, name="authority")
 app.add_typer(ceremony.institution, name="institution")
 app.add_typer(ceremony.audit, name="audit")
 app.add_typer(operations.commands)
+app.command()(privacy.attack)
 _PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
@@ -286,15 +288,7 @@ def doctor(
 
 def _overrides(pairs: list[str] | None, method: str | None = None, sealer: SealerName | None = None) -> dict[str, Any]:
     """Dotted overrides from the command line; values are read as TOML, and as text where that fails."""
-    found: dict[str, Any] = {}
-    for pair in pairs or []:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, such as --set training.epochs=2")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = text
+    found = _parsed(pairs)
     if method:
         found["method"] = method
     if sealer:

@@ -126,7 +126,7 @@ def summarise(
         "state_digest": state.digest.hex(),
         "seed": config.seed,
         "versions": versions(),
-        "machine": {"python": platform.python_version(), "platform": platform.platform(), "processor": processor()},
+        "machine": machine_facts(),
     }
 
 
@@ -145,6 +145,11 @@ def _best(state: SharedState, config: FederationConfig, updates: Sequence[RoundR
 
 def _unencrypted(config: FederationConfig) -> bool:
     return config.encryption.sealer != "ckks" or config.encryption.sealed_share < 1.0
+
+
+def machine_facts() -> dict[str, str]:
+    """Python, platform and processor that figures come from."""
+    return {"python": platform.python_version(), "platform": platform.platform(), "processor": processor()}
 
 
 def versions() -> dict[str, str]:

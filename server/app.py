@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.errors import ConfigError
-from server.coordinator import Coordinator
+from server.recording import open_coordinator
 from server.strategy import BlindStrategy
 
 FOLDER = "DICTPFL_COORDINATOR"
@@ -28,7 +28,7 @@ def main(grid: Grid, _context: Context) -> None:
     folder = os.environ.get(FOLDER)
     if not folder:
         raise ConfigError(f"Expected the coordinator's folder in {FOLDER}, which is not set: set it and start again.")
-    coordinator = Coordinator.open(Path(folder))
+    coordinator = open_coordinator(Path(folder))
     try:
         BlindStrategy(coordinator).start(grid)
     finally:

@@ -1,0 +1,128 @@
+"""Which labels, and how many of each, were in a batch: read off the head's gradient, without any optimisation.
+
+The gradient of cross-entropy with respect to the head's bias is mean(p) - counts / batch: with p guessed from the model's
+answer to noise, counts follow (Zhao et al. 2020 for one sample; Wainakh et al. 2022 and Geng et al. 2021 for more).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from common.layout import Entry, Layout
+from deploy.privacy.inversion import Target
+from deploy.privacy.matching import Matcher
+
+Counts = NDArray[np.int64]
+
+
+def head_entries(layout: Layout, outputs: int) -> tuple[Entry | None, Entry | None]:
+    """Weight (outputs, features) and bias (outputs,) of the last dense layer that is shared; None where it is not."""
+    weight = bias = None
+    for entry in layout.entries:
+        if entry.shape == (outputs,):
+            bias = entry
+        elif len(entry.shape) == 2 and entry.shape[0] == outputs:  # noqa: PLR2004 -- a matrix
+            weight = entry
+    return weight, bias
+
+
+def infer_counts(matcher: Matcher, layout: Layout, target: Target, seed: int = 0) -> Counts:
+    """How often each class was in each victim's samples, (victims, outputs); rows sum to steps * batch.
+
+    Where the bias is not known, the head's rows say it for one sample: the label's row points the other way. Where neither
+    is known, nothing is: the guess is drawn at random.
+    """
+    samples = target.steps * target.batch
+    weight, bias = head_entries(layout, target.outputs)
+    offset = _offsets(matcher)
+    random = np.random.default_rng(seed)
+    answer = _answer_to_noise(matcher, target, seed)
+    rows = []
+    for observed, known in zip(target.observed.numpy(), target.known.numpy(), strict=True):
+        scores = _by_bias(observed, known, bias, offset, answer * target.steps)
+        if scores is None:
+            scores = _by_rows(observed, known, weight, offset)
+        if scores is None:
+            scores = random.random(target.outputs)
+            samples_scores = np.zeros(target.outputs)
+            samples_scores[random.integers(0, target.outputs, samples)] += 1
+            rows.append(rounded(scores * 1e-6 + samples_scores / samples, samples))
+            continue
+        rows.append(rounded(scores / target.steps, samples))
+    return np.stack(rows)
+
+
+def rounded(shares: NDArray[np.float64], samples: int) -> Counts:
+    """Whole counts with the given sum that are nearest to shares: the largest remainders are rounded up."""
+    wanted = np.clip(shares, 0, None)
+    wanted = wanted / max(wanted.sum(), 1e-12) * samples
+    counts: Counts = np.floor(wanted).astype(np.int64)
+    missing = samples - int(counts.sum())
+    counts[np.argsort(counts - wanted, kind="stable")[:missing]] += 1
+    return counts
+
+
+def as_labels(counts: Counts, steps: int, batch: int) -> torch.Tensor:
+    """Counts as labels, (victims, steps, batch), in ascending order."""
+    rows = [np.repeat(np.arange(row.size), row) for row in counts]
+    return torch.from_numpy(np.stack(rows)).reshape(len(counts), steps, batch)
+
+
+def right(counts: Counts, labels: NDArray[np.int64]) -> float:
+    """Share of one victim's labels that are in the guessed multiset."""
+    truth = np.bincount(labels, minlength=counts.size)
+    return float(np.minimum(truth, counts).sum() / max(1, labels.size))
+
+
+def prior(labels: NDArray[np.int64], outputs: int, samples: int) -> Counts:
+    """The best guess without looking: counts as in a public sample of the same kind of data."""
+    return rounded(np.bincount(labels, minlength=outputs).astype(np.float64), samples)
+
+
+def _offsets(matcher: Matcher) -> NDArray[np.int64]:
+    """Where a coordinate of the shared vector stands among the parameters alone."""
+    return np.cumsum(matcher.coordinates) - 1
+
+
+def _by_bias(
+    observed: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    bias: Entry | None,
+    offset: NDArray[np.int64],
+    answer: NDArray[np.float64],
+) -> NDArray[np.float64] | None:
+    if bias is None:
+        return None
+    place = offset[bias.span]
+    if not known[place].all():
+        # Some of the labels show all the same: of the known entries, the smallest.
+        if not known[place].any():
+            return None
+        return np.where(known[place], np.clip(answer - observed[place], 0, None), 0.0) + 1e-9
+    return answer - observed[place]
+
+
+def _by_rows(
+    observed: NDArray[np.float64], known: NDArray[np.bool_], weight: Entry | None, offset: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    if weight is None:
+        return None
+    place = offset[weight.span].reshape(weight.shape)
+    if not known[place].any():
+        return None
+    rows = np.where(known[place], observed[place], 0.0)
+    # The label's row is against all others, so that it is the most negative among the products of rows.
+    products = rows @ rows.T
+    np.fill_diagonal(products, 0.0)
+    scores: NDArray[np.float64] = -products.sum(axis=1) / max(float(np.abs(products).sum()), 1e-30) + 1e-9
+    return scores
+
+
+def _answer_to_noise(matcher: Matcher, target: Target, seed: int) -> NDArray[np.float64]:
+    generator = torch.Generator().manual_seed(seed)
+    middle, spread = (target.low + target.high) / 2, (target.high - target.low) / 4
+    noise = middle + spread * torch.randn(256, *target.shape, generator=generator, dtype=torch.float64)
+    found: NDArray[np.float64] = matcher.probabilities(noise).mean(dim=0).numpy()
+    return found

@@ -1,0 +1,146 @@
+"""privacy.json: what attacks found, as a checked document; `dictpfl report --privacy` reads it.
+
+Written into the folder of an attack, with the pictures that it names beside it. `FORMAT` changes with the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common.errors import ConfigError
+from common.files import write_private
+
+FORMAT = "dictpfl-privacy-1"
+RESULTS, PICTURES = "privacy.json", "pictures"
+Adversary = Literal["server", "institution", "collusion", "outsider"]
+Family = Literal[
+    "inversion", "labels", "tokens", "membership", "property", "distinguishing", "aggregate", "collusion", "ciphertext"
+]
+Verdict = Literal["succeeds", "better than blind", "no better than blind", "not measured"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(_Document):
+    """A mean (or an AUC) with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Finding(_Document):
+    """One attack by one adversary on one method at one setting."""
+
+    family: Family
+    attack: str = Field(description="The attack's name, such as `cosine, labels inferred`.")
+    source: str = Field(description="Paper that it is taken from.")
+    adversary: Adversary
+    method: str = Field(description="What was attacked, such as `fedml-he, 30 % sealed`.")
+    encrypted: bool = Field(description="Whether everything that this adversary attacks crossed encrypted.")
+    setting: dict[str, int | float | str] = Field({}, description="Batch, steps, institutions, and the like.")
+    metric: str = Field(description="`SSIM`, `labels right`, `AUC`, ...; larger is better for the attacker.")
+    found: Interval
+    blind: Interval = Field(description="The best guess of somebody who sees nothing of the run.")
+    gain: Interval = Field(description="found - blind, paired where it can be.")
+    success: float = Field(description="`found.value` from which on the attack counts as successful.")
+    trials: int = Field(ge=1)
+    method_of_interval: str = Field(description="`bootstrap` or `DeLong`, and over what.")
+    more: dict[str, float] = Field({}, description="Other measures of the same trials, such as PSNR.")
+    picture: str = Field("", description="File below `pictures/`; empty: none.")
+    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Success by the stated threshold; else whether it beats the blind guess beyond the interval."""
+        if self.found.value >= self.success and self.gain.low > 0:
+            return "succeeds"
+        return "better than blind" if self.gain.low > 0 else "no better than blind"
+
+
+class Check(_Document):
+    """What an attack must reach where nothing is encrypted: if it does not, the attack is broken, not the method private."""
+
+    attack: str
+    setting: dict[str, int | float | str] = {}
+    metric: str
+    required: float
+    found: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached."""
+        return self.found >= self.required
+
+
+class Detection(_Document):
+    """An active attack on ciphertexts or rounds, and what noticed it."""
+
+    attack: str
+    adversary: Adversary
+    outcome: Literal["detected", "harmless", "not detected", "succeeds by design"]
+    by: str = Field(description="The error or the mechanism that stopped it; empty where nothing did.")
+    meaning: str
+    test: str = Field("", description="The test that holds it.")
+
+
+class Seen(_Document):
+    """One kind of thing that a party saw in the recorded run."""
+
+    party: Adversary
+    what: str
+    count: int
+    bytes: int
+    readable: bool = Field(description="Whether this party could read values out of it.")
+
+
+class PrivacyResults(_Document):
+    """Everything that an attack run found."""
+
+    format: Literal["dictpfl-privacy-1"] = "dictpfl-privacy-1"
+    name: str
+    config: dict[str, Any]
+    granted: list[str] = Field(description="What attackers were given beyond their view.")
+    seen: list[Seen]
+    findings: list[Finding]
+    checks: list[Check]
+    detections: list[Detection] = []
+    skipped: list[str] = Field([], description="What was not tried, and why.")
+    machine: dict[str, Any] = {}
+    seconds: float = 0.0
+
+    @property
+    def broken(self) -> list[Check]:
+        """Attacks that do not work even on plaintext: their other findings mean nothing."""
+        return [check for check in self.checks if not check.met]
+
+    def of(self, *families: Family, adversary: Adversary | None = None) -> Sequence[Finding]:
+        """Findings of some families."""
+        return [f for f in self.findings if f.family in families and adversary in (None, f.adversary)]
+
+    def save(self, folder: Path) -> None:
+        """Write privacy.json into a folder."""
+        write_private(folder / RESULTS, (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read privacy.json from a folder.
+
+        Raises:
+            ConfigError: none there, or of another schema.
+        """
+        path = Path(folder) / RESULTS
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{folder} holds no {RESULTS}; `dictpfl attack CONFIG.toml --out DIR` makes one"
+            ) from None
+        except (OSError, ValidationError) as error:
+            raise ConfigError(f"cannot use {path}: {error}; attack again with this release") from error

@@ -1,0 +1,82 @@
+"""What a curious coordinator can keep: every upload as it came, with the times, beside the journal that it keeps anyway.
+
+A coordinator whose folder holds a folder `recording` writes there; simulated and deployed ones alike. Nothing else
+changes: no institution can tell. `deploy.privacy` reads it as the coordinator's view.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import JournalError
+from common.protocol import Reply, Request
+from server.agreement import Agreement
+from server.coordinator import AGREEMENT, Coordinator, open_journal
+from server.journal import Journal
+
+RECORDING, EVENTS = "recording", "events.jsonl"
+
+
+class RecordingCoordinator(Coordinator):
+    """A coordinator that follows the protocol and keeps what it sees."""
+
+    def __init__(self, agreement: Agreement, journal: Journal, folder: Path) -> None:
+        super().__init__(agreement, journal)
+        self._recording = folder / RECORDING
+        self._count = len(list(self._recording.glob("*.upload")))
+
+    def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
+        """See `Coordinator.begin`."""
+        requests = super().begin(nodes)
+        for node, request in requests.items():
+            self._note_request(node, request)
+        return requests
+
+    def receive(self, node: int, reply: Reply) -> Request | None:
+        """See `Coordinator.receive`."""
+        name = ""
+        if reply.blob:
+            name = f"{self._count:06d}.upload"
+            self._count += 1
+            self._write(name, reply.blob)
+        self._note(
+            "answered", node, reply.round, status=str(reply.status), position=reply.position, code=reply.code,
+            bytes=len(reply.blob), snapshot=len(reply.snapshot), file=name,
+        )  # fmt: skip
+        further = super().receive(node, reply)
+        if further is not None:
+            self._note_request(node, further)
+        return further
+
+    def _note_request(self, node: int, request: Request) -> None:
+        size = len(request.snapshot) + sum(len(aggregate.blob) for aggregate in request.aggregates)
+        self._note("asked", node, request.round, kind=str(request.kind or ""), bytes=size)
+
+    def _note(self, event: str, node: int, number: int, **facts: Any) -> None:
+        line = {"event": event, "node": node, "round": number, "at": time.time(), **facts}
+        self._write(EVENTS, (json.dumps(line) + "\n").encode())
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            with (self._recording / name).open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise JournalError(
+                f"cannot write {self._recording}: {error}; make room, or move the folder away to stop recording"
+            ) from error
+
+
+def open_coordinator(folder: Path) -> Coordinator:
+    """The coordinator of a folder; one that records if there is a folder `recording` in it.
+
+    Raises:
+        ConfigError, JournalError: missing or damaged.
+    """
+    if not (folder / RECORDING).is_dir():
+        return Coordinator.open(folder)
+    agreement = Agreement.load(folder / AGREEMENT)
+    return RecordingCoordinator(agreement, open_journal(folder, agreement), folder)
