@@ -134,8 +134,9 @@ def test_thirty_institutions_and_a_coordinator_whose_memory_stays_flat(tmp_path:
         f"at once, torch loaded {'ahead' if free >= WARM else 'by each'}"
     )
     assert MANY * upload > 4 * aggregate, "too small to show anything"
-    # Five times the institutions, and the peak moves by less than two aggregates, which is a fraction of the uploads.
-    assert many.peak - few.peak < 2 * aggregate
+    # Five times the institutions, and the peak moves by a fraction of what the others upload: replies that are ready
+    # together are pulled together, and each is there two or three times until it is parsed and added.
+    assert many.peak - few.peak < (MANY - FEW) * upload / 3
     # From its second round on, the process does not grow at all, give or take an aggregate.
     peaks = [max(many.app[number]) for number in sorted(many.app)]
     assert max(peaks[2:]) - peaks[1] < aggregate
