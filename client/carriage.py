@@ -6,12 +6,13 @@ other, and `tests/server/test_strategy.py` holds them together.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.errors import CorruptError, OversizedError, TruncatedError, VersionError, WireError
-from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind, Wish
+from common.protocol import PROTOCOL, Aggregate, Reply, Request, RoundKind, Stage, Wish
 
 STYPE = "ckks.bytes"
 """How the array is serialised: not at all."""
@@ -22,11 +23,13 @@ UPLOAD_ID = 16
 _FIELDS = {
     "protocol", "round", "kind", "federation", "fingerprint", "snapshot", "wish", "rounds", "lengths", "counts", "counted",
 }  # fmt: skip
+_DEFENCE = {"stage", "defence", "manifests"}
+"""Only where they say something."""
 _LARGEST = 2**62
 
 
 def encode_reply(reply: Reply) -> RecordDict:
-    """Lay out a reply as one array (the upload, then the snapshot) and one record of scalars."""
+    """Lay out a reply as one array (the upload, the snapshot, what is said of masks) and one record of scalars."""
     header = ConfigRecord(
         {
             "status": reply.status.value,
@@ -36,7 +39,10 @@ def encode_reply(reply: Reply) -> RecordDict:
             "snapshot": len(reply.snapshot),
         }
     )
-    data = reply.blob + reply.snapshot if reply.snapshot else reply.blob
+    if reply.defence or reply.manifest:
+        header["defence"], header["manifest"] = len(reply.defence), len(reply.manifest)
+    rest = reply.snapshot + reply.defence + reply.manifest
+    data = reply.blob + rest if rest else reply.blob
     array = Array(dtype="uint8", shape=(len(data),), stype=STYPE, data=data)
     return RecordDict({"reply": header, "blobs": ArrayRecord({"blob": array})})
 
@@ -55,9 +61,12 @@ def decode_request(content: RecordDict) -> Request:
     # The version comes first: another protocol may well have other fields.
     if header.get("protocol") != PROTOCOL:
         raise VersionError(f"Expected protocol {PROTOCOL}, found {header.get('protocol')!r}: update both sides.")
-    if set(header) != _FIELDS:
+    if set(header) not in (_FIELDS, _FIELDS | _DEFENCE):
         raise WireError(f"Expected the request's fields {sorted(_FIELDS)}, found {sorted(header)}.")
     blob, length = _blob(content["blobs"]), _count(header["snapshot"], "snapshot")
+    blob, defence = _cut(blob, _count(header.get("defence", 0), "defence"))
+    signed = _counts(header.get("manifests", []), "manifests")
+    blob, manifests = _cut(blob, sum(signed))
     if len(blob) < length:
         raise TruncatedError(f"Expected a snapshot of {length} bytes, found {len(blob)}.")
     return Request(
@@ -67,7 +76,9 @@ def decode_request(content: RecordDict) -> Request:
         fingerprint=_bytes(header["fingerprint"], "fingerprint"),
         snapshot=blob[:length],
         wish=_wish(header["wish"]),
-        aggregates=_aggregates(header, blob[length:] if length else blob),
+        stage=_stage(header.get("stage", "")),
+        defence=defence,
+        aggregates=_with(_aggregates(header, blob[length:] if length else blob), signed, manifests),
     )
 
 
@@ -94,6 +105,33 @@ def _kind(value: object) -> RoundKind | None:
     if not isinstance(value, str) or value not in set(RoundKind):
         raise WireError(f"Expected the request's kind to be one of {', '.join(RoundKind)} or empty, found {value!r}.")
     return RoundKind(value)
+
+
+def _with(aggregates: tuple[Aggregate, ...], lengths: list[int], data: bytes) -> tuple[Aggregate, ...]:
+    """The aggregates with their manifests, which stand back to back."""
+    if not lengths:
+        return aggregates
+    if len(lengths) != len(aggregates):
+        raise WireError(f"Found {len(aggregates)} aggregates and {len(lengths)} lengths of manifests; they must agree.")
+    parts = [data[start:stop] for start, stop in pairwise(accumulate(lengths, initial=0))]
+    return tuple(replace(one, manifests=part) for one, part in zip(aggregates, parts, strict=True))
+
+
+def _cut(blob: bytes, length: int) -> tuple[bytes, bytes]:
+    """What comes before the last `length` bytes, and those."""
+    if not length:
+        return blob, b""
+    if len(blob) < length:
+        raise TruncatedError(
+            f"Expected {length} bytes of manifests and about masks at the request's end, found {len(blob)} in all."
+        )
+    return blob[:-length], blob[-length:]
+
+
+def _stage(value: object) -> Stage:
+    if not isinstance(value, str) or value not in set(Stage):
+        raise WireError(f"Expected the request's stage to be one of {', '.join(Stage)} or empty.")
+    return Stage(value)
 
 
 def _wish(value: object) -> Wish:

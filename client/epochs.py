@@ -19,7 +19,7 @@ from client.vault import open_at_rest, stored_passphrase
 from common.errors import ConfigError, DriftError, KeyFileError, PassphraseError, WrongKeyError
 from common.files import read_private
 from common.genesis import Genesis
-from common.keys import FederationKey, load_key, owner_only, parse_key
+from common.keys import FederationKey, owner_only, parse_key
 from common.opening import Opener
 from common.state import SharedState
 
@@ -144,17 +144,24 @@ class Keyring:
         return table
 
     def _key(self, home: Path) -> FederationKey:
-        if (home / KEY).exists() or not (home / SEALED_KEY).exists():
-            return load_key(home / KEY)
+        return parse_key(*self.private(home, KEY, SEALED_KEY, KEY_PURPOSE))
+
+    def private(self, home: Path, clear: str, sealed: str, purpose: str) -> tuple[bytes, Path]:
+        """The content of a file that is there in clear (a simulation's) or sealed for `purpose`, and where it lies.
+
+        Raises:
+            KeyFileError: missing, damaged, or readable by others. PassphraseError: wrong, or none at hand.
+        """
+        if (home / clear).exists() or not (home / sealed).exists():
+            return read_private(home / clear), home / clear
         path = self._folder / self._settings.passphrase_file if self._settings.passphrase_file else None
         passphrase = self._passphrase or stored_passphrase(path)
         if passphrase is None:
             raise PassphraseError(
-                f"{home / SEALED_KEY} is sealed and no passphrase is at hand: name a file as passphrase_file in "
+                f"{home / sealed} is sealed and no passphrase is at hand: name a file as passphrase_file in "
                 f"{self._folder / 'site.toml'}, or give the service the credential dictpfl-passphrase"
             )
-        sealed = home / SEALED_KEY
-        return parse_key(open_at_rest(read_private(sealed), passphrase, KEY_PURPOSE, sealed), sealed)
+        return open_at_rest(read_private(home / sealed), passphrase, purpose, home / sealed), home / sealed
 
     def start(self) -> SharedState:
         """Shared state before the first round that this epoch lets one open.

@@ -19,6 +19,7 @@ from client.data import Samples
 from client.delivery import missed
 from client.epochs import Keyring, home
 from client.jump import jumped
+from client.masking import Place, masks_of
 from client.memory import Memory, Pending, Record
 from client.replay import apply, components
 from client.sealed import open_snapshot, seal_snapshot
@@ -33,6 +34,7 @@ from common.errors import (
     DataError,
     DictPFLError,
     InsecureParametersError,
+    RevealError,
     RoundError,
     SnapshotError,
     WireError,
@@ -41,7 +43,8 @@ from common.errors import (
 )
 from common.genesis import DOCUMENT
 from common.ledger import Ledger
-from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Status, Wish
+from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Stage, Status, Wish
+from common.revealing import SeedsQuestion, SharesQuestion, read_attempt
 from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update, stopped
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import small_seed
@@ -81,6 +84,7 @@ class Institution:
             raise DataError(f"{folder}/{TRAIN} holds no samples; an institution needs at least one to take part")
         self._bench = Workbench(self._genesis, self._keys.home / GENESIS_WEIGHTS)
         self._memory = Memory(folder / "memory", self._genesis.federation)
+        self._masks = masks_of(self._keys, self._memory.path, self.settings.min_participants)
         self._record: Record | None = None
         self._stamp = (-1, -1, -1)
         self._seconds: dict[str, float] = {}
@@ -114,7 +118,10 @@ class Institution:
     def _answer(self, request: Request) -> Reply:
         self._require_ours(request)
         record = self._recall()
-        if request.kind is not None and (reply := self._same_again(record, request)):
+        if request.stage is not Stage.UPLOAD:
+            return self._told(record, request)
+        attempt = read_attempt(request.defence)
+        if request.kind is not None and (reply := self._same_again(record, request, attempt)):
             return reply
         record = self._caught_up(record, request)
         if record.shared.round < request.round:
@@ -134,7 +141,19 @@ class Institution:
         if request.kind is RoundKind.UPDATE and stopped(self._genesis.law, record.shared):
             self._note("finished", record.shared.round, 0)
             return Reply(Status.FINISHED, request.round, record.shared.round)
-        return self._upload(record, request.kind)
+        return self._upload(record, request.kind, attempt)
+
+    def _told(self, record: Record, request: Request) -> Reply:
+        """What is asked about masks, of the upload that waits."""
+        pending = record.pending
+        if self._masks is None or pending is None or pending.round != request.round:
+            raise RevealError(f"asked about masks of round {request.round}, no upload of that round waits here")
+        if request.stage is Stage.SEEDS:
+            answer = self._masks.tell_seeds(pending, SeedsQuestion.of_bytes(request.defence))
+        else:
+            answer = self._masks.tell_shares(record, pending, SharesQuestion.of_bytes(request.defence))
+        self._note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
+        return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 
     def _require_ours(self, request: Request) -> None:
         if request.protocol != PROTOCOL or request.federation != self._genesis.federation:
@@ -162,8 +181,8 @@ class Institution:
         self._record, self._stamp = record, self._memory.stamp()
         return record
 
-    def _same_again(self, record: Record, request: Request) -> Reply | None:
-        """The stored upload, if it is what is asked for: same round, same kind, same key."""
+    def _same_again(self, record: Record, request: Request, attempt: int) -> Reply | None:
+        """The stored upload, if it is what is asked for: same round, same kind, same key; masked for another attempt if need be."""
         pending = record.pending
         if pending is None or request.kind is None or record.shared.round != request.round:
             return None
@@ -171,7 +190,10 @@ class Institution:
             Blob.parse(pending.blob, self._genesis.uploads, direction=UPLOAD, kind=request.kind, round=request.round)
         except WireError:
             return None
-        return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob)
+        if self._masks and attempt != self._masks.attempt_of(pending):
+            pending = self._masks.changed(record, pending, attempt)
+            self._remember(replace(record, pending=pending))
+        return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob, defence=pending.defence)
 
     def _caught_up(self, record: Record, request: Request) -> Record:
         """Apply what is next, in order, and settle the upload that waits for it; durable before anything else."""
@@ -235,7 +257,9 @@ class Institution:
         )
         return {"counted": False, **facts}
 
-    def _upload(self, record: Record, kind: RoundKind) -> Reply:
+    def _upload(self, record: Record, kind: RoundKind, attempt: int) -> Reply:
+        if self._masks:
+            self._masks.require_open(record.shared.round, attempt)
         if record.pending is not None:
             # Made for another kind of this very round, or under another key: it will never be counted.
             record = replace(record, residual=record.pending.missed, pending=None)
@@ -251,20 +275,22 @@ class Institution:
         with self._timed("seal"):
             sealable = seal_update(law, plan, update, ledger)
             upload_id = record.mark(plan.round) + secrets.token_bytes(8)
-            blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed), upload_id)
+            place = Place(plan.round, kind, attempt, upload_id)
+            blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed), place, record.secret)
+            defence = self._masks.note(place, record.secret) if self._masks else b""
         counted, owed = record.residual, record.residual
         if kind is RoundKind.UPDATE:
             counted = sealable.residual
             owed = Residual(np.where(plan.mask, update, counted.values))
         seconds = time.perf_counter() - self._began
-        pending = Pending(shared.round, upload_id, blob, counted, owed, seconds)
+        pending = Pending(shared.round, upload_id, blob, counted, owed, seconds, defence)
         local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
         with self._timed("store"):
             self._remember(replace(record, local=local, pending=pending))
         own = {"metric": measured.metric_sum, "loss": measured.loss_sum} if measured.count else {}
         means = {name: total / measured.count for name, total in own.items()}
         self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent, **means)
-        return Reply(Status.UPLOAD, shared.round, shared.round, blob)
+        return Reply(Status.UPLOAD, shared.round, shared.round, blob, defence=defence)
 
     def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:
         """The weighted vector that the round carries: u = w (local - x) + r, scores, or nothing."""
@@ -285,11 +311,14 @@ class Institution:
         loss = trained.loss_sum / max(1, trained.samples_seen) * ledger.samples
         return weight * (twin.read() - before) + record.residual.values, replace(ledger, train_loss=loss)
 
-    def _sealed(self, plan: Plan, sealable: Sealable, tag: bytes, upload_id: bytes) -> bytes:
+    def _sealed(self, plan: Plan, sealable: Sealable, tag: bytes, place: Place, secret: bytes) -> bytes:
         header = Header(
-            UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, upload_id
+            UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, place.upload_id
         )
-        return write(header, self._sealer.seal(sealable.components), sealable.clear.astype("<i4").tobytes())
+        items = self._sealer.seal(sealable.components)
+        if self._masks:
+            items = self._masks.put_on(items, place, secret)
+        return write(header, items, sealable.clear.astype("<i4").tobytes())
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

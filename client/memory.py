@@ -42,6 +42,7 @@ class Pending:
         blob: as sent; the same request gets the same reply.
         counted: residual if the upload is in the sum. `missed`: residual if it is not.
         seconds: that it took to make, for this institution's own log; 0: not known.
+        defence: what is sent beside it (`common.protocol.Reply`).
     """
 
     round: int
@@ -50,6 +51,7 @@ class Pending:
     counted: Residual
     missed: Residual
     seconds: float = 0.0
+    defence: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class Memory:
             tensors["pending/blob"] = np.frombuffer(pending.blob, dtype=np.uint8)
             tensors["pending/counted"] = pending.counted.values
             tensors["pending/missed"] = pending.missed.values
+            if pending.defence:
+                tensors["pending/defence"] = np.frombuffer(pending.defence, dtype=np.uint8)
             facts |= {"pending_round": pending.round, "upload_id": pending.upload_id.hex()}
             facts["pending_seconds"] = pending.seconds
         facts |= {"format": _FORMAT, "federation": self._federation.hex()}
@@ -193,6 +197,7 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             Residual(tensors["pending/counted"]),
             Residual(tensors["pending/missed"]),
             float(facts.get("pending_seconds", 0.0)),
+            tensors["pending/defence"].tobytes() if "pending/defence" in tensors else b"",
         )
     local = {name.removeprefix("local/"): v for name, v in tensors.items() if name.startswith("local/")}
     return Record(shared, Residual(tensors["residual"]), bytes.fromhex(facts["secret"]), local, pending)

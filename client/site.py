@@ -14,6 +14,8 @@ from common.settings import Section
 
 GENESIS_WEIGHTS = "weights.safetensors"
 KEY, SEALED_KEY = "federation.key", "federation.key.sealed"
+PEERS, PEER_KEY, SEALED_PEER_KEY = "peers.json", "peers.key", "peers.key.sealed"
+"""Members of the epoch, and this institution's own private keys among them."""
 SITE, DIARY = "site.toml", "diary.jsonl"
 TRAIN, VALIDATION = "train.npz", "validation.npz"
 

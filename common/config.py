@@ -16,6 +16,7 @@ from common.presets import METHODS
 from common.settings import (
     Data,
     Decomposition,
+    Defences,
     Encryption,
     Federation,
     Grid,
@@ -45,6 +46,7 @@ class FederationConfig(Section):
     pruning: Pruning = Field(default_factory=Pruning)
     grid: Grid = Field(default_factory=Grid)
     encryption: Encryption = Field(default_factory=Encryption)
+    defences: Defences = Field(default_factory=Defences)
     training: Training = Field(default_factory=Training)
     selection: Selection = Field(default_factory=Selection)
 
@@ -109,10 +111,21 @@ class FederationConfig(Section):
                 f"{origin}: selection.patience is {self.selection.patience}, but nothing is measured to stop by; set "
                 "selection.by to `metric` or `loss` and data.validation_share above 0"
             )
+        self._require_maskable(origin)
         if not self.toy_insecure and self.insecurities:
             raise InsecureParametersError(
                 f"{origin}: {'; '.join(self.insecurities)}. Change it, or set toy_insecure = true to admit it"
             )
+
+    def _require_maskable(self, origin: str) -> None:
+        defences = self.defences
+        if defences.masks and (self.encryption.sealer != "ckks" or self.federation.participants < 3):  # noqa: PLR2004
+            raise ConfigError(
+                f'{origin}: defences.masks hides an upload among the others\' ciphertexts: it needs encryption.sealer = "ckks" '
+                f"and 3 participants, found {self.encryption.sealer!r} and {self.federation.participants}"
+            )
+        if defences.masks and defences.mask_partners % 2:
+            raise ConfigError(f"{origin}: defences.mask_partners is {defences.mask_partners}, expected an even number")
 
     @property
     def capacity(self) -> int:

@@ -164,6 +164,25 @@ class BehindError(RoundError):
     code = "behind"
 
 
+class IntegrityError(RoundError):
+    """A sum is not made of the uploads that the coordinator names; shared state is untouched, and evidence is kept.
+
+    `reason`: a word for what was found.
+    """
+
+    code = "integrity"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RevealError(RoundError):
+    """What is asked about masks would uncover more than one sum of a round, or too small a one; nothing was told."""
+
+    code = "reveal"
+
+
 class SnapshotError(DictPFLError):
     """A sealed snapshot of shared state is refused; shared state is untouched."""
 

@@ -71,9 +71,9 @@ class Genesis:
 
         It covers all that training depends on. The key and how uploads are carried are bound by the
         fingerprint instead, which every blob carries too: a key may be rotated within a federation,
-        and a run without encryption is the same federation, bit for bit (docs/decisions/0003).
+        and a run without encryption, or with masks, is the same federation, bit for bit (docs/decisions/0003).
         """
-        config = self.config.model_dump(mode="json", exclude={"name", "method", "toy_insecure", "data"})
+        config = self.config.model_dump(mode="json", exclude={"name", "method", "toy_insecure", "data", "defences"})
         for carried in ("sealer", "profile", "security", "ring_degree"):
             del config["encryption"][carried]
         for local in ("threads", "device", "workers"):

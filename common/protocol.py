@@ -31,10 +31,23 @@ class Status(StrEnum):
     """Nothing to upload was asked for; all aggregates are applied."""
     FINISHED = "finished"
     """All aggregates are applied, and all institutions agreed, by shared state alone, on no further update."""
+    REVEALED = "revealed"
+    """What was asked for about masks, and nothing else."""
     BEHIND = "behind"
     """Aggregates before the requested round are missing here; `position` says from which on."""
     REFUSED = "refused"
     """The institution will not take part; `code` says why, without any detail."""
+
+
+class Stage(StrEnum):
+    """What of a round with masks (`common.revealing`) a request asks for; without masks there is but the first."""
+
+    UPLOAD = ""
+    """An upload, or what a request without masks asks for."""
+    SEEDS = "seeds"
+    """Seeds of what an institution masked with those who are missing."""
+    SHARES = "shares"
+    """What takes the own masks off the uploads in the sum."""
 
 
 class Wish(StrEnum):
@@ -55,6 +68,8 @@ class Aggregate:
     """The sum, on the wire (`common.wire`); empty for a round that a snapshot covers, where only `counted` matters."""
     counted: tuple[bytes, ...]
     """Upload ids (16 bytes each) that are in the sum."""
+    manifests: bytes = b""
+    """Signed manifests of these uploads (`common.manifest`), where the federation wants them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +89,10 @@ class Request:
     """A sealed snapshot to start from where aggregates are missing; it comes before `aggregates`."""
     wish: Wish = Wish.NOTHING
     """What to send of a snapshot of the state before this round."""
+    stage: Stage = Stage.UPLOAD
+    """What of a round with masks is asked for."""
+    defence: bytes = b""
+    """What the stage needs (`common.revealing`); for uploads, the attempt that masks are for."""
     protocol: int = PROTOCOL
 
 
@@ -92,3 +111,7 @@ class Reply:
     """`DictPFLError.code` of a refusal; `NEWCOMER` of one that is behind and has no memory yet."""
     snapshot: bytes = b""
     """The sealed snapshot, or its header, that was wished for."""
+    defence: bytes = b""
+    """Beside an upload: the note on its masks; in answer to another stage: what was asked for (`common.revealing`)."""
+    manifest: bytes = b""
+    """Beside an upload: its signed manifest (`common.manifest`)."""

@@ -234,6 +234,25 @@ class Encryption(Section):
     )
 
 
+class Defences(Section):
+    """What stands against more than a curious coordinator (docs/threat-model.md)."""
+
+    masks: bool = Field(
+        False,
+        description="Pairwise masks on uploads: who has the key and taps the coordinator opens noise. A round takes a second "
+        'exchange, of small messages. Needs `encryption.sealer = "ckks"` and 3 institutions.',
+    )
+    mask_partners: Annotated[int, Field(ge=2, le=1000)] = Field(
+        30,
+        description="Institutions that each one shares masks with, where there are more than that; an even number. The more, the "
+        "more of them may collude or be missing.",
+    )
+    reveal_seconds: Positive = Field(
+        60.0,
+        description="Seconds that the exchange about masks waits for institutions that delivered and do not answer.",
+    )
+
+
 class Training(Section):
     """What an institution does between two exchanges."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -132,6 +132,30 @@ def write(header: Header, sealed: Iterable[bytes], clear: bytes = b"") -> bytes:
     for part in (*items, clear):
         digest.update(part)
     return b"".join([_pack(header, digest.digest()), *items, clear])
+
+
+def kind_number(kind: RoundKind) -> int:
+    """What stands for a kind on the wire."""
+    return _KINDS[kind]
+
+
+def resealed(data: bytes, change: Callable[[Sequence[bytes]], Iterable[bytes]]) -> bytes:
+    """A blob of one's own with its sealed items replaced by what `change` makes of them; nothing else changes."""
+    header, _ = _read_header(data)
+    end = HEADER_BYTES + header.items * header.item_length
+    items = [data[start : start + header.item_length] for start in range(HEADER_BYTES, end, header.item_length)]
+    return write(header, change(items), data[end:])
+
+
+def require_intact(data: bytes) -> None:
+    """Compare a blob of one's own, kept for a while, with its digest.
+
+    Raises:
+        WireError: it is damaged.
+    """
+    _, digest = _read_header(data)
+    if _digest(data) != digest:
+        raise CorruptError("a blob's digest does not match its content; it was damaged where it was kept")
 
 
 def read_kind(data: bytes) -> tuple[int, RoundKind, bytes]:

@@ -18,17 +18,20 @@ from client.batches import forward
 from client.data import Samples, load_dataset
 from client.hub import architecture_of
 from client.models import build_model, load_weights
+from client.pairs import OwnKeys
 from client.partition import Division, divide
 from client.pretraining import pretrain
 from client.probing import require_tables_reached
 from client.sealed import snapshot_bytes
-from client.site import GENESIS_WEIGHTS, KEY, TRAIN, VALIDATION, SiteSettings
+from client.site import GENESIS_WEIGHTS, KEY, PEER_KEY, PEERS, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
 from client.training import evaluate, resolve_device
 from client.twin import Twin, make_dictionaries
 from common.adding import Adder, IntegerAdder, ckks_adder
+from common.circle import Roster
 from common.config import FederationConfig
 from common.errors import ConfigError, ModelError
+from common.files import write_private
 from common.genesis import Genesis, tensors_digest
 from common.keys import FederationKey, load_key, make_key, owner_only, save_key
 from common.parameters import CKKSParameters
@@ -245,6 +248,8 @@ def agreement_of(genesis: Genesis) -> Agreement:
         snapshots_kept=config.federation.snapshots_kept,
         snapshot_length=length,
         snapshot_growth=growth,
+        masks=config.defences.masks,
+        reveal_seconds=config.defences.reveal_seconds,
     )
 
 
@@ -262,6 +267,8 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
         owner_only(part)
     simulated_agreement(founded.genesis).save(founded.coordinator / AGREEMENT)
     division.test.save(founded.folder / TEST)
+    if config.defences.masks:
+        _introduce(founded, [site.name for site in division.sites])
     for index, site in enumerate(division.sites):
         folder = owner_only(founded.site(index))
         SiteSettings(
@@ -275,6 +282,16 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
         save_file(weights, folder / GENESIS_WEIGHTS)
         site.train.save(folder / TRAIN)
         site.validation.save(folder / VALIDATION)
+
+
+def _introduce(founded: Founded, names: Sequence[str]) -> None:
+    """Give each institution keys of its own and the list of all; the coordinator is told of neither."""
+    own = [OwnKeys.make(name) for name in names]
+    roster = Roster(tuple(sorted((keys.public for keys in own), key=lambda peer: peer.name)))
+    for index, keys in enumerate(own):
+        folder = owner_only(founded.site(index))
+        write_private(folder / PEERS, roster.to_bytes())
+        write_private(folder / PEER_KEY, keys.to_bytes())
 
 
 def _values(model: nn.Module) -> int:

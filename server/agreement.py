@@ -32,6 +32,7 @@ class Agreement:
         snapshot_every: rounds between two snapshots, 0: never. `snapshots_kept`: 0: nothing is ever dropped.
         snapshot_length: most bytes of a snapshot before any round, 0: none is taken. `snapshot_growth`: most that each
             round may add.
+        masks: uploads are masked among each other. `reveal_seconds`: how long the exchange about that waits.
     """
 
     parameters: CKKSParameters
@@ -49,6 +50,8 @@ class Agreement:
     snapshots_kept: int = 0
     snapshot_length: int = 0
     snapshot_growth: int = 0
+    masks: bool = False
+    reveal_seconds: float = 60.0
 
     def snapshot_most(self, number: int) -> int:
         """Most bytes of a snapshot of the state before a round; 0: none is taken."""
@@ -123,6 +126,8 @@ class _Document(_Strict):
     snapshots_kept: AtLeastZero = 0
     snapshot_length: AtLeastZero = 0
     snapshot_growth: AtLeastZero = 0
+    masks: bool = False
+    reveal_seconds: Annotated[float, Field(gt=0)] = 60.0
     parameters: dict[str, Any]
     uploads: _Uploads
 

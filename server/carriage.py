@@ -20,10 +20,12 @@ STYPE = "ckks.bytes"
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _LARGEST = 2**62
 _FIELDS = {"status", "round", "position", "code", "snapshot"}
+_DEFENCE = {"defence", "manifest"}
+"""Only where they say something."""
 
 
 def encode_request(request: Request) -> RecordDict:
-    """Lay out a request as one array (snapshot and aggregates back to back) and one record of scalars."""
+    """Lay out a request as one array (snapshot, aggregates, what is said of masks) and one record of scalars."""
     aggregates = request.aggregates
     header = ConfigRecord(
         {
@@ -40,7 +42,11 @@ def encode_request(request: Request) -> RecordDict:
             "counted": b"".join(upload for aggregate in aggregates for upload in aggregate.counted),
         }
     )
-    blob = b"".join([request.snapshot, *(aggregate.blob for aggregate in aggregates)])
+    manifests = [aggregate.manifests for aggregate in aggregates]
+    if request.stage or request.defence or any(manifests):
+        header["stage"], header["defence"] = request.stage.value, len(request.defence)
+        header["manifests"] = [len(part) for part in manifests]
+    blob = b"".join([request.snapshot, *(aggregate.blob for aggregate in aggregates), *manifests, request.defence])
     array = Array(dtype="uint8", shape=(len(blob),), stype=STYPE, data=blob)
     return RecordDict({"request": header, "blobs": ArrayRecord({"blob": array})})
 
@@ -54,7 +60,7 @@ def decode_reply(content: RecordDict) -> Reply:
     if set(content) != {"reply", "blobs"}:
         raise WireError("Expected a reply of the two records 'reply' and 'blobs', found others: check versions.")
     header = content["reply"]
-    if not isinstance(header, ConfigRecord) or set(header) != _FIELDS:
+    if not isinstance(header, ConfigRecord) or set(header) not in (_FIELDS, _FIELDS | _DEFENCE):
         raise WireError(f"Expected the reply's header to hold {', '.join(sorted(_FIELDS))}: check versions.")
     status, code = header["status"], header["code"]
     if not isinstance(status, str) or status not in set(Status):
@@ -63,17 +69,24 @@ def decode_reply(content: RecordDict) -> Reply:
     if not isinstance(code, str) or (code and not _CODE.fullmatch(code)):
         raise WireError("Expected the reply's code to be one short word in lower case.")
     blob, length = _blob(content["blobs"]), _count(header, "snapshot")
-    if length > len(blob):
+    told, signed = (_count(header, name) if name in header else 0 for name in ("defence", "manifest"))
+    if length + told + signed > len(blob):
         raise TruncatedError(
-            f"Expected a snapshot of {length} bytes at the reply's end, found {len(blob)} bytes in all."
+            f"Expected a snapshot of {length} bytes, {told} about masks and a manifest of {signed} at the reply's end, found "
+            f"{len(blob)} in all."
         )
+    manifest = len(blob) - signed
+    defence = manifest - told
+    end = defence - length
     return Reply(
         status=Status(status),
         round=_count(header, "round"),
         position=_count(header, "position"),
-        blob=blob[: len(blob) - length] if length else blob,
+        blob=blob[:end],
         code=code,
-        snapshot=blob[len(blob) - length :] if length else b"",
+        snapshot=blob[end:defence],
+        defence=blob[defence:manifest],
+        manifest=blob[manifest:],
     )
 
 

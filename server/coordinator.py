@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -11,11 +12,13 @@ import structlog
 
 from common.errors import DictPFLError, JournalError, SnapshotError
 from common.protocol import NEWCOMER, Aggregate, Reply, Request, RoundKind, Status, Wish
+from common.revealing import attempt_bytes
 from server.agreement import Agreement
 from server.ballot import Ballot
 from server.catchup import CatchUp
 from server.folding import Fold
 from server.journal import ClosedRound, Journal
+from server.unmasking import Unmasking
 
 _log = structlog.get_logger(__name__)
 AGREEMENT, JOURNAL = "federation.json", "journal.sqlite"
@@ -52,6 +55,10 @@ class Coordinator:
         self._agreement = agreement
         self._journal = journal
         self._catchup = CatchUp(journal)
+        self._unmasking = Unmasking(agreement, journal)
+        self._unmasking.require_sound()
+        self._telling = False
+        """Whether the exchange now open is about masks."""
         self._number = journal.next_round
         self._kind: RoundKind | None = None
         self._fold: Fold | None = None
@@ -94,7 +101,12 @@ class Coordinator:
     @property
     def deadline_seconds(self) -> float:
         """Seconds after which an exchange closes without stragglers."""
-        return self._agreement.deadline_seconds
+        return self._agreement.reveal_seconds if self._telling else self._agreement.deadline_seconds
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the open exchange needs no further answers."""
+        return self._telling and self._unmasking.waiting and self._unmasking.satisfied
 
     @property
     def finished(self) -> bool:
@@ -122,8 +134,12 @@ class Coordinator:
         self._restarting = bool(self._holders)
         if self._restarting:
             return self._begin_restart(nodes)
+        self._telling = self._unmasking.waiting
+        if self._telling:
+            return self._begin_telling(nodes)
         self._kind, self._number = self._next_kind(), self._journal.next_round
-        self._fold = Fold(self._agreement, self._kind, self._number) if self._kind is not None else None
+        attempt = self._journal.attempt(self._number)
+        self._fold = Fold(self._agreement, self._kind, self._number, attempt) if self._kind is not None else None
         asked = sorted(nodes)[: self._agreement.uploads.max_contributors]
         if len(asked) < len(nodes):
             _log.warning("more institutions than a sum may hold", online=len(nodes), asked=len(asked))
@@ -131,8 +147,18 @@ class Coordinator:
         self._ballot = Ballot(self._agreement, self._number) if self._snapshot_due() else None
         in_step = [node for node in asked if self._catchup.in_step(node)] or asked
         turn = self._unlucky + self._number // max(1, self._agreement.snapshot_every)
-        self._ask(asked, in_step[turn % len(in_step)] if in_step else None)
+        self._ask(asked, in_step[turn % len(in_step)] if in_step else None, attempt_bytes(attempt))
         return {node: self._catchup.first(node) for node in asked}
+
+    def _begin_telling(self, nodes: Sequence[int]) -> dict[int, Request]:
+        """Ask what takes the masks off the sum that waits."""
+        masks, limits = self._unmasking, self._agreement.uploads
+        self._kind, self._fold, self._ballot, self._number = masks.kind, None, None, self._journal.next_round
+        questions = masks.questions(sorted(nodes))
+        self._asked = frozenset(questions)
+        _log.info("masks come off", round=self._number, stage=str(masks.stage), asked=len(questions))
+        bare = Request(self._number, self._kind, limits.federation, limits.fingerprint, stage=masks.stage)
+        return {node: replace(bare, defence=question) for node, question in questions.items()}
 
     def _begin_restart(self, nodes: Sequence[int]) -> dict[int, Request]:
         """Ask those who hold the newest state to agree on it, and one of them to send it sealed."""
@@ -150,12 +176,13 @@ class Coordinator:
             self._catchup.stands(node, self._number)
         return {node: self._catchup.first(node) for node in asked}
 
-    def _ask(self, asked: Sequence[int], sender: int | None) -> None:
+    def _ask(self, asked: Sequence[int], sender: int | None, defence: bytes = b"") -> None:
         """Prepare the exchange's requests; `sender` is to send the whole snapshot, the others what shows that it is right."""
         self._asked = frozenset(asked)
         limits = self._agreement.uploads
         wishes = {node: Wish.WHOLE if node == sender else Wish.HEADER for node in asked} if self._ballot else {}
-        self._catchup.open(Request(self._number, self._kind, limits.federation, limits.fingerprint), wishes)
+        request = Request(self._number, self._kind, limits.federation, limits.fingerprint, defence=defence)
+        self._catchup.open(request, wishes)
 
     def _snapshot_due(self) -> bool:
         every = self._agreement.snapshot_every
@@ -165,6 +192,12 @@ class Coordinator:
 
     def receive(self, node: int, reply: Reply) -> Request | None:
         """Take an answer; a node that is behind gets a further request with what it lacks."""
+        if self._telling:
+            self._take_told(node, reply)
+            return None
+        return self._take(node, reply)
+
+    def _take(self, node: int, reply: Reply) -> Request | None:
         number = self._number
         if reply.position <= number and reply.status is not Status.REFUSED:
             self._catchup.stands(node, reply.position)
@@ -183,7 +216,7 @@ class Coordinator:
             self._ahead[node] = reply.position
             self.failed(node, "ahead-of-journal")
         elif reply.status is Status.UPLOAD and self._fold is not None:
-            self._folded(node, reply.blob, self._fold)
+            self._folded(node, reply, self._fold)
         elif reply.status is Status.SETTLED and reply.round == reply.position == number:
             self._settled.add(node)
         elif reply.status is Status.FINISHED and self._kind is RoundKind.UPDATE and reply.position == number:
@@ -200,9 +233,19 @@ class Coordinator:
         except SnapshotError as error:
             _log.warning("snapshot left out", node=node, round=self._number, reason=str(error))
 
-    def _folded(self, node: int, blob: bytes, fold: Fold) -> None:
+    def _take_told(self, node: int, reply: Reply) -> None:
+        if reply.status is not Status.REVEALED or reply.round != self._number:
+            self.failed(node, reply.code or str(reply.status))
+            return
         try:
-            fold.add(node, blob)
+            self._unmasking.take(node, reply.defence)
+        except DictPFLError as error:
+            _log.warning("an answer about masks left out", node=node, code=error.code, detail=str(error))
+            self.failed(node, error.code)
+
+    def _folded(self, node: int, reply: Reply, fold: Fold) -> None:
+        try:
+            fold.add(node, reply.blob, reply.defence)
         except DictPFLError as error:
             _log.warning("upload rejected", node=node, code=error.code, detail=str(error))
             self.failed(node, error.code)
@@ -220,7 +263,9 @@ class Coordinator:
         """
         number, now, fold = self._number, time.time(), self._fold
         self._fold = None
-        if self._restarting:
+        if self._telling:
+            self._close_telling()
+        elif self._restarting:
             self._close_restart()
         elif self._must_restart(len(self._settled) if fold is None else fold.count + len(self._through)):
             self._refuse(now)
@@ -238,7 +283,10 @@ class Coordinator:
                 self.failed(node, "drift")
             for node in fold.nodes():
                 self._rejected.pop(node, None)  # a second answer of one that is in the sum
-            self._journalled(fold, number)
+            if self._agreement.masks:
+                self._close_masked(fold, number)
+            else:
+                self._journalled(fold, number)
             self._keep_snapshot(fold)
         self._ballot = None
 
@@ -254,9 +302,26 @@ class Coordinator:
         if missing:
             _log.warning("some institutions lack the last aggregate", round=number, missing=missing)
 
-    def _journalled(self, fold: Fold, number: int) -> None:
-        blob, counted, ciphertexts = fold.aggregate()
-        closed = ClosedRound(
+    def _close_masked(self, fold: Fold, number: int) -> None:
+        """The sum is there, under masks: the next exchange asks about them."""
+        blob, _, ciphertexts = fold.aggregate()
+        closed = self._closed(fold, number, ciphertexts)
+        self._unmasking.start(closed, self._journal.attempt(number), blob, fold.contributions())
+
+    def _close_telling(self) -> None:
+        found = self._unmasking.close()
+        if found is None:
+            return
+        self._journal.record(*found)
+        self._unmasking.done()
+        closed, aggregate = found
+        _log.info(
+            "round closed", round=closed.round, contributors=len(aggregate.counted), ciphertexts=closed.ciphertexts,
+            bytes=len(aggregate.blob),
+        )  # fmt: skip
+
+    def _closed(self, fold: Fold, number: int, ciphertexts: int) -> ClosedRound:
+        return ClosedRound(
             number,
             self._kind or RoundKind.UPDATE,
             self._started,
@@ -266,7 +331,10 @@ class Coordinator:
             ciphertexts,
             {str(node): reason for node, reason in self._rejected.items()},
         )
-        self._journal.record(closed, Aggregate(number, blob, counted))
+
+    def _journalled(self, fold: Fold, number: int) -> None:
+        blob, counted, ciphertexts = fold.aggregate()
+        self._journal.record(self._closed(fold, number, ciphertexts), Aggregate(number, blob, counted))
         _log.info("round closed", round=number, contributors=len(counted), ciphertexts=ciphertexts, bytes=len(blob))
 
     def _keep_snapshot(self, fold: Fold) -> None:

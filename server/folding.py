@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass, field
 
 from common.adding import Adder, IntegerAdder, ckks_adder
-from common.errors import DuplicateError, OversizedError
+from common.errors import CorruptError, DuplicateError, OversizedError, WrongRoundError
 from common.protocol import RoundKind
+from common.revealing import Note
 from common.wire import AGGREGATE, UPLOAD, Blob, Header, write
 from server.agreement import Agreement
+from server.unmasking import Contribution
 
 MARK = 8
 """Bytes of an upload id that are the same in every upload of an institution for a round: two copies of one institution (a
@@ -26,6 +28,8 @@ class _Sum:
     clear: IntegerAdder
     uploads: dict[int, bytes] = field(default_factory=dict)
     """Upload id by node."""
+    notes: dict[int, Note] = field(default_factory=dict)
+    """On masks, by node."""
 
 
 class Fold:
@@ -36,32 +40,48 @@ class Fold:
     out of step spoils nothing, whoever comes first.
     """
 
-    def __init__(self, agreement: Agreement, kind: RoundKind, number: int) -> None:
+    def __init__(self, agreement: Agreement, kind: RoundKind, number: int, attempt: int = 0) -> None:
         self._agreement = agreement
         self._kind = kind
         self._round = number
+        self._attempt = attempt
+        self._notes: dict[int, Note] = {}
         self._sums: dict[_Plan, _Sum] = {}
         self._nodes: set[int] = set()
         self._marks: set[bytes] = set()
         self.seconds = 0.0
         self.bytes_up = 0
 
-    def add(self, node: int, data: bytes) -> None:
-        """Validate an upload and add it.
+    def add(self, node: int, data: bytes, defence: bytes = b"") -> None:
+        """Validate an upload and add it; `defence`: what came with it, the note on its masks where there are any.
 
         Raises:
             WireError: one of its subclasses; nothing is folded.
         """
         began = time.perf_counter()
         try:
-            self._add(
-                node, Blob.parse(data, self._agreement.uploads, direction=UPLOAD, kind=self._kind, round=self._round)
-            )
-            self.bytes_up += len(data)
+            blob = Blob.parse(data, self._agreement.uploads, direction=UPLOAD, kind=self._kind, round=self._round)
+            self._add(node, blob, self._note(defence))
+            self.bytes_up += len(data) + len(defence)
         finally:
             self.seconds += time.perf_counter() - began
 
-    def _add(self, node: int, blob: Blob) -> None:
+    def _note(self, data: bytes) -> Note | None:
+        if not self._agreement.masks:
+            return None
+        note = Note.of_bytes(data)
+        if note.attempt != self._attempt:
+            raise WrongRoundError(f"an upload masked for attempt {note.attempt}, expected {self._attempt}")
+        if note.member in self._notes:
+            raise DuplicateError("an upload of this member is already in the sum")
+        for number, partner in note.partners.items():
+            other = self._notes.get(number)
+            seen = other.partners.get(note.member) if other else None
+            if other and (seen is None or seen.commitment != partner.commitment):
+                raise CorruptError("an upload masked with streams that its partner does not have: compare bundles")
+        return note
+
+    def _add(self, node: int, blob: Blob, note: Note | None) -> None:
         header = blob.header
         if header.contributors != 1:
             raise OversizedError(f"an upload that claims to hold {header.contributors} uploads")
@@ -79,6 +99,8 @@ class Fold:
         total.clear.add(clear)
         self._sums[plan] = total
         total.uploads[node] = header.upload_id
+        if note is not None:
+            total.notes[node] = self._notes[note.member] = note
         self._nodes.add(node)
         self._marks.add(mark)
 
@@ -99,6 +121,11 @@ class Fold:
     def nodes(self) -> list[int]:
         """Nodes whose uploads are in the sum that counts."""
         return list(self._sums[self._chosen()].uploads)
+
+    def contributions(self) -> list[Contribution]:
+        """The masked uploads of the sum that counts."""
+        total = self._sums[self._chosen()]
+        return [Contribution(total.uploads[node], note, node) for node, note in total.notes.items()]
 
     def drifted(self) -> list[int]:
         """Nodes whose uploads are not in the sum that counts."""

@@ -36,6 +36,13 @@ CREATE TABLE IF NOT EXISTS snapshots (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS dropped (round INTEGER PRIMARY KEY REFERENCES rounds, length INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS stopped (round INTEGER PRIMARY KEY, at REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS masked (
+    round INTEGER PRIMARY KEY, kind TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL,
+    fold_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, ciphertexts INTEGER NOT NULL, rejected TEXT NOT NULL,
+    attempt INTEGER NOT NULL, uploads TEXT NOT NULL, aggregate BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS manifests (round INTEGER PRIMARY KEY REFERENCES rounds, data BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS attempts (round INTEGER PRIMARY KEY, next INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS restarts (round INTEGER PRIMARY KEY, updates INTEGER NOT NULL, at REAL NOT NULL) STRICT;
 """
 _ROUND = "round, kind, started, ended, fold_seconds, bytes_up, ciphertexts, rejected"
@@ -63,6 +70,16 @@ class Snapshot:
     round: int
     updates: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A sum whose uploads are final and whose own masks are still on; `uploads`: what is needed to take them off, as JSON."""
+
+    closed: ClosedRound
+    attempt: int
+    uploads: str
+    blob: bytes
 
 
 class Journal:
@@ -165,14 +182,45 @@ class Journal:
             JournalError: the disk refuses, or the round is already closed; nothing is stored.
         """
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (closed.round, str(closed.kind), closed.started, closed.ended, closed.fold_seconds, closed.bytes_up,
-                 closed.ciphertexts, json.dumps(dict(closed.rejected)), aggregate.blob),
-            )  # fmt: skip
+            self._db.execute("INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*_row(closed), aggregate.blob))
+            self._db.execute("DELETE FROM masked WHERE round <= ?", (closed.round,))
+            if aggregate.manifests:
+                self._db.execute("INSERT INTO manifests VALUES (?, ?)", (closed.round, aggregate.manifests))
             self._db.executemany(
                 "INSERT INTO acknowledgements VALUES (?, ?)", [(closed.round, upload) for upload in aggregate.counted]
             )
+
+    def give_up(self, number: int, attempt: int) -> None:
+        """Note that uploads for this attempt at a round are no longer of use: the next one has other masks."""
+        # By the clock: after a journal was lost, its successor does not count through attempts that institutions know.
+        following = max(attempt + 1, int(time.time()))
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO attempts VALUES (?, ?)", (number, following))
+
+    def attempt(self, number: int) -> int:
+        """The attempt that uploads of a round are masked for; 0 for the first."""
+        rows = self._read("SELECT next FROM attempts WHERE round = ?", number)
+        return int(rows[0][0]) if rows else 0
+
+    def keep_masked(self, masked: Masked) -> None:
+        """Store the masked sum of the open round, before anything is asked that opens it.
+
+        Raises:
+            JournalError: the disk refuses, or there is one; nothing is stored.
+        """
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO masked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*_row(masked.closed), masked.attempt, masked.uploads, masked.blob),
+            )
+
+    def masked(self) -> Masked | None:
+        """The masked sum of the open round, if it got that far."""
+        rows = self._read(f"SELECT {_ROUND}, attempt, uploads, aggregate FROM masked WHERE round = ?", self.next_round)  # noqa: S608  our own words
+        if not rows:
+            return None
+        *facts, attempt, uploads, blob = rows[0]
+        return Masked(_closed(facts), int(attempt), str(uploads), bytes(blob))
 
     def refuse(self, number: int, at: float, reasons: Mapping[str, str]) -> None:
         """Note that a round found too few uploads and is asked again."""
@@ -255,7 +303,8 @@ class Journal:
             if most is not None and index and total > most:
                 return
             ((blob,),) = self._read("SELECT aggregate FROM rounds WHERE round = ?", number)
-            yield Aggregate(number, blob, self._counted(number))
+            rows = self._read("SELECT data FROM manifests WHERE round = ?", number)
+            yield Aggregate(number, blob, self._counted(number), bytes(rows[0][0]) if rows else b"")
 
     def acknowledgements(self, start: int, end: int) -> Iterator[Aggregate]:
         """Which uploads were in the sums of rounds `start` to `end` - 1, without the sums."""
@@ -357,7 +406,22 @@ class Journal:
             f"SELECT {_ROUND} FROM rounds WHERE round >= ? ORDER BY round",  # noqa: S608  our own words
             start,
         )
-        return [
-            ClosedRound(number, RoundKind(kind), started, ended, fold, up, ciphertexts, json.loads(rejected))
-            for number, kind, started, ended, fold, up, ciphertexts, rejected in rows
-        ]
+        return [_closed(row) for row in rows]
+
+
+def _row(closed: ClosedRound) -> tuple[Any, ...]:
+    return (
+        closed.round,
+        str(closed.kind),
+        closed.started,
+        closed.ended,
+        closed.fold_seconds,
+        closed.bytes_up,
+        closed.ciphertexts,
+        json.dumps(dict(closed.rejected)),
+    )
+
+
+def _closed(row: Sequence[Any]) -> ClosedRound:
+    number, kind, started, ended, fold, up, ciphertexts, rejected = row
+    return ClosedRound(number, RoundKind(kind), started, ended, fold, up, ciphertexts, json.loads(rejected))

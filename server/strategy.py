@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.errors import EngineError, RoundError, WireError
-from common.protocol import Reply, Request, Status
+from common.protocol import Reply, Request, RoundKind, Stage, Status
 from server.carriage import decode_reply, encode_request
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +30,10 @@ class Coordinating(Protocol):
     @property
     def deadline_seconds(self) -> float:
         """How long an exchange waits for answers."""
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the open exchange needs no further answers."""
 
     @property
     def finished(self) -> bool:
@@ -107,15 +111,19 @@ class BlindStrategy(Strategy):
         `EngineError` if several exchanges in a row bring no progress.
         """
         self.summary()
-        stage, attempts = None, 0
+        opened: set[tuple[int, RoundKind | None]] | None = None
+        seen: Counter[Stage] = Counter()
         reasons: dict[int, str] = {}
         # At least one exchange: whoever missed the last message of an earlier run is told now.
-        while stage is None or not self._coordinator.finished:
-            requests = self._coordinator.begin(self._nodes(grid, settle=stage is None))
+        while opened is None or not self._coordinator.finished:
+            requests = self._coordinator.begin(self._nodes(grid, settle=opened is None))
             asked = {(request.round, request.kind) for request in requests.values()}
-            attempts = attempts + 1 if asked == stage else 0
-            stage = asked
-            self._endure(attempts, reasons)
+            if asked != opened:
+                opened, seen = asked, Counter()
+            # A round may go through several stages; only a stage that it was in before is no progress.
+            stage = next((request.stage for request in requests.values()), Stage.UPLOAD)
+            self._endure(seen[stage], reasons)
+            seen[stage] += 1
             reasons = self._exchange(grid, requests)
         return Result()
 
@@ -207,17 +215,18 @@ class BlindStrategy(Strategy):
         exchange = _Exchange()
         self._push(grid, requests, exchange)
         pause = patience.poll
-        while exchange.waiting and (left := deadline - time.monotonic()) > 0:
+        while exchange.waiting and not self._coordinator.satisfied and (left := deadline - time.monotonic()) > 0:
             if self._pull(grid, exchange):
                 pause = patience.poll
             else:
                 time.sleep(min(pause, left))
                 pause = min(pause * 1.5, patience.poll_most)
-        if exchange.waiting:
+        satisfied = self._coordinator.satisfied
+        if exchange.waiting and not satisfied:
             # Fetching one that stopped in the middle of its reply may have taken all the time; others have arrived since.
             self._pull(grid, exchange)
         for node in exchange.waiting.values():
-            self._fail(node, "deadline", exchange)
+            self._fail(node, "not-needed" if satisfied else "deadline", exchange)
         self._coordinator.close()
         return exchange.reasons | dict(self._coordinator.rejected)
 

@@ -46,6 +46,7 @@ class FakeCoordinator:
 
     def __init__(self, rounds: int = 1, minimum: int = 2, deadline: float = 5.0) -> None:
         self.rounds, self.min_participants, self.deadline_seconds = rounds, minimum, deadline
+        self.satisfied = False
         self.round = 0
         self.uploads: dict[int, bytes] = {}
         self.told: list[tuple[str, int, str]] = []

@@ -334,6 +334,16 @@ COORDINATOR_POINTS: dict[str, dict[str, str]] = {
 }
 
 
+MASK_POINTS: dict[str, dict[str, str]] = {
+    "before an attempt is given up": {"before": "INSERT OR REPLACE INTO attempts"},
+    "after an attempt is given up": {"after": "INSERT OR REPLACE INTO attempts"},
+    "before the masked sum": {"before": "INSERT INTO masked"},
+    "after the masked sum": {"after": "INSERT INTO masked"},
+    "before the masked sum goes": {"before": "DELETE FROM masked"},
+    "after COMMIT": {"after": "COMMIT"},
+}
+
+
 @contextmanager
 def full_disk(target: object = common.files, name: str = "replace_private") -> Iterator[None]:
     """No room: every write of this kind fails."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +13,12 @@ import pytest
 from harness import (
     COORDINATOR_POINTS,
     INSTITUTION_POINTS,
+    MASK_POINTS,
     Killed,
     Oracle,
     Point,
     World,
+    encrypted,
     full_disk,
     journal_full,
     statement,
@@ -36,6 +38,7 @@ pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.slow]
 
 NODES = range(5)
 LOST, OFFLINE, TWICE, LATE, FULL = "reply lost", "offline", "reply twice", "reply a round late", "disk full"
+POINTS = COORDINATOR_POINTS | MASK_POINTS
 COORDINATOR = [*COORDINATOR_POINTS, "amid the replies", "after closing", "disk full"]
 
 _faults = st.one_of(
@@ -55,12 +58,16 @@ class Exchange:
     restarted: tuple[int, ...] = ()
 
 
-_exchanges = st.builds(
-    Exchange,
-    st.fixed_dictionaries(dict.fromkeys(NODES, _faults)),
-    st.one_of(st.none(), st.none(), st.sampled_from(COORDINATOR)),
-    st.lists(st.sampled_from(NODES), unique=True, max_size=3).map(tuple),
-)
+def _exchanges(points: Sequence[str]) -> st.SearchStrategy[Exchange]:
+    return st.builds(
+        Exchange,
+        st.fixed_dictionaries(dict.fromkeys(NODES, _faults)),
+        st.one_of(st.none(), st.none(), st.sampled_from(points)),
+        st.lists(st.sampled_from(NODES), unique=True, max_size=3).map(tuple),
+    )
+
+
+_schedules = st.lists(_exchanges(COORDINATOR), min_size=3, max_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,22 @@ def conserving(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def unpruned(tmp_path_factory: pytest.TempPathFactory) -> World:
     return _founded(tmp_path_factory, pruning__enabled=False)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Under CKKS, with masks."""
+    config = encrypted(
+        federation__participants=5,
+        federation__rounds=4,
+        data__limit=120,
+        model__options={"hidden": [4]},
+        pruning__residual_decay=1.0,
+        pruning__tau=1,
+        pruning__s=0.5,
+        defences__masks=True,
+    )
+    return World.found(config, tmp_path_factory.mktemp("template") / "world")
 
 
 def _founded(factory: pytest.TempPathFactory, **changes: object) -> World:
@@ -95,7 +118,7 @@ def play(world: World, exchange: Exchange, late: dict[int, Reply]) -> None:
     for node, reply in list(late.items()):
         coordinator.receive(node, reply)
         del late[node]
-    for node in online:
+    for node in [node for node in online if node in requests]:
         fault = exchange.faults[node]
         converse(world, node, fault, requests[node], late)
         if exchange.coordinator == "amid the replies" and node == max(online) // 2:
@@ -104,8 +127,8 @@ def play(world: World, exchange: Exchange, late: dict[int, Reply]) -> None:
     if exchange.coordinator == "disk full":
         with journal_full(world), suppress(JournalError):
             coordinator.close()
-    elif exchange.coordinator in COORDINATOR_POINTS:
-        world.close_exchange(statement(world, **COORDINATOR_POINTS[exchange.coordinator]))
+    elif exchange.coordinator in POINTS:
+        world.close_exchange(statement(world, **POINTS[exchange.coordinator]))
     else:
         world.close_exchange()
     if exchange.coordinator == "after closing":
@@ -169,20 +192,38 @@ common_settings = settings(
 
 
 @settings(common_settings, max_examples=75)
-@given(schedule=st.lists(_exchanges, min_size=3, max_size=8))
+@given(schedule=_schedules)
 def test_any_schedule_with_pruning(conserving: World, schedule: list[Exchange]) -> None:
     survive(conserving, schedule)
 
 
 @settings(common_settings, max_examples=30)
-@given(schedule=st.lists(_exchanges, min_size=3, max_size=8))
+@given(schedule=_schedules)
 def test_any_schedule_without_pruning(unpruned: World, schedule: list[Exchange]) -> None:
     survive(unpruned, schedule)
 
 
 @settings(common_settings, max_examples=60)
-@given(schedule=st.lists(_exchanges, min_size=3, max_size=8))
+@given(schedule=_schedules)
 def test_any_schedule_with_snapshots(jumping: World, schedule: list[Exchange]) -> None:
     """Whoever is behind skips what it can: what it owes is settled by acknowledgements, to the last bit."""
     with mock.patch.object(Journal, "length", lambda journal, start: 10**9 * (journal.next_round - start)):
         survive(jumping, schedule)
+
+
+def faults_in(schedule: Sequence[Exchange]) -> int:
+    return sum(sum(f is not None for f in e.faults.values()) + (e.coordinator is not None) for e in schedule)
+
+
+def test_any_schedule_with_masks(masked: World) -> None:
+    """Faults while uploads are made and while masks come off."""
+    faults: list[int] = []
+
+    @settings(common_settings, max_examples=30)
+    @given(schedule=st.lists(_exchanges([*COORDINATOR, *MASK_POINTS]), min_size=4, max_size=9))
+    def any_schedule(schedule: list[Exchange]) -> None:
+        faults.append(faults_in(schedule))
+        survive(masked, schedule)
+
+    any_schedule()
+    assert sum(faults) >= 300

@@ -37,9 +37,9 @@ def measured_as_said() -> Iterator[None]:
     def said(*_arguments: Any, **_options: Any) -> Measured:
         return Measured(100, 1.0, 100 * FIGURES[now["round"]])
 
-    def upload(self: Any, record: Any, kind: RoundKind) -> Reply:
+    def upload(self: Any, record: Any, kind: RoundKind, attempt: int) -> Reply:
         now["round"] = record.shared.round
-        return real(self, record, kind)
+        return real(self, record, kind, attempt)
 
     with (
         mock.patch.object(client.institution, "evaluate", said),
