@@ -53,7 +53,8 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/scale.py
 	-$(BIN)/python benchmarks/time_to_accuracy.py
 	-$(BIN)/python benchmarks/round.py
-	-$(BIN)/python benchmarks/accuracy_digits.py --cases a-iid
+	-$(BIN)/python benchmarks/accuracy.py
+	-$(BIN)/python benchmarks/ablations.py --only rank,beta
 	$(BIN)/python benchmarks/render.py
 
 bench-full: $(VENV)/peers.stamp
@@ -63,7 +64,9 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/scale.py --full
 	-$(BIN)/python benchmarks/time_to_accuracy.py --full
 	-$(BIN)/python benchmarks/round.py
-	-$(BIN)/python benchmarks/accuracy_digits.py
+	-$(BIN)/python benchmarks/accuracy.py --full
+	-$(BIN)/python benchmarks/ablations.py --full
+	-$(BIN)/python benchmarks/newsgroups.py
 	-$(BIN)/python benchmarks/learning_rate.py
 	$(BIN)/python benchmarks/render.py
 

@@ -92,10 +92,12 @@ def preamble(facts: Mapping[str, Any], command: str) -> str:
     )
 
 
-def panels(*titles: str) -> tuple[Figure, list[Axes]]:
-    """A figure of plots side by side."""
-    figure = Figure(figsize=(4.8 * len(titles), 3.6), layout="constrained")
-    plots = [figure.add_subplot(1, len(titles), 1 + i) for i in range(len(titles))]
+def panels(*titles: str, across: int = 0) -> tuple[Figure, list[Axes]]:
+    """A figure of plots side by side, at most `across` in a row; 0: all."""
+    columns = min(across or len(titles), len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout="constrained")
+    plots = [figure.add_subplot(rows, columns, 1 + i) for i in range(len(titles))]
     for ax, title in zip(plots, titles, strict=True):
         ax.set_title(title, fontsize=11, loc="left", fontweight="bold")
         ax.grid(color="#e5e7eb")

@@ -4,7 +4,7 @@
     python benchmarks/time_to_accuracy.py --full     # three seeds
     python benchmarks/time_to_accuracy.py --quick    # 4 rounds, for a look; writes nothing
 
-The federation of experiments/digits.toml, every method at the rate that benchmarks/accuracy_digits.py chose for it. A round
+The federation of experiments/digits.toml, every method at the rate that benchmarks/accuracy.py chose for it. A round
 takes the local work of one institution, the coordinator's folding, and the bytes of one institution up and down at the
 network's rate; institutions work and send at the same time. Exits with 1 if a requirement is not met.
 """

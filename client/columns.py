@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _OPTIONS = ("scale", "classes", "target", "shape", "delimiter", "split")
 
 
-def read_columns(data: Data) -> Dataset:
+def read_columns(data: Data, seed: int) -> Dataset:
     """Rows as samples: tokens of `data.options.text`, images of `data.options.image`, or numbers of every other column.
 
     `data.options` for all of them: `classes`, `target` (see `client.tables`); `delimiter` of csv; `split` of a
-    `datasets` folder with several.
+    `datasets` folder with several. `seed`: of the rows that `data.limit` keeps, where preparing all of them is slow.
 
     Raises:
         ConfigError: an option that this kind of sample does not take.
@@ -30,7 +30,7 @@ def read_columns(data: Data) -> Dataset:
     if "text" in data.options:
         require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *texts.OPTIONS))
         frame, names = _read(data)
-        return texts.tokens(data, frame, names)
+        return texts.tokens(data, frame, names, seed=seed)
     if "image" in data.options:
         require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], "image", *images.OPTIONS))
         frame, names = _read(data)

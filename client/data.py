@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -143,7 +144,7 @@ def load_dataset(data: Data, seed: int) -> Dataset:
         "breast_cancer": _breast_cancer,
         "fashion_mnist": _fashion_mnist,
         "imagefolder": image_folder,
-        **dict.fromkeys(("csv", "parquet", "jsonl", "datasets"), read_columns),
+        **dict.fromkeys(("csv", "parquet", "jsonl", "datasets"), partial(read_columns, seed=seed)),
     }
     load = load_seam(data.source, known, "data.source")
     if data.source not in known:
@@ -153,12 +154,18 @@ def load_dataset(data: Data, seed: int) -> Dataset:
         raise DataError(
             f"data.source {data.source!r} returned {type(dataset).__name__}; expected a client.data.Dataset"
         )
-    count = len(dataset.samples)
-    if not data.limit or data.limit >= count:
+    kept = drawn(len(dataset.samples), data.limit, seed)
+    if kept is None:
         return dataset
-    kept = np.sort(np.random.default_rng(seed).permutation(count)[: data.limit])
     groups = None if dataset.groups is None else dataset.groups[kept]
     return replace(dataset, samples=dataset.samples.take(kept), groups=groups)
+
+
+def drawn(count: int, limit: int, seed: int) -> NDArray[np.int64] | None:
+    """Which of `count` samples stay under `data.limit`, in their order; None: all."""
+    if not limit or limit >= count:
+        return None
+    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
 
 
 def _digits(data: Data) -> Dataset:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data import IGNORED, PADDING, Dataset, Samples
+from client.data import IGNORED, PADDING, Dataset, Samples, drawn
 from client.hub import folder_of, library
 from client.tables import groups_of, labels_of, require_columns
 from common.errors import ConfigError
@@ -22,10 +22,11 @@ OPTIONS = ("text", "tokenizer", "max_tokens", "prompt")
 _MOST = 128  # tokens of a sample, where the configuration names no number
 
 
-def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ()) -> Dataset:
+def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (), *, seed: int) -> Dataset:
     """Rows as token ids, int64 (n, max_tokens): longer ones are cut, shorter ones filled with `PADDING`.
 
-    Batches are cut to their longest row again and masked when they are used (`client.batches`).
+    Batches are cut to their longest row again and masked when they are used (`client.batches`). Of many texts, only those
+    that `data.limit` keeps (drawn by seed) go through the tokenizer; the classes are those of all.
 
     `data.options`:
 
@@ -50,13 +51,15 @@ def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ())
             'data.options: expected max_tokens of 1 or more, one column or two in `text`, and `prompt` with target = "next" only'
         )
     require_columns(data, frame, [*text, *prompt, *([] if is_next else [data.label])])
+    labels, names = (np.zeros(0, np.int64), ()) if is_next else labels_of(frame[data.label], data, known_classes)
+    kept = drawn(len(frame), data.limit, seed)
+    if kept is not None:
+        frame, labels = frame.iloc[kept], labels[kept] if len(labels) else labels
     if is_next:
         samples = _next_tokens(tokenizer, _column(frame, prompt), _column(frame, text[:1]), most)
-        names: tuple[str, ...] = ()
         outputs = len(tokenizer)
     else:
         rows = tokenizer(*(frame[column].astype(str).tolist() for column in text), truncation=True, max_length=most)
-        labels, names = labels_of(frame[data.label], data, known_classes)
         samples, outputs = Samples(_filled(rows["input_ids"], most, PADDING), labels), len(names) or 1
     return Dataset(samples, outputs, groups_of(data, frame), name=Path(data.path).name, class_names=names)
 

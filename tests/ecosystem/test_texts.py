@@ -31,6 +31,23 @@ def test_rows_are_cut_and_filled(texts: Path, tokenizer: Path) -> None:
     assert [found.class_names[n] for n in found.samples.labels] == frame.topic.tolist()
 
 
+@pytest.mark.parametrize("options", [{}, {"target": "next"}])
+def test_a_limit_keeps_rows_of_the_whole(options: dict[str, Any], texts: Path, tokenizer: Path) -> None:
+    data = text_data(texts, tokenizer, **options)
+    whole, few = load_dataset(data, seed=5), load_dataset(data.model_copy(update={"limit": 7}), seed=5)
+    kept = np.sort(np.random.default_rng(5).permutation(240)[:7])
+    np.testing.assert_array_equal(few.samples.features, whole.samples.features[kept])
+    np.testing.assert_array_equal(few.samples.labels, whole.samples.labels[kept])
+    assert (few.outputs, few.class_names) == (whole.outputs, whole.class_names)
+
+
+def test_a_limit_keeps_the_institutions_of_its_rows(texts: Path, tokenizer: Path) -> None:
+    data = text_data(texts, tokenizer).model_copy(update={"limit": 7, "column": "topic", "label": "topic"})
+    found = load_dataset(data, seed=5)
+    assert found.groups is not None
+    assert found.groups.tolist() == [found.class_names[n] for n in found.samples.labels]
+
+
 @pytest.mark.parametrize("source", ["parquet", "jsonl", "datasets", "arrow"])
 def test_every_kind_of_file_gives_the_same(source: str, texts: Path, tokenizer: Path, tmp_path: Path) -> None:
     import datasets
