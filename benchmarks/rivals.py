@@ -42,7 +42,10 @@ class Ours:
             with now.phase("prepare", 1 / PARTICIPANTS):
                 exchange.prepare(count)
             with now.phase("encrypt", 1 / PARTICIPANTS):
-                uploads.append(exchange.upload(np.rint(vector / step).astype(np.int64)))
+                scaled = vector / step
+                uploads.append(exchange.upload(np.rint(scaled, out=scaled).astype(np.int64)))
+        with now.phase("prepare"):
+            exchange.expect(uploads[-1], count)
         with now.phase("aggregate"):
             fold = exchange.fold(exchange.ciphertexts(count))
             for node, upload in enumerate(uploads):

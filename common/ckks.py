@@ -54,7 +54,7 @@ class Scratch:
         Raises:
             CorruptError: SEAL does not accept them.
         """
-        os.pwrite(self._fd, data, at)
+        self.patch(data, at)
         try:
             thing.load(context(parameters), self._path)
         except (RuntimeError, ValueError, OverflowError, IndexError, MemoryError) as error:
@@ -63,6 +63,10 @@ class Scratch:
                 "the file or message is damaged, or was made with other parameters"
             ) from error
         return thing
+
+    def patch(self, data: bytes | memoryview, at: int) -> None:
+        """Write over what was filled last, from byte `at` on."""
+        os.pwrite(self._fd, data, at)
 
     def wipe(self) -> None:
         """Overwrite and empty, after key material passed through."""

@@ -37,6 +37,10 @@ class Opener(Protocol):
         """
         ...
 
+    def expect(self, payload: memoryview) -> None:
+        """Do ahead what an own upload's items are enough for, while the sum that they will be in is waited for."""
+        ...
+
 
 class CKKSOpener:
     """Decrypts, decodes and rounds; only integers leave."""
@@ -47,7 +51,7 @@ class CKKSOpener:
         self.fingerprint = key.fingerprint
         self._decryptor = seal.Decryptor(ctx, load_secret(key))
         self._encoder = seal.CKKSEncoder(ctx)
-        self._load = Expander(key.parameters).load if key.parameters.seeded_sums else self._loaded
+        self._expander = Expander(key.parameters) if key.parameters.seeded_sums else None
         self._scratch = Scratch()
 
     def open(self, payload: memoryview, item_length: int) -> Ints:
@@ -58,14 +62,21 @@ class CKKSOpener:
             out[i] = _integers(self._decoded(payload[i * item_length : (i + 1) * item_length]), self._parameters)
         return out.reshape(-1)
 
+    def expect(self, payload: memoryview) -> None:
+        """See `Opener.expect`: draws what the upload's seeds give, 0.1 ms and 66 kB for each ciphertext at N = 4096."""
+        if self._expander is not None:
+            self._expander.expect(payload)
+
     def _decoded(self, item: memoryview) -> NDArray[np.float64]:
         plain = seal.Plaintext()
-        self._decryptor.decrypt(self._load(item), plain)
+        self._decryptor.decrypt(self._loaded(item), plain)
         decoded = self._encoder.decode_complex(plain)
         slots = np.fromiter(decoded, np.complex128, self._parameters.ring_degree // 2)
         return np.concatenate([slots.real, slots.imag])
 
     def _loaded(self, item: memoryview) -> Any:
+        if self._expander is not None:
+            return self._expander.load(item)
         return load_ciphertext(self._scratch, self._parameters, item)
 
 
@@ -81,6 +92,9 @@ class IdentityOpener:
         values = np.frombuffer(payload, dtype="<i8").astype(np.int64)
         _require_payload(values, self._parameters)
         return values
+
+    def expect(self, payload: memoryview) -> None:
+        """Nothing to do ahead."""
 
 
 def _integers(decoded: NDArray[np.float64], parameters: CKKSParameters) -> Ints:

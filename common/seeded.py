@@ -9,6 +9,7 @@ Decision 0017.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,55 @@ from numpy.typing import NDArray
 
 from common.ckks import Scratch, context
 from common.errors import CorruptError
-from common.framing import frames, load_ciphertext
+from common.framing import frames
 from common.parameters import CKKSParameters
 from common.polynomials import Words, add_modulo, coefficients_at, data_prime
 
 SEED_LENGTH = 64
 """Of SEAL's generator, at the end of a seeded ciphertext."""
 Seeds = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How seeded ciphertexts of some parameters lie in bytes: head, first polynomial, `between`, seed."""
+
+    head: bytes
+    between: bytes
+    length: int
+
+    @property
+    def polynomial(self) -> slice:
+        """Where the first polynomial is: 8 N bytes."""
+        return slice(len(self.head), self.length - SEED_LENGTH - len(self.between))
+
+    @property
+    def empty(self) -> bytes:
+        """One whose first polynomial is zero, as is its seed."""
+        return self.head + bytes(self.polynomial.stop - self.polynomial.start) + self.between + bytes(SEED_LENGTH)
+
+    def require(self, item: memoryview) -> None:
+        """Compare what never changes in a seeded ciphertext of the right length.
+
+        Raises:
+            CorruptError: framed differently.
+        """
+        if item[: len(self.head)] != self.head or item[self.polynomial.stop : -SEED_LENGTH] != self.between:
+            raise CorruptError(
+                "a ciphertext is not framed as those of the agreed parameters are; it was damaged, or its maker does not "
+                "follow the protocol"
+            )
+
+
+@lru_cache(maxsize=8)
+def form(parameters: CKKSParameters) -> Form:
+    """The form of the shortest items that are admitted (`common.framing`)."""
+    length, frame = min(frames(parameters).items())
+    item = np.zeros(length, np.uint8)
+    item[frame.index] = np.frombuffer(frame.fixed, np.uint8)
+    whole = item.tobytes()
+    start = coefficients_at(whole, parameters)
+    return Form(whole[:start], whole[start + 8 * parameters.ring_degree : -SEED_LENGTH], length)
 
 
 @dataclass(frozen=True)
@@ -43,29 +86,23 @@ class SeededAdder:
     """Sums of seeded ciphertexts, by parameters alone; see `common.adding.Adder`."""
 
     def __init__(self, parameters: CKKSParameters) -> None:
-        self._parameters = parameters
-        self._prime = data_prime(parameters)
+        self._form, self._prime = form(parameters), data_prime(parameters)
         self._sum: Sum | None = None
-        self._template = b""
 
     def load(self, payload: memoryview, item_length: int) -> Sum:
         """See `Adder.load`."""
-        frame = frames(self._parameters).get(item_length)
-        if item_length != seeded_length(self._parameters) or frame is None or not payload or len(payload) % item_length:
+        if item_length != self._form.length or not payload or len(payload) % item_length:
             raise CorruptError(
-                f"{len(payload)} bytes in ciphertexts of {item_length}, expected seeded ones of "
-                f"{seeded_length(self._parameters)} bytes"
+                f"{len(payload)} bytes in ciphertexts of {item_length}, expected seeded ones of {self._form.length} bytes"
             )
+        for at in range(0, len(payload), item_length):
+            self._form.require(payload[at : at + item_length])
         items = np.frombuffer(payload, np.uint8).reshape(-1, item_length)
-        for item in items:
-            frame.require(item.data)
-        start = coefficients_at(items[0].data, self._parameters)
         # A copy, which lies in memory as the processor likes it: saved, coefficients begin at an odd byte.
-        first = items[:, start : start + 8 * self._parameters.ring_degree].copy().view("<u8")
+        first = items[:, self._form.polynomial].copy().view("<u8")
         if first.max() >= self._prime:
             raise CorruptError("a ciphertext's coefficient is beyond the prime; its maker does not follow the protocol")
         seeds = items[:, -SEED_LENGTH:].copy()
-        self._template = items[0].tobytes()
         if self._sum is None:
             return Sum(first, (seeds,))
         if len(first) != len(self._sum.first):
@@ -81,53 +118,54 @@ class SeededAdder:
         """See `Adder.total`: each a seeded ciphertext and the seeds of the other uploads, which come in no order of time."""
         if self._sum is None:
             return []
-        start, length = coefficients_at(self._template, self._parameters), 8 * self._parameters.ring_degree
-        head, between = self._template[:start], self._template[start + length : -SEED_LENGTH]
         ordered = sorted(seeds.tobytes() for seeds in self._sum.seeds)
         return [
-            b"".join([head, first.tobytes(), between, *(s[i * SEED_LENGTH : (i + 1) * SEED_LENGTH] for s in ordered)])
+            b"".join([self._form.head, first.tobytes(), self._form.between,
+                      *(seeds[i * SEED_LENGTH : (i + 1) * SEED_LENGTH] for seeds in ordered)])
             for i, first in enumerate(self._sum.first)
-        ]
+        ]  # fmt: skip
 
 
 class Expander:
     """Sums as SEAL's ciphertexts of two polynomials."""
 
     def __init__(self, parameters: CKKSParameters) -> None:
-        self._parameters = parameters
+        self._parameters, self._form = parameters, form(parameters)
         self._evaluator = seal.Evaluator(context(parameters))
-        self._scratch, self._blank, self._drawn = Scratch(), Scratch(), seal.Ciphertext()
-        self._filled = False
+        self._drawn = seal.Ciphertext()
+        # Each holds a seeded ciphertext, of which only what differs is written; that of `_blank` has no first polynomial.
+        self._sum, self._blank = Scratch(), Scratch()
+        for scratch in (self._sum, self._blank):
+            scratch.fill(self._drawn, parameters, self._form.empty)
+        self._known: dict[bytes, Any] = {}
 
-    def load(self, item: bytes | memoryview) -> Any:
+    def expect(self, payload: memoryview) -> None:
+        """Draw ahead what an own upload's seeds give, of seeded ciphertexts back to back, while its sum is waited for."""
+        self._known = {
+            bytes(seed): self._draw(seal.Ciphertext(), seed)
+            for at in range(self._form.length, len(payload) + 1, self._form.length)
+            for seed in [payload[at - SEED_LENGTH : at]]
+        }
+
+    def load(self, item: memoryview) -> Any:
         """The ciphertext of a sum's item: its second polynomial is the sum of what all seeds give.
 
         Raises:
             CorruptError: no sum of seeded ciphertexts. How many there may be is checked where blobs are (`common.wire`).
         """
-        length = seeded_length(self._parameters)
-        others, rest = divmod(len(item) - length, SEED_LENGTH)
-        if rest or others < 0:
+        length = self._form.length
+        if len(item) < length or (len(item) - length) % SEED_LENGTH:
             raise CorruptError(
                 f"{len(item)} bytes are no sum of ciphertexts of {length} bytes, {SEED_LENGTH} more for each"
             )
-        total = load_ciphertext(self._scratch, self._parameters, item[:length])
-        if others and not self._filled:
-            self._fill(bytearray(item[:length]))
-        for at in range(length, len(item), SEED_LENGTH):
-            seed = item[at : at + SEED_LENGTH]
-            drawn = self._blank.refill(self._drawn, self._parameters, seed, length - SEED_LENGTH)
-            self._evaluator.add_inplace(total, drawn)
+        self._form.require(item[:length])
+        seeds = [bytes(item[at - SEED_LENGTH : at]) for at in range(length, len(item) + 1, SEED_LENGTH)]
+        seeds.sort(key=self._known.__contains__)
+        self._sum.patch(item[self._form.polynomial], self._form.polynomial.start)
+        total = self._sum.refill(seal.Ciphertext(), self._parameters, seeds[0], length - SEED_LENGTH)
+        for seed in seeds[1:]:
+            self._evaluator.add_inplace(total, self._known.get(seed) or self._draw(self._drawn, seed))
         return total
 
-    def _fill(self, item: bytearray) -> None:
-        """Once: a ciphertext whose first polynomial is zero, so that only seeds have to be written for the others."""
-        start, size = coefficients_at(item, self._parameters), 8 * self._parameters.ring_degree
-        item[start : start + size] = bytes(size)
-        self._blank.fill(self._drawn, self._parameters, bytes(item))
-        self._filled = True
-
-
-def seeded_length(parameters: CKKSParameters) -> int:
-    """Bytes of a seeded ciphertext: the shortest that is admitted."""
-    return min(frames(parameters))
+    def _draw(self, into: Any, seed: bytes | memoryview) -> Any:
+        return self._blank.refill(into, self._parameters, seed, self._form.length - SEED_LENGTH)

@@ -40,7 +40,7 @@ def sum_of(parameters: CKKSParameters, items: list[bytes]) -> bytes:
 
 def polynomials(total: bytes, parameters: CKKSParameters) -> tuple[Residues, Residues]:
     """c0 and c1, in the transform domain."""
-    n, written = parameters.ring_degree, Scratch().bytes_of(Expander(parameters).load(total))
+    n, written = parameters.ring_degree, Scratch().bytes_of(Expander(parameters).load(memoryview(total)))
     values = np.frombuffer(written, "<u8", count=2 * n, offset=BODY_AT + MEMBERS + ARRAY)
     return values[:n].tolist(), values[n:].tolist()
 
@@ -114,8 +114,8 @@ def test_what_opening_returns_does_not(parameters: CKKSParameters, key: Federati
 
 
 def test_nothing_but_integers_leaves_opening(key: FederationKey, parameters: CKKSParameters) -> None:
-    """Its public names are openers, and what an opener offers in public is `open` and the fingerprint."""
+    """Its public names are openers, and what an opener offers in public is `open`, `expect` (ciphertexts only) and the fingerprint."""
     opener = CKKSOpener(key)
-    assert {name for name in dir(opener) if not name.startswith("_")} == {"open", "fingerprint"}
+    assert {name for name in dir(opener) if not name.startswith("_")} == {"open", "expect", "fingerprint"}
     total = sum_of(parameters, [next(iter(CKKSSealer(key).seal(np.arange(9))))])
     assert opener.open(memoryview(total), len(total)).dtype == np.int64

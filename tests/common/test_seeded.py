@@ -16,7 +16,7 @@ from common.packing import Ints
 from common.parameters import CKKSParameters
 from common.polynomials import coefficients_at, data_prime
 from common.sealing import CKKSSealer
-from common.seeded import SEED_LENGTH, Expander, SeededAdder, seeded_length
+from common.seeded import SEED_LENGTH, Expander, SeededAdder, form
 from common.settings import Encryption
 
 PARAMETERS = CKKSParameters.choose(Encryption(seeded_sums="always"), 6)
@@ -43,7 +43,9 @@ def test_a_sum_is_seals_own_and_opens_exactly(count: int) -> None:
     sums = folded(SeededAdder(PARAMETERS), UPLOADS[:count])
     assert {len(item) for item in sums} == {LENGTH + (count - 1) * SEED_LENGTH}
     expander, scratch = Expander(PARAMETERS), Scratch()
-    assert [scratch.bytes_of(expander.load(item)) for item in sums] == folded(CKKSAdder(PARAMETERS), UPLOADS[:count])
+    assert [scratch.bytes_of(expander.load(memoryview(item))) for item in sums] == folded(
+        CKKSAdder(PARAMETERS), UPLOADS[:count]
+    )
     opened = CKKSOpener(KEY).open(memoryview(b"".join(sums)), len(sums[0]))
     assert np.array_equal(opened[:SIZE], sum(vector(index) for index in range(count)))
     assert not opened[SIZE:].any()
@@ -69,6 +71,18 @@ def test_a_large_sum_after_a_small_one_and_back() -> None:
         assert np.array_equal(opened[:SIZE], sum(vector(index) for index in range(count)))
 
 
+@pytest.mark.parametrize("own", [0, 1, 2, 5])
+def test_what_was_drawn_ahead_changes_nothing(own: int) -> None:
+    """Of an upload that is in the sum, of one that is not, and of one that was expected before."""
+    opener = CKKSOpener(KEY)
+    opener.expect(memoryview(UPLOADS[3]))
+    opener.expect(memoryview(UPLOADS[own]))
+    for count in (1, 3, 3):
+        sums = folded(SeededAdder(PARAMETERS), UPLOADS[:count])
+        opened = opener.open(memoryview(b"".join(sums)), len(sums[0]))
+        assert np.array_equal(opened[:SIZE], sum(vector(index) for index in range(count)))
+
+
 def test_what_was_refused_changes_nothing() -> None:
     adder = SeededAdder(PARAMETERS)
     adder.add(adder.load(memoryview(UPLOADS[0]), LENGTH))
@@ -86,7 +100,7 @@ def test_what_was_refused_changes_nothing() -> None:
 
 
 def test_seals_own_sums_are_not_admitted_as_uploads() -> None:
-    full = Scratch().bytes_of(Expander(PARAMETERS).load(UPLOADS[0][:LENGTH]))
+    full = Scratch().bytes_of(Expander(PARAMETERS).load(memoryview(UPLOADS[0][:LENGTH])))
     with pytest.raises(CorruptError):
         SeededAdder(PARAMETERS).load(memoryview(full), len(full))
 
@@ -106,7 +120,7 @@ def test_a_sum_of_another_length_is_refused(change: int) -> None:
     with pytest.raises(CorruptError):
         CKKSOpener(KEY).open(memoryview(item), len(item))
     with pytest.raises(CorruptError):
-        CKKSOpener(KEY).open(memoryview(item[: seeded_length(PARAMETERS) - 1]), seeded_length(PARAMETERS) - 1)
+        CKKSOpener(KEY).open(memoryview(item[: form(PARAMETERS).length - 1]), form(PARAMETERS).length - 1)
 
 
 def test_who_gets_them() -> None:
