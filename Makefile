@@ -55,6 +55,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/round.py
 	-$(BIN)/python benchmarks/accuracy.py
 	-$(BIN)/python benchmarks/ablations.py --only rank,beta
+	-$(BIN)/python benchmarks/bits.py
 	$(BIN)/python benchmarks/render.py
 
 bench-full: $(VENV)/peers.stamp
@@ -67,6 +68,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/accuracy.py --full
 	-$(BIN)/python benchmarks/ablations.py --full
 	-$(BIN)/python benchmarks/newsgroups.py
+	-$(BIN)/python benchmarks/bits.py --full
 	-$(BIN)/python benchmarks/learning_rate.py
 	$(BIN)/python benchmarks/render.py
 

@@ -179,7 +179,7 @@ class Pruning(Section):
 class Grid(Section):
     """Quantisation of updates to integers."""
 
-    value_bits: Annotated[int, Field(ge=4, le=16)] = Field(
+    value_bits: Annotated[int, Field(ge=2, le=16)] = Field(
         8, description="Least bits of a sent value, sign included; bits that a component leaves over are used too."
     )
     headroom: Positive = Field(2.0, description="Range of a tensor, in mean largest magnitudes of the last round.")

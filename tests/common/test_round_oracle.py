@@ -44,7 +44,7 @@ def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
         decay=draw(st.sampled_from([0.0, 0.5, 0.8, 1.0])),
         scope=draw(st.sampled_from(["global", "tensor"])),
         kinds=draw(st.sampled_from([("table", "dense"), ("table",), ("dense",)])),
-        value_bits=draw(st.integers(4, 16)),
+        value_bits=draw(st.integers(2, 16)),
         headroom=draw(st.sampled_from([1.0, 2.0, 3.7])),
         first_range=draw(st.sampled_from([4.0, 0.3, 1.0])),
         seed=SEED,

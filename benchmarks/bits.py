@@ -1,0 +1,198 @@
+"""Fewer bits a sent value: accuracy against bytes from 2 to 12 bits, and how wide the grid should be.
+
+    python benchmarks/bits.py            # MLP on digits, two seeds; about two minutes on two cores
+    python benchmarks/bits.py --full     # three seeds, without pruning too, and a ViT
+    python benchmarks/bits.py --quick    # four rounds, one seed, for a look; writes nothing
+
+Fewer bits put more digits into a component, hence more values into a ciphertext; what rounding and clipping leave stays at
+the institution and goes with the next update (error feedback). `headroom` is the grid's range in largest magnitudes of the
+last round: with few bits a wide grid rounds nearly everything to zero, a narrow one clips the largest. Results go to
+`benchmarks/results/bits.{json,md,svg}`. Exits with 1 if a requirement is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.courses import Course, at_bytes, averaged, measure_all
+from benchmarks.machine import (
+    Requirement,
+    conclude,
+    machine,
+    markdown_table,
+    panels,
+    preamble,
+    requirement_lines,
+    write_results,
+)
+from common.packing import Digits
+from common.parameters import CKKSParameters
+from common.settings import Encryption
+from deploy.plots import COLOURS
+
+BITS = (2, 3, 4, 6, 8, 12)
+HEADROOMS = (2.0, 0.5)
+SEEDS = {False: (1, 2), True: (1, 2, 3)}
+_MLP = {
+    "data.source": "digits",
+    "federation.rounds": 40,
+    "model.source": "mlp",
+    "model.options": {"hidden": [128, 128]},
+    "decomposition.rank": 8,
+    "training.epochs": 2,
+    "training.learning_rate": 4e-3,
+}
+_VIT = {
+    "data.source": "digits",
+    "data.public_share": 0.2,
+    "federation.rounds": 30,
+    "model.source": "vit_tiny",
+    "model.options": {"dim": 64, "depth": 2},
+    "model.pretrain.epochs": 30,
+    "model.pretrain.classes": [0, 1, 2, 3, 4],
+    "training.epochs": 2,
+    "training.learning_rate": 4e-3,
+}
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "MLP, pruned": _MLP,
+    "MLP, not pruned": {**_MLP, "pruning.enabled": False},
+    "ViT, pruned": _VIT,
+}
+SMALL = ("MLP, pruned",)
+_FIXED = {"training.threads": 1, "training.device": "cpu"}
+COSTS = 1.0
+"""Points that fewer bits may cost at the end of the rounds before they count as too few."""
+
+
+def courses(cases: Sequence[str], seeds: Sequence[int], rounds: int) -> dict[tuple[str, int, float], list[Course]]:
+    """Every case by bits and headroom, a course a seed."""
+    short = {"federation.rounds": rounds} if rounds else {}
+    return {
+        (case, bits, headroom): [
+            Course(f"{case}, {bits} bits, headroom {headroom:g}",
+                   {**_FIXED, **CASES[case], "grid.value_bits": bits, "grid.headroom": headroom, "seed": seed, **short})
+            for seed in seeds
+        ]
+        for case in cases for bits in BITS for headroom in HEADROOMS
+    }  # fmt: skip
+
+
+def density(bits: int, participants: int) -> dict[str, Any]:
+    """Digits of a component, and bytes a value where ciphertexts are full."""
+    from common.framing import frames
+
+    parameters = CKKSParameters.choose(Encryption(), participants)
+    digits = Digits.fit(bits, participants, parameters.payload_bits)
+    up, down = sorted(frames(parameters))
+    per = digits.per_component * parameters.components
+    return {"digits": digits.per_component, "up": up / per, "down": down / per, "levels": 2 * digits.largest + 1}
+
+
+def figures(
+    wanted: Mapping[tuple[str, int, float], Sequence[Course]], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """By case, a row for every number of bits and headroom."""
+    left, cases = iter(results), {}
+    for (case, bits, headroom), group in wanted.items():
+        found = [next(left) for _ in group]
+        cases.setdefault(case, []).append({"bits": bits, "headroom": headroom, "courses": found, **averaged(found)})
+    for rows in cases.values():
+        budget = min(row["stream"] for row in rows if row["bits"] == 4)
+        for row in rows:
+            reached = [at_bytes(found, budget) for found in row.pop("courses")]
+            row["at_4_bits"] = None if None in reached else sum(r for r in reached if r is not None) / len(reached)
+            row["budget"] = budget
+    return cases
+
+
+def best(rows: Sequence[Mapping[str, Any]], bits: int) -> Mapping[str, Any]:
+    """The better headroom for so many bits."""
+    return max((row for row in rows if row["bits"] == bits), key=lambda row: row["accuracy"])
+
+
+def requirements(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Requirement]:
+    """What is promised of few bits."""
+    found = []
+    for case, rows in cases.items():
+        eight = best(rows, 8)
+        for bits in (6, 4):
+            few = best(rows, bits)
+            found.append(Requirement(f"{case}: points that {bits} bits cost against 8", "at most", COSTS,
+                                     eight["accuracy"] - few["accuracy"], "points"))  # fmt: skip
+    return found
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    heads = ["bits", "headroom", "digits a component", "bytes a value, up", "accuracy, %", "spread", "bytes of all rounds",
+             "accuracy at the bytes of 4 bits, %"]  # fmt: skip
+    cells = []
+    for row in rows:
+        dense = density(row["bits"], 3)
+        at = "-" if row["at_4_bits"] is None else f"{row['at_4_bits']:.2f}"
+        cells.append([row["bits"], f"{row['headroom']:g}", dense["digits"], f"{dense['up']:.2f}", f"{row['accuracy']:.2f}",
+                      f"{row['spread']:.2f}", f"{row['stream']:,.0f}", at])  # fmt: skip
+    return markdown_table(heads, cells)
+
+
+def plot(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Accuracy against bytes, a line for each number of bits at its better headroom."""
+    figure, plots = panels(*cases)
+    for ax, rows in zip(plots, cases.values(), strict=True):
+        for colour, bits in zip(COLOURS, BITS, strict=False):
+            row = best(rows, bits)
+            ax.plot([spent / 1e3 for spent in row["spent"]], row["curve"], color=colour,
+                    label=f"{bits} bits, headroom {row['headroom']:g}")  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_xlabel("kB, up and down, one institution (full ciphertexts)")
+        ax.set_ylabel("test accuracy, %, mean of three rounds")
+        ax.set_ylim(bottom=max(0.0, min(min(row["curve"][len(row["curve"]) // 4 :]) for row in rows) - 2))
+    plots[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def page(result: Mapping[str, Any], wanted: Sequence[Requirement], command: str) -> str:
+    """The results as Markdown."""
+    lines = ["# Fewer bits a value", "", preamble(result["machine"], command), "",
+             f"Seeds {', '.join(map(str, result['seeds']))}; digits, three institutions, IID. Accuracy: test split, mean of the "
+             "last three rounds. Bytes: components at what a full ciphertext spends on one, up and down; a model this small fills "
+             "one ciphertext of 33 kB whatever it sends. The first round goes wide, at any setting."]  # fmt: skip
+    for case, rows in result["cases"].items():
+        lines += ["", f"## {case}", "", table(rows)]
+    dense = [
+        [bits, *(f"{density(bits, n)['digits']} / {density(bits, n)['up']:.2f}" for n in (3, 8, 100))] for bits in BITS
+    ]
+    lines += ["", "## Digits of a component / bytes a value up, by institutions in a sum", "",
+              markdown_table(["bits", "3", "8", "100"], dense), "", "## Requirements", "", requirement_lines(wanted)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, write, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--full", action="store_true", help="all cases, three seeds")
+    parser.add_argument("--quick", action="store_true", help="four rounds, one seed; writes nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    asked = parser.parse_args()
+    cases, seeds = (tuple(CASES) if asked.full else SMALL), SEEDS[asked.full][: 1 if asked.quick else None]
+    wanted, facts = courses(cases, seeds, 4 if asked.quick else 0), machine()
+    found = measure_all([course for group in wanted.values() for course in group], asked.jobs)
+    result = {"machine": facts, "seeds": list(seeds), "cases": figures(wanted, found)}
+    judged = requirements(result["cases"])
+    result["requirements"] = [requirement.to_json() for requirement in judged]
+    for case, rows in result["cases"].items():
+        print(f"\n{case}\n{table(rows)}")
+    if asked.quick:
+        return 0
+    command = "python benchmarks/bits.py" + " --full" * asked.full
+    write_results("bits", result, page(result, judged, command), plot(result["cases"]))
+    return conclude(judged)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

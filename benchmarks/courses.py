@@ -1,0 +1,137 @@
+"""Simulated federations as courses: accuracy by round beside the bytes that had crossed by then; for tables against bytes.
+
+Bytes are counted twice. `wire`: whole ciphertexts, as an institution sends and fetches them. `stream`: components, at the
+bytes that a full ciphertext spends on one, which is what a model pays that fills many ciphertexts. Small models fill a
+single one whatever they send, so only the second shows what a setting saves. Integers are not encrypted here: the sums, hence
+the models, are the same bit for bit, and the bytes follow from the number of components.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SMOOTHED = 3
+"""Rounds over which accuracies are averaged: a single good round is chance."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """One federation: a name for progress, and dotted settings over the project's defaults."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+def measure(course: Course) -> dict[str, Any]:
+    """Simulate on the local engine; percent on the test split, and bytes of one institution, by update round."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    import structlog
+
+    from benchmarks.machine import ROOT
+    from common.config import FederationConfig
+    from common.framing import frames
+    from common.genesis import Genesis
+    from deploy.simulation import simulate
+
+    os.chdir(ROOT)  # data are named from there
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    logging.disable(logging.WARNING)
+    config = FederationConfig.of({}, {"toy_insecure": True, "encryption.sealer": "identity", **course.settings})
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="course-") as folder:
+        run = simulate(config, Path(folder) / "run", engine="local")
+        genesis = Genesis.load(Path(folder) / "run" / "sites" / "institution-000")
+    updates = [record for record in run.history if record.kind == "update"]
+    held = [components(genesis, record.sent, first=record.update == 1) for record in updates]
+    item_up, item_down = sorted(frames(genesis.parameters))
+    per_item = genesis.parameters.components
+    return {
+        "name": course.name,
+        "seed": config.seed,
+        "accuracy": [100 * float(record.accuracy or 0.0) for record in updates],
+        "validation": [100 * float(record.validation_accuracy or 0.0) for record in run.history[1:]],
+        "wire": [-(-count // per_item) * (item_up + item_down) for count in held],
+        "stream": [count * (item_up + item_down) / per_item for count in held],
+        "sent": [record.sent for record in updates],
+        "refreshed": [record.update for record in updates if record.refreshed],
+        "values": dict(run.summary["values"]),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def components(genesis: Any, sent: int, *, first: bool) -> int:
+    """Components of an upload with so many values."""
+    from common.ledger import ledger_size
+    from common.packing import Digits
+
+    capacity, payload = genesis.parameters.capacity, genesis.parameters.payload_bits
+    digits = Digits.wide(capacity, payload) if first else Digits.fit(genesis.config.grid.value_bits, capacity, payload)
+    return ledger_size(len(genesis.layout.entries)) + digits.components(sent)
+
+
+def measure_all(courses: Sequence[Course], jobs: int) -> list[dict[str, Any]]:
+    """Results in the order of the courses, on so many processes of one thread each."""
+    done: dict[int, dict[str, Any]] = {}
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(measure, course): index for index, course in enumerate(courses)}
+        for future in as_completed(waiting):
+            found = done[waiting[future]] = future.result()
+            print(f"{len(done)}/{len(courses)} {found['name']}, seed {found['seed']}: {last(found):.2f} %, "
+                  f"{found['seconds']:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
+    return [done[index] for index in range(len(courses))]
+
+
+def last(found: Mapping[str, Any]) -> float:
+    """Accuracy at the end, in percent: mean of the last three rounds."""
+    return statistics.fmean(found["accuracy"][-SMOOTHED:])
+
+
+def smoothed(found: Mapping[str, Any]) -> list[float]:
+    """Mean of the last three rounds at each round."""
+    accuracy = found["accuracy"]
+    return [statistics.fmean(accuracy[max(0, i - SMOOTHED + 1) : i + 1]) for i in range(len(accuracy))]
+
+
+def at_bytes(found: Mapping[str, Any], budget: float, kind: str = "stream") -> float | None:
+    """Smoothed accuracy in the last round that the budget of bytes pays for; None where it pays for none."""
+    spent, reached = 0.0, None
+    for accuracy, cost in zip(smoothed(found), found[kind], strict=True):
+        spent += cost
+        if spent > budget:
+            break
+        reached = accuracy
+    return reached
+
+
+def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean over seeds of one setting: accuracy by round and at the end, bytes in all, curves against bytes."""
+    ends = [last(found) for found in results]
+    return {
+        "accuracy": statistics.fmean(ends),
+        "spread": statistics.stdev(ends) if len(ends) > 1 else 0.0,
+        "seeds": {str(found["seed"]): end for found, end in zip(results, ends, strict=True)},
+        "wire": statistics.fmean(sum(found["wire"]) for found in results),
+        "stream": statistics.fmean(sum(found["stream"]) for found in results),
+        "curve": [statistics.fmean(values) for values in zip(*(smoothed(found) for found in results), strict=True)],
+        "spent": [statistics.fmean(values) for values in zip(*(_summed(f["stream"]) for f in results), strict=True)],
+        "share": 100 * statistics.fmean(sum(f["sent"]) / (f["values"]["model"] * len(f["sent"])) for f in results),
+    }
+
+
+def _summed(costs: Sequence[float]) -> list[float]:
+    total, found = 0.0, []
+    for cost in costs:
+        total += cost
+        found.append(total)
+    return found
