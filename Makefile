@@ -56,6 +56,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/accuracy.py
 	-$(BIN)/python benchmarks/ablations.py --only rank,beta
 	-$(BIN)/python benchmarks/bits.py
+	-$(BIN)/python benchmarks/refresh.py
 	$(BIN)/python benchmarks/render.py
 
 bench-full: $(VENV)/peers.stamp
@@ -69,6 +70,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/ablations.py --full
 	-$(BIN)/python benchmarks/newsgroups.py
 	-$(BIN)/python benchmarks/bits.py --full
+	-$(BIN)/python benchmarks/refresh.py --full
 	-$(BIN)/python benchmarks/learning_rate.py
 	$(BIN)/python benchmarks/render.py
 

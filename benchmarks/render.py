@@ -221,6 +221,57 @@ def time_to_accuracy() -> str:
     return "\n".join([*lines, "", note])
 
 
+def bits() -> str:
+    """Accuracy against bytes of fewer bits a value."""
+    result = load("bits")
+    lines = [
+        "**Fewer bits a value** (`python benchmarks/bits.py`; digits, three institutions, mean of "
+        f"{len(result['seeds'])} seeds; the better of two grid widths).",
+        "",
+        "| | bits | headroom | test accuracy | bytes of all rounds |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for case, rows in result["cases"].items():
+        for count in dict.fromkeys(row["bits"] for row in rows):
+            row = max((r for r in rows if r["bits"] == count), key=lambda r: float(r["accuracy"]))
+            lines.append(
+                f"| {case} | {count} | {row['headroom']:g} | {row['accuracy']:.1f} % | {_bytes(row['stream'])} |"
+            )
+    note = f"Bytes as full ciphertexts spend them. {_unmet(result, 'bits')} {where(result['machine'])}."
+    return "\n".join([*lines, "", note])
+
+
+def refresh() -> str:
+    """Dictionaries that change under pruning."""
+    result = load("refresh")
+    lines = [
+        "**Dictionaries that change while pruning goes on** (`python benchmarks/refresh.py`; three institutions, random W0, r = 4 "
+        "unless said).",
+        "",
+        "| | | test accuracy | bytes of all rounds | accuracy at the bytes of a fixed D, pruned |",
+        "|---|---|---:|---:|---:|",
+    ]
+    shown = (
+        "full, 8 bits",
+        "fixed D, not pruned",
+        "fixed D, pruned",
+        "rank 16, pruned",
+        "M = 2, forget",
+        "M = 2, keep",
+    )
+    for case, methods in result["cases"].items():
+        for name in (name for name in shown if name in methods):
+            row = methods[name]
+            at = "-" if row["at_budget"] is None else f"{row['at_budget']:.1f} %"
+            lines.append(f"| {case} | {name} | {row['accuracy']:.1f} % | {_bytes(row['stream'])} | {at} |")
+    facts = list(result["measured"].values())
+    note = (
+        "`forget`, `keep`: what pruning does with the history of a table whose dictionary was drawn anew. Seeds, spread and the other "
+        f"policies are in [refresh.md](benchmarks/results/refresh.md). {where(facts[-1])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def rendered(text: str) -> str:
     """README.md with the figures filled in."""
     before, _, rest = text.partition(START)
@@ -232,6 +283,8 @@ def rendered(text: str) -> str:
 _SECTIONS: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "newsgroups": newsgroups,
+    "refresh": refresh,
+    "bits": bits,
     "communication": communication,
     "peers": peers,
     "time_to_accuracy": time_to_accuracy,

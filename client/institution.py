@@ -44,8 +44,9 @@ from common.errors import (
 from common.genesis import DOCUMENT
 from common.ledger import Ledger
 from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Stage, Status, Wish
+from common.refresh import forgotten
 from common.revealing import SeedsQuestion, SharesQuestion, read_attempt
-from common.round import Plan, Sealable, begin, forgotten, refresh_due, seal_update, stopped
+from common.round import Plan, Sealable, begin, seal_update, stopped
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import small_seed
 from common.snapshots import HEADER_BYTES, SnapshotHeader
@@ -219,7 +220,7 @@ class Institution:
             return record
         with self._timed("open"):
             state = open_snapshot(self._keys, request.snapshot, request.aggregates, request.round)
-        after, given_up = jumped(record, state, request.aggregates, self._genesis.law)
+        after, given_up = jumped(record, state, request.aggregates, self._genesis.layout)
         if given_up:
             _log.warning(
                 "what was trained here but not delivered is given up: it cannot be told what of it was counted",
@@ -247,8 +248,7 @@ class Institution:
         residual = record.residual
         if done.plan.kind is RoundKind.UPDATE:
             residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
-            if refresh_due(self._genesis.law, done.state):
-                residual = forgotten(self._genesis.law, residual)
+            residual = forgotten(self._genesis.layout, residual, done.state.records[len(record.shared.records) :])
         delivery = self._delivery(record.pending, aggregate) if record.pending else {}
         self._note("applied", aggregate.round, len(aggregate.blob), **delivery)
         return replace(record, shared=done.state, residual=residual, pending=None)

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from client.memory import Record
+from common.layout import Layout
 from common.protocol import Aggregate
-from common.round import Law, forgotten
+from common.refresh import forgotten
 from common.state import Residual, SharedState
 
 Counted = Mapping[int, Sequence[bytes]]
 """Upload ids in the sum, by round."""
 
 
-def jumped(record: Record, state: SharedState, aggregates: Sequence[Aggregate], law: Law) -> tuple[Record, bool]:
+def jumped(record: Record, state: SharedState, aggregates: Sequence[Aggregate], layout: Layout) -> tuple[Record, bool]:
     """The record with a later shared state, and whether what it owed was given up.
 
     What is owed goes on only where acknowledgements of every round in between (aggregates without a blob) show that it
@@ -22,8 +23,7 @@ def jumped(record: Record, state: SharedState, aggregates: Sequence[Aggregate], 
     """
     counted = {a.round: a.counted for a in aggregates if record.shared.round <= a.round < state.round}
     owed, given_up = _owed(record, state.round, counted)
-    if len(state.records) != len(record.shared.records):
-        owed = forgotten(law, owed)
+    owed = forgotten(layout, owed, state.records[len(record.shared.records) :])
     return replace(record, shared=state, residual=owed, pending=None), given_up
 
 

@@ -125,13 +125,15 @@ def snapshot_bytes(genesis: Genesis) -> tuple[int, int]:
     start = genesis.start()
     if genesis.law.selection.by != "none":
         start = replace(start, course=Course(Best(0.0, 0, 0, start.values)))
-    every = genesis.law.refresh_every
+    refresh = genesis.law.refresh
     whole = len(SnapshotHeader(1, 0, 0, bytes(32), bytes(32), bytes(32)).to_bytes()) + TAG_BYTES + SLACK
     whole += len(to_bytes(start, genesis.federation))
-    if not every:
+    if not refresh.every:
         return whole, 0
-    tables = sum(entry.size for entry in genesis.layout.entries)
-    return whole, -(-(8 * tables + SLACK) // every)
+    values = sum(entry.size for entry in genesis.layout.entries)
+    # No table more often than that; but each may have a round of its own.
+    events = 1 if refresh.when == "stall-tensor" else refresh.every
+    return whole, -(-8 * values // refresh.every) + -(-(SLACK + len(genesis.layout.entries)) // events)
 
 
 def _derived(secret: bytes, genesis: Genesis, epoch: Epoch) -> tuple[bytes, bytes]:

@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from common.errors import ConfigError
-from common.layout import Kind, Layout
+from common.layout import Layout
 from common.masking import History
+from common.refresh import tables
 from common.selection import Best, Course
-from common.state import SharedState
+from common.state import Pace, Refresh, SharedState
 
 _FORMAT = "dictpfl-state-1"
 
@@ -55,7 +56,10 @@ def taken_apart(state: SharedState) -> tuple[dict[str, NDArray[Any]], dict[str, 
         "exponent": state.history.exponent,
         "ranges": state.ranges,
     }
-    tensors |= {f"record/{i:06d}": table for i, table in enumerate(state.records)}
+    for i, record in enumerate(state.records):
+        tensors |= {f"record/{i:06d}": record.values, f"chosen/{i:06d}": record.chosen}
+    if state.pace is not None:
+        tensors |= {"pace/largest": state.pace.largest, "pace/age": state.pace.age}
     if state.clear is not None:
         tensors["clear"] = state.clear
     facts: dict[str, Any] = {"round": state.round, "updates": state.updates}
@@ -86,24 +90,34 @@ def put_together(tensors: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) 
         history=History(tensors["idle"], tensors["exponent"]),
         ranges=tensors["ranges"],
         clear=tensors.get("clear"),
-        records=tuple(tensors[name] for name in sorted(tensors) if name.startswith("record/")),
+        records=tuple(
+            Refresh(tensors[name.replace("record/", "chosen/")], tensors[name])
+            for name in sorted(tensors)
+            if name.startswith("record/")
+        ),
         course=course,
+        pace=Pace(tensors["pace/largest"], tensors["pace/age"]) if "pace/age" in tensors else None,
     )
 
 
 def _fits(state: SharedState, layout: Layout) -> bool:
     size, history = layout.size, state.history
-    tables = int(layout.coordinates(Kind.TABLE).sum())
+    lengths = np.array([entry.size for entry in tables(layout)], dtype=np.int64)
+    if any(r.chosen.dtype != np.bool_ or r.chosen.shape != lengths.shape for r in state.records):
+        return False
     expected: list[tuple[NDArray[Any], Any, int]] = [
         (state.values, np.float64, size),
         (state.ranges, np.float64, len(layout.entries)),
         (history.idle, np.uint8, size),
         (history.exponent, np.uint8, size),
-        *((record, np.float64, tables) for record in state.records),
+        *((record.values, np.float64, int(lengths[record.chosen].sum())) for record in state.records),
     ]
     if state.clear is not None:
         expected.append((state.clear, np.bool_, size))
-    floats = [state.values, state.ranges, *state.records]
+    floats = [state.values, state.ranges, *(record.values for record in state.records)]
+    if state.pace is not None:
+        expected += [(state.pace.largest, np.float64, lengths.size), (state.pace.age, np.uint32, lengths.size)]
+        floats.append(state.pace.largest)
     if (best := state.course.best) is not None:
         expected.append((best.values, np.float64, size))
         floats += [best.values, np.array([best.score, state.course.mark])]

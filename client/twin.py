@@ -19,6 +19,7 @@ from common.dictionary import Dictionary
 from common.dictionary import decompose as _decompose
 from common.errors import LayoutError, ModelError
 from common.layout import Kind, Layout
+from common.refresh import Refreshing
 from common.settings import Decomposition
 
 _KINDS = {Role.TABLE: Kind.TABLE, Role.DENSE: Kind.DENSE, Role.STATISTIC: Kind.STATISTIC}
@@ -47,17 +48,19 @@ def make_dictionaries(model: nn.Module, settings: Decomposition, seed: bytes) ->
     """
     weights = weight_matrices(model, settings)
     ranks = allocator(settings.allocator).ranks({n: matrix_shape(w.shape) for n, w in weights.items()}, settings.rank)
-    made = {}
+    made, refreshing = {}, Refreshing.of(settings)
     for name, weight in weights.items():
         try:
             made[name] = _decompose(
                 weight,
-                ranks[name],
+                refreshing.rank(ranks[name], 0),
                 orientation=settings.orientation,
                 scaling=settings.scaling,
                 seed=seed,
                 name=name,
             )
+            if refreshing.ranks:
+                made[name] = made[name].padded(min(ranks[name], *weight.shape))
         except LayoutError as error:
             raise ModelError(f"weight {name!r} cannot be decomposed: {error}; check the starting weights") from error
     return made
@@ -123,7 +126,7 @@ class Twin:
         return self.layout.flatten({e.name: _array(self._tensor(e.name)) for e in self.layout.entries})
 
     def rebase(self, tables: Mapping[str, NDArray[np.float64]], dictionaries: Mapping[str, Dictionary]) -> None:
-        """Refresh: W0 takes up D T of the given tables, new dictionaries come in, tables are zero.
+        """Refresh: W0 takes up D T of the given tables, new dictionaries come in, these tables are zero.
 
         W0 is summed in float64, kept from one refresh to the next, so that many of them lose no bits. The layout
         stays: a new dictionary needs the rank and side of the old one.
@@ -131,10 +134,10 @@ class Twin:
         Raises:
             ModelError: names, shapes or sides that do not fit; the twin is then as before.
         """
-        _require_same_names(dictionaries, self._homes)
-        _require_same_names(tables, self._homes)
-        olds = {name: self._dictionary(name) for name in self._homes}
-        shapes = {name: shape_of(at) for name, at in self._homes.items()}
+        _require_same_names(dictionaries, {name: at for name, at in self._homes.items() if name in tables})
+        _require_same_names(tables, dictionaries, "tables")
+        olds = {name: self._dictionary(name) for name in dictionaries}
+        shapes = {name: shape_of(self._homes[name]) for name in dictionaries}
         for name, new in dictionaries.items():
             shape, rows = olds[name].table_shape(shapes[name]), shapes[name][olds[name].transposed]
             found = (new.matrix.shape, new.transposed, tables[name].shape)

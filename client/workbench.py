@@ -18,8 +18,7 @@ from client.training import resolve_device
 from client.twin import Twin
 from common.errors import ConfigError
 from common.genesis import Genesis, tensors_digest
-from common.layout import Kind
-from common.state import Floats, SharedState
+from common.state import SharedState
 
 
 class Workbench:
@@ -62,9 +61,10 @@ class Workbench:
         """The twin holding the given shared state and local tensors."""
         if len(state.records) < self._refreshes:
             self.twin, self._refreshes = self._fresh(), 0
-        for table in state.records[self._refreshes :]:
+        for record in state.records[self._refreshes :]:
             self._refreshes += 1
-            self.twin.rebase(self._tables(table), self._genesis.drawn_dictionaries(self._refreshes))
+            drawn = self._genesis.drawn_dictionaries(state.records[: self._refreshes])
+            self.twin.rebase(record.tables(self._genesis.layout), drawn)
         self.twin.load(state.values)
         if local:
             self.twin.load_local_state(local)
@@ -77,11 +77,3 @@ class Workbench:
     def merged(self, state: SharedState) -> nn.Module:
         """A plain model of the original class with W0 + D T (local tensors as at genesis)."""
         return self.twin_at(state, self._local).merge().to(device="cpu", dtype=self.dtype)
-
-    def _tables(self, recorded: Floats) -> dict[str, Floats]:
-        tables, start = {}, 0
-        for entry in self._genesis.layout.entries:
-            if entry.kind is Kind.TABLE:
-                tables[entry.name] = recorded[start : start + entry.size].reshape(entry.shape)
-                start += entry.size
-        return tables

@@ -106,6 +106,17 @@ class FederationConfig(Section):
                 f"{origin}: federation.min_participants is {least} but only {self.federation.participants} take part; "
                 "no round could ever close"
             )
+        d = self.decomposition
+        if d.refresh_when != "fixed" and not d.refresh_every:
+            raise ConfigError(
+                f"{origin}: decomposition.refresh_when is {d.refresh_when!r}, but refresh_every is 0; set the fewest rounds "
+                "between two refreshes there"
+            )
+        if max(d.refresh_ranks, default=0) > d.rank:
+            raise ConfigError(
+                f"{origin}: decomposition.refresh_ranks goes up to {max(d.refresh_ranks)}, tables have rank {d.rank}; raise "
+                "decomposition.rank, which costs nothing for rows that are not in use"
+            )
         if self.selection.patience and (self.selection.by == "none" or self.data.validation_share == 0.0):
             raise ConfigError(
                 f"{origin}: selection.patience is {self.selection.patience}, but nothing is measured to stop by; set "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,10 @@ class Dictionary:
         """Shape of T."""
         n, m = weight_shape
         return (self.rank, n if self.transposed else m)
+
+    def padded(self, rank: int) -> Dictionary:
+        """With columns of zeros up to a rank: the rows of T that they meet get no gradient and change nothing."""
+        return replace(self, matrix=np.pad(self.matrix, ((0, 0), (0, max(0, rank - self.rank)))))
 
     def change(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
         """The weight's change, (n, m), that a table stands for."""

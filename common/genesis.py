@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,11 +24,12 @@ from common.ledger import ledger_size
 from common.packing import Digits
 from common.parameters import CKKSParameters
 from common.protocol import PROTOCOL
+from common.refresh import Refreshing, refreshes, tables
 from common.round import Law
 from common.sealing import IDENTITY_COMPONENTS
 from common.seeded import SEED_LENGTH
 from common.seeds import SEED_BYTES
-from common.state import SharedState
+from common.state import Refresh, SharedState
 from common.wire import Limits
 
 DOCUMENT, TENSORS = "genesis.json", "genesis.safetensors"
@@ -111,7 +112,7 @@ class Genesis:
             sample_cap=self.sample_cap,
             sealed_share=config.encryption.sealed_share,
             sensitivity=config.encryption.sensitivity,
-            refresh_every=config.decomposition.refresh_every,
+            refresh=Refreshing.of(config.decomposition),
             selection=config.selection,
         )
 
@@ -144,17 +145,20 @@ class Genesis:
         encrypted = self.config.encryption.sealer == "ckks"
         return -(-components // (self.parameters.components if encrypted else IDENTITY_COMPONENTS))
 
-    def drawn_dictionaries(self, refresh: int) -> dict[str, Dictionary]:
-        """The dictionaries after so many refreshes: as at genesis, then from the shared stream."""
-        if refresh == 0:
+    def drawn_dictionaries(self, records: Sequence[Refresh]) -> dict[str, Dictionary]:
+        """The dictionaries that came in with the last of these refreshes, from the shared stream; at first, genesis's."""
+        if not records:
             return dict(self.dictionaries)
-        shapes = {e.name: e.shape for e in self.layout.entries}
-        drawn = {}
-        for name, d in self.dictionaries.items():
-            rows, columns = d.matrix.shape[0], shapes[name][1]
-            shape = (columns, rows) if d.transposed else (rows, columns)
-            orientation = self.config.decomposition.orientation
-            drawn[name] = draw(shape, d.rank, self.seed, name, refresh, orientation=orientation)
+        law, drawn = self.law.refresh, {}
+        counts = refreshes(self.layout, records).tolist()
+        for entry, count, chosen in zip(tables(self.layout), counts, records[-1].chosen.tolist(), strict=True):
+            if chosen:
+                d, rank = self.dictionaries[entry.name], law.rank(entry.shape[0], count)
+                rows, columns = d.matrix.shape[0], entry.shape[1]
+                shape = (columns, rows) if d.transposed else (rows, columns)
+                orientation = self.config.decomposition.orientation
+                made = draw(shape, rank, self.seed, entry.name, len(records), orientation=orientation)
+                drawn[entry.name] = made.padded(d.rank)
         return drawn
 
     def save(self, folder: Path) -> None:

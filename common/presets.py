@@ -16,7 +16,12 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-_FULL = {"decomposition.enabled": False, "decomposition.refresh_every": 0, "pruning.enabled": False}
+_FULL = {
+    "decomposition.enabled": False,
+    "decomposition.refresh_every": 0,
+    "decomposition.refresh_when": "fixed",
+    "pruning.enabled": False,
+}
 
 METHODS: Mapping[str, Method] = {
     "dictpfl": Method("tables and small dense parameters, pruned by history, encrypted"),

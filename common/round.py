@@ -15,9 +15,10 @@ from common.errors import LayoutError, RoundError, TooFewParticipantsError
 from common.grid import code_units, next_ranges, quantise, range_codes, step_exponents
 from common.layout import Kind, Layout
 from common.ledger import Ledger, ledger_size
-from common.masking import Bools, History, advance, forget, inactive, sent_mask, smallest
+from common.masking import Bools, History, advance, inactive, sent_mask, smallest
 from common.packing import Digits, Ints, pack, unpack
 from common.protocol import RoundKind
+from common.refresh import Refreshing, live, moved_on
 from common.schedule import schedule
 from common.selection import Best, Course, score
 from common.settings import Grid, Pruning, Selection
@@ -42,7 +43,7 @@ class Law:
     sample_cap: int
     sealed_share: float = 1.0
     sensitivity: str = "gradient"
-    refresh_every: int = 0
+    refresh: Refreshing = field(default_factory=Refreshing)
     selection: Selection = field(default_factory=Selection)
 
     @property
@@ -64,7 +65,8 @@ class Law:
         if values.shape != (self.layout.size,):
             raise LayoutError(f"genesis has {values.shape} shared values, the layout says ({self.layout.size},)")
         ranges = np.full(len(self.layout.entries), self.grid.first_range)
-        state = SharedState(0, 0, values.copy(), History.new(values.size), ranges)
+        pace = self.refresh.start(self.layout)
+        state = SharedState(0, 0, values.copy(), History.new(values.size), ranges, pace=pace)
         if self.sealed_share == 0.0:
             return replace(state, clear=np.ones(values.size, dtype=bool))
         if self.sealed_share < 1.0 and self.sensitivity == "magnitude":
@@ -130,6 +132,8 @@ def begin(law: Law, state: SharedState, kind: RoundKind) -> Plan:
     elif kind is RoundKind.UPDATE:
         context = (law.federation, state.round)
         mask = sent_mask(state.history, _prunable(law), pruning, law.seed, *context)
+        if law.refresh.ranks:
+            mask &= live(law.refresh, law.layout, state.records)
     clear = mask & state.clear if state.clear is not None and kind is RoundKind.UPDATE else np.zeros_like(mask)
     ranges = np.full_like(state.ranges, law.grid.first_range) if kind is RoundKind.SCORE else state.ranges
     digits = _digits(law, state, kind)
@@ -259,28 +263,7 @@ def _updated(law: Law, state: SharedState, plan: Plan, total: Floats, ledger: Le
     after = replace(
         state, round=state.round + 1, updates=state.updates + 1, values=values, history=history, ranges=ranges
     )
-    return refreshed(law, after) if refresh_due(law, after) else after
-
-
-def refresh_due(law: Law, state: SharedState) -> bool:
-    """Whether the dictionary is drawn anew right after the round that led to `state`."""
-    return bool(law.refresh_every) and state.updates > 0 and state.updates % law.refresh_every == 0
-
-
-def refreshed(law: Law, state: SharedState) -> SharedState:
-    """W0 takes up D T (recorded here, done by whoever holds W0); tables and their history restart."""
-    tables = law.layout.coordinates(Kind.TABLE)
-    return replace(
-        state,
-        values=np.where(tables, 0.0, state.values),
-        history=forget(state.history, tables),
-        records=(*state.records, state.values[tables]),
-    )
-
-
-def forgotten(law: Law, residual: Residual) -> Residual:
-    """What an institution owes after a refresh: nothing of the tables, whose directions are gone."""
-    return Residual(np.where(law.layout.coordinates(Kind.TABLE), 0.0, residual.values))
+    return moved_on(law.refresh, law.layout, after, values - state.values, plan.mask)
 
 
 def _prunable(law: Law) -> Bools:

@@ -134,7 +134,25 @@ class Decomposition(Section):
         "normalised", description="`normalised`: Frobenius norm of D is sqrt(n), rows of norm 1; `paper`: D = U_r S_r."
     )
     refresh_every: Annotated[int, Field(ge=0)] = Field(
-        0, description="M: every M rounds W0 takes up D T and a new D is drawn; 0: never (the paper)."
+        0,
+        description="M: every M rounds W0 takes up D T and a new D is drawn; 0: never (the paper). With `refresh_when` other "
+        "than `fixed`: the fewest rounds between two refreshes of a table.",
+    )
+    refresh_when: Literal["fixed", "stall", "stall-tensor"] = Field(
+        "fixed",
+        description="`fixed`: every M rounds; `stall`: all tables, once their mean update falls below `refresh_stall` of its "
+        "largest since the last refresh; `stall-tensor`: each table for itself.",
+    )
+    refresh_stall: OpenShare = Field(0.5, description="See `refresh_when`.")
+    refresh_history: Literal["forget", "keep"] = Field(
+        "forget",
+        description="What pruning knows of a refreshed table: `forget` sends all of it again until it is pruned anew, `keep` "
+        "goes on as if the new rows were the old ones.",
+    )
+    refresh_ranks: list[Annotated[int, Field(ge=1)]] = Field(
+        [],
+        description="Ranks in use after 0, 1, 2, ... refreshes of a table, each at most `rank`, the last one from then on; "
+        "`[2, 4, 8]` grows, `[8, 4]` shrinks. Empty: `rank`.",
     )
     head: Literal["dense", "decomposed", "frozen"] = Field("dense", description="The last linear layer.")
     embeddings: Literal["frozen", "decomposed", "dense"] = Field(

@@ -21,7 +21,7 @@ from client.workbench import Workbench
 from common.errors import JournalError
 from common.layout import Layout
 from common.protocol import RoundKind
-from common.round import Plan, refresh_due
+from common.round import Plan
 from deploy.founding import Founded
 from server.coordinator import JOURNAL
 from server.journal import ClosedRound, Journal
@@ -40,7 +40,7 @@ class RoundRecord:
         loss: mean test loss. `validation_accuracy`, `validation_loss`: before the round, over all
             institutions' validation samples, from the encrypted ledger; None without any.
         train_loss: mean over training samples.
-        refreshed: dictionaries were drawn anew after it.
+        refreshed: dictionaries, or some of them, were drawn anew after it.
         seconds: train, seal, open, evaluate, store (mean of the institutions), fold (coordinator), round (wall clock).
     """
 
@@ -95,10 +95,11 @@ class Observer:
             journal.close()
         for known, aggregate in zip(closed, aggregates, strict=True):
             done = apply(self._genesis, self._opener, self.state, aggregate, 1)
+            refreshed = len(done.state.records) > len(self.state.records)
             self.state = done.state
-            yield self._record(known, done, len(aggregate.blob))
+            yield self._record(known, done, len(aggregate.blob), refreshed=refreshed)
 
-    def _record(self, closed: ClosedRound, done: Applied, bytes_down: int) -> RoundRecord:
+    def _record(self, closed: ClosedRound, done: Applied, bytes_down: int, *, refreshed: bool) -> RoundRecord:
         accuracy = loss = None
         if closed.kind is RoundKind.UPDATE:
             accuracy, loss = self.test()
@@ -123,7 +124,7 @@ class Observer:
             validation_accuracy=ledger.metric / ledger.measured if ledger.measured else None,
             validation_loss=ledger.loss / ledger.measured if ledger.measured else None,
             train_loss=ledger.train_loss / ledger.samples if closed.kind is RoundKind.UPDATE else None,
-            refreshed=closed.kind is RoundKind.UPDATE and refresh_due(self._genesis.law, done.state),
+            refreshed=refreshed,
             seconds=seconds,
         )
 

@@ -21,7 +21,7 @@ from client.workbench import Workbench
 from common.dictionary import Dictionary
 from common.errors import ConfigError
 from common.genesis import DOCUMENT, Genesis
-from common.layout import Kind
+from common.refresh import tables
 from common.state import Floats, SharedState
 from deploy.founding import SITES
 from deploy.run import STATE, SUMMARY, Run
@@ -113,21 +113,18 @@ class Finished:
     def factors(self) -> dict[str, tuple[Floats, Floats]]:
         """`up` (n, R) and `down` (R, m) of every table, whose product is all that the weight has moved from W0.
 
-        R is the dictionary's rank times one more than there were refreshes: each left a product of its own in W0.
+        R is the dictionary's rank times one more than the table was refreshed: each left a product of its own in W0.
         """
-        chosen = [e for e in self.genesis.layout.entries if e.kind is Kind.TABLE]
-        now = self.genesis.layout.unflatten(self.state.values)
-        pieces: dict[str, list[tuple[Floats, Floats]]] = {e.name: [] for e in chosen}
-        for refresh in range(len(self.state.records) + 1):
-            dictionaries = self.genesis.drawn_dictionaries(refresh)
-            offset = 0
-            for entry in chosen:
-                if refresh < len(self.state.records):
-                    table = self.state.records[refresh][offset : offset + entry.size].reshape(entry.shape)
-                    offset += entry.size
-                else:
-                    table = now[entry.name]
-                pieces[entry.name].append(_factors(dictionaries[entry.name], table))
+        layout, records = self.genesis.layout, self.state.records
+        now = layout.unflatten(self.state.values)
+        dictionaries = self.genesis.drawn_dictionaries(())
+        pieces: dict[str, list[tuple[Floats, Floats]]] = {e.name: [] for e in tables(layout)}
+        for number, record in enumerate(records, 1):
+            for name, table in record.tables(layout).items():
+                pieces[name].append(_factors(dictionaries[name], table))
+            dictionaries |= self.genesis.drawn_dictionaries(records[:number])
+        for name, found in pieces.items():
+            found.append(_factors(dictionaries[name], now[name]))
         return {
             name: (np.concatenate([up for up, _ in each], axis=1), np.concatenate([down for _, down in each], axis=0))
             for name, each in pieces.items()

@@ -17,7 +17,7 @@ from client.memory import Memory, Pending, Record
 from common.errors import KeyFileError, MemoryFileError
 from common.masking import History
 from common.selection import Best, Course
-from common.state import Residual, SharedState
+from common.state import Pace, Refresh, Residual, SharedState
 
 FEDERATION = bytes(range(32))
 SIZE = 7
@@ -32,8 +32,9 @@ def a_record(number: int = 3, *, pending: bool = True) -> Record:
         History(rng.integers(0, 3, SIZE).astype(np.uint8), rng.integers(0, 3, SIZE).astype(np.uint8)),
         rng.random(2),
         rng.random(SIZE) < 0.5,
-        (rng.normal(size=4), rng.normal(size=4)),
+        (Refresh(np.array([True, True]), rng.normal(size=4)), Refresh(np.array([False, True]), rng.normal(size=3))),
         Course(Best(float(rng.normal()), 2, 1, rng.normal(size=SIZE)), float(rng.normal()), 3),
+        Pace(rng.random(2), np.array([3, 4], dtype=np.uint32)),
     )
     waiting = Pending(number, rng.bytes(16), rng.bytes(50), Residual(rng.normal(size=SIZE)), Residual(np.zeros(SIZE)))
     local = {"norm.running_mean": rng.normal(size=2).astype(np.float32), "norm.count": np.array(4)}

@@ -158,6 +158,10 @@ class Agreed:
     sealed_share: float
     sensitivity: str
     refresh_every: int
+    refresh_when: str
+    refresh_stall: float
+    refresh_history: str
+    refresh_ranks: tuple[int, ...]
 
 
 @dataclass
@@ -181,9 +185,12 @@ class Federation:
     e: list[int] = field(default_factory=list)
     ranges: list[float] = field(default_factory=list)
     clear: list[bool] | None = None
-    records: list[list[float]] = field(default_factory=list)
+    records: list[dict[int, list[float]]] = field(default_factory=list)
+    """By refresh, T of each table that was chosen, by its number among all tensors."""
 
     def __post_init__(self) -> None:
+        self.tables = [t for t, (kind, _) in enumerate(self.a.tensors) if kind == "table"]
+        self.largest, self.age = dict.fromkeys(self.tables, 0.0), dict.fromkeys(self.tables, 0)
         self.idle, self.e = [0] * self.size, [0] * self.size
         self.ranges = [self.a.first_range] * len(self.a.tensors)
         self.tensor = [t for t, (_, n) in enumerate(self.a.tensors) for _ in range(n)]
@@ -215,6 +222,11 @@ class Federation:
             for n, i in enumerate(pruned):
                 draw = int.from_bytes(raw[4 * n : 4 * n + 4], "little")
                 self.mask[i] = draw < threshold(a.beta, self.e[i])
+            for t in self.tables if a.refresh_ranks else []:
+                times = sum(t in record for record in self.records)
+                rank = a.refresh_ranks[min(times, len(a.refresh_ranks) - 1)]
+                for row, i in enumerate(self._of(t)):
+                    self.mask[i] = self.mask[i] and row < rank
         ranges = self.ranges
         if kind == "score":
             self.digits, ranges = digits(1, a.capacity, a.payload), [a.first_range] * len(a.tensors)
@@ -263,17 +275,45 @@ class Federation:
             self.clear = self._least_important([abs(total[i]) for i in range(self.size)])
             return
         self._advance(total)
+        before = self.x
         self.x = [v + float(total.get(i, 0)) * (a.cap / samples) for i, v in enumerate(self.x)]
         for t in range(len(a.tensors)):
             codes = sum(one.codes[t] for one in sent)
             if codes > 0:
                 self.ranges[t] = float(codes) * (float(self.steps[t] * self.unit) * a.headroom) / len(sent)
         self.updates += 1
-        if a.refresh_every and self.updates % a.refresh_every == 0:
-            tables = [i for i in range(self.size) if self.kind[i] == "table"]
-            self.records.append([self.x[i] for i in tables])
-            for i in tables:
-                self.x[i], self.idle[i], self.e[i] = 0.0, 0, 0
+        due = self._due([v - w for v, w in zip(self.x, before, strict=True)])
+        if due:
+            self.records.append({t: [self.x[i] for i in self._of(t)] for t in due})
+        for t in due:
+            for i in self._of(t):
+                self.x[i] = 0.0
+                if a.refresh_history == "forget":
+                    self.idle[i], self.e[i] = 0, 0
+
+    def _of(self, t: int) -> list[int]:
+        return [i for i in range(self.size) if self.tensor[i] == t]
+
+    def _due(self, update: list[float]) -> list[int]:
+        """Tables, each a column of numbers, that are refreshed after this round."""
+        a = self.a
+        if not a.refresh_every:
+            return []
+        if a.refresh_when == "fixed":
+            return self.tables if self.updates % a.refresh_every == 0 else []
+        sent = {t: [abs(update[i]) for i in self._of(t) if self.mask[i]] for t in self.tables}
+        sums = {t: math.fsum(moved) for t, moved in sent.items()}
+        counts = {t: len(moved) for t, moved in sent.items()}
+        if a.refresh_when == "stall":
+            sums, counts = dict.fromkeys(sums, math.fsum(sums.values())), dict.fromkeys(counts, sum(counts.values()))
+        due = []
+        for t in self.tables:
+            mean = sums[t] / counts[t] if counts[t] else 0.0
+            self.largest[t], self.age[t] = max(self.largest[t], mean), self.age[t] + 1
+            if counts[t] and self.age[t] >= a.refresh_every and mean < a.refresh_stall * self.largest[t]:
+                self.largest[t], self.age[t] = 0.0, 0
+                due.append(t)
+        return due
 
     def _advance(self, total: dict[int, Fraction]) -> None:
         judged = [i for i in total if self.prunable(i)]
@@ -298,8 +338,7 @@ class Federation:
             if self.e[i] == 0:
                 self.idle[i] = 0
 
-    def owed(self, residual: list[float]) -> list[float]:
-        """A residual after this round's refresh, if there was one: nothing of the tables."""
-        if self.a.refresh_every and self.updates and self.updates % self.a.refresh_every == 0:
-            return [0.0 if kind == "table" else v for v, kind in zip(residual, self.kind, strict=True)]
-        return residual
+    def owed(self, residual: list[float], refreshes_before: int) -> list[float]:
+        """A residual after this round's refreshes, if there were any: nothing of their tables."""
+        gone = {t for record in self.records[refreshes_before:] for t in record}
+        return [0.0 if t in gone else v for v, t in zip(residual, self.tensor, strict=True)]

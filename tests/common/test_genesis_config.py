@@ -18,8 +18,10 @@ from common.genesis import Genesis, tensors_digest
 from common.layout import Kind, Layout
 from common.parameters import CKKSParameters
 from common.presets import METHODS
+from common.refresh import tables
 from common.seams import load_seam
 from common.settings import Encryption, Pruning
+from common.state import Refresh
 
 # -- configuration ---------------------------------------------------------------------------------------
 
@@ -194,8 +196,10 @@ def test_damaged_tensors_are_refused(tmp_path: Path, genesis: Genesis) -> None:
 
 
 def test_drawn_dictionaries_keep_shapes_and_change(genesis: Genesis) -> None:
-    assert genesis.drawn_dictionaries(0) == dict(genesis.dictionaries)
-    first, second = genesis.drawn_dictionaries(1), genesis.drawn_dictionaries(2)
+    assert genesis.drawn_dictionaries(()) == dict(genesis.dictionaries)
+    everything = Refresh(np.ones(len(tables(genesis.layout)), dtype=bool), np.zeros(0))
+    first, second = genesis.drawn_dictionaries([everything]), genesis.drawn_dictionaries([everything] * 2)
+    assert genesis.drawn_dictionaries([everything, replace(everything, chosen=~everything.chosen)]) == {}
     for name, d in genesis.dictionaries.items():
         assert first[name].matrix.shape == d.matrix.shape
         assert first[name].transposed == d.transposed

@@ -19,7 +19,7 @@ from common.masking import History
 from common.schedule import schedule
 from common.selection import Best, Course
 from common.settings import Pruning
-from common.state import SharedState
+from common.state import Pace, Refresh, SharedState
 
 # -- layout ----------------------------------------------------------------------------------------------
 
@@ -202,8 +202,16 @@ def test_counts_that_cannot_be(field: int, value: int) -> None:
 def state() -> SharedState:
     rng = np.random.default_rng(0)
     history = History(rng.integers(0, 4, 11).astype(np.uint8), rng.integers(0, 9, 11).astype(np.uint8))
+    refresh = Refresh(np.array([True, False]), rng.normal(size=6))
     return SharedState(
-        5, 4, rng.normal(size=11), history, rng.random(3), rng.random(11) < 0.5, (rng.normal(size=6),) * 2
+        5,
+        4,
+        rng.normal(size=11),
+        history,
+        rng.random(3),
+        rng.random(11) < 0.5,
+        (refresh,) * 2,
+        pace=Pace(rng.random(2), np.arange(2, dtype=np.uint32)),
     )
 
 
@@ -220,8 +228,15 @@ def test_every_bit_of_the_state_is_in_the_digest() -> None:
     changed += [replace(base, ranges=flip(base.ranges, b)) for b in range(3 * 64)]
     changed += [replace(base, history=History(flip(base.history.idle, b), base.history.exponent)) for b in range(88)]
     changed += [replace(base, history=History(base.history.idle, flip(base.history.exponent, b))) for b in range(88)]
-    changed += [replace(base, records=(flip(base.records[0], b), base.records[1])) for b in range(6 * 64)]
-    changed += [replace(base, records=(base.records[0], flip(base.records[1], b))) for b in range(6 * 64)]
+    one, two = base.records
+    for b in range(6 * 64):
+        changed.append(replace(base, records=(replace(one, values=flip(one.values, b)), two)))
+        changed.append(replace(base, records=(one, replace(two, values=flip(two.values, b)))))
+    changed.append(replace(base, records=(replace(one, chosen=~one.chosen), two)))
+    assert base.pace is not None
+    changed += [replace(base, pace=replace(base.pace, largest=flip(base.pace.largest, b))) for b in range(2 * 64)]
+    changed += [replace(base, pace=replace(base.pace, age=flip(base.pace.age, b))) for b in range(2 * 32)]
+    changed.append(replace(base, pace=None))
     assert base.clear is not None
     for i in range(11):
         clear = base.clear.copy()

@@ -18,7 +18,8 @@ from common.layout import Kind, Layout
 from common.ledger import Ledger
 from common.packing import Ints
 from common.protocol import RoundKind
-from common.round import Law, Sealable, begin, finish, forgotten, refresh_due, seal_update
+from common.refresh import Refreshing, forgotten
+from common.round import Law, Sealable, begin, finish, seal_update
 from common.settings import Grid, Pruning
 from common.state import Residual, SharedState
 
@@ -54,7 +55,11 @@ def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
         cap=draw(st.sampled_from([64, 100, 1])),
         sealed_share=share,
         sensitivity=draw(st.sampled_from(["gradient", "magnitude"])),
-        refresh_every=draw(st.sampled_from([0, 0, 1, 2, 3])),
+        refresh_every=draw(st.sampled_from([0, 1, 2, 3])),
+        refresh_when=draw(st.sampled_from(["fixed", "stall", "stall-tensor"])),
+        refresh_stall=draw(st.sampled_from([0.3, 0.6, 0.95])),
+        refresh_history=draw(st.sampled_from(["forget", "keep"])),
+        refresh_ranks=draw(st.sampled_from([(), (), (2,), (1, 3), (5, 2, 4)])),
     )
     law = Law(
         layout=Layout.of((f"t{i}", (n,), Kind(kind)) for i, (kind, n) in enumerate(tensors)),
@@ -64,7 +69,8 @@ def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
         ),
         grid=Grid(value_bits=a.value_bits, headroom=a.headroom, first_range=a.first_range),
         seed=SEED, federation=FEDERATION, capacity=capacity, payload_bits=payload, sample_cap=a.cap,
-        sealed_share=share, sensitivity=a.sensitivity, refresh_every=a.refresh_every,
+        sealed_share=share, sensitivity=a.sensitivity,
+        refresh=Refreshing(a.refresh_every, a.refresh_when, a.refresh_stall, a.refresh_history, a.refresh_ranks),
     )  # fmt: skip
     return law, a
 
@@ -92,7 +98,11 @@ def require_same(state: SharedState, truth: oracle.Federation) -> None:
     assert state.history.exponent.tolist() == truth.e
     assert state.ranges.tolist() == truth.ranges
     assert (None if state.clear is None else state.clear.tolist()) == truth.clear
-    assert [r.tolist() for r in state.records] == truth.records
+    assert [r.values.tolist() for r in state.records] == [[v for t in row.values() for v in t] for row in truth.records]
+    assert [r.chosen.tolist() for r in state.records] == [[t in row for t in truth.tables] for row in truth.records]
+    if state.pace is not None:
+        assert dict(zip(truth.tables, state.pace.largest.tolist(), strict=True)) == truth.largest
+        assert dict(zip(truth.tables, state.pace.age.tolist(), strict=True)) == truth.age
 
 
 def require_best(state: SharedState, sheet: list[tuple[Fraction, SharedState]]) -> None:
@@ -145,10 +155,10 @@ def test_rounds_equal_the_oracle(agreed: tuple[Law, oracle.Agreed], rounds: int,
         require_same(after, truth)
         require_best(after, sheet)
         if kind is RoundKind.UPDATE:
-            assert refresh_due(law, after) == bool(law.refresh_every and after.updates % law.refresh_every == 0)
-            residuals = [truth.owed(one.residual) for one in plain]
-            if refresh_due(law, after):
-                assert [forgotten(law, one.residual).values.tolist() for one in sealed] == residuals
+            refreshes = len(state.records)
+            residuals = [truth.owed(one.residual, refreshes) for one in plain]
+            fresh = after.records[refreshes:]
+            assert [forgotten(law.layout, one.residual, fresh).values.tolist() for one in sealed] == residuals
         state = after
 
 
@@ -160,7 +170,7 @@ def test_error_feedback_loses_nothing(
     """With residual_decay = 1: delivered + owed = trained, exactly, through pruning, clipping and rounding."""
     law, _ = agreed
     pruning = law.pruning.model_copy(update={"residual_decay": 1.0, "pruned": "accumulate"})
-    law = replace(law, pruning=pruning, refresh_every=0)
+    law = replace(law, pruning=pruning, refresh=Refreshing())
     rng = random.Random(seed)
     k = min(institutions, law.capacity)
     size = law.layout.size

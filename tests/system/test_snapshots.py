@@ -26,9 +26,11 @@ from client.site import KEY, SiteSettings
 from common.errors import SnapshotError
 from common.keys import load_key, make_key, save_key
 from common.protocol import Aggregate, Reply, Request, RoundKind, Status, Wish
+from common.refresh import refreshes, tables
 from common.snapshots import HEADER_BYTES, SnapshotHeader
 from common.state import Residual
 from deploy.engines.local import Fault, run_local
+from deploy.exports.finished import Finished
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT
 
@@ -437,11 +439,27 @@ def test_without_acknowledgements_what_was_owed_is_given_up(five: World, tmp_pat
     world.close()
 
 
-def test_dictionaries_drawn_anew_in_between(tmp_path: Path) -> None:
+REFRESHES: dict[str, dict[str, Any]] = {
+    "fixed": {"refresh_every": 4},
+    "kept": {"refresh_every": 4, "refresh_history": "keep"},
+    "stall": {"refresh_every": 2, "refresh_when": "stall", "refresh_stall": 0.98},
+    "each for itself": {"refresh_every": 1, "refresh_when": "stall-tensor", "refresh_stall": 0.95},
+    "growing": {"refresh_every": 3, "refresh_ranks": [1, 2, 4]},
+    "shrinking, each for itself": {
+        "refresh_every": 1, "refresh_when": "stall-tensor", "refresh_stall": 0.95, "refresh_ranks": [4, 2],
+        "refresh_history": "keep",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFRESHES)
+def test_dictionaries_drawn_anew_in_between(name: str, tmp_path: Path) -> None:
     """A refresh in the rounds that were skipped: tables are rebased, and nothing is owed of them."""
+    refresh = {f"decomposition__{key}": value for key, value in REFRESHES[name].items()}
     config = tiny(
-        federation__participants=4, federation__rounds=12, decomposition__refresh_every=4, pruning__residual_decay=1.0
-    )
+        federation__participants=4, federation__rounds=12, pruning__residual_decay=1.0, pruning__tau=1, training__steps=4,
+        training__learning_rate=0.02, model__options={"hidden": [16, 16]}, **refresh,
+    )  # fmt: skip
     world = keeping(World.found(config, tmp_path / "world"))
     world.exchange()
     for _ in range(10):
@@ -449,9 +467,22 @@ def test_dictionaries_drawn_anew_in_between(tmp_path: Path) -> None:
     assert world.record(LATE).shared.round == 0
     world.run()
     world.digest()
+    records = world.record(LATE).shared.records
+    assert len(records) >= 2
+    assert {"fixed", "kept", "stall", "growing"} & {name} or any(not r.chosen.all() for r in records)
     twins = [world.institution(n)._bench.merged(world.record(n).shared).state_dict() for n in (0, LATE)]
-    for name, tensor in twins[0].items():
-        np.testing.assert_array_equal(tensor.numpy(), twins[1][name].numpy())
+    for weight, tensor in twins[0].items():
+        np.testing.assert_array_equal(tensor.numpy(), twins[1][weight].numpy())
+    finished = Finished.load(world.site(LATE))
+    for weight, (up, down) in finished.factors().items():
+        moved = twins[1][weight].double().numpy() - finished.start()[weight].double().numpy()
+        np.testing.assert_allclose(up @ down, moved, atol=1e-5)
+    ranks = config.decomposition.refresh_ranks
+    if ranks:
+        now = finished.genesis.layout.unflatten(finished.state.values)
+        counts = refreshes(finished.genesis.layout, records).tolist()
+        for entry, count in zip(tables(finished.genesis.layout), counts, strict=True):
+            assert not now[entry.name][ranks[min(count, len(ranks) - 1)] :].any()
     world.close()
 
 

@@ -30,9 +30,11 @@ from common.errors import (
     WrongKeyError,
     WrongRecipientError,
 )
-from common.layout import Layout
+from common.layout import Kind, Layout
 from common.opening import CKKSOpener
 from common.protocol import Aggregate, Request, Status
+from common.selection import Best, Course
+from common.state import Pace, Refresh
 from common.wire import AGGREGATE, Blob, read_kind, write
 from deploy.ceremony import authority, custody
 from deploy.ceremony.authority import Issued
@@ -386,6 +388,7 @@ def test_snapshots_are_whole_or_refused(world: Ceremony) -> None:
     other = Layout.of((e.name, e.shape, e.kind) for e in layout.entries[:-1])
     with pytest.raises(ConfigError):
         of_bytes(data, federation, other)
+    tables = sum(e.kind is Kind.TABLE for e in layout.entries)
     lies = [
         replace(state, ranges=state.ranges[:-1]),
         replace(state, ranges=-state.ranges),
@@ -393,7 +396,13 @@ def test_snapshots_are_whole_or_refused(world: Ceremony) -> None:
         replace(state, values=state.values.astype(np.float32)),
         replace(state, history=replace(state.history, idle=state.history.idle[1:])),
         replace(state, clear=np.zeros(3, bool)),
-        replace(state, records=(state.values[:2],)),
+        replace(state, records=(Refresh(np.ones(tables, dtype=bool), state.values[:2]),)),
+        replace(state, records=(Refresh(np.zeros(tables + 1, dtype=bool), state.values[:0]),)),
+        replace(state, records=(Refresh(np.zeros(tables, dtype=np.uint8), state.values[:0]),)),
+        replace(state, pace=Pace(np.zeros(tables + 1), np.zeros(tables + 1, dtype=np.uint32))),
+        replace(state, course=Course(Best(0.5, 1, 1, state.values))),
+        replace(state, course=Course(Best(float("nan"), 1, 0, state.values))),
+        replace(state, course=Course(Best(0.5, 1, 0, state.values[1:]))),
         replace(state, updates=99),
     ]
     for lie in lies:
