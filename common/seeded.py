@@ -3,7 +3,7 @@
 A symmetric upload's ciphertext is its first polynomial and the seed from which the second one follows. The second
 polynomial of a sum is the sum of what all seeds give, so the seeds stand for it: 64 bytes for each upload instead of
 8 N bytes for all. The coordinator adds first polynomials modulo the prime, without SEAL; who opens draws the rest.
-Decision 0017.
+Decision 0021.
 """
 
 from __future__ import annotations
