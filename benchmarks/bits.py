@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.courses import Course, at_bytes, averaged, measure_all
+from benchmarks.exchange import Exchange
 from benchmarks.machine import (
     Requirement,
     conclude,
@@ -30,9 +31,6 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from common.packing import Digits
-from common.parameters import CKKSParameters
-from common.settings import Encryption
 from deploy.plots import COLOURS
 
 BITS = (2, 3, 4, 6, 8, 12)
@@ -83,14 +81,10 @@ def courses(cases: Sequence[str], seeds: Sequence[int], rounds: int) -> dict[tup
 
 
 def density(bits: int, participants: int) -> dict[str, Any]:
-    """Digits of a component, and bytes a value where ciphertexts are full."""
-    from common.framing import frames
-
-    parameters = CKKSParameters.choose(Encryption(), participants)
-    digits = Digits.fit(bits, participants, parameters.payload_bits)
-    up, down = sorted(frames(parameters))
-    per = digits.per_component * parameters.components
-    return {"digits": digits.per_component, "up": up / per, "down": down / per, "levels": 2 * digits.largest + 1}
+    """Digits of a component, and bytes a value up where ciphertexts are full."""
+    exchange = Exchange(participants, bits)
+    per = exchange.digits.per_component * exchange.parameters.components
+    return {"digits": exchange.digits.per_component, "up": exchange.item_up / per}
 
 
 def figures(

@@ -38,9 +38,9 @@ def measure(course: Course) -> dict[str, Any]:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     import structlog
 
+    from benchmarks.exchange import Exchange
     from benchmarks.machine import ROOT
     from common.config import FederationConfig
-    from common.framing import frames
     from common.genesis import Genesis
     from deploy.simulation import simulate
 
@@ -54,15 +54,15 @@ def measure(course: Course) -> dict[str, Any]:
         genesis = Genesis.load(Path(folder) / "run" / "sites" / "institution-000")
     updates = [record for record in run.history if record.kind == "update"]
     held = [components(genesis, record.sent, first=record.update == 1) for record in updates]
-    item_up, item_down = sorted(frames(genesis.parameters))
-    per_item = genesis.parameters.components
+    priced = Exchange(genesis.parameters.capacity)
+    item, per_item = priced.item_up + priced.item_down, priced.parameters.components
     return {
         "name": course.name,
         "seed": config.seed,
         "accuracy": [100 * float(record.accuracy or 0.0) for record in updates],
         "validation": [100 * float(record.validation_accuracy or 0.0) for record in run.history[1:]],
-        "wire": [-(-count // per_item) * (item_up + item_down) for count in held],
-        "stream": [count * (item_up + item_down) / per_item for count in held],
+        "wire": [-(-count // per_item) * item for count in held],
+        "stream": [count * item / per_item for count in held],
         "sent": [record.sent for record in updates],
         "refreshed": [record.update for record in updates if record.refreshed],
         "values": dict(run.summary["values"]),

@@ -20,6 +20,7 @@ from common.config import FederationConfig
 from common.errors import ConfigError, DictPFLError
 from common.presets import METHODS
 from deploy.ceremony import cli as ceremony
+from deploy.exports import cli as exports
 from deploy.operations import cli as operations
 from deploy.overrides import overrides as _parsed
 from deploy.privacy import cli as privacy
@@ -35,6 +36,7 @@ app.add_typer(ceremony.authority, name="authority")
 app.add_typer(ceremony.institution, name="institution")
 app.add_typer(ceremony.audit, name="audit")
 app.add_typer(operations.commands)
+app.command()(exports.personalise)
 app.command()(privacy.attack)
 _PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""

@@ -42,14 +42,14 @@ def export_merged(finished: Finished, folder: Path) -> None:
     Raises:
         ConfigError: the folder holds something, or a library is missing.
     """
-    _require_empty(folder)
+    require_empty(folder)
     source, merged = finished.genesis.config.model.source, finished.merged()
     save_model(merged, source, folder)
     note = save_tokenizer(finished.genesis.config, folder)
     library = hub.split(source)[0] or "pytorch"
     write_card(
         finished, folder, kind="The whole model, merged: no part of dictpfl is needed to load it.",
-        loading=_loading(merged, source, "FOLDER"), notes=[*filter(None, [note]), *_local(finished)], library=library,
+        loading=loading_lines(merged, source, "FOLDER"), notes=[*filter(None, [note]), *_local(finished)], library=library,
         base="",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ def export_adapter(finished: Finished, folder: Path) -> str:
     Raises:
         ConfigError: the folder holds something, or the model has no exact adapter.
     """
-    _require_empty(folder)
+    require_empty(folder)
     config, bench = finished.genesis.config, finished.bench()
     merged = finished.merged(bench)
     adapter = adapters.make_adapter(finished, merged)
@@ -85,7 +85,7 @@ def export_adapter(finished: Finished, folder: Path) -> str:
         else []
     )
     loading = [
-        *_loading(merged, config.model.source, base or f"FOLDER/{BASE}", _settings(finished) if base else ""),
+        *loading_lines(merged, config.model.source, base or f"FOLDER/{BASE}", _settings(finished) if base else ""),
         "from peft import PeftModel",
         "model = PeftModel.from_pretrained(model, 'FOLDER').eval()",
     ]
@@ -97,7 +97,7 @@ def export_adapter(finished: Finished, folder: Path) -> str:
     return base or str(folder / BASE)
 
 
-def _loading(model: nn.Module, source: str, where: str, arguments: str = "") -> list[str]:
+def loading_lines(model: nn.Module, source: str, where: str, arguments: str = "") -> list[str]:
     """Lines of Python that load a folder or a hub's model without dictpfl."""
     library, _ = hub.split(source)
     if library == "transformers":
@@ -133,7 +133,12 @@ def _local(finished: Finished) -> list[str]:
     ]
 
 
-def _require_empty(folder: Path) -> None:
+def require_empty(folder: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        ConfigError: it is there and holds something.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and holds something; name a new folder with --output")
     folder.mkdir(parents=True, exist_ok=True)

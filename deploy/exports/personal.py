@@ -1,0 +1,115 @@
+"""`dictpfl personalise`: an institution's own head on the federation's model, measured, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from client import hub
+from client.data import Samples
+from client.personal import personalise
+from client.site import SITE, TRAIN, VALIDATION, SiteSettings
+from client.tasks import load_task
+from client.training import evaluate, resolve_device
+from common.errors import ConfigError, DataError
+from common.seeds import expand
+from deploy.exports.card import write_card
+from deploy.exports.exporter import loading_lines, require_empty
+from deploy.exports.finished import Checkpoint, Finished
+from deploy.exports.folders import save_model, save_tokenizer
+
+FIGURES = "personal.json"
+_WARNING = (
+    "Its last layers were trained on one institution's data alone, without encryption and outside the federation: what they "
+    "hold is that institution's, and nobody else has agreed to pass it on."
+)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What personal.json says.
+
+    Attributes:
+        metric_name: the task's. `before`, `after`: its mean on the institution's validation samples.
+        loss_before, loss_after: mean.
+        validation, trained, held: samples measured on, trained on, and held out to choose the epoch.
+        epochs: after which the head was best on the samples held out; 0: it is the federation's.
+        parameters: values that were trained. `updates`: rounds of the federation in the model.
+    """
+
+    metric_name: str
+    before: float
+    after: float
+    loss_before: float
+    loss_after: float
+    validation: int
+    trained: int
+    held: int
+    epochs: int
+    parameters: int
+    updates: int
+
+
+def write_personal(
+    folder: Path, output: Path, *, checkpoint: Checkpoint = "last", epochs: int = 20, layers: int = 1, rate: float = 0.0
+) -> Figures:
+    """Train a head of the institution's own, and write the whole model, its card and its figures into a new folder.
+
+    Args:
+        folder: the institution's. `output`: new; only its owner may enter.
+        checkpoint: of the federation, to start from.
+        epochs, layers: see `client.personal.personalise`.
+        rate: learning rate; 0: that of the federation's dense parameters.
+
+    Raises:
+        ConfigError: not an institution's folder, no round applied yet, or the output holds something.
+        DataError: no validation samples, or too few training samples.
+    """
+    if not (folder / SITE).exists():
+        raise ConfigError(
+            f"{folder} is no institution's folder ({SITE} is missing); a personal head needs an institution's own data. In a "
+            "run folder they are sites/institution-000 and so on"
+        )
+    finished, settings = Finished.load(folder, checkpoint), SiteSettings.load(folder)
+    training = finished.genesis.config.training
+    training = training.model_copy(
+        update={"learning_rate": rate or training.dense_learning_rate or training.learning_rate}
+    )
+    samples, validation = Samples.load(folder / TRAIN), Samples.load(folder / VALIDATION)
+    if not len(validation):
+        raise DataError(
+            f"{folder}/{VALIDATION} holds no samples, so nothing would show whether a personal head helps; put some there"
+        )
+    require_empty(output)
+    output.chmod(0o700)
+    task, model = load_task(training.task), finished.merged()
+    seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
+    made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
+    device, batch = resolve_device(training.device), training.evaluation_batch
+    before = evaluate(model, validation, task, batch_size=batch, device=device)
+    after = evaluate(made.model, validation, task, batch_size=batch, device=device)
+    made.model.to("cpu")
+    figures = Figures(
+        task.metric_name,
+        before.metric_sum / before.count,
+        after.metric_sum / after.count,
+        before.loss_sum / before.count,
+        after.loss_sum / after.count,
+        len(validation),
+        made.trained,
+        made.held,
+        made.epochs,
+        made.parameters,
+        finished.state.updates,
+    )
+    save_model(made.model, finished.genesis.config.model.source, output)
+    note = save_tokenizer(finished.genesis.config, output)
+    write_card(
+        finished, output, kind="The whole model, merged, with the last layers of one institution's own.",
+        loading=loading_lines(made.model, finished.genesis.config.model.source, "FOLDER"),
+        notes=[_WARNING, *filter(None, [note])], library=hub.split(finished.genesis.config.model.source)[0] or "pytorch",
+        base="",
+    )  # fmt: skip
+    (output / FIGURES).write_text(json.dumps(asdict(figures), indent=1) + "\n", encoding="utf-8")
+    return figures
