@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.budget import allocator
-from common.dictionary import Dictionary, decompose, draw
+from common.dictionary import Dictionary, _leading, decompose, draw
 from common.errors import ConfigError, LayoutError, RoundError
 from common.layout import Kind, Layout
 from common.ledger import Ledger, ledger_size
@@ -105,6 +105,60 @@ def test_the_paper_s_dictionary(n: int, m: int, rank: int, orientation: str, see
 def test_normalised_to_the_square_root_of_the_rows(n: int, m: int, rank: int, seed: int) -> None:
     d = decompose(np.random.default_rng(seed).normal(size=(n, m)) * 1e-3, rank)
     assert np.linalg.norm(d.matrix) == pytest.approx(np.sqrt(n), rel=1e-5)
+
+
+SPECTRA = {
+    "separated": lambda k, rng: 2.0 ** -np.arange(k),
+    "repeated": lambda k, rng: np.repeat([3.0, 2.0, 1.0], -(-k // 3))[:k],
+    "zero": lambda k, rng: np.where(np.arange(k) < 2, 5.0 - np.arange(k), 0.0),
+    "tiny": lambda k, rng: 10.0 ** -(3.0 * np.arange(k)),
+    "flat": lambda k, rng: np.ones(k),
+    "any": lambda k, rng: np.sort(rng.random(k))[::-1],
+}
+
+
+@given(
+    st.integers(1, 24),
+    st.integers(1, 24),
+    st.integers(1, 8),
+    st.sampled_from(sorted(SPECTRA)),
+    st.sampled_from([1e-160, 1e-3, 1.0, 1e160]),
+    st.integers(0, 99),
+)
+def test_leading_directions_are_those_of_the_full_svd(
+    n: int, m: int, rank: int, spectrum: str, scale: float, seed: int
+) -> None:
+    """Wide, tall, one row, low rank: the same singular values, orthonormal directions, and each its own value's."""
+    rng, k = np.random.default_rng(seed), min(n, m)
+    left, right = (np.linalg.qr(rng.normal(size=(size, size)))[0][:, :k] for size in (n, m))
+    a = (left * SPECTRA[spectrum](k, rng)) @ right.T * scale
+    u, s = _leading(a, rank)
+    r = min(rank, k)
+    full, truth, _ = np.linalg.svd(a, full_matrices=False)
+    assert (u.shape, s.shape) == ((n, r), (r,))
+    assert np.abs(s - truth[:r]).max() <= 1e-13 * truth[0]
+    assert np.abs(u.T @ u - np.eye(r)).max() <= 1e-13
+    assert np.abs(np.linalg.norm(u.T @ (a / scale), axis=1) - s / scale).max() <= 1e-12 * truth[0] / scale
+    gaps = np.abs(np.subtract.outer(truth[:r], truth)) + np.where(np.eye(r, k) > 0, np.inf, 0.0)
+    apart = gaps.min(axis=1) > 1e-3 * truth[0]
+    assert np.abs(np.abs((u * full[:, :r]).sum(axis=0)) - 1)[apart].max(initial=0.0) <= 1e-12
+
+
+def test_a_wide_matrix_takes_the_fast_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the few rows that are wanted are given to the SVD; near the end of what squares resolve, the whole matrix is."""
+    seen: list[tuple[int, ...]] = []
+    svd = np.linalg.svd
+
+    def watched(a: np.ndarray, **options: bool) -> tuple[np.ndarray, ...]:
+        seen.append(a.shape)
+        return svd(a, **options)
+
+    monkeypatch.setattr(np.linalg, "svd", watched)
+    a = np.random.default_rng(0).normal(size=(30, 40))
+    _leading(a, 4)
+    assert seen == [(4, 40)]
+    _leading(np.outer(a[:, 0], a[0]) + 1e-9 * a, 4)
+    assert seen == [(4, 40), (4, 40), (30, 40)]
 
 
 def test_signs_are_fixed() -> None:
