@@ -1,7 +1,7 @@
 """Fewer bits a sent value: accuracy against bytes from 2 to 12 bits, and how wide the grid should be.
 
     python benchmarks/bits.py            # MLP on digits, two seeds; about two minutes on two cores
-    python benchmarks/bits.py --full     # three seeds, without pruning too, and a ViT
+    python benchmarks/bits.py --full     # three seeds; Dirichlet, without pruning, and a ViT too
     python benchmarks/bits.py --quick    # four rounds, one seed, for a look; writes nothing
 
 Fewer bits put more digits into a component, hence more values into a ciphertext; what rounding and clipping leave stays at
@@ -12,14 +12,13 @@ last round: with few bits a wide grid rounds nearly everything to zero, a narrow
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.courses import Course, at_bytes, averaged, measure_all
+from benchmarks.courses import Course, asked, at_bytes, averaged, measure_all
 from benchmarks.exchange import Exchange
 from benchmarks.machine import (
     Requirement,
@@ -28,6 +27,7 @@ from benchmarks.machine import (
     markdown_table,
     panels,
     preamble,
+    previous,
     requirement_lines,
     write_results,
 )
@@ -35,7 +35,6 @@ from deploy.plots import COLOURS
 
 BITS = (2, 3, 4, 6, 8, 12)
 HEADROOMS = (2.0, 0.5)
-SEEDS = {False: (1, 2), True: (1, 2, 3)}
 _MLP = {
     "data.source": "digits",
     "federation.rounds": 40,
@@ -58,6 +57,7 @@ _VIT = {
 }
 CASES: Mapping[str, Mapping[str, Any]] = {
     "MLP, pruned": _MLP,
+    "MLP, pruned, Dirichlet 0.3": {**_MLP, "data.partition": "dirichlet", "data.alpha": 0.3},
     "MLP, not pruned": {**_MLP, "pruning.enabled": False},
     "ViT, pruned": _VIT,
 }
@@ -150,14 +150,15 @@ def plot(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
-def page(result: Mapping[str, Any], wanted: Sequence[Requirement], command: str) -> str:
+def page(result: Mapping[str, Any], wanted: Sequence[Requirement]) -> str:
     """The results as Markdown."""
-    lines = ["# Fewer bits a value", "", preamble(result["machine"], command), "",
-             f"Seeds {', '.join(map(str, result['seeds']))}; digits, three institutions, IID. Accuracy: test split, mean of the "
-             "last three rounds. Bytes: components at what a full ciphertext spends on one, up and down; a model this small fills "
-             "one ciphertext of 33 kB whatever it sends. The first round goes wide, at any setting."]  # fmt: skip
+    lines = ["# Fewer bits a value", "",
+             "Digits, three institutions. Accuracy: test split, mean of the last three rounds, over seeds. Bytes: components at what a "
+             "full ciphertext spends on one, up and down; a model this small fills one ciphertext of 33 kB whatever it sends. The "
+             "first round goes wide, at any setting."]  # fmt: skip
     for case, rows in result["cases"].items():
-        lines += ["", f"## {case}", "", table(rows)]
+        made = preamble(result["measured"][case], "python benchmarks/bits.py")
+        lines += ["", f"## {case}", "", f"Seeds {', '.join(rows[0]['seeds'])}. {made}", "", table(rows)]
     dense = [
         [bits, *(f"{density(bits, n)['digits']} / {density(bits, n)['up']:.2f}" for n in (3, 8, 100))] for bits in BITS
     ]
@@ -168,23 +169,21 @@ def page(result: Mapping[str, Any], wanted: Sequence[Requirement], command: str)
 
 def main() -> int:
     """Measure, write, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--full", action="store_true", help="all cases, three seeds")
-    parser.add_argument("--quick", action="store_true", help="four rounds, one seed; writes nothing")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    asked = parser.parse_args()
-    cases, seeds = (tuple(CASES) if asked.full else SMALL), SEEDS[asked.full][: 1 if asked.quick else None]
-    wanted, facts = courses(cases, seeds, 4 if asked.quick else 0), machine()
-    found = measure_all([course for group in wanted.values() for course in group], asked.jobs)
-    result = {"machine": facts, "seeds": list(seeds), "cases": figures(wanted, found)}
+    found = asked("Fewer bits a sent value: accuracy against bytes.", tuple(CASES), SMALL)
+    wanted, facts = courses(found.cases, found.seeds, 4 if found.quick else 0), machine()
+    measured = measure_all([course for group in wanted.values() for course in group], found.jobs)
+    cases = figures(wanted, measured)
+    for case, rows in cases.items():
+        print(f"\n{case}\n{table(rows)}")
+    if found.quick:
+        return 0
+    result = {
+        "measured": previous("bits", "measured") | dict.fromkeys(cases, facts),
+        "cases": previous("bits", "cases") | cases,
+    }
     judged = requirements(result["cases"])
     result["requirements"] = [requirement.to_json() for requirement in judged]
-    for case, rows in result["cases"].items():
-        print(f"\n{case}\n{table(rows)}")
-    if asked.quick:
-        return 0
-    command = "python benchmarks/bits.py" + " --full" * asked.full
-    write_results("bits", result, page(result, judged, command), plot(result["cases"]))
+    write_results("bits", result, page(result, judged), plot(result["cases"]))
     return conclude(judged)
 
 

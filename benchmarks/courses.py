@@ -8,6 +8,7 @@ the models, are the same bit for bit, and the bytes follow from the number of co
 
 from __future__ import annotations
 
+import argparse
 import logging
 import multiprocessing
 import os
@@ -23,6 +24,35 @@ from typing import Any
 
 SMOOTHED = 3
 """Rounds over which accuracies are averaged: a single good round is chance."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for: which cases, on which seeds, on how many processes; `quick` writes nothing."""
+
+    cases: Sequence[str]
+    seeds: Sequence[int]
+    jobs: int
+    quick: bool
+
+
+def asked(about: str, cases: Sequence[str], small: Sequence[str]) -> Asked:
+    """Read the command line: the small cases on two seeds, all on three with `--full`, or what is named.
+
+    Cases that are not measured anew keep their figures, with the machine and date of their own.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--full", action="store_true", help="all cases, three seeds")
+    parser.add_argument("--quick", action="store_true", help="four rounds, one seed; writes nothing")
+    parser.add_argument("--cases", default="", help=f"separated by semicolons: {'; '.join(cases)}")
+    parser.add_argument("--seeds", type=int, default=0, help="so many, from 1 on")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    found = parser.parse_args()
+    named = [name.strip() for name in found.cases.split(";") if name.strip()]
+    if unknown := set(named) - set(cases):
+        parser.error(f"unknown cases: {', '.join(sorted(unknown))}; known: {'; '.join(cases)}")
+    seeds = found.seeds or (1 if found.quick else 3 if found.full else 2)
+    return Asked(named or list(cases if found.full else small), range(1, seeds + 1), found.jobs, found.quick)
 
 
 @dataclass(frozen=True)

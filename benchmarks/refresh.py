@@ -12,29 +12,27 @@ out, and says so. Results go to `benchmarks/results/refresh.{json,md,svg}`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.courses import Course, at_bytes, averaged, measure_all
+from benchmarks.courses import Course, asked, at_bytes, averaged, measure_all
 from benchmarks.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
 from deploy.plots import COLOURS
 
-SEEDS = {False: (1, 2), True: (1, 2, 3)}
 FULL, FIXED = "full, 8 bits", "fixed D, pruned"
 _EVERY, _KEEP = "decomposition.refresh_every", {"decomposition.refresh_history": "keep"}
 _PLAIN = {"pruning.enabled": False}
 
 
-def _stall(when: str, share: float, every: int = 2) -> dict[str, Any]:
-    return {_EVERY: every, "decomposition.refresh_when": when, "decomposition.refresh_stall": share, **_KEEP}
+def _stall(when: str, share: float) -> dict[str, Any]:
+    return {_EVERY: 2, "decomposition.refresh_when": when, "decomposition.refresh_stall": share}
 
 
-def _ranks(*ranks: int, every: int) -> dict[str, Any]:
-    return {_EVERY: every, "decomposition.rank": max(ranks), "decomposition.refresh_ranks": list(ranks), **_KEEP}
+def _ranks(*ranks: int) -> dict[str, Any]:
+    return {_EVERY: 5, "decomposition.rank": max(ranks), "decomposition.refresh_ranks": list(ranks)}
 
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -45,16 +43,13 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "M = 2, not pruned": {_EVERY: 2, **_PLAIN},
     "M = 2, forget": {_EVERY: 2},
     "M = 5, forget": {_EVERY: 5},
-    "M = 10, forget": {_EVERY: 10},
-    "M = 1, keep": {_EVERY: 1, **_KEEP},
-    "M = 2, keep": {_EVERY: 2, **_KEEP},
     "M = 5, keep": {_EVERY: 5, **_KEEP},
-    "stall 0.7, keep": _stall("stall", 0.7),
-    "stall 0.7 a table, keep": _stall("stall-tensor", 0.7),
-    "ranks 2, 4, 8, M = 5, keep": _ranks(2, 4, 8, every=5),
-    "ranks 8, 4, 2, M = 5, keep": _ranks(8, 4, 2, every=5),
+    "stall 0.7, forget": _stall("stall", 0.7),
+    "stall 0.7 a table, forget": _stall("stall-tensor", 0.7),
+    "ranks 2, 4, 8, M = 5, forget": _ranks(2, 4, 8),
+    "ranks 8, 4, 2, M = 5, forget": _ranks(8, 4, 2),
 }
-_FEW = (FULL, "fixed D, not pruned", FIXED, "rank 16, pruned", "M = 2, not pruned", "M = 2, forget", "M = 2, keep")
+_FEW = (FULL, FIXED, "rank 16, pruned", "M = 5, forget")
 _FASHION = {
     "data.source": "fashion_mnist",
     "data.path": "data/fashion-mnist",
@@ -181,29 +176,18 @@ def page(result: Mapping[str, Any]) -> str:
 
 def main() -> int:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--full", action="store_true", help="all cases, three seeds")
-    parser.add_argument("--quick", action="store_true", help="four rounds, one seed; writes nothing")
-    parser.add_argument(
-        "--cases", default="", help="separated by semicolons, in place of those; other cases keep their figures"
-    )
-    parser.add_argument("--seeds", type=int, default=0, help="so many, from 1 on")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    asked = parser.parse_args()
-    names = [name.strip() for name in asked.cases.split(";") if name.strip()] or (
-        list(CASES) if asked.full else list(_SMALL)
-    )
+    found = asked("Dictionaries that change while pruning goes on.", tuple(CASES), _SMALL)
+    names = found.cases
     if not (ROOT / _FASHION["data.path"]).exists() and any("Fashion" in name for name in names):
         print(
             "Fashion-MNIST is not in data/fashion-mnist and is left out; experiments/fashion_mnist.toml says how to get it"
         )
         names = [name for name in names if "Fashion" not in name]
-    seeds = tuple(range(1, asked.seeds + 1)) if asked.seeds else SEEDS[asked.full][: 1 if asked.quick else None]
-    wanted, facts = courses(names, seeds, 4 if asked.quick else 0), machine()
-    cases = figures(wanted, measure_all([course for group in wanted.values() for course in group], asked.jobs))
+    wanted, facts = courses(names, found.seeds, 4 if found.quick else 0), machine()
+    cases = figures(wanted, measure_all([course for group in wanted.values() for course in group], found.jobs))
     for case, methods in cases.items():
         print(f"\n{case}\n{table(methods)}")
-    if asked.quick:
+    if found.quick:
         return 0
     result = {
         "measured": previous("refresh", "measured") | dict.fromkeys(cases, facts),

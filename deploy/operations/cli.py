@@ -325,6 +325,9 @@ def _show_institution(found: dict[str, Any]) -> None:
         f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
     )
     _say(f"state digest {found['state_digest']}")
+    if found["best_after_updates"] is not None:
+        stop = "; all institutions have stopped" if found["stopped"] else ""
+        _say(f"best by validation: the model after {found['best_after_updates']} updates{stop}")
     for line in _deliveries(found["delivery"]):
         _say(line)
     table = Table(box=None)

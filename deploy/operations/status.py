@@ -112,16 +112,20 @@ def of_institution(folder: Path) -> dict[str, Any]:
     from client.epochs import home
     from client.memory import Memory
     from common.genesis import Genesis
+    from common.round import stopped
 
     folder = folder.resolve()
     site, genesis = SiteSettings.load(folder), Genesis.load(home(folder))
     record = Memory(folder / "memory", genesis.federation).recall()
+    best = record.shared.course.best if record else None
     return {
         "name": site.name,
         "federation": genesis.federation.hex(),
         "round": record.shared.round if record else 0,
         "updates": record.shared.updates if record else 0,
         "state_digest": record.shared.digest.hex() if record else None,
+        "best_after_updates": best.updates if best else None,
+        "stopped": record is not None and stopped(genesis.law, record.shared),
         "upload_waiting_for": record.pending.round if record and record.pending else None,
         "processes": processes(folder),
         "delivery": delivery.summary(_diary(folder / DIARY, _DELIVERY_LINES)),

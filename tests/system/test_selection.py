@@ -18,6 +18,7 @@ from common.protocol import Reply, RoundKind, Status
 from common.round import stopped
 from deploy.engines.local import run_local
 from deploy.exports.finished import Finished
+from deploy.operations.status import of_institution
 from deploy.simulation import simulate
 from server.coordinator import JOURNAL, Coordinator
 from server.journal import Journal
@@ -76,7 +77,11 @@ def require_ended_well(world: World) -> None:
     assert (state.course.best.score, state.course.best.updates) == (FIGURES[BEST], BEST)
 
 
-@pytest.mark.parametrize("make", [tiny, encrypted])
+def masked(**changes: Any) -> Any:
+    return encrypted(**({"defences__masks": True} | changes))
+
+
+@pytest.mark.parametrize("make", [tiny, encrypted, masked])
 def test_all_stop_in_the_same_round_and_keep_the_best(make: Any, tmp_path: Path) -> None:
     world = World.found(patient(make), tmp_path / "world")
     values = {}
@@ -87,6 +92,8 @@ def test_all_stop_in_the_same_round_and_keep_the_best(make: Any, tmp_path: Path)
     best = world.record(0).shared.at_best()
     assert best is not None
     np.testing.assert_array_equal(best.values, values[BEST])
+    own = of_institution(world.site(0))
+    assert (own["best_after_updates"], own["stopped"]) == (BEST, True)
     world.close()
 
 
