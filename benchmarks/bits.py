@@ -34,7 +34,8 @@ from benchmarks.machine import (
 from deploy.plots import COLOURS
 
 BITS = (2, 3, 4, 6, 8, 12)
-HEADROOMS = (2.0, 0.5)
+NARROW = 0.5
+HEADROOMS = (2.0, NARROW)
 _MLP = {
     "data.source": "digits",
     "federation.rounds": 40,
@@ -104,19 +105,19 @@ def figures(
     return cases
 
 
-def best(rows: Sequence[Mapping[str, Any]], bits: int) -> Mapping[str, Any]:
-    """The better headroom for so many bits."""
-    return max((row for row in rows if row["bits"] == bits), key=lambda row: row["accuracy"])
+def narrow(rows: Sequence[Mapping[str, Any]], bits: int) -> Mapping[str, Any]:
+    """So many bits at the narrow grid, which suits few of them."""
+    return next(row for row in rows if (row["bits"], row["headroom"]) == (bits, NARROW))
 
 
 def requirements(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Requirement]:
     """What is promised of few bits."""
     found = []
     for case, rows in cases.items():
-        eight = best(rows, 8)
+        eight = narrow(rows, 8)
         for bits in (6, 4):
-            few = best(rows, bits)
-            found.append(Requirement(f"{case}: points that {bits} bits cost against 8", "at most", COSTS,
+            few = narrow(rows, bits)
+            found.append(Requirement(f"{case}: points that {bits} bits cost against 8, headroom {NARROW:g}", "at most", COSTS,
                                      eight["accuracy"] - few["accuracy"], "points"))  # fmt: skip
     return found
 
@@ -135,13 +136,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Accuracy against bytes, a line for each number of bits at its better headroom."""
+    """Accuracy against bytes, a line for each number of bits, at the narrow grid."""
     figure, plots = panels(*cases)
     for ax, rows in zip(plots, cases.values(), strict=True):
         for colour, bits in zip(COLOURS, BITS, strict=False):
-            row = best(rows, bits)
+            row = narrow(rows, bits)
             ax.plot([spent / 1e3 for spent in row["spent"]], row["curve"], color=colour,
-                    label=f"{bits} bits, headroom {row['headroom']:g}")  # fmt: skip
+                    label=f"{bits} bits")  # fmt: skip
         ax.set_xscale("log")
         ax.set_xlabel("kB, up and down, one institution (full ciphertexts)")
         ax.set_ylabel("test accuracy, %, mean of three rounds")
