@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from client.replay import opener_for
-from client.site import KEY, SEALED_KEY, SiteSettings
+from client.site import KEY, PEERS, SEALED_KEY, SiteSettings
 from client.snapshot import of_bytes
 from client.vault import open_at_rest, stored_passphrase
+from common.circle import Roster
 from common.errors import ConfigError, DriftError, KeyFileError, PassphraseError, WrongKeyError
 from common.files import read_private
 from common.genesis import Genesis
@@ -114,6 +115,20 @@ def home(folder: Path) -> Path:
     return epoch_folder(folder, numbers[-1]) if numbers else folder
 
 
+def read_roster(path: Path) -> Roster:
+    """The members of an epoch.
+
+    Raises:
+        ConfigError: missing or damaged.
+    """
+    try:
+        return Roster.of_bytes(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; this federation defends itself among its members: join again with the bundle"
+        ) from error
+
+
 class Keyring:
     """An institution's keys by epoch, its genesis, and the state that it starts from without a memory."""
 
@@ -205,6 +220,18 @@ class Keyring:
         if epoch.number not in self._openers:
             self._openers[epoch.number] = opener_for(self.genesis, self._key_of(epoch))
         return self._genesis_of(epoch), self._openers[epoch.number]
+
+    def roster_at(self, number: int) -> Roster | None:
+        """Members of the epoch that a round was in, where sums are checked against what they signed.
+
+        Raises:
+            ConfigError: they are not here.
+        """
+        if not self.genesis.config.defences.integrity:
+            return None
+        epoch = self.table.at(number)
+        path = (self.home if epoch == self.table.last else epoch_folder(self._folder, epoch.number)) / PEERS
+        return read_roster(path)
 
     def secret_of(self, epoch: Epoch) -> bytes:
         """What institutions of an epoch hold and the coordinator does not: the key, or the seed where nothing is encrypted.

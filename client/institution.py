@@ -18,10 +18,11 @@ import torch
 from client.data import Samples
 from client.delivery import missed
 from client.epochs import Keyring, home
+from client.integrity import integrity_of
 from client.jump import jumped
 from client.masking import Place, masks_of
 from client.memory import Memory, Pending, Record
-from client.replay import apply, components
+from client.replay import Applied, apply, components
 from client.sealed import open_snapshot, seal_snapshot
 from client.sensitivity import sensitivity
 from client.site import DIARY, GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
@@ -34,6 +35,8 @@ from common.errors import (
     DataError,
     DictPFLError,
     InsecureParametersError,
+    IntegrityError,
+    OpeningError,
     RevealError,
     RoundError,
     SnapshotError,
@@ -41,8 +44,9 @@ from common.errors import (
     WrongFederationError,
     WrongKeyError,
 )
-from common.genesis import DOCUMENT
+from common.genesis import DOCUMENT, Genesis
 from common.ledger import Ledger
+from common.opening import Opener
 from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Stage, Status, Wish
 from common.refresh import forgotten
 from common.revealing import SeedsQuestion, SharesQuestion, read_attempt
@@ -86,6 +90,7 @@ class Institution:
         self._bench = Workbench(self._genesis, self._keys.home / GENESIS_WEIGHTS)
         self._memory = Memory(folder / "memory", self._genesis.federation)
         self._masks = masks_of(self._keys, self._memory.path, self.settings.min_participants)
+        self._integrity = integrity_of(self._keys)
         self._record: Record | None = None
         self._stamp = (-1, -1, -1)
         self._seconds: dict[str, float] = {}
@@ -198,9 +203,9 @@ class Institution:
         except WireError:
             return None
         if self._masks and attempt != self._masks.attempt_of(pending):
-            pending = self._masks.changed(record, pending, attempt)
+            pending = self._signed(self._masks.changed(record, pending, attempt))
             self._remember(replace(record, pending=pending))
-        return Reply(Status.UPLOAD, request.round, record.shared.round, pending.blob, defence=pending.defence)
+        return _uploaded(pending)
 
     def _caught_up(self, record: Record, request: Request) -> Record:
         """Apply what is next, in order, and settle the upload that waits for it; durable before anything else."""
@@ -243,7 +248,7 @@ class Institution:
     def _applied(self, record: Record, aggregate: Aggregate) -> Record:
         with self._timed("open"):
             genesis, opener = self._keys.at(aggregate.round)
-            done = apply(genesis, opener, record.shared, aggregate, self.settings.min_participants)
+            done = self._checked(genesis, opener, record, aggregate)
         self._keys.require_agreed(done.state)
         residual = record.residual
         if done.plan.kind is RoundKind.UPDATE:
@@ -252,6 +257,23 @@ class Institution:
         delivery = self._delivery(record.pending, aggregate) if record.pending else {}
         self._note("applied", aggregate.round, len(aggregate.blob), **delivery)
         return replace(record, shared=done.state, residual=residual, pending=None)
+
+    def _checked(self, genesis: Genesis, opener: Opener, record: Record, aggregate: Aggregate) -> Applied:
+        """Apply a sum, and keep evidence of one that is not what it is said to be."""
+        pending, minimum = record.pending, self.settings.min_participants
+        own = pending.manifest if pending is not None and pending.round == aggregate.round else b""
+        try:
+            roster = self._keys.roster_at(aggregate.round)
+            return apply(genesis, opener, record.shared, aggregate, minimum, roster, own)
+        except (IntegrityError, OpeningError) as error:
+            if self._integrity:
+                plan = begin(genesis.law, record.shared, read_kind(aggregate.blob)[1])
+                count = components(genesis, plan)
+                path = self._integrity.keep_evidence(self._folder, error, aggregate, own, count)
+                _log.error(
+                    "evidence kept of a refused sum", site=self.settings.name, round=aggregate.round, file=str(path)
+                )
+            raise
 
     def _delivery(self, pending: Pending, aggregate: Aggregate) -> dict[str, Any]:
         """Whether the upload that waited was in time: its maker hears of it nowhere else."""
@@ -289,14 +311,14 @@ class Institution:
             counted = sealable.residual
             owed = Residual(np.where(plan.mask, update, counted.values))
         seconds = time.perf_counter() - self._began
-        pending = Pending(shared.round, upload_id, blob, counted, owed, seconds, defence)
+        pending = self._signed(Pending(shared.round, upload_id, blob, counted, owed, seconds, defence))
         local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
         with self._timed("store"):
             self._remember(replace(record, local=local, pending=pending))
         own = {"metric": measured.metric_sum, "loss": measured.loss_sum} if measured.count else {}
         means = {name: total / measured.count for name, total in own.items()}
         self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent, **means)
-        return Reply(Status.UPLOAD, shared.round, shared.round, blob, defence=defence)
+        return _uploaded(pending)
 
     def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:
         """The weighted vector that the round carries: u = w (local - x) + r, scores, or nothing."""
@@ -321,10 +343,14 @@ class Institution:
         header = Header(
             UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, place.upload_id
         )
-        items = self._sealer.seal(sealable.components)
+        packed = self._integrity.tagged(sealable.components, header) if self._integrity else sealable.components
+        items = self._sealer.seal(packed)
         if self._masks:
             items = self._masks.put_on(items, place, secret)
         return write(header, items, sealable.clear.astype("<i4").tobytes())
+
+    def _signed(self, pending: Pending) -> Pending:
+        return replace(pending, manifest=self._integrity.manifest(pending.blob)) if self._integrity else pending
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -344,6 +370,11 @@ class Institution:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             _log.warning("diary not written", site=self.settings.name, reason=str(error))
+
+
+def _uploaded(pending: Pending) -> Reply:
+    number = pending.round
+    return Reply(Status.UPLOAD, number, number, pending.blob, defence=pending.defence, manifest=pending.manifest)
 
 
 def forget_institutions() -> None:

@@ -30,6 +30,7 @@ from common.keys import owner_only
 from common.masking import Bools
 from common.state import Residual, SharedState
 
+_BESIDE = ("defence", "manifest")
 _FORMAT = "dictpfl-memory-1"
 
 
@@ -42,7 +43,7 @@ class Pending:
         blob: as sent; the same request gets the same reply.
         counted: residual if the upload is in the sum. `missed`: residual if it is not.
         seconds: that it took to make, for this institution's own log; 0: not known.
-        defence: what is sent beside it (`common.protocol.Reply`).
+        defence, manifest: what is sent beside it (`common.protocol.Reply`).
     """
 
     round: int
@@ -52,6 +53,7 @@ class Pending:
     missed: Residual
     seconds: float = 0.0
     defence: bytes = b""
+    manifest: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ class Memory:
             tensors["pending/blob"] = np.frombuffer(pending.blob, dtype=np.uint8)
             tensors["pending/counted"] = pending.counted.values
             tensors["pending/missed"] = pending.missed.values
-            if pending.defence:
-                tensors["pending/defence"] = np.frombuffer(pending.defence, dtype=np.uint8)
+            for name in _BESIDE:
+                if data := getattr(pending, name):
+                    tensors[f"pending/{name}"] = np.frombuffer(data, dtype=np.uint8)
             facts |= {"pending_round": pending.round, "upload_id": pending.upload_id.hex()}
             facts["pending_seconds"] = pending.seconds
         facts |= {"format": _FORMAT, "federation": self._federation.hex()}
@@ -197,7 +200,7 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             Residual(tensors["pending/counted"]),
             Residual(tensors["pending/missed"]),
             float(facts.get("pending_seconds", 0.0)),
-            tensors["pending/defence"].tobytes() if "pending/defence" in tensors else b"",
+            *(tensors[f"pending/{name}"].tobytes() if f"pending/{name}" in tensors else b"" for name in _BESIDE),
         )
     local = {name.removeprefix("local/"): v for name, v in tensors.items() if name.startswith("local/")}
     return Record(shared, Residual(tensors["residual"]), bytes.fromhex(facts["secret"]), local, pending)

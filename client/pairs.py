@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from client.epochs import Keyring
+from client.epochs import Keyring, read_roster
 from client.site import PEER_KEY, PEERS, SEALED_PEER_KEY
 from common.circle import Circle, Peer, Roster
-from common.errors import ConfigError, KeyFileError
+from common.errors import KeyFileError
 
 PEER_PURPOSE = "peer keys"
 _FORMAT = "dictpfl-peer-keys-1"
@@ -98,13 +98,7 @@ class Pairs:
         Raises:
             ConfigError: no list of members, or one without this institution. KeyFileError, PassphraseError: its keys.
         """
-        path, genesis = keys.home / PEERS, keys.genesis
-        try:
-            roster = Roster.of_bytes(path.read_bytes(), str(path))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read {path}: {error.strerror}; this federation defends itself among its members: join again"
-            ) from error
+        genesis, roster = keys.genesis, read_roster(keys.home / PEERS)
         data, origin = keys.private(keys.home, PEER_KEY, SEALED_PEER_KEY, PEER_PURPOSE)
         own = OwnKeys.of_bytes(data, str(origin))
         context = genesis.federation + genesis.fingerprint

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from client.manifests import require_manifests, require_whole
+from common.circle import Roster
 from common.errors import DriftError, RoundError
 from common.genesis import Genesis
 from common.keys import FederationKey
 from common.ledger import Ledger, ledger_size
+from common.manifest import Manifest
 from common.opening import CKKSOpener, IdentityOpener, Opener
+from common.packing import Ints
 from common.protocol import Aggregate, RoundKind
 from common.round import Plan, begin, finish, stopped
 from common.state import SharedState
-from common.wire import AGGREGATE, Blob, read_kind
+from common.wire import AGGREGATE, Blob, Header, read_kind
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,20 @@ def opener_for(genesis: Genesis, key: FederationKey | None) -> Opener:
     return IdentityOpener(genesis.parameters) if key is None else CKKSOpener(key)
 
 
-def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggregate, minimum: int) -> Applied:
+def apply(
+    genesis: Genesis,
+    opener: Opener,
+    state: SharedState,
+    aggregate: Aggregate,
+    minimum: int,
+    roster: Roster | None = None,
+    own: bytes = b"",
+) -> Applied:
     """Validate, open and apply an aggregate.
+
+    Args:
+        roster: members of the epoch that the round was in, where the federation has manifests and tags to check.
+        own: the manifest of the upload that this institution has sent for the round, if it has.
 
     Raises:
         WireError, OpeningError, RoundError: refused; the given state is untouched.
@@ -55,7 +72,11 @@ def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggre
     expected = genesis.items(components(genesis, plan))
     if blob.header.items != expected or blob.header.clear_length != 4 * plan.clear.index.size:
         raise RoundError(f"round {number} has {blob.header.items} ciphertexts, its plan {expected}")
+    whole = genesis.config.defences.integrity
+    manifests = require_manifests(roster, blob.header, aggregate, own) if whole else []
     opened = opener.open(blob.sealed, blob.header.item_length)
+    if whole:
+        opened = _untagged(genesis, blob.header, manifests, opened, components(genesis, plan))
     clear = np.frombuffer(blob.clear, dtype="<i4").astype(np.int64)
     after, ledger = finish(
         genesis.law, state, plan, opened, clear, minimum=minimum, contributors=blob.header.contributors
@@ -67,6 +88,12 @@ def apply(genesis: Genesis, opener: Opener, state: SharedState, aggregate: Aggre
     return Applied(plan, ledger, after)
 
 
+def _untagged(genesis: Genesis, header: Header, manifests: Sequence[Manifest], opened: Ints, count: int) -> Ints:
+    """The components as they are without tags, with the padding of the last ciphertext."""
+    return np.concatenate([require_whole(genesis, header, manifests, opened[:count]), opened[count:]])
+
+
 def components(genesis: Genesis, plan: Plan) -> int:
-    """Components of an upload: the ledger and the sealed stream."""
-    return ledger_size(len(genesis.layout.entries)) + plan.sealed.digits.components(plan.sealed.index.size)
+    """Components of an upload: the ledger, the sealed stream, and tags where there are any."""
+    stream = plan.sealed.digits.components(plan.sealed.index.size)
+    return ledger_size(len(genesis.layout.entries)) + stream + genesis.tags

@@ -189,6 +189,12 @@ class SnapshotError(DictPFLError):
     code = "snapshot"
 
 
+class EvidenceError(DictPFLError):
+    """A file is no evidence of a refused sum, or was altered."""
+
+    code = "evidence"
+
+
 class MemoryFileError(DictPFLError):
     """An institution's memory on disk is damaged, laxly protected or of another federation."""
 

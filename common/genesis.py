@@ -30,6 +30,7 @@ from common.sealing import IDENTITY_COMPONENTS
 from common.seeded import SEED_LENGTH
 from common.seeds import SEED_BYTES
 from common.state import Refresh, SharedState
+from common.tagging import TAGS
 from common.wire import Limits
 
 DOCUMENT, TENSORS = "genesis.json", "genesis.safetensors"
@@ -134,11 +135,16 @@ class Genesis:
     def _limits(self, item_length: int) -> Limits:
         """Most that a blob may hold: every shared value in the widest digits, behind the ledger."""
         single = Digits.single(self.parameters.capacity, self.parameters.payload_bits)
-        most = ledger_size(len(self.layout.entries)) + single.components(self.layout.size)
+        most = ledger_size(len(self.layout.entries)) + single.components(self.layout.size) + self.tags
         max_clear = 4 * self.layout.size if self.config.encryption.sealed_share < 1.0 else 0
         return Limits(
             self.federation, self.fingerprint, item_length, self.items(most), max_clear, self.parameters.capacity
         )
+
+    @property
+    def tags(self) -> int:
+        """Components of an upload that are tags (`common.tagging`)."""
+        return TAGS if self.config.defences.integrity else 0
 
     def items(self, components: int) -> int:
         """Items (ciphertexts, in an encrypted federation) that hold so many components."""

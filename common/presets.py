@@ -37,7 +37,13 @@ METHODS: Mapping[str, Method] = {
     ),
     "plaintext": Method(
         "FedAvg of the full model in clear, four bytes a value",
-        {**_FULL, "encryption.sealer": "identity", "encryption.sealed_share": 0.0, "defences.masks": False},
+        {
+            **_FULL,
+            "encryption.sealer": "identity",
+            "encryption.sealed_share": 0.0,
+            "defences.masks": False,
+            "defences.integrity": False,
+        },
     ),
     "fedhe-full": Method("train and encrypt every parameter", _FULL),
     "fedhe-topk": Method("train and encrypt the last two layers only", _FULL, {"decomposition.last_layers": 2}),

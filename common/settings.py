@@ -265,10 +265,20 @@ class Defences(Section):
         description="Institutions that each one shares masks with, where there are more than that; an even number. The more, the "
         "more of them may collude or be missing.",
     )
+    integrity: bool = Field(
+        False,
+        description="Signed manifests and a secret tag on every upload: a coordinator that drops, repeats, alters or invents what it "
+        "says it added is found out, and evidence is kept.",
+    )
     reveal_seconds: Positive = Field(
         60.0,
         description="Seconds that the exchange about masks waits for institutions that delivered and do not answer.",
     )
+
+    @property
+    def any(self) -> bool:
+        """Whether institutions need keys of their own among each other."""
+        return self.masks or self.integrity
 
 
 class Training(Section):

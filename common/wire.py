@@ -164,6 +164,15 @@ def read_kind(data: bytes) -> tuple[int, RoundKind, bytes]:
     return header.round, header.kind, header.tag
 
 
+def read_header(data: bytes) -> Header:
+    """What a blob says of itself, unverified.
+
+    Raises:
+        WireError: it is none of this protocol.
+    """
+    return _read_header(data)[0]
+
+
 def _pack(header: Header, digest: bytes) -> bytes:
     return _HEADER.pack(
         MAGIC,

@@ -16,6 +16,7 @@ from torch import nn
 
 from client.batches import forward
 from client.data import Samples, load_dataset
+from client.epochs import read_roster
 from client.hub import architecture_of
 from client.models import build_model, load_weights
 from client.pairs import OwnKeys
@@ -38,6 +39,7 @@ from common.parameters import CKKSParameters
 from common.schedule import schedule
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
 from common.seeds import expand
+from common.tagging import PRIME
 from deploy.census import write_census
 from server.agreement import Agreement
 from server.coordinator import AGREEMENT
@@ -152,6 +154,11 @@ def draw_genesis(
         raise ConfigError(
             f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
         )
+    if config.defences.integrity and genesis.law.bound < PRIME:
+        raise ConfigError(
+            f"defences.integrity needs components for {PRIME}, {genesis.parameters.capacity} participants leave "
+            f"{genesis.law.bound}; lower federation.max_participants"
+        )
     return genesis, weights
 
 
@@ -230,8 +237,8 @@ def item_lengths(sealer: Sealer, parameters: CKKSParameters) -> tuple[int, int]:
     return len(item), len(total)
 
 
-def agreement_of(genesis: Genesis) -> Agreement:
-    """The coordinator's half: nothing secret."""
+def agreement_of(genesis: Genesis, roster: Roster | None = None) -> Agreement:
+    """The coordinator's half: nothing secret. `roster`: of the epoch, where institutions sign what they send."""
     config = genesis.config
     length, growth = snapshot_bytes(genesis)
     return Agreement(
@@ -250,12 +257,14 @@ def agreement_of(genesis: Genesis) -> Agreement:
         snapshot_growth=growth,
         masks=config.defences.masks,
         reveal_seconds=config.defences.reveal_seconds,
+        signers=tuple(peer.signing.hex() for peer in roster.peers) if roster and config.defences.integrity else (),
     )
 
 
-def simulated_agreement(genesis: Genesis) -> Agreement:
+def simulated_agreement(founded: Founded) -> Agreement:
     """The coordinator's half in a simulation: its report replays every round, so that no aggregate may be dropped."""
-    return replace(agreement_of(genesis), snapshots_kept=0)
+    roster = read_roster(founded.site(0) / PEERS) if founded.genesis.config.defences.any else None
+    return replace(agreement_of(founded.genesis, roster), snapshots_kept=0)
 
 
 def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor]) -> None:
@@ -265,10 +274,10 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
             raise ConfigError(f"{founded.folder} holds a federation that has begun; it is not overwritten")
         shutil.rmtree(part, ignore_errors=True)
         owner_only(part)
-    simulated_agreement(founded.genesis).save(founded.coordinator / AGREEMENT)
     division.test.save(founded.folder / TEST)
-    if config.defences.masks:
+    if config.defences.any:
         _introduce(founded, [site.name for site in division.sites])
+    simulated_agreement(founded).save(founded.coordinator / AGREEMENT)
     for index, site in enumerate(division.sites):
         folder = owner_only(founded.site(index))
         SiteSettings(
@@ -285,7 +294,7 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
 
 
 def _introduce(founded: Founded, names: Sequence[str]) -> None:
-    """Give each institution keys of its own and the list of all; the coordinator is told of neither."""
+    """Give each institution keys of its own and the list of all; the coordinator is told public keys at most."""
     own = [OwnKeys.make(name) for name in names]
     roster = Roster(tuple(sorted((keys.public for keys in own), key=lambda peer: peer.name)))
     for index, keys in enumerate(own):

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from client.epochs import read_roster
 from client.replay import Applied, apply, opener_for
-from client.site import DIARY, GENESIS_WEIGHTS
+from client.site import DIARY, GENESIS_WEIGHTS, PEERS
 from client.tasks import load_task
 from client.training import evaluate
 from client.workbench import Workbench
@@ -76,6 +77,7 @@ class Observer:
         config = self._genesis.config
         torch.set_num_threads(config.training.threads)
         self._opener = opener_for(self._genesis, founded.key)
+        self._roster = read_roster(founded.site(0) / PEERS) if config.defences.integrity else None
         self._bench = Workbench(self._genesis, founded.site(0) / GENESIS_WEIGHTS)
         self._local = self._bench.local_state()
         self._task = load_task(config.training.task)
@@ -94,7 +96,7 @@ class Observer:
         finally:
             journal.close()
         for known, aggregate in zip(closed, aggregates, strict=True):
-            done = apply(self._genesis, self._opener, self.state, aggregate, 1)
+            done = apply(self._genesis, self._opener, self.state, aggregate, 1, self._roster)
             refreshed = len(done.state.records) > len(self.state.records)
             self.state = done.state
             yield self._record(known, done, len(aggregate.blob), refreshed=refreshed)

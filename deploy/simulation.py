@@ -82,7 +82,7 @@ def simulate(
 def _founded(config: FederationConfig, folder: Path, *, resume: bool) -> Founded:
     if resume and (folder / CONFIG).exists():
         founded = found_again(config, folder)
-        agreement = replace(simulated_agreement(founded.genesis), rounds=config.federation.rounds)
+        agreement = replace(simulated_agreement(founded), rounds=config.federation.rounds)
         agreement.save(founded.coordinator / AGREEMENT)
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

@@ -33,6 +33,7 @@ class Agreement:
         snapshot_length: most bytes of a snapshot before any round, 0: none is taken. `snapshot_growth`: most that each
             round may add.
         masks: uploads are masked among each other. `reveal_seconds`: how long the exchange about that waits.
+        signers: public keys (Ed25519, hexadecimal) by member, whose manifests must come with uploads; empty: none do.
     """
 
     parameters: CKKSParameters
@@ -52,6 +53,7 @@ class Agreement:
     snapshot_growth: int = 0
     masks: bool = False
     reveal_seconds: float = 60.0
+    signers: tuple[str, ...] = ()
 
     def snapshot_most(self, number: int) -> int:
         """Most bytes of a snapshot of the state before a round; 0: none is taken."""
@@ -128,6 +130,7 @@ class _Document(_Strict):
     snapshot_growth: AtLeastZero = 0
     masks: bool = False
     reveal_seconds: Annotated[float, Field(gt=0)] = 60.0
+    signers: tuple[Hex32, ...] = ()
     parameters: dict[str, Any]
     uploads: _Uploads
 

@@ -245,7 +245,7 @@ class Coordinator:
 
     def _folded(self, node: int, reply: Reply, fold: Fold) -> None:
         try:
-            fold.add(node, reply.blob, reply.defence)
+            fold.add(node, reply.blob, reply.defence, reply.manifest)
         except DictPFLError as error:
             _log.warning("upload rejected", node=node, code=error.code, detail=str(error))
             self.failed(node, error.code)
@@ -306,7 +306,7 @@ class Coordinator:
         """The sum is there, under masks: the next exchange asks about them."""
         blob, _, ciphertexts = fold.aggregate()
         closed = self._closed(fold, number, ciphertexts)
-        self._unmasking.start(closed, self._journal.attempt(number), blob, fold.contributions())
+        self._unmasking.start(closed, self._journal.attempt(number), blob, fold.contributions(), fold.manifests())
 
     def _close_telling(self) -> None:
         found = self._unmasking.close()
@@ -334,7 +334,9 @@ class Coordinator:
 
     def _journalled(self, fold: Fold, number: int) -> None:
         blob, counted, ciphertexts = fold.aggregate()
-        self._journal.record(self._closed(fold, number, ciphertexts), Aggregate(number, blob, counted))
+        self._journal.record(
+            self._closed(fold, number, ciphertexts), Aggregate(number, blob, counted, fold.manifests())
+        )
         _log.info("round closed", round=number, contributors=len(counted), ciphertexts=ciphertexts, bytes=len(blob))
 
     def _keep_snapshot(self, fold: Fold) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.adding import Adder, IntegerAdder, ckks_adder
 from common.errors import CorruptError, DuplicateError, OversizedError, WrongRoundError
+from common.manifest import Manifest, joined
 from common.protocol import RoundKind
 from common.revealing import Note
 from common.wire import AGGREGATE, UPLOAD, Blob, Header, write
@@ -30,6 +31,8 @@ class _Sum:
     """Upload id by node."""
     notes: dict[int, Note] = field(default_factory=dict)
     """On masks, by node."""
+    manifests: dict[int, Manifest] = field(default_factory=dict)
+    """By node."""
 
 
 class Fold:
@@ -46,14 +49,15 @@ class Fold:
         self._round = number
         self._attempt = attempt
         self._notes: dict[int, Note] = {}
+        self._members: set[int] = set()
         self._sums: dict[_Plan, _Sum] = {}
         self._nodes: set[int] = set()
         self._marks: set[bytes] = set()
         self.seconds = 0.0
         self.bytes_up = 0
 
-    def add(self, node: int, data: bytes, defence: bytes = b"") -> None:
-        """Validate an upload and add it; `defence`: what came with it, the note on its masks where there are any.
+    def add(self, node: int, data: bytes, defence: bytes = b"", manifest: bytes = b"") -> None:
+        """Validate an upload and add it; `defence`, `manifest`: what came with it, where the federation wants them.
 
         Raises:
             WireError: one of its subclasses; nothing is folded.
@@ -61,8 +65,8 @@ class Fold:
         began = time.perf_counter()
         try:
             blob = Blob.parse(data, self._agreement.uploads, direction=UPLOAD, kind=self._kind, round=self._round)
-            self._add(node, blob, self._note(defence))
-            self.bytes_up += len(data) + len(defence)
+            self._add(node, blob, self._note(defence), self._manifest(manifest, data))
+            self.bytes_up += len(data) + len(defence) + len(manifest)
         finally:
             self.seconds += time.perf_counter() - began
 
@@ -81,7 +85,23 @@ class Fold:
                 raise CorruptError("an upload masked with streams that its partner does not have: compare bundles")
         return note
 
-    def _add(self, node: int, blob: Blob, note: Note | None) -> None:
+    def _manifest(self, data: bytes, upload: bytes) -> Manifest | None:
+        """What institutions will check is checked here, too: one bad manifest would have them refuse the whole sum."""
+        signers = self._agreement.signers
+        if not signers:
+            return None
+        manifest = Manifest.of_bytes(data)
+        if replace(manifest, signature=b"") != Manifest.of(manifest.member, upload):
+            raise CorruptError("a manifest of another upload than it came with")
+        if manifest.member >= len(signers) or not manifest.signed_by(bytes.fromhex(signers[manifest.member])):
+            raise CorruptError(
+                "a manifest that no member has signed: compare the epochs of coordinator and institution"
+            )
+        if manifest.member in self._members:
+            raise DuplicateError("an upload of this member is already in the sum")
+        return manifest
+
+    def _add(self, node: int, blob: Blob, note: Note | None, manifest: Manifest | None) -> None:
         header = blob.header
         if header.contributors != 1:
             raise OversizedError(f"an upload that claims to hold {header.contributors} uploads")
@@ -101,6 +121,9 @@ class Fold:
         total.uploads[node] = header.upload_id
         if note is not None:
             total.notes[node] = self._notes[note.member] = note
+        if manifest is not None:
+            total.manifests[node] = manifest
+            self._members.add(manifest.member)
         self._nodes.add(node)
         self._marks.add(mark)
 
@@ -126,6 +149,10 @@ class Fold:
         """The masked uploads of the sum that counts."""
         total = self._sums[self._chosen()]
         return [Contribution(total.uploads[node], note, node) for node, note in total.notes.items()]
+
+    def manifests(self) -> bytes:
+        """Of the uploads in the sum that counts."""
+        return joined(list(self._sums[self._chosen()].manifests.values()))
 
     def drifted(self) -> list[int]:
         """Nodes whose uploads are not in the sum that counts."""

@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS stopped (round INTEGER PRIMARY KEY, at REAL NOT NULL)
 CREATE TABLE IF NOT EXISTS masked (
     round INTEGER PRIMARY KEY, kind TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL,
     fold_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, ciphertexts INTEGER NOT NULL, rejected TEXT NOT NULL,
-    attempt INTEGER NOT NULL, uploads TEXT NOT NULL, aggregate BLOB NOT NULL
+    attempt INTEGER NOT NULL, uploads TEXT NOT NULL, aggregate BLOB NOT NULL, manifests BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS manifests (round INTEGER PRIMARY KEY REFERENCES rounds, data BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS attempts (round INTEGER PRIMARY KEY, next INTEGER NOT NULL) STRICT;
@@ -80,6 +80,7 @@ class Masked:
     attempt: int
     uploads: str
     blob: bytes
+    manifests: bytes = b""
 
 
 class Journal:
@@ -210,17 +211,18 @@ class Journal:
         """
         with self._transaction():
             self._db.execute(
-                "INSERT INTO masked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*_row(masked.closed), masked.attempt, masked.uploads, masked.blob),
+                "INSERT INTO masked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*_row(masked.closed), masked.attempt, masked.uploads, masked.blob, masked.manifests),
             )
 
     def masked(self) -> Masked | None:
         """The masked sum of the open round, if it got that far."""
-        rows = self._read(f"SELECT {_ROUND}, attempt, uploads, aggregate FROM masked WHERE round = ?", self.next_round)  # noqa: S608  our own words
+        query = f"SELECT {_ROUND}, attempt, uploads, aggregate, manifests FROM masked WHERE round = ?"  # noqa: S608  our own words
+        rows = self._read(query, self.next_round)
         if not rows:
             return None
-        *facts, attempt, uploads, blob = rows[0]
-        return Masked(_closed(facts), int(attempt), str(uploads), bytes(blob))
+        *facts, attempt, uploads, blob, manifests = rows[0]
+        return Masked(_closed(facts), int(attempt), str(uploads), bytes(blob), bytes(manifests))
 
     def refuse(self, number: int, at: float, reasons: Mapping[str, str]) -> None:
         """Note that a round found too few uploads and is asked again."""

@@ -52,6 +52,7 @@ class _Sum:
     blob: bytes
     uploads: dict[int, Contribution]
     missing: tuple[int, ...] = ()
+    manifests: bytes = b""
     told: dict[int, Answer] = field(default_factory=dict)
     since: float = 0.0
     enough: float | None = None
@@ -121,8 +122,15 @@ class Unmasking:
         assert self._sum is not None  # noqa: S101  asked for only while there is one
         return self._sum
 
-    def start(self, closed: ClosedRound, attempt: int, blob: bytes, contributions: Iterable[Contribution]) -> None:
-        """Take over a masked sum.
+    def start(
+        self,
+        closed: ClosedRound,
+        attempt: int,
+        blob: bytes,
+        contributions: Iterable[Contribution],
+        manifests: bytes = b"",
+    ) -> None:
+        """Take over a masked sum, with the manifests of its uploads.
 
         Raises:
             JournalError: the disk refuses; there is no sum, and the round is asked again.
@@ -130,7 +138,7 @@ class Unmasking:
         uploads = {one.note.member: one for one in contributions}
         partners = {partner for one in uploads.values() for partner in one.note.partners}
         missing = tuple(sorted(partners - set(uploads)))
-        found = _Sum(closed, attempt, blob, uploads, missing)
+        found = _Sum(closed, attempt, blob, uploads, missing, manifests)
         if missing:
             # First: if this process dies once streams are told, the next attempt must have others.
             self._journal.give_up(closed.round, attempt)
@@ -210,7 +218,7 @@ class Unmasking:
         spent = time.perf_counter() - began
         closed = replace(found.closed, ended=time.time(), fold_seconds=found.closed.fold_seconds + spent)
         counted = tuple(sorted(one.upload_id for one in found.uploads.values()))
-        return closed, Aggregate(closed.round, blob, counted)
+        return closed, Aggregate(closed.round, blob, counted, found.manifests)
 
     def done(self) -> None:
         """The sum is journalled."""
@@ -255,7 +263,7 @@ class Unmasking:
 
 def _kept(found: _Sum) -> Masked:
     uploads = {str(member): [one.upload_id.hex(), one.note.to_bytes().hex()] for member, one in found.uploads.items()}
-    return Masked(found.closed, found.attempt, json.dumps(uploads), found.blob)
+    return Masked(found.closed, found.attempt, json.dumps(uploads), found.blob, found.manifests)
 
 
 def _of(kept: Masked) -> _Sum:
@@ -269,4 +277,4 @@ def _of(kept: Masked) -> _Sum:
         raise JournalError(
             f"the masked sum of round {kept.closed.round} is damaged ({type(error).__name__}); restore the journal"
         ) from error
-    return _Sum(kept.closed, kept.attempt, kept.blob, contributions)
+    return _Sum(kept.closed, kept.attempt, kept.blob, contributions, manifests=kept.manifests)

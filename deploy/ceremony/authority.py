@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.epochs import Epoch, EpochTable
+from common.circle import Peer, Roster
 from common.config import FederationConfig
 from common.errors import ConfigError, IdentityError, RotationError
 from common.files import sync_folder, write_private
@@ -166,7 +167,9 @@ def _issue(
         {name: Member(member.fingerprint, member.node) for name, member in federation.members.items()},
         authority.public,
     ).signed(authority)
-    contents = Contents(federation.genesis, federation.weights, key, federation.table, start, terms)
+    contents = Contents(
+        federation.genesis, federation.weights, key, federation.table, start, terms, _roster(federation)
+    )
     issued = Issued(out, federation.genesis, federation.table, federation.members, federation.app)
     with _new_folder(out) as draft:
         _write(replace(issued, folder=draft), contents, authority, half)
@@ -199,9 +202,17 @@ def _write(issued: Issued, contents: Contents, authority: Identity, half: bytes)
 
 def _half(federation: Kept) -> bytes:
     """The coordinator's half of genesis, but for the terms that name its digest."""
-    agreement, last = agreement_of(federation.genesis), federation.table.last
+    agreement, last = agreement_of(federation.genesis, _roster(federation)), federation.table.last
     agreement = replace(agreement, epoch=last.number, first_round=last.first_round, rounds=federation.rounds)
     return agreement.to_bytes()
+
+
+def _roster(federation: Kept) -> Roster | None:
+    """Keys of all members, where they need them."""
+    if not federation.genesis.config.defences.any:
+        return None
+    members = sorted(federation.members.values(), key=lambda member: member.name)
+    return Roster(tuple(Peer(member.name, member.receiving, member.signing) for member in members))
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from client.epochs import START, TABLE, EpochTable
-from client.site import GENESIS_WEIGHTS, KEY
+from client.site import GENESIS_WEIGHTS, KEY, PEERS
 from client.snapshot import of_bytes, to_bytes
+from common.circle import Roster
 from common.errors import DictPFLError, WrongBundleError
 from common.genesis import DOCUMENT, TENSORS, Genesis, tensors_digest
 from common.keys import FederationKey, key_document, parse_key
 from common.state import SharedState
 from deploy.ceremony.envelope import Envelope, seal
-from deploy.ceremony.identity import Identity, PublicIdentity
+from deploy.ceremony.identity import Identity, PublicIdentity, Role
 from deploy.ceremony.terms import TERMS, Member, Terms
 
 KIND = "bundle"
@@ -34,6 +35,8 @@ class Contents:
     table: EpochTable
     start: SharedState | None
     terms: Terms
+    roster: Roster | None = None
+    """Keys of all members, where they defend themselves among each other."""
 
     def files(self) -> dict[str, bytes]:
         """By the names that they get at the institution (the key is sealed there before it is written)."""
@@ -41,6 +44,8 @@ class Contents:
         files |= {TABLE: self.table.to_bytes(), TERMS: self.terms.to_bytes()}
         if self.start is not None:
             files[START] = to_bytes(self.start, self.genesis.federation)
+        if self.roster is not None:
+            files[PEERS] = self.roster.to_bytes()
         return files
 
 
@@ -79,7 +84,7 @@ def read_contents(envelope: Envelope, recipient: Identity) -> Contents:
 
 def _contents(files: Mapping[str, bytes]) -> Contents:
     names = set(files)
-    if names not in (_ALWAYS, _ALWAYS | {START}):
+    if names - {START, PEERS} != _ALWAYS:
         raise WrongBundleError(f"it holds {sorted(names)}, expected {sorted(_ALWAYS)}")
     genesis = Genesis.of_files(files, Path("bundle"))
     key, table = parse_key(files[KEY], Path("bundle") / KEY), EpochTable.of_bytes(files[TABLE])
@@ -95,9 +100,25 @@ def _contents(files: Mapping[str, bytes]) -> Contents:
     found = (start.digest, start.round) if start else (None, 0)
     if found != (table.start, table.last.first_round):
         raise WrongBundleError("its shared state is not the one that the table of epochs names")
-    return Contents(
-        genesis, files[GENESIS_WEIGHTS], key, table, start, Terms.of_bytes(files[TERMS], "its page of terms")
-    )
+    terms = Terms.of_bytes(files[TERMS], "its page of terms")
+    roster = Roster.of_bytes(files[PEERS], "its list of members") if PEERS in files else None
+    if genesis.config.defences.any:
+        _require_listed(roster, terms)
+    return Contents(genesis, files[GENESIS_WEIGHTS], key, table, start, terms, roster)
+
+
+def _require_listed(roster: Roster | None, terms: Terms) -> None:
+    """Exactly the members of the terms, with the keys of the identities that those name."""
+    listed = {
+        peer.name: PublicIdentity(
+            Role.INSTITUTION, peer.name, peer.receiving, peer.signing, terms.members[peer.name].node
+        )
+        for peer in (roster.peers if roster else ())
+        if peer.name in terms.members
+    }
+    found = {name: identity.fingerprint for name, identity in listed.items()}
+    if roster is None or len(found) != len(roster.peers) or found != {n: m.identity for n, m in terms.members.items()}:
+        raise WrongBundleError("its list of members' keys is missing, or is not that of the terms")
 
 
 def _require_terms(contents: Contents, authority: PublicIdentity, institution: PublicIdentity) -> None:

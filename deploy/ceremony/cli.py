@@ -207,13 +207,26 @@ def institution_passphrase(
 
 @audit.command("verify")
 def audit_verify(
-    place: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="A custody.jsonl, or a folder that holds some.")],
+    place: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|DIR", help="A custody.jsonl, a folder that holds some, or evidence of a refused sum."
+        ),
+    ],
     head: Annotated[Path | None, typer.Option(help="A custody.head kept elsewhere.")] = None,
     identity: Annotated[Path | None, typer.Option(help="identity.pub of the party that signed.")] = None,
+    institution: Annotated[
+        Path | None, typer.Option(help="Of evidence: folder of an institution, whose key looks inside the sum.")
+    ] = None,
 ) -> None:
-    """Check custody logs: order, chain, signatures, and that the end is there."""
+    """Check custody logs (order, chain, signatures, and that the end is there), or evidence of a refused sum."""
     from deploy.ceremony.custody import verify
+    from deploy.evidence import judge
 
+    if place.suffix == ".json":
+        for line in judge(place, institution).lines():
+            _say(line)
+        return
     for log in verify(place, head=head, identity=identity):
         for entry in log.entries:
             facts = ", ".join(f"{name} {value}" for name, value in sorted(entry["facts"].items()))

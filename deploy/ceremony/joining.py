@@ -9,7 +9,8 @@ from pathlib import Path
 
 from client.epochs import EPOCHS, KEY_PURPOSE, epoch_folder, installed
 from client.memory import Memory
-from client.site import KEY, SEALED_KEY, SITE, SiteSettings
+from client.pairs import PEER_PURPOSE, OwnKeys
+from client.site import KEY, SEALED_KEY, SEALED_PEER_KEY, SITE, SiteSettings
 from client.vault import seal_at_rest
 from common.errors import CeremonyError, OldEpochError, SameEpochError, TamperedBundleError, WrongBundleError
 from common.files import sync_folder, write_private
@@ -95,7 +96,7 @@ def _install(
     passphrase_file: Path | None,
 ) -> None:
     epoch = contents.table.last
-    draft = _draft(folder, contents, passphrase)
+    draft = _draft(folder, identity, contents, passphrase)
     try:
         facts: dict[str, object] = {
             "epoch": epoch.number,
@@ -165,7 +166,7 @@ def _require_same_federation(folder: Path, contents: Contents) -> None:
         )
 
 
-def _draft(folder: Path, contents: Contents, passphrase: bytes) -> Path:
+def _draft(folder: Path, identity: Identity, contents: Contents, passphrase: bytes) -> Path:
     """All files of the epoch, durable, in a folder that nothing reads yet."""
     parent = owner_only(folder / EPOCHS)
     for leftover in parent.glob(f"{_DRAFT}*"):
@@ -177,6 +178,9 @@ def _draft(folder: Path, contents: Contents, passphrase: bytes) -> Path:
                 write_private(draft / SEALED_KEY, seal_at_rest(data, passphrase, KEY_PURPOSE))
             else:
                 write_private(draft / name, data)
+        if contents.roster is not None:
+            own = OwnKeys(identity.public.name, identity.receiving, identity.signing)
+            write_private(draft / SEALED_PEER_KEY, seal_at_rest(own.to_bytes(), passphrase, PEER_PURPOSE))
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if isinstance(error, OSError):

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from client.epochs import KEY_PURPOSE, epoch_folder, installed
-from client.site import SEALED_KEY, SITE, SiteSettings
+from client.pairs import PEER_PURPOSE
+from client.site import SEALED_KEY, SEALED_PEER_KEY, SITE, SiteSettings
 from client.vault import open_at_rest, require_strong, seal_at_rest
 from common.errors import CeremonyError, PassphraseError
 from common.files import read_private, sync_folder, write_private
@@ -55,9 +56,10 @@ def _sealed(folder: Path) -> dict[str, str]:
     if (folder / FEDERATION).exists():
         found[FEDERATION] = FEDERATION_SEALED_FOR
     for number in installed(folder):
-        path = epoch_folder(folder, number) / SEALED_KEY
-        if path.exists():
-            found[str(path.relative_to(folder))] = KEY_PURPOSE
+        for name, purpose in ((SEALED_KEY, KEY_PURPOSE), (SEALED_PEER_KEY, PEER_PURPOSE)):
+            path = epoch_folder(folder, number) / name
+            if path.exists():
+                found[str(path.relative_to(folder))] = purpose
     return found
 
 

@@ -126,7 +126,7 @@ class InstitutionView:
             if aggregate.round < state.round:
                 continue
             genesis, opener = keys.at(aggregate.round)
-            done = apply(genesis, opener, state, aggregate, settings.min_participants)
+            done = apply(genesis, opener, state, aggregate, settings.min_participants, keys.roster_at(aggregate.round))
             total, ledger = opened(genesis, done.plan, aggregate.blob, opener, AGGREGATE)
             sums[aggregate.round] = OpenedSum(state, done.plan, total, ledger, aggregate.counted)
             state = done.state
