@@ -49,6 +49,7 @@ class FakeCoordinator:
         return cls.last
 
     rejected: ClassVar[dict[int, str]] = {}
+    satisfied = False
 
     @property
     def finished(self) -> bool:
@@ -97,14 +98,11 @@ class FakeInstitution:
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins where both apps look for the real ones."""
-    institution, coordinator = ModuleType("client.institution"), ModuleType("server.coordinator")
+    institution = ModuleType("client.institution")
     vars(institution)["open_institution"] = FakeInstitution
-    vars(coordinator)["Coordinator"] = FakeCoordinator
     monkeypatch.setitem(sys.modules, "client.institution", institution)
-    if importlib.util.find_spec("server.coordinator") is None:
-        monkeypatch.setitem(sys.modules, "server.coordinator", coordinator)
     server_app = importlib.import_module("server.app")
-    monkeypatch.setattr(server_app, "Coordinator", FakeCoordinator)
+    monkeypatch.setattr(server_app, "open_coordinator", FakeCoordinator.open)
     monkeypatch.setattr(FakeCoordinator, "rounds", 3)
     monkeypatch.setattr(FakeInstitution, "asked", [])
     monkeypatch.setattr(server.strategy, "Patience", partial(Patience, settle=0, retry=0.001, attempts=3))
