@@ -111,7 +111,9 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an app folder with tiny stand-ins for the coordinator and the institution."""
     app = write_app(tmp_path_factory.mktemp("stubs") / "app")
     (app / "server/coordinator.py").write_text(COORDINATOR)
-    (app / "server/recording.py").write_text("from server.coordinator import Coordinator\nopen_coordinator = Coordinator.open\n")
+    (app / "server/recording.py").write_text(
+        "from server.coordinator import Coordinator\nopen_coordinator = Coordinator.open\n"
+    )
     (app / "client/institution.py").write_text(INSTITUTION)
     return app
 
