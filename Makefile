@@ -57,6 +57,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/ablations.py --only rank,beta
 	-$(BIN)/python benchmarks/bits.py
 	-$(BIN)/python benchmarks/refresh.py
+	-$(BIN)/python benchmarks/defences.py
 	$(BIN)/python benchmarks/render.py
 
 bench-full: $(VENV)/peers.stamp
@@ -71,6 +72,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/newsgroups.py
 	-$(BIN)/python benchmarks/bits.py --full
 	-$(BIN)/python benchmarks/refresh.py --full
+	-$(BIN)/python benchmarks/defences.py
 	-$(BIN)/python benchmarks/learning_rate.py
 	$(BIN)/python benchmarks/render.py
 

@@ -271,6 +271,28 @@ def refresh() -> str:
     return "\n".join([*lines, "", note])
 
 
+def defences() -> str:
+    """What masks and integrity add."""
+    result = load("defences")
+    lines = [
+        "**Masks and integrity** (`python benchmarks/defences.py`; milliseconds of processor time added to a round).",
+        "",
+        "| institutions | masks: each | coordinator | integrity: each | coordinator | bytes of each, of an upload and a sum |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        both = [
+            f"{1e3 * row[part][who]:.1f}" for part in ("masks", "integrity") for who in ("institution", "coordinator")
+        ]
+        extra = row["masks"]["bytes"] + row["integrity"]["bytes"]
+        lines.append(f"| {row['institutions']} | {' | '.join(both)} | {extra / row['bytes']:+.1%} |")
+    note = (
+        "A round with masks takes one more exchange of small messages, which is not in these figures. "
+        f"{_unmet(result, 'defences')} {where(result['machine'])}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def rendered(text: str) -> str:
     """README.md with the figures filled in."""
     before, _, rest = text.partition(START)
@@ -290,6 +312,7 @@ _SECTIONS: dict[str, Callable[[], str]] = {
     "encryption": encryption,
     "round": rounds,
     "scale": scale,
+    "defences": defences,
 }
 """By result file; a benchmark without results has no section."""
 

@@ -93,6 +93,12 @@ def _untagged(genesis: Genesis, header: Header, manifests: Sequence[Manifest], o
     return np.concatenate([require_whole(genesis, header, manifests, opened[:count]), opened[count:]])
 
 
+def untagged(genesis: Genesis, plan: Plan, opened: Ints) -> Ints:
+    """Opened components without the tags that they may have; these are not looked at here."""
+    end = components(genesis, plan)
+    return np.concatenate([opened[: end - genesis.tags], opened[end:]]) if genesis.tags else opened
+
+
 def components(genesis: Genesis, plan: Plan) -> int:
     """Components of an upload: the ledger, the sealed stream, and tags where there are any."""
     stream = plan.sealed.digits.components(plan.sealed.index.size)

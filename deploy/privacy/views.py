@@ -19,7 +19,7 @@ from torch import Tensor
 
 from client.data import Samples
 from client.epochs import Keyring
-from client.replay import apply
+from client.replay import apply, untagged
 from client.site import TRAIN, SiteSettings
 from common.errors import ConfigError
 from common.genesis import Genesis
@@ -177,7 +177,7 @@ def opened(genesis: Genesis, plan: Plan, blob: bytes, opener: Opener, direction:
     """
     limits = genesis.uploads if direction == UPLOAD else genesis.aggregates
     parsed = Blob.parse(blob, limits, direction=direction, kind=plan.kind, round=plan.round)
-    components = opener.open(parsed.sealed, parsed.header.item_length)
+    components = untagged(genesis, plan, opener.open(parsed.sealed, parsed.header.item_length))
     clear = np.frombuffer(parsed.clear, dtype="<i4").astype(np.int64)
     ledger = Ledger.read(components[: ledger_size(len(genesis.layout.entries))])
     return carried(genesis.law, plan, components, clear), ledger

@@ -1,0 +1,361 @@
+"""What masks and integrity cost a round: processor time and bytes for 3, 10, 30 and 100 institutions, with and without each.
+
+    python benchmarks/defences.py           # a minute on two cores
+    python benchmarks/defences.py --quick   # 3 and 10 institutions, once; writes nothing
+
+Whole rounds without training, with this project's own classes: every institution masks, signs and tells, the coordinator folds
+and takes the masks off. An institution's round beside it is that of `benchmarks/round.py`, from its results. Results go to
+`benchmarks/results/defences.{json,md,svg}`. Exits with 1 if a requirement is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.exchange import Exchange
+from benchmarks.machine import (
+    RESULTS,
+    Requirement,
+    conclude,
+    machine,
+    markdown_table,
+    median,
+    panels,
+    preamble,
+    requirement_lines,
+    write_results,
+)
+from client.masking import Masks, Place
+from client.pairs import OwnKeys, Pairs
+from common.circle import Circle, Roster
+from common.keystream import PolynomialStream, shifted
+from common.manifest import Manifest, joined, separated
+from common.packing import pack
+from common.polynomials import data_prime
+from common.protocol import Reply, RoundKind, Stage, Status
+from common.revealing import SeedsQuestion, SharesQuestion
+from common.tagging import require_tagged, tag_key, tagged
+from common.wire import HEADER_BYTES, read_header, resealed
+from deploy.plots import COLOURS
+from server.folding import Fold
+from server.journal import ClosedRound, Journal
+from server.unmasking import Unmasking
+
+INSTITUTIONS = (3, 10, 30, 100)
+VALUES = 62_426
+"""Those of a round of the ViT of `benchmarks/round.py` before anything is pruned."""
+PARTNERS = 30
+MOST_PERCENT = 2.0
+_SEED = b"s" * 32
+
+
+class Clock:
+    """Processor seconds by what they went into."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def on(self, what: str, share: float = 1.0) -> Iterator[None]:
+        """Count what is inside, or a share of it."""
+        began = time.process_time()
+        yield
+        self.spent[what] = self.spent.get(what, 0.0) + share * (time.process_time() - began)
+
+
+class Federation:
+    """Institutions with keys and masks, and a coordinator, for one round."""
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self.count, self.folder = count, folder
+        self.exchange = Exchange(count)
+        self.own = [OwnKeys.make(f"institution-{number:03d}") for number in range(count)]
+        roster = Roster(tuple(keys.public for keys in self.own))
+        context = b"f" * 32 + self.exchange.key.fingerprint
+        circle = Circle(count, PARTNERS, _SEED, context)
+        pairs = [Pairs(keys, number, roster, circle, context) for number, keys in enumerate(self.own)]
+        self.masks = [
+            Masks(one, self.exchange.parameters, folder / f"{number}.told.json", min(3, count))
+            for number, one in enumerate(pairs)
+        ]
+        clock = Clock()
+        with clock.on("pair secrets"):
+            self.partners = len(pairs[0].secrets)
+        self.pairing = clock.spent["pair secrets"]
+        for one in pairs[1:]:
+            assert one.secrets
+        self.uploads = [self.exchange.upload(self.exchange.values(VALUES, number), 50) for number in range(count)]
+        self.ids = [read_header(blob).upload_id for blob in self.uploads]
+        limits = self.exchange.fold(read_header(self.uploads[0]).items)._agreement  # noqa: SLF001
+        self.agreement = replace(limits, masks=True)
+        self.bare = limits
+
+    def fold(self, uploads: Mapping[int, bytes], notes: Mapping[int, bytes] | None = None) -> Fold:
+        """The coordinator's sum."""
+        fold = Fold(self.agreement if notes else self.bare, RoundKind.UPDATE, 1)
+        for number, blob in uploads.items():
+            fold.add(number, blob, notes[number] if notes else b"")
+        return fold
+
+
+def without(federation: Federation) -> dict[str, float]:
+    """Milliseconds of sealing and opening of one institution, and of the coordinator."""
+    clock, exchange = Clock(), federation.exchange
+    with clock.on("seal"):
+        exchange.upload(exchange.values(VALUES), 50)
+    with clock.on("fold"):
+        aggregate, _, _ = federation.fold(dict(enumerate(federation.uploads))).aggregate()
+    with clock.on("open"):
+        exchange.open(aggregate, VALUES, 50)
+    return clock.spent
+
+
+def masked(federation: Federation, missing: Sequence[int]) -> dict[str, Any]:
+    """What masks add: seconds of one institution that is there, and of the coordinator; bytes of one institution."""
+    clock, there = Clock(), [n for n in range(federation.count) if n not in missing]
+    share = 1.0 / len(there)
+    blobs, notes, pending = {}, {}, {}
+    for number in there:
+        place = Place(1, RoundKind.UPDATE, 0, federation.ids[number])
+        one, secret = federation.masks[number], bytes([number]) * 32
+
+        def put_on(
+            items: Sequence[bytes], one: Masks = one, place: Place = place, secret: bytes = secret
+        ) -> list[bytes]:
+            with clock.on("institution", share):
+                return list(one.put_on(items, place, secret))
+
+        blobs[number] = resealed(federation.uploads[number], put_on)
+        with clock.on("institution", share):
+            notes[number] = one.note(place, secret)
+        pending[number] = SimpleNamespace(
+            round=1, upload_id=place.upload_id, blob=blobs[number], defence=notes[number], secret=secret
+        )
+    fold = federation.fold(blobs, notes)
+    blob, _, ciphertexts = fold.aggregate()
+    closed = ClosedRound(1, RoundKind.UPDATE, 0.0, 0.0, 0.0, 0, ciphertexts, {})
+    journal = Journal(federation.folder / f"{len(missing)}.sqlite", b"f" * 32, b"k" * 32, first_round=1)
+    unmasking, told = Unmasking(federation.agreement, journal), 0
+    with clock.on("coordinator"):
+        unmasking.start(closed, 0, blob, fold.contributions())
+    found = None
+    while found is None:
+        stage = unmasking.stage
+        with clock.on("coordinator"):
+            questions = unmasking.questions(there)
+        for number, question in questions.items():
+            record = pending[number]
+            with clock.on("institution", share):
+                one = federation.masks[number]
+                if stage is Stage.SEEDS:
+                    answer = one.tell_seeds(record, SeedsQuestion.of_bytes(question)).to_bytes()
+                else:
+                    answer = one.tell_shares(record, record, SharesQuestion.of_bytes(question)).to_bytes()
+            reply = Reply(Status.REVEALED, 1, 1, defence=answer)
+            told += len(question) + len(answer) if number == there[0] else 0
+            with clock.on("coordinator"):
+                unmasking.take(number, reply.defence)
+        with clock.on("coordinator"):
+            found = unmasking.close()
+    bare, _, _ = federation.fold({number: federation.uploads[number] for number in there}).aggregate()
+    assert found[1].blob == bare, "masks leave nothing behind"
+    journal.close()
+    return {**clock.spent, "bytes": len(notes[there[0]]) + told}
+
+
+def whole(federation: Federation) -> dict[str, Any]:
+    """What manifests and tags add: seconds of one institution, and of the coordinator; bytes of one institution."""
+    clock, exchange, count = Clock(), federation.exchange, federation.count
+    components = pack(exchange.values(VALUES), exchange.digits)
+    key = tag_key(_SEED, exchange.key.fingerprint, RoundKind.UPDATE, 1)
+    with clock.on("institution"):
+        one = tagged(components, key, 0, federation.ids[0])
+    total = one + sum(tagged(components, key, n, federation.ids[n]) for n in range(1, count))
+    with clock.on("institution"):
+        Manifest.of(0, federation.uploads[0]).signed(federation.own[0].signing)
+    made = [Manifest.of(n, federation.uploads[n]).signed(federation.own[n].signing) for n in range(count)]
+    sent = joined(made)
+    with clock.on("coordinator"):
+        for number, blob in enumerate(federation.uploads):
+            assert Manifest.of(number, blob).digest == made[number].digest
+            assert made[number].signed_by(federation.own[number].public.signing)
+    with clock.on("institution"):
+        for manifest in separated(sent):
+            assert manifest.signed_by(federation.own[manifest.member].public.signing)
+        require_tagged(total, key, [(m.member, m.upload_id) for m in made])
+    return {**clock.spent, "bytes": len(sent) // count + len(sent)}
+
+
+def repeated(measure: Callable[[], dict[str, Any]], times: int) -> dict[str, Any]:
+    """Medians of several."""
+    found = [measure() for _ in range(times)]
+    return {name: median([one[name] for one in found]) for name in found[0]}
+
+
+def measured(count: int, times: int) -> dict[str, Any]:
+    """A row."""
+    with tempfile.TemporaryDirectory() as folder:
+        federation = Federation(count, Path(folder))
+        base = repeated(lambda: without(federation), times)
+
+        def fresh(missing: Sequence[int]) -> dict[str, Any]:
+            for path in Path(folder).iterdir():
+                path.unlink()
+            return masked(federation, missing)
+
+        row = {
+            "institutions": count,
+            "partners": federation.partners,
+            "ciphertexts": read_header(federation.uploads[0]).items,
+            "bytes": len(federation.uploads[0])
+            + HEADER_BYTES
+            + federation.exchange.item_down * read_header(federation.uploads[0]).items,
+            "pairing": federation.pairing,
+            "without": base,
+            "masks": repeated(lambda: fresh([]), times),
+            "integrity": repeated(lambda: whole(federation), times),
+        }
+        if count > 3:
+            row["one missing"] = repeated(lambda: fresh([1]), times)
+        return row
+
+
+def where_masks_go(count: int, times: int) -> dict[str, float]:
+    """Milliseconds a ciphertext for masks among so many, on the ciphertext and on packed integers, and bits that these lose."""
+    exchange = Exchange(count)
+    (item,) = exchange.sealer.seal(np.arange(exchange.parameters.components))
+    seeds = [os.urandom(32) for _ in range(count)]
+    degree, bits = exchange.parameters.ring_degree, exchange.parameters.payload_bits
+    prime, clock = data_prime(exchange.parameters), Clock()
+    for _ in range(times):
+        with clock.on("ciphertext", 1e3 / times):
+            list(shifted([item], exchange.parameters, plus=seeds[: count // 2], minus=seeds[count // 2 :]))
+        values = np.arange(degree, dtype=np.uint64)
+        with clock.on("integers", 1e3 / times):
+            for seed in seeds:
+                values += PolynomialStream(seed, degree, prime).take()
+            values &= np.uint64((1 << bits) - 1)
+    return {**clock.spent, "bits lost": float(np.ceil(np.log2(count))), "bits": float(bits)}
+
+
+def round_of(name: str) -> float:
+    """Milliseconds of an institution's round in `benchmarks/round.py`."""
+    results = json.loads((RESULTS / "round.json").read_text(encoding="utf-8"))
+    return float(results["runs"][name]["ms_critical_path"])
+
+
+def added(row: Mapping[str, Any]) -> float:
+    """Milliseconds that both together add to the path that a round waits for."""
+    return 1e3 * sum(row[part][who] for part in ("masks", "integrity") for who in ("institution", "coordinator"))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What each adds."""
+    heads = ["institutions (partners)", "seal + open", "fold", "masks: institution", "coordinator", "bytes",
+             "one missing: institution", "coordinator", "integrity: institution", "coordinator", "bytes", "bytes without"]  # fmt: skip
+    lines = []
+    for row in rows:
+        base, masks, tags, gone = row["without"], row["masks"], row["integrity"], row.get("one missing")
+        lines.append([
+            f"{row['institutions']} ({row['partners']})", *(f"{1e3 * v:.1f}" for v in (base["seal"] + base["open"], base["fold"])),
+            f"{1e3 * masks['institution']:.1f}", f"{1e3 * masks['coordinator']:.1f}", f"{masks['bytes']:,.0f}",
+            *((f"{1e3 * gone['institution']:.1f}", f"{1e3 * gone['coordinator']:.1f}") if gone else ("-", "-")),
+            f"{1e3 * tags['institution']:.1f}", f"{1e3 * tags['coordinator']:.1f}", f"{tags['bytes']:,.0f}", f"{row['bytes']:,}",
+        ])  # fmt: skip
+    return markdown_table(heads, lines)
+
+
+def page(result: Mapping[str, Any], needed: Sequence[Requirement]) -> str:
+    """benchmarks/results/defences.md."""
+    places, rounds = result["places"], result["rounds"]
+    return f"""# What masks and integrity cost
+
+{preamble(result["machine"], "python benchmarks/defences.py")}
+
+## A round
+
+Milliseconds of processor time that each adds, for one institution and for the coordinator; bytes up and down of one institution.
+{VALUES:,} values, {result["rows"][0]["ciphertexts"]} to {result["rows"][-1]["ciphertexts"]} ciphertexts. Above {PARTNERS} others, each institution has {PARTNERS} mask partners.
+
+{table(result["rows"])}
+
+`institution` of masks: the streams, the note with its shares, and what is told; a file is synced to disk before that. Secrets of
+pairs are computed once a process: {1e3 * result["rows"][-1]["pairing"]:.1f} ms for {result["rows"][-1]["partners"]} partners. Masks take one more exchange, and a missing
+institution another: the ways there and back are not in these figures. They cost what a message costs, in a deployment up to as
+long as an institution waits between two looks.
+
+## Of a round's time
+
+At ten institutions both together add {result["added_ms"]:.1f} ms to the path that a round waits for. An institution's round in `benchmarks/round.py` is
+{rounds["ViT, dictpfl"]:,.0f} ms for the ViT (five steps) and {rounds["digits, dictpfl"]:,.0f} ms for digits (one small MLP on 305 samples, where there is hardly any training).
+
+{requirement_lines(needed)}
+
+## Where masks go
+
+{places["ciphertext"]:.2f} ms a ciphertext for {result["place_count"]} streams modulo the prime on the ciphertext, {places["integers"]:.2f} ms on packed integers, which would lose
+{places["bits lost"]:.0f} of {places["bits"]:.0f} bits of each component ([decision 0019](../../docs/decisions/0019-pairwise-masks.md)).
+
+![what masks and integrity add](defences.svg)
+"""
+
+
+def picture(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Added milliseconds against institutions."""
+    figure, (left, right) = panels("Added to one institution's round, ms", "Added at the coordinator, ms")
+    for ax, who in ((left, "institution"), (right, "coordinator")):
+        for colour, part in zip(COLOURS, ("masks", "integrity"), strict=False):
+            ax.plot(
+                [row["institutions"] for row in rows],
+                [1e3 * row[part][who] for row in rows],
+                "o-",
+                color=colour,
+                label=part,
+            )
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("institutions")
+        ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def main() -> int:
+    """Run, print, write results; 1 if a requirement is not met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 and 10 institutions, once; writes nothing")
+    quick = parser.parse_args().quick
+    rows = []
+    for count in INSTITUTIONS[:2] if quick else INSTITUTIONS:
+        rows.append(measured(count, 1 if quick else 5 if count < 100 else 1))
+        print(table(rows[-1:]).splitlines()[-1])
+    ten = next(row for row in rows if row["institutions"] == 10)
+    rounds = {name: round_of(name) for name in ("ViT, dictpfl", "digits, dictpfl")}
+    needed = [
+        Requirement(f"{name}: masks and integrity at 10 institutions, of an institution's round", "at most", MOST_PERCENT,
+                    100 * added(ten) / spent, "%")
+        for name, spent in rounds.items()
+    ]  # fmt: skip
+    result = {
+        "machine": machine(), "rows": rows, "rounds": rounds, "added_ms": added(ten), "place_count": 10,
+        "places": where_masks_go(10, 3 if quick else 40), "requirements": [one.to_json() for one in needed],
+    }  # fmt: skip
+    if not quick:
+        write_results("defences", result, page(result, needed), picture(rows))
+    return conclude(needed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
