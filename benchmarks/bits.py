@@ -18,7 +18,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.courses import Course, asked, at_bytes, averaged, measure_all
+from benchmarks.courses import Course, against_bytes, asked, at_bytes, averaged, measure_all
 from benchmarks.exchange import Exchange
 from benchmarks.machine import (
     Requirement,
@@ -143,9 +143,7 @@ def plot(cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             row = narrow(rows, bits)
             ax.plot([spent / 1e3 for spent in row["spent"]], row["curve"], color=colour,
                     label=f"{bits} bits")  # fmt: skip
-        ax.set_xscale("log")
-        ax.set_xlabel("kB, up and down, one institution (full ciphertexts)")
-        ax.set_ylabel("test accuracy, %, mean of three rounds")
+        against_bytes(ax)
         ax.set_ylim(bottom=max(0.0, min(min(row["curve"][len(row["curve"]) // 4 :]) for row in rows) - 2))
     plots[0].legend(frameon=False, fontsize=8)
     return figure

@@ -24,6 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
 CELLS = Path(__file__).with_name(".cells")
 """Ignored by git, and not needed for anything else."""
 SMOOTHED = 3
@@ -180,6 +183,17 @@ def averaged(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "spent": [statistics.fmean(values) for values in zip(*(_summed(f["stream"]) for f in results), strict=True)],
         "share": 100 * statistics.fmean(sum(f["sent"]) / (f["values"]["model"] * len(f["sent"])) for f in results),
     }
+
+
+def against_bytes(ax: Axes) -> None:
+    """Axes of accuracy against kilobytes."""
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(plain)
+    ax.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "235" else ""))
+    ax.tick_params(axis="x", which="both", labelsize=8)
+    ax.set_xlabel("kB, up and down, one institution (full ciphertexts)")
+    ax.set_ylabel("test accuracy, %, mean of three rounds")
 
 
 def _summed(costs: Sequence[float]) -> list[float]:

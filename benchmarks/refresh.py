@@ -18,7 +18,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.courses import Course, asked, at_bytes, averaged, measure_all
+from benchmarks.courses import Course, against_bytes, asked, at_bytes, averaged, measure_all
 from benchmarks.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
 from deploy.plots import COLOURS
 
@@ -146,9 +146,7 @@ def plot(cases: Mapping[str, Mapping[str, Any]]) -> Figure:
             if name in methods:
                 row = methods[name]
                 ax.plot([spent / 1e3 for spent in row["spent"]], row["curve"], color=colour, label=name)
-        ax.set_xscale("log")
-        ax.set_xlabel("kB, up and down, one institution (full ciphertexts)")
-        ax.set_ylabel("test accuracy, %, mean of three rounds")
+        against_bytes(ax)
         ax.set_ylim(bottom=max(0.0, methods[FIXED]["curve"][len(methods[FIXED]["curve"]) // 3] - 10))
     plots[0].legend(frameon=False, fontsize=7, loc="lower right")
     return figure
