@@ -127,15 +127,7 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(heads, rows)
 
 
-_SHOWN = (
-    FULL,
-    FIXED,
-    "rank 16, pruned",
-    "M = 2, not pruned",
-    "M = 2, forget",
-    "M = 2, keep",
-    "ranks 2, 4, 8, M = 5, keep",
-)
+_SHOWN = (FULL, FIXED, "rank 16, pruned", "M = 2, not pruned", "M = 2, forget", "M = 5, keep", "stall 0.7, forget")
 
 
 def plot(cases: Mapping[str, Mapping[str, Any]]) -> Figure:
