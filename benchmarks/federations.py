@@ -1,8 +1,8 @@
 """Simulated federations as cells: each runs once, in a process of its own, and what it gave stands in a file of its own.
 
-A cell is a checked configuration; its file is named by the digest of that configuration, in `benchmarks/.cells/`
-(ignored by git, not needed for anything else). Whatever is interrupted loses the cells that were running and no other.
-`rm -r benchmarks/.cells` measures anew.
+A cell is a checked configuration; its file is named by the digest of what differs from the defaults in it, in
+`benchmarks/.cells/` (ignored by git, not needed for anything else). Whatever is interrupted loses the cells that were
+running and no other. `rm -r benchmarks/.cells` measures anew, as is right after a change of a default or of what trains.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Cell:
     @property
     def path(self) -> Path:
         """Where its result stands."""
-        start = json.dumps(self.start, sort_keys=True).encode()
-        digest = hashlib.sha256(self.config().canonical() + start + bytes([self.tunes, self.in_process])).hexdigest()[
-            :16
-        ]
+        # What differs from the defaults: a setting that is new and not used makes no other federation.
+        chosen = self.config().model_dump(mode="json", exclude_defaults=True)
+        named = json.dumps([chosen, self.start, self.tunes, self.in_process], sort_keys=True)
+        digest = hashlib.sha256(named.encode()).hexdigest()[:16]
         return CELLS / f"{self.label}-{digest}.json"
 
 

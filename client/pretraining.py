@@ -36,6 +36,7 @@ def pretrain(model: nn.Module, public: Samples, settings: Pretrain, training: Tr
             "optimizer": "adam",
             "learning_rate": settings.learning_rate,
             "dense_learning_rate": 0.0,
+            "head_learning_rate": 0.0,
             "batch_size": settings.batch_size,
             "warmup_steps": 0,
             "accumulate": 1,

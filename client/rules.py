@@ -210,6 +210,13 @@ def _ends(model: nn.Module, hanging: Mapping[str, tuple[Place, ...]]) -> _Ends:
     return _Ends(frozenset(wide | {id(last)}), frozenset(embeddings))
 
 
+def head_of(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters of the head, as `survey` finds it; empty where there is none."""
+    hanging = places(model)
+    head = _ends(model, hanging).head
+    return frozenset(name for name, at in hanging.items() if id(at[0].module) in head)
+
+
 def _named_by(model: nn.Module, method: str) -> nn.Module | None:
     """The module with a weight that a method of the model names, as timm's and transformers' models do."""
     try:

@@ -176,8 +176,10 @@ def _warm(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
 def _optimizer(twin: Twin, training: Training, rate: float) -> torch.optim.Optimizer:
     dense_rate = training.dense_learning_rate or training.learning_rate
     by_rate: dict[float, list[nn.Parameter]] = {}
-    for _, kind, parameter in twin.trainable():
+    for name, kind, parameter in twin.trainable():
         chosen = training.learning_rate if kind is Kind.TABLE else dense_rate
+        if training.head_learning_rate and name in twin.head:
+            chosen = training.head_learning_rate
         by_rate.setdefault(chosen * rate, []).append(parameter)
     groups = [{"params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
     decay = training.weight_decay

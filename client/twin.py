@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from client.layers import TableLayer, TableMultiheadAttention, table_class
-from client.rules import Place, Role, is_by_input, matrix_shape, places, shape_of, statistics, survey
+from client.rules import Place, Role, head_of, is_by_input, matrix_shape, places, shape_of, statistics, survey
 from common.budget import allocator
 from common.dictionary import Dictionary
 from common.dictionary import decompose as _decompose
@@ -85,10 +85,13 @@ class Twin:
     """Entries carry the model's own names: the table of `fc.weight` is the entry `fc.weight`."""
     roles: dict[str, Role]
     """The role of every parameter and running statistic."""
+    head: frozenset[str]
+    """Names of the head's parameters (`client.rules.head_of`)."""
 
     def __init__(self, model: nn.Module, settings: Decomposition, dictionaries: Mapping[str, Dictionary]) -> None:
         self.module = copy.deepcopy(model)
         self.roles = survey(self.module, settings)
+        self.head = head_of(self.module)
         hanging = places(self.module)
         self._places = {name: at[0] for name, at in hanging.items()} | statistics(self.module)
         self._homes: dict[str, tuple[Place, ...]] = {n: hanging[n] for n, r in self.roles.items() if r is Role.TABLE}

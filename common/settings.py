@@ -292,6 +292,10 @@ class Training(Section):
         2e-3, description="For tables; the rule for choosing it is in docs/how-it-works.md."
     )
     dense_learning_rate: Annotated[float, Field(ge=0.0)] = Field(0.0, description="For dense parameters; 0: the same.")
+    head_learning_rate: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="For the head, which begins at random where the rest is pretrained; 0: that of other parameters of its kind.",
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Of `sgd`.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of the optimiser.")
     clip_norm: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Gradient norm limit of a step; 0: none.")

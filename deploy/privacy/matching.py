@@ -115,6 +115,7 @@ def require_attackable(training: Training) -> None:
         "training.accumulate": (training.accumulate, 1),
         "training.augment": (tuple(training.augment), ()),
         "training.dense_learning_rate": (training.dense_learning_rate, 0.0),
+        "training.head_learning_rate": (training.head_learning_rate, 0.0),
     }
     wrong = [f"{key} is {found!r}, expected {wanted!r}" for key, (found, wanted) in odd.items() if found != wanted]
     if wrong:

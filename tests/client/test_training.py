@@ -157,6 +157,17 @@ def test_rates_of_tables_and_dense() -> None:
     assert moved[twin.layout.coordinates(Kind.DENSE)].max() > 1e-4
 
 
+@pytest.mark.parametrize("head", ["dense", "decomposed"])
+def test_a_rate_of_the_head_alone(head: str) -> None:
+    twin = twin_of("vit_tiny", head=head)
+    assert twin.head == {"head.weight", "head.bias"}
+    before = twin.layout.unflatten(twin.read())
+    train(twin, images(4), settings(optimizer="sgd", learning_rate=1e-30, head_learning_rate=0.1), CLASSES, seed=1)
+    moved = {name: np.abs(value - before[name]).max() for name, value in twin.layout.unflatten(twin.read()).items()}
+    assert {name for name, most in moved.items() if most > 1e-4} == twin.head
+    assert max(most for name, most in moved.items() if name not in twin.head) < 1e-20
+
+
 def test_double_precision() -> None:
     twin = twin_of("mlp")
     train(twin, images(4), settings(dtype="float64"), CLASSES, seed=1)
