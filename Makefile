@@ -73,6 +73,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/bits.py --full
 	-$(BIN)/python benchmarks/refresh.py --full
 	-$(BIN)/python benchmarks/defences.py
+	-$(BIN)/python benchmarks/privacy/run.py
 	-$(BIN)/python benchmarks/learning_rate.py
 	$(BIN)/python benchmarks/render.py
 

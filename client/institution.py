@@ -22,7 +22,7 @@ from client.integrity import integrity_of
 from client.jump import jumped
 from client.masking import Place, masks_of
 from client.memory import Memory, Pending, Record
-from client.replay import Applied, apply, components
+from client.replay import Applied, apply, components, padded
 from client.sealed import open_snapshot, seal_snapshot
 from client.sensitivity import sensitivity
 from client.site import DIARY, GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
@@ -99,6 +99,17 @@ class Institution:
     def handle(self, request: Request) -> Reply:
         """Answer a request. What goes wrong stays in the local log; a bare code leaves."""
         self._began = time.perf_counter()
+        reply = self._handled(request)
+        self._hold_back()
+        return reply
+
+    def _hold_back(self) -> None:
+        """Wait until a whole number of `reply_every_seconds` has passed since the request came."""
+        every, passed = self.settings.reply_every_seconds, time.perf_counter() - self._began
+        if every:
+            time.sleep(-passed % every)
+
+    def _handled(self, request: Request) -> Reply:
         with self._memory.locked():
             try:
                 reply = self._answer(request)
@@ -343,8 +354,8 @@ class Institution:
         header = Header(
             UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, place.upload_id
         )
-        packed = self._integrity.tagged(sealable.components, header) if self._integrity else sealable.components
-        items = self._sealer.seal(packed)
+        packed = padded(self._genesis, plan, sealable.components)
+        items = self._sealer.seal(self._integrity.tagged(packed, header) if self._integrity else packed)
         if self._masks:
             items = self._masks.put_on(items, place, secret)
         return write(header, items, sealable.clear.astype("<i4").tobytes())

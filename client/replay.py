@@ -100,6 +100,20 @@ def untagged(genesis: Genesis, plan: Plan, opened: Ints) -> Ints:
 
 
 def components(genesis: Genesis, plan: Plan) -> int:
-    """Components of an upload: the ledger, the sealed stream, and tags where there are any."""
-    stream = plan.sealed.digits.components(plan.sealed.index.size)
+    """Components of an upload: the ledger, the sealed stream, and tags where there are any.
+
+    With `pad_uploads` the stream is as long as if nothing were pruned.
+    """
+    whole = genesis.config.encryption.pad_uploads and plan.kind is RoundKind.UPDATE
+    stream = plan.sealed.digits.components(genesis.layout.size if whole else plan.sealed.index.size)
     return ledger_size(len(genesis.layout.entries)) + stream + genesis.tags
+
+
+def payload(genesis: Genesis, plan: Plan) -> int:
+    """Components of an upload before its tags."""
+    return components(genesis, plan) - genesis.tags
+
+
+def padded(genesis: Genesis, plan: Plan, packed: Ints) -> Ints:
+    """An upload's components with zeros behind them, as many as `payload` says."""
+    return np.pad(packed, (0, payload(genesis, plan) - packed.size))

@@ -34,6 +34,12 @@ class SiteSettings(Section):
         "systemd credential `dictpfl-passphrase`.",
     )
 
+    reply_every_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(
+        0.0,
+        description="Answers leave at whole multiples of this many seconds after the request came, so that the time of "
+        "training shows only in coarse steps; take more than a round's training needs. 0: at once.",
+    )
+
     @classmethod
     def load(cls, folder: Path) -> SiteSettings:
         """Read `folder/site.toml`.
@@ -58,6 +64,8 @@ class SiteSettings(Section):
             f"min_participants = {self.min_participants}",
             f"toy_insecure = {str(self.toy_insecure).lower()}",
         ]
+        if self.reply_every_seconds:
+            lines.append(f"reply_every_seconds = {self.reply_every_seconds!r}")
         if self.passphrase_file:
             lines.append(f"passphrase_file = {_quoted(self.passphrase_file)}")
         return ("\n".join(lines) + "\n").encode()

@@ -76,7 +76,7 @@ class Genesis:
         and a run without encryption, or with masks, is the same federation, bit for bit (docs/decisions/0003).
         """
         config = self.config.model_dump(mode="json", exclude={"name", "method", "toy_insecure", "data", "defences"})
-        for carried in ("sealer", "profile", "security", "ring_degree"):
+        for carried in ("sealer", "profile", "security", "ring_degree", "pad_uploads"):
             del config["encryption"][carried]
         for local in ("threads", "device", "workers"):
             del config["training"][local]

@@ -242,6 +242,11 @@ class Encryption(Section):
         "polynomial for each upload when it opens (0.15 ms a ciphertext). `auto`: up to 4 participants; `always` pays "
         "where the network gives less than about 1 Gbps, shared by all participants.",
     )
+    pad_uploads: bool = Field(
+        False,
+        description="Uploads of the same size in every round, as large as if nothing were pruned: what is pruned then shows "
+        "in no number of ciphertexts, and saves no traffic.",
+    )
     sealed_share: Share = Field(
         1.0,
         description="Share of coordinates that is encrypted; the rest crosses in clear, four bytes a value as float32 "

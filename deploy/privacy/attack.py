@@ -13,13 +13,16 @@ import torch
 
 from common.config import FederationConfig
 from common.errors import ConfigError
+from deploy.privacy.active import attempts
 from deploy.privacy.inversion import Effort
 from deploy.privacy.matching import require_attackable
 from deploy.privacy.observations import GRANTED
+from deploy.privacy.parts import LONG_PARTS, PARTS, Part, detections_stage
 from deploy.privacy.reading import EXACT, SIMILAR, Case, invert, read_labels
 from deploy.privacy.results import PICTURES, RESULTS, Check, Finding, PrivacyResults, Seen
 from deploy.privacy.stage import Stage, play
 from deploy.privacy.subjects import Subject, chosen
+from deploy.privacy.tokens import SUCCESS
 from deploy.run import machine_facts, versions
 
 SINGLE = ("closed form", "iDLG", "cosine")
@@ -39,6 +42,7 @@ class Settings:
         attacks: of a batch of one; None: all of them.
         victims: most institutions attacked in a run. `seed`: of the attackers' own randomness.
         keep: leave the runs in the folder.
+        parts: what to try besides inversion and labels (`deploy.privacy.parts`), and `active`.
     """
 
     methods: Sequence[str] = DEFAULT
@@ -48,6 +52,7 @@ class Settings:
     effort: Effort = field(default_factory=Effort)
     seed: int = 0
     keep: bool = False
+    parts: Sequence[str] = tuple(PARTS)
 
     def attacks_on(self, batch: int) -> Sequence[str]:
         """Inversion attacks for a batch of this size."""
@@ -85,6 +90,8 @@ def attack(
         for subject in subjects
         for batch in settings.batches
     }
+    for part in settings.parts:
+        _part(part)
     folder = _emptied(Path(out).resolve())
     seen: list[Seen] = []
     findings: list[Finding] = []
@@ -98,9 +105,15 @@ def attack(
                 on_finding(finding)
         if name == settings.methods[-1] or name == "dictpfl":
             seen = case.stage.seen()
+    config = FederationConfig.load(path, wanted)
+    for part in settings.parts:
+        for finding in _part(part)(config, folder / "runs" / part, settings.effort, folder / PICTURES):
+            findings.append(finding)
+            if on_finding:
+                on_finding(finding)
+    detections = attempts(detections_stage(config, folder / "runs" / "active")) if settings.parts else []
     if not settings.keep:
         shutil.rmtree(folder / "runs", ignore_errors=True)
-    config = FederationConfig.load(path, wanted)
     results = PrivacyResults(
         name=config.name,
         config=config.model_dump(mode="json"),
@@ -108,6 +121,7 @@ def attack(
         seen=seen,
         findings=findings,
         checks=checks_of(findings),
+        detections=detections,
         machine=machine_facts() | {"versions": versions()},
         seconds=time.monotonic() - began,
     )
@@ -116,13 +130,22 @@ def attack(
 
 
 def checks_of(findings: Sequence[Finding]) -> list[Check]:
-    """What each attack had to reach on plaintext, at a batch of one where it was tried."""
-    required = {"inversion": SIMILAR, "labels": EXACT}
+    """What each attack had to reach where nothing is encrypted, at its easiest setting."""
+    required = {"inversion": SIMILAR, "labels": EXACT, "tokens": SUCCESS, "property": 0.75, "membership": 0.6}
     return [
         Check(attack=f.attack, setting=f.setting, metric=f.metric, required=required[f.family], found=f.found.value)
         for f in findings
-        if f.method == "plaintext" and f.family in required and f.setting["batch"] == 1
+        if f.family in required
+        and (f.method == "plaintext" or f.family == "membership")
+        and (f.family == "property" or f.setting.get("batch", 1) == 1)
     ]
+
+
+def _part(name: str) -> Part:
+    known = {**PARTS, **LONG_PARTS}
+    if name not in known:
+        raise ConfigError(f"part {name!r}: expected some of {', '.join(known)}")
+    return known[name]
 
 
 def _findings(case: Case, batch: int, settings: Settings, pictures: Path) -> Any:

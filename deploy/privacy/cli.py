@@ -32,6 +32,13 @@ def attack(
     ] = "",
     batches: Annotated[str, typer.Option(help="Samples of a local step, separated by commas.")] = "1",
     victims: Annotated[int, typer.Option(min=1, help="Most institutions attacked in each run.")] = 4,
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="What to try besides inversion: collusion, membership, property, tokens, sums; and, taking longer, "
+            "all-sums, worlds, times. `none` for nothing."
+        ),
+    ] = "collusion,membership,property,tokens,sums",
     effort: Annotated[float, typer.Option(min=0.01, help="Factor on the iterations of inversion.")] = 1.0,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration.")
@@ -59,14 +66,20 @@ def attack(
     )
     changed = overrides(set_)
     names = list(SUBJECTS) if methods == "all" else [m.strip() for m in methods.split(",") if m.strip()] or DEFAULT
+    wanted = [] if parts == "none" else [part.strip() for part in parts.split(",") if part.strip()]
     settings = Settings(
-        methods=names, batches=_numbers(batches), victims=victims, effort=harder(Effort(), effort), keep=keep
+        parts=wanted,
+        methods=names,
+        batches=_numbers(batches),
+        victims=victims,
+        effort=harder(Effort(), effort),
+        keep=keep,
     )
     folder = out or Path("runs") / f"{FederationConfig.load(config, changed).name}-attack"
 
     def tell(finding: Finding) -> None:
-        batch = finding.setting["batch"]
-        console.print(f"{finding.method}: {finding.attack}, batch {batch}: {finding.verdict}", highlight=False)
+        batch = f", batch {finding.setting['batch']}" if "batch" in finding.setting else ""
+        console.print(f"{finding.method}: {finding.attack}{batch}: {finding.verdict}", highlight=False)
 
     results = run_attack(config, folder, settings, overrides=changed, on_finding=tell)
     show(console, results)
@@ -89,6 +102,13 @@ def show(console: Console, results: PrivacyResults) -> None:
             f"[{colours.get(f.verdict, 'white')}]{f.verdict}[/]",
         )  # fmt: skip
     console.print(table)
+    if results.detections:
+        table = Table(title="what cheating gets away with", title_justify="left", box=None)
+        for heading in ("by", "attempt", "outcome", "noticed by"):
+            table.add_column(heading, no_wrap=True)
+        for d in results.detections:
+            table.add_row(d.adversary, d.attack, d.outcome, d.by or "-")
+        console.print(table)
 
 
 def ranged(interval: Interval) -> str:

@@ -23,7 +23,7 @@ from common.round import carried
 from common.seeds import small_seed
 from common.state import Floats
 from common.wire import UPLOAD, Blob
-from deploy.privacy.intervals import constant, mean_interval
+from deploy.privacy.intervals import gain_interval, mean_interval
 from deploy.privacy.results import Finding
 from deploy.privacy.stage import Stage, Victim
 from deploy.privacy.views import CollusionView, SeenUpload
@@ -39,12 +39,14 @@ class Pried:
     Attributes:
         victim: the institution. `passes`: the opener's own checks found nothing wrong.
         correlation: with the true update, over the coordinates that were sent.
+        chance: what random numbers reach as a correlation, by its size.
         largest: largest difference from the true update, in steps of the grid; 0.5 is all that rounding leaves.
     """
 
     victim: int
     passes: bool
     correlation: float
+    chance: float
     largest: float
 
 
@@ -101,7 +103,9 @@ def collusion_attack(stage: Stage, number: int | None = None) -> Sequence[Pried]
         pried, truth = pry(stage.collusion, victim.seen), true_update(stage, victim)
         apart = np.abs(pried - truth)[plan.sealed.index] / plan.sealed.steps
         correlation = np.corrcoef(pried[plan.mask], truth[plan.mask])[0, 1]
-        found.append(Pried(victim.index, passes, float(np.nan_to_num(correlation)), float(apart.max())))
+        numbers = np.random.default_rng(victim.index).normal(size=int(plan.mask.sum()))
+        chance = abs(float(np.corrcoef(numbers, truth[plan.mask])[0, 1]))
+        found.append(Pried(victim.index, passes, float(np.nan_to_num(correlation)), chance, float(apart.max())))
     return found
 
 
@@ -109,13 +113,14 @@ def collusion_finding(stage: Stage, label: str) -> Finding:
     """The attack as a line of the results; success is an update opened whole."""
     found = collusion_attack(stage)
     values = [abs(one.correlation) for one in found]
+    chances = [one.chance for one in found]
     exact = all(one.largest <= 0.5 + 1e-6 for one in found)
     return Finding(
         family="collusion", attack="open another's upload with the shared key", source="this project's threat model",
         adversary="collusion", method=label, encrypted=True,
         setting={"batch": stage.genesis.config.training.batch_size, "round": stage.update_rounds[0]},
-        metric="correlation with the true update", found=mean_interval(values), blind=constant(0.0),
-        gain=mean_interval(values), success=_FIRM, trials=len(values), method_of_interval="bootstrap over victims",
+        metric="correlation with the true update", found=mean_interval(values), blind=mean_interval(chances),
+        gain=gain_interval(values, chances), success=_FIRM, trials=len(values), method_of_interval="Student's t over victims, paired with random numbers",
         more={"exact to the last digit sent": float(exact), "passes the opener's checks": float(np.mean([o.passes for o in found]))},
         note="Institutions share one key: who has it and an upload has the update." if exact else "",
     )  # fmt: skip

@@ -68,7 +68,7 @@ class Target:
 class Effort:
     """How hard the attacker tries: starts and iterations of each attack."""
 
-    restarts: int = 6
+    restarts: int = 4
     iterations: int = 25
     """Of solving; a search takes `search_factor` times as many."""
     search_factor: int = 24

@@ -28,28 +28,34 @@ def head_entries(layout: Layout, outputs: int) -> tuple[Entry | None, Entry | No
     return weight, bias
 
 
+def certain(layout: Layout, target: Target, coordinates: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For each victim, whether the attacker has the whole bias of the head, so that labels follow; shape (victims,)."""
+    _, bias = head_entries(layout, target.outputs)
+    if bias is None:
+        return np.zeros(len(target), dtype=bool)
+    place = (np.cumsum(coordinates) - 1)[bias.span]
+    found: NDArray[np.bool_] = np.logical_and.reduce(target.known.numpy()[:, place], axis=1)
+    return found
+
+
 def infer_counts(matcher: Matcher, layout: Layout, target: Target, seed: int = 0) -> Counts:
     """How often each class was in each victim's samples, (victims, outputs); rows sum to steps * batch.
 
-    Where the bias is not known, the head's rows say it for one sample: the label's row points the other way. Where neither
-    is known, nothing is: the guess is drawn at random.
+    Where the bias is not known, the head's rows say it for one sample (the label's row points the other way), and what is
+    known of the bias for several. Where neither is known, all classes are guessed alike.
     """
     samples = target.steps * target.batch
     weight, bias = head_entries(layout, target.outputs)
     offset = _offsets(matcher)
-    random = np.random.default_rng(seed)
     answer = _answer_to_noise(matcher, target, seed)
     rows = []
     for observed, known in zip(target.observed.numpy(), target.known.numpy(), strict=True):
-        scores = _by_bias(observed, known, bias, offset, answer * target.steps)
+        whole = bias is not None and known[offset[bias.span]].all()
+        scores = _by_rows(observed, known, weight, offset) if samples == 1 and not whole else None
         if scores is None:
-            scores = _by_rows(observed, known, weight, offset)
+            scores = _by_bias(observed, known, bias, offset, answer * target.steps)
         if scores is None:
-            scores = random.random(target.outputs)
-            samples_scores = np.zeros(target.outputs)
-            samples_scores[random.integers(0, target.outputs, samples)] += 1
-            rows.append(rounded(scores * 1e-6 + samples_scores / samples, samples))
-            continue
+            scores = np.full(target.outputs, target.steps / target.outputs)
         rows.append(rounded(scores / target.steps, samples))
     return np.stack(rows)
 
@@ -96,12 +102,9 @@ def _by_bias(
     if bias is None:
         return None
     place = offset[bias.span]
-    if not known[place].all():
-        # Some of the labels show all the same: of the known entries, the smallest.
-        if not known[place].any():
-            return None
-        return np.where(known[place], np.clip(answer - observed[place], 0, None), 0.0) + 1e-9
-    return answer - observed[place]
+    if not known[place].any():
+        return None
+    return np.where(known[place], answer - observed[place], answer)  # what is not known is as likely as ever
 
 
 def _by_rows(

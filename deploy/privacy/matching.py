@@ -30,6 +30,7 @@ class Matcher:
 
     Attributes:
         coordinates: which of the shared vector are parameters (running statistics have no gradient), shape (size,).
+        module: the twin's, a copy in double precision and evaluation mode.
     """
 
     def __init__(self, twin: Twin, training: Training) -> None:
@@ -45,7 +46,7 @@ class Matcher:
         ]
         self.coordinates: Bools = twin.layout.coordinates(Kind.TABLE, Kind.DENSE)
         module = copy.deepcopy(twin.module).double().cpu().eval()
-        self._module = module
+        self.module = module
         values = {name: p.detach() for name, p in module.named_parameters()}
         self._start = {name: values[name] for name in self._order}
         self._others = {name: p for name, p in values.items() if name not in self._start}
@@ -54,7 +55,7 @@ class Matcher:
         self._each = vmap(self.one)
 
     def _loss(self, parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        answer = functional_call(self._module, {**self._others, **parameters}, (x,))
+        answer = functional_call(self.module, {**self._others, **parameters}, (x,))
         return F.cross_entropy(logits(answer), y)
 
     def one(self, x: Tensor, y: Tensor) -> Tensor:
@@ -83,17 +84,17 @@ class Matcher:
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
         """What the model answers, (batch, classes)."""
-        found: Tensor = torch.softmax(logits(self._module(x)), dim=-1)
+        found: Tensor = torch.softmax(logits(self.module(x)), dim=-1)
         return found
 
     @torch.no_grad()
     def features(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """What enters the model's last linear layer, (batch, features): where similar images are near each other."""
         caught: list[Tensor] = []
-        last = [m for m in self._module.modules() if isinstance(m, torch.nn.Linear)][-1]
+        last = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)][-1]
         handle = last.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
         try:
-            self._module(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)))
+            self.module(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)))
         finally:
             handle.remove()
         return caught[0].reshape(len(x), -1).numpy()

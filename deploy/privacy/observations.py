@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.replay import payload
 from common.genesis import Genesis
-from common.ledger import ledger_size
 from common.masking import Bools
 from common.opening import IdentityOpener
 from common.packing import Ints
@@ -52,12 +52,12 @@ def on_the_wire(genesis: Genesis, plan: Plan, seen: SeenUpload) -> Observation:
     """What the coordinator reads of an upload: everything, the part in clear, or ciphertexts taken for numbers."""
     parsed = Blob.parse(seen.blob, genesis.uploads, direction=UPLOAD, kind=plan.kind, round=plan.round)
     clear = np.frombuffer(parsed.clear, dtype="<i4").astype(np.int64)
-    needed = ledger_size(len(genesis.layout.entries)) + plan.sealed.digits.components(plan.sealed.index.size)
+    needed = payload(genesis, plan)
     known = np.zeros(genesis.layout.size, dtype=bool)
     known[plan.clear.index] = True
     if genesis.config.encryption.sealer == "identity":
         known[plan.sealed.index] = True
-        components = IdentityOpener(genesis.parameters).open(parsed.sealed, parsed.header.item_length)
+        components = IdentityOpener(genesis.parameters).open(parsed.sealed, parsed.header.item_length)[:needed]
         return Observation(carried(genesis.law, plan, components, clear), known)
     if known.any():
         return Observation(carried(genesis.law, plan, np.zeros(needed, dtype=np.int64), clear), known)

@@ -51,15 +51,15 @@ class Finding(_Document):
     gain: Interval = Field(description="found - blind, paired where it can be.")
     success: float = Field(description="`found.value` from which on the attack counts as successful.")
     trials: int = Field(ge=1)
-    method_of_interval: str = Field(description="`bootstrap` or `DeLong`, and over what.")
+    method_of_interval: str = Field(description="Student's t or DeLong, and over what.")
     more: dict[str, float] = Field({}, description="Other measures of the same trials, such as PSNR.")
     picture: str = Field("", description="File below `pictures/`; empty: none.")
     note: str = ""
 
     @property
     def verdict(self) -> Verdict:
-        """Success by the stated threshold; else whether it beats the blind guess beyond the interval."""
-        if self.found.value >= self.success and self.gain.low > 0:
+        """Success by the stated threshold, above the blind guess; else whether it beats that beyond the interval."""
+        if self.found.value >= self.success and self.found.value > self.blind.value:
             return "succeeds"
         return "better than blind" if self.gain.low > 0 else "no better than blind"
 

@@ -19,7 +19,9 @@ from deploy.privacy.matching import Matcher
 
 MOST_UNKNOWNS = 1024
 """Pixels of all samples together up to which a Jacobian is affordable."""
-_MATCHED, _STALLED = 1e-7, 1e-3
+MATCHED = 1e-7
+"""Mismatch below which nothing better is looked for: about what rounding of updates leaves."""
+_STALLED = 1e-3
 _TRIES = 4
 _SMALLEST = 1e-12
 
@@ -51,7 +53,7 @@ def solve(
             found, left = _descend(problem, _start(target, public, given is None, generator), effort.iterations, target)
             if best is None or left < loss:
                 best, loss = found, left
-            if loss < _MATCHED:
+            if loss < MATCHED:
                 break
         assert best is not None  # noqa: S101 -- there is at least one start
         x, y = _split(best, target)
@@ -116,6 +118,6 @@ def _descend(residuals: Callable[[Tensor], Tensor], z: Tensor, iterations: int, 
                     z, left, loss, damping = tried, new, now, max(damping / 5, _SMALLEST)
                     break
                 damping *= 4
-            if loss < _MATCHED * _MATCHED or loss > before * (1 - _STALLED):
+            if loss < MATCHED * MATCHED or loss > before * (1 - _STALLED):
                 break
     return z, loss

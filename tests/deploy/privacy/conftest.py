@@ -37,7 +37,7 @@ def finding(method: str, value: float, *, encrypted: bool) -> Finding:
     return Finding(
         family="inversion", attack="cosine", source="Geiping et al. 2020", adversary="server", method=method,
         encrypted=encrypted, setting={"batch": 1, "steps": 1}, metric="SSIM", found=interval(value),
-        blind=interval(0.3), gain=interval(value - 0.3), success=0.6, trials=6, method_of_interval="bootstrap",
+        blind=interval(0.3), gain=interval(value - 0.3), success=0.6, trials=6, method_of_interval="Student's t",
     )  # fmt: skip
 
 

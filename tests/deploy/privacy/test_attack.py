@@ -29,14 +29,14 @@ pytestmark = [
     pytest.mark.usefixtures("quiet"),
 ]
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "privacy_digits.toml"
-QUICK = {"data.limit": 300, "federation.participants": 3, "federation.rounds": 1}
+QUICK = {"data.limit": 300, "federation.participants": 5, "federation.rounds": 1}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[PrivacyResults, Path]:
     folder = tmp_path_factory.mktemp("attack")
     settings = Settings(
-        methods=["fedml-he-30", "dictpfl", "dictpfl-collusion"], attacks=["closed form"], victims=2,
+        methods=["fedml-he-30", "dictpfl", "dictpfl-collusion"], attacks=["closed form"], victims=4, parts=("collusion",),
         effort=Effort(restarts=2),
     )  # fmt: skip
     return attack(EXPERIMENT, folder, settings, overrides=QUICK), folder
@@ -57,14 +57,18 @@ def test_plaintext_gives_images_and_labels_away(results: tuple[PrivacyResults, P
 def test_what_is_encrypted_gives_nothing_away(results: tuple[PrivacyResults, Path]) -> None:
     found, _ = results
     for finding in found.findings:
-        if finding.method == "dictpfl":
+        if finding.method == "dictpfl" and finding.adversary == "server":
             assert finding.encrypted
-            assert finding.verdict == "no better than blind", finding
+            assert finding.verdict != "succeeds", (
+                finding
+            )  # keys are drawn anew: an interval would err one time in forty
 
 
 def test_the_shared_key_opens_everything(results: tuple[PrivacyResults, Path]) -> None:
     (labels,) = [f for f in results[0].of("labels") if f.adversary == "collusion"]
-    assert labels.verdict == "succeeds"
+    (opened,) = results[0].of("collusion")
+    assert labels.verdict == opened.verdict == "succeeds"
+    assert {d.outcome for d in results[0].detections} >= {"detected", "not detected"}
 
 
 def test_no_run_and_no_key_is_left(results: tuple[PrivacyResults, Path]) -> None:
@@ -79,7 +83,7 @@ def test_a_broken_attack_is_no_privacy(tmp_path: Path) -> None:
     out, real = tmp_path / "out", Matcher.observed
     with mock.patch.object(Matcher, "observed", lambda *arguments: -real(*arguments)):
         done = CliRunner().invoke(
-            app, ["attack", str(EXPERIMENT), "--methods", "plaintext", "--victims", "1", "--effort", "0.2", "--out", str(out), *options]
+            app, ["attack", str(EXPERIMENT), "--methods", "plaintext", "--victims", "1", "--parts", "none", "--effort", "0.2", "--out", str(out), *options]
         )  # fmt: skip
     assert done.exit_code == 3, done.output
     assert "BROKEN" in done.output

@@ -70,6 +70,11 @@ def test_an_interval_of_means_holds_the_mean() -> None:
     found = mean_interval([0.1, 0.2, 0.9])
     assert found.low <= found.value <= found.high
     assert found.value == pytest.approx(0.4)
+    covered = 0
+    for seed in range(400):
+        few = np.random.default_rng(seed).normal(0.2, 1, 5)
+        covered += mean_interval(few).low <= 0.2 <= mean_interval(few).high
+    assert 0.92 <= covered / 400 <= 0.98
     once = mean_interval([0.7])
     assert once.low == once.value == once.high
 

@@ -21,7 +21,7 @@ from deploy.engines.local import run_local
 from deploy.founding import found
 from deploy.privacy.collusion import collusion_attack, collusion_finding, pry
 from deploy.privacy.observations import in_collusion, of_the_others, on_the_wire, residues
-from deploy.privacy.stage import Stage
+from deploy.privacy.stage import Stage, play
 from deploy.privacy.views import InstitutionView, OutsiderView, ServerView
 from server.recording import EVENTS, RECORDING
 
@@ -167,3 +167,12 @@ def test_prying_gets_noise_out_of_what_was_altered(encrypted_stage: Stage) -> No
     pried = pry(encrypted_stage.collusion, altered)
     truth = in_collusion(encrypted_stage.collusion, victim.seen).update
     assert abs(np.corrcoef(pried, truth)[0, 1]) < 0.1
+
+
+def test_masks_leave_two_together_with_noise(tiny: Callable[..., FederationConfig], tmp_path: Path) -> None:
+    """The same attack on the same run, with pairwise masks on."""
+    masked = play(tiny(defences__masks=True), tmp_path)
+    for one in collusion_attack(masked):
+        assert not one.passes
+        assert abs(one.correlation) < 0.15  # a few hundred values; the benchmark of defences has more
+    assert collusion_finding(masked, "dictpfl with masks").verdict != "succeeds"

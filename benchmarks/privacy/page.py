@@ -1,0 +1,115 @@
+"""privacy.json, privacy.md and privacy.svg from the parts that were run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import markdown_table, panels, write_results
+from deploy.privacy.results import Detection, Finding, Interval
+
+_FOR = {
+    "inversion": "Images from one institution's update",
+    "labels": "Labels from one institution's update",
+    "tokens": "Words from one institution's update",
+    "property": "An institution's share of a class, from one update",
+    "membership": "Was a sample trained on? From the final model",
+    "collusion": "The coordinator and one institution together",
+    "aggregate": "What an institution reads of the others' sum",
+    "distinguishing": "Which of two data sets an institution has, from everything that the coordinator sees",
+}
+
+
+def write_page(folder: Path) -> None:
+    """Put together what is there."""
+    parts = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+    found = [Finding.model_validate(f) for p in parts if p["part"] != "active" for f in p["findings"]]
+    tried = [Detection.model_validate(d) for p in parts if p["part"] == "active" for d in p["findings"]]
+    lines = [
+        "# What attackers find",
+        "",
+        "Made by `python benchmarks/privacy/run.py`; each part's machine, date and commit stand in `privacy/PART.json`. Brackets: "
+        "95 % intervals. What attackers are granted, and how each attack works, is in `deploy/privacy`.",
+    ]
+    for family, title in _FOR.items():
+        rows = [_row(f) for f in found if f.family == family]
+        if rows:
+            heads = ["attack", "method", "by", "setting", "metric", "found", "blind guess", "verdict", "more"]
+            lines += ["", f"## {title}", "", markdown_table(heads, rows)]
+    if tried:
+        rows = [[d.attack, d.adversary, d.outcome, d.by or "-", d.meaning] for d in tried]
+        lines += [
+            "",
+            "## What cheating gets away with",
+            "",
+            markdown_table(["attempt", "by", "outcome", "noticed by", "meaning"], rows),
+        ]
+    pictures = sorted({f.picture for f in found if f.picture})
+    if pictures:
+        lines += ["", "## Pictures", "", *(f"![{name}](privacy/{name})" for name in pictures)]
+    facts = {"parts": [{k: v for k, v in p.items() if k != "findings"} for p in parts],
+             "findings": [f.model_dump(mode="json") | {"verdict": f.verdict} for f in found],
+             "detections": [d.model_dump(mode="json") for d in tried]}  # fmt: skip
+    write_results("privacy", facts, "\n".join(lines), _figure(found))
+
+
+def _row(f: Finding) -> list[str]:
+    hidden = {"steps", "round", "model"}
+    setting = ", ".join(f"{key} {_plain(value)}" for key, value in f.setting.items() if key not in hidden)
+    more = ", ".join(f"{key} {value:.2g}" for key, value in f.more.items() if key != "mismatch")
+    model = f" ({f.setting['model']})" if f.family in ("inversion", "labels") else ""
+    return [
+        f.attack,
+        f.method,
+        f.adversary,
+        setting + model,
+        f.metric,
+        _ranged(f.found),
+        _ranged(f.blind),
+        f.verdict,
+        more,
+    ]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ranged(i: Interval) -> str:
+    return f"{i.value:.2f}" if i.low == i.high else f"{i.value:.2f} [{i.low:.2f}, {i.high:.2f}]"
+
+
+def _figure(found: Sequence[Finding]) -> Any:
+    figure, (ax,) = panels("Best reconstruction of an image, batch of one, vit_tiny")
+    best: Mapping[str, Finding] = {}
+    blind: dict[str, float] = {}
+    for f in found:
+        single = (
+            f.family == "inversion"
+            and f.setting["batch"] == 1
+            and f.setting["model"] == "vit_tiny"
+            and f.setting["steps"] == 1
+        )
+        if single and (f.method not in best or f.found.value > best[f.method].found.value):
+            best = {**best, f.method: f}
+            blind[f.method] = f.blind.value
+    names = list(best)
+    places = range(len(names))
+    values = [best[name].found for name in names]
+    errors = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
+    ax.barh(
+        places,
+        [v.value for v in values],
+        xerr=errors,
+        color=["#c1440e" if not best[n].encrypted else "#0b6e4f" for n in names],
+    )
+    ax.plot(list(blind.values()), places, "|", color="black", markersize=12, label="blind guess")
+    ax.set_yticks(places, names, fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel("SSIM of the best attack (1: the image itself)")
+    figure.set_size_inches(7.5, 0.6 + 0.32 * max(4, len(names)))
+    if names:
+        ax.legend(frameon=False, fontsize=8)
+    return figure
