@@ -22,8 +22,8 @@ _FOR = {
 }
 
 
-def write_page(folder: Path) -> None:
-    """Put together what is there."""
+def write_page(folder: Path, wanted: Sequence[str]) -> None:
+    """Put together what is there, and say what is not; `wanted`: names of all parts."""
     parts = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
     found = [Finding.model_validate(f) for p in parts if p["part"] != "active" for f in p["findings"]]
     tried = [Detection.model_validate(d) for p in parts if p["part"] == "active" for d in p["findings"]]
@@ -33,6 +33,9 @@ def write_page(folder: Path) -> None:
         "Made by `python benchmarks/privacy/run.py`; each part's machine, date and commit stand in `privacy/PART.json`. Brackets: "
         "95 % intervals. What attackers are granted, and how each attack works, is in `deploy/privacy`.",
     ]
+    missing = [name for name in wanted if name not in {p["part"] for p in parts}]
+    if missing:
+        lines += ["", f"**Not measured yet: {', '.join(missing)}.** Nothing is said here of what these would find."]
     for family, title in _FOR.items():
         rows = [_row(f) for f in found if f.family == family]
         if rows:

@@ -60,7 +60,8 @@ def _is_best(finding: Finding, among: list[Finding]) -> bool:
 
 
 MODELS: Mapping[str, Callable[[], Iterator[Finding]]] = {
-    "inversion-vit": lambda: inversion(DEFAULT, (1,), {}, "vit"),
+    "inversion-vit-closed": lambda: inversion(DEFAULT, (1,), {}, "closed", ("closed form",)),
+    "inversion-vit": lambda: inversion(DEFAULT, (1,), {}, "vit", ("iDLG",)),
     "inversion-vit-searched": lambda: inversion(
         ("plaintext", "fedml-he-70", "fedhe-full", "dictpfl"), (1,), {}, "searched", ("cosine", "DLG")
     ),
@@ -127,9 +128,9 @@ def main() -> int:
         }  # fmt: skip
         write_private(path, (json.dumps(facts, indent=1) + "\n").encode())
         path.chmod(0o644)
-        write_page(FOLDER)
+        write_page(FOLDER, names())
         print(f"{name}: {len(found)} findings, {facts['seconds']:.0f} s, {facts['cpu_seconds']:.0f} s of processor")
-    write_page(FOLDER)
+    write_page(FOLDER, names())
     return 0
 
 
