@@ -37,7 +37,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
 test-deploy: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m deployment tests/deployment tests/system -rs --durations=15
+	$(BIN)/python -m pytest -m deployment tests/deployment tests/system -rs --durations=15 $(AGAIN)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
