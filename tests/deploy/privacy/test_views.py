@@ -97,7 +97,8 @@ def test_the_coordinator_takes_ciphertexts_for_numbers_in_vain(encrypted_stage: 
         truth = in_collusion(encrypted_stage.collusion, victim.seen)
         assert not seen.real
         assert seen.known.all()
-        assert abs(np.corrcoef(seen.update, truth.update)[0, 1]) < 0.1
+        # Five deviations of what noise has in common with anything.
+        assert abs(np.corrcoef(seen.update, truth.update)[0, 1]) < 5 / np.sqrt(truth.update.size)
 
 
 def test_a_ciphertexts_numbers_look_uniform(encrypted_stage: Stage) -> None:
