@@ -174,7 +174,10 @@ class Institution:
         if request.stage is Stage.SEEDS:
             answer = self._masks.tell_seeds(pending, SeedsQuestion.of_bytes(request.defence))
         else:
-            answer = self._masks.tell_shares(record, pending, SharesQuestion.of_bytes(request.defence))
+            question = SharesQuestion.of_bytes(request.defence)
+            if self._integrity:
+                self._integrity.require_made(question, pending.blob, pending.manifest)
+            answer = self._masks.tell_shares(record, pending, question)
         self._note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
         return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 

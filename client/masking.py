@@ -192,7 +192,8 @@ class Masks:
 
 
 def masks_of(keys: Keyring, memory: Path, minimum: int) -> Masks | None:
-    """An institution's masks, where its federation has any; what it told of them is kept beside `memory`."""
+    """An institution's masks, where its federation has any; what it told of them is kept beside `memory`, epoch by epoch."""
     if not keys.genesis.config.defences.masks:
         return None
-    return Masks(Pairs.load(keys), keys.genesis.parameters, memory.with_suffix(".told.json"), minimum)
+    marks = memory.with_suffix(f".{keys.genesis.fingerprint.hex()[:16]}.told.json")
+    return Masks(Pairs.load(keys), keys.genesis.parameters, marks, minimum)

@@ -20,6 +20,7 @@ _NOTE = struct.Struct(f"<QHH{COMMITMENT_BYTES}s")
 _PARTNER = struct.Struct(f"<H{COMMITMENT_BYTES}s{SEALED_SHARE}s")
 _COUNTED = struct.Struct("<QH")
 _MEMBER = struct.Struct("<H")
+_LENGTH = struct.Struct("<I")
 _UPLOAD = struct.Struct(f"<H{UPLOAD_ID}sH")
 _SHARE = struct.Struct(f"<H{SEALED_SHARE}s")
 _ANSWER = struct.Struct("<HBH")
@@ -96,15 +97,20 @@ class SeedsQuestion:
 
 @dataclass(frozen=True, slots=True)
 class SharesQuestion:
-    """What is in the sum, by member: upload ids, and sealed shares of the own masks' seeds by holder."""
+    """What is in the sum, by member: upload ids, and sealed shares of the own masks' seeds by holder.
+
+    `manifests`: of these uploads, where the federation wants them (`common.manifest`).
+    """
 
     attempt: int
     uploads: Mapping[int, bytes]
     shares: Mapping[int, Mapping[int, bytes]] = field(default_factory=dict)
+    manifests: bytes = b""
 
     def to_bytes(self) -> bytes:
         """As bytes."""
-        return _COUNTED.pack(self.attempt, len(self.uploads)) + b"".join(self._parts())
+        head = _COUNTED.pack(self.attempt, len(self.uploads)) + _LENGTH.pack(len(self.manifests))
+        return head + self.manifests + b"".join(self._parts())
 
     def _parts(self) -> Iterator[bytes]:
         for member, upload in sorted(self.uploads.items()):
@@ -121,13 +127,15 @@ class SharesQuestion:
         """
         reader = _Reader(data, "a question about masks")
         attempt, count = reader.take(_COUNTED)
+        (length,) = reader.take(_LENGTH)
+        (manifests,) = reader.take(struct.Struct(f"<{length}s"))
         uploads: dict[int, bytes] = {}
         shares: dict[int, dict[int, bytes]] = {}
         for _ in range(count):
             member, uploads[member], held = reader.take(_UPLOAD)
             shares[member] = dict(reader.take(_SHARE) for _ in range(held))
         reader.finish(len(uploads) == count and len(set(uploads.values())) == count)
-        return cls(attempt, uploads, shares)
+        return cls(attempt, uploads, shares, manifests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,9 +132,9 @@ class Coordinator:
         self._rejected, self._settled, self._through, self._ahead = {}, set(), set(), {}
         self._started = time.time()
         self._restarting = bool(self._holders)
+        self._telling = self._unmasking.waiting and not self._restarting
         if self._restarting:
             return self._begin_restart(nodes)
-        self._telling = self._unmasking.waiting
         if self._telling:
             return self._begin_telling(nodes)
         self._kind, self._number = self._next_kind(), self._journal.next_round
@@ -234,6 +234,8 @@ class Coordinator:
             _log.warning("snapshot left out", node=node, round=self._number, reason=str(error))
 
     def _take_told(self, node: int, reply: Reply) -> None:
+        if reply.position > self._number:
+            self._ahead[node] = reply.position
         if reply.status is not Status.REVEALED or reply.round != self._number:
             self.failed(node, reply.code or str(reply.status))
             return
@@ -311,6 +313,8 @@ class Coordinator:
     def _close_telling(self) -> None:
         found = self._unmasking.close()
         if found is None:
+            if self._must_restart(0):
+                self._unmasking.done()  # an old copy of the journal: the round was closed long ago
             return
         self._journal.record(*found)
         self._unmasking.done()

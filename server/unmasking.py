@@ -163,7 +163,7 @@ class Unmasking:
             for maker, one in found.uploads.items()
         }
         ids = {maker: one.upload_id for maker, one in found.uploads.items()}
-        return SharesQuestion(found.attempt, ids, shares).to_bytes()
+        return SharesQuestion(found.attempt, ids, shares, found.manifests).to_bytes()
 
     def take(self, node: int, data: bytes) -> None:
         """Take an answer.

@@ -114,7 +114,7 @@ def test_masks_of_a_pair_vanish_in_the_sum_and_one_upload_is_refused(key: Federa
 def test_any_threshold_of_shares_gives_the_secret_back(secret: bytes, holders: int, random) -> None:  # type: ignore[no-untyped-def]
     shares = dict(enumerate(split(secret, holders)))
     chosen = random.sample(sorted(shares), threshold(holders))
-    assert combine({place: shares[place] for place in chosen}) == secret
+    assert combine({place: shares[place] for place in chosen}) == combine(shares) == secret
     if len(chosen) > 1:
         assert combine({place: shares[place] for place in chosen[1:]}) != secret
 
@@ -197,6 +197,7 @@ SAID = [
     NOTE,
     SeedsQuestion(3, (0, 4)),
     SharesQuestion(3, {0: b"a" * 16, 2: b"b" * 16}, {0: {2: b"s" * 48}, 2: {}}),
+    SharesQuestion(3, {0: b"a" * 16}, {0: {}}, b"manifests"),
     Answer(1, b"o" * 32, {0: b"p" * 32}),
     Answer(1, b"", {}),
 ]

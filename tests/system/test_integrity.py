@@ -23,6 +23,7 @@ from common.errors import ConfigError, EvidenceError
 from common.manifest import Manifest, joined, separated
 from common.polynomials import add_modulo, data_prime, first_polynomial
 from common.protocol import Aggregate, Reply, Request, RoundKind, Status
+from common.revealing import SharesQuestion
 from common.wire import AGGREGATE, HEADER_BYTES, Header, read_header, resealed, write
 from deploy.cli import app
 from deploy.evidence import judge
@@ -352,6 +353,26 @@ def test_manifests_are_journalled_with_the_sum(templates: dict[str, World], tmp_
         assert sorted(m.upload_id for m in named) == sorted(aggregate.counted)
         assert joined(named) == aggregate.manifests
     world.digest()
+    world.close()
+
+
+@pytest.mark.parametrize("what", ["none", "another id", "one left out"])
+def test_masks_are_told_of_signed_uploads_only(what: str, templates: dict[str, World], tmp_path: Path) -> None:
+    """A coordinator that claims uploads which nobody made could have a sum of one real upload opened."""
+    world = templates["both"].copy(tmp_path / "both")
+    world.exchange()
+    request = world.coordinator.begin(world.nodes)[0]
+    question = SharesQuestion.of_bytes(request.defence)
+    if what == "none":
+        question = replace(question, manifests=b"")
+    elif what == "another id":
+        victim = next(m for m in question.uploads if m != separated(question.manifests)[0].member)
+        question = replace(question, uploads={**question.uploads, victim: b"an invented one!"})
+    else:
+        question = replace(question, manifests=joined(separated(question.manifests)[1:]))
+    reply = world.institution(0).handle(replace(request, defence=question.to_bytes()))
+    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, "integrity", b"")
+    assert world.institution(0).handle(request).status is Status.REVEALED
     world.close()
 
 

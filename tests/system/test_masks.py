@@ -50,7 +50,7 @@ def upload_of(world: World, node: int) -> bytes:
 
 
 def told(world: World, node: int) -> Path:
-    return world.memory(node).path.with_suffix(".told.json")
+    return world.memory(node).path.with_suffix(f".{world.genesis.fingerprint.hex()[:16]}.told.json")
 
 
 # What they are for
@@ -253,6 +253,23 @@ def test_a_coordinator_that_is_started_anew_asks_by_member(five: World, undistur
     five.kill_coordinator()
     five.run()
     assert five.digest() == undisturbed["five"]
+
+
+def test_an_old_copy_of_the_journal_with_a_sum_that_waits(five: World) -> None:
+    """The round was closed long ago: institutions are ahead, and the federation goes on from their state."""
+    until(five, Stage.SHARES)
+    older = five.folder / "older"
+    five.close()
+    shutil.copytree(five.coordinator_folder, older)
+    for _ in range(4):
+        five.exchange()
+    ahead = max(five.record(node).shared.round for node in five.nodes)
+    assert ahead >= 1
+    five.close()
+    five.coordinator_folder = older
+    five.run()
+    five.digest()
+    assert five.record(0).shared.round > ahead
 
 
 # What is never told, and never folded

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from ceremonies import NAMES, PASSPHRASES, Ceremony
 
 from client.epochs import Keyring
+from client.institution import Institution
+from client.masking import Masks
 from client.pairs import Pairs
 from client.site import PEERS, SEALED_PEER_KEY, SiteSettings
 from common.circle import Roster
-from common.errors import WrongBundleError
+from common.errors import EngineError, RevealError, WrongBundleError
+from common.revealing import SharesQuestion
 from deploy.ceremony import authority
 from deploy.ceremony.bundle import KIND
 from deploy.ceremony.envelope import Envelope, seal
@@ -101,6 +105,36 @@ def test_a_rotation_gives_other_secrets(defended: Ceremony) -> None:
     defended.run(NAMES)
     assert len({defended.state(name).digest for name in NAMES}) == 1
     assert defended.state("oslo").updates == 5
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_rotation_leaves_a_sum_behind_that_never_opened(defended: Ceremony) -> None:
+    """Half of those in it never came back: the round is asked for anew under the new key, and nobody is held to what it told."""
+    for name in NAMES:
+        defended.join(name)
+        defended.give_data(name)
+    defended.hand_over()
+    opened = RevealError("nobody tells")
+    with (
+        mock.patch.object(Masks, "tell_shares", side_effect=opened),
+        mock.patch("time.sleep", return_value=None),
+        pytest.raises(EngineError),
+    ):
+        defended.run(NAMES)
+    for name in NAMES:
+        site = Institution(defended.site(name))
+        assert site._masks is not None
+        site._masks._reveals.tell_of_sum(0, SharesQuestion(0, {0: bytes(16)}))
+    states = [defended.root / f"{name}.state" for name in NAMES]
+    for name, state in zip(NAMES, states, strict=True):
+        export_state(defended.site(name), PASSPHRASES[name], state)
+    authority.rotate(defended.authority, PASSPHRASES["authority"], states, defended.handout(2))
+    for name in NAMES:
+        defended.join(name, 2)
+    defended.hand_over(2)
+    defended.run(NAMES)
+    assert len({defended.state(name).digest for name in NAMES}) == 1
+    assert defended.state("oslo").updates == 3
 
 
 @pytest.mark.parametrize("what", ["missing", "one left out", "a key swapped"])
