@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,11 @@ def load_weights(module: nn.Module, path: Path | str) -> None:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read weights from {path}: {error}; expected a safetensors file") from error
+    take_weights(module, found, path)
+
+
+def take_weights(module: nn.Module, found: Mapping[str, Tensor], path: Path | str) -> None:
+    """As `load_weights`, of tensors that were read before; `path` is for messages."""
     own = module.state_dict(keep_vars=True)
     held = {id(own[name]) for name in found.keys() & own.keys()}
     missing = sorted(n for n in own.keys() - found.keys() if id(own[n]) not in held and not n.endswith("_tracked"))
@@ -203,7 +208,7 @@ def _image(sample_shape: Sequence[int], name: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _require_finite(tensors: dict[str, Tensor], origin: str) -> None:
+def _require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
         raise ModelError(f"weights of {origin} are not finite in {', '.join(bad)}; use another file or initialisation")

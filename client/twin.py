@@ -126,7 +126,11 @@ class Twin:
 
     def read(self) -> NDArray[np.float64]:
         """The module's shared values, float64, shape (layout.size,)."""
-        return self.layout.flatten({e.name: _array(self._tensor(e.name)) for e in self.layout.entries})
+        out = np.empty(self.layout.size, dtype=np.float64)
+        for e in self.layout.entries:
+            # Straight to its place and to float64: no second and third copy of a large tensor.
+            torch.from_numpy(out[e.span]).copy_(self._tensor(e.name).detach().reshape(-1))
+        return out
 
     def rebase(self, tables: Mapping[str, NDArray[np.float64]], dictionaries: Mapping[str, Dictionary]) -> None:
         """Refresh: W0 takes up D T of the given tables, new dictionaries come in, these tables are zero.
@@ -339,10 +343,12 @@ def _matrix(at: tuple[Place, ...]) -> NDArray[np.float64]:
 
 def _array(tensor: Tensor) -> NDArray[Any]:
     """A copy; floats as float64 (bfloat16 has no numpy type), integers as they are."""
-    tensor = tensor.detach().cpu()
-    return (tensor.double() if tensor.is_floating_point() else tensor).clone().numpy()
+    kind = torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", kind, copy=True).numpy()
 
 
 @torch.no_grad()
 def _put(tensor: Tensor, value: NDArray[Any]) -> None:
-    tensor.copy_(torch.tensor(value).reshape(tensor.shape))
+    # torch warns of arrays that it may not write to; those alone are copied first.
+    source = torch.from_numpy(value) if value.flags.writeable and value.ndim else torch.tensor(value)
+    tensor.copy_(source.reshape(tensor.shape))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from client.models import build_model, load_weights
+from client.models import build_model, take_weights
 from client.training import resolve_device
 from client.twin import Twin
 from common.errors import ConfigError
@@ -40,7 +40,7 @@ class Workbench:
         if found != genesis.weights_digest:
             raise ConfigError(f"{weights} is not the W0 of this federation; restore it from the bundle")
         model = build_model(config.model, genesis.sample_shape, genesis.outputs, config.seed)
-        load_weights(model, weights)
+        take_weights(model, loaded, weights)
         self._model = model
         self.dtype = next(model.parameters()).dtype
         self.twin = self._fresh()

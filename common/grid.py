@@ -48,20 +48,20 @@ def quantise(values: Floats, steps: Floats, largest: int) -> tuple[Ints, Floats]
     return q, np.subtract(values, scaled, out=scaled)
 
 
-def range_codes(values: Floats, units: Floats, tensors: NDArray[np.int32], count: int, cap: int) -> Ints:
+def range_codes(values: Floats, units: Floats, tensors: NDArray[np.int32], cap: int) -> Ints:
     """For each tensor ceil(max|v| / unit), at most `cap`; 0 where nothing of it is sent.
 
     Args:
         values: what is about to be quantised, float64, shape (n,).
-        units: unit of each value (`code_units`), shape (n,).
+        units: unit of each tensor (`code_units`), shape (tensors,).
         tensors: tensor of each value, shape (n,), ascending.
-        count: number of tensors.
         cap: largest code that the ledger holds.
     """
-    codes = np.zeros(count, dtype=np.float64)
+    codes = np.zeros(units.size, dtype=np.float64)
     if values.size:
         starts = np.flatnonzero(np.concatenate([[True], tensors[1:] != tensors[:-1]]))
-        codes[tensors[starts]] = np.maximum.reduceat(np.abs(values) / units, starts)
+        sent = tensors[starts]
+        codes[sent] = np.maximum.reduceat(np.abs(values), starts) / units[sent]
     return np.minimum(np.ceil(codes), cap).astype(np.int64)
 
 

@@ -173,7 +173,7 @@ def seal_update(law: Law, plan: Plan, update: Floats, ledger: Ledger) -> Sealabl
         q, rest[stream.index] = quantise(update[stream.index], stream.steps, stream.digits.largest)
         packed.append(pack(q, stream.digits))
     tensors = law.layout.tensor_of[plan.mask]
-    codes = range_codes(update[plan.mask], plan.units[tensors], tensors, plan.units.size, law.bound)
+    codes = range_codes(update[plan.mask], plan.units, tensors, law.bound)
     head = replace(ledger, codes=codes).components(law.bound)
     return Sealable(np.concatenate([head, packed[0]]), packed[1], Residual(rest))
 
@@ -291,5 +291,5 @@ def _clear_digits(law: Law) -> Digits:
 
 def _stream(law: Law, ranges: Floats, mask: Bools, digits: Digits) -> Stream:
     index = np.flatnonzero(mask)
-    exponents = step_exponents(ranges, digits.largest)
-    return Stream(index, np.ldexp(1.0, exponents[law.layout.tensor_of[index]]), digits)
+    steps = np.ldexp(1.0, step_exponents(ranges, digits.largest))
+    return Stream(index, steps[law.layout.tensor_of[index]], digits)

@@ -333,7 +333,7 @@ class Training(Section):
         0, description="Processes that prepare batches; 0: none. The batches are the same."
     )
     evaluation_batch: Annotated[int, Field(ge=0)] = Field(
-        0, description="Samples measured at a time; 0: 512, or 64 of token ids."
+        0, description="Samples measured at a time; 0: 128, or 512 on a GPU, or 64 of token ids."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
     threads: Annotated[int, Field(ge=1)] = Field(

@@ -56,7 +56,7 @@ def test_halves_go_to_even() -> None:
 def test_range_codes_equal_fractions(sent: list[tuple[float, int]], e: int, cap: int) -> None:
     sent.sort(key=lambda one: one[1])
     values, tensors = np.array([v for v, _ in sent]), np.array([t for _, t in sent], dtype=np.int32)
-    found = range_codes(values, np.full(len(sent), 2.0**e), tensors, 3, cap)
+    found = range_codes(values, np.full(3, 2.0**e), tensors, cap)
     for t in range(3):
         codes = [-(-abs(Fraction(v)) // Fraction(2) ** e) for v, tensor in sent if tensor == t]
         assert found[t] == min(cap, max(codes, default=0))
