@@ -40,9 +40,9 @@ class Exchange:
         item_up, item_down: bytes of an uploaded ciphertext and of a summed one.
     """
 
-    def __init__(self, participants: int, value_bits: int = VALUE_BITS) -> None:
+    def __init__(self, participants: int, value_bits: int = VALUE_BITS, encryption: Encryption | None = None) -> None:
         self.participants, self.value_bits = participants, value_bits
-        self.parameters = CKKSParameters.choose(Encryption(), participants)
+        self.parameters = CKKSParameters.choose(encryption or Encryption(), participants)
         self.digits = Digits.fit(value_bits, participants, self.parameters.payload_bits)
         self.wide = Digits.wide(participants, self.parameters.payload_bits)
         self.largest = 2 ** (value_bits - 1) - 1
