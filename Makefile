@@ -53,6 +53,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/scale.py
 	-$(BIN)/python benchmarks/time_to_accuracy.py
 	-$(BIN)/python benchmarks/round.py
+	-$(BIN)/python benchmarks/fast_path.py
 	-$(BIN)/python benchmarks/accuracy.py
 	-$(BIN)/python benchmarks/ablations.py --only rank,beta
 	-$(BIN)/python benchmarks/bits.py
@@ -67,6 +68,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/scale.py --full
 	-$(BIN)/python benchmarks/time_to_accuracy.py --full
 	-$(BIN)/python benchmarks/round.py
+	-$(BIN)/python benchmarks/fast_path.py
 	-$(BIN)/python benchmarks/accuracy.py --full
 	-$(BIN)/python benchmarks/ablations.py --full
 	-$(BIN)/python benchmarks/newsgroups.py

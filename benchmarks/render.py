@@ -1,4 +1,4 @@
-"""Write the figures of README.md from benchmarks/results/*.json, so that they cannot drift.
+"""Write the figures of README.md and docs/performance.md from benchmarks/results/*.json, so that they cannot drift.
 
 `python benchmarks/render.py` rewrites what stands between the markers; `--check` only says whether it would.
 `python benchmarks/render.py --picture DIR` draws docs/images/digits.svg from a folder that `dictpfl compare` (or
@@ -307,6 +307,17 @@ def rendered(text: str) -> str:
     return f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}"
 
 
+def pages() -> dict[Path, str]:
+    """Every page with figures, as it should be."""
+    readme, performance = ROOT / "README.md", ROOT / "docs" / "performance.md"
+    made = {readme: rendered(readme.read_text(encoding="utf-8"))}
+    if (RESULTS / "fast_path.json").exists():
+        from benchmarks.fast_path_page import filled
+
+        made[performance] = filled(performance.read_text(encoding="utf-8"), load("fast_path"))
+    return made
+
+
 _SECTIONS: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "newsgroups": newsgroups,
@@ -339,13 +350,11 @@ def main() -> None:
     if "--picture" in sys.argv:
         picture(Path(sys.argv[sys.argv.index("--picture") + 1]))
         return
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        if rendered(text) != text:
-            sys.exit("README.md does not show benchmarks/results: run python benchmarks/render.py")
-        return
-    path.write_text(rendered(text), encoding="utf-8")
+    for path, made in pages().items():
+        if "--check" not in sys.argv:
+            path.write_text(made, encoding="utf-8")
+        elif made != path.read_text(encoding="utf-8"):
+            sys.exit(f"{path.name} does not show benchmarks/results: run python benchmarks/render.py")
 
 
 if __name__ == "__main__":
