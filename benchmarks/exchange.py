@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from common.packing import Digits, Ints, pack, unpack
 from common.parameters import CKKSParameters
 from common.protocol import RoundKind
 from common.sealing import CKKSSealer
+from common.seeded import SEED_LENGTH
 from common.settings import Encryption
 from common.wire import AGGREGATE, HEADER_BYTES, UPLOAD, Blob, Header, Limits, write
 from server.agreement import Agreement
@@ -37,7 +39,7 @@ class Exchange:
     Attributes:
         parameters: CKKS parameters, chosen as a founded federation chooses them.
         digits: how values lie in components. `largest`: largest magnitude of a value.
-        item_up, item_down: bytes of an uploaded ciphertext and of a summed one.
+        item_up, item_down: bytes of an uploaded ciphertext, and of one in the sum of all participants' uploads.
     """
 
     def __init__(self, participants: int, value_bits: int = VALUE_BITS, encryption: Encryption | None = None) -> None:
@@ -125,7 +127,9 @@ class Exchange:
 
     def open(self, aggregate: bytes, count: int, tensors: int = 0) -> Ints:
         """The sums that one institution reads from the coordinator's blob, int64, shape (count,)."""
-        limits = self._limits(self.item_down, self.ciphertexts(count, tensors))
+        seeded = self.parameters.seeded_sums
+        limits = self._limits(self.item_up if seeded else self.item_down, self.ciphertexts(count, tensors))
+        limits = replace(limits, seed_length=SEED_LENGTH if seeded else 0)
         blob = Blob.parse(aggregate, limits, direction=AGGREGATE, kind=RoundKind.UPDATE, round=1)
         opened = self.opener.open(blob.sealed, blob.header.item_length)
         head = ledger_size(tensors) if tensors else 0

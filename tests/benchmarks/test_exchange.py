@@ -31,6 +31,17 @@ def test_counted_bytes_are_those_of_real_blobs_and_sums_are_exact(values: int, t
     assert np.array_equal(exchange.open(aggregate, values, tensors), total)
 
 
+@pytest.mark.parametrize("participants", [3, 6])
+@pytest.mark.parametrize("uploads", [1, 2, 3])
+def test_a_sum_of_some_opens_too(participants: int, uploads: int) -> None:
+    exchange = Exchange(participants)
+    fold = exchange.fold(exchange.ciphertexts(100))
+    for institution in range(uploads):
+        fold.add(institution, exchange.upload(exchange.values(100, institution)))
+    total = sum(exchange.values(100, institution) for institution in range(uploads))
+    assert np.array_equal(exchange.open(fold.aggregate()[0], 100), total)
+
+
 def test_a_streamed_vector_has_the_ciphertexts_of_the_whole() -> None:
     exchange = Exchange(3, 16)
     values = exchange.values(exchange.block_values + 1)
