@@ -24,6 +24,7 @@ from deploy.exports import cli as exports
 from deploy.operations import cli as operations
 from deploy.overrides import overrides as _parsed
 from deploy.privacy import cli as privacy
+from deploy.review import cli as review
 from deploy.units import human_bytes, human_count, human_factor, human_seconds, percent
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.add_typer(ceremony.audit, name="audit")
 app.add_typer(operations.commands)
 app.command()(exports.personalise)
 app.command()(privacy.attack)
+app.command()(review.report)
 _PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
@@ -99,6 +101,7 @@ def simulate(
     engine: EngineOption = EngineName.FLOWER,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-METHOD.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
+    record: Annotated[bool, typer.Option("--record", help="Keep every upload as the coordinator sees it.")] = False,  # noqa: FBT002
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
     """Simulate a federation on this machine, encrypted end to end, and write a report."""
@@ -116,6 +119,7 @@ def simulate(
             folder,
             engine=engine.value,
             resume=resume,
+            record=record,
             on_round=progress.closed,
             on_founded=progress.founded,
         )

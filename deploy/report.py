@@ -33,7 +33,7 @@ def write_report(run: Run, layout: Layout, path: Path) -> None:
     census = read_census(run.folder)
     if census:
         figures.append(_figure(plots.classes_by_site(census), _mixture(census)))
-    page = _template("report.html.j2").render(
+    page = template("report.html.j2").render(
         run=run,
         census=census,
         summary=run.summary,
@@ -61,7 +61,7 @@ def write_comparison(runs: Sequence[Run], path: Path) -> None:
         _figure(plots.accuracy_against_rounds(histories, metric), f"Test {metric} after each round, a line a method."),
         _figure(plots.accuracy_against_bytes(histories, metric), f"Test {metric} against bytes, a line a method."),
     ]
-    page = _template("compare.html.j2").render(
+    page = template("compare.html.j2").render(
         runs=runs, figures=figures, measured_on=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     )
     write_private(path, page.encode())
@@ -96,7 +96,8 @@ def _figure(svg: str, caption: str) -> dict[str, str]:
     return {"svg": svg, "caption": caption}
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page's template, with the filters that all pages share."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("deploy", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

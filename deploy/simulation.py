@@ -17,12 +17,14 @@ from client.tasks import load_task
 from common.config import FederationConfig
 from common.errors import ConfigError, EngineError
 from common.files import write_private
+from common.keys import owner_only
 from deploy.founding import COORDINATOR, SITES, TEST, Founded, found, found_again, simulated_agreement
 from deploy.observer import Observer, RoundRecord
 from deploy.report import write_report
 from deploy.run import CONFIG, HISTORY, MODEL, REPORT, STATE, SUMMARY, Run, sha256_of, summarise, write_json
 from deploy.tensorboard import write_events
 from server.coordinator import AGREEMENT, Coordinator
+from server.recording import RECORDING
 
 Engine = Literal["flower", "local"]
 OnRound = Callable[[RoundRecord], None]
@@ -34,6 +36,7 @@ def simulate(
     *,
     engine: Engine = "flower",
     resume: bool = False,
+    record: bool = False,
     on_round: OnRound | None = None,
     on_founded: Callable[[Founded], None] | None = None,
 ) -> Run:
@@ -44,6 +47,7 @@ def simulate(
         out: run folder; made if missing.
         engine: `flower` runs Flower's simulation runtime, `local` the same apps in this process.
         resume: go on with what a killed run left in `out`.
+        record: the coordinator keeps every upload as it came (`server.recording`), for `dictpfl report --privacy`.
         on_round: called with each closed round.
         on_founded: called once before the first round.
 
@@ -56,17 +60,19 @@ def simulate(
     folder = Path(out).resolve()
     earlier = _spent(folder) if resume else 0.0
     founded = _founded(config, folder, resume=resume)
+    if record:
+        owner_only(founded.coordinator / RECORDING)
     if on_founded:
         on_founded(founded)
     observer = Observer(founded)
     history: list[RoundRecord] = []
 
     def watch() -> None:
-        for record in observer.poll():
-            history.append(record)
+        for closed in observer.poll():
+            history.append(closed)
             write_json(folder / "progress.json", {"seconds": earlier + time.monotonic() - began})
             if on_round:
-                on_round(record)
+                on_round(closed)
 
     watch()
     if not _finished(founded):

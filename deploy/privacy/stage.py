@@ -130,6 +130,7 @@ class Stage:
     def seen(self) -> list[Seen]:
         """Who saw what in this run, counted from the recording."""
         server, encrypted = self.server, self.genesis.config.encryption.sealer == "ckks"
+        masked = self.genesis.config.defences.masks
         uploads = [seen.blob for seen in server.uploads]
         sums = [aggregate.blob for aggregate in server.aggregates.values()]
         clear = 4 * sum(
@@ -142,7 +143,8 @@ class Stage:
             ("server", "events: who was asked, who answered, when, how much", len(server.events), 0, True),
             ("institution", "sums, opened", len(self.auditor.sums), sum(map(len, sums)), True),
             ("institution", "its own samples", len(self.auditor.train), int(self.auditor.train.features.nbytes), True),
-            ("collusion", "single uploads of others, opened with the shared key", len(uploads), total, True),
+            ("collusion", "single uploads of others, masked" if masked else "single uploads of others, opened with the shared key",
+             len(uploads), total, not masked),
             ("outsider", "the final model", 1, 4 * int(sum(e.size for e in self.genesis.layout.entries)), True),
         ]  # fmt: skip
         if clear:

@@ -1,0 +1,63 @@
+"""`dictpfl report`: a run's report written again, or the privacy report for a review board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from common.errors import ConfigError
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of a run, of an attack, of a party of a deployment, or one that holds several of these.",
+        ),
+    ],
+    privacy: Annotated[  # noqa: FBT002
+        bool, typer.Option("--privacy", help="The document for a review board, privacy.html.")
+    ] = False,
+    attack: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Results of `dictpfl attack` to show; default: those in DIR or in DIR/attack."
+        ),
+    ] = None,
+    pictures: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Show reconstructed images. They stand beside the true ones: training samples of whoever was attacked.",
+        ),
+    ] = True,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: in DIR, report.html or privacy.html.")
+    ] = None,
+) -> None:
+    """Write the report of a run; with --privacy, who can learn what: for a review board, to read and to print."""
+    if privacy:
+        from deploy.review.page import write_review
+
+        path = write_review(folder, output, attack=attack, pictures=pictures)
+    else:
+        path = _run_report(folder, output, attack)
+    Console().print(f"report  {path}", soft_wrap=True, highlight=False)
+
+
+def _run_report(folder: Path, output: Path | None, attack: Path | None) -> Path:
+    from common.genesis import Genesis
+    from deploy.founding import SITES
+    from deploy.report import write_report
+    from deploy.run import REPORT, Run
+
+    if attack is not None:
+        raise ConfigError("--attack belongs to --privacy; give both, or neither")
+    run = Run.load(folder)
+    path = output or folder / REPORT
+    write_report(run, Genesis.load(folder / SITES / "institution-000").layout, path)
+    return path

@@ -1,0 +1,163 @@
+"""Bytes by party and round: what each institution says that it sent, beside what the coordinator says that it got."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.site import DIARY
+from deploy.review.parties import Parties
+from server.agreement import Agreement
+from server.coordinator import AGREEMENT, open_journal
+from server.recording import EVENTS, RECORDING
+
+COLUMNS = 6
+"""Institutions side by side; more go into further tables, so that a printed page holds them."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Bytes that one institution sent and received in one round."""
+
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Journalled:
+    """A round as the coordinator journalled it.
+
+    Attributes:
+        kind: of round. `uploads`: in the sum. `left_out`: not in it.
+        received: bytes of all uploads in the sum. `sum`: bytes of the sum, as each institution fetches it.
+    """
+
+    kind: str
+    uploads: int
+    left_out: int
+    received: int
+    sum: int
+
+
+@dataclass(frozen=True)
+class Egress:
+    """The record.
+
+    Attributes:
+        flows: by institution and round, from the institutions' own diaries.
+        journal: by round, from the coordinator's journal.
+        snapshots: sealed snapshots at the coordinator, number and bytes.
+        messages: what the coordinator recorded in all: messages out, bytes out, messages in, bytes in; None: no recording.
+    """
+
+    flows: Mapping[str, Mapping[int, Flow]]
+    journal: Mapping[int, Journalled]
+    snapshots: tuple[int, int]
+    messages: tuple[int, int, int, int] | None
+
+    @property
+    def rounds(self) -> list[int]:
+        """All rounds of which something is known."""
+        return sorted({*self.journal, *(number for flows in self.flows.values() for number in flows)})
+
+    @property
+    def chunks(self) -> list[list[str]]:
+        """Institutions, as many as go into a table."""
+        names = list(self.flows)
+        return [names[i : i + COLUMNS] for i in range(0, len(names), COLUMNS)]
+
+    def flow(self, name: str, number: int) -> Flow:
+        """Of an institution in a round."""
+        return self.flows[name].get(number, Flow())
+
+    def total(self, name: str) -> Flow:
+        """Of an institution in all rounds."""
+        flows = self.flows[name].values()
+        return Flow(sum(f.sent for f in flows), sum(f.received for f in flows))
+
+    @property
+    def sent(self) -> int:
+        """Bytes of uploads in all, by the diaries; by the journal where there are none."""
+        if self.flows:
+            return sum(self.total(name).sent for name in self.flows)
+        return sum(line.received for line in self.journal.values())
+
+    @property
+    def comparable(self) -> list[int]:
+        """Rounds that can be compared: as many institutions wrote of an upload as are in the sum."""
+        return [
+            number
+            for number, line in self.journal.items()
+            if not line.left_out and line.uploads == sum(self.flow(name, number).sent > 0 for name in self.flows)
+        ]
+
+    @property
+    def differing(self) -> list[int]:
+        """Rounds of these in which diaries and journal do not say the same."""
+        return [
+            number
+            for number in self.comparable
+            if sum(self.flow(name, number).sent for name in self.flows) != self.journal[number].received
+        ]
+
+
+def egress(parties: Parties) -> Egress:
+    """Read diaries, journal and recording.
+
+    Raises:
+        ConfigError, JournalError: the coordinator's files are damaged.
+    """
+    flows = {parties.names[place]: _flows(place / DIARY) for place in parties.institutions}
+    lines: dict[int, Journalled] = {}
+    snapshots, messages = (0, 0), None
+    for folder in parties.coordinators:
+        journal = open_journal(folder, Agreement.load(folder / AGREEMENT))
+        try:
+            sums, kept = journal.contributors(), journal.snapshots()
+            for r in journal.rounds():
+                lines[r.round] = Journalled(
+                    str(r.kind), sums[r.round][0], len(r.rejected), r.bytes_up, sums[r.round][1]
+                )
+        finally:
+            journal.close()
+        snapshots = (len(kept), sum(kept.values()))
+        if (folder / RECORDING / EVENTS).exists():
+            messages = _messages(folder / RECORDING / EVENTS)
+    return Egress({name: found for name, found in flows.items() if found}, lines, snapshots, messages)
+
+
+def _flows(path: Path) -> dict[int, Flow]:
+    found: dict[int, Flow] = {}
+    for entry in _lines(path):
+        event, number, size = entry.get("event"), entry.get("round"), entry.get("bytes")
+        if not isinstance(number, int) or not isinstance(size, int):
+            continue
+        before = found.get(number, Flow())
+        if event in ("uploaded", "told"):
+            found[number] = Flow(before.sent + size, before.received)
+        elif event in ("applied", "jumped"):
+            found[number] = Flow(before.sent, before.received + size)
+    return found
+
+
+def _messages(path: Path) -> tuple[int, int, int, int]:
+    asked = [e.get("bytes", 0) for e in _lines(path) if e.get("event") == "asked"]
+    answered = [e.get("bytes", 0) + e.get("snapshot", 0) for e in _lines(path) if e.get("event") == "answered"]
+    return len(asked), sum(asked), len(answered), sum(answered)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # cut off by a crash
+        if isinstance(entry, dict):
+            yield entry

@@ -1,0 +1,191 @@
+"""privacy.html: the document itself, self-contained, for people who decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.config import FederationConfig
+from common.errors import ConfigError
+from common.files import write_private
+from deploy.ceremony.custody import LOG
+from deploy.privacy.results import RESULTS, Adversary, PrivacyResults
+from deploy.report import template
+from deploy.review.checklist import checklist
+from deploy.review.custody import logs
+from deploy.review.differences import differences
+from deploy.review.egress import egress
+from deploy.review.judged import PARTIES, Card, Judgement, judge
+from deploy.review.parties import Parties
+from deploy.review.refused import refused
+from deploy.review.risks import Known, risks
+from deploy.review.seen import who_saw_what
+from deploy.review.settings import meanings
+from deploy.run import CONFIG, HISTORY, SUMMARY, machine_facts, sha256_of, versions
+from server.coordinator import AGREEMENT
+
+PAGE, ATTACK = "privacy.html", "attack"
+"""The document's name, and the folder in a run folder where results of an attack are looked for."""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Results of an attack and the folder with their pictures."""
+
+    folder: Path
+    results: PrivacyResults
+
+
+def write_review(
+    folder: Path | str, out: Path | str | None = None, *, attack: Path | str | None = None, pictures: bool = True
+) -> Path:
+    """Make the document for a review board; returns its path.
+
+    Args:
+        folder: of a simulation, of an attack, of a party of a deployment, or one that holds several of these.
+        out: file to write; None: privacy.html in `folder`.
+        attack: folder of an attack's results; None: `folder` itself or `attack` in it, if there are any.
+        pictures: show reconstructions, and with them the training samples that they are compared with.
+
+    Raises:
+        ConfigError: nothing to report on, or damaged results.
+        DictPFLError: a party's files are damaged.
+    """
+    parties = Parties.find(Path(folder))
+    found = _attacked(parties, Path(attack) if attack is not None else None)
+    results = found.results if found else None
+    config = parties.config or (
+        FederationConfig.model_validate(results.config) if results and not parties.agreement else None
+    )
+    judgement = judge(results, config) if results else None
+    record, custody = egress(parties), logs(parties.folder)
+    known = _known(parties, config, judgement)
+    page = template("privacy.html.j2").render(
+        parties=parties,
+        config=config,
+        title=_title(parties, config),
+        kind=_kind(parties),
+        cards=_cards(known),
+        insecure=config.insecurities if config else parties.agreement.insecurities if parties.agreement else (),
+        seen=who_saw_what(parties, record, results),
+        names=PARTIES,
+        judgement=judgement,
+        results=results,
+        pictures=judgement.pictures(found.folder) if judgement and found and pictures else [],
+        hidden=bool(judgement and not pictures),
+        differences=differences(config, results.config) if config and results else [],
+        settings=meanings(config, parties.agreement),
+        risks=risks(known),
+        custody=custody,
+        refused=refused(parties),
+        record=record,
+        evidence=list(_evidence(parties, found)),
+        versions=_versions(parties, results),
+        checklist=checklist(known, record, custody, results),
+        made_on=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    path = Path(out) if out is not None else parties.folder / PAGE
+    try:
+        write_private(path, page.encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name another file with --output") from error
+    return path
+
+
+def _attacked(parties: Parties, named: Path | None) -> Attacked | None:
+    """The results of an attack; those that were named must be there."""
+    if named is not None:
+        return Attacked(named, PrivacyResults.load(named))
+    for place in (parties.folder, parties.folder / ATTACK):
+        if (place / RESULTS).exists():
+            return Attacked(place, PrivacyResults.load(place))
+    return None
+
+
+def _known(parties: Parties, config: FederationConfig | None, judgement: Judgement | None) -> Known:
+    simulated = parties.simulated or not (parties.coordinators or parties.institutions)
+    if config is not None:
+        encrypted = config.encryption.sealer == "ckks" and config.encryption.sealed_share >= 1.0
+        on = config.defences
+        return Known(
+            config, on.masks, on.integrity, encrypted, config.federation.min_participants, simulated, judgement
+        )
+    agreement = parties.agreement
+    if agreement is None:
+        raise ConfigError(
+            f"{parties.folder} holds no agreement that can be read; name the folder of a party that has joined"
+        )
+    encrypted = agreement.encrypted and not agreement.uploads.max_clear
+    return Known(
+        None, agreement.masks, bool(agreement.signers), encrypted, agreement.min_participants, simulated, judgement
+    )
+
+
+def _cards(known: Known) -> list[tuple[Card, str]]:
+    """What each party learns: measured, and by design."""
+    others = known.least - 1
+    design: Mapping[Adversary, str] = {
+        "server": "It has no key. It sees who takes part, when, and how many bytes."
+        if known.encrypted else "Updates, or parts of them, reach it unencrypted: it can read them.",
+        "institution": f"It opens sums of at least {known.least}: with {known.least}, the sum of the other {others}.",
+        "collusion": "Uploads are masked besides: a single one opens to noise while the coordinator follows the protocol."
+        if known.masks else "All institutions share one key: together these two can open every single update.",
+        "outsider": "Encryption in training does not change what a finished model tells of its data.",
+    }  # fmt: skip
+    return [
+        (
+            known.judgement.card(p)
+            if known.judgement
+            else Card(PARTIES[p], "open", "Not measured", "No attack results here."),
+            design[p],
+        )
+        for p in PARTIES
+    ]
+
+
+def _kind(parties: Parties) -> str:
+    if parties.simulated:
+        return "A simulation: one machine played all parties. What crossed between them is what would cross in a deployment."
+    names = ", ".join(parties.names.values())
+    there = [f"{len(parties.coordinators)} coordinator"] if parties.coordinators else []
+    there += [f"{len(parties.institutions)} of the institutions ({names})"] if parties.institutions else []
+    if there:
+        return f"A deployment, as far as the folders of {' and '.join(there)} show it. Other parties' folders are not here."
+    return "An attack's results without a run: what was found holds for the attacked federation, which this machine simulated."
+
+
+def _title(parties: Parties, config: FederationConfig | None) -> str:
+    if config is not None:
+        return config.name
+    agreement = parties.agreement
+    return f"federation {agreement.uploads.federation.hex()[:12]}" if agreement else parties.folder.name
+
+
+def _evidence(parties: Parties, found: Attacked | None) -> Iterator[tuple[str, int, str]]:
+    """Files that this document was made from: name, bytes, SHA-256."""
+    names = [parties.folder / name for name in (SUMMARY, HISTORY, CONFIG)]
+    names += [
+        folder / AGREEMENT for folder in parties.coordinators
+    ]  # its journal is a database, whose bytes change when read
+    names += sorted(parties.folder.rglob(LOG))
+    for path in names:
+        if path.exists():
+            yield str(path.relative_to(parties.folder)), path.stat().st_size, sha256_of(path)
+    if found:
+        path = found.folder / RESULTS
+        yield f"attack: {RESULTS}", path.stat().st_size, sha256_of(path)
+
+
+def _versions(parties: Parties, results: PrivacyResults | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Versions by what they were used for."""
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    if parties.run is not None:
+        rows.append(("the run", {**parties.run.summary["versions"], **parties.run.summary["machine"]}))
+    if results is not None:
+        machine = dict(results.machine)
+        rows.append(("the attack", {**machine.pop("versions", {}), **machine}))
+    rows.append(("this document", {**versions(), **machine_facts()}))
+    return rows

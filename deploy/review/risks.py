@@ -1,0 +1,137 @@
+"""What remains, in plain words: the limits of docs/threat-model.md as they apply to this federation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.config import FederationConfig
+from deploy.review.judged import Judgement, Mark
+
+
+@dataclass(frozen=True)
+class Risk:
+    """A risk: who and what, what it would mean, what keeps it small here, and what shows it."""
+
+    title: str
+    meaning: str
+    reduced: str
+    mark: Mark
+    shown: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the text depends on. `simulated`: one process played everybody."""
+
+    config: FederationConfig | None
+    masks: bool
+    integrity: bool
+    encrypted: bool
+    least: int
+    simulated: bool
+    judgement: Judgement | None
+
+
+def risks(known: Known) -> list[Risk]:
+    """All that remain, the greatest first."""
+    return [*_of_design(known), *_of_the_model(known), *_of_operation(known)]
+
+
+def _of_design(known: Known) -> Iterator[Risk]:
+    if not known.encrypted:
+        yield Risk(
+            "The coordinator reads updates",
+            "Updates, or parts of them, cross unencrypted. From an update, records that it was trained on can often be rebuilt.",
+            "Nothing here. Use a method that encrypts everything.", "bad", "settings above; attacks on plaintext",
+        )  # fmt: skip
+    yield Risk(
+        "An institution that works with the coordinator",
+        "All institutions share one key. Whoever has it and gets a single upload, from the coordinator or by tapping the line "
+        "inside TLS, reads that institution's update."
+        if not known.masks else
+        "All institutions share one key, but uploads are masked besides. A coordinator that breaks the protocol, together with "
+        "half of an institution's mask partners, can still take the masks off.",
+        "Contracts; an operator of the coordinator who is no member and holds no key; defences.masks = true, which makes a single "
+        "upload noise." if not known.masks else "defences.masks is on: what is left needs several parties to break the protocol.",
+        "good" if known.masks else "bad", _shown(known, "collusion", "docs/threat-model.md, tests/system/test_masks.py"),
+    )  # fmt: skip
+    yield Risk(
+        "Small groups",
+        f"Each institution can subtract itself from a sum. With {known.least} in it, it sees the sum of the other "
+        f"{known.least - 1}; if each of these trained on few samples, single ones can be told.",
+        f"No sum of fewer than {known.least} is opened. More institutions, larger batches and more local steps help; each "
+        "institution can raise min_participants in its own site.toml.",
+        "bad" if known.least < 3 else "caution" if known.least < 5 else "good",  # noqa: PLR2004 -- the threat model's numbers
+        _shown(known, "institution", "common/round.py:finish"),
+    )  # fmt: skip
+    yield Risk(
+        "A coordinator that cheats",
+        "It cannot read, but it can leave uploads out, count one for another, or add numbers of its own to a sum: the model would "
+        "be worse or biased, nobody's data would be disclosed by that alone.",
+        "defences.integrity is on: institutions sign what they send and check a secret tag in every sum; a sum that fails is refused "
+        "and evidence is kept. It can still leave somebody out as if late."
+        if known.integrity else
+        "Participants are counted inside the encryption, so that a missing or doubled upload is noticed; altered numbers are not. "
+        "defences.integrity = true finds these out, too.",
+        "good" if known.integrity else "caution", "tests/attacks, tests/system/test_integrity.py",
+    )  # fmt: skip
+    yield Risk(
+        "An institution that cheats",
+        "It can send nonsense and spoil the model; since updates are secret, nobody sees whose they were.",
+        "Overflow is noticed and the round refused. Take in only institutions under contract.", "caution", "docs/threat-model.md",
+    )  # fmt: skip
+
+
+def _of_the_model(known: Known) -> Iterator[Risk]:
+    yield Risk(
+        "The finished model gives something away",
+        "Any trained model remembers some of its data. Whoever has the model can try to tell whether a person's record was in it. "
+        "Encryption during training does not change this.",
+        "Hand the model to whom may have it only; train no longer than needed. The sums and the model are not differentially private "
+        "by themselves.", "caution", _shown(known, "outsider", "not measured here"),
+    )  # fmt: skip
+    yield Risk(
+        "Sizes and times",
+        "How many ciphertexts an upload has follows from the sums of earlier rounds, and when an institution answers may follow "
+        "from how many samples it has. The coordinator and the network see both.",
+        "training.steps in place of epochs hides the number of samples. Sizes depend on all institutions together.",
+        "caution", _shown(known, "server", "docs/threat-model.md", "distinguishing"),
+    )  # fmt: skip
+
+
+def _of_operation(known: Known) -> Iterator[Risk]:
+    yield Risk(
+        "Recorded today, opened later",
+        "Whoever keeps ciphertexts can open them if the key leaks later. They do not expire.",
+        "Keys are sealed under a passphrase in a deployment; rotate the key when somebody leaves; the coordinator drops old sums.",
+        "caution", "docs/deploy.md (rotation)",
+    )  # fmt: skip
+    yield Risk(
+        "Disks and people",
+        "An institution's folder holds its data, the model and unsent training in clear; the administrator of a machine sees what "
+        "runs on it. What people agree by phone no program can check.",
+        "Encrypt disks; few accounts; compare fingerprints as docs/deploy.md says.", "caution", "docs/threat-model.md (deployment)",
+    )  # fmt: skip
+    if known.simulated:
+        yield Risk(
+            "This was a simulation",
+            "One machine played all parties, and had all data and the key. What crossed between the parties is what would cross in a "
+            "deployment; who holds which key, and the network, are not shown by it.",
+            "Make this report again from the parties' folders of the deployment.", "caution", "this folder",
+        )  # fmt: skip
+
+
+def _shown(known: Known, party: str, otherwise: str, family: str = "") -> str:
+    """The attack of a party that got furthest, if there was one; else where to read."""
+    if known.judgement is None:
+        return otherwise
+    lines = [
+        x for x in known.judgement.lines
+        if x.ours and x.finding.adversary == party and family in ("", x.finding.family) and x.mark != "open"
+    ]  # fmt: skip
+    if not lines:
+        return otherwise
+    worst = max(lines, key=lambda x: ("good", "caution", "bad").index(x.mark))
+    f = worst.finding
+    return f"measured: {f.attack}, {worst.words} ({f.metric} {f.found.value:.2f}, guess {f.blind.value:.2f})"

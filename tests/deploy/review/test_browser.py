@@ -1,0 +1,116 @@
+"""Reports in a browser: they render, fetch nothing, can be read by everybody, and print."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.review.page import write_review
+from deploy.run import Run
+
+axe = pytest.importorskip(
+    "axe_playwright_python.sync_playwright", reason="needs the extra `dev` (axe-playwright-python)"
+)
+pypdf = pytest.importorskip("pypdf", reason="needs the extra `dev` (pypdf)")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `dev` (playwright)")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+A4 = 841  # points
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """A page, with what it asked for and complained about."""
+
+    def __init__(self, browser: sync_api.Browser, path: Path) -> None:
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page = browser.new_page(viewport={"width": 1100, "height": 900})
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(path.as_uri())
+
+    def serious(self) -> list[str]:
+        """Findings of axe-core that keep somebody from reading the page."""
+        found = axe.Axe().run(self.page).response["violations"]
+        return [
+            f"{v['impact']} {v['id']}: {v['nodes'][0]['target']}"
+            for v in found
+            if v["impact"] in ("serious", "critical")
+        ]
+
+    def printed(self) -> pypdf.PdfReader:
+        return pypdf.PdfReader(io.BytesIO(self.page.pdf(format="A4")))
+
+
+@pytest.fixture
+def opened(browser: sync_api.Browser) -> Iterator[Callable[[Path], Opened]]:
+    made: list[Opened] = []
+
+    def of(path: Path) -> Opened:
+        made.append(Opened(browser, path))
+        return made[-1]
+
+    yield of
+    for one in made:
+        one.page.close()
+
+
+def require_good(one: Opened, path: Path, *, pages: int) -> None:
+    assert [url for url in one.requests if not url.startswith("data:")] == [path.as_uri()]
+    assert one.complaints == []
+    assert one.page.locator("h1").is_visible()
+    assert one.serious() == []
+    printed = one.printed()
+    assert 2 <= len(printed.pages) <= pages
+    assert all(len(page.extract_text().strip()) > 40 for page in printed.pages), "a page is (nearly) empty"
+    assert all(abs(float(page.mediabox.height) - A4) < 2 for page in printed.pages)
+
+
+def test_the_privacy_report(
+    run: Run, attacked: Callable[..., Path], opened: Callable[[Path], Opened], tmp_path: Path
+) -> None:
+    path = write_review(run.folder, tmp_path / "privacy.html", attack=attacked())
+    one = opened(path)
+    require_good(one, path, pages=14)
+    pictures = one.page.locator("figure img").all()
+    assert len(pictures) == 2
+    assert all(picture.evaluate("image => image.complete && image.naturalWidth === 40") for picture in pictures)
+    one.page.set_viewport_size({"width": 390, "height": 800})
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= 390, "a telephone has to scroll sideways"
+    text = " ".join("".join(page.extract_text() for page in one.printed().pages).split())
+    assert "Checklist for a review" in text
+    assert "Whoever has it and gets a single upload" in text
+
+
+def test_the_run_report(run: Run, opened: Callable[[Path], Opened]) -> None:
+    path = run.folder / "report.html"
+    one = opened(path)
+    require_good(one, path, pages=12)
+    assert one.page.locator("figure svg").count() == 6
+    assert one.page.evaluate("document.querySelectorAll('script').length") == 0
+
+
+def test_a_page_that_is_bad_is_found_out(opened: Callable[[Path], Opened], tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text(
+        '<title>x</title><p style="color:#ccc">pale</p><img src="http://127.0.0.1:9/x.png"><script>f()</script>'
+    )
+    one = opened(path)
+    assert any("color-contrast" in line for line in one.serious())
+    assert any("image-alt" in line for line in one.serious())
+    assert len(one.requests) == 2
+    assert any("f is not defined" in line for line in one.complaints)

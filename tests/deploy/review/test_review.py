@@ -1,0 +1,293 @@
+"""The privacy report says what was found, what was not looked for, and nothing that the folder does not show."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+import client.vault
+from common.config import FederationConfig
+from common.errors import ConfigError
+from deploy.ceremony.custody import HEAD, LOG
+from deploy.ceremony.identity import coordinator_signer
+from deploy.cli import app
+from deploy.operations.witness import Witness
+from deploy.privacy.results import Check
+from deploy.review.custody import logs
+from deploy.review.differences import differences
+from deploy.review.egress import egress
+from deploy.review.judged import judge, labels_of
+from deploy.review.page import write_review
+from deploy.review.parties import Parties
+from deploy.run import Run
+
+
+class Text(HTMLParser):
+    """The words of a page, its links, and how many scripts it has."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.scripts = 0
+        self.feed(page.split("</style>")[1])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.ids |= {value or "" for name, value in attrs if name == "id"}
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def read(path: Path) -> Text:
+    return Text(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def without(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Text:
+    return read(write_review(run.folder, tmp_path_factory.mktemp("plain") / "privacy.html"))
+
+
+def test_without_attack_results_it_says_so_and_how_to_make_them(without: Text) -> None:
+    assert "No attack results are in this folder" in without.text
+    assert "dictpfl attack CONFIG.toml --out DIR/attack" in without.text
+    assert without.text.count("Not measured") >= 4
+    assert "Nothing measurable" not in without.text
+    assert "no better than a guess" not in without.text
+
+
+def test_it_carries_everything_and_runs_nothing(without: Text) -> None:
+    assert without.scripts == 0
+    anchors = {link[1:] for link in without.links if link.startswith("#")}
+    assert [link for link in without.links if not link.startswith("#")] == []
+    assert anchors <= without.ids
+    assert "tiny <script>alert(1)</script>" in without.text
+
+
+def test_what_was_seen_is_counted_from_the_recording(run: Run, without: Text) -> None:
+    rounds = run.summary["rounds"] + 1  # the last one measures
+    assert "Counted from the recording" in without.text
+    assert f"uploads, encrypted {8 * rounds}" in without.text
+    assert f"sums, encrypted {rounds}" in without.text
+    assert "single uploads of others, opened with the shared key" in without.text
+
+
+def test_without_a_recording_it_is_counted_from_journal_and_diaries(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    shutil.rmtree(copy / "coordinator" / "recording")
+    page = read(write_review(copy))
+    assert "Single uploads were not recorded" in page.text
+    assert "uploads, encrypted 32" in page.text
+    assert "single uploads of others" not in page.text
+
+
+def test_every_byte_of_every_institution_stands_in_the_record(run: Run, without: Text) -> None:
+    record = egress(Parties.find(run.folder))
+    assert len(record.flows) == 8
+    assert [len(chunk) for chunk in record.chunks] == [6, 2]
+    assert record.comparable == record.rounds == list(range(run.summary["rounds"] + 1))
+    assert record.differing == []
+    for name in record.flows:
+        assert record.total(name).sent == run.summary["bytes"]["up"]
+        assert f"{name}: sent" in without.text
+    assert record.sent == 8 * run.summary["bytes"]["up"]
+    assert "the coordinator's journal has the same number of bytes" in without.text
+
+
+def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    diary = copy / "sites" / "institution-000" / "diary.jsonl"
+    lines = [json.loads(line) for line in diary.read_text().splitlines()]
+    for line in lines:
+        line["bytes"] += line["event"] == "uploaded" and line["round"] == 1
+    diary.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut off')
+    assert egress(Parties.find(copy)).differing == [1]
+    assert "In 1 of 4 comparable rounds ( 1 )" in read(write_review(copy)).text.replace("(1)", "( 1 )")
+
+
+def test_findings_of_this_method_and_of_others(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
+    page = read(write_review(run.folder, tmp_path / "p.html", attack=attacked()))
+    assert "The coordinator Nothing measurable" in page.text
+    assert "Coordinator and an institution together 1 of 1 attacks succeed" in page.text
+    assert "Another institution 1 of 1 attacks learn something" in page.text
+    assert "Who holds the final model No result" in page.text
+    assert "dictpfl (this federation)" in page.text
+    assert "plaintext (this federation)" not in page.text
+    assert "add a number the coordinator not detected nothing model moves" in page.text
+    assert "differs from this one in" in page.text
+    assert len([link for link in page.links if link.startswith("data:image/png")]) == 2
+
+
+def test_pictures_can_be_left_out(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
+    page = read(write_review(run.folder, tmp_path / "p.html", attack=attacked(), pictures=False))
+    assert not any(link.startswith("data:") for link in page.links)
+    assert "left out" in page.text
+
+
+def test_pictures_come_from_the_attack_only(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
+    folder = attacked()
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG secret")
+    (folder / "pictures" / "plaintext.png").write_bytes(b"no picture")
+    text = (folder / "privacy.json").read_text().replace('"dictpfl.png"', '"../../secret.png"')
+    (folder / "privacy.json").write_text(text)
+    page = read(write_review(run.folder, tmp_path / "p.html", attack=folder))
+    assert not any(link.startswith("data:") for link in page.links)
+
+
+def test_a_broken_attack_is_no_protection(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
+    broken = Check(attack="cosine", metric="SSIM", required=0.6, found=0.2)
+    page = read(write_review(run.folder, tmp_path / "p.html", attack=attacked(checks=[broken])))
+    assert "Some attacks did not work" in page.text
+    assert "The coordinator No result" in page.text
+    assert "Nothing measurable" not in page.text
+    assert "no result: attack broken" in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({}, {"dictpfl", "dictpfl without pruning"}),
+        ({"pruning.enabled": False}, {"dictpfl without pruning"}),
+        ({"encryption.sealer": "identity", "toy_insecure": True}, {"dictpfl, NOT encrypted", "dictpfl, NOT encrypted, pruned round"}),
+        ({"method": "fedhe-full"}, {"FedHE-Full"}),
+        ({"method": "plaintext", "toy_insecure": True}, {"plaintext"}),
+    ],
+)  # fmt: skip
+def test_which_findings_are_of_a_federation(changes: dict[str, object], labels: set[str]) -> None:
+    assert labels_of(FederationConfig.of({}, changes)) == labels
+
+
+def test_masks_off_says_nothing_of_masks_on(attacked: Callable[..., Path]) -> None:
+    from deploy.privacy.results import PrivacyResults
+
+    results = PrivacyResults.load(attacked())
+    assert judge(results, FederationConfig.of({})).card("collusion").mark == "bad"
+    assert judge(results, FederationConfig.of({}, {"defences.masks": True})).card("collusion").mark == "open"
+
+
+def test_differences_between_the_attacked_federation_and_this() -> None:
+    config = FederationConfig.of({}, {"training.batch_size": 8, "name": "a"})
+    attacked = FederationConfig.of({}, {"training.batch_size": 1, "name": "b", "method": "dictpfl"})
+    assert differences(config, attacked.model_dump(mode="json")) == [("training.batch_size", "8", "1")]
+    assert differences(config, config.model_dump(mode="json")) == []
+
+
+def test_an_insecure_run_is_not_called_protected(tmp_path: Path) -> None:
+    from deploy.simulation import simulate
+
+    raw = {"data": {"source": "digits", "limit": 150}, "model": {"options": {"hidden": [8]}}, "training": {"steps": 1}}
+    changes = {"method": "plaintext", "toy_insecure": True, "federation.rounds": 1}
+    run = simulate(FederationConfig.of(raw, changes), tmp_path / "run", engine="local", record=True)
+    page = read(write_review(run.folder))
+    assert "Insecure federation" in page.text
+    assert "Updates, or parts of them, reach it unencrypted" in page.text
+    assert "Yes: it reads what is not encrypted." in page.text
+    assert "uploads, in clear" in page.text
+
+
+def test_an_attack_alone(attacked: Callable[..., Path]) -> None:
+    page = read(write_review(attacked()))
+    assert "An attack's results without a run" in page.text
+    assert "Counted from the recording of the attacked run" in page.text
+    assert "Neither a journal nor a diary is in this folder." in page.text
+
+
+@pytest.mark.parametrize("what", ["empty", "file", "missing attack"])
+def test_folders_that_hold_nothing_are_refused(run: Run, tmp_path: Path, what: str) -> None:
+    if what == "missing attack":
+        with pytest.raises(ConfigError, match="dictpfl attack"):
+            write_review(run.folder, tmp_path / "p.html", attack=tmp_path)
+        return
+    place = tmp_path / "x"
+    place.write_text("") if what == "file" else place.mkdir()
+    with pytest.raises(ConfigError, match=r"no folder|holds neither"):
+        write_review(place)
+
+
+def test_the_command_writes_both_reports(run: Run, tmp_path: Path) -> None:
+    for options, name in ((["--privacy"], "privacy.html"), ([], "report.html")):
+        out = tmp_path / name
+        done = CliRunner().invoke(app, ["report", str(run.folder), "-o", str(out), *options])
+        assert done.exit_code == 0, done.output
+        assert out.exists()
+    assert (tmp_path / "report.html").read_text().split("Measured")[0] == (
+        run.folder / "report.html"
+    ).read_text().split("Measured")[0]
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory, ceremonies: ModuleType) -> Iterator[Path]:
+    """Folders of all parties after three rounds, as a ceremony leaves them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(client.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
+        made = ceremonies.Ceremony.found(tmp_path_factory.mktemp("deployed"))
+        made.hand_over()
+        for name in ceremonies.NAMES:
+            made.join(name)
+            made.give_data(name)
+        made.run(ceremonies.NAMES)
+        Witness(made.coordinator, coordinator_signer(made.coordinator)).look()
+        shutil.rmtree(made.root / "sites")
+        yield made.root
+
+
+def test_a_deployment_with_all_folders(deployed: Path, tmp_path: Path) -> None:
+    page = read(write_review(deployed, tmp_path / "p.html"))
+    assert "A deployment, as far as the folders" in page.text
+    assert "founded the federation and made its key" in page.text
+    assert "closed rounds 0 to 3 3 institutions in a sum" in page.text
+    assert page.text.count("order, chain, signatures and end hold") == 5
+    assert "berlin: sent" in page.text
+    assert "Custody logs of 5 parties, signed and chained, were verified." in page.text
+
+
+def test_a_coordinators_folder_alone(deployed: Path, tmp_path: Path) -> None:
+    page = read(write_review(deployed / "coordinator", tmp_path / "p.html"))
+    assert "Only a coordinator's folder is here" in page.text
+    assert "single institutions are not told apart" in page.text
+    assert "berlin: sent" not in page.text
+
+
+def test_an_institutions_folder_alone(deployed: Path, tmp_path: Path) -> None:
+    page = read(write_review(deployed / "berlin", tmp_path / "p.html"))
+    assert "berlin: sent" in page.text
+    assert "kyoto: sent" not in page.text
+    assert "coordinator got" not in page.text
+
+
+def test_a_custody_log_that_was_altered(deployed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "all"
+    shutil.copytree(deployed, copy)
+    log = copy / "berlin" / LOG
+    log.write_bytes(log.read_bytes().replace(b"bundle opened", b"bundle  opened"))
+    (copy / "oslo" / HEAD).unlink()
+    found = {one.party: one for one in logs(copy)}
+    assert [name for name, one in found.items() if not one.whole] == ["berlin", "oslo"]
+    page = read(write_review(copy))
+    assert page.text.count("does not hold") == 2
+    assert "A custody log was altered, cut, or is not readable" in page.text
+    assert str(tmp_path) not in page.text
+
+
+def test_no_secret_and_no_path_of_the_machine_stands_in_it(deployed: Path, run: Run, tmp_path: Path) -> None:
+    for folder in (deployed, run.folder):
+        text = write_review(folder, tmp_path / "p.html").read_text(encoding="utf-8")
+        assert str(folder) not in text
+        assert "PRIVATE KEY" not in text
+    assert "six random words" not in text
