@@ -22,6 +22,7 @@ from client.integrity import integrity_of
 from client.jump import jumped
 from client.masking import Place, masks_of
 from client.memory import Memory, Pending, Record
+from client.privacy import guard_of
 from client.replay import Applied, apply, components, padded
 from client.sealed import open_snapshot, seal_snapshot
 from client.sensitivity import sensitivity
@@ -89,6 +90,7 @@ class Institution:
             raise DataError(f"{folder}/{TRAIN} holds no samples; an institution needs at least one to take part")
         self._bench = Workbench(self._genesis, self._keys.home / GENESIS_WEIGHTS)
         self._memory = Memory(folder / "memory", self._genesis.federation)
+        self._guard = guard_of(self._genesis, self._memory.path, len(self._train))
         self._masks = masks_of(self._keys, self._memory.path, self.settings.min_participants)
         self._integrity = integrity_of(self._keys)
         self._record: Record | None = None
@@ -264,6 +266,8 @@ class Institution:
             genesis, opener = self._keys.at(aggregate.round)
             done = self._checked(genesis, opener, record, aggregate)
         self._keys.require_agreed(done.state)
+        if done.plan.kind is RoundKind.UPDATE and record.is_in(aggregate.counted, aggregate.round):
+            self._guard.confirm(aggregate.round)
         residual = record.residual
         if done.plan.kind is RoundKind.UPDATE:
             residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
@@ -306,16 +310,18 @@ class Institution:
             # Made for another kind of this very round, or under another key: it will never be counted.
             record = replace(record, residual=record.pending.missed, pending=None)
         law, shared = self._genesis.law, record.shared
+        if kind is RoundKind.UPDATE:
+            self._guard.charge(shared.round)
         plan = begin(law, shared, kind)
         twin = self._bench.twin_at(shared, record.local)
         with self._timed("evaluate"):
             batch = self._genesis.config.training.evaluation_batch
             measured = evaluate(twin.module, self._validation, self._task, batch_size=batch)
-        samples = min(len(self._train), law.sample_cap)
+        samples = law.counted(len(self._train))
         ledger = Ledger(1, samples, 0.0, measured.count, measured.loss_sum, measured.metric_sum, np.zeros(0, np.int64))
         update, ledger = self._update(record, plan, ledger)
         with self._timed("seal"):
-            sealable = seal_update(law, plan, update, ledger)
+            sealable = seal_update(law, plan, update, self._guard.said(ledger), self._guard.draw)
             upload_id = record.mark(plan.round) + secrets.token_bytes(8)
             place = Place(plan.round, kind, attempt, upload_id)
             blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed), place, record.secret)
@@ -349,7 +355,8 @@ class Institution:
         config = self._genesis.config
         factor = rate(config.training, record.shared.updates, config.federation.rounds)
         with self._timed("train"):
-            trained = train(twin, self._train, config.training, self._task, seed=seed, sent=sent, rate=factor)
+            trainer = self._guard.trainer or train
+            trained = trainer(twin, self._train, config.training, self._task, seed=seed, sent=sent, rate=factor)
         loss = trained.loss_sum / max(1, trained.samples_seen) * ledger.samples
         return weight * (twin.read() - before) + record.residual.values, replace(ledger, train_loss=loss)
 

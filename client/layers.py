@@ -213,7 +213,7 @@ class TableMultiheadAttention(TableLayer, nn.MultiheadAttention):
     @property
     def has_table(self) -> bool:
         """Whether the in-projection is decomposed."""
-        return "table" in self._parameters
+        return hasattr(self, "table")
 
     def to_plain(self) -> nn.Module:
         """See `TableLayer.to_plain`."""
@@ -262,15 +262,17 @@ class TableMultiheadAttention(TableLayer, nn.MultiheadAttention):
         return out if self.batch_first else out.transpose(0, 1), weights
 
     def _project(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.projected(x, part) for part, x in enumerate(inputs))
+
+    def projected(self, x: Tensor, part: int) -> Tensor:
+        """The query (`part` 0), key (1) or value (2) of an input (..., d), by its third of the packed projection."""
         weight, bias = self.in_proj_weight, self.in_proj_bias
         assert weight is not None  # noqa: S101 -- only the packed kind is covered
-        biases = (None, None, None) if bias is None else bias.chunk(3)
-        plain = tuple(F.linear(x, w, b) for x, w, b in zip(inputs, weight.chunk(3), biases, strict=True))
+        plain = F.linear(x, weight.chunk(3)[part], None if bias is None else bias.chunk(3)[part])
         if not self.has_table:
             return plain
         up, down = self.factors()
-        ups = up.chunk(3)
-        return tuple(y + F.linear(F.linear(x, down), u) for y, x, u in zip(plain, inputs, ups, strict=True))
+        return plain + F.linear(F.linear(x, down), up.chunk(3)[part])
 
     def _heads(self, x: Tensor) -> Tensor:
         """(batch, length, d) to (batch, heads, length, d / heads)."""

@@ -18,7 +18,14 @@ _SHIFT = 8  # a picture moves by up to this part of its side
 Batch = tuple[Tensor, Tensor]
 
 
-def batches(features: Tensor, labels: Tensor, training: Training, seed: int, device: torch.device) -> Iterator[Batch]:
+def batches(
+    features: Tensor,
+    labels: Tensor,
+    training: Training,
+    seed: int,
+    device: torch.device,
+    order: Sequence[Tensor] | None = None,
+) -> Iterator[Batch]:
     """Features and labels of every batch of a round, on the device; the same for the same seed, however many workers.
 
     Args:
@@ -26,11 +33,12 @@ def batches(features: Tensor, labels: Tensor, training: Training, seed: int, dev
         training: epochs or steps, batch size, `augment`, `workers`.
         seed: of the order and of what is changed.
         device: to train on.
+        order: indices of each batch; None: `indices`.
 
     Raises:
         ConfigError: `augment` for samples that are no images.
     """
-    order = list(indices(len(features), training, seed))
+    order = list(indices(len(features), training, seed)) if order is None else order
     change = _change(features, training)
     if not training.workers and change is None:
         features, labels = features.to(device), labels.to(device)

@@ -71,6 +71,10 @@ class Record:
         """The first 8 bytes of every upload of this institution for a round; random-looking to everybody else."""
         return hmac.digest(self.secret, b"upload" + number.to_bytes(8, "little"), "sha256")[:8]
 
+    def is_in(self, counted: Collection[bytes], number: int) -> bool:
+        """Whether an upload of this institution for round `number` is among them, remembered or not."""
+        return any(upload.startswith(self.mark(number)) for upload in counted)
+
     def settled(self, number: int, counted: Collection[bytes], mask: Bools) -> Residual:
         """The residual once round `number` is known to hold the uploads `counted`; `mask`: what it sent.
 
@@ -81,7 +85,7 @@ class Record:
         if ours is not None and ours.upload_id in counted:
             return ours.counted
         owed = ours.missed if ours is not None else self.residual
-        if any(upload.startswith(self.mark(number)) for upload in counted):
+        if self.is_in(counted, number):
             return Residual(np.where(mask, 0.0, owed.values))
         return owed
 

@@ -107,18 +107,31 @@ def mlp(sample_shape: Sequence[int], outputs: int, hidden: Sequence[int] = (128,
     return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
-def cnn(sample_shape: Sequence[int], outputs: int, width: int = 16, depth: int = 3) -> nn.Module:
-    """`depth` blocks of 3 x 3 convolution, BatchNorm and ReLU, each on half the image, twice as wide; a linear head."""
+def cnn(sample_shape: Sequence[int], outputs: int, width: int = 16, depth: int = 3, norm: str = "batch") -> nn.Module:
+    """`depth` blocks of 3 x 3 convolution, normalisation and ReLU, each on half the image, twice as wide; a linear head.
+
+    `norm`: `batch`, or `group` (groups of four channels or fewer), which mixes no samples.
+    """
+    if norm not in ("batch", "group"):
+        raise ConfigError(f"model.options.norm is {norm!r}; expected `batch` or `group`")
     channels, height, _ = _image(sample_shape, "cnn")
     layers: list[nn.Module] = []
     for block in range(depth):
         wide = width << block
-        layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU()]
+        layers += [nn.Conv2d(channels, wide, 3, padding=1), _norm(norm, wide), nn.ReLU()]
         if height > 1 and block < depth - 1:
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
             height = math.ceil(height / 2)
         channels = wide
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    return (
+        nn.BatchNorm2d(channels)
+        if kind == "batch"
+        else nn.GroupNorm(math.gcd(channels, max(1, channels // 4)), channels)
+    )
 
 
 class VitTiny(nn.Module):

@@ -81,16 +81,15 @@ def train(
     device = resolve_device(training.device)
     twin.to(device=device, dtype=getattr(torch, training.dtype))
     precision = Precision(training, device)
-    optimizer = _optimizer(twin, training, rate)
-    masks = None if sent is None else _masks(twin, sent)
+    optimizer = make_optimizer(twin, training, rate)
+    masks = None if sent is None else coordinate_masks(twin, sent)
     parameters = [p for _, _, p in twin.trainable()]
     norms = [m for m in twin.module.modules() if isinstance(m, _NormBase) and m.track_running_stats]
     seen, total = 0, 0.0
     twin.train()
     moving = [m for m in norms if m.training]
-    own = next((p.dtype for p in twin.module.parameters() if p.is_floating_point()), torch.float32)
-    features, labels = (t.to(own) if t.is_floating_point() else t for t in _tensors(samples))
-    with _seeded(seed, device), prepared(twin.module, training):
+    features, labels = float_tensors(twin, samples)
+    with seeded(seed, device), prepared(twin.module, training):
         for step, group in enumerate(_grouped(batches(features, labels, training, seed, device), training.accumulate)):
             optimizer.zero_grad(set_to_none=True)
             for x, y in group:
@@ -108,7 +107,7 @@ def train(
                 part = loss if len(group) == 1 else loss / len(group)
                 torch.autograd.backward(part if precision.scaler is None else precision.scaler.scale(part))
                 seen, total = seen + len(x), total + value * len(x)
-            _warm(optimizer, step, training.warmup_steps)
+            warm(optimizer, step, training.warmup_steps)
             _step(optimizer, parameters, masks, training.clip_norm, precision.scaler)
     return Trained(seen, total)
 
@@ -158,8 +157,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _tensors(samples: Samples) -> tuple[Tensor, Tensor]:
-    return torch.tensor(samples.features), torch.tensor(samples.labels)
+def float_tensors(twin: Twin, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Features and labels on the CPU; floats in the module's dtype."""
+    own = next((p.dtype for p in twin.module.parameters() if p.is_floating_point()), torch.float32)
+    found = torch.tensor(samples.features), torch.tensor(samples.labels)
+    features, labels = (t.to(own) if t.is_floating_point() else t for t in found)
+    return features, labels
 
 
 def _grouped(every: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
@@ -168,7 +171,7 @@ def _grouped(every: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _warm(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
+def warm(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
     """Raise the rates over the first steps of a round: a fresh Adam's first ones are the largest."""
     if step > steps or not steps:
         return
@@ -177,7 +180,8 @@ def _warm(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
         group["lr"] = full * min(1.0, (step + 1) / (steps + 1))
 
 
-def _optimizer(twin: Twin, training: Training, rate: float) -> torch.optim.Optimizer:
+def make_optimizer(twin: Twin, training: Training, rate: float) -> torch.optim.Optimizer:
+    """A fresh optimiser of what a twin trains; `rate` multiplies the rates of tables and of dense parameters."""
     dense_rate = training.dense_learning_rate or training.learning_rate
     by_rate: dict[float, list[nn.Parameter]] = {}
     for name, kind, parameter in twin.trainable():
@@ -193,7 +197,7 @@ def _optimizer(twin: Twin, training: Training, rate: float) -> torch.optim.Optim
     return kind_of(groups, weight_decay=decay)
 
 
-def _masks(twin: Twin, sent: NDArray[np.bool_]) -> list[Tensor | None]:
+def coordinate_masks(twin: Twin, sent: NDArray[np.bool_]) -> list[Tensor | None]:
     """A mask for each trainable parameter; None for local ones."""
     if sent.shape != (twin.layout.size,):
         raise LayoutError(f"`sent` has shape {sent.shape}, the layout says ({twin.layout.size},)")
@@ -244,7 +248,7 @@ def _advance(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | No
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators inside; outside they are as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

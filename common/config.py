@@ -21,6 +21,7 @@ from common.settings import (
     Federation,
     Grid,
     Model,
+    Privacy,
     Pruning,
     Section,
     Selection,
@@ -47,6 +48,7 @@ class FederationConfig(Section):
     grid: Grid = Field(default_factory=Grid)
     encryption: Encryption = Field(default_factory=Encryption)
     defences: Defences = Field(default_factory=Defences)
+    privacy: Privacy = Field(default_factory=Privacy)
     training: Training = Field(default_factory=Training)
     selection: Selection = Field(default_factory=Selection)
 
@@ -123,6 +125,8 @@ class FederationConfig(Section):
                 "selection.by to `metric` or `loss` and data.validation_share above 0"
             )
         self._require_maskable(origin)
+        if self.privacy.mechanism != "none":
+            self._require_private(origin)
         if not self.toy_insecure and self.insecurities:
             raise InsecureParametersError(
                 f"{origin}: {'; '.join(self.insecurities)}. Change it, or set toy_insecure = true to admit it"
@@ -137,6 +141,34 @@ class FederationConfig(Section):
             )
         if defences.masks and defences.mask_partners % 2:
             raise ConfigError(f"{origin}: defences.mask_partners is {defences.mask_partners}, expected an even number")
+
+    def _require_private(self, origin: str) -> None:
+        privacy, training = self.privacy, self.training
+        is_example = privacy.mechanism == "example"
+        wrong = {
+            "neither privacy.noise_multiplier nor privacy.epsilon says how much noise there is; set one of them": not (
+                privacy.noise_multiplier or privacy.epsilon
+            ),
+            "encryption.sealed_share picks by gradients, which cross exactly in a round of their own; set encryption."
+            'sensitivity = "magnitude", or sealed_share = 1': 0.0 < self.encryption.sealed_share < 1.0
+            and self.encryption.sensitivity == "gradient",
+            "selection.patience stops by validation figures, which are not sent; set privacy.figures = true to send them "
+            "outside of epsilon, or patience = 0": self.selection.patience and not privacy.figures,
+            "training.clip_norm clips a step's gradient once it has its noise; leave it at 0, privacy.max_grad_norm clips "
+            "each sample's": is_example and training.clip_norm,
+            "training.autocast, compile and gradient_checkpointing hide the gradients of single samples; leave them off": (
+                is_example and (training.autocast != "none" or training.compile or training.gradient_checkpointing)
+            ),
+            f"privacy.curious is {privacy.curious}: of federation.min_participants = {self.federation.min_participants} in a sum, "
+            "at least one must add noise that counts; lower curious or raise min_participants": not is_example
+            and privacy.curious >= self.federation.min_participants,
+            "encryption.sealed_share below 1 shows single uploads, which hold a share of the noise only; set it to 1": (
+                not is_example and self.encryption.sealed_share < 1.0
+            ),
+        }
+        for why, is_so in wrong.items():
+            if is_so:
+                raise ConfigError(f"{origin}: privacy.mechanism is {privacy.mechanism!r}, but {why}")
 
     @property
     def capacity(self) -> int:

@@ -50,6 +50,12 @@ class KeyFileError(DictPFLError):
     code = "key-file"
 
 
+class PrivacyError(DictPFLError):
+    """What differential privacy allows is spent, or cannot be told."""
+
+    code = "privacy"
+
+
 class PackingError(DictPFLError):
     """Values do not fit the digits or components that were agreed on."""
 

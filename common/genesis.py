@@ -21,6 +21,7 @@ from common.errors import ConfigError, DictPFLError
 from common.files import write_private
 from common.layout import Layout
 from common.ledger import ledger_size
+from common.noise import Noise
 from common.packing import Digits
 from common.parameters import CKKSParameters
 from common.protocol import PROTOCOL
@@ -82,6 +83,8 @@ class Genesis:
             del config["training"][local]
         for kept in ("snapshot_every", "snapshots_kept"):
             del config["federation"][kept]
+        if config["privacy"]["mechanism"] == "none":
+            del config["privacy"]
         agreed = {
             "protocol": PROTOCOL,
             "config": config,
@@ -115,6 +118,7 @@ class Genesis:
             sensitivity=config.encryption.sensitivity,
             refresh=Refreshing.of(config.decomposition),
             selection=config.selection,
+            noise=Noise.of(config.privacy, config.federation.min_participants),
         )
 
     def start(self) -> SharedState:

@@ -42,11 +42,23 @@ class Digits:
         Raises:
             PackingError: not even one digit fits.
         """
-        width = (capacity * (2 ** (value_bits - 1) - 1)).bit_length() + 1
+        try:
+            return cls.holding(2 ** (value_bits - 1) - 1, capacity, payload_bits)
+        except PackingError as error:
+            raise PackingError(f"{error}; lower grid.value_bits or federation.max_participants") from None
+
+    @classmethod
+    def holding(cls, largest: int, capacity: int, payload_bits: int) -> Self:
+        """The same, for values up to `largest` of each participant.
+
+        Raises:
+            PackingError: not even one digit fits.
+        """
+        width = (capacity * largest).bit_length() + 1
         if width > payload_bits:
             raise PackingError(
-                f"values of {value_bits} bits from {capacity} participants need digits of {width} bits, a component "
-                f"holds {payload_bits}; lower grid.value_bits or federation.max_participants"
+                f"values up to {largest} from {capacity} participants need digits of {width} bits, a component holds "
+                f"{payload_bits}"
             )
         return cls._of(payload_bits // width, capacity, payload_bits)
 

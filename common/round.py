@@ -6,6 +6,7 @@ powers of two, so that every platform computes the same bits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -16,6 +17,7 @@ from common.grid import code_units, next_ranges, quantise, range_codes, step_exp
 from common.layout import Kind, Layout
 from common.ledger import Ledger, ledger_size
 from common.masking import Bools, History, advance, inactive, sent_mask, smallest
+from common.noise import Draw, Noise
 from common.packing import Digits, Ints, pack, unpack
 from common.protocol import RoundKind
 from common.refresh import Refreshing, live, moved_on
@@ -45,6 +47,7 @@ class Law:
     sensitivity: str = "gradient"
     refresh: Refreshing = field(default_factory=Refreshing)
     selection: Selection = field(default_factory=Selection)
+    noise: Noise | None = None
 
     @property
     def bound(self) -> int:
@@ -56,15 +59,19 @@ class Law:
         """Rounds before the first update, in which scores decide what is encrypted."""
         return int(0.0 < self.sealed_share < 1.0 and self.sensitivity == "gradient")
 
+    def counted(self, samples: int) -> int:
+        """Samples that an institution counts as: all the same where institutions as a whole are private."""
+        return self.sample_cap if self.noise else min(samples, self.sample_cap)
+
     def weight(self, samples: int) -> float:
         """W = samples / cap, at most 1."""
-        return min(samples, self.sample_cap) / self.sample_cap
+        return self.counted(samples) / self.sample_cap
 
     def start(self, values: Floats) -> SharedState:
         """Shared state before round 0, from genesis's shared vector."""
         if values.shape != (self.layout.size,):
             raise LayoutError(f"genesis has {values.shape} shared values, the layout says ({self.layout.size},)")
-        ranges = np.full(len(self.layout.entries), self.grid.first_range)
+        ranges = np.full(len(self.layout.entries), self._first_range)
         pace = self.refresh.start(self.layout)
         state = SharedState(0, 0, values.copy(), History.new(values.size), ranges, pace=pace)
         if self.sealed_share == 0.0:
@@ -72,6 +79,13 @@ class Law:
         if self.sealed_share < 1.0 and self.sensitivity == "magnitude":
             return replace(state, clear=self._least(np.abs(values)))
         return state
+
+    @property
+    def _first_range(self) -> float:
+        if self.noise is None:
+            return self.grid.first_range
+        # Exactly what gives the agreed step; no ledger ever changes it.
+        return math.ldexp(self.noise.digits(self.capacity, self.payload_bits).largest, self.noise.exponent)
 
     def _least(self, scores: Floats) -> Bools:
         """The coordinates with the smallest scores, which cross in clear; statistics never do."""
@@ -148,20 +162,23 @@ def begin(law: Law, state: SharedState, kind: RoundKind) -> Plan:
     )
 
 
-def seal_update(law: Law, plan: Plan, update: Floats, ledger: Ledger) -> Sealable:
+def seal_update(law: Law, plan: Plan, update: Floats, ledger: Ledger, draw: Draw | None = None) -> Sealable:
     """Quantise and pack an institution's update.
 
     Args:
         update: u = w * (local - x) + r, weighted, float64, shape (size,).
         ledger: to go at the head; its `codes` are filled in here.
+        draw: of this institution's noise, where the law wants some.
 
     Returns:
         Components (ledger first), the clear section's integers, and the residual: what clipping and
         rounding left, and what was not sent, damped by `residual_decay` (or dropped by `discard`).
 
     Raises:
-        RoundError: an update that is not finite, or of another shape.
+        RoundError: an update that is not finite, or of another shape; or nothing to draw noise from.
     """
+    if law.noise is not None and draw is None:
+        raise RoundError("the law wants noise on every update, nothing was given to draw it from; nothing is sealed")
     if update.shape != (law.layout.size,) or not np.isfinite(update).all():
         raise RoundError(
             f"an update of shape {update.shape} with finite values only: {bool(np.isfinite(update).all())}, expected "
@@ -170,10 +187,16 @@ def seal_update(law: Law, plan: Plan, update: Floats, ledger: Ledger) -> Sealabl
     rest = _unsent(law, plan, update)
     packed = []
     for stream in (plan.sealed, plan.clear):
-        q, rest[stream.index] = quantise(update[stream.index], stream.steps, stream.digits.largest)
+        if law.noise is None or draw is None:
+            q, rest[stream.index] = quantise(update[stream.index], stream.steps, stream.digits.largest)
+        else:
+            q, rest[stream.index] = law.noise.clipped(update[stream.index])
+            q = law.noise.noised(q, draw)
         packed.append(pack(q, stream.digits))
-    tensors = law.layout.tensor_of[plan.mask]
-    codes = range_codes(update[plan.mask], plan.units, tensors, law.bound)
+    codes = np.zeros(plan.units.size, dtype=np.int64)
+    if law.noise is None:
+        tensors = law.layout.tensor_of[plan.mask]
+        codes = range_codes(update[plan.mask], plan.units, tensors, law.bound)
     head = replace(ledger, codes=codes).components(law.bound)
     return Sealable(np.concatenate([head, packed[0]]), packed[1], Residual(rest))
 
@@ -280,6 +303,8 @@ def _unsent(law: Law, plan: Plan, update: Floats) -> Floats:
 def _digits(law: Law, state: SharedState, kind: RoundKind) -> Digits:
     if kind is RoundKind.SCORE:
         return Digits.single(law.capacity, law.payload_bits)
+    if law.noise is not None:
+        return law.noise.digits(law.capacity, law.payload_bits)
     if state.updates == 0:
         return Digits.wide(law.capacity, law.payload_bits)
     return Digits.fit(law.grid.value_bits, law.capacity, law.payload_bits)

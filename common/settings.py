@@ -286,6 +286,47 @@ class Defences(Section):
         return self.masks or self.integrity
 
 
+class Privacy(Section):
+    """Differential privacy: what sums and the shared model may tell (docs/how-to/differential-privacy.md)."""
+
+    mechanism: Literal["none", "example", "institution"] = Field(
+        "none",
+        description="`example`: DP-SGD at each institution (Opacus), which protects each of its training samples; `institution`: "
+        "clipped updates with discrete noise on the integer grid, which protects an institution as a whole. Both need the "
+        "extra `dp`.",
+    )
+    noise_multiplier: Annotated[float, Field(ge=0.0)] = Field(
+        0.0,
+        description="Standard deviation of the noise over the norm that is clipped to. 0: the least with which all rounds "
+        "stay within `epsilon`.",
+    )
+    epsilon: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Limit: an institution makes no upload that would spend more. 0: no limit."
+    )
+    delta: OpenShare = Field(
+        1e-5, description="Of (epsilon, delta); well below one over the samples of an institution."
+    )
+    max_grad_norm: Positive = Field(1.0, description="`example`: L2 norm that the gradient of a sample is clipped to.")
+    max_update_norm: Positive = Field(
+        1.0,
+        description="`institution`: L2 norm that an update is clipped to, with the residual that goes along, in the units of "
+        "the parameters.",
+    )
+    curious: Annotated[int, Field(ge=0)] = Field(
+        1,
+        description="`institution`: how many of a sum's institutions may look together; they know their own noise, so that it "
+        "does not count.",
+    )
+    accountant: Literal["rdp", "prv"] = Field(
+        "rdp", description="`example`: Opacus' accountant; `prv` is tighter and takes longer."
+    )
+    figures: bool = Field(
+        False,
+        description="Send losses and validation figures all the same: exact, and outside of epsilon. Without them no best model "
+        "is kept, and reports have none.",
+    )
+
+
 class Training(Section):
     """What an institution does between two exchanges."""
 

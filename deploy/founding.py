@@ -22,6 +22,7 @@ from client.models import build_model, load_weights
 from client.pairs import OwnKeys
 from client.partition import Division, divide
 from client.pretraining import pretrain
+from client.privacy import noise_filled_in, require_privatable
 from client.probing import require_tables_reached
 from client.sealed import snapshot_bytes
 from client.site import GENESIS_WEIGHTS, KEY, PEER_KEY, PEERS, TRAIN, VALIDATION, SiteSettings
@@ -35,6 +36,7 @@ from common.errors import ConfigError, ModelError
 from common.files import write_private
 from common.genesis import Genesis, tensors_digest
 from common.keys import FederationKey, load_key, make_key, owner_only, save_key
+from common.noise import Noise
 from common.parameters import CKKSParameters
 from common.schedule import schedule
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
@@ -134,6 +136,8 @@ def draw_genesis(
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     dictionaries = make_dictionaries(model, config.decomposition, seed)
     twin = Twin(model, config.decomposition, dictionaries)
+    require_privatable(config, twin)
+    config = _with_noise(config, twin.layout.size)
     upload_length, sum_length = item_lengths(sealer, sealer.parameters)
     genesis = Genesis(
         config=config,
@@ -159,6 +163,7 @@ def draw_genesis(
             f"defences.integrity needs components for {PRIME}, {genesis.parameters.capacity} participants leave "
             f"{genesis.law.bound}; lower federation.max_participants"
         )
+    genesis.start()  # refuses noise that no digit holds
     return genesis, weights
 
 
@@ -172,6 +177,19 @@ def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
             "selection": config.selection.model_copy(update={"higher": higher}),
         }
     )
+
+
+def _with_noise(config: FederationConfig, size: int) -> FederationConfig:
+    """With the noise that all institutions must agree on, where the configuration only wants an epsilon."""
+
+    def noise(multiplier: float) -> Noise:
+        found = Noise.of(
+            config.privacy.model_copy(update={"noise_multiplier": multiplier}), config.federation.min_participants
+        )
+        assert found is not None  # noqa: S101 -- asked of this mechanism alone
+        return found
+
+    return config.model_copy(update={"privacy": noise_filled_in(config, noise, size)})
 
 
 def require_trainable(
@@ -217,7 +235,12 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     """
     site = folder / SITES / "institution-000"
     genesis = Genesis.load(site)
-    left: dict[str, Any] = {"federation": True, "model": {"architecture"}, "selection": {"higher"}}
+    left: dict[str, Any] = {
+        "federation": True,
+        "model": {"architecture"},
+        "selection": {"higher"},
+        "privacy": {"noise_multiplier"},
+    }
     changed = genesis.config.model_dump(exclude=left) != config.model_dump(exclude=left)
     if changed or genesis.config.federation.participants != config.federation.participants:
         raise ConfigError(

@@ -40,7 +40,7 @@ class RoundRecord:
         accuracy: the task's mean metric on the test split after the round; None where nothing changed.
         loss: mean test loss. `validation_accuracy`, `validation_loss`: before the round, over all
             institutions' validation samples, from the encrypted ledger; None without any.
-        train_loss: mean over training samples.
+        train_loss: mean over training samples; None where differential privacy keeps it at home.
         refreshed: dictionaries, or some of them, were drawn anew after it.
         seconds: train, seal, open, evaluate, store (mean of the institutions), fold (coordinator), round (wall clock).
     """
@@ -125,10 +125,15 @@ class Observer:
             loss=loss,
             validation_accuracy=ledger.metric / ledger.measured if ledger.measured else None,
             validation_loss=ledger.loss / ledger.measured if ledger.measured else None,
-            train_loss=ledger.train_loss / ledger.samples if closed.kind is RoundKind.UPDATE else None,
+            train_loss=ledger.train_loss / ledger.samples if self._is_told(closed.kind) else None,
             refreshed=refreshed,
             seconds=seconds,
         )
+
+    def _is_told(self, kind: RoundKind) -> bool:
+        """Whether a round's ledger has the training loss."""
+        privacy = self._genesis.config.privacy
+        return kind is RoundKind.UPDATE and (privacy.mechanism == "none" or privacy.figures)
 
     def test(self) -> tuple[float, float]:
         """Mean metric and loss of the shared model on the test split."""

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 
 from client.institution import forget_institutions
+from client.memory import Memory
+from client.privacy import spent
 from client.snapshot import to_bytes
 from client.tasks import load_task
 from common.config import FederationConfig
@@ -142,6 +144,15 @@ def _run(engine: Engine, founded: Founded, folder: Path, watch: Callable[[], Non
     )
 
 
+def _spent_at_most(founded: Founded) -> dict[str, Any] | None:
+    """The most that any institution spent; None without differential privacy."""
+    genesis = founded.genesis
+    sites = [founded.site(index) for index in range(genesis.config.federation.participants)]
+    accounts = [spent(genesis.config, Memory(site / "memory", genesis.federation).path) for site in sites]
+    found = [account for account in accounts if account is not None]
+    return max(found, key=lambda one: float(one["epsilon"]), default=None)
+
+
 def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], *, engine: str, seconds: float) -> Run:
     folder, config = founded.folder, founded.genesis.config
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
@@ -158,6 +169,7 @@ def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], 
         seconds_total=seconds,
         engine=engine,
     )
+    summary["privacy"] = _spent_at_most(founded)
     summary["model_sha256"] = sha256_of(folder / MODEL)
     write_json(folder / SUMMARY, summary)
     run = Run(folder, config, summary, history)

@@ -328,7 +328,7 @@ def _show_institution(found: dict[str, Any]) -> None:
     if found["best_after_updates"] is not None:
         stop = "; all institutions have stopped" if found["stopped"] else ""
         _say(f"best by validation: the model after {found['best_after_updates']} updates{stop}")
-    for line in _deliveries(found["delivery"]):
+    for line in (*_deliveries(found["delivery"]), *_spent(found["privacy"])):
         _say(line)
     table = Table(box=None)
     for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
@@ -365,6 +365,13 @@ def _deliveries(found: dict[str, Any]) -> Iterator[str]:
     if last := found.get("last_missed"):
         row = f", {found['missed_in_a_row']} in a row by now" if found["missed_in_a_row"] > 1 else ""
         yield f"the upload of round {last['round']} is not in its sum{row}: {last['meaning']}"
+
+
+def _spent(found: dict[str, Any] | None) -> Iterator[str]:
+    if found:
+        whom = "each training sample" if found["mechanism"] == "example" else "this institution as a whole"
+        limit = f", of {found['limit']:g} allowed" if found["limit"] else ""
+        yield f"differential privacy of {whom}: epsilon {found['epsilon']:.3f} at delta {found['delta']:g}{limit}"
 
 
 def _say(text: str) -> None:

@@ -111,12 +111,14 @@ def of_institution(folder: Path) -> dict[str, Any]:
     from client import delivery
     from client.epochs import home
     from client.memory import Memory
+    from client.privacy import spent
     from common.genesis import Genesis
     from common.round import stopped
 
     folder = folder.resolve()
     site, genesis = SiteSettings.load(folder), Genesis.load(home(folder))
-    record = Memory(folder / "memory", genesis.federation).recall()
+    memory = Memory(folder / "memory", genesis.federation)
+    record = memory.recall()
     best = record.shared.course.best if record else None
     return {
         "name": site.name,
@@ -127,6 +129,7 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "best_after_updates": best.updates if best else None,
         "stopped": record is not None and stopped(genesis.law, record.shared),
         "upload_waiting_for": record.pending.round if record and record.pending else None,
+        "privacy": spent(genesis.config, memory.path),
         "processes": processes(folder),
         "delivery": delivery.summary(_diary(folder / DIARY, _DELIVERY_LINES)),
         "diary": _diary(folder / DIARY, _DIARY_LINES),
