@@ -165,6 +165,8 @@ class FederationConfig(Section):
             "encryption.sealed_share below 1 shows single uploads, which hold a share of the noise only; set it to 1": (
                 not is_example and self.encryption.sealed_share < 1.0
             ),
+            "defences.integrity adds tags whose sum tells a little more than the sum of uploads (docs/decisions/0023); set it "
+            "to false": not is_example and self.defences.integrity,
         }
         for why, is_so in wrong.items():
             if is_so:

@@ -78,6 +78,8 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     if config.data.path and not Path(config.data.path).exists():
         how = re.search(r"apt install [\w-]+|python experiments/\w+\.py", comments(path))
         pytest.skip(f"{config.data.path} is not on this machine: {how.group() if how else 'see the file'}")
+    if config.privacy.mechanism != "none":
+        pytest.importorskip("opacus", reason="the extra `dp` is not installed")
     run = simulate(FederationConfig.load(path, tiny), tmp_path / "run", engine="local")
     assert run.summary["rounds"] == 2
     assert run.summary["encrypted"]

@@ -161,6 +161,7 @@ def test_noise_for_an_epsilon_is_agreed_on_at_genesis(tmp_path: Path) -> None:
         ({"encryption__sealed_share": 0.5}, "sealed_share"),
         ({"privacy__mechanism": "institution", "privacy__curious": 3}, "curious"),
         ({"privacy__mechanism": "institution", "encryption__sealed_share": 0.0}, "sealed_share"),
+        ({"privacy__mechanism": "institution", "defences__integrity": True}, "tags"),
     ],
 )
 def test_what_contradicts_itself_is_refused(changes: dict[str, Any], word: str) -> None:
