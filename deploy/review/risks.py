@@ -84,12 +84,18 @@ def _of_design(known: Known) -> Iterator[Risk]:
 
 
 def _of_the_model(known: Known) -> Iterator[Risk]:
+    mechanism = known.config.privacy.mechanism if known.config else "none"
+    whom = {"example": "each training sample", "institution": "each institution"}.get(mechanism)
     yield Risk(
         "The finished model gives something away",
         "Any trained model remembers some of its data. Whoever has the model can try to tell whether a person's record was in it. "
         "Encryption during training does not change this.",
+        f"Trained with differential privacy of {whom}: what the model and the sums tell is bounded by epsilon, which each institution's "
+        "status says (docs/how-to/differential-privacy.md)."
+        if whom else
         "Hand the model to whom may have it only; train no longer than needed. The sums and the model are not differentially private "
-        "by themselves.", "caution", _shown(known, "outsider", "not measured here"),
+        "by themselves; privacy.mechanism makes them so.",
+        "good" if whom else "caution", _shown(known, "outsider", "not measured here"),
     )  # fmt: skip
     yield Risk(
         "Sizes and times",
