@@ -20,6 +20,9 @@ from typing import Any
 import structlog
 import torch
 
+# Started by its path, this script would find the `benchmarks` that Opacus installs.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from benchmarks.machine import RESULTS, machine
 from benchmarks.privacy.page import write_page
 from common.config import FederationConfig

@@ -1,0 +1,1 @@
+"""Every figure that the README states, and the command that makes it."""
