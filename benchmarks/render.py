@@ -63,7 +63,9 @@ def accuracy() -> str:
 def newsgroups() -> str:
     """MiniLM under encryption beside its plaintext fine-tune."""
     result = load("newsgroups")
-    full, ours = (result["methods"][m] for m in ("plaintext", "dictpfl"))
+    ours = result["methods"]["dictpfl"]
+    # The better of two: the head at the rate of the rest, and at a rate of its own.
+    full = max((row for m, row in result["methods"].items() if m != "dictpfl"), key=lambda row: row["accuracy"])
     gap, run = result["gap"], result["runs"]["dictpfl"][0]
     return (
         f"**MiniLM on 20 Newsgroups under encryption** (`python benchmarks/newsgroups.py`; three institutions, {run['rounds']} rounds, "
