@@ -181,6 +181,9 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
         clock.text(total, i, f" {total:,.0f}", va="center", fontsize=7)
     clock.set_xlabel("ns a value (one institution; the server for all)")
     traffic.set_xscale("log")
+    powers = [2, 4, 8, 16, 32, 64]
+    traffic.set_xticks(powers, [str(power) for power in powers])
+    traffic.set_xticks([], minor=True)
     for ax in (traffic, clock):
         ax.margins(x=0.15)
         ax.tick_params(axis="y", labelsize=8)
