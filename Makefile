@@ -55,9 +55,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/round.py
 	-$(BIN)/python benchmarks/fast_path.py
 	-$(BIN)/python benchmarks/accuracy.py
-	-$(BIN)/python benchmarks/ablations.py --only rank,beta
 	-$(BIN)/python benchmarks/bits.py
-	-$(BIN)/python benchmarks/refresh.py
 	-$(BIN)/python benchmarks/defences.py
 	$(BIN)/python benchmarks/render.py
 
