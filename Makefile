@@ -57,6 +57,7 @@ bench: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/accuracy.py
 	-$(BIN)/python benchmarks/bits.py
 	-$(BIN)/python benchmarks/defences.py
+	-$(BIN)/python benchmarks/dp.py
 	$(BIN)/python benchmarks/render.py
 
 bench-full: $(VENV)/peers.stamp
@@ -73,6 +74,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/bits.py --full
 	-$(BIN)/python benchmarks/refresh.py --full
 	-$(BIN)/python benchmarks/defences.py
+	-$(BIN)/python benchmarks/dp.py --full
 	-$(BIN)/python benchmarks/privacy/run.py
 	-$(BIN)/python benchmarks/learning_rate.py
 	$(BIN)/python benchmarks/render.py

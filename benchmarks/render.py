@@ -301,6 +301,27 @@ def defences() -> str:
     return "\n".join([*lines, "", note])
 
 
+def privacy() -> str:
+    """What accuracy differential privacy leaves."""
+    result = load("dp")
+    lines = [
+        "**Differential privacy** (`python benchmarks/dp.py`; test accuracy, %, by epsilon).",
+        "",
+        "| | 1 | 4 | 8 | 16 | not private |",
+        "|---|" + "---:|" * 5,
+    ]
+    for case, rows in result["cases"].items():
+        if not case.startswith("membership"):
+            cells = [f"{rows[e]['accuracy']:.1f}" if e in rows else "-" for e in ("1", "4", "8", "16", "none")]
+            lines.append(f"| {case} | {' | '.join(cells)} |")
+    note = (
+        "Samples: DP-SGD at three institutions. Institutions: Skellam noise of thirty. Delta, seeds and what membership inference "
+        "finds are in [the results](benchmarks/results/dp.md). "
+        f"{where(next(iter(result['measured'].values())))}."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def rendered(text: str) -> str:
     """README.md with the figures filled in."""
     before, _, rest = text.partition(START)
@@ -332,6 +353,7 @@ _SECTIONS: dict[str, Callable[[], str]] = {
     "round": rounds,
     "scale": scale,
     "defences": defences,
+    "dp": privacy,
 }
 """By result file; a benchmark without results has no section."""
 

@@ -20,6 +20,7 @@ from common.genesis import Genesis
 from common.layout import Kind
 from common.ledger import Ledger
 from common.noise import Draw, Noise, skellam
+from common.packing import Ints
 from common.settings import Privacy
 
 _MOST_NOISE = 1e6
@@ -134,7 +135,12 @@ class InstitutionGuard(_Accountable):
         noise = genesis.law.noise
         assert noise is not None  # noqa: S101 -- the same setting decides on both
         self._release = release_of(noise, genesis.layout.size)
-        self.draw = partial(skellam, np.random.Generator(np.random.Philox(secrets.randbits(128))), noise.share)
+        self.draw = partial(_drawn, noise.share)
+
+
+def _drawn(variance: float, count: int) -> Ints:
+    """Noise from a generator of its own: one that was kept would give the same noise in every fork of this process."""
+    return skellam(np.random.Generator(np.random.Philox(secrets.randbits(128))), variance, count)
 
 
 _GUARDS: Mapping[str, Callable[[Genesis, Path, int], Guard]] = {

@@ -44,6 +44,14 @@ def checks() -> Iterator[Check]:
         ray or None,
         "Ray found" if ray else "no Ray: pip install 'dictpfl[sim]', or --engine local",
     )
+    private = find_spec("opacus") is not None and find_spec("dp_accounting") is not None
+    yield Check(
+        "differential privacy",
+        private or None,
+        "Opacus and dp-accounting found"
+        if private
+        else "no Opacus: pip install 'dictpfl[dp]' where privacy.mechanism is set",
+    )
     yield _ckks()
     yield _torch()
 

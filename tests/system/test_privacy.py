@@ -140,6 +140,17 @@ def test_whole_institutions(tmp_path: Path) -> None:
     world.close()
 
 
+def test_no_generator_is_kept_for_forks_to_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks are forks of one process: whatever state it kept would make the same noise in each round."""
+    world = World.found(tiny(**INSTITUTION), tmp_path / "world")
+    draw = world.institution(0)._guard.draw
+    assert draw is not None
+    assert (draw(100) != draw(100)).any()
+    monkeypatch.setattr("client.privacy.secrets.randbits", lambda _bits: 7)
+    assert (draw(100) == draw(100)).all(), "the operating system is asked anew each time"
+    world.close()
+
+
 def test_noise_for_an_epsilon_is_agreed_on_at_genesis(tmp_path: Path) -> None:
     config = tiny(privacy__mechanism="institution", privacy__epsilon=8.0)
     run = simulate(config, tmp_path / "run", engine="local")
