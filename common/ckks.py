@@ -39,7 +39,7 @@ class Scratch:
         thing.save(self._path)
         return os.pread(self._fd, os.fstat(self._fd).st_size, 0)
 
-    def fill(self, thing: Any, parameters: CKKSParameters, data: bytes | memoryview) -> Any:
+    def fill(self, thing: Any, parameters: CKKSParameters, data: bytes | bytearray | memoryview) -> Any:
         """`thing` loaded from bytes and checked against the context.
 
         Raises:
@@ -48,7 +48,7 @@ class Scratch:
         os.ftruncate(self._fd, 0)
         return self.refill(thing, parameters, data, 0)
 
-    def refill(self, thing: Any, parameters: CKKSParameters, data: bytes | memoryview, at: int) -> Any:
+    def refill(self, thing: Any, parameters: CKKSParameters, data: bytes | bytearray | memoryview, at: int) -> Any:
         """As `fill`, from what was filled last with `data` written over it from byte `at` on.
 
         Raises:
@@ -64,7 +64,7 @@ class Scratch:
             ) from error
         return thing
 
-    def patch(self, data: bytes | memoryview, at: int) -> None:
+    def patch(self, data: bytes | bytearray | memoryview, at: int) -> None:
         """Write over what was filled last, from byte `at` on."""
         os.pwrite(self._fd, data, at)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from common.ckks import Scratch, context
 from common.errors import CorruptError
 from common.parameters import CKKSParameters
+from common.polynomials import coefficients_at
 
 _SAMPLES = 16
 """Encryptions compared: a byte of randomness that is equal in all of them by chance is one in 2^120."""
@@ -29,7 +30,7 @@ class Frame:
     index: NDArray[np.int64]
     fixed: bytes
 
-    def require(self, item: bytes | memoryview) -> None:
+    def require(self, item: bytes | bytearray | memoryview) -> None:
         """Compare an item of the right length.
 
         Raises:
@@ -68,7 +69,7 @@ def _frame(samples: list[bytes]) -> Frame:
     return Frame(index, found[0, index].tobytes())
 
 
-def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, item: bytes | memoryview) -> Any:
+def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, item: bytes | bytearray | memoryview) -> Any:
     """A ciphertext of two polynomials, at the data level and with the agreed scale.
 
     Raises:
@@ -89,3 +90,24 @@ def load_ciphertext(scratch: Scratch, parameters: CKKSParameters, item: bytes | 
             "a ciphertext of another size, level or scale than agreed; its maker does not follow the protocol"
         )
     return ciphertext
+
+
+class Splitter:
+    """Sums that have both polynomials, split as `common.seeded.Expander` splits those that have seeds."""
+
+    def __init__(self, parameters: CKKSParameters) -> None:
+        self._parameters, self._scratch = parameters, Scratch()
+
+    def expect(self, payload: memoryview) -> None:
+        """Nothing to do ahead: whole ciphertexts hold nothing that has to be drawn."""
+
+    def split(self, item: memoryview) -> tuple[memoryview, Any]:
+        """The first polynomial of an item, 8 N bytes; a ciphertext whose first is zero and whose second is the item's.
+
+        Raises:
+            CorruptError: as `load_ciphertext`.
+        """
+        start, size = coefficients_at(item, self._parameters), 8 * self._parameters.ring_degree
+        rest = bytearray(item)
+        rest[start : start + size] = bytes(size)
+        return item[start : start + size], load_ciphertext(self._scratch, self._parameters, rest)

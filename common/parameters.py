@@ -29,14 +29,15 @@ nowhere above SEAL's own, older table.
 GUARDS = 4
 """Components of each ciphertext that are always zero and are checked on opening."""
 
+_LARGEST_RING = 8192
 _PRIME_BITS = 60
-_SLACK_BITS = 1.5
-_PRECISION_BITS = 44
+_SLACK_BITS = 2
+"""One for the sign, one so that up to six times the agreed uploads are refused rather than wrap unseen."""
 _LEAST_PAYLOAD_BITS = 30
 _DEVIATIONS = 8.5
 _FRESH_DEVIATION = 3.2
 TOLERANCE = 0.25
-"""Distance from an integer at which opening refuses a decoded value."""
+"""Distance from an integer at which opening refuses a decrypted value."""
 _PRIMES = {"symmetric": 1, "public_key": 2}
 _SEEDED_CAPACITY = 4
 """Most uploads whose sums are seeded where the configuration says "auto": opening takes at most about twice as long."""
@@ -78,7 +79,7 @@ class CKKSParameters:
         """
         count = _PRIMES[encryption.profile]
         scale = _scale_bits(encryption.ring_degree, encryption.profile, capacity)
-        payload = min(_PRECISION_BITS, math.floor(_PRIME_BITS - _SLACK_BITS - scale))
+        payload = _PRIME_BITS - _SLACK_BITS - scale
         return cls(
             encryption.ring_degree,
             (_PRIME_BITS,) * count,
@@ -95,7 +96,7 @@ class CKKSParameters:
 
     @property
     def components(self) -> int:
-        """Payload components of a ciphertext: real and imaginary parts of N/2 slots, less the guards."""
+        """Payload components of a ciphertext: its N coefficients, less the guards."""
         return self.ring_degree - GUARDS
 
     def ciphertexts(self, components: int) -> int:
@@ -126,6 +127,10 @@ class CKKSParameters:
             raise ParameterError(
                 f"CKKS parameters {self.to_json()}: expected whole numbers, and a capacity of at least 1"
             )
+        if self.ring_degree > _LARGEST_RING:
+            raise ParameterError(
+                f"ring degree {self.ring_degree}: expected at most {_LARGEST_RING}, whose polynomials SEAL saves in one piece"
+            )
         if type(self.seeded_sums) is not bool or (self.seeded_sums and self.profile != "symmetric"):
             raise ParameterError(
                 f"seeded sums with profile {self.profile!r}: only symmetric ciphertexts have seeds; "
@@ -150,7 +155,7 @@ class CKKSParameters:
         needed = _scale_bits(self.ring_degree, self.profile, self.capacity)
         if self.scale_bits < needed:
             raise ParameterError(f"scale 2^{self.scale_bits} drowns integers in noise; at least 2^{needed} is needed")
-        most = min(_PRECISION_BITS, math.floor(self.primes[0] - _SLACK_BITS - self.scale_bits))
+        most = self.primes[0] - _SLACK_BITS - self.scale_bits
         if not _LEAST_PAYLOAD_BITS <= self.payload_bits <= most:
             raise ParameterError(
                 f"{self.payload_bits} payload bits with a {self.primes[0]}-bit prime and scale 2^{self.scale_bits}: "
@@ -169,12 +174,9 @@ def _limit(security: int, ring_degree: int) -> int:
 
 
 def _scale_bits(ring_degree: int, profile: Profile, capacity: int) -> int:
-    """Smallest S with 8.5 deviations of the slot noise of `capacity` fresh ciphertexts under 2^S / 4."""
+    """Smallest S with 8.5 deviations of the noise of `capacity` fresh ciphertexts, in one coefficient, under 2^S / 4."""
     deviation = _FRESH_DEVIATION
     if profile == "public_key":
-        # Dropping the special prime rounds both polynomials, and the second one's rounding meets the secret: its
-        # slots are heavy-tailed, since the largest slot of the secret multiplies them (measured in tests/common).
-        deviation = math.sqrt((1 + ring_degree * 2 / 3) / 12) * math.sqrt(math.log(ring_degree / 2) + 6)
-    # The encoder rounds coefficients, alike in equal uploads: that part adds up without cancelling.
-    slot_noise = math.sqrt(ring_degree / 2) * math.sqrt(deviation**2 * capacity + capacity**2 / 12)
-    return math.ceil(math.log2(_DEVIATIONS * slot_noise / TOLERANCE))
+        # Dropping the special prime rounds both polynomials, and the second one's rounding meets the secret.
+        deviation = math.sqrt((1 + ring_degree * 2 / 3) / 12)
+    return math.ceil(math.log2(_DEVIATIONS * deviation * math.sqrt(capacity) / TOLERANCE))

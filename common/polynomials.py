@@ -1,7 +1,7 @@
-"""Arithmetic on polynomials where SEAL saved them: a plaintext added to a ciphertext without parsing either.
+"""Arithmetic on polynomials where SEAL saved them: integers added to a ciphertext without parsing it.
 
-SEAL's encryption of m is an encryption of zero plus m in its first polynomial, coefficient by coefficient modulo the
-prime (both in NTT form). Saved, the coefficients are little-endian 64-bit words behind a header that says how many.
+An encryption of m is an encryption of zero plus m in its first polynomial, word by word modulo the prime. Saved, the words
+are little-endian and of 64 bits, behind a header that says how many.
 """
 
 from __future__ import annotations
@@ -22,15 +22,25 @@ _HEADER_SIZE, _COUNT_SIZE = 16, 8
 
 
 def first_polynomial(item: bytes | bytearray | memoryview, parameters: CKKSParameters) -> Words:
-    """The coefficients of the first polynomial of a saved ciphertext or plaintext: a view, uint64, shape (N,).
+    """The words of the first polynomial of a saved ciphertext: a view, uint64, shape (N,).
 
     A view of a `bytearray` can be written to.
 
     Raises:
         CorruptError: saved by another SEAL, or by other parameters.
     """
-    degree = parameters.ring_degree
-    return np.frombuffer(item, dtype="<u8", count=degree, offset=coefficients_at(item, parameters))
+    first: Words = polynomials(item, parameters, 1)[0]
+    return first
+
+
+def polynomials(item: bytes | bytearray | memoryview, parameters: CKKSParameters, count: int) -> Words:
+    """The words of its first `count` polynomials, which have to lie in one block (`common.transform`), shape (count, N).
+
+    Raises:
+        CorruptError: as `first_polynomial`.
+    """
+    words = np.frombuffer(item, "<u8", count * parameters.ring_degree, coefficients_at(item, parameters))
+    return words.reshape(count, -1)
 
 
 def coefficients_at(item: bytes | bytearray | memoryview, parameters: CKKSParameters) -> int:
@@ -47,11 +57,6 @@ def coefficients_at(item: bytes | bytearray | memoryview, parameters: CKKSParame
             "install the version of TenSEAL that pyproject.toml names"
         )
     return start
-
-
-def compressed(plaintext: bytes, parameters: CKKSParameters) -> bool:
-    """Whether SEAL compressed a saved plaintext, as it does where imaginary parts are zero. A ciphertext it never does."""
-    return len(plaintext) < 8 * parameters.ring_degree
 
 
 def add_modulo(into: Words, other: Words, prime: int) -> None:

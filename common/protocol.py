@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of messages and blobs; both sides refuse another."""
 NEWCOMER = "new"
 """`Reply.code` of an institution that owes nothing, and needs no acknowledgements of rounds that it missed."""

@@ -127,16 +127,15 @@ class SeededAdder:
 
 
 class Expander:
-    """Sums as SEAL's ciphertexts of two polynomials."""
+    """Second polynomials of sums, from their seeds."""
 
     def __init__(self, parameters: CKKSParameters) -> None:
         self._parameters, self._form = parameters, form(parameters)
         self._evaluator = seal.Evaluator(context(parameters))
         self._drawn = seal.Ciphertext()
-        # Each holds a seeded ciphertext, of which only what differs is written; that of `_blank` has no first polynomial.
-        self._sum, self._blank = Scratch(), Scratch()
-        for scratch in (self._sum, self._blank):
-            scratch.fill(self._drawn, parameters, self._form.empty)
+        # Holds a seeded ciphertext without a first polynomial, of which only the seed is written.
+        self._blank = Scratch()
+        self._blank.fill(self._drawn, parameters, self._form.empty)
         self._known: dict[bytes, Any] = {}
 
     def expect(self, payload: memoryview) -> None:
@@ -147,8 +146,8 @@ class Expander:
             for seed in [payload[at - SEED_LENGTH : at]]
         }
 
-    def load(self, item: memoryview) -> Any:
-        """The ciphertext of a sum's item: its second polynomial is the sum of what all seeds give.
+    def split(self, item: memoryview) -> tuple[memoryview, Any]:
+        """The first polynomial of a sum's item, 8 N bytes; a ciphertext whose first is zero and whose second what all seeds give.
 
         Raises:
             CorruptError: no sum of seeded ciphertexts. How many there may be is checked where blobs are (`common.wire`).
@@ -161,11 +160,10 @@ class Expander:
         self._form.require(item[:length])
         seeds = [bytes(item[at - SEED_LENGTH : at]) for at in range(length, len(item) + 1, SEED_LENGTH)]
         seeds.sort(key=self._known.__contains__)
-        self._sum.patch(item[self._form.polynomial], self._form.polynomial.start)
-        total = self._sum.refill(seal.Ciphertext(), self._parameters, seeds[0], length - SEED_LENGTH)
+        total = self._draw(seal.Ciphertext(), seeds[0])
         for seed in seeds[1:]:
             self._evaluator.add_inplace(total, self._known.get(seed) or self._draw(self._drawn, seed))
-        return total
+        return item[self._form.polynomial], total
 
     def _draw(self, into: Any, seed: bytes | memoryview) -> Any:
         return self._blank.refill(into, self._parameters, seed, self._form.length - SEED_LENGTH)

@@ -235,7 +235,7 @@ class Encryption(Section):
     security: Literal[128, 192, 256] = Field(
         192, description="Least classical security, bits (2024 HE standard table)."
     )
-    ring_degree: Literal[4096, 8192, 16384] = Field(4096, description="N, coefficients of a ciphertext.")
+    ring_degree: Literal[4096, 8192] = Field(4096, description="N, coefficients of a ciphertext.")
     seeded_sums: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Sums with seeds in place of a second polynomial: half the bytes down, and each institution draws a "

@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import tenseal.sealapi as seal
 
 from client.replay import apply
-from common.ckks import context
 from common.errors import DictPFLError, PackingError
 from common.ledger import ledger_size
 from common.polynomials import add_modulo, data_prime, first_polynomial
@@ -143,12 +141,8 @@ def _shifted(stage: Stage) -> str:
     parsed = Blob.parse(aggregate.blob, genesis.aggregates, direction=AGGREGATE, kind=plan.kind, round=number)
     length = parsed.header.item_length
     items = [bytearray(parsed.sealed[i : i + length]) for i in range(0, len(parsed.sealed), length)]
-    slots = np.zeros(parameters.ring_degree // 2, dtype=np.complex128)
-    slots[ledger_size(len(genesis.layout.entries)) + 1] = 1.0
-    plain = seal.Plaintext()
-    seal.CKKSEncoder(context(parameters)).encode(slots.tolist(), 2.0**parameters.scale_bits, plain)
-    array = plain.dyn_array()
-    one = np.array([int(array.at(i)) for i in range(parameters.ring_degree)], dtype=np.uint64)
+    one = np.zeros(parameters.ring_degree, dtype=np.uint64)
+    one[ledger_size(len(genesis.layout.entries)) + 1] = 1 << parameters.scale_bits
     add_modulo(first_polynomial(items[0], parameters), one, data_prime(parameters))
     altered = write(parsed.header, [bytes(item) for item in items], bytes(parsed.clear))
     return _applied(stage, number, replace(aggregate, blob=altered))

@@ -60,9 +60,9 @@ def pry(view: CollusionView, seen: SeenUpload) -> Floats:
         items = [parsed.sealed[i : i + length] for i in range(0, len(parsed.sealed), length)]
         most = genesis.parameters.components
         # An attacker does not stop at a guard that is not zero.
-        decoded = np.concatenate([opener._decoded(item)[:most] for item in items])  # noqa: SLF001
-        half = 1 << (bits - 1)
-        components = (np.rint(decoded).astype(np.int64) + half) % (1 << bits) - half
+        noisy = np.concatenate([opener._decrypted(item)[:most] for item in items])  # noqa: SLF001
+        scale, half = genesis.parameters.scale_bits, 1 << (bits - 1)
+        components = (((noisy + (1 << (scale - 1))) >> scale) + half) % (1 << bits) - half
     else:
         components = opener.open(parsed.sealed, length)
     needed = ledger_size(len(genesis.layout.entries)) + plan.sealed.digits.components(plan.sealed.index.size)

@@ -71,6 +71,7 @@ def residues(sealed: memoryview, item_length: int, parameters: CKKSParameters) -
     items = [sealed[i : i + item_length] for i in range(0, len(sealed), item_length)]
     words = np.concatenate([first_polynomial(item, parameters)[: parameters.components] for item in items])
     bits = parameters.payload_bits
+    words >>= np.uint64(parameters.scale_bits)
     return (words & np.uint64((1 << bits) - 1)).astype(np.int64) - (1 << (bits - 1))
 
 

@@ -1,9 +1,8 @@
 """Li and Micciancio's passive attack (EUROCRYPT 2021) on our parameters, and what it finds in what `opening` returns.
 
-A decoded CKKS value is not the message but the message plus the noise e. Whoever sees a ciphertext (c0, c1) and its
-decoded floats encodes them back, which gives m + e exactly, and solves c0 + c1 s = m + e for the key s: one division
-for each coefficient in the transform domain, where SEAL keeps everything. Nothing is guessed and nothing is secret:
-c0, c1, the prime and the floats are enough. Rounded integers carry no e, and the same arithmetic gives noise.
+A decrypted CKKS value is not the message but the message plus the noise e. Whoever sees a ciphertext (c0, c1) and m + e
+solves c0 + c1 s = m + e for the key s: one division for each coefficient in the transform domain. Nothing is guessed and
+nothing is secret: c0, c1, the prime and m + e are enough. Rounded integers carry no e, and the same arithmetic gives noise.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import struct
 import numpy as np
 import pytest
 import tenseal.sealapi as seal
+from ciphertexts import second_of
 
 from common.adding import ckks_adder
 from common.ckks import Scratch, context
@@ -21,12 +21,13 @@ from common.keys import FederationKey
 from common.opening import CKKSOpener
 from common.packing import Ints
 from common.parameters import CKKSParameters
+from common.polynomials import data_prime, first_polynomial
 from common.sealing import CKKSSealer
 from common.seeded import Expander
+from common.transform import blank
 
 BODY_AT = 26
 """SEAL's header (16 bytes) and zstd's (10): 60-bit residues do not compress, so that members follow as they are."""
-MEMBERS, ARRAY = 73, 24
 Residues = list[int]
 
 
@@ -38,30 +39,26 @@ def sum_of(parameters: CKKSParameters, items: list[bytes]) -> bytes:
     return total
 
 
-def polynomials(total: bytes, parameters: CKKSParameters) -> tuple[Residues, Residues]:
-    """c0 and c1, in the transform domain."""
-    n, written = parameters.ring_degree, Scratch().bytes_of(Expander(parameters).load(memoryview(total)))
-    values = np.frombuffer(written, "<u8", count=2 * n, offset=BODY_AT + MEMBERS + ARRAY)
-    return values[:n].tolist(), values[n:].tolist()
+def transformed(coefficients: Residues, parameters: CKKSParameters) -> Residues:
+    """Coefficients in the transform domain, by SEAL: as the first polynomial of a ciphertext."""
+    carrier, evaluator = seal.Ciphertext(), seal.Evaluator(context(parameters))
+    Scratch().fill(carrier, parameters, blank(parameters))
+    evaluator.transform_from_ntt_inplace(carrier)
+    written = bytearray(Scratch().bytes_of(carrier))
+    first_polynomial(written, parameters)[:] = np.array(coefficients, np.uint64)
+    Scratch().fill(carrier, parameters, written)
+    evaluator.transform_to_ntt_inplace(carrier)
+    return [int(word) for word in first_polynomial(Scratch().bytes_of(carrier), parameters)]
 
 
-def encoded(decoded: np.ndarray, parameters: CKKSParameters) -> Residues:
-    """round(scale * inverse embedding of what was decoded), in the transform domain: m + e, or m."""
-    half = parameters.ring_degree // 2
-    plain = seal.Plaintext()
-    seal.CKKSEncoder(context(parameters)).encode(
-        (decoded[:half] + 1j * decoded[half:]).tolist(), 2.0**parameters.scale_bits, plain
-    )
-    array = plain.dyn_array()
-    return [int(array.at(i)) for i in range(parameters.ring_degree)]
-
-
-def solve(total: bytes, decoded: np.ndarray, parameters: CKKSParameters) -> Residues:
+def solve(total: bytes, decrypted: Ints, parameters: CKKSParameters) -> Residues:
     """s = (m + e - c0) / c1, residue by residue."""
-    (q,) = (int(m.value()) for m in seal.CoeffModulus.Create(parameters.ring_degree, list(parameters.primes)))
-    c0, c1 = polynomials(total, parameters)
-    known = encoded(decoded, parameters)
-    return [(m - a) * pow(b, -1, q) % q for m, a, b in zip(known, c0, c1, strict=True)]
+    q = data_prime(parameters)
+    first, rest = Expander(parameters).split(memoryview(total))
+    c0 = np.frombuffer(first, "<u8").tolist()
+    c1 = second_of(rest, parameters).tolist()
+    product = transformed([(int(m) - a) % q for m, a in zip(decrypted, c0, strict=True)], parameters)
+    return [m * pow(b, -1, q) % q for m, b in zip(product, c1, strict=True)]
 
 
 def stolen(s: Residues, total: bytes, key: FederationKey) -> FederationKey:
@@ -88,11 +85,10 @@ def values(parameters: CKKSParameters) -> Ints:
     return np.random.default_rng(0).integers(-(2**20), 2**20, 3_000)
 
 
-def test_decoded_floats_give_the_key_away(parameters: CKKSParameters, key: FederationKey, values: Ints) -> None:
+def test_what_is_not_rounded_gives_the_key_away(parameters: CKKSParameters, key: FederationKey, values: Ints) -> None:
     sealer, opener = CKKSSealer(key), CKKSOpener(key)
     first = sum_of(parameters, [next(iter(sealer.seal(v))) for v in (values, -2 * values, values + 5)])
-    decoded = opener._decoded(memoryview(first))
-    s = solve(first, decoded, parameters)
+    s = solve(first, opener._decrypted(memoryview(first)), parameters)
     assert np.array(s, "<u8").tobytes() in key.secret
     other = sum_of(parameters, [next(iter(sealer.seal(np.arange(4_000))))])
     assert opens(stolen(s, first, key), other, np.arange(4_000))
@@ -105,7 +101,9 @@ def test_what_opening_returns_does_not(parameters: CKKSParameters, key: Federati
         total = sum_of(parameters, [next(iter(sealer.seal(v))) for v in (values, -values, 7 * values)])
         opened = opener.open(memoryview(total), len(total))
         assert opened.dtype == np.int64
-        known = np.concatenate([opened, np.zeros(parameters.ring_degree - opened.size)])
+        known = (
+            np.concatenate([opened, np.zeros(parameters.ring_degree - opened.size, np.int64)]) << parameters.scale_bits
+        )
         s = solve(total, known, parameters)
         raw = np.array(s, "<u8").tobytes()
         assert not any(raw[at : at + 8] in key.secret for at in range(0, 800, 8))

@@ -74,7 +74,7 @@ def test_golden_bytes(generator: ModuleType) -> None:
     assert generator.small() == golden
     at = {field: golden[start : start + size] for field, (start, size) in FIELDS.items()}
     assert at["magic"] == b"DICTPFL\0"
-    assert at["version"] + at["direction"] + at["kind"] + at["round"] == bytes.fromhex("0200 01 02 04030201")
+    assert at["version"] + at["direction"] + at["kind"] + at["round"] == bytes.fromhex("0300 01 02 04030201")
     assert at["federation"] + at["fingerprint"] + at["tag"] + at["upload_id"] == bytes(range(112))
     assert struct.unpack("<IIIQ", golden[128:148]) == (1, 2, 5, 3)
     assert at["digest"] == hashlib.sha256(golden[:148] + golden[232:]).digest()
@@ -112,7 +112,7 @@ MUTATIONS: dict[str, tuple[Callable[[bytes], bytes], type[WireError]]] = {
     "two blobs": (lambda d: d + d, OversizedError),
     "version 0": (lambda d: put(d, "version", 0), VersionError),
     "version 1": (lambda d: put(d, "version", 1), VersionError),
-    "version 3": (lambda d: put(d, "version", 3), VersionError),
+    "version 2": (lambda d: put(d, "version", 2), VersionError),
     "no kind": (lambda d: put(d, "kind", 0), WrongKindError),
     "unknown kind": (lambda d: put(d, "kind", 9), WrongKindError),
     "a score": (lambda d: put(d, "kind", 2), WrongKindError),

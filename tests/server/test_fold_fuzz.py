@@ -330,11 +330,11 @@ def test_framing_altered_with_a_fitting_digest() -> None:
     assert set(words) == {"CorruptError"}
 
 
-@pytest.mark.parametrize("scale", [2.0**13, 2.0**15, -(2.0**14), float("nan")])
+@pytest.mark.parametrize("scale", [2.0**7, 2.0**9, -(2.0**8), float("nan")])
 def test_another_scale(scale: float) -> None:
     raw = bytearray(WORLD.blobs[1])
     at = HEADER_BYTES + BODY_AT + 57
-    assert struct.unpack_from("<d", raw, at) == (2.0**14,)
+    assert struct.unpack_from("<d", raw, at) == (2.0**8,)
     struct.pack_into("<d", raw, at, scale)
     fold = WORLD.fold()
     with pytest.raises(CorruptError):
