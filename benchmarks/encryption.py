@@ -321,7 +321,7 @@ def page(rows: list[dict[str, Any]], found: list[Requirement], facts: dict[str, 
 {table(rows)}
 
 Phases are nanoseconds a value, medians of turns in which all schemes took part one after another. `seal` is add integers,
-encrypt, serialise and the blob, with encryptions of zero at hand that `prepare` made; `fold` is one upload validated, parsed and added; `open` is parse, decrypt, round,
+encrypt, serialise and the blob, with encryptions of zero at hand that `prepare` made; `fold` is one upload validated, parsed and added; `open` is parse, decrypt,
 round; `seal + open` has pack and unpack in it. {PARTICIPANTS} participants; blobs of `common.wire` with their header of
 232 bytes. All opened sums equalled the integer sums; `ts.ckks_vector`, fed floats
 below 0.04, was off by up to {error:.1e} (one upload added eight times).
