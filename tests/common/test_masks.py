@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from common.adding import ckks_adder
 from common.circle import Circle, Peer, Roster
 from common.errors import ConfigError, CorruptError, GuardError, NoiseError
-from common.keys import FederationKey
+from common.keys import FederationKey, make_key
 from common.keystream import PolynomialStream, shifted
 from common.opening import CKKSOpener
 from common.parameters import CKKSParameters
 from common.polynomials import data_prime, first_polynomial
 from common.revealing import Answer, Note, Partner, SeedsQuestion, SharesQuestion, attempt_bytes, read_attempt
 from common.sealing import CKKSSealer
+from common.settings import Encryption
 from common.sharing import combine, commitment, split, threshold
 
 SEED = bytes(range(32))
@@ -98,7 +99,11 @@ def test_many_streams_add_up_exactly(count: int, key: FederationKey) -> None:
     assert first_polynomial(found, key.parameters).tolist() == expected
 
 
-def test_masks_of_a_pair_vanish_in_the_sum_and_one_upload_is_refused(key: FederationKey) -> None:
+@pytest.mark.parametrize(
+    "encryption", [Encryption(), Encryption(profile="public_key", ring_degree=8192)], ids=lambda e: e.profile
+)
+def test_masks_of_a_pair_vanish_in_the_sum_and_one_upload_is_refused(encryption: Encryption) -> None:
+    key = make_key(CKKSParameters.choose(encryption, 3))
     mine, yours = sealed(key, range(5000)), sealed(key, range(5000, 10000))
     masked = [list(shifted(mine, key.parameters, plus=[SEED])), list(shifted(yours, key.parameters, minus=[SEED]))]
     assert (opened(key, masked) == opened(key, [mine, yours])).all()

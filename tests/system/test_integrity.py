@@ -19,7 +19,7 @@ from client.memory import Pending
 from common.adding import ckks_adder
 from common.errors import ConfigError, EvidenceError
 from common.manifest import Manifest, joined, separated
-from common.polynomials import add_modulo, data_prime, first_polynomial
+from common.polynomials import add_modulo, data_prime, first_polynomial, polynomials
 from common.protocol import Aggregate, Reply, Request, RoundKind, Status
 from common.revealing import SharesQuestion
 from common.wire import AGGREGATE, HEADER_BYTES, Header, read_header, resealed, write
@@ -138,12 +138,12 @@ def altered(server: Server) -> Aggregate:
     return server.aggregate(resealed(server.sum(server.blobs()), change), server.manifests())
 
 
-def damaged(server: Server) -> Aggregate:
-    """A bit of a ciphertext."""
+def flipped(server: Server, polynomial: int) -> Aggregate:
+    """A bit of a ciphertext of the sum, whose digest is made anew."""
 
     def change(items: Sequence[bytes]) -> list[bytes]:
         out = bytearray(items[1])
-        first_polynomial(out, server.world.genesis.parameters)[7] ^= np.uint64(1 << 50)
+        polynomials(out, server.world.genesis.parameters, 2)[polynomial, 7] ^= np.uint64(1 << 50)
         return [items[0], bytes(out), *items[2:]]
 
     return server.aggregate(resealed(server.sum(server.blobs()), change), server.manifests())
@@ -226,7 +226,8 @@ PLAYED: dict[str, tuple[Callable[[Server], Aggregate], str, bool]] = {
     "repeated, and said so": (repeated_and_said, "repeated", False),
     "reordered": (reordered, "tag", True),
     "altered": (altered, "tag", True),
-    "damaged": (damaged, "guard", True),
+    "a bit of the first polynomial, which is one value's": (lambda server: flipped(server, 0), "tag", True),
+    "a bit of the second polynomial, which is every value's": (lambda server: flipped(server, 1), "guard", True),
     "invented": (invented, "invented", False),
     "invented member": (invented_member, "invented", False),
     "invented content": (invented_content, "tag", True),

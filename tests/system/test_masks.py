@@ -57,10 +57,10 @@ def told(world: World, node: int) -> Path:
 
 
 def decoded(world: World, blob: bytes) -> np.ndarray:
-    """What who has the key can make of one upload: the floats, as no guard has looked at them."""
+    """What who has the key can make of one upload: scaled integers with their noise, as no guard has looked at them."""
     opener, length = CKKSOpener(load_key(world.site(0) / "federation.key")), world.genesis.upload_length
     items = [blob[start : start + length] for start in range(HEADER_BYTES, len(blob), length)]
-    return np.concatenate([opener._decoded(memoryview(item)) for item in items])
+    return np.concatenate([opener._decrypted(memoryview(item)) for item in items])
 
 
 def correlations(world: World) -> list[float]:
@@ -109,6 +109,17 @@ def test_the_same_state_with_masks_and_without(undisturbed: dict[str, bytes]) ->
     """Three have sums that carry seeds, five have sums with both polynomials."""
     assert undisturbed["three"] == undisturbed["bare three"]
     assert undisturbed["five"] == undisturbed["bare"]
+
+
+def test_the_same_state_under_the_public_key(tmp_path: Path) -> None:
+    changes = {"encryption__profile": "public_key", "encryption__ring_degree": 8192, "federation__rounds": 2}
+    found = set()
+    for masks in (True, False):
+        world = World.found(encrypted(**changes, defences__masks=masks), tmp_path / str(masks))
+        world.run()
+        found.update(world.digests())
+        world.close()
+    assert len(found) == 1
 
 
 def test_the_sum_is_the_same_to_the_last_byte_that_institutions_open(five: World, templates: dict[str, World]) -> None:
