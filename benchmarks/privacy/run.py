@@ -76,6 +76,10 @@ MODELS: Mapping[str, Callable[[], Iterator[Finding]]] = {
         ("plaintext", "fedml-he-30", "fedml-he-90", "fedhe-full", "dictpfl-identity"), (1,),
         {"model.source": "cnn", "model.options": {"width": 8, "depth": 2}, "decomposition.rank": 2}, "cnn",
     ),
+    "inversion-vit-pretrained": lambda: inversion(
+        ("plaintext", "fedml-he-30", "fedml-he-90", "fedhe-full", "dictpfl", "dictpfl-identity"), (1,),
+        {"data.public_share": 0.2, "model.pretrain.epochs": 30, "model.pretrain.classes": [0, 1, 2, 3, 4]}, "pretrained",
+    ),
     "inversion-steps": lambda: inversion(
         ("plaintext", "dictpfl-collusion"), (1,), {"training.steps": 2}, "steps"
     ),

@@ -83,7 +83,7 @@ class Case:
             "batch": config.training.batch_size,
             "steps": len(self.victims[0].batches),
             "round": self.number,
-            "model": config.model.source,
+            "model": config.model.source + (", pretrained" if config.model.pretrain.epochs else ""),
         }
 
 
