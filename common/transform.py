@@ -52,7 +52,7 @@ class Inverse:
 def centred(words: Words, prime: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Residues as signed integers around zero, int64."""
     signed = words.astype(np.int64)
-    signed[signed > prime // 2] -= prime
+    signed -= (signed > prime // 2) * np.int64(prime)
     return signed
 
 
