@@ -7,7 +7,6 @@ all institutions know.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from client.batches import forward
+from client.chance import unpredictable
 from client.data import Samples
 from client.loading import Batch, batches
 from client.persample import Sampled, require_private, sampled
@@ -99,7 +99,7 @@ def train_privately(
         raise DataError("no training samples: expected at least one; an institution without data cannot take part")
     device = resolve_device(training.device)
     twin.to(device=device, dtype=getattr(torch, training.dtype))
-    random = np.random.Generator(np.random.Philox(secrets.randbits(128)))
+    random = unpredictable()
     sampling = Sampling.of(len(samples), training)
     optimizer = _Optimizer(
         make_optimizer(twin, training, rate), random, noise, privacy.max_grad_norm, sampling.rate * len(samples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from client.accounting import Release, Spending, extra_missing, noise_for
+from client.chance import unpredictable
 from client.training import Trained
 from common.config import FederationConfig
 from common.errors import ModelError, PrivacyError
@@ -139,8 +137,7 @@ class InstitutionGuard(_Accountable):
 
 
 def _drawn(variance: float, count: int) -> Ints:
-    """Noise from a generator of its own: one that was kept would give the same noise in every fork of this process."""
-    return skellam(np.random.Generator(np.random.Philox(secrets.randbits(128))), variance, count)
+    return skellam(unpredictable(), variance, count)
 
 
 _GUARDS: Mapping[str, Callable[[Genesis, Path, int], Guard]] = {

@@ -44,7 +44,7 @@ def moved(
     """How far the shared vector moves; without chance where every sample is drawn and there is no noise."""
     made = twin()
     before = made.read()
-    with mock.patch.object(np.random, "Philox", return_value=np.random.PCG64(chance)):
+    with mock.patch("client.dpsgd.unpredictable", return_value=np.random.default_rng(chance)):
         train_privately(
             made, data, training, Classification(), privacy=Privacy(max_grad_norm=norm), noise=noise, seed=1, sent=sent
         )

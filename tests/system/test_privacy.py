@@ -146,7 +146,7 @@ def test_no_generator_is_kept_for_forks_to_repeat(tmp_path: Path, monkeypatch: p
     draw = world.institution(0)._guard.draw
     assert draw is not None
     assert (draw(100) != draw(100)).any()
-    monkeypatch.setattr("client.privacy.secrets.randbits", lambda _bits: 7)
+    monkeypatch.setattr("client.chance.secrets.randbits", lambda _bits: 7)
     assert (draw(100) == draw(100)).all(), "the operating system is asked anew each time"
     world.close()
 
