@@ -47,7 +47,7 @@ def inversion(
 ) -> Iterator[Finding]:
     """Inversion and labels on one model."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(methods=methods, batches=batches, parts=(), attacks=attacks)
+        settings = Settings(methods=methods, batches=batches, parts=(), attacks=attacks, victims=8)
         results = attack(EXPERIMENT, folder, settings, overrides=changes)
         for finding in results.findings:
             picture = f"{tag}-{finding.picture}" if finding.picture and _is_best(finding, results.findings) else ""

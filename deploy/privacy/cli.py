@@ -11,13 +11,27 @@ import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from common.errors import ConfigError
 from deploy.overrides import overrides
 
 if TYPE_CHECKING:
-    from deploy.privacy.results import Finding, Interval, PrivacyResults
+    from collections.abc import Sequence
 
+    from deploy.privacy.results import Family, Finding, Interval, PrivacyResults
+
+_READING: tuple[Family, ...] = ("labels", "inversion")
+_TITLES = {
+    "tokens": "Words of one institution's update",
+    "property": "An institution's share of a class, from one update",
+    "membership": "Was a sample trained on? From the final model",
+    "collusion": "The coordinator and one institution together, against another",
+    "aggregate": "What an institution reads of the others' sum",
+    "distinguishing": "Which of two data sets an institution has, from everything that the coordinator sees",
+}
+_SHOWN = ("batch", "institutions", "words", "rank", "runs", "worlds")
+_COLOURS = {"succeeds": ("red", "!"), "better than blind": ("yellow", "+"), "no better than blind": ("green", " ")}
 BROKEN = 3
 """Exit status where an attack does not work even on plaintext."""
 
@@ -59,7 +73,7 @@ def attack(
     from deploy.privacy.subjects import SUBJECTS
 
     console = Console()
-    console = console if console.is_terminal else Console(width=max(140, console.width))
+    console = console if console.is_terminal else Console(width=max(160, console.width))
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -91,24 +105,63 @@ def attack(
 
 
 def show(console: Console, results: PrivacyResults) -> None:
-    """Print what was found, attack by method."""
-    table = Table(title="what attackers found", title_justify="left", box=None)
-    for heading in ("attack", "method", "batch", "by", "metric", "found", "blind guess", "verdict"):
-        table.add_column(heading, no_wrap=True)
-    colours = {"succeeds": "red", "better than blind": "yellow", "no better than blind": "green"}
-    for f in sorted(results.findings, key=lambda f: (f.family, f.attack, int(f.setting.get("batch", 0)))):
-        table.add_row(
-            f.attack, f.method, str(f.setting.get("batch", "-")), f.adversary, f.metric, ranged(f.found), ranged(f.blind),
-            f"[{colours.get(f.verdict, 'white')}]{f.verdict}[/]",
-        )  # fmt: skip
-    console.print(table)
+    """Print what was found: one institution's update, attack by method; then the rest, a table for each kind of attack."""
+    reading = results.of(*_READING)
+    for batch in sorted({int(f.setting["batch"]) for f in reading}):
+        console.print(matrix([f for f in reading if f.setting["batch"] == batch], batch))
+    console.print(Text.assemble("  ", *(part for v in _COLOURS for part in (_marked(v, v), "   "))), "")
+    rest = [f for f in results.findings if f.family not in _READING]
+    for family in dict.fromkeys(f.family for f in rest):
+        console.print(listing(_TITLES.get(family, family), [f for f in rest if f.family == family]), "")
     if results.detections:
-        table = Table(title="what cheating gets away with", title_justify="left", box=None)
-        for heading in ("by", "attempt", "outcome", "noticed by"):
-            table.add_column(heading, no_wrap=True)
+        table = _table("What cheating gets away with")
+        for heading in ("attempt", "by", "outcome", "noticed by"):
+            table.add_column(heading)
         for d in results.detections:
-            table.add_row(d.adversary, d.attack, d.outcome, d.by or "-")
-        console.print(table)
+            table.add_row(d.attack, d.adversary, d.outcome, d.by or "-")
+        console.print(table, "")
+    if results.checks:
+        table = _table("Do the attacks work? Where nothing is encrypted they must")
+        for heading in ("attack", "measure", "required", "reached"):
+            table.add_column(heading, justify="right" if heading in ("required", "reached") else "left")
+        for c in results.checks:
+            table.add_row(c.attack, c.metric, f"{c.required:g}", f"{c.found:.2f}" + "" if c.met else " BROKEN")
+        console.print(table, "")
+
+
+def matrix(findings: Sequence[Finding], batch: int) -> Table:
+    """Methods by attacks at one batch."""
+    attacks = list(dict.fromkeys((f.attack, f.metric) for f in findings))
+    table = _table(f"One institution's update, batch {batch}: found, and its 95 % interval")
+    table.add_column("method")
+    for attack, metric in attacks:
+        table.add_column(f"{attack}\n{metric}", no_wrap=True)
+    for method in dict.fromkeys(f.method for f in findings):
+        cells = {(f.attack, f.metric): _marked(f.verdict, ranged(f.found)) for f in findings if f.method == method}
+        table.add_row(method, *(cells.get(attack, Text("-")) for attack in attacks))
+    return table
+
+
+def listing(title: str, findings: Sequence[Finding]) -> Table:
+    """Findings line by line."""
+    table = _table(f"{title} ({', '.join(dict.fromkeys(f.metric for f in findings))})")
+    for heading in ("attack", "method", "setting", "by", "found", "blind guess"):
+        table.add_column(heading, no_wrap=heading in ("found", "blind guess"))
+    for f in sorted(findings, key=lambda f: f.attack):
+        setting = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+                            for key, value in f.setting.items() if key in _SHOWN)  # fmt: skip
+        table.add_row(f.attack, f.method, setting, f.adversary, _marked(f.verdict, ranged(f.found)), ranged(f.blind))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _marked(verdict: str, text: str) -> Text:
+    """Coloured, and with a sign where there are no colours."""
+    colour, sign = _COLOURS.get(verdict, ("", " "))
+    return Text(f"{sign} {text}", style=colour)
 
 
 def ranged(interval: Interval) -> str:

@@ -16,21 +16,26 @@ _Z = 1.959963984540054
 
 
 def mean_interval(values: ArrayLike) -> Interval:
-    """Mean over independent trials with Student's interval; of one trial: the mean itself thrice.
+    """Mean over independent trials with Student's interval, within -1 to 1, where all measures here are; of one trial: the mean thrice.
 
     Not the bootstrap: with the few victims of an attack its intervals are too short, and chance looks like a leak.
     """
+    found = _student(values)
+    return Interval(value=found.value, low=max(-1.0, found.low), high=min(1.0, found.high))
+
+
+def gain_interval(found: ArrayLike, blind: ArrayLike) -> Interval:
+    """Mean of the paired differences found - blind, trial by trial, with its interval."""
+    return _student(np.asarray(found, dtype=np.float64) - np.asarray(blind, dtype=np.float64))
+
+
+def _student(values: ArrayLike) -> Interval:
     data = np.asarray(values, dtype=np.float64)
     mean = float(data.mean())
     if data.size == 1:
         return constant(mean)
     half = float(student.ppf(0.975, data.size - 1) * data.std(ddof=1) / np.sqrt(data.size))
     return Interval(value=mean, low=mean - half, high=mean + half)
-
-
-def gain_interval(found: ArrayLike, blind: ArrayLike) -> Interval:
-    """Mean of the paired differences found - blind, trial by trial, with its interval."""
-    return mean_interval(np.asarray(found, dtype=np.float64) - np.asarray(blind, dtype=np.float64))
 
 
 def auc_interval(positive: ArrayLike, negative: ArrayLike) -> Interval:
