@@ -12,9 +12,9 @@ from unittest.mock import patch
 
 OTHER = "other"
 ROUND: Mapping[str, Sequence[str]] = {
-    "train": ("client.institution:train",),
-    "evaluate": ("client.institution:evaluate",),
-    "seal": ("client.institution:seal_update", "client.institution:Institution._sealed"),
+    "train": ("client.uploading:train",),
+    "evaluate": ("client.uploading:evaluate",),
+    "seal": ("client.uploading:seal_update", "client.uploading:Uploads._sealed"),
     "open": ("client.institution:apply",),
     "digest": ("common.state:SharedState.tag",),
     "store": ("client.memory:Memory.store", "server.journal:Journal.record"),

@@ -1,35 +1,30 @@
-"""One institution: catches up by replay, settles its last upload, measures, trains, seals, remembers, replies."""
+"""One institution: catches up by replay, settles its last upload, makes the next (`client.uploading`), remembers, replies."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 import torch
 
 from client.data import Samples
 from client.delivery import missed
+from client.diary import Diary
 from client.epochs import Keyring, home
 from client.integrity import integrity_of
 from client.jump import jumped
-from client.masking import Place, masks_of
+from client.masking import masks_of
 from client.memory import Memory, Pending, Record
 from client.privacy import guard_of
-from client.replay import Applied, apply, components, padded
+from client.replay import Applied, apply, components
 from client.sealed import open_snapshot, seal_snapshot
-from client.sensitivity import sensitivity
-from client.site import DIARY, GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
-from client.speed import rate
+from client.site import GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
 from client.tasks import load_task
-from client.training import evaluate, train
+from client.uploading import Uploads, metrics
 from client.workbench import Workbench
 from common.errors import (
     BehindError,
@@ -46,21 +41,19 @@ from common.errors import (
     WrongKeyError,
 )
 from common.genesis import DOCUMENT, Genesis
-from common.ledger import Ledger
 from common.opening import Opener
 from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Stage, Status, Wish
 from common.refresh import forgotten
 from common.revealing import SeedsQuestion, SharesQuestion, read_attempt
-from common.round import Plan, Sealable, begin, seal_update, stopped
+from common.round import begin, stopped
 from common.sealing import CKKSSealer, IdentitySealer, Sealer
-from common.seeds import small_seed
 from common.snapshots import HEADER_BYTES, SnapshotHeader
-from common.state import Floats, Residual
-from common.wire import UPLOAD, Blob, Header, read_kind, write
+from common.state import Residual
+from common.wire import UPLOAD, Blob, read_kind
 
 _log = structlog.get_logger(__name__)
-_MOST_PREPARED = 1024
-"""Ciphertexts prepared at most, and as many of the upload that waits: 100 MB of memory, 0.6 s of work."""
+_MOST_EXPECTED = 1024
+"""Ciphertexts of the upload that waits, whose seeds are drawn ahead at most: 66 MB of memory, 0.2 s of work."""
 
 
 class Institution:
@@ -84,18 +77,21 @@ class Institution:
                 f"{self._genesis.fingerprint.hex()[:12]}; ask the authority for the bundle of this epoch"
             )
         torch.set_num_threads(config.training.threads)
-        self._task = load_task(config.training.task)
-        self._train, self._validation = Samples.load(folder / TRAIN), Samples.load(folder / VALIDATION)
-        if not len(self._train):
+        own = Samples.load(folder / TRAIN)
+        if not len(own):
             raise DataError(f"{folder}/{TRAIN} holds no samples; an institution needs at least one to take part")
         self._bench = Workbench(self._genesis, self._keys.home / GENESIS_WEIGHTS)
         self._memory = Memory(folder / "memory", self._genesis.federation)
-        self._guard = guard_of(self._genesis, self._memory.path, len(self._train))
+        self._guard = guard_of(self._genesis, self._memory.path, len(own))
         self._masks = masks_of(self._keys, self._memory.path, self.settings.min_participants)
         self._integrity = integrity_of(self._keys)
+        self._diary = Diary(folder, self.settings.name)
+        self._uploads = Uploads(
+            self.settings.name, self._genesis, self._bench, load_task(config.training.task), own,
+            Samples.load(folder / VALIDATION), self._sealer, self._guard, self._masks, self._integrity, self._diary,
+        )  # fmt: skip
         self._record: Record | None = None
         self._stamp = (-1, -1, -1)
-        self._seconds: dict[str, float] = {}
         self._began = 0.0
 
     def handle(self, request: Request) -> Reply:
@@ -125,16 +121,14 @@ class Institution:
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
 
     def prepare(self) -> None:
-        """Do ahead, while there is nothing to answer, what the next upload needs and does not depend on its values."""
+        """Do ahead, while there is nothing to answer, what the next upload and the opening of its sum need."""
         record = self._recall()
-        plan = begin(self._genesis.law, record.shared, RoundKind.UPDATE)
-        # The next round may send a little more than this one would.
-        self._sealer.prepare(min(_MOST_PREPARED, self._genesis.items(components(self._genesis, plan)) + 2))
+        self._uploads.prepare(record)
         if record.pending is not None:
             number, kind, _ = read_kind(record.pending.blob)
             genesis, opener = self._keys.at(number)
             blob = Blob.parse(record.pending.blob, genesis.uploads, direction=UPLOAD, kind=kind, round=number)
-            opener.expect(blob.sealed[: _MOST_PREPARED * blob.header.item_length])
+            opener.expect(blob.sealed[: _MOST_EXPECTED * blob.header.item_length])
 
     @property
     def _position(self) -> int:
@@ -161,10 +155,10 @@ class Institution:
                 "the newest one; without one, it goes on from the institutions' state once most of them say this"
             )
         if request.kind is None:
-            self._note("settled", record.shared.round, 0)
+            self._diary.note("settled", record.shared.round, 0)
             return Reply(Status.SETTLED, request.round, record.shared.round)
         if request.kind is RoundKind.UPDATE and stopped(self._genesis.law, record.shared):
-            self._note("finished", record.shared.round, 0)
+            self._diary.note("finished", record.shared.round, 0)
             return Reply(Status.FINISHED, request.round, record.shared.round)
         return self._upload(record, request.kind, attempt)
 
@@ -180,7 +174,7 @@ class Institution:
             if self._integrity:
                 self._integrity.require_made(question, pending.blob, pending.manifest)
             answer = self._masks.tell_shares(record, pending, question)
-        self._note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
+        self._diary.note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
         return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 
     def _require_ours(self, request: Request) -> None:
@@ -219,7 +213,7 @@ class Institution:
         except WireError:
             return None
         if self._masks and attempt != self._masks.attempt_of(pending):
-            pending = self._signed(self._masks.changed(record, pending, attempt))
+            pending = self._uploads.signed(self._masks.changed(record, pending, attempt))
             self._remember(replace(record, pending=pending))
         return _uploaded(pending)
 
@@ -239,7 +233,7 @@ class Institution:
         if number <= record.shared.round:
             _log.info("snapshot left alone, not newer", site=self.settings.name, round=number, here=record.shared.round)
             return record
-        with self._timed("open"):
+        with self._diary.timed("open"):
             state = open_snapshot(self._keys, request.snapshot, request.aggregates, request.round)
         after, given_up = jumped(record, state, request.aggregates, self._genesis.layout)
         if given_up:
@@ -247,7 +241,7 @@ class Institution:
                 "what was trained here but not delivered is given up: it cannot be told what of it was counted",
                 site=self.settings.name, first=record.shared.round, last=number - 1,
             )  # fmt: skip
-        self._note("jumped", number, size, skipped=number - record.shared.round, given_up=given_up)
+        self._diary.note("jumped", number, size, skipped=number - record.shared.round, given_up=given_up)
         return after
 
     def _snapshot(self, wish: Wish) -> bytes:
@@ -262,7 +256,7 @@ class Institution:
         return sealed if wish is Wish.WHOLE else sealed[:HEADER_BYTES]
 
     def _applied(self, record: Record, aggregate: Aggregate) -> Record:
-        with self._timed("open"):
+        with self._diary.timed("open"):
             genesis, opener = self._keys.at(aggregate.round)
             done = self._checked(genesis, opener, record, aggregate)
         self._keys.require_agreed(done.state)
@@ -273,7 +267,7 @@ class Institution:
             residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
             residual = forgotten(self._genesis.layout, residual, done.state.records[len(record.shared.records) :])
         delivery = self._delivery(record.pending, aggregate) if record.pending else {}
-        self._note("applied", aggregate.round, len(aggregate.blob), **delivery)
+        self._diary.note("applied", aggregate.round, len(aggregate.blob), **delivery)
         return replace(record, shared=done.state, residual=residual, pending=None)
 
     def _checked(self, genesis: Genesis, opener: Opener, record: Record, aggregate: Aggregate) -> Applied:
@@ -309,88 +303,15 @@ class Institution:
         if record.pending is not None:
             # Made for another kind of this very round, or under another key: it will never be counted.
             record = replace(record, residual=record.pending.missed, pending=None)
-        law, shared = self._genesis.law, record.shared
-        if kind is RoundKind.UPDATE:
-            self._guard.charge(shared.round)
-        plan = begin(law, shared, kind)
-        twin = self._bench.twin_at(shared, record.local)
-        with self._timed("evaluate"):
-            batch = self._genesis.config.training.evaluation_batch
-            measured = evaluate(twin.module, self._validation, self._task, batch_size=batch)
-        samples = law.counted(len(self._train))
-        ledger = Ledger(1, samples, 0.0, measured.count, measured.loss_sum, measured.metric_sum, np.zeros(0, np.int64))
-        update, ledger = self._update(record, plan, ledger)
-        with self._timed("seal"):
-            sealable = seal_update(law, plan, update, self._guard.said(ledger), self._guard.draw)
-            upload_id = record.mark(plan.round) + secrets.token_bytes(8)
-            place = Place(plan.round, kind, attempt, upload_id)
-            blob = self._sealed(plan, sealable, shared.tag(self._genesis.seed), place, record.secret)
-            defence = self._masks.note(place, record.secret) if self._masks else b""
-        counted, owed = record.residual, record.residual
-        if kind is RoundKind.UPDATE:
-            counted = sealable.residual
-            owed = Residual(np.where(plan.mask, update, counted.values))
-        seconds = time.perf_counter() - self._began
-        pending = self._signed(Pending(shared.round, upload_id, blob, counted, owed, seconds, defence))
-        local = self._bench.local_state() if kind is RoundKind.UPDATE else record.local
-        with self._timed("store"):
-            self._remember(replace(record, local=local, pending=pending))
-        own = {"metric": measured.metric_sum, "loss": measured.loss_sum} if measured.count else {}
-        means = {name: total / measured.count for name, total in own.items()}
-        self._note("uploaded", shared.round, len(blob), kind=str(kind), sent=plan.sent, **means)
-        return _uploaded(pending)
-
-    def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:
-        """The weighted vector that the round carries: u = w (local - x) + r, scores, or nothing."""
-        law, twin = self._genesis.law, self._bench.twin
-        weight = law.weight(len(self._train))
-        if plan.kind is RoundKind.MEASURE:
-            return np.zeros(law.layout.size), ledger
-        if plan.kind is RoundKind.SCORE:
-            with self._timed("train"):
-                return weight * sensitivity(twin, self._train, self._task), ledger
-        before = twin.read()
-        seed = small_seed(self._genesis.seed, "training", self.settings.name, plan.round)
-        sent = plan.mask if law.pruning.pruned == "freeze" else None
-        config = self._genesis.config
-        factor = rate(config.training, record.shared.updates, config.federation.rounds)
-        with self._timed("train"):
-            trainer = self._guard.trainer or train
-            trained = trainer(twin, self._train, config.training, self._task, seed=seed, sent=sent, rate=factor)
-        loss = trained.loss_sum / max(1, trained.samples_seen) * ledger.samples
-        return weight * (twin.read() - before) + record.residual.values, replace(ledger, train_loss=loss)
-
-    def _sealed(self, plan: Plan, sealable: Sealable, tag: bytes, place: Place, secret: bytes) -> bytes:
-        header = Header(
-            UPLOAD, plan.kind, plan.round, self._genesis.federation, self._genesis.fingerprint, tag, place.upload_id
+        made, measured = self._uploads.make(record, kind, attempt, self._began)
+        with self._diary.timed("store"):
+            self._remember(made)
+        assert made.pending is not None  # noqa: S101 -- what `make` is for
+        sent = begin(self._genesis.law, record.shared, kind).sent
+        self._diary.note(
+            "uploaded", record.shared.round, len(made.pending.blob), kind=str(kind), sent=sent, **metrics(measured)
         )
-        packed = padded(self._genesis, plan, sealable.components)
-        items = self._sealer.seal(self._integrity.tagged(packed, header) if self._integrity else packed)
-        if self._masks:
-            items = self._masks.put_on(items, place, secret)
-        return write(header, items, sealable.clear.astype("<i4").tobytes())
-
-    def _signed(self, pending: Pending) -> Pending:
-        return replace(pending, manifest=self._integrity.manifest(pending.blob)) if self._integrity else pending
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - began
-
-    def _note(self, event: str, number: int, size: int, **facts: object) -> None:
-        """A line in the institution's own diary: sizes and times, for its operator; never sent."""
-        seconds = {phase: round(value, 6) for phase, value in self._seconds.items()}
-        self._seconds.clear()
-        line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
-        try:
-            with (self._folder / DIARY).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            _log.warning("diary not written", site=self.settings.name, reason=str(error))
+        return _uploaded(made.pending)
 
 
 def _uploaded(pending: Pending) -> Reply:

@@ -13,13 +13,14 @@ import torch
 
 from common.config import FederationConfig
 from common.errors import ConfigError
+from deploy.privacy import images
 from deploy.privacy.active import attempts
 from deploy.privacy.inversion import Effort
 from deploy.privacy.matching import require_attackable
 from deploy.privacy.observations import GRANTED
 from deploy.privacy.parts import LONG_PARTS, PARTS, Part, detections_stage
 from deploy.privacy.reading import EXACT, SIMILAR, Case, invert, read_labels
-from deploy.privacy.results import PICTURES, RESULTS, Check, Finding, PrivacyResults, Seen
+from deploy.privacy.results import OVERVIEW, PICTURES, RESULTS, Check, Finding, PrivacyResults, Seen
 from deploy.privacy.stage import Stage, play
 from deploy.privacy.subjects import Subject, chosen
 from deploy.privacy.tokens import SUCCESS
@@ -111,6 +112,7 @@ def attack(
             findings.append(finding)
             if on_finding:
                 on_finding(finding)
+    picture = _overview(findings, folder / PICTURES)
     detections = attempts(detections_stage(config, folder / "runs" / "active")) if settings.parts else []
     if not settings.keep:
         shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -121,6 +123,7 @@ def attack(
         seen=seen,
         findings=findings,
         checks=checks_of(findings),
+        overview=picture,
         detections=detections,
         machine=machine_facts() | {"versions": versions()},
         seconds=time.monotonic() - began,
@@ -139,6 +142,23 @@ def checks_of(findings: Sequence[Finding]) -> list[Check]:
         and (f.method == "plaintext" or f.family == "membership")
         and (f.family == "property" or f.setting.get("batch", 1) == 1)
     ]
+
+
+def _overview(findings: Sequence[Finding], pictures: Path) -> str:
+    """The best reconstruction of each method at the smallest batch, in one picture; empty where there is none."""
+    seen = [f for f in findings if f.family == "inversion" and f.picture]
+    smallest = min((int(f.setting["batch"]) for f in seen), default=0)
+    best: dict[str, Finding] = {}
+    for f in seen:
+        if f.setting["batch"] == smallest and (f.method not in best or f.found.value > best[f.method].found.value):
+            best[f.method] = f
+    if best:
+        images.overview(
+            pictures / OVERVIEW,
+            {f"{f.method}\n{f.attack}, SSIM {f.found.value:.2f}": pictures / f.picture for f in best.values()},
+            f"Images from one institution's update, batch {smallest}: the best attack on each method",
+        )
+    return OVERVIEW if best else ""
 
 
 def _part(name: str) -> Part:

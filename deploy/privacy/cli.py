@@ -70,6 +70,7 @@ def attack(
     from deploy.privacy.attack import DEFAULT, Settings, harder
     from deploy.privacy.attack import attack as run_attack
     from deploy.privacy.inversion import Effort
+    from deploy.privacy.results import PICTURES
     from deploy.privacy.subjects import SUBJECTS
 
     console = Console()
@@ -98,6 +99,8 @@ def attack(
     results = run_attack(config, folder, settings, overrides=changed, on_finding=tell)
     show(console, results)
     console.print(f"results {folder / 'privacy.json'}", soft_wrap=True, highlight=False)
+    if results.overview:
+        console.print(f"picture {folder / PICTURES / results.overview}", soft_wrap=True, highlight=False)
     if results.broken:
         names_of = ", ".join(f"{c.attack} ({c.metric} {c.found:.2f}, required {c.required:g})" for c in results.broken)
         console.print(f"[bold red]BROKEN[/] on plaintext: {names_of}. What these found elsewhere means nothing.")
@@ -121,7 +124,7 @@ def show(console: Console, results: PrivacyResults) -> None:
             table.add_row(d.attack, d.adversary, d.outcome, d.by or "-")
         console.print(table, "")
     if results.checks:
-        table = _table("Do the attacks work? Where nothing is encrypted they must")
+        table = _table("Where nothing is encrypted")
         for heading in ("attack", "measure", "required", "reached"):
             table.add_column(heading, justify="right" if heading in ("required", "reached") else "left")
         for c in results.checks:

@@ -14,6 +14,8 @@ from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 
 Image = NDArray[np.float64]
+VALUES = ".npz"
+"""Of the file beside a picture, with what it shows: `truth` and `recovered`, (n, C, H, W)."""
 _WINDOW = 7
 _K1, _K2 = 0.01, 0.03
 
@@ -60,19 +62,29 @@ def matched(found: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
 def grid(path: Path, rows: Mapping[str, Sequence[Image]], title: str, columns: Sequence[str] = ()) -> None:
     """Write a PNG with a labelled row of images for each entry; images (C, H, W) with one or three channels."""
     wide = max(len(images) for images in rows.values())
-    figure = Figure(figsize=(2.6 + 0.85 * wide, 0.55 + 0.95 * len(rows)), layout="constrained", dpi=120)
+    figure = Figure(figsize=(3.0 + 0.85 * wide, 0.55 + 0.95 * len(rows)), layout="constrained", dpi=120)
     axes = figure.subplots(len(rows), wide, squeeze=False)
-    for line, (label, images) in zip(axes, rows.items(), strict=True):
+    for number, (line, (label, images)) in enumerate(zip(axes, rows.items(), strict=True)):
         for place, ax in enumerate(line):
             ax.axis("off")
             if place < len(images):
                 _show(ax, images[place])
-            if line is axes[0] and place < len(columns):
+            if number == 0 and place < len(columns):
                 ax.set_title(columns[place], fontsize=7)
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     with mpl.rc_context({"savefig.facecolor": "white"}):
         figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def overview(path: Path, pictures: Mapping[str, Path], title: str, pairs: int = 4) -> None:
+    """Write a PNG with a row for each label: true images beside what was recovered, from the values beside its picture."""
+    rows = {}
+    for label, picture in pictures.items():
+        with np.load(picture.with_suffix(VALUES)) as values:
+            both = zip(values["truth"][:pairs], values["recovered"][:pairs], strict=True)
+            rows[label] = [image for pair in both for image in pair]
+    grid(path, rows, title, ["true", "recovered"] * pairs)
 
 
 def _show(ax: Any, image: Image) -> None:

@@ -15,7 +15,7 @@ from common.errors import ConfigError
 from common.files import write_private
 
 FORMAT = "dictpfl-privacy-1"
-RESULTS, PICTURES = "privacy.json", "pictures"
+RESULTS, PICTURES, OVERVIEW = "privacy.json", "pictures", "overview.png"
 Adversary = Literal["server", "institution", "collusion", "outsider"]
 Family = Literal[
     "inversion", "labels", "tokens", "membership", "property", "distinguishing", "aggregate", "collusion", "ciphertext"
@@ -110,6 +110,7 @@ class PrivacyResults(_Document):
     seen: list[Seen]
     findings: list[Finding]
     checks: list[Check]
+    overview: str = Field("", description="Picture of the best reconstruction of each method; empty: none.")
     detections: list[Detection] = []
     skipped: list[str] = Field([], description="What was not tried, and why.")
     machine: dict[str, Any] = {}

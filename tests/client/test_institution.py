@@ -27,6 +27,7 @@ from harness import World, encrypted, full_disk, tiny
 
 import client.institution
 import client.memory
+import client.uploading
 from client.institution import Institution, open_institution
 from client.site import SiteSettings
 from client.training import Trained
@@ -183,7 +184,7 @@ def test_a_model_that_diverged_is_not_uploaded(
         return Trained(len(samples), 0.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.institution, "train", diverge)
+        patch.setattr(client.uploading, "train", diverge)
         reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
     assert reply.status is Status.REFUSED
     assert reply.code != "error"

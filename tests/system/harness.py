@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import client.institution
 import client.memory
+import client.uploading
 import common.files
 from client.institution import Institution
 from client.memory import Memory, Record
@@ -263,12 +264,12 @@ def dies_replying() -> Iterator[None]:
 INSTITUTION_POINTS: dict[str, Point] = {
     "at once": dies_at_once,
     "replying": dies_replying,
-    "before training": lambda: dies_before(client.institution, "train"),
-    "after training": lambda: dies_after(client.institution, "train"),
+    "before training": lambda: dies_before(client.uploading, "train"),
+    "after training": lambda: dies_after(client.uploading, "train"),
     "before opening": lambda: dies_before(client.institution, "apply"),
     "after opening": lambda: dies_after(client.institution, "apply"),
-    "before sealing": lambda: dies_before(client.institution, "write"),
-    "after sealing": lambda: dies_after(client.institution, "write"),
+    "before sealing": lambda: dies_before(client.uploading, "write"),
+    "after sealing": lambda: dies_after(client.uploading, "write"),
     "diary, first line": lambda: dies_before(Institution, "_note", 1),
     "diary, second line": lambda: dies_before(Institution, "_note", 2),
     **{f"before store {n}": lambda n=n: dies_before(client.memory, "replace_private", n) for n in (1, 2)},
@@ -415,7 +416,7 @@ class Oracle:
                     self._note(memory, held)
 
         with (
-            mock.patch.object(client.institution, "train", self._train),
+            mock.patch.object(client.uploading, "train", self._train),
             mock.patch.object(Memory, "store", store),
             mock.patch.object(os, "fsync", return_value=None),
         ):

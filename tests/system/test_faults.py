@@ -339,7 +339,7 @@ def test_an_old_memory_does_not_deliver_its_residual_again(tmp_path: Path) -> No
         assert held.pending is not None
         # Catch up only, so that nothing new is trained: what is owed afterwards was either never sent, or is zero.
         requests = world.coordinator.begin(world.nodes)
-        with mock.patch("client.institution.train", side_effect=JournalError("no training now")):
+        with mock.patch("client.uploading.train", side_effect=JournalError("no training now")):
             world.converse(VICTIM, requests[VICTIM])
     after = world.record(VICTIM)
     assert after.shared.digest == world.record(0).shared.digest or after.shared.round == 5

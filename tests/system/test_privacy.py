@@ -49,7 +49,7 @@ def test_each_institution_pays_for_each_round_and_says_so(world: World) -> None:
     world.run()
     assert len(set(world.digests())) == 1
     for node in world.nodes:
-        count = len(world.institution(node)._train)
+        count = len(world.institution(node)._uploads.own)
         sampling = Sampling.of(count, world.genesis.config.training)
         release = Release(1.0, sampling.rate, 3 * 4)
         assert account(world, node) == Spending((release,), 3)

@@ -269,7 +269,7 @@ def test_one_that_is_slow_for_ever_is_told_so(five: World, tmp_path: Path) -> No
     with (
         structlog.testing.capture_logs() as logs,
         mock.patch("time.perf_counter", side_effect=lambda: real() + clock["skew"]),
-        mock.patch("client.institution.train", slow_training),
+        mock.patch("client.uploading.train", slow_training),
     ):
         for _ in range(4):
             five.exchange(lost=[VICTIM])
@@ -303,7 +303,7 @@ def test_a_lost_reply_is_not_called_late(five: World) -> None:
 def test_a_clock_that_is_wrong_by_a_day(days: int, three: World, undisturbed: dict[str, bytes]) -> None:
     real = time.time
     for _ in range(2):
-        with mock.patch("client.institution.time.time", side_effect=lambda: real() + days * 86400):
+        with mock.patch("client.diary.time.time", side_effect=lambda: real() + days * 86400):
             three.exchange()
         three.kill_institution(VICTIM)
     three.run()

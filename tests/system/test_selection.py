@@ -12,6 +12,7 @@ import pytest
 from harness import World, dies_before, encrypted, tiny
 
 import client.institution
+import client.uploading
 from client.training import Measured
 from common.errors import RoundError
 from common.protocol import Reply, RoundKind, Status
@@ -43,7 +44,7 @@ def measured_as_said() -> Iterator[None]:
         return real(self, record, kind, attempt)
 
     with (
-        mock.patch.object(client.institution, "evaluate", said),
+        mock.patch.object(client.uploading, "evaluate", said),
         mock.patch.object(client.institution.Institution, "_upload", upload),
     ):
         yield

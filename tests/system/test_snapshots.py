@@ -382,7 +382,7 @@ def test_what_was_not_delivered_is_still_owed(lost: bool, five: World, tmp_path:
     world = five.copy(tmp_path / "world")
     counted, missed, _ = skipped(world, lost=lost)
     assert world.coordinator._journal.oldest > 3
-    with mock.patch("client.institution.train", side_effect=SnapshotError("no training now")):
+    with mock.patch("client.uploading.train", side_effect=SnapshotError("no training now")):
         world.exchange()
     record = world.record(1)
     assert record.shared.round == world.record(0).shared.round
@@ -417,7 +417,7 @@ def test_a_backup_that_skips_rounds_does_not_deliver_again(five: World, tmp_path
     assert world.coordinator._journal.oldest > 5
     with (
         structlog.testing.capture_logs() as logs,
-        mock.patch("client.institution.train", side_effect=SnapshotError("no")),
+        mock.patch("client.uploading.train", side_effect=SnapshotError("no")),
     ):
         world.exchange()
     assert world.record(1).shared.digest == world.record(0).shared.digest
