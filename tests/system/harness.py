@@ -20,6 +20,7 @@ import client.institution
 import client.memory
 import client.uploading
 import common.files
+from client.diary import Diary
 from client.institution import Institution
 from client.memory import Memory, Record
 from client.training import Trained
@@ -270,8 +271,8 @@ INSTITUTION_POINTS: dict[str, Point] = {
     "after opening": lambda: dies_after(client.institution, "apply"),
     "before sealing": lambda: dies_before(client.uploading, "write"),
     "after sealing": lambda: dies_after(client.uploading, "write"),
-    "diary, first line": lambda: dies_before(Institution, "_note", 1),
-    "diary, second line": lambda: dies_before(Institution, "_note", 2),
+    "diary, first line": lambda: dies_before(Diary, "note", 1),
+    "diary, second line": lambda: dies_before(Diary, "note", 2),
     **{f"before store {n}": lambda n=n: dies_before(client.memory, "replace_private", n) for n in (1, 2)},
     **{f"before rename {n}": lambda n=n: dies_before(os, "replace", n) for n in (1, 2)},
     **{f"after rename {n}": lambda n=n: dies_after(os, "replace", n) for n in (1, 2)},
