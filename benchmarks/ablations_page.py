@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -40,10 +40,6 @@ def _section(ablation: Any, rows: Mapping[str, Any]) -> str:
         for label, row in rows.items()
     ]  # fmt: skip
     seeds = sorted({seed for row in rows.values() for seed in row["seeds"]}, key=int)
-    by_facts: dict[str, list[str]] = {}
-    for label, row in rows.items():
-        by_facts.setdefault(preamble(row["measured"], "python benchmarks/ablations.py"), []).append(label)
-    facts = "\n".join(f"- {', '.join(labels)}: {line}" for line, labels in by_facts.items())
     return f"""## {ablation.title[0].upper() + ablation.title[1:]} (paper: {ablation.source})
 
 {markdown_table(heads, body)}
@@ -52,8 +48,22 @@ def _section(ablation: Any, rows: Mapping[str, Any]) -> str:
 
 Seeds {", ".join(seeds)}.
 
-{facts}
+{_facts([row["measured"] for row in rows.values()])}
 """
+
+
+def _facts(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Where points come from, those of one commit in a line: machines were more and less busy meanwhile."""
+    lines = []
+    for commit in dict.fromkeys(facts["commit"] for facts in measured):
+        own = [facts for facts in measured if facts["commit"] == commit]
+        dates, loads = sorted({facts["date"] for facts in own}), sorted({float(facts["load"]) for facts in own})
+        several = {
+            "date": " to ".join(dict.fromkeys((dates[0], dates[-1]))),
+            "load": " to ".join(f"{one:g}" for one in dict.fromkeys((loads[0], loads[-1]))),
+        }
+        lines.append(preamble({**own[0], **several}, "python benchmarks/ablations.py"))
+    return "\n".join(lines)
 
 
 def _or_dash(value: float | None) -> str:
