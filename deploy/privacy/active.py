@@ -183,8 +183,8 @@ ATTEMPTS: tuple[Attempt, ...] = (
 _KEY_RECOVERY = "tests/attacks/test_key_recovery.py"
 ELSEWHERE = (
     Detection(
-        attack="compute the key from decoded floats", adversary="institution", outcome="succeeds by design", by="",
-        meaning="Li and Micciancio's attack takes a second: why decoded floats never leave the module that opens",
+        attack="compute the key from values that are not rounded", adversary="institution", outcome="succeeds by design", by="",
+        meaning="Li and Micciancio's attack takes a second: why they never leave the module that opens",
         test=_KEY_RECOVERY,
     ),
     Detection(
