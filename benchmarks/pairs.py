@@ -15,6 +15,7 @@ from benchmarks import former
 from benchmarks.exchange import Exchange
 from benchmarks.machine import median
 from benchmarks.measured import PARTICIPANTS
+from benchmarks.slots import PAYLOAD_BITS, Slots
 from client.data import load_dataset
 from client.models import build_model
 from client.tasks import load_task
@@ -22,7 +23,7 @@ from client.training import evaluate
 from client.twin import Twin, decompose
 from common.config import FederationConfig
 from common.grid import code_units, range_codes
-from common.packing import Digits, pack, unpack
+from common.packing import Digits, Ints, pack, unpack
 from common.parameters import CKKSParameters
 from common.protocol import RoundKind
 from common.round import Law, begin
@@ -68,6 +69,7 @@ def pairs(configs: Mapping[str, FederationConfig], *, turns: int = TURNS) -> Ite
     yield from _packing(turns)
     yield from _sums(turns)
     yield _prepared(turns)
+    yield from _coefficients(turns)
 
 
 def compared(what: str, one: Callable[[], Any], other: Callable[[], Any], turns: int) -> Pair:
@@ -204,3 +206,35 @@ def _prepared(turns: int) -> Pair:
             seconds.append(time.process_time() - began)
     return Pair(f"seal {VALUES:,} values, from nothing or with encryptions of zero prepared while waiting",
                 *(1e3 * median(seconds[1:]) for seconds in taken))  # fmt: skip
+
+
+def _coefficients(turns: int) -> Iterator[Pair]:
+    """The same values in slots and in coefficients; in whole ciphertexts of either, so that none is nearly empty."""
+    exchange = Exchange(PARTICIPANTS)
+    slots, narrow, wide = Slots(exchange.key), Digits.fit(8, PARTICIPANTS, PAYLOAD_BITS), exchange.digits
+    count = 2 * narrow.per_component * wide.per_component * exchange.parameters.components
+    values = exchange.values(count)
+
+    def opened(items: list[bytes]) -> Ints:
+        return exchange.opener.open(memoryview(b"".join(items)), len(items[0]))
+
+    sealing: tuple[list[float], list[float]] = ([], [])
+    opening: tuple[list[float], list[float]] = ([], [])
+    lengths: list[float] = []
+    for _ in range(turns + 1):
+        lengths.clear()
+        for i, (way, back, digits) in enumerate(((slots, slots.open, narrow), (exchange.sealer, opened, wide))):
+            packed = pack(values, digits)
+            way.prepare(exchange.parameters.ciphertexts(packed.size))
+            began = time.process_time()
+            items = list(way.seal(packed))
+            sealing[i].append(time.process_time() - began)
+            lengths.append(float(sum(map(len, items))))
+            began = time.process_time()
+            found = back(items)
+            opening[i].append(time.process_time() - began)
+            assert np.array_equal(unpack(found[: packed.size], count, digits), values)
+    for phase, taken in (("seal", sealing), ("open an upload of", opening)):
+        yield Pair(f"{phase} {count:,} values, in slots or in coefficients",
+                   *(1e3 * median(one[1:]) for one in taken), trades=phase != "seal")  # fmt: skip
+    yield Pair(f"{count:,} values sealed, in slots or in coefficients", *lengths, unit="bytes")
