@@ -97,7 +97,8 @@ def sent_by_tensor(history: Sequence[RoundRecord], layout: Layout) -> str:
     updates, names = _updates(history), [e.name for e in layout.entries]
     share = np.array([[r.sent_by_tensor[e.name] / e.size for r in updates] for e in layout.entries])
     height = max(2.2, 0.19 * len(names) + 1.0)
-    figure, ax = axes("Share of each tensor that is sent", "round", "", height=height)
+    width = max(6.4, 4.0 + 0.065 * max(map(len, names)))  # long names leave no room for the picture
+    figure, ax = axes("Share of each tensor that is sent", "round", "", width=width, height=height)
     first, last = updates[0].update, updates[-1].update
     image = ax.imshow(
         100 * share, aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest",

@@ -1,14 +1,17 @@
 """The report of a run: everything on the page, nothing fetched, nothing claimed that did not happen."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from common.config import FederationConfig
+from common.layout import Kind, Layout
 from deploy.census import Census, read_census
 from deploy.comparison import compare
+from deploy.plots import sent_by_tensor
 from deploy.report import server_view
 from deploy.run import Run
 from deploy.units import human_bytes, human_factor, human_seconds, percent
@@ -93,6 +96,17 @@ def test_insecure_runs_say_so_and_secure_ones_do_not(runs: dict[str, Run]) -> No
     assert any("YES" in depends for _, _, depends in server_view(runs["plaintext"]))
     assert any("YES" in depends for _, _, depends in server_view(runs["fedml-he"]))
     assert not any("YES" in depends for _, _, depends in server_view(runs["dictpfl"]))
+
+
+def test_long_names_of_tensors_leave_room_for_the_picture(runs: dict[str, Run]) -> None:
+    """Of BERT, say; matplotlib warns where nothing is left, and warnings are errors here."""
+    names = [
+        f"bert.encoder.layer.{number // 8}.attention.output.dense.parametrizations.weight.{number}"
+        for number in range(60)
+    ]
+    layout = Layout.of([(name, (4, 2), Kind.TABLE) for name in names])
+    history = [replace(r, sent_by_tensor=dict.fromkeys(names, 4)) for r in runs["dictpfl"].history]
+    assert "<svg" in sent_by_tensor(history, layout)
 
 
 def test_the_reduction_is_what_the_values_say(runs: dict[str, Run]) -> None:

@@ -96,5 +96,13 @@ def test_the_coordinator_read_nothing_of_what_is_encrypted(found: list[Finding])
     assert sum(f.verdict == "better than blind" for f in sealed) <= 1 + len(sealed) // 20
 
 
+def test_two_worlds_are_not_told_apart(found: list[Finding]) -> None:
+    """By classes of one institution's samples, over 200 runs and all that the coordinator sees."""
+    game = [f for f in found if f.family == "distinguishing" and "classes" in str(f.setting["worlds"])]
+    assert not game or max(int(f.setting["runs"]) for f in game) >= 200
+    for f in game:
+        assert f.found.low <= 0.5 <= f.found.high, (f.method, f.attack)
+
+
 def test_the_shared_key_opened_everything(found: list[Finding]) -> None:
     assert all(f.verdict == "succeeds" for f in found if f.family == "collusion" and f.method == "dictpfl")
