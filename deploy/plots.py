@@ -97,8 +97,7 @@ def sent_by_tensor(history: Sequence[RoundRecord], layout: Layout) -> str:
     updates, names = _updates(history), [e.name for e in layout.entries]
     share = np.array([[r.sent_by_tensor[e.name] / e.size for r in updates] for e in layout.entries])
     height = max(2.2, 0.19 * len(names) + 1.0)
-    width = max(6.4, 4.0 + 0.065 * max(map(len, names)))  # long names leave no room for the picture
-    figure, ax = axes("Share of each tensor that is sent", "round", "", width=width, height=height)
+    figure, ax = axes("Share of each tensor that is sent", "round", "", height=height)
     first, last = updates[0].update, updates[-1].update
     image = ax.imshow(
         100 * share, aspect="auto", cmap="cividis", vmin=0, vmax=100, interpolation="nearest",
@@ -112,8 +111,12 @@ def sent_by_tensor(history: Sequence[RoundRecord], layout: Layout) -> str:
 
 def classes_by_site(census: Census) -> str:
     """Samples of each class at each institution, stacked."""
-    height = max(2.2, 0.26 * len(census.sites) + 1.2)
-    figure, ax = axes("Classes at each institution", "samples", "", height=height)
+    is_legible = len(census.classes) <= _LEGIBLE
+    height, width = max(2.2, 0.26 * len(census.sites) + 1.2), 6.4
+    if is_legible:  # many classes, or long names, would leave no room for the bars
+        height = max(height, 0.16 * len(census.classes) + 0.9)
+        width += 0.06 * max(len(label) for label in census.classes)
+    figure, ax = axes("Classes at each institution", "samples", "", width=width, height=height)
     names = list(census.sites)
     left = np.zeros(len(names))
     shades = mpl.colormaps["cividis"](np.linspace(0, 1, max(2, len(census.classes))))
@@ -122,7 +125,7 @@ def classes_by_site(census: Census) -> str:
         ax.barh(names, values, left=left, color=shades[number], label=label, edgecolor="white", linewidth=0.3)
         left += values
     ax.invert_yaxis()
-    if len(census.classes) <= _LEGIBLE:
+    if is_legible:
         ax.legend(
             frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class", title_fontsize=8
         )

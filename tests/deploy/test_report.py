@@ -1,17 +1,15 @@
 """The report of a run: everything on the page, nothing fetched, nothing claimed that did not happen."""
 
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from common.config import FederationConfig
-from common.layout import Kind, Layout
 from deploy.census import Census, read_census
 from deploy.comparison import compare
-from deploy.plots import sent_by_tensor
+from deploy.plots import classes_by_site
 from deploy.report import server_view
 from deploy.run import Run
 from deploy.units import human_bytes, human_factor, human_seconds, percent
@@ -98,15 +96,12 @@ def test_insecure_runs_say_so_and_secure_ones_do_not(runs: dict[str, Run]) -> No
     assert not any("YES" in depends for _, _, depends in server_view(runs["dictpfl"]))
 
 
-def test_long_names_of_tensors_leave_room_for_the_picture(runs: dict[str, Run]) -> None:
-    """Of BERT, say; matplotlib warns where nothing is left, and warnings are errors here."""
-    names = [
-        f"bert.encoder.layer.{number // 8}.attention.output.dense.parametrizations.weight.{number}"
-        for number in range(60)
-    ]
-    layout = Layout.of([(name, (4, 2), Kind.TABLE) for name in names])
-    history = [replace(r, sent_by_tensor=dict.fromkeys(names, 4)) for r in runs["dictpfl"].history]
-    assert "<svg" in sent_by_tensor(history, layout)
+@pytest.mark.parametrize("classes", [2, 20, 40])
+def test_many_classes_leave_room_for_the_bars(classes: int) -> None:
+    """matplotlib warns where nothing is left, and warnings are errors here."""
+    names = tuple(f"comp.sys.ibm.pc.hardware.{number}" for number in range(classes))
+    census = Census(names, {f"institution-00{i}": tuple(range(classes)) for i in range(3)}, (1,) * classes)
+    assert "<svg" in classes_by_site(census)
 
 
 def test_the_reduction_is_what_the_values_say(runs: dict[str, Run]) -> None:
