@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _FOR = {
     "distinguishing": "Which of two data sets an institution has, from everything that the coordinator sees",
 }
 
+_NEEDS_PLAINTEXT = ("inversion", "labels")
+
 
 def write_page(folder: Path, wanted: Sequence[str]) -> None:
     """Put together what is there, and say what is not; `wanted`: names of all parts."""
@@ -31,16 +33,21 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
         "# What attackers find",
         "",
         "Made by `python benchmarks/privacy/run.py`; each part's machine, date and commit stand in `privacy/PART.json`. Brackets: "
-        "95 % intervals. What attackers are granted, and how each attack works, is in `deploy/privacy`.",
+        "95 % intervals. What attackers are granted, and how each attack works, is in `deploy/privacy`. An attack that does not succeed on "
+        "plaintext at the same setting is broken there: what it finds elsewhere says nothing, and the table says so.",
     ]
+    works = {_setting(f) for f in found if f.method == "plaintext" and f.verdict == "succeeds"}
     missing = [name for name in wanted if name not in {p["part"] for p in parts}]
     if missing:
         lines += ["", f"**Not measured yet: {', '.join(missing)}.** Nothing is said here of what these would find."]
     for family, title in _FOR.items():
-        rows = [_row(f) for f in found if f.family == family]
+        chosen = sorted((f for f in found if f.family == family), key=_place)
+        rows = [_row(f, works) for f in _once(chosen)]
         if rows:
             heads = ["attack", "method", "by", "setting", "metric", "found", "blind guess", "verdict", "more"]
             lines += ["", f"## {title}", "", markdown_table(heads, rows)]
+        if rows and family == "aggregate":
+            lines += ["", ends(chosen)]
     if tried:
         rows = [[d.attack, d.adversary, d.outcome, d.by or "-", d.meaning] for d in tried]
         lines += [
@@ -58,11 +65,46 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
     write_results("privacy", facts, "\n".join(lines), _figure(found))
 
 
-def _row(f: Finding) -> list[str]:
-    hidden = {"steps", "round", "model"}
+def ends(findings: Sequence[Finding]) -> str:
+    """Where exact recovery from a sum ends: by the samples of others in it, (K - 1) times the batch."""
+    said = []
+    for attack, measure, words in (
+        ("span check", "members nearer than every other sample", "is nearer to the span of the table's rows than every sample that is not in it"),
+        ("inversion of the sum", "recovered", "is recovered (SSIM of at least 0.6)"),
+    ):  # fmt: skip
+        shares = sorted((int(f.setting["samples"]), f.more[measure]) for f in findings if f.attack == attack)
+        first = next((count for count, share in shares if share < 1), 0)
+        up_to = max((count for count, share in shares if share == 1 and (not first or count < first)), default=0)
+        tail = ", ".join(f"{share:.0%} at {count}" for count, share in shares if first and count >= first)
+        said.append(
+            f"Every strange sample {words} up to {up_to} of them in a sum" + (f"; then {tail}." if tail else ".")
+        )
+    return " ".join(said)
+
+
+def _once(findings: Sequence[Finding]) -> Sequence[Finding]:
+    """Without what two parts found alike."""
+    kept: dict[tuple[str | float, ...], Finding] = {}
+    for f in findings:
+        kept.setdefault((f.attack, f.method, f.found.value, json.dumps(f.setting)), f)
+    return list(kept.values())
+
+
+def _place(f: Finding) -> tuple[str, int, int, str]:
+    return str(f.setting.get("model", "")), int(f.setting.get("steps", 1)), int(f.setting.get("batch", 0)), f.attack
+
+
+def _setting(f: Finding) -> tuple[Any, ...]:
+    """What an attack is tried at, whatever the method."""
+    return (f.family, f.attack, *(f.setting.get(key) for key in ("model", "batch", "steps")))
+
+
+def _row(f: Finding, works: Collection[tuple[Any, ...]]) -> list[str]:
+    hidden = {"round", "model"} | ({"steps"} if f.setting.get("steps") == 1 else set())
     setting = ", ".join(f"{key} {_plain(value)}" for key, value in f.setting.items() if key not in hidden)
     more = ", ".join(f"{key} {value:.2g}" for key, value in f.more.items() if key != "mismatch")
-    model = f" ({f.setting['model']})" if f.family in ("inversion", "labels") else ""
+    model = f" ({f.setting['model']})" if f.family in _NEEDS_PLAINTEXT else ""
+    is_broken = f.family in _NEEDS_PLAINTEXT and _setting(f) not in works and f.verdict != "succeeds"
     return [
         f.attack,
         f.method,
@@ -71,7 +113,7 @@ def _row(f: Finding) -> list[str]:
         f.metric,
         _ranged(f.found),
         _ranged(f.blind),
-        f.verdict,
+        "broken at this setting" if is_broken else f.verdict,
         more,
     ]
 
