@@ -34,16 +34,15 @@ from benchmarks.machine import (
 )
 from deploy.plots import COLOURS
 
-FULL, HEAD_FULL, OURS = "plaintext", "plaintext, the head at a rate of its own", "dictpfl"
-HEAD_RATE: Mapping[str, Any] = {"training.head_learning_rate": 3e-2}
+FULL, OURS = "plaintext", "dictpfl"
 METHODS: Mapping[str, Mapping[str, Any]] = {
     FULL: {"method": "plaintext", "toy_insecure": True},
-    HEAD_FULL: {"method": "plaintext", "toy_insecure": True, **HEAD_RATE},
-    OURS: {"method": "dictpfl", **HEAD_RATE},
+    OURS: {"method": "dictpfl"},
 }
+"""Both with the head's own rate that the experiment sets."""
 EXPERIMENT = "newsgroups_minilm"
 SMALLER: Mapping[str, Any] = {
-    "federation.rounds": 3,
+    "federation.rounds": 5,
     "data.limit": 1200,
     "data.test_share": 0.3,
     "training.autocast": "bfloat16",
@@ -57,8 +56,8 @@ TUNING: Mapping[str, Any] = {
     "federation.rounds": 2,
 }
 TUNING_SEED = 0
-RATES: Mapping[str, Sequence[float]] = {FULL: (1e-4, 2e-4, 4e-4, 8e-4), HEAD_FULL: (4e-4,), OURS: (1e-3,)}
-"""Of everything but a head that has its own. One alone is taken as it is."""
+RATES: Mapping[str, Sequence[float]] = {FULL: (1e-4, 2e-4, 4e-4, 8e-4), OURS: (5e-4, 1e-3, 2e-3)}
+"""Of everything but the head."""
 QUICK: Mapping[str, Any] = {"federation.rounds": 1, "data.limit": 300}
 MOST_BELOW, LEAST_RATIO = 1.5, 1000.0
 KEPT = ROOT / "runs" / "newsgroups"
@@ -82,12 +81,12 @@ def cell(method: str, seed: int, rate: float, *, tunes: bool = False, changes: M
 
 def chosen_rates(jobs: int, changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By method: the rate of the best validation accuracy, the lower loss between equals, and all that was tried."""
-    keys = [(method, rate) for method, rates in RATES.items() if len(rates) > 1 for rate in rates]
+    keys = [(method, rate) for method, rates in RATES.items() for rate in rates]
     grid = [cell(method, TUNING_SEED, rate, tunes=True, changes=changes) for method, rate in keys]
     found = dict(zip(keys, measure_all(grid, jobs), strict=True))
 
     def rank(key: tuple[str, float]) -> tuple[float, float]:
-        return (found[key]["validation"], -found[key]["validation_loss"]) if key in found else (0.0, 0.0)
+        return found[key]["validation"], -found[key]["validation_loss"]
 
     best = {method: max(((method, rate) for rate in rates), key=rank)[1] for method, rates in RATES.items()}
     tried = {method: {f"{r:g}": found[m, r]["validation"] for m, r in keys if m == method} for method in RATES}
@@ -117,17 +116,16 @@ def figures(rates: Mapping[str, Any], runs: Mapping[str, Sequence[Mapping[str, A
                            "flare_ratio": (flare["up"] + flare["down"]) / sent,
                            "train_seconds": sum(r["seconds"]["train"] for r in each) / len(each),
                            "cpu_seconds": sum(r["cpu_seconds"] for r in each) / len(each), **rates[method]}  # fmt: skip
-    best = max((FULL, HEAD_FULL), key=lambda method: methods[method]["accuracy"])
-    gaps = [full["final"] - ours["final"] for full, ours in zip(runs[best], runs[OURS], strict=True)]
+    gaps = [full["final"] - ours["final"] for full, ours in zip(runs[FULL], runs[OURS], strict=True)]
     mean, spread = mean_and_spread(gaps)
-    gap = {"against": best, "mean": mean, "spread": spread, "by_seed": gaps}
+    gap = {"mean": mean, "spread": spread, "by_seed": gaps}
     return {"methods": methods, "gap": gap, "flare": flare}
 
 
 def requirements(found: Mapping[str, Any]) -> list[Requirement]:
     """What the project promises of this run."""
     return [
-        Requirement("MiniLM on 20 Newsgroups, points of test accuracy below the better plaintext full fine-tuning, mean of the seeds",
+        Requirement("MiniLM on 20 Newsgroups, points of test accuracy below plaintext full fine-tuning, mean of the seeds",
                     "at most", MOST_BELOW, found["gap"]["mean"], "points"),
         Requirement("bytes of FLARE's encryption of every parameter over dictpfl's", "at least", LEAST_RATIO,
                     found["methods"][OURS]["flare_ratio"], "x"),
@@ -147,7 +145,7 @@ def table(found: Mapping[str, Any], runs: Mapping[str, Sequence[Mapping[str, Any
 def plot(runs: Mapping[str, Sequence[Mapping[str, Any]]], flare: Mapping[str, int]) -> Figure:
     """Accuracy by round where it was measured, and at the end against the bytes of one institution."""
     figure, (by_round, by_bytes) = panels("Test accuracy by round", "At the end, against bytes of one institution")
-    for colour, (method, each) in zip((COLOURS[5], COLOURS[2], COLOURS[0]), runs.items(), strict=True):
+    for colour, (method, each) in zip((COLOURS[5], COLOURS[0]), runs.items(), strict=True):
         for index, run in enumerate(each):
             rounds = range(run["rounds"] + 1 - len(run["history"]), run["rounds"] + 1)
             label = None if index else method
@@ -174,12 +172,8 @@ def page(
     facts, gap, flare = runs[OURS][-1]["machine"], found["gap"], found["flare"]
     ours = runs[OURS][0]
     tried = "\n".join(
-        f"- {method}: {row['rate']:g}"
-        + (
-            " of " + ", ".join(f"{rate} ({accuracy:.1f} %)" for rate, accuracy in row["tried"].items())
-            if row["tried"]
-            else ", not tuned"
-        )
+        f"- {method}: {row['rate']:g} of "
+        + ", ".join(f"{rate} ({accuracy:.1f} %)" for rate, accuracy in row["tried"].items())
         for method, row in found["methods"].items()
     )
     return f"""# MiniLM on 20 Newsgroups
@@ -193,10 +187,9 @@ test split), three institutions, {ours["rounds"]} rounds of one local epoch: wha
 same for all methods, autocast bfloat16 in all. dictpfl shares {ours["values"]["shared"]:,} values (tables of rank 4, head, biases, norms) of {ours["values"]["model"]:,} and runs
 under CKKS, as `dictpfl simulate` does; plaintext trains every parameter, embeddings included, and its updates are averaged in this process
 (benchmarks/fedavg.py). The head begins at random, on features of the pretrained model that differ little from message to
-message: at the rate of the rest it hardly moves in so few steps. dictpfl's has a rate of its own,
-{HEAD_RATE["training.head_learning_rate"]:g}; plaintext runs with and without one, and is judged by the better.
+message: at the rate of the rest it hardly moves in so few steps. So it has a rate of its own, in both.
 
-Accuracy after the last round: dictpfl is below `{gap["against"]}` by {gap["mean"]:.2f} ± {gap["spread"]:.2f} points
+Accuracy after the last round: dictpfl is below plaintext by {gap["mean"]:.2f} ± {gap["spread"]:.2f} points
 ({", ".join(f"{g:+.2f}" for g in gap["by_seed"])} by seed; minus: dictpfl is better). A seed's test split has {round(SMALLER["data.test_share"] * SMALLER["data.limit"])} messages: one point is
 {SMALLER["data.test_share"] * SMALLER["data.limit"] / 100:.1f} of them.
 
@@ -207,7 +200,8 @@ Training took {" and ".join(f"{row['train_seconds']:.0f} s ({method})" for metho
 
 ## Learning rates
 
-Validation accuracy on {TUNING["data.limit"]:,} messages of seed {TUNING_SEED}, {TUNING["federation.rounds"]} rounds:
+Validation accuracy on {TUNING["data.limit"]:,} messages of seed {TUNING_SEED}, {TUNING["federation.rounds"]} rounds; dictpfl's is the mean of what is measured before
+each round and after the last, so that the two cannot be compared with each other:
 
 {tried}
 
@@ -232,7 +226,7 @@ def main() -> int:
     changes: Mapping[str, Any] = QUICK if arguments.quick else {}
     seeds = [int(seed) for seed in arguments.seeds.split(",")][: 1 if arguments.quick else None]
     rates = chosen_rates(arguments.jobs, changes)
-    pairs = [(seed, method) for method in (OURS, HEAD_FULL, FULL) for seed in seeds]
+    pairs = [(seed, method) for method in (OURS, FULL) for seed in seeds]
     done = measure_all([cell(m, s, rates[m]["rate"], changes=changes) for s, m in pairs], arguments.jobs)
     runs = {m: [run for (_, method), run in zip(pairs, done, strict=True) if method == m] for m in METHODS}
     found = figures(rates, runs)
