@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from client.institution import Institution
 from client.memory import Memory
 from client.site import SiteSettings
 from client.snapshot import of_bytes, to_bytes
+from client.uploading import Uploads
 from common.errors import (
     ConfigError,
     DriftError,
@@ -168,14 +170,14 @@ def test_an_upload_that_was_pending_under_the_old_key_is_owed_not_lost(world: Ce
     request = coordinator.begin([1, 2, 3, 4])[1]
     after = Institution(world.site("berlin"))
     owed: list[np.ndarray] = []
-    update = after._update
+    update = Uploads._update
 
-    def watch(record, plan, ledger):
+    def watch(uploads, record, plan, ledger):
         owed.append(record.residual.values)
-        return update(record, plan, ledger)
+        return update(uploads, record, plan, ledger)
 
-    after._update = watch  # type: ignore[method-assign]
-    assert after.handle(request).blob != pending.blob
+    with mock.patch.object(Uploads, "_update", watch):
+        assert after.handle(request).blob != pending.blob
     np.testing.assert_array_equal(owed[0], pending.missed.values)
     coordinator.close_journal()
 
