@@ -120,7 +120,7 @@ def extrapolated(
 
 
 def requirements(report: Mapping[str, Any]) -> list[Requirement]:
-    """What scale has to mean: more ciphertexts cost the server time, in proportion, and more institutions no memory."""
+    """What scale has to mean: more institutions and ciphertexts cost the server time, in proportion, and no memory."""
     crowd = {one["participants"]: one for one in report["institutions"]}
     few, many = crowd[10], crowd[max(crowd)]
     least = 2**20  # below a mebibyte the high-water mark of a process shows its allocator
@@ -129,6 +129,7 @@ def requirements(report: Mapping[str, Any]) -> list[Requirement]:
     half = len(rounds) // 2
     return [
         Requirement(f"server's memory with {max(crowd):,} institutions, over that with 10, by byte of the sum", "at most", MOST_GROWTH, grown, "x"),
+        Requirement("fitted exponent of the server's time against institutions", "at most", 1.1, report["fits"]["fold against institutions"][0]),
         Requirement("fitted exponent of the server's time against ciphertexts received", "at most", 1.1, report["fits"]["fold against ciphertexts"][0]),
         Requirement("fitted exponent of an institution's time against model size, DictPFL", "at most", 1.0,
                     report["fits"]["institution against parameters, DictPFL"][0]),
