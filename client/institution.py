@@ -303,13 +303,12 @@ class Institution:
         if record.pending is not None:
             # Made for another kind of this very round, or under another key: it will never be counted.
             record = replace(record, residual=record.pending.missed, pending=None)
-        made, measured = self._uploads.make(record, kind, attempt, self._began)
+        made = self._uploads.make(record, kind, attempt, self._began)
         with self._diary.timed("store"):
-            self._remember(made)
-        assert made.pending is not None  # noqa: S101 -- what `make` is for
-        sent = begin(self._genesis.law, record.shared, kind).sent
+            self._remember(made.record)
+        facts = metrics(made.measured)
         self._diary.note(
-            "uploaded", record.shared.round, len(made.pending.blob), kind=str(kind), sent=sent, **metrics(measured)
+            "uploaded", record.shared.round, len(made.pending.blob), kind=str(kind), sent=made.sent, **facts
         )
         return _uploaded(made.pending)
 

@@ -35,6 +35,21 @@ _MOST_PREPARED = 1024
 
 
 @dataclass(frozen=True)
+class Made:
+    """An upload that was made.
+
+    Attributes:
+        record: to remember before anything is sent, with `pending` in it. `pending`: the upload.
+        sent: values in it. `measured`: how the shared model did on own validation samples.
+    """
+
+    record: Record
+    pending: Pending
+    sent: int
+    measured: Measured
+
+
+@dataclass(frozen=True)
 class Uploads:
     """Makes uploads; remembering and sending them is `client.institution`'s.
 
@@ -62,16 +77,13 @@ class Uploads:
         # The next round may send a little more than this one would.
         self.sealer.prepare(min(_MOST_PREPARED, self.genesis.items(components(self.genesis, plan)) + 2))
 
-    def make(self, record: Record, kind: RoundKind, attempt: int, began: float) -> tuple[Record, Measured]:
+    def make(self, record: Record, kind: RoundKind, attempt: int, began: float) -> Made:
         """An upload for the round that `record` is at.
 
         Args:
             record: what is remembered; a pending upload in it was settled or will never be counted.
             kind: what the round carries. `attempt`: of its masks.
             began: `time.perf_counter()` when it was asked for; pending uploads say how long they took.
-
-        Returns:
-            The record to remember before anything is sent, the upload in it, and how the shared model did on own validation samples.
 
         Raises:
             DictPFLError: nothing is remembered; what differential privacy charged stays paid.
@@ -100,7 +112,7 @@ class Uploads:
         seconds = time.perf_counter() - began
         pending = self.signed(Pending(shared.round, upload_id, blob, counted, owed, seconds, defence))
         local = self.bench.local_state() if kind is RoundKind.UPDATE else record.local
-        return replace(record, local=local, pending=pending), measured
+        return Made(replace(record, local=local, pending=pending), pending, plan.sent, measured)
 
     def signed(self, pending: Pending) -> Pending:
         """With its manifest, where the federation wants one."""

@@ -20,7 +20,7 @@ from common.packing import Ints
 from common.parameters import GUARDS, TOLERANCE, CKKSParameters
 from common.polynomials import add_modulo, data_prime
 from common.seeded import Expander
-from common.transform import Inverse, centred
+from common.transform import Inverse, centred, rounded
 
 
 class Opener(Protocol):
@@ -98,19 +98,18 @@ class IdentityOpener:
 
 
 def _integers(noisy: Ints, parameters: CKKSParameters) -> Ints:
-    half = np.int64(1 << (parameters.scale_bits - 1))
-    rounded = (noisy + half) >> parameters.scale_bits
-    if rounded[-GUARDS:].any():
+    found = rounded(noisy, parameters.scale_bits)
+    if found[-GUARDS:].any():
         raise GuardError(
             "guard components of a sum are not zero: it was sealed under another key or other parameters, or a "
             "ciphertext is damaged. Compare key fingerprints with the other institutions"
         )
-    if np.abs(noisy - (rounded << parameters.scale_bits)).max() > math.ldexp(TOLERANCE, parameters.scale_bits):
+    if np.abs(noisy - (found << parameters.scale_bits)).max() > math.ldexp(TOLERANCE, parameters.scale_bits):
         raise NoiseError(
             "a decrypted value is further than 0.25 from an integer: more uploads were added than agreed, or a "
             "ciphertext was altered"
         )
-    values: Ints = rounded[:-GUARDS]
+    values: Ints = found[:-GUARDS]
     _require_payload(values, parameters)
     return values
 

@@ -5,12 +5,14 @@ Integers lie in coefficients here, not in CKKS's slots (decision 0024): adding n
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import tenseal.sealapi as seal
 
 from common.ckks import Scratch, context
+from common.packing import Ints
 from common.parameters import CKKSParameters
 from common.polynomials import Words, coefficients_at, polynomials
 
@@ -49,13 +51,20 @@ class Inverse:
         return polynomials(self._out.bytes_of(ciphertext), self._parameters, count)
 
 
-def centred(words: Words, prime: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def centred(words: Words, prime: int) -> Ints:
     """Residues as signed integers around zero, int64."""
     signed = words.astype(np.int64)
     signed -= (signed > prime // 2) * np.int64(prime)
     return signed
 
 
+def rounded(noisy: Ints, scale_bits: int) -> Ints:
+    """The nearest multiples of 2^S, as what they are multiples by; int64."""
+    found: Ints = (noisy + np.int64(1 << (scale_bits - 1))) >> scale_bits
+    return found
+
+
+@lru_cache(maxsize=8)
 def blank(parameters: CKKSParameters) -> bytes:
     """A ciphertext with both polynomials, of nothing and under a key that is forgotten here."""
     ctx, scratch, plain = context(parameters), Scratch(), seal.Plaintext()

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import markdown_table, panels, write_results
-from deploy.privacy.results import Detection, Finding, Interval
-
-_FOR = {
-    "inversion": "Images from one institution's update",
-    "labels": "Labels from one institution's update",
-    "tokens": "Words from one institution's update",
-    "property": "An institution's share of a class, from one update",
-    "membership": "Was a sample trained on? From the final model",
-    "collusion": "The coordinator and one institution together",
-    "aggregate": "What an institution reads of the others' sum",
-    "distinguishing": "Which of two data sets an institution has, from everything that the coordinator sees",
-}
+from deploy.privacy.results import TITLES, Detection, Finding, Interval, best_by_method
 
 _NEEDS_PLAINTEXT = ("inversion", "labels")
 
@@ -40,7 +29,7 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
     missing = [name for name in wanted if name not in {p["part"] for p in parts}]
     if missing:
         lines += ["", f"**Not measured yet: {', '.join(missing)}.** Nothing is said here of what these would find."]
-    for family, title in _FOR.items():
+    for family, title in TITLES.items():
         chosen = sorted((f for f in found if f.family == family), key=_place)
         rows = [_row(f, works) for f in _once(chosen)]
         if rows:
@@ -128,18 +117,8 @@ def _ranged(i: Interval) -> str:
 
 def _figure(found: Sequence[Finding]) -> Any:
     figure, (ax,) = panels("Best reconstruction of an image, batch of one, vit_tiny")
-    best: Mapping[str, Finding] = {}
-    blind: dict[str, float] = {}
-    for f in found:
-        single = (
-            f.family == "inversion"
-            and f.setting["batch"] == 1
-            and f.setting["model"] == "vit_tiny"
-            and f.setting["steps"] == 1
-        )
-        if single and (f.method not in best or f.found.value > best[f.method].found.value):
-            best = {**best, f.method: f}
-            blind[f.method] = f.blind.value
+    easiest = {"batch": 1, "model": "vit_tiny", "steps": 1}
+    best = best_by_method(f for f in found if f.family == "inversion" and f.setting.items() >= easiest.items())
     names = list(best)
     places = range(len(names))
     values = [best[name].found for name in names]
@@ -150,7 +129,7 @@ def _figure(found: Sequence[Finding]) -> Any:
         xerr=errors,
         color=["#c1440e" if not best[n].encrypted else "#0b6e4f" for n in names],
     )
-    ax.plot(list(blind.values()), places, "|", color="black", markersize=12, label="blind guess")
+    ax.plot([best[name].blind.value for name in names], places, "|", color="black", markersize=12, label="blind guess")
     ax.set_yticks(places, names, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("SSIM of the best attack (1: the image itself)")

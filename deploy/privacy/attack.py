@@ -20,7 +20,7 @@ from deploy.privacy.matching import require_attackable
 from deploy.privacy.observations import GRANTED
 from deploy.privacy.parts import LONG_PARTS, PARTS, Part, detections_stage
 from deploy.privacy.reading import EXACT, SIMILAR, Case, invert, read_labels
-from deploy.privacy.results import OVERVIEW, PICTURES, RESULTS, Check, Finding, PrivacyResults, Seen
+from deploy.privacy.results import OVERVIEW, PICTURES, RESULTS, Check, Finding, PrivacyResults, Seen, best_by_method
 from deploy.privacy.stage import Stage, play
 from deploy.privacy.subjects import Subject, chosen
 from deploy.privacy.tokens import SUCCESS
@@ -148,10 +148,7 @@ def _overview(findings: Sequence[Finding], pictures: Path) -> str:
     """The best reconstruction of each method at the smallest batch, in one picture; empty where there is none."""
     seen = [f for f in findings if f.family == "inversion" and f.picture]
     smallest = min((int(f.setting["batch"]) for f in seen), default=0)
-    best: dict[str, Finding] = {}
-    for f in seen:
-        if f.setting["batch"] == smallest and (f.method not in best or f.found.value > best[f.method].found.value):
-            best[f.method] = f
+    best = best_by_method(f for f in seen if f.setting["batch"] == smallest)
     if best:
         images.overview(
             pictures / OVERVIEW,

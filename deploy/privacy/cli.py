@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from deploy.privacy.results import Family, Finding, Interval, PrivacyResults
 
 _READING: tuple[Family, ...] = ("labels", "inversion")
-_TITLES = {
-    "tokens": "Words of one institution's update",
-    "property": "An institution's share of a class, from one update",
-    "membership": "Was a sample trained on? From the final model",
-    "collusion": "The coordinator and one institution together, against another",
-    "aggregate": "What an institution reads of the others' sum",
-    "distinguishing": "Which of two data sets an institution has, from everything that the coordinator sees",
-}
 _SHOWN = ("batch", "institutions", "words", "rank", "runs", "worlds")
 _COLOURS = {"succeeds": ("red", "!"), "better than blind": ("yellow", "+"), "no better than blind": ("green", " ")}
 BROKEN = 3
@@ -109,13 +101,15 @@ def attack(
 
 def show(console: Console, results: PrivacyResults) -> None:
     """Print what was found: one institution's update, attack by method; then the rest, a table for each kind of attack."""
+    from deploy.privacy.results import TITLES
+
     reading = results.of(*_READING)
     for batch in sorted({int(f.setting["batch"]) for f in reading}):
         console.print(matrix([f for f in reading if f.setting["batch"] == batch], batch))
     console.print(Text.assemble("  ", *(part for v in _COLOURS for part in (_marked(v, v), "   "))), "")
     rest = [f for f in results.findings if f.family not in _READING]
     for family in dict.fromkeys(f.family for f in rest):
-        console.print(listing(_TITLES.get(family, family), [f for f in rest if f.family == family]), "")
+        console.print(listing(TITLES.get(family, family), [f for f in rest if f.family == family]), "")
     if results.detections:
         table = _table("What cheating gets away with")
         for heading in ("attempt", "by", "outcome", "noticed by"):
@@ -128,7 +122,7 @@ def show(console: Console, results: PrivacyResults) -> None:
         for heading in ("attack", "measure", "required", "reached"):
             table.add_column(heading, justify="right" if heading in ("required", "reached") else "left")
         for c in results.checks:
-            table.add_row(c.attack, c.metric, f"{c.required:g}", f"{c.found:.2f}" + "" if c.met else " BROKEN")
+            table.add_row(c.attack, c.metric, f"{c.required:g}", f"{c.found:.2f}" + ("" if c.met else " BROKEN"))
         console.print(table, "")
 
 

@@ -22,6 +22,7 @@ from common.opening import CKKSOpener
 from common.round import carried
 from common.seeds import small_seed
 from common.state import Floats
+from common.transform import rounded
 from common.wire import UPLOAD, Blob
 from deploy.privacy.intervals import gain_interval, mean_interval
 from deploy.privacy.results import Finding
@@ -61,8 +62,8 @@ def pry(view: CollusionView, seen: SeenUpload) -> Floats:
         most = genesis.parameters.components
         # An attacker does not stop at a guard that is not zero.
         noisy = np.concatenate([opener._decrypted(item)[:most] for item in items])  # noqa: SLF001
-        scale, half = genesis.parameters.scale_bits, 1 << (bits - 1)
-        components = (((noisy + (1 << (scale - 1))) >> scale) + half) % (1 << bits) - half
+        half = 1 << (bits - 1)
+        components = (rounded(noisy, genesis.parameters.scale_bits) + half) % (1 << bits) - half
     else:
         components = opener.open(parsed.sealed, length)
     needed = ledger_size(len(genesis.layout.entries)) + plan.sealed.digits.components(plan.sealed.index.size)

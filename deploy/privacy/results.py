@@ -5,7 +5,7 @@ Written into the folder of an attack, with the pictures that it names beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +20,17 @@ Adversary = Literal["server", "institution", "collusion", "outsider"]
 Family = Literal[
     "inversion", "labels", "tokens", "membership", "property", "distinguishing", "aggregate", "collusion", "ciphertext"
 ]
+TITLES: Mapping[Family, str] = {
+    "inversion": "Images from one institution's update",
+    "labels": "Labels from one institution's update",
+    "tokens": "Words from one institution's update",
+    "property": "An institution's share of a class, from one update",
+    "membership": "Was a sample trained on? From the final model",
+    "collusion": "The coordinator and one institution together",
+    "aggregate": "What an institution reads of the others' sum",
+    "distinguishing": "Which of two data sets an institution has, from everything that the coordinator sees",
+}
+"""Headings of tables, in their order."""
 Verdict = Literal["succeeds", "better than blind", "no better than blind", "not measured"]
 
 
@@ -62,6 +73,15 @@ class Finding(_Document):
         if self.found.value >= self.success and self.found.value > self.blind.value:
             return "succeeds"
         return "better than blind" if self.gain.low > 0 else "no better than blind"
+
+
+def best_by_method(findings: Iterable[Finding]) -> dict[str, Finding]:
+    """The strongest finding on each method, methods in the order in which they come; of equal ones the first."""
+    best: dict[str, Finding] = {}
+    for f in findings:
+        if f.method not in best or f.found.value > best[f.method].found.value:
+            best[f.method] = f
+    return best
 
 
 class Check(_Document):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config import FederationConfig
-from deploy.privacy.results import PICTURES, Adversary, Family, Finding, PrivacyResults
+from deploy.privacy.results import PICTURES, Adversary, Family, Finding, PrivacyResults, best_by_method
 from deploy.privacy.subjects import SUBJECTS, Subject
 
 Mark = Literal["good", "caution", "bad", "open"]
@@ -155,12 +155,9 @@ class Judgement:
 
     def pictures(self, folder: Path) -> list[dict[str, str]]:
         """For each method the reconstruction that came closest, as a data URI with its description."""
-        best: dict[str, Judged] = {}
-        for line in self.lines:
-            f = line.finding
-            if f.picture and (f.method not in best or f.found.value > best[f.method].finding.found.value):
-                best[f.method] = line
-        return [made for line in best.values() if (made := _picture(line, folder))]
+        best = best_by_method(line.finding for line in self.lines if line.finding.picture)
+        lines = (next(line for line in self.lines if line.finding is f) for f in best.values())
+        return [made for line in lines if (made := _picture(line, folder))]
 
 
 def judge(results: PrivacyResults, config: FederationConfig | None) -> Judgement:

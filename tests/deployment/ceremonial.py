@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from machines import NGINX, Command, Deployment, config, free_port, settings
@@ -92,6 +92,16 @@ class Ceremonial(Deployment):
         path = self.folder / "federation.toml"
         path.write_text("".join(f"{name} = {_toml_value(value)}\n" for name, value in self._settings.items()))
         return path
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """All founders have joined and are up, inside; all that runs is stopped afterwards."""
+        try:
+            self.all([self.join(name) for name in self.founders])
+            self.start(self.founders)
+            yield self
+        finally:
+            self.stop()
 
     # the ceremony's commands
 

@@ -21,12 +21,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     from ceremonial import Ceremonial
 
     made = Ceremonial(tmp_path_factory.mktemp("ceremony"), ("berlin", "kyoto", "oslo"), ("quito", "turin"))
-    try:
-        made.all([made.join(name) for name in made.founders])
-        made.start(made.founders)
+    with made.running():
         yield made
-    finally:
-        made.stop()
 
 
 _BEGAN = time.monotonic()

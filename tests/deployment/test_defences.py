@@ -34,12 +34,8 @@ def defended(tmp_path: Path) -> Iterator[Ceremonial]:
         defences__reveal_seconds=60.0,
         federation__deadline_seconds=60.0,
     )
-    try:
-        made.all([made.join(name) for name in MEMBERS])
-        made.start(MEMBERS)
+    with made.running():
         yield made
-    finally:
-        made.stop()
 
 
 def test_rounds_complete_with_all_and_without_one(defended: Ceremonial) -> None:
@@ -74,12 +70,8 @@ PRIVATE = {
 def private(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ceremonial]:
     pytest.importorskip("opacus", reason="the extra `dp` is not installed")
     made = Ceremonial(tmp_path / "world", MEMBERS[:3], (), privacy__delta=DELTA, **PRIVATE[request.param])
-    try:
-        made.all([made.join(name) for name in made.founders])
-        made.start(made.founders)
+    with made.running():
         yield made
-    finally:
-        made.stop()
 
 
 def test_private_rounds_are_paid_for_also_when_a_task_is_killed(private: Ceremonial) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from common.config import FederationConfig
 from common.errors import ConfigError
 from deploy.cli import app
 from deploy.privacy.attack import Settings, attack
+from deploy.privacy.cli import show
 from deploy.privacy.inversion import Effort
 from deploy.privacy.matching import Matcher
-from deploy.privacy.results import PrivacyResults
+from deploy.privacy.results import Check, PrivacyResults
 from deploy.privacy.stage import Stage
 from deploy.privacy.subjects import SUBJECTS, chosen
 
@@ -144,3 +147,13 @@ def test_several_steps_are_simulated_as_they_were_made(
         optimizer.step()
     after = torch.cat([p.detach().flatten() for p in parameters])
     torch.testing.assert_close(matcher.updates(x, y)[0], (before - after) / 0.1, rtol=1e-6, atol=1e-9)
+
+
+def test_a_broken_attack_shows_what_it_reached() -> None:
+    checks = [Check(attack="one", metric="SSIM", required=0.6, found=found) for found in (0.12, 0.98)]
+    results = PrivacyResults(name="x", config={}, granted=[], seen=[], findings=[], checks=checks)
+    console = Console(file=StringIO(), width=120)
+    show(console, results)
+    assert isinstance(console.file, StringIO)
+    assert "0.12 BROKEN" in console.file.getvalue()
+    assert "0.98\n" in console.file.getvalue().replace(" ", "")
