@@ -7,7 +7,7 @@
 The files are experiments/ablation_*.toml: vit_tiny on digits, W0 pretrained on classes 0-4 of a public split, 20 rounds of 2
 epochs, encrypted. Where a setting is the paper's default the federations are the same, and run once. The paper's figures are of
 ViT-B/16 on Diabetic Retinopathy: what can be compared is which way accuracy and traffic move, not where they stand. Each
-federation is a cell (benchmarks/federations.py). Results go to `benchmarks/results/ablations.{json,md,svg}`; what is not
+federation is a cell (benchmarks/lib/federations.py). Results go to `benchmarks/results/ablations.{json,md,svg}`; what is not
 measured anew stays there with its own date.
 """
 
@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.ablations_page import draw, page
-from benchmarks.federations import Cell, mean_and_spread, measure_all
-from benchmarks.machine import RESULTS, write_results
+from lib.ablations_page import draw, page
+from lib.federations import Cell, mean_and_spread, measure_all
+from lib.machine import RESULTS, write_results
 
 NAME = "ablations"
 MANY = 20

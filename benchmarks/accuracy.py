@@ -5,10 +5,10 @@
     python benchmarks/accuracy.py --workloads digits-vit --methods dictpfl,lora-both --seeds 1
     python benchmarks/accuracy.py --quick                      # one seed, no extended grids; writes nothing
 
-Every method runs as a federation of this project (benchmarks/workloads.py says with what settings); all but plaintext are
+Every method runs as a federation of this project (benchmarks/lib/workloads.py says with what settings); all but plaintext are
 encrypted under CKKS. Each method's learning rate is the best of a grid by validation accuracy, as institutions read it from
 the encrypted ledger, on seeds of its own; then other seeds run with that rate, and their test accuracy is the mean of
-the last three rounds. Each federation is a cell (benchmarks/federations.py): what was interrupted goes on where it stopped.
+the last three rounds. Each federation is a cell (benchmarks/lib/federations.py): what was interrupted goes on where it stopped.
 Results go to `benchmarks/results/accuracy.{json,md,svg}`; what is not measured anew stays there with its own date. MiniLM
 on 20 Newsgroups is benchmarks/newsgroups.py, the paper's ablations are benchmarks/ablations.py. Exit code 1 if a requirement is
 not met.
@@ -22,12 +22,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.accuracy_page import draw, page
-from benchmarks.federations import mean_and_spread, measure_all
-from benchmarks.machine import RESULTS, ROOT, Requirement, conclude, write_results
-from benchmarks.tuning import SEEDS as TUNING_SEEDS
-from benchmarks.tuning import Tuning, best_rate, tune
-from benchmarks.workloads import METHODS, SMALL, WORKLOADS
+from lib.accuracy_page import draw, page
+from lib.federations import mean_and_spread, measure_all
+from lib.machine import RESULTS, ROOT, Requirement, conclude, write_results
+from lib.tuning import SEEDS as TUNING_SEEDS
+from lib.tuning import Tuning, best_rate, tune
+from lib.workloads import METHODS, SMALL, WORKLOADS
 
 NAME = "accuracy"
 

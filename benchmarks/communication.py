@@ -25,9 +25,14 @@ import numpy as np
 import structlog
 from matplotlib.figure import Figure
 
-from benchmarks.encodings import OPENFHE_BYTES, OPENFHE_SLOTS, FLAREBytes, encodings, fedml_chunk, pruned
-from benchmarks.exchange import Exchange, Memory
-from benchmarks.machine import (
+from dictpfl.common.arrays import Ints
+from dictpfl.common.law.tags import TAGS
+from dictpfl.common.messages.wire import ENTRY_BYTES, HEADER_BYTES
+from dictpfl.common.words import packed_length
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.encodings import OPENFHE_BYTES, OPENFHE_SLOTS, FLAREBytes, encodings, fedml_chunk, pruned
+from lib.exchange import Exchange, Memory
+from lib.machine import (
     ROOT,
     Requirement,
     conclude,
@@ -39,9 +44,7 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from benchmarks.shapes import ARCHITECTURES, methods, parameters
-from common.packing import Ints
-from deploy.plots import COLOURS
+from lib.shapes import ARCHITECTURES, methods, parameters
 
 PARTICIPANTS = 3
 FULL, OURS, LEAN = "FedHE-Full", "DictPFL", "DictPFL, tables and head, smaller side"
@@ -63,13 +66,13 @@ FLARE_SAMPLE = ("blocks.0.norm1", "blocks.0.attn.proj", "blocks.0.attn.qkv.bias"
 
 def pruning_curve(method: str, *, quick: bool) -> list[float]:
     """Share of the shared values that was sent, by round, in a run of experiments/digits.toml."""
-    from benchmarks.round import simulated
-    from common.config import FederationConfig
+    from dictpfl.common.config import FederationConfig
+    from lib.simulated import simulated
 
     changes = {"method": method} | ({"federation.rounds": 3} if quick else {})
     run, _ = simulated(FederationConfig.load(ROOT / "experiments" / "digits.toml", changes))
     shared = run.summary["values"]["shared"]
-    return [record.sent / shared for record in run.history if record.kind == "update"]
+    return [record.sent / shared for record in run.records if record.kind == "update"]
 
 
 def proven(exchange: Exchange, tensors: Mapping[str, int]) -> dict[str, Any]:
@@ -79,10 +82,10 @@ def proven(exchange: Exchange, tensors: Mapping[str, int]) -> dict[str, Any]:
         AssertionError: a blob is longer or shorter than counted, or the opened sum is not the integer sum.
     """
     count, total = sum(tensors.values()), None
-    fold = exchange.fold(exchange.ciphertexts(count, len(tensors)))
+    fold = exchange.fold(count, len(tensors))
     for institution in range(PARTICIPANTS):
         values = exchange.values(count, institution)
-        upload = exchange.upload(values, len(tensors))
+        upload = exchange.upload(values, len(tensors), institution)
         fold.add(institution, upload)
         total = values if total is None else total + values
     aggregate, _, items = fold.aggregate()
@@ -104,11 +107,12 @@ def streamed(exchange: Exchange, count: int) -> dict[str, Any]:
         for start in range(0, count, block.size):
             yield block[: min(block.size, count - start)]
 
-    memory, began, sent, items = Memory(), time.perf_counter(), 0, 0
-    for item in exchange.stream(blocks()):
-        sent, items = sent + len(item), items + 1
-    assert items == exchange.ciphertexts(count), "another number of ciphertexts than counted"
-    assert sent == items * exchange.item_up, "other bytes than counted"
+    memory, began, words = Memory(), time.perf_counter(), 0
+    for part in exchange.stream(blocks()):
+        words += len(part)
+    tags = packed_length(TAGS, exchange.parameters.word_bits)
+    sent, items = HEADER_BYTES + ENTRY_BYTES + words + tags, exchange.ciphertexts(count)
+    assert abs(sent - exchange.bytes_up(count)) <= 2, "other bytes than counted"
     seconds = time.perf_counter() - began
     return {"values": count, "ciphertexts": items, "bytes_up": sent, "seconds": seconds, "peak_bytes": memory.peak()}
 

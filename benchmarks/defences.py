@@ -25,8 +25,22 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.exchange import Exchange
-from benchmarks.machine import (
+from dictpfl.client.defences.masks import MaskContext, Masks
+from dictpfl.client.defences.pairs import OwnKeys, Pairs
+from dictpfl.common.ckks.streams import SumOfStreams, WordStream
+from dictpfl.common.law.members import PairGraph, Roster
+from dictpfl.common.messages.manifest import Manifest, joined, separated
+from dictpfl.common.messages.masks import SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.protocol import Reply, RoundKind, Stage, Status
+from dictpfl.common.messages.wire import Blob, read_entries, with_words
+from dictpfl.common.words import add_modulo
+from dictpfl.deploy.reports.plots import COLOURS
+from dictpfl.server.folding import Fold
+from dictpfl.server.journal import Journal
+from dictpfl.server.masks import Unmasking
+from dictpfl.server.rows import ClosedRound
+from lib.exchange import Exchange
+from lib.machine import (
     RESULTS,
     Requirement,
     conclude,
@@ -38,21 +52,6 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from client.masking import Masks, Place
-from client.pairs import OwnKeys, Pairs
-from common.circle import Circle, Roster
-from common.keystream import PolynomialStream, shifted
-from common.manifest import Manifest, joined, separated
-from common.packing import pack
-from common.polynomials import data_prime
-from common.protocol import Reply, RoundKind, Stage, Status
-from common.revealing import SeedsQuestion, SharesQuestion
-from common.tagging import require_tagged, tag_key, tagged
-from common.wire import HEADER_BYTES, read_header, resealed
-from deploy.plots import COLOURS
-from server.folding import Fold
-from server.journal import ClosedRound, Journal
-from server.unmasking import Unmasking
 
 INSTITUTIONS = (3, 10, 30, 100)
 VALUES = 62_426
@@ -85,10 +84,10 @@ class Federation:
         self.own = [OwnKeys.make(f"institution-{number:03d}") for number in range(count)]
         roster = Roster(tuple(keys.public for keys in self.own))
         context = b"f" * 32 + self.exchange.key.fingerprint
-        circle = Circle(count, PARTNERS, _SEED, context)
-        pairs = [Pairs(keys, number, roster, circle, context) for number, keys in enumerate(self.own)]
+        graph = PairGraph(count, PARTNERS, _SEED, context)
+        pairs = [Pairs(keys, number, roster, graph, context) for number, keys in enumerate(self.own)]
         self.masks = [
-            Masks(one, self.exchange.parameters, folder / f"{number}.told.json", min(3, count))
+            Masks(one, self.exchange.parameters.word_prime, folder / f"{number}.told.json", min(3, count))
             for number, one in enumerate(pairs)
         ]
         clock = Clock()
@@ -97,9 +96,9 @@ class Federation:
         self.pairing = clock.spent["pair secrets"]
         for one in pairs[1:]:
             assert one.secrets
-        self.uploads = [self.exchange.upload(self.exchange.values(VALUES, number), 50) for number in range(count)]
-        self.ids = [read_header(blob).upload_id for blob in self.uploads]
-        limits = self.exchange.fold(read_header(self.uploads[0]).items)._agreement  # noqa: SLF001
+        self.uploads = [self.exchange.upload(self.exchange.values(VALUES, n), 50, n) for n in range(count)]
+        self.ids = [read_entries(blob)[0].upload_id for blob in self.uploads]
+        limits = self.exchange.agreement(self.exchange.words(VALUES, 50))
         self.agreement = replace(limits, masks=True)
         self.bare = limits
 
@@ -129,20 +128,17 @@ def masked(federation: Federation, missing: Sequence[int]) -> dict[str, Any]:
     share = 1.0 / len(there)
     blobs, notes, pending = {}, {}, {}
     for number in there:
-        place = Place(1, RoundKind.UPDATE, 0, federation.ids[number])
+        context = MaskContext(1, RoundKind.UPDATE, 0, federation.ids[number])
         one, secret = federation.masks[number], bytes([number]) * 32
-
-        def put_on(
-            items: Sequence[bytes], one: Masks = one, place: Place = place, secret: bytes = secret
-        ) -> list[bytes]:
-            with clock.on("institution", share):
-                return list(one.put_on(items, place, secret))
-
-        blobs[number] = resealed(federation.uploads[number], put_on)
+        bare = Blob.own(federation.uploads[number], federation.exchange.parameters.word_bits)
+        words = bare.words()
         with clock.on("institution", share):
-            notes[number] = one.note(place, secret)
+            words = one.put_on(words, context, secret)
+        blobs[number] = with_words(bare, words)
+        with clock.on("institution", share):
+            notes[number] = one.note(context, secret)
         pending[number] = SimpleNamespace(
-            round=1, upload_id=place.upload_id, blob=blobs[number], defence=notes[number], secret=secret
+            round=1, upload_id=context.upload_id, blob=blobs[number], defence=notes[number], secret=secret
         )
     fold = federation.fold(blobs, notes)
     blob, _, ciphertexts = fold.aggregate()
@@ -170,32 +166,26 @@ def masked(federation: Federation, missing: Sequence[int]) -> dict[str, Any]:
                 unmasking.take(number, reply.defence)
         with clock.on("coordinator"):
             found = unmasking.close()
-    bare, _, _ = federation.fold({number: federation.uploads[number] for number in there}).aggregate()
-    assert found[1].blob == bare, "masks leave nothing behind"
+    unmasked, _, _ = federation.fold({number: federation.uploads[number] for number in there}).aggregate()
+    assert found[1].blob == unmasked, "masks leave nothing behind"
     journal.close()
     return {**clock.spent, "bytes": len(notes[there[0]]) + told}
 
 
 def whole(federation: Federation) -> dict[str, Any]:
-    """What manifests and tags add: seconds of one institution, and of the coordinator; bytes of one institution."""
-    clock, exchange, count = Clock(), federation.exchange, federation.count
-    components = pack(exchange.values(VALUES), exchange.digits)
-    key = tag_key(_SEED, exchange.key.fingerprint, RoundKind.UPDATE, 1)
+    """What manifests add: seconds of one institution, and of the coordinator; bytes of one institution."""
+    clock, count = Clock(), federation.count
     with clock.on("institution"):
-        one = tagged(components, key, 0, federation.ids[0])
-    total = one + sum(tagged(components, key, n, federation.ids[n]) for n in range(1, count))
-    with clock.on("institution"):
-        Manifest.of(0, federation.uploads[0]).signed(federation.own[0].signing)
-    made = [Manifest.of(n, federation.uploads[n]).signed(federation.own[n].signing) for n in range(count)]
+        Manifest.of(federation.uploads[0]).signed(federation.own[0].signing)
+    made = [Manifest.of(blob).signed(federation.own[n].signing) for n, blob in enumerate(federation.uploads)]
     sent = joined(made)
     with clock.on("coordinator"):
         for number, blob in enumerate(federation.uploads):
-            assert Manifest.of(number, blob).digest == made[number].digest
+            assert Manifest.of(blob).digest == made[number].digest
             assert made[number].signed_by(federation.own[number].public.signing)
     with clock.on("institution"):
         for manifest in separated(sent):
             assert manifest.signed_by(federation.own[manifest.member].public.signing)
-        require_tagged(total, key, [(m.member, m.upload_id) for m in made])
     return {**clock.spent, "bytes": len(sent) // count + len(sent)}
 
 
@@ -219,10 +209,8 @@ def measured(count: int, times: int) -> dict[str, Any]:
         row = {
             "institutions": count,
             "partners": federation.partners,
-            "ciphertexts": read_header(federation.uploads[0]).items,
-            "bytes": len(federation.uploads[0])
-            + HEADER_BYTES
-            + federation.exchange.item_down * read_header(federation.uploads[0]).items,
+            "ciphertexts": federation.exchange.ciphertexts(VALUES, 50),
+            "bytes": len(federation.uploads[0]) + federation.exchange.bytes_down(VALUES, 50),
             "pairing": federation.pairing,
             "without": base,
             "masks": repeated(lambda: fresh([]), times),
@@ -236,17 +224,19 @@ def measured(count: int, times: int) -> dict[str, Any]:
 def where_masks_go(count: int, times: int) -> dict[str, float]:
     """Milliseconds a ciphertext for masks among so many, on the ciphertext and on packed integers, and bits that these lose."""
     exchange = Exchange(count)
-    (item,) = exchange.sealer.seal(np.arange(exchange.parameters.components))
     seeds = [os.urandom(32) for _ in range(count)]
     degree, bits = exchange.parameters.ring_degree, exchange.parameters.payload_bits
-    prime, clock = data_prime(exchange.parameters), Clock()
+    prime, clock = exchange.parameters.word_prime, Clock()
     for _ in range(times):
+        words = np.arange(degree, dtype=np.uint64)
         with clock.on("ciphertext", 1e3 / times):
-            list(shifted([item], exchange.parameters, plus=seeds[: count // 2], minus=seeds[count // 2 :]))
+            add_modulo(
+                words, SumOfStreams(prime, plus=seeds[: count // 2], minus=seeds[count // 2 :]).take(degree), prime
+            )
         values = np.arange(degree, dtype=np.uint64)
         with clock.on("integers", 1e3 / times):
             for seed in seeds:
-                values += PolynomialStream(seed, degree, prime).take()
+                values += WordStream(seed, prime).take(degree)
             values &= np.uint64((1 << bits) - 1)
     return {**clock.spent, "bits lost": float(np.ceil(np.log2(count))), "bits": float(bits)}
 

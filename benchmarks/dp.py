@@ -5,7 +5,7 @@
     python benchmarks/dp.py --quick    # three rounds, one seed; writes nothing
 
 `experiments/dp_digits.toml` and `experiments/dp_institutions.toml` by epsilon; the last row of each is without privacy. Rates and norms
-were chosen once, not for each epsilon, and not privately. Membership is inferred by the loss (`deploy.privacy.membership`), in a federation
+were chosen once, not for each epsilon, and not privately. Membership is inferred by the loss (`dictpfl.deploy.attacks.published.membership`), in a federation
 that learns its samples by heart; (epsilon, delta)-privacy bounds its AUC by e^epsilon / (1 + e^epsilon) + delta. Fashion-MNIST has to be
 in data/fashion-mnist. Results go to `benchmarks/results/dp.{json,md,svg}`.
 """
@@ -29,8 +29,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
-from deploy.plots import COLOURS
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
 
 LAST = 3
 """Rounds at the end over which accuracies are averaged."""
@@ -79,8 +79,8 @@ class Run:
 
     def config(self) -> Any:
         """The checked configuration; integers are not encrypted, which changes no bit of the model."""
-        from common.config import FederationConfig
-        from deploy.privacy.membership import federation
+        from dictpfl.common.config import FederationConfig
+        from dictpfl.deploy.attacks.published.membership import federation
 
         case = CASES.get(self.case, Case("dp_digits", (), (), _HEART))
         chosen = {
@@ -101,7 +101,7 @@ def measure(run: Run) -> dict[str, Any]:
     os.chdir(ROOT)
     import structlog
 
-    from deploy.simulation import simulate
+    from dictpfl.deploy.simulation.simulate import simulate
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.disable(logging.WARNING)
@@ -109,7 +109,7 @@ def measure(run: Run) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dp-") as folder:
         done = simulate(run.config(), Path(folder) / "run", engine="local")
         attack = _attack(Path(folder) / "run", done) if run.members else {}
-    accuracies = [100 * float(r.accuracy) for r in done.history if r.accuracy is not None]
+    accuracies = [100 * float(r.test) for r in done.records if r.test is not None]
     spent = done.summary["privacy"]
     return {
         "seed": run.seed,
@@ -124,17 +124,17 @@ def _attack(folder: Path, done: Any) -> dict[str, float]:
     """AUC of the loss attack: training samples of all institutions against the test split."""
     from safetensors.torch import load_file
 
-    from client.data import Samples
-    from client.models import build_model
-    from common.genesis import Genesis
-    from deploy.privacy.intervals import auc_interval
-    from deploy.privacy.membership import confidences
+    from dictpfl.client.data.samples import Samples
+    from dictpfl.client.model.build import build_model
+    from dictpfl.common.genesis import Genesis
+    from dictpfl.deploy.attacks.intervals import auc_interval
+    from dictpfl.deploy.attacks.published.membership import confidences
 
-    sites = sorted((folder / "sites").iterdir())
-    genesis = Genesis.load(sites[0])
+    institutions = sorted((folder / "institutions").iterdir())
+    genesis = Genesis.load(institutions[0])
     model = build_model(done.config.model, genesis.sample_shape, genesis.outputs, done.config.seed)
     model.load_state_dict(load_file(done.model_path))
-    inside = [confidences(model, Samples.load(site / "train.npz")) for site in sites]
+    inside = [confidences(model, Samples.load(institution / "train.npz")) for institution in institutions]
     found = auc_interval(
         [value for part in inside for value in part], confidences(model, Samples.load(folder / "test.npz"))
     )

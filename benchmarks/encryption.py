@@ -1,10 +1,11 @@
-"""What encryption costs a value: bytes and nanoseconds, beside float32 in clear and TenSEAL as tutorials use it.
+"""What encryption costs a value: bytes against their floor, and time against protocol 3 and TenSEAL as tutorials use it.
 
-    python benchmarks/encryption.py            # 10^4 to 10^7 values, about three minutes
-    python benchmarks/encryption.py --quick    # up to 150,000 values, for a look; writes nothing
+    python benchmarks/encryption.py            # up to 10^6 values, 3 to 100 institutions, about four minutes
+    python benchmarks/encryption.py --quick    # up to 100,000 values, for a look; writes nothing
 
-Values are integers of `value_bits` from 8 participants. What goes up and down are whole blobs of `common.wire`,
-header included; every opened sum is compared with the integer sum. Exits with 1 if a requirement is not met.
+Bytes are those of whole blobs of `dictpfl.common.messages.wire`, header and tags included, as institutions and coordinator send them;
+every opened sum is compared with the integer sum. The floor of a value is log2 R bits, of R possible sums. Exits with 1 if
+a requirement is not met.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +23,12 @@ import tenseal as ts
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.machine import (
+from dictpfl.common.arrays import Ints
+from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.common.messages.wire import AGGREGATE, Blob
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.exchange import Exchange
+from lib.machine import (
     Requirement,
     conclude,
     machine,
@@ -33,34 +39,24 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from common.adding import ckks_adder
-from common.keys import FederationKey, make_key
-from common.opening import CKKSOpener
-from common.packing import Digits, Ints, pack, unpack
-from common.parameters import CKKSParameters
-from common.protocol import RoundKind
-from common.sealing import CKKSSealer
-from common.settings import Encryption
-from common.wire import AGGREGATE, UPLOAD, Blob, Header, Limits, write
-from deploy.founding import item_lengths
-from deploy.plots import COLOURS
+from lib.protocol3 import Protocol3
 
-PARTICIPANTS = 8
-SIZES = (10_000, 100_000, 150_000, 1_000_000, 10_000_000)
-JUDGED_SIZE = 150_000
+INSTITUTIONS, BITS = (3, 8, 100), (2, 4, 8)
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+TIMED = (3, 8)
+"""Institutions and bits of a value in the comparison of time."""
+TURNS = {1_000: 15, 10_000: 15, 100_000: 11, 1_000_000: 5}
+"""Repetitions by size; the first warms up and is not counted."""
 TENSEAL_SLOTS = 4096
-TURNS = {10_000: 16, 100_000: 8, 150_000: 31, 1_000_000: 4, 10_000_000: 1}
-"""Repetitions by size; of several, the first warms up and is not counted."""
-MOST_BYTES = {8: (2.1, 4.1), 10: (2.75, 5.5)}
-LEAST_SPEEDUP = 20.0
-OURS = ("prepare", "pack", "seal", "fold", "open", "unpack")
-SEAL_AND_OPEN = ("pack", "seal", "open", "unpack")
-"""What a round waits for. `prepare` is done while an institution waits for the others."""
-ALL_WORK = ("prepare", *SEAL_AND_OPEN)
+MOST_FLOORS = 1.25
+MOST_SMALL = 2_000
+MOST_CLEAR = 1.4
+MOST_SLOWER = 1.2
+PHASES = ("seal", "fold", "open")
 
 
 class Stopwatch:
-    """Seconds by phase; a phase entered several times within a turn adds up."""
+    """Processor seconds by phase; a phase entered several times within a turn adds up."""
 
     def __init__(self) -> None:
         self.turns: dict[str, list[float]] = {}
@@ -69,9 +65,9 @@ class Stopwatch:
     @contextmanager
     def phase(self, name: str, share: float = 1.0) -> Iterator[None]:
         """Time what is inside; it counts by its share of the phase."""
-        began = time.perf_counter()
+        began = time.process_time()
         yield
-        self._now[name] = self._now.get(name, 0.0) + share * (time.perf_counter() - began)
+        self._now[name] = self._now.get(name, 0.0) + share * (time.process_time() - began)
 
     def turn(self) -> None:
         """Close a repetition."""
@@ -84,291 +80,270 @@ class Stopwatch:
         return {name: median(seconds) for name, seconds in self.turns.items()}
 
 
-class Ours:
-    """A federation of `PARTICIPANTS` at `value_bits`, as institution and coordinator run it, blobs included."""
+def weighed(institutions: int, value_bits: int, values: int) -> dict[str, Any]:
+    """Bytes of a round for real: every institution seals, the coordinator adds, one opens.
 
-    def __init__(self, value_bits: int) -> None:
-        parameters = CKKSParameters.choose(Encryption(), PARTICIPANTS)
-        self.key: FederationKey = make_key(parameters)
-        self.digits = Digits.fit(value_bits, PARTICIPANTS, parameters.payload_bits)
-        self.largest = 2 ** (value_bits - 1) - 1
-        self._sealer, self._opener = CKKSSealer(self.key), CKKSOpener(self.key)
-        self._lengths = item_lengths(self._sealer, parameters)
-        self.name = f"dictpfl-{value_bits}bit"
+    Raises:
+        AssertionError: the opened sum is not the integer sum, or a blob has another length than counted.
+    """
+    exchange = Exchange(institutions, value_bits)
+    fold, total = exchange.fold(values), np.zeros(values, dtype=np.int64)
+    for institution in range(institutions):
+        own = exchange.values(values, institution)
+        upload = exchange.upload(own, member=institution)
+        fold.add(institution, upload)
+        total += own
+    aggregate, _, _ = fold.aggregate()
+    assert np.array_equal(exchange.open(aggregate, values), total), "the opened sum is not the integer sum"
+    assert (len(upload), len(aggregate)) == (exchange.bytes_up(values), exchange.bytes_down(values)), "miscounted"
+    before = Protocol3(institutions, value_bits)
+    before.prepare(values)
+    old = before.upload(exchange.values(values))
+    digits = exchange.digits.components(values) * exchange.parameters.payload_bits / 8
+    return {
+        "institutions": institutions,
+        "value_bits": value_bits,
+        "values": values,
+        "bytes_up": len(upload),
+        "bytes_down": len(aggregate),
+        "floor_bits": exchange.floor,
+        "floors_up": 8 * len(upload) / values / exchange.floor,
+        "floors_down": 8 * len(aggregate) / values / exchange.floor,
+        "over_digits_in_clear": len(upload) / digits,
+        "bytes_up_protocol_3": len(old),
+        "digits": exchange.digits.per_component,
+        "parameters": exchange.parameters.to_json(),
+    }
+
+
+class Ours:
+    """This project's exchange, blobs and tags included."""
+
+    name = "dictpfl"
+
+    def __init__(self) -> None:
+        self._exchange = Exchange(*TIMED)
         self.watch = Stopwatch()
         self.up = self.down = 0
 
     def run(self, values: Ints) -> None:
-        """Every institution packs and seals the same values afresh, the coordinator folds, one institution opens.
-
-        Noise has to be fresh: one ciphertext added eight times would carry eight times its noise, not sqrt(8) times.
-
-        Raises:
-            AssertionError: the opened sum is not the integer sum.
-        """
-        watch, limits = self.watch, self._limits(values.size)
-        adder = ckks_adder(self.key.parameters)
-        for institution in range(PARTICIPANTS):
-            with watch.phase("prepare", 1 / PARTICIPANTS):
-                self._sealer.prepare(self.key.parameters.ciphertexts(self.digits.components(values.size)))
-            with watch.phase("pack", 1 / PARTICIPANTS):
-                components = pack(values, self.digits)
-            with watch.phase("seal", 1 / PARTICIPANTS):
-                upload = write(self._header(UPLOAD), self._sealer.seal(components))
-            # The first upload is kept, not added.
-            with watch.phase("fold", 1 / (PARTICIPANTS - 1) if institution else 0.0):
-                blob = Blob.parse(upload, limits[0], direction=UPLOAD, kind=RoundKind.UPDATE, round=1)
-                adder.add(adder.load(blob.sealed, blob.header.item_length))
-        with watch.phase("total"):
-            aggregate = write(self._header(AGGREGATE), adder.total())
+        """Institutions prepare, seal and tag, the coordinator adds, one institution checks the tags and opens."""
+        exchange, watch, count = self._exchange, self.watch, values.size
+        uploads = []
+        for member in range(exchange.participants):
+            with watch.phase("seal", 1 / exchange.participants):
+                exchange.prepare(count)
+                uploads.append(exchange.upload(values, member=member))
+        with watch.phase("fold", 1 / exchange.participants):
+            fold = exchange.fold(count)
+            for member, upload in enumerate(uploads):
+                fold.add(member, upload)
+            aggregate, _, _ = fold.aggregate()
         with watch.phase("open"):
-            blob = Blob.parse(aggregate, limits[1], direction=AGGREGATE, kind=RoundKind.UPDATE, round=1)
-            opened = self._opener.open(blob.sealed, blob.header.item_length)
-        with watch.phase("unpack"):
-            total = unpack(opened[: components.size], values.size, self.digits)
-        assert np.array_equal(total, PARTICIPANTS * values), "the opened sum is not the integer sum"
-        self.up, self.down = len(upload), len(aggregate)
+            total = exchange.open(aggregate, count)
+        assert np.array_equal(total, exchange.participants * values), "the opened sum is not the integer sum"
+        limits = exchange.limits(exchange.words(count))
+        blob = Blob.parse(aggregate, limits, direction=AGGREGATE, kind=RoundKind.UPDATE, round=1)
+        with watch.phase("tags of a sum"):
+            exchange.authentic(blob)
+        self.up, self.down = len(uploads[0]), len(aggregate)
 
-    def _header(self, direction: int) -> Header:
-        contributors = 1 if direction == UPLOAD else PARTICIPANTS
-        return Header(
-            direction, RoundKind.UPDATE, 1, bytes(32), self.key.fingerprint, bytes(32), contributors=contributors
-        )
 
-    def _limits(self, values: int) -> tuple[Limits, Limits]:
-        items = self.key.parameters.ciphertexts(self.digits.components(values))
-        up, down = (Limits(bytes(32), self.key.fingerprint, length, items, 0, PARTICIPANTS) for length in self._lengths)
-        return up, down
+class Before:
+    """Protocol 3, without tags."""
+
+    name = "protocol 3"
+
+    def __init__(self) -> None:
+        self._exchange = Protocol3(*TIMED)
+        self.watch = Stopwatch()
+        self.up = self.down = 0
+
+    def run(self, values: Ints) -> None:
+        """The same exchange."""
+        exchange, watch = self._exchange, self.watch
+        uploads = []
+        for _ in range(exchange.participants):
+            with watch.phase("seal", 1 / exchange.participants):
+                uploads.append(exchange.upload(values))
+        with watch.phase("fold", 1 / exchange.participants):
+            aggregate = exchange.fold(uploads)
+        with watch.phase("open"):
+            total = exchange.open(aggregate, values.size)
+        assert np.array_equal(total, exchange.participants * values), "the opened sum is not the integer sum"
+        self.up, self.down = len(uploads[0]), len(aggregate)
 
 
 class TenSEAL:
     """`ts.ckks_vector` as tutorials use it: (8192, [60, 40, 40]), scale 2^40, 4,096 reals a ciphertext."""
 
-    name = "tenseal-ckks_vector"
+    name = "ts.ckks_vector"
 
     def __init__(self) -> None:
         self._context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40])
         self._context.global_scale = 2**40
         self.watch = Stopwatch()
         self.up = self.down = 0
-        self.error = 0.0
 
-    def run(self, values: NDArray[np.float32]) -> None:
-        """Encrypt and serialise, load and add, load and decrypt, chunk by chunk; one upload stands for all eight."""
-        watch, context = self.watch, self._context
+    def run(self, values: Ints) -> None:
+        """Encrypt and serialise, load and add, load and decrypt, chunk by chunk; one upload stands for all."""
+        watch, context, institutions = self.watch, self._context, TIMED[0]
+        floats: NDArray[np.float32] = (values / 4096).astype(np.float32)
         self.up = self.down = 0
-        for start in range(0, values.size, TENSEAL_SLOTS):
-            chunk = values[start : start + TENSEAL_SLOTS]
+        for start in range(0, floats.size, TENSEAL_SLOTS):
+            chunk = floats[start : start + TENSEAL_SLOTS]
             with watch.phase("seal"):
                 upload = ts.ckks_vector(context, chunk.tolist()).serialize()
             total = ts.ckks_vector_from(context, upload)
-            for _ in range(PARTICIPANTS - 1):
-                with watch.phase("fold", 1 / (PARTICIPANTS - 1)):
+            with watch.phase("fold", 1 / institutions):
+                for _ in range(institutions - 1):
                     total += ts.ckks_vector_from(context, upload)
-            with watch.phase("total"):
                 aggregate = total.serialize()
             with watch.phase("open"):
                 opened = ts.ckks_vector_from(context, aggregate).decrypt()
-            self.error = max(self.error, float(np.abs(np.array(opened) - PARTICIPANTS * chunk).max()))
+            assert np.abs(np.array(opened) - institutions * chunk).max() < 1e-4, "the opened sum is not the sum"
             self.up, self.down = self.up + len(upload), self.down + len(aggregate)
 
 
-class Clear:
-    """float32 without encryption: bytes of an array, added by numpy."""
-
-    name = "float32-clear"
-
-    def __init__(self) -> None:
-        self.watch = Stopwatch()
-        self.up = self.down = 0
-
-    def run(self, values: NDArray[np.float32]) -> None:
-        """The same exchange in clear."""
-        watch = self.watch
-        with watch.phase("seal"):
-            upload = values.tobytes()
-        total = np.frombuffer(upload, np.float32).copy()
-        with watch.phase("fold"):
-            total += np.frombuffer(upload, np.float32)
-        with watch.phase("total"):
-            aggregate = total.tobytes()
-        with watch.phase("open"):
-            np.frombuffer(aggregate, np.float32).copy()
-        self.up, self.down = len(upload), len(aggregate)
-
-
-def measure(count: int, bits: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Rows of one size: each scheme in turns, medians of the turns."""
-    random = np.random.default_rng(count)
-    ours = [Ours(b) for b in bits]
-    integers = {scheme.name: random.integers(-scheme.largest, scheme.largest + 1, count) for scheme in ours}
-    floats = (integers[ours[0].name] / 4096).astype(np.float32)
-    turns: list[tuple[Any, Any]] = [(scheme, integers[scheme.name]) for scheme in ours]
-    turns += [(Clear(), floats), (TenSEAL(), floats)]
-    for turn in range(TURNS[count]):
-        for scheme, values in turns:
+def timed(values: int) -> list[dict[str, Any]]:
+    """Seconds of processor time by phase, of all schemes in turns: medians, and medians of paired ratios to protocol 3."""
+    schemes: list[Any] = [Ours(), Before(), TenSEAL()]
+    numbers = np.random.default_rng(values).integers(-127, 128, values)
+    for turn in range(TURNS[values]):
+        for scheme in schemes:
             gc.collect()
-            scheme.run(values)
+            scheme.run(numbers)
             scheme.watch.turn()
-            if turn == 0 and TURNS[count] > 1:
+            if turn == 0:
                 scheme.watch.turns.clear()  # a first turn warms up
-    return [_row(count, scheme) for scheme, _ in turns]
+    before = schemes[1].watch.turns
+    rows = []
+    for scheme in schemes:
+        turns = scheme.watch.turns
+        ratios = {p: median([a / b for a, b in zip(turns[p], before[p], strict=True)]) for p in PHASES}
+        rows.append({
+            "values": values, "scheme": scheme.name, "bytes_up": scheme.up, "bytes_down": scheme.down,
+            "seconds": scheme.watch.medians(), "times_protocol_3": ratios, "turns": TURNS[values] - 1,
+        })  # fmt: skip
+    return rows
 
 
-def _row(count: int, scheme: Any) -> dict[str, Any]:
-    seconds, turns = scheme.watch.medians(), scheme.watch.turns
-    return {
-        "values": count,
-        "scheme": scheme.name,
-        "bytes_up": scheme.up,
-        "bytes_down": scheme.down,
-        "bytes_per_value_up": scheme.up / count,
-        "bytes_per_value_down": scheme.down / count,
-        "seconds": seconds,
-        "ns_per_value": {phase: 1e9 * s / count for phase, s in seconds.items()},
-        "seal_and_open_fastest": min(map(sum, zip(*(turns[p] for p in SEAL_AND_OPEN if p in turns), strict=True))),
-        "all_work_fastest": min(map(sum, zip(*(turns[p] for p in ALL_WORK if p in turns), strict=True))),
-        "largest_error": scheme.error if isinstance(scheme, TenSEAL) else 0.0,
-        "turns": len(scheme.watch.turns["seal"]),
-    }
+def requirements(sizes: list[dict[str, Any]], times: list[dict[str, Any]]) -> list[Requirement]:
+    """What issue 13 asks for."""
+    largest = max(row["values"] for row in sizes)
+    needed = [
+        Requirement(f"{row['institutions']} institutions, {row['value_bits']} bits, {largest:,} values, {way}: times log2 R bits a value",
+                    "at most", MOST_FLOORS, row[f"floors_{way}"], "x")
+        for row in sizes if row["values"] == largest for way in ("up", "down")
+    ]  # fmt: skip
+    small = next(r for r in sizes if (r["institutions"], r["value_bits"], r["values"]) == (3, 8, 1_000))
+    needed.append(Requirement("1,000 values, 3 institutions, 8 bits", "at most", MOST_SMALL, small["bytes_up"], "B"))
+    needed.append(Requirement("the same, times the bytes of the same digits in clear", "at most", MOST_CLEAR, small["over_digits_in_clear"], "x"))  # fmt: skip
+    slowest = max(row["values"] for row in times)
+    ours = next(row for row in times if row["scheme"] == Ours.name and row["values"] == slowest)
+    needed += [
+        Requirement(f"{phase}, {slowest:,} values, tags included: times protocol 3, paired", "at most", MOST_SLOWER, ours["times_protocol_3"][phase], "x")
+        for phase in PHASES
+    ]  # fmt: skip
+    return needed
 
 
-def requirements(rows: list[dict[str, Any]]) -> list[Requirement]:
-    """What the issue asks for; bytes at the largest size, for whole ciphertexts are sent."""
-    largest = max(row["values"] for row in rows)
-    by = {(row["values"], row["scheme"]): row for row in rows}
-    found = []
-    for bits, (up, down) in MOST_BYTES.items():
-        row = by[largest, f"dictpfl-{bits}bit"]
-        found += [
-            Requirement(f"bytes a value up, {bits}-bit values, {PARTICIPANTS} participants, {largest:,} values",
-                        "at most", up, row["bytes_per_value_up"], "B"),
-            Requirement(f"bytes a value down, {bits}-bit values", "at most", down, row["bytes_per_value_down"], "B"),
-        ]  # fmt: skip
-    found.append(
-        Requirement(f"sealing + opening {JUDGED_SIZE:,} values, 8 bits, encryptions of zero prepared ahead, times "
-                    "faster than ts.ckks_vector (medians)", "at least", LEAST_SPEEDUP, speedup(rows, 8)["medians"], "x")
-    )  # fmt: skip
-    return found
+def floor_table(rows: list[dict[str, Any]]) -> str:
+    """Bytes of every case, and how far they are from their floor."""
+    heads = ["institutions", "bits", "values", "up, B", "down, B", "up, B/value", "floor, B/value", "up / floor", "down / floor", "digits in clear x", "protocol 3 up, B"]  # fmt: skip
+    return markdown_table(heads, [
+        [str(r["institutions"]), str(r["value_bits"]), f"{r['values']:,}", f"{r['bytes_up']:,}", f"{r['bytes_down']:,}",
+         f"{r['bytes_up'] / r['values']:.3f}", f"{r['floor_bits'] / 8:.3f}", f"{r['floors_up']:.3f}", f"{r['floors_down']:.3f}",
+         f"{r['over_digits_in_clear']:.2f}", f"{r['bytes_up_protocol_3']:,}"]
+        for r in rows
+    ])  # fmt: skip
 
 
-def speedup(rows: list[dict[str, Any]], bits: int) -> dict[str, float]:
-    """How many times faster than `ts.ckks_vector` sealing + opening is, by medians and by the fastest turns.
-
-    `all_work`: with what is prepared ahead counted, too, as it is where an institution has no time to prepare.
-    """
-    by = {row["scheme"]: row for row in rows if row["values"] == JUDGED_SIZE}
-    ours, theirs = by[f"dictpfl-{bits}bit"], by[TenSEAL.name]
-    return {
-        "medians": _seconds(theirs, SEAL_AND_OPEN) / _seconds(ours, SEAL_AND_OPEN),
-        "all_work": _seconds(theirs, ALL_WORK) / _seconds(ours, ALL_WORK),
-        "fastest_turns": theirs["seal_and_open_fastest"] / ours["seal_and_open_fastest"],
-    }
+def time_table(rows: list[dict[str, Any]]) -> str:
+    """Milliseconds of processor time by phase, and ratios to protocol 3."""
+    heads = ["values", "scheme", "up, B", *(f"{p}, ms" for p in PHASES), "tags of a sum, ms", *(f"{p} / protocol 3" for p in PHASES)]  # fmt: skip
+    return markdown_table(heads, [
+        [f"{r['values']:,}", r["scheme"], f"{r['bytes_up']:,}", *(f"{1e3 * r['seconds'][p]:.2f}" for p in PHASES),
+         f"{1e3 * r['seconds']['tags of a sum']:.2f}" if "tags of a sum" in r["seconds"] else "-",
+         *(f"{r['times_protocol_3'][p]:.2f}" for p in PHASES)]
+        for r in rows
+    ])  # fmt: skip
 
 
-def _seconds(row: dict[str, Any], phases: tuple[str, ...]) -> float:
-    return float(sum(row["seconds"].get(phase, 0.0) for phase in phases))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """All rows: bytes, and nanoseconds a value of each phase."""
-    heads = ["values", "scheme", "up, B", "up, B/value", "down, B/value", *OURS, "seal + open, ms"]  # fmt: skip
-    return markdown_table(
-        heads,
-        [
-            [f"{row['values']:,}", row["scheme"], f"{row['bytes_up']:,}", f"{row['bytes_per_value_up']:.3f}",
-             f"{row['bytes_per_value_down']:.3f}",
-             *(f"{row['ns_per_value'][p]:.1f}" if p in row["ns_per_value"] else "-" for p in OURS),
-             f"{1e3 * _seconds(row, SEAL_AND_OPEN):.2f}"]
-            for row in rows
-        ],
-    )  # fmt: skip
-
-
-def plot(rows: list[dict[str, Any]]) -> Figure:
-    """Bytes a value up, and nanoseconds a value to seal and open, against the number of values."""
-    figure, (size, speed) = panels("Bytes a value, up", "Seal + open, nanoseconds a value")
-    for colour, name in zip(COLOURS, dict.fromkeys(row["scheme"] for row in rows), strict=False):
-        chosen = [row for row in rows if row["scheme"] == name]
-        counts = [row["values"] for row in chosen]
-        size.plot(counts, [row["bytes_per_value_up"] for row in chosen], "o-", color=colour, label=name)
-        speed.plot(
-            counts,
-            [1e9 * _seconds(row, SEAL_AND_OPEN) / row["values"] for row in chosen],
-            "o-",
-            color=colour,
-            label=name,
-        )
-    for ax in (size, speed):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xlabel("values")
-    size.legend(frameon=False, fontsize=8)
+def plot(sizes: list[dict[str, Any]], times: list[dict[str, Any]]) -> Figure:
+    """Bytes a value against their floor, and milliseconds by phase."""
+    figure, (left, right) = panels("Bytes up over their floor", "Processor time, ms")
+    cases = [(k, b) for k in INSTITUTIONS for b in (2, 8)]
+    for colour, (institutions, bits) in zip([*COLOURS, "0.4"], cases, strict=False):
+        rows = [r for r in sizes if (r["institutions"], r["value_bits"]) == (institutions, bits)]
+        left.plot([r["values"] for r in rows], [r["floors_up"] for r in rows], "o-", color=colour, label=f"{institutions} institutions, {bits} bits")  # fmt: skip
+    left.axhline(MOST_FLOORS, color="0.7", linewidth=1)
+    left.set_xscale("log")
+    left.set_xlabel("values")
+    left.legend(frameon=False, fontsize=7)
+    largest = max(row["values"] for row in times)
+    rows = [row for row in times if row["values"] == largest]
+    for place, row in enumerate(rows):
+        right.bar([i + 0.27 * place for i in range(len(PHASES))], [1e3 * row["seconds"][p] for p in PHASES], 0.25, color=COLOURS[place], label=row["scheme"])  # fmt: skip
+    right.set_xticks([i + 0.27 for i in range(len(PHASES))], PHASES)
+    right.set_yscale("log")
+    right.legend(frameon=False, fontsize=8)
     return figure
 
 
-def page(rows: list[dict[str, Any]], found: list[Requirement], facts: dict[str, Any]) -> str:
+def page(
+    sizes: list[dict[str, Any]], times: list[dict[str, Any]], needed: list[Requirement], facts: Mapping[str, Any]
+) -> str:
     """benchmarks/results/encryption.md."""
-    smallest, fast = rows[0], speedup(rows, 8)
-    ours, wide = (
-        next(r for r in rows if r["scheme"] == f"dictpfl-{b}bit" and r["values"] == JUDGED_SIZE) for b in MOST_BYTES
-    )
-    error = max(row["largest_error"] for row in rows)
     return f"""# Encryption: bytes and time a value
 
-{preamble(facts, "python benchmarks/encryption.py")}
+{preamble(dict(facts), "python benchmarks/encryption.py")}
 
-{table(rows)}
+## Bytes against their floor
 
-Phases are nanoseconds a value, medians of turns in which all schemes took part one after another. `seal` is add integers,
-encrypt, serialise and the blob, with encryptions of zero at hand that `prepare` made; `fold` is one upload validated, parsed and added; `open` is parse, decrypt,
-round; `seal + open` has pack and unpack in it. {PARTICIPANTS} participants; blobs of `common.wire` with their header of
-232 bytes. All opened sums equalled the integer sums; `ts.ckks_vector`, fed floats
-below 0.04, was off by up to {error:.1e} (one upload added eight times).
+Whole blobs of `dictpfl.common.messages.wire`, with header, list of uploads and tags; sealed, added and opened for real, sums exact.
+Floor: log2 R bits a value, of the R = 2 K (2^(b-1) - 1) + 1 possible sums of K values of b bits. `digits in clear`: bytes up
+over those of the same components without encryption, header or tags.
 
-Sealing and opening {JUDGED_SIZE:,} values is {fast["medians"]:.1f} times faster than `ts.ckks_vector` by medians
-({fast["fastest_turns"]:.1f} by the fastest turns, which other processes disturb least), where an institution prepares
-while it waits for the others, as one that `dictpfl institution up` runs does; with preparing counted as well, as in a
-simulation, where all institutions share the cores, {fast["all_work"]:.1f} times. At 10 bits, which need
-{wide["bytes_up"] / ours["bytes_up"]:.2f} times the bytes, {speedup(rows, 10)["medians"]:.1f} and {speedup(rows, 10)["all_work"]:.1f} times.
+{floor_table(sizes)}
 
-Whole ciphertexts are sent: {smallest["values"]:,} values cost {smallest["bytes_up"]:,} bytes up, and a single value as
-much as one ciphertext holds. Requirements on bytes are judged at the largest size.
+## Time
+
+{TIMED[0]} institutions, {TIMED[1]} bits. Processor time of one institution (`seal`, with what it prepares ahead, packing and
+tags; `open`, with the check of tags and unpacking) and of the coordinator for one upload (`fold`). Medians of turns in which
+all schemes took part one after another; ratios are medians of paired turns. Protocol 3 had no tags on ciphertexts.
+
+{time_table(times)}
 
 ## Requirements
 
-{requirement_lines(found)}
+{requirement_lines(needed)}
 
-![bytes and time a value](encryption.svg)
+![bytes over their floor, and time](encryption.svg)
 """
 
 
 def main() -> int:
     """Measure, print, write results; 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="up to 150,000 values; writes no results")
+    parser.add_argument("--quick", action="store_true", help="up to 100,000 values; writes no results")
     arguments = parser.parse_args()
-    facts = machine()
-    rows: list[dict[str, Any]] = []
-    for count in SIZES:
-        if not arguments.quick or count <= JUDGED_SIZE:
-            rows += measure(count, tuple(MOST_BYTES))
-            print(f"{count:,} values done", file=sys.stderr)
-    found = requirements(rows)
-    print(table(rows))
-    for bits in MOST_BYTES:
-        fast = speedup(rows, bits)
-        print(f"\n{bits} bits: seal + open {JUDGED_SIZE:,} values {fast['medians']:.1f} times faster than ts.ckks_vector "
-              f"by medians, {fast['fastest_turns']:.1f} by the fastest turns; with preparing counted {fast['all_work']:.1f}")  # fmt: skip
+    facts, chosen = machine(), [size for size in SIZES if not arguments.quick or size <= 100_000]
+    times = []
+    for values in chosen[-2:]:
+        times += timed(values)
+        print(f"time at {values:,} values done", file=sys.stderr)
+    sizes = []
+    for institutions in INSTITUTIONS:
+        for bits in BITS:
+            sizes += [weighed(institutions, bits, values) for values in chosen]
+            print(f"bytes of {institutions} institutions at {bits} bits done", file=sys.stderr)
+    needed = requirements(sizes, times)
+    print(floor_table(sizes), time_table(times), sep="\n\n")
     if not arguments.quick:
-        figures = {
-            "machine": facts,
-            "rows": rows,
-            "speedup": {bits: speedup(rows, bits) for bits in MOST_BYTES},
-            "requirements": [r.to_json() for r in found],
-        }
-        write_results("encryption", figures, page(rows, found, facts), plot(rows))
-    return conclude(found)
+        figures = {"machine": facts, "sizes": sizes, "times": times, "requirements": [r.to_json() for r in needed]}
+        write_results("encryption", figures, page(sizes, times, needed, facts), plot(sizes, times))
+    return conclude(needed)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from machine import machine, preamble
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from lib.machine import machine, preamble
 
 RESULTS = Path(__file__).with_name("results")
 RANKS = (1, 2, 4, 8, 16)
@@ -91,18 +92,18 @@ def configuration(job: Job) -> dict[str, Any]:
 def work(job: Job) -> float:
     """Validation accuracy in percent, mean of the last two rounds; 0 where training diverged.
 
-    As `deploy.simulation.simulate` does on the local engine, without its report.
+    As `dictpfl.deploy.simulation.simulate.simulate` does on the local engine, without its report.
     """
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     import logging
 
     import structlog
 
-    from common.config import FederationConfig
-    from common.errors import EngineError
-    from deploy.engines.local import run_local
-    from deploy.founding import found
-    from deploy.observer import Observer
+    from dictpfl.common.config import FederationConfig
+    from dictpfl.common.errors import EngineError
+    from dictpfl.deploy.simulation.founding import found
+    from dictpfl.deploy.simulation.local import run_local
+    from dictpfl.deploy.simulation.observer import Observer
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable(logging.CRITICAL)
@@ -111,11 +112,11 @@ def work(job: Job) -> float:
         folder = Path(name)
         founded = found(config, folder)
         try:
-            run_local(founded.coordinator, founded.sites, config.federation.participants)
+            run_local(founded.coordinator, founded.institutions, config.federation.participants)
         except EngineError:  # an institution refuses to send a loss that is not finite
             return 0.0
         last = list(Observer(founded).poll())[-2:]
-    return 100 * statistics.fmean(r.validation_accuracy for r in last if r.validation_accuracy is not None)
+    return 100 * statistics.fmean(r.validation for r in last if r.validation is not None)
 
 
 Grid = dict[int, dict[float, float]]

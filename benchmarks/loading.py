@@ -27,10 +27,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.batches import arguments, logits
-from client.data import Samples
-from deploy.exports.exporter import export_adapter, export_merged
-from deploy.exports.finished import Finished
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.training.calling import arguments, logits
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.formats.merged import export_merged
+from dictpfl.deploy.exports.formats.peft import export_adapter
 
 TOLERANCE = 1e-4
 """Largest difference of a logit; an adapter multiplies by its factors one after the other, in float32."""
@@ -39,9 +40,8 @@ _BATCH = 64
 _ELSEWHERE = """
 import json, sys, importlib.util, warnings
 warnings.simplefilter("ignore")
-for name in ("dictpfl", "common", "client", "server", "deploy"):
-    if importlib.util.find_spec(name) is not None:
-        raise SystemExit(f"{name} can be imported here")
+if importlib.util.find_spec("dictpfl") is not None:
+    raise SystemExit("dictpfl can be imported here")
 import numpy as np, peft, torch, transformers
 batches, out, *cards = sys.argv[1:]
 with np.load(batches) as file:

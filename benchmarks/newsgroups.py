@@ -20,9 +20,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.encodings import FLAREBytes
-from benchmarks.federations import Cell, mean_and_spread, measure_all
-from benchmarks.machine import (
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.encodings import FLAREBytes
+from lib.federations import Cell, mean_and_spread, measure_all
+from lib.machine import (
     ROOT,
     Requirement,
     conclude,
@@ -32,7 +33,6 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from deploy.plots import COLOURS
 
 FULL, OURS, WIDER = "plaintext", "dictpfl", "dictpfl, r = 8, not pruned"
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -97,8 +97,8 @@ def chosen_rates(jobs: int, changes: Mapping[str, Any]) -> dict[str, dict[str, A
 
 def flare_bytes(rounds: int) -> dict[str, int]:
     """Bytes of one institution over the run if FLARE encrypted every parameter, up and down."""
-    from client.models import build_model
-    from common.config import FederationConfig
+    from dictpfl.client.model.build import build_model
+    from dictpfl.common.config import FederationConfig
 
     config = FederationConfig.load(ROOT / "experiments" / f"{EXPERIMENT}.toml")
     model = build_model(config.model, (int(config.data.options["max_tokens"]),), 20, 1)

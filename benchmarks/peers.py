@@ -1,12 +1,12 @@
 """The same values averaged by this project and by what people would otherwise use: bytes and seconds, in one run.
 
-    python benchmarks/peers.py            # 10^5 and 10^6 values, about two minutes
-    python benchmarks/peers.py --full     # 10^7 as well, about five minutes and 6 GB of memory more
+    python benchmarks/peers.py            # 10^5 and 10^6 values, a few minutes
+    python benchmarks/peers.py --full     # 10^7 as well, several minutes and 6 GB of memory more
     python benchmarks/peers.py --quick    # 10^5, one turn, for a look; writes nothing
 
 Needs NVIDIA FLARE beside the project: `pip install -e '.[peers]'` (`make bench` does it). Three institutions hold
-float32 vectors; every scheme gives back their mean, and its largest error is reported. Exits with 1 if a requirement
-is not met.
+float32 vectors; every scheme gives back their mean, and its largest error is reported. OpenFHE takes part where pyhelayers
+is installed. Exits with 1 if a requirement is not met.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.machine import (
+from dictpfl.deploy.reports.plots import COLOURS
+from lib import openfhe
+from lib.machine import (
     Requirement,
     conclude,
     machine,
@@ -32,9 +34,8 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from benchmarks.measured import PARTICIPANTS, Measured
-from benchmarks.rivals import schemes
-from deploy.plots import COLOURS
+from lib.measured import PARTICIPANTS, Measured
+from lib.rivals import schemes
 
 OURS, FLARE, TENSEAL = "dictpfl, 8 bits", "NVIDIA FLARE HE", "TenSEAL ckks_vector"
 TURNS = {100_000: 6, 1_000_000: 2, 10_000_000: 1}
@@ -43,7 +44,12 @@ WAITED = ("encrypt", "aggregate", "decrypt")
 LEAST_RATIO = 20.0
 DEVIATION = 0.01
 """Of the values, which are drawn from a normal distribution as updates would be."""
-SHORT = {"NVIDIA FLARE HE": "FLARE", "TenSEAL ckks_vector": "ckks_vector", "Flower SecAgg+": "SecAgg+"}
+_LONGEST = 10_000
+"""Nanoseconds a value up to which bars are drawn whole; longer ones are cut, with their figure beside."""
+SHORT = {
+    "NVIDIA FLARE HE": "FLARE", "TenSEAL ckks_vector": "ckks_vector", "Flower SecAgg+": "SecAgg+",
+    "SecAgg+, bits it needs": "SecAgg+, 10 bits", "ckks_vector for adding": "ckks_vector, adding",
+}  # fmt: skip
 
 
 def measure(count: int, turns: int) -> list[dict[str, Any]]:
@@ -71,6 +77,7 @@ def _row(count: int, name: str, runs: list[Measured]) -> dict[str, Any]:
         "seconds": {phase: median([run.seconds[phase] for run in runs]) for phase in phases},
         "cpu_seconds": {phase: median([run.cpu[phase] for run in runs]) for phase in phases},
         "largest_error": max(run.error for run in runs),
+        "entropy_up": runs[-1].entropy,
         "turns": len(runs),
     }
 
@@ -177,11 +184,13 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
         label = "prepare (done while waiting)" if phase == "prepare" else phase
         clock.barh(names, widths, 0.7, left=left, color=colour, label=label)
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    edge = 1.15 * max(total for total in left if total <= _LONGEST)
     for i, total in enumerate(left):
-        clock.text(total, i, f" {total:,.0f}", va="center", fontsize=7)
+        clock.text(min(total, edge), i, f" {total:,.0f}", va="center", fontsize=7)
+    clock.set_xlim(0, edge)
     clock.set_xlabel("ns a value (one institution; the server for all)")
     traffic.set_xscale("log")
-    powers = [2, 4, 8, 16, 32, 64]
+    powers = [2**power for power in range(1, 10)]
     traffic.set_xticks(powers, [str(power) for power in powers])
     traffic.set_xticks([], minor=True)
     for ax in (traffic, clock):
@@ -195,7 +204,7 @@ def plot(rows: list[dict[str, Any]]) -> Figure:
 def page(rows: list[dict[str, Any]], found: list[Requirement], facts: Mapping[str, Any], command: str) -> str:
     """benchmarks/results/peers.md."""
     by_scheme = {row["scheme"]: row for row in rows}
-    ours = by_scheme[OURS]
+    ours, clear = by_scheme[OURS], by_scheme["8-bit values in clear"]
     return f"""# Peers: the same values, averaged by others
 
 {preamble(facts, command)} nvflare {facts["nvflare"]}.
@@ -213,23 +222,40 @@ counted the ratios are those of the column "time, all work", and lower.**
 
 ## What is compared
 
-- **dictpfl**: quantised to 8 or 16 bits, packed, sealed, whole blobs of `common.wire`, the coordinator's own `Fold`. A
+- **dictpfl**: quantised to 8 or 16 bits, packed, sealed, whole blobs of `dictpfl.common.messages.wire`, the coordinator's own `Fold`. A
   federation uses 8 bits, and what rounding leaves goes into the next round's update; 16 bits are here because the others
-  carry more than 8. The errors of the means are in the last column; the values have a standard deviation of {DEVIATION:g}.
+  carry more than 8. The errors of the means are in the last column; the values have a standard deviation of {
+        DEVIATION:g}.
+- **8-bit values in clear**: the same whole numbers, byte by byte; their sums in the 10 bits that they need. Their entropy is
+  {clear["entropy_up"]:.2f} bytes a value: no code of single values goes below it.
+- **AES-CTR pads**: the same values plus a one-time pad from AES-256 in counter mode under a key that all institutions share, modulo
+  the 2^10 that a sum needs (Castelluccia, Mykletun and Tsudik 2005; ASHE 2016), and a nonce of 16 bytes. It hides from the
+  coordinator what encryption under one shared key hides, and from institutions as little. So with one shared key CKKS hides nothing
+  more than these pads do. What it can give beyond them is another kind of key: sums of ciphertexts open under the sum of their keys,
+  so that nobody needs a key that opens one upload; pads from a block cipher do not add up so.
 - **NVIDIA FLARE HE**: HEModelEncryptor, fobs, HEInTimeAccumulateWeightedAggregator, HEModelShareableGenerator and
   HEModelDecryptor called directly, with the context of its HEBuilder (8192, [60, 40, 40]) and without its network. Tensors
   of up to 10^6 values; fobs sends the context (0.66 MB) along with each tensor, so small tensors cost more. The
   server's scaling by 1/n drops a prime: what it sends back is smaller than what it got.
-- **TenSEAL ckks_vector**: (8192, [60, 40, 40]), scale 2^40, 4,096 values a ciphertext.
+- **TenSEAL ckks_vector**: (8192, [60, 40, 40]), scale 2^40, 4,096 values a ciphertext: as its tutorials have it. **For adding**: (4096,
+  [36, 36]), scale 2^30, encrypted under the secret key, 2,048 values: all that a sum needs.
 - **Flower SecAgg+**: its client mod and its server workflow with default ranges, messages passed within the process and
   measured as protobuf. Masks and no encryption: the server learns the mean, and an institution needs two more round trips.
-  Its masked values are int64, its mean float64.
+  Its masked values are int64, its mean float64. **With the bits it needs**: the same mod and workflow for 8-bit values modulo 2^10; what
+  is masked, and the sums that go down, are counted packed.
+- {
+        "**OpenFHE**: CKKS by `pyhelayers`, 128 bit, depth 12 with 32,768 slots, and depth 1 with 8,192, set up for adding."
+        if any(name.startswith("OpenFHE") for name in by_scheme)
+        else openfhe.LEFT_OUT
+    }
 - **FedML-HE**: depth 1, scale 2^52, 4,096 slots (its code in FedML), re-built on SEAL; the most sensitive 10 % are
   encrypted, the rest crosses as float32 in clear. **MaskCrypt**: (8192, [60, 40, 40, 60]), scale 2^40, 5 % encrypted (its
   example in Plato), the rest as float32 in clear. Which values are encrypted is taken as agreed and costs nothing here.
 
 At {ours["values"]:,} values this project sends {ours["bytes_up"] / ours["values"]:.2f} bytes a value up and
-{ours["bytes_down"] / ours["values"]:.2f} down: with {PARTICIPANTS} institutions a sum carries their seeds in place of its second polynomial.
+{ours["bytes_down"] / ours["values"]:.2f} down: with {
+        PARTICIPANTS
+    } institutions a sum carries their seeds in place of its second polynomial.
 With more than four, and `encryption.seeded_sums` left at "auto", it carries both and is twice as long.
 
 ## Requirements
@@ -254,6 +280,8 @@ def main() -> int:
         print(f"{count:,} values done", file=sys.stderr)
     found = requirements(rows)
     print(table(rows), ratio_table(rows), sep="\n\n")
+    if not openfhe.is_here():
+        print(openfhe.LEFT_OUT)
     if not arguments.quick:
         report = {"machine": facts, "rows": rows, "ratios": ratios(rows), "requirements": [r.to_json() for r in found]}
         command = "python benchmarks/peers.py" + " --full" * arguments.full

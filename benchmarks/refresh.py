@@ -18,9 +18,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.courses import Course, against_bytes, asked, at_bytes, averaged, measure_all
-from benchmarks.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
-from deploy.plots import COLOURS
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.courses import Course, against_bytes, asked, at_bytes, averaged, measure_all
+from lib.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
 
 FULL, FIXED = "full, 8 bits", "fixed D, pruned"
 _EVERY, _KEEP = "decomposition.refresh_every", {"decomposition.refresh_history": "keep"}
@@ -102,7 +102,7 @@ def figures(
             **averaged(found),
         }
     for methods in cases.values():
-        budget = methods[FIXED]["stream"]
+        budget = methods[FIXED]["bytes"]
         for row in methods.values():
             reached = [at_bytes(found, budget) for found in row.pop("courses")]
             row["at_budget"] = None if None in reached else sum(r for r in reached if r is not None) / len(reached)
@@ -120,7 +120,7 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     heads = ["", "accuracy, %", "spread", "of the gap closed, %", "kB in all", "values sent, % of full",
              f"accuracy at the bytes of `{FIXED}`, %", "refreshes"]  # fmt: skip
     rows = [
-        [name, f"{row['accuracy']:.2f}", f"{row['spread']:.2f}", f"{closed(methods, name):.0f}", f"{row['stream'] / 1e3:,.0f}",
+        [name, f"{row['accuracy']:.2f}", f"{row['spread']:.2f}", f"{closed(methods, name):.0f}", f"{row['bytes'] / 1e3:,.0f}",
          f"{row['share']:.1f}", "-" if row["at_budget"] is None else f"{row['at_budget']:.2f}", f"{row['refreshes']:.0f}"]
         for name, row in methods.items()
     ]  # fmt: skip
@@ -148,8 +148,8 @@ def page(result: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     lines = ["# Dictionaries that change while pruning goes on", "",
              "Three institutions, IID, random W0, rank 4 unless said, one or two local epochs a round. Accuracy: test split, mean of "
-             "the last three rounds, over seeds; rates: 4e-3, full 2e-3, not tuned for each method. Bytes: components at what a full "
-             "ciphertext spends on one, up and down. `forget`, `keep`: what pruning does with a refreshed table's history."]  # fmt: skip
+             "the last three rounds, over seeds; rates: 4e-3, full 2e-3, not tuned for each method. Bytes: what the product "
+             "records of one institution, up and down. `forget`, `keep`: what pruning does with a refreshed table's history."]  # fmt: skip
     for case, methods in result["cases"].items():
         facts = result["measured"][case]
         seeds = ", ".join(methods[FIXED]["seeds"])

@@ -15,16 +15,17 @@ import argparse
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import structlog
 from matplotlib.figure import Figure
 
-from benchmarks.machine import (
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.reports.plots import COLOURS
+from dictpfl.deploy.runs.run import Run
+from lib.machine import (
     ROOT,
     Requirement,
     conclude,
@@ -35,12 +36,9 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from common.config import FederationConfig
-from deploy.plots import COLOURS
-from deploy.run import Run
+from lib.simulated import PHASES, simulated
 
 OURS, FULL = "dictpfl", "fedhe-full"
-PHASES = ("train", "evaluate", "store", "seal", "fold", "open")
 ENCRYPTION = ("seal", "fold", "open")
 MOST_SHARE = 5.0
 LEAST_BYTES_RATIO = 100.0
@@ -69,27 +67,9 @@ def configurations(*, quick: bool) -> dict[str, FederationConfig]:
     }
 
 
-def simulated(config: FederationConfig) -> tuple[Run, int]:
-    """The finished run, and the training samples of an institution (mean)."""
-    from deploy.simulation import simulate
-
-    samples: list[int] = []
-
-    def count(founded: Any) -> None:
-        from client.data import Samples
-        from client.site import TRAIN
-
-        sites = range(config.federation.participants)
-        samples.extend(len(Samples.load(founded.site(index) / TRAIN)) for index in sites)
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = simulate(config, Path(folder) / "run", engine="local", on_founded=count)
-        return Run.load(run.folder), round(sum(samples) / len(samples))
-
-
 def figures(run: Run, samples: int) -> dict[str, Any]:
     """What is reported of a run: milliseconds of each phase a round, shares, bytes."""
-    updates = [record for record in run.history if record.kind == "update"]
+    updates = [record for record in run.records if record.kind == "update"]
     rounds, training = len(updates), run.config.training
     ms = {phase: 1e3 * sum(r.seconds.get(phase, 0.0) for r in updates) / rounds for phase in PHASES}
     wall = 1e3 * sum(r.seconds["round"] for r in updates) / rounds
@@ -107,7 +87,7 @@ def figures(run: Run, samples: int) -> dict[str, Any]:
         "values": dict(run.summary["values"]),
         "reduction": dict(run.summary["reduction"]),
         "bytes": dict(run.summary["bytes"]),
-        "accuracy": run.summary["accuracy"],
+        "accuracy": run.test,
         "ms_per_round": ms,
         "ms_critical_path": path,
         "ms_encryption": encryption,

@@ -4,7 +4,7 @@
     python benchmarks/scale.py --full     # FedHE-Full to 10^8 values, 300 rounds, TinyLlama x 1,000 for real: half an hour
     python benchmarks/scale.py --quick    # two points of each, for a look; writes nothing
 
-Each point is a process of its own (`benchmarks/cells.py`), so that its peak memory is its own. Uploads are synthetic and
+Each point is a process of its own (`benchmarks/lib/cells.py`), so that its peak memory is its own. Uploads are synthetic and
 every one is sealed afresh; every opened sum is compared with the integer sum. Exits with 1 if a requirement is not met.
 """
 
@@ -22,7 +22,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.machine import (
+from dictpfl.common.settings import Decomposition
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.machine import (
     ROOT,
     Requirement,
     conclude,
@@ -34,9 +36,7 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from benchmarks.shapes import methods, shared
-from common.settings import Decomposition
-from deploy.plots import COLOURS
+from lib.shapes import methods, shared
 
 FAMILY = {
     100_000: (64, 2),
@@ -57,8 +57,8 @@ MOST_GROWTH = 2.0
 
 def cell(kind: str, **arguments: int) -> dict[str, Any]:
     """One measurement in a fresh process."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "cells.py"), kind, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    command = [sys.executable, "-m", "lib.cells", kind, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "benchmarks")
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     print(f"{kind} {arguments} done", file=sys.stderr)

@@ -23,7 +23,9 @@ import numpy as np
 import structlog
 from matplotlib.figure import Figure
 
-from benchmarks.machine import (
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.machine import (
     ROOT,
     Requirement,
     conclude,
@@ -34,11 +36,9 @@ from benchmarks.machine import (
     requirement_lines,
     write_results,
 )
-from benchmarks.measured import PARTICIPANTS
-from benchmarks.round import PHASES, simulated
-from benchmarks.secagg import SecAggPlus
-from common.config import FederationConfig
-from deploy.plots import COLOURS
+from lib.measured import PARTICIPANTS
+from lib.secagg import SecAggPlus
+from lib.simulated import PHASES, simulated
 
 PLAIN, CLEAR, OURS, MASKED = "plaintext, full", "dictpfl in clear", "dictpfl", "SecAgg+, full"
 _FULL_RATE, _TABLE_RATE = 8e-3, 4e-3
@@ -62,11 +62,11 @@ def trajectory(method: Mapping[str, Any], seed: int, rounds: int) -> dict[str, A
     """Accuracy, seconds of the path that a round waits for, and bytes, by update round."""
     changes = {**method, "seed": seed} | ({"federation.rounds": rounds} if rounds else {})
     run, _ = simulated(FederationConfig.load(ROOT / "experiments" / "digits.toml", changes))
-    updates = [record for record in run.history if record.kind == "update"]
-    scores = [record for record in run.history if record.kind == "score"]
+    updates = [record for record in run.records if record.kind == "update"]
+    scores = [record for record in run.records if record.kind == "score"]
     sent = [record.bytes_up + record.bytes_down for record in updates]
     sent[0] += sum(record.bytes_up + record.bytes_down for record in scores)
-    return {"accuracy": [float(record.accuracy or 0.0) for record in updates], "bytes": sent,
+    return {"accuracy": [float(record.test or 0.0) for record in updates], "bytes": sent,
             "phases": {phase: [record.seconds.get(phase, 0.0) for record in updates] for phase in PHASES},
             "scoring": sum(sum(record.seconds.get(phase, 0.0) for phase in PHASES) for record in scores),
             "values": dict(run.summary["values"])}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The institution: model, data, training and memory; the only side that knows torch.
+"""The institution's side: model, data, training and memory; the only side that imports torch.
 
-Import the modules by name: nothing is re-exported here, so that `client.data` stays cheap to import.
+Import the modules by name: nothing is re-exported here, so that `dictpfl.client.data.source` stays cheap to import.
 """

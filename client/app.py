@@ -1,4 +1,4 @@
-"""The institution's Flower app: hands requests to `client.institution`, and never lets an exception travel."""
+"""Flower app of an institution: hands requests to `dictpfl.client.institution`, and never lets an exception travel."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import structlog
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.carriage import decode_request, encode_reply
-from common.errors import ConfigError, DictPFLError
-from common.protocol import Reply, Request, Status
+from dictpfl.client.messages import decode_request, encode_reply
+from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.common.messages.protocol import Reply, Request, Status
 
-SITES = "DICTPFL_SITES"
-"""Environment variable with the folder of all institutions, where several share a machine (simulation)."""
+INSTITUTIONS = "DICTPFL_INSTITUTIONS"
+"""Name of the environment variable with the folder of all institutions, where several share a machine (simulation)."""
 
 app = ClientApp()
 _log = structlog.get_logger(__name__)
@@ -26,34 +26,34 @@ def train(message: Message, context: Context) -> Message:
     return Message(encode_reply(_answer(message, context)), reply_to=message)
 
 
-def site_folder(context: Context) -> Path:
-    """Return the institution's own folder, from its own settings: nothing that the coordinator sends has a say.
+def institution_folder(context: Context) -> Path:
+    """Find the institution's own folder by its own settings: nothing that the coordinator sends has a say.
 
-    The SuperNode's command line comes first (`--node-config 'site="..."'`), then DICTPFL_SITES and the partition
-    number of a simulation. Raises `ConfigError` if there is neither.
+    The SuperNode's command line comes first (`--node-config 'institution="..."'`), then DICTPFL_INSTITUTIONS and the
+    partition number of a simulation. Raises `ConfigError` if there is neither.
     """
-    site = context.node_config.get("site")
-    if isinstance(site, str) and site:
-        return Path(site)
-    sites, partition = os.environ.get(SITES), context.node_config.get("partition-id")
-    if not sites or type(partition) is not int:
+    institution = context.node_config.get("institution")
+    if isinstance(institution, str) and institution:
+        return Path(institution)
+    institutions, partition = os.environ.get(INSTITUTIONS), context.node_config.get("partition-id")
+    if not institutions or type(partition) is not int:
         raise ConfigError(
-            f"Expected site in the SuperNode's --node-config, or {SITES} and a partition-id; found neither."
+            f"Expected institution in the SuperNode's --node-config, or {INSTITUTIONS} and a partition-id; found neither."
         )
-    return Path(sites) / f"institution-{partition:03d}"
+    return Path(institutions) / f"institution-{partition:03d}"
 
 
 def _answer(message: Message, context: Context) -> Reply:
-    # Flower sends the text of an exception to the coordinator (FLOWER.md), and text may hold a path or a value of
+    # Flower sends the text of an exception to the coordinator (decision 0007), and text may hold a path or a value of
     # the data. So whatever happens stays in the local log, and a bare code leaves.
     request: Request | None = None
     try:
         request = decode_request(message.content)
         # Not at the top: the driver of a simulation loads both apps into the coordinator's process, which must
         # stay without torch.
-        from client.institution import open_institution
+        from dictpfl.client.institution import open_institution
 
-        return open_institution(site_folder(context)).handle(request)
+        return open_institution(institution_folder(context)).handle(request)
     except DictPFLError as error:
         _log.warning("request refused", code=error.code, reason=str(error))
         code = error.code

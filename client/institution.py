@@ -1,8 +1,7 @@
-"""One institution: catches up by replay, settles its last upload, makes the next (`client.uploading`), remembers, replies."""
+"""Institution: it applies sums, settles its last upload, makes the next one, remembers and replies."""
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,101 +10,138 @@ from typing import Any
 import structlog
 import torch
 
-from client.data import Samples
-from client.delivery import missed
-from client.diary import Diary
-from client.epochs import Keyring, home
-from client.integrity import integrity_of
-from client.jump import jumped
-from client.masking import masks_of
-from client.memory import Memory, Pending, Record
-from client.privacy import guard_of
-from client.replay import Applied, apply, components
-from client.sealed import open_snapshot, seal_snapshot
-from client.site import GENESIS_WEIGHTS, SITE, TRAIN, VALIDATION, SiteSettings
-from client.tasks import load_task
-from client.uploading import Uploads, metrics
-from client.workbench import Workbench
-from common.errors import (
+from dictpfl.client.data.preparing.preparation import preparation_of
+from dictpfl.client.data.stored import Stored
+from dictpfl.client.defences.integrity import integrity_of
+from dictpfl.client.defences.limits import waiting
+from dictpfl.client.defences.masks import masks_of
+from dictpfl.client.defences.openings import openings_of
+from dictpfl.client.defences.pairs import Pairs
+from dictpfl.client.folder import GENESIS_WEIGHTS, SETTINGS, TRAIN, VALIDATION, InstitutionSettings
+from dictpfl.client.keys.epochs import Keyring, home
+from dictpfl.client.keys.once import one_state
+from dictpfl.client.memory.diary import Diary, missed
+from dictpfl.client.memory.record import Memory, Pending, Record
+from dictpfl.client.memory.resting import worked
+from dictpfl.client.memory.snapshots import jumped, open_snapshot, seal_snapshot
+from dictpfl.client.privacy.guard import guard_of
+from dictpfl.client.replay import Applied, apply, received, require_authentic
+from dictpfl.client.training.measuring import agreed_metrics
+from dictpfl.client.training.teacher import taught_task
+from dictpfl.client.training.workbench import workbench_of
+from dictpfl.client.uploading import Uploads, metrics
+from dictpfl.common.ckks.sealing import CKKSSealer, IdentitySealer, Sealer
+from dictpfl.common.errors import (
     BehindError,
     DataError,
     DictPFLError,
-    InsecureParametersError,
     IntegrityError,
-    OpeningError,
-    RevealError,
+    ParameterError,
     RoundError,
     SnapshotError,
     WireError,
-    WrongFederationError,
-    WrongKeyError,
+    own_place,
 )
-from common.genesis import DOCUMENT, Genesis
-from common.opening import Opener
-from common.protocol import NEWCOMER, PROTOCOL, Aggregate, Reply, Request, RoundKind, Stage, Status, Wish
-from common.refresh import forgotten
-from common.revealing import SeedsQuestion, SharesQuestion, read_attempt
-from common.round import begin, stopped
-from common.sealing import CKKSSealer, IdentitySealer, Sealer
-from common.snapshots import HEADER_BYTES, SnapshotHeader
-from common.state import Residual
-from common.wire import UPLOAD, Blob, read_kind
+from dictpfl.common.genesis import DOCUMENT
+from dictpfl.common.law.order import has_ended
+from dictpfl.common.law.refresh import forgotten
+from dictpfl.common.law.state import Residual
+from dictpfl.common.messages.masks import SeedsQuestion, SharesQuestion, read_attempt
+from dictpfl.common.messages.protocol import (
+    LOCKED,
+    NEWCOMER,
+    PROTOCOL,
+    REFUSED,
+    VOID,
+    Aggregate,
+    Reply,
+    Request,
+    RoundKind,
+    Stage,
+    Status,
+    Wish,
+)
+from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
+from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, read_header
 
 _log = structlog.get_logger(__name__)
-_MOST_EXPECTED = 1024
-"""Ciphertexts of the upload that waits, whose seeds are drawn ahead at most: 66 MB of memory, 0.2 s of work."""
+_ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
+"""Codes of refusals that come after a message was parsed: on the wire they are one, since whoever asks learns from each."""
 
 
 class Institution:
-    """The institution whose folder is given; construct with `open_institution`."""
+    """Institution of a folder; construct with `open_institution`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.settings = SiteSettings.load(folder)
+        self.settings = InstitutionSettings.load(folder)
         self._keys = Keyring(folder, self.settings)
         self._genesis = self._keys.genesis
         config = self._genesis.config
         if config.insecurities and not self.settings.toy_insecure:
-            raise InsecureParametersError(
-                f"{'; '.join(config.insecurities)}. Set toy_insecure = true in {folder}/site.toml to take part all the same"
+            raise ParameterError(
+                f"{'; '.join(config.insecurities)}. Set toy_insecure = true in {folder}/institution.toml to take part all the same",
+                code="insecure",
             )
+        self.settings.require_allowed(config.own_code, folder / SETTINGS)
         key = self._keys.key
         self._sealer: Sealer = CKKSSealer(key) if key else IdentitySealer(self._genesis.parameters)
         if self._sealer.fingerprint != self._genesis.fingerprint:
-            raise WrongKeyError(
+            raise WireError(
                 f"the key in {self._keys.home} has fingerprint {self._sealer.fingerprint.hex()[:12]}, genesis names "
-                f"{self._genesis.fingerprint.hex()[:12]}; ask the authority for the bundle of this epoch"
+                f"{self._genesis.fingerprint.hex()[:12]}; ask the authority for the bundle of this epoch",
+                code="wrong-key",
             )
         torch.set_num_threads(config.training.threads)
-        own = Samples.load(folder / TRAIN)
-        if not len(own):
+        skill = config.narrow.classes
+        preparing = preparation_of(config)
+        own, validation = (Stored(folder / name, skill, preparing, config.data) for name in (TRAIN, VALIDATION))
+        if not len(own) and not skill:
             raise DataError(f"{folder}/{TRAIN} holds no samples; an institution needs at least one to take part")
-        self._bench = Workbench(self._genesis, self._keys.home / GENESIS_WEIGHTS)
+        self._bench = workbench_of(self._genesis, self._keys.home / GENESIS_WEIGHTS)
         self._memory = Memory(folder / "memory", self._genesis.federation)
         self._guard = guard_of(self._genesis, self._memory.path, len(own))
-        self._masks = masks_of(self._keys, self._memory.path, self.settings.min_participants)
-        self._integrity = integrity_of(self._keys)
+        self._pairs = Pairs.load(self._keys)
+        self._masks = masks_of(self._keys, self._pairs, self._memory.path, self.settings.min_participants)
+        self._integrity = integrity_of(self._pairs, wanted=config.defences.integrity)
+        self._openings = openings_of(self._keys, self._memory.path, self.settings.most_refused)
         self._diary = Diary(folder, self.settings.name)
         self._uploads = Uploads(
-            self.settings.name, self._genesis, self._bench, load_task(config.training.task), own,
-            Samples.load(folder / VALIDATION), self._sealer, self._guard, self._masks, self._integrity, self._diary,
+            self.settings.name, self._genesis, self._bench, taught_task(config, self._keys.home, self._genesis),
+            agreed_metrics(self._genesis), own, validation, self._sealer, self._guard, self._masks, self._integrity, self._pairs.number,
+            self._diary, folder, self.settings.own_training(config, folder / SETTINGS),
         )  # fmt: skip
         self._record: Record | None = None
         self._stamp = (-1, -1, -1)
         self._began = 0.0
+        self._fits = False
 
     def handle(self, request: Request) -> Reply:
-        """Answer a request. What goes wrong stays in the local log; a bare code leaves."""
+        """Answer a request. Errors stay in the local log; only their code leaves, and one for all that concern sums."""
         self._began = time.perf_counter()
         reply = self._handled(request)
-        self._hold_back()
+        if reply.status is Status.REFUSED and reply.code in _ABOUT_SUMS:
+            reply = replace(reply, code=REFUSED)
+        elif self._record is not None and self._record.void == request.round - 1 >= 0:
+            reply = replace(reply, code=VOID)
+        worked(
+            self,
+            (self._record.nbytes if self._record else 0) + self._uploads.own.nbytes + self._uploads.validation.nbytes,
+        )
+        self._hold_back(reply)
         return reply
 
-    def _hold_back(self) -> None:
-        """Wait until a whole number of `reply_every_seconds` has passed since the request came."""
-        every, passed = self.settings.reply_every_seconds, time.perf_counter() - self._began
-        if every:
-            time.sleep(-passed % every)
+    def rest(self) -> None:
+        """Let go of what is on disk, too: record and samples. The next request reads them again."""
+        self._record = None
+        self._uploads.own.close()
+        self._uploads.validation.close()
+
+    def _hold_back(self, reply: Reply) -> None:
+        """Wait until a whole number of `reply_every_seconds` has passed since the request came, and of seconds if it refuses."""
+        every = self.settings.reply_every_seconds
+        refuses = reply.code in (REFUSED, LOCKED)
+        time.sleep(waiting(time.perf_counter() - self._began, every, refuses=refuses))
 
     def _handled(self, request: Request) -> Reply:
         with self._memory.locked():
@@ -113,22 +149,31 @@ class Institution:
                 reply = self._answer(request)
                 return replace(reply, snapshot=self._snapshot(request.wish))
             except BehindError as error:
-                _log.info("behind, asks for what is missing", site=self.settings.name, reason=str(error))
+                _log.info("behind, asks for what is missing", institution=self.settings.name, reason=str(error))
                 code = "" if self._memory.path.exists() else NEWCOMER
                 return Reply(Status.BEHIND, request.round, self._position, code=code)
             except DictPFLError as error:
-                _log.error("request refused", site=self.settings.name, code=error.code, reason=str(error))
+                raised = {"exc_info": error} if own_place(error) else {}
+                _log.error(
+                    "request refused", institution=self.settings.name, code=error.code, reason=str(error), **raised
+                )
+                if error.code not in {*_ABOUT_SUMS, LOCKED}:  # those are noted where the sum is
+                    self._diary.note("failed", request.round, 0, reason=_said(str(error), error))
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
+            except Exception as error:
+                self._diary.note("failed", request.round, 0, reason=_said(f"{type(error).__name__}: {error}", error))
+                raise
 
     def prepare(self) -> None:
-        """Do ahead, while there is nothing to answer, what the next upload and the opening of its sum need."""
+        """Prepare the next upload, while there is nothing to answer."""
         record = self._recall()
+        self._require_fit(record)
         self._uploads.prepare(record)
-        if record.pending is not None:
-            number, kind, _ = read_kind(record.pending.blob)
-            genesis, opener = self._keys.at(number)
-            blob = Blob.parse(record.pending.blob, genesis.uploads, direction=UPLOAD, kind=kind, round=number)
-            opener.expect(blob.sealed[: _MOST_EXPECTED * blob.header.item_length])
+
+    def _require_fit(self, record: Record) -> None:
+        """Try one sample before the first upload: what does not fit is then said in its own words, and nothing is spent on it."""
+        if not self._fits:
+            self._fits = self._uploads.require_fit(record)
 
     @property
     def _position(self) -> int:
@@ -157,81 +202,103 @@ class Institution:
         if request.kind is None:
             self._diary.note("settled", record.shared.round, 0)
             return Reply(Status.SETTLED, request.round, record.shared.round)
-        if request.kind is RoundKind.UPDATE and stopped(self._genesis.law, record.shared):
+        if has_ended(self._genesis.law, record.shared, request.kind):
             self._diary.note("finished", record.shared.round, 0)
             return Reply(Status.FINISHED, request.round, record.shared.round)
+        most = self.settings.most_rounds
+        if request.kind is RoundKind.UPDATE and most and record.shared.updates >= most:
+            raise RoundError(
+                f"update {record.shared.updates + 1} is asked for, this institution makes {most} at most (most_rounds in its "
+                "institution.toml); the coordinator's operator asks for more rounds than were agreed on"
+            )
         return self._upload(record, request.kind, attempt)
 
     def _told(self, record: Record, request: Request) -> Reply:
-        """What is asked about masks, of the upload that waits."""
+        """Answer a question about the masks of the waiting upload."""
         pending = record.pending
         if self._masks is None or pending is None or pending.round != request.round:
-            raise RevealError(f"asked about masks of round {request.round}, no upload of that round waits here")
+            raise RoundError(
+                f"asked about masks of round {request.round}, no upload of that round waits here", code="reveal"
+            )
         if request.stage is Stage.SEEDS:
             answer = self._masks.tell_seeds(pending, SeedsQuestion.of_bytes(request.defence))
         else:
             question = SharesQuestion.of_bytes(request.defence)
             if self._integrity:
-                self._integrity.require_made(question, pending.blob, pending.manifest)
+                self._integrity.require_made(question, pending.blob)
             answer = self._masks.tell_shares(record, pending, question)
         self._diary.note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
         return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 
     def _require_ours(self, request: Request) -> None:
         if request.protocol != PROTOCOL or request.federation != self._genesis.federation:
-            raise WrongFederationError(
+            raise WireError(
                 f"a request of protocol {request.protocol} and federation {request.federation.hex()[:12]}, this "
-                f"institution is in {self._genesis.federation.hex()[:12]} with protocol {PROTOCOL}"
+                f"institution is in {self._genesis.federation.hex()[:12]} with protocol {PROTOCOL}",
+                code="wrong-federation",
             )
         if request.fingerprint != self._genesis.fingerprint:
-            raise WrongKeyError("the coordinator names another key than this institution holds")
+            raise WireError("the coordinator names another key than this institution holds", code="wrong-key")
 
     def _recall(self) -> Record:
         stamp = self._memory.stamp()
         if self._record is None or stamp != self._stamp:
-            self._record = self._memory.recall() or Record(
+            recalled = self._memory.recall()
+            if recalled is None:
+                # Moved away by its operator, maybe with the record of what was opened: that is read anew, too.
+                self._openings = openings_of(self._keys, self._memory.path, self.settings.most_refused)
+            record = recalled or Record(
                 self._keys.start(),
                 Residual.none(self._genesis.layout.size),
-                secrets.token_bytes(32),
-                self._bench.local_state(),
+                self._pairs.marking,
+                self._bench.first_local_state(),
             )
+            self._record = replace(record, shared=one_state(record.shared))
             self._stamp = stamp
+            if self._record.shared.round > self._keys.table.last.first_round:
+                self._openings.require_complete(self._record.shared.round)
         return self._record
 
     def _remember(self, record: Record) -> Record:
-        self._memory.store(record)
+        record = replace(record, shared=one_state(record.shared))
+        record = self._memory.store(record)
         self._record, self._stamp = record, self._memory.stamp()
         return record
 
     def _same_again(self, record: Record, request: Request, attempt: int) -> Reply | None:
-        """The stored upload, if it is what is asked for: same round, same kind, same key; masked for another attempt if need be."""
+        """Return the stored upload if it is what is asked for, masked for another attempt if need be."""
         pending = record.pending
         if pending is None or request.kind is None or record.shared.round != request.round:
             return None
         try:
-            Blob.parse(pending.blob, self._genesis.uploads, direction=UPLOAD, kind=request.kind, round=request.round)
+            header = Blob.parse(
+                pending.blob, self._genesis.limits, direction=UPLOAD, kind=request.kind, round=request.round
+            ).header
         except WireError:
             return None
-        if self._masks and attempt != self._masks.attempt_of(pending):
-            pending = self._uploads.signed(self._masks.changed(record, pending, attempt))
+        if attempt != header.attempt:
+            pending = self._uploads.again(record, pending, attempt)
             self._remember(replace(record, pending=pending))
         return _uploaded(pending)
 
     def _caught_up(self, record: Record, request: Request) -> Record:
-        """Apply what is next, in order, and settle the upload that waits for it; durable before anything else."""
+        """Apply the aggregates that are next, in order, settle the waiting upload, and store the result durably."""
         before = record
         if request.snapshot:
             record = self._jumped(record, request)
-        for aggregate in request.aggregates:
+        for place, aggregate in enumerate(request.aggregates):
             if aggregate.round == record.shared.round and aggregate.blob:
-                record = self._applied(record, aggregate)
+                following = request.aggregates[place + 1].blob if place + 1 < len(request.aggregates) else b""
+                record = self._applied(record, aggregate, following)
         return record if record is before else self._remember(record)
 
     def _jumped(self, record: Record, request: Request) -> Record:
-        """Start from a snapshot if it is newer than what is here; an older one never takes anything back."""
+        """Start from a snapshot if it is newer than the own state; an older one never takes anything back."""
         size, number = len(request.snapshot), SnapshotHeader.read(request.snapshot).round
         if number <= record.shared.round:
-            _log.info("snapshot left alone, not newer", site=self.settings.name, round=number, here=record.shared.round)
+            _log.info(
+                "snapshot left alone, not newer", institution=self.settings.name, round=number, here=record.shared.round
+            )
             return record
         with self._diary.timed("open"):
             state = open_snapshot(self._keys, request.snapshot, request.aggregates, request.round)
@@ -239,61 +306,103 @@ class Institution:
         if given_up:
             _log.warning(
                 "what was trained here but not delivered is given up: it cannot be told what of it was counted",
-                site=self.settings.name, first=record.shared.round, last=number - 1,
+                institution=self.settings.name, first=record.shared.round, last=number - 1,
             )  # fmt: skip
+        self._openings.skip(number)
         self._diary.note("jumped", number, size, skipped=number - record.shared.round, given_up=given_up)
         return after
 
     def _snapshot(self, wish: Wish) -> bytes:
-        """A snapshot of the state that the answer was given in; never a reason not to answer."""
+        """Snapshot of the state that the answer was given in; a failure here never stops the answer."""
         if wish is Wish.NOTHING or self._record is None:
             return b""
         try:
             sealed = seal_snapshot(self._keys, self._record.shared)
         except SnapshotError as error:
-            _log.warning("no snapshot made", site=self.settings.name, reason=str(error))
+            _log.warning("no snapshot made", institution=self.settings.name, reason=str(error))
             return b""
         return sealed if wish is Wish.WHOLE else sealed[:HEADER_BYTES]
 
-    def _applied(self, record: Record, aggregate: Aggregate) -> Record:
+    def _applied(self, record: Record, aggregate: Aggregate, following: bytes) -> Record:
         with self._diary.timed("open"):
-            genesis, opener = self._keys.at(aggregate.round)
-            done = self._checked(genesis, opener, record, aggregate)
+            done, entries = self._opened(record, aggregate, following)
         self._keys.require_agreed(done.state)
-        if done.plan.kind is RoundKind.UPDATE and record.is_in(aggregate.counted, aggregate.round):
-            self._guard.confirm(aggregate.round)
+        number, counted = aggregate.round, () if done.void else tuple(entry.upload_id for entry in entries)
+        if done.void:
+            _log.error("round void", institution=self.settings.name, round=number, reason=done.void)
+        is_update = done.plan.kind is RoundKind.UPDATE
+        # What was decrypted was seen, whether the round counts or not.
+        if is_update and record.is_in([entry.upload_id for entry in entries], number):
+            self._guard.confirm(number)
         residual = record.residual
-        if done.plan.kind is RoundKind.UPDATE:
-            residual = record.settled(aggregate.round, aggregate.counted, done.plan.mask)
+        if is_update:
+            residual = record.settled(number, counted, done.plan.mask)
             residual = forgotten(self._genesis.layout, residual, done.state.records[len(record.shared.records) :])
-        delivery = self._delivery(record.pending, aggregate) if record.pending else {}
-        self._diary.note("applied", aggregate.round, len(aggregate.blob), **delivery)
-        return replace(record, shared=done.state, residual=residual, pending=None)
+        delivery = self._delivery(record.pending, number, counted) if record.pending and not done.void else {}
+        self._diary.note("void" if done.void else "applied", number, len(aggregate.blob), **delivery)
+        void = number if done.void else record.void
+        return replace(record, shared=done.state, residual=residual, pending=None, void=void)
 
-    def _checked(self, genesis: Genesis, opener: Opener, record: Record, aggregate: Aggregate) -> Applied:
-        """Apply a sum, and keep evidence of one that is not what it is said to be."""
-        pending, minimum = record.pending, self.settings.min_participants
-        own = pending.manifest if pending is not None and pending.round == aggregate.round else b""
+    def _opened(self, record: Record, aggregate: Aggregate, following: bytes) -> tuple[Applied, tuple[Entry, ...]]:
+        """Open a sum that is authentic; refuse one that is not, the first time that it comes.
+
+        What is refused comes again, since the coordinator has no other sum of the round. Then the round is void, and the
+        institutions go on; and so it is at once where those of the next round did that.
+
+        Raises:
+            WireError, RoundError: refused.
+        """
+        genesis, opener = self._keys.at(aggregate.round)
+        total = received(genesis, record.shared, aggregate)
+        header, pending = total.blob.header, record.pending
+        self._openings.require_unlocked()
+        name = (header.round, header.kind, header.attempt, total.digest)
+        refused_before = self._openings.admit(*name)
         try:
             roster = self._keys.roster_at(aggregate.round)
-            return apply(genesis, opener, record.shared, aggregate, minimum, roster, own)
-        except (IntegrityError, OpeningError) as error:
+            words = require_authentic(genesis, total, self.settings.min_participants, roster)
+        except IntegrityError as error:
+            void = record.shared.void(score=header.kind is RoundKind.SCORE)
+            agreed = following and read_header(following).state_tag == void.tag(genesis.secret_seed)
+            if error.reason != "members" and (refused_before or agreed):
+                return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
+            self._openings.refused(*name, error.reason)
+            self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
             if self._integrity:
-                plan = begin(genesis.law, record.shared, read_kind(aggregate.blob)[1])
-                count = components(genesis, plan)
-                path = self._integrity.keep_evidence(self._folder, error, aggregate, own, count)
+                own = pending.manifest if pending is not None and pending.round == aggregate.round else b""
+                path = self._integrity.keep_evidence(self._folder, error, aggregate, own)
                 _log.error(
-                    "evidence kept of a refused sum", site=self.settings.name, round=aggregate.round, file=str(path)
+                    "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
+                    institution=self.settings.name,
+                    round=aggregate.round,
+                    file=str(path or ""),
                 )
             raise
+        self._look_for_others(record, total.blob.entries, header.round)
+        return apply(genesis, opener, record.shared, total, words), total.blob.entries
 
-    def _delivery(self, pending: Pending, aggregate: Aggregate) -> dict[str, Any]:
-        """Whether the upload that waited was in time: its maker hears of it nowhere else."""
-        if pending.upload_id in aggregate.counted:
+    def _look_for_others(self, record: Record, entries: tuple[Entry, ...], number: int) -> None:
+        """Say loudly if an upload in this institution's name is not its own; only another member can have made it.
+
+        The sum is that of uploads of members all the same, and the others apply it: whoever did not would fall out of step.
+        """
+        for entry in entries:
+            if entry.member == self._pairs.number and not entry.upload_id.startswith(record.mark(number)):
+                _log.error(
+                    "another member sent an upload in this institution's name; tell the authority and the coordinator's operator",
+                    institution=self.settings.name, round=number, upload=entry.upload_id.hex(),
+                )  # fmt: skip
+
+    def _delivery(self, pending: Pending, number: int, counted: tuple[bytes, ...]) -> dict[str, Any]:
+        """Tell whether the waiting upload was in time, for log and diary: the institution hears of it nowhere else."""
+        if pending.upload_id in counted:
             return {"counted": True}
         facts = missed(pending.seconds, self._genesis.config.federation.deadline_seconds)
         _log.warning(
-            "this institution's upload is not in the sum", site=self.settings.name, round=aggregate.round, **facts
+            "this institution's upload is not in the sum",
+            institution=self.settings.name,
+            round=number,
+            **facts,
         )
         return {"counted": False, **facts}
 
@@ -303,10 +412,13 @@ class Institution:
         if record.pending is not None:
             # Made for another kind of this very round, or under another key: it will never be counted.
             record = replace(record, residual=record.pending.missed, pending=None)
+        self._require_fit(record)
         made = self._uploads.make(record, kind, attempt, self._began)
         with self._diary.timed("store"):
             self._remember(made.record)
-        facts = metrics(made.measured)
+        facts: dict[str, Any] = dict(metrics(made.measured))
+        if kind is RoundKind.UPDATE:
+            facts["device"] = self._uploads.device
         self._diary.note(
             "uploaded", record.shared.round, len(made.pending.blob), kind=str(kind), sent=made.sent, **facts
         )
@@ -319,7 +431,7 @@ def _uploaded(pending: Pending) -> Reply:
 
 
 def forget_institutions() -> None:
-    """Let go of every institution that this process keeps; a process may play many federations in turn."""
+    """Drop every institution that this process keeps open; a process may play many federations in turn."""
     _OPEN.clear()
 
 
@@ -327,14 +439,14 @@ _OPEN: dict[Path, tuple[tuple[int, ...], Institution]] = {}
 
 
 def open_institution(folder: Path) -> Institution:
-    """The institution of a folder; kept for the life of the process, since loading model and data takes a while.
+    """Open the institution of a folder, and keep it for the life of the process: loading model and data takes a while.
 
     Raises:
         DictPFLError: settings, genesis, key or data cannot be used.
     """
     folder = folder.resolve()
     written = tuple(
-        _changed(path) for path in (home(folder) / DOCUMENT, folder / SITE, folder / TRAIN, folder / VALIDATION)
+        _changed(path) for path in (home(folder) / DOCUMENT, folder / SETTINGS, folder / TRAIN, folder / VALIDATION)
     )
     if folder not in _OPEN or _OPEN[folder][0] != written:
         _OPEN[folder] = (written, Institution(folder))
@@ -346,3 +458,9 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _said(words: str, error: Exception) -> str:
+    """Words about an error for the diary, with the place in code of the institution's own, where it came from there."""
+    place = own_place(error)
+    return f"{words} (in {place})" if place else words

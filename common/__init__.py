@@ -1,5 +1,5 @@
-"""The law that institutions and coordinator obey: numpy, pydantic and tenseal; never torch, never flwr.
+"""Code that coordinator and institutions share: numpy, pydantic and tenseal; never torch, never flwr.
 
 Import the modules by name: nothing is re-exported here, so that the coordinator can import
-`common.adding` without `common.opening`.
+`dictpfl.common.ckks.adding` without `dictpfl.common.ckks.opening`.
 """

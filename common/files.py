@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
+import hashlib
 import os
+import secrets
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from common.errors import KeyFileError
+from dictpfl.common.errors import KeyFileError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -42,21 +50,21 @@ def _fill(path: Path, data: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """The content of a file that its owner alone may read.
+    """Read a file that its owner alone may read.
 
     Raises:
         KeyFileError: missing, or readable by others.
     """
     try:
         with path.open("rb") as file:
-            # Of the open file: a name could be pointed elsewhere between a look and a read.
+            # The mode of the open file: the name could be redirected between a check and the reading.
             mode = os.fstat(file.fileno()).st_mode
             data = file.read()
     except OSError as error:
         raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
-    if stat.S_IMODE(mode) & 0o077:
+    if exposed := exposed_mode(mode):
         raise KeyFileError(
-            f"{path} has mode {stat.S_IMODE(mode):04o}: others than its owner may read it, expected 0600. Run "
+            f"{path} has mode {exposed}: others than its owner may read it, expected 0600. Run "
             f"`chmod 600 {path}`, and if others had access, ask the authority for a new key"
         )
     return data
@@ -79,3 +87,104 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def owner_only(folder: Path) -> Path:
+    """Return the folder, made with mode 0700 if missing.
+
+    Raises:
+        KeyFileError: the folder exists and others may enter it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if exposed := exposed_mode(folder.stat().st_mode):
+        raise KeyFileError(f"{folder} has mode {exposed}, expected 0700. Run `chmod 700 {folder}`")
+    return folder
+
+
+def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Compute SHA-256 over names, dtypes, shapes and bytes, in the order of names; 32 bytes."""
+    import numpy as np  # here: processes that only keep files, and fork, load no numpy
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.data)
+    return digest.digest()
+
+
+def require_private(path: Path) -> Path:
+    """Return the path of a file, once it is there and only its owner may read it.
+
+    Raises:
+        KeyFileError: missing, or readable by its group or others.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
+    if exposed := exposed_mode(mode):
+        raise KeyFileError(
+            f"{path} has mode {exposed}: others than its owner may read it, expected 0600. Run `chmod 600 {path}`, and "
+            "if others had access, replace the key"
+        )
+    return path
+
+
+def private_files(folder: Path) -> Iterator[Path]:
+    """List the files of a party that only their owner may read: keys, sealed or not, and secrets of its processes."""
+    for pattern in ("*.key", "*.sealed", "*.secret"):
+        yield from sorted(folder.rglob(pattern))
+
+
+def secret_file(path: Path) -> Path:
+    """Return the path of a SuperExec's secret, 32 random bytes in hexadecimal; the file is made if missing."""
+    if not path.exists():
+        write_private(path, secrets.token_hex(32).encode())
+    return require_private(path)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Wait until no other process does `what` in this folder; the system lets go when a process dies."""
+    descriptor = lock(folder / f".{what}.lock")
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(path: Path) -> int:
+    """Lock a file, made if missing, as soon as no other process holds it; return its descriptor.
+
+    Closing the descriptor lets go, and so does the kernel however the process ends.
+    """
+    descriptor = _opened_for_locking(path)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def lock_if_free(path: Path) -> int | None:
+    """Lock a file as `lock` does; None, at once, if another process holds it."""
+    descriptor = _opened_for_locking(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _opened_for_locking(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def exposed_mode(mode: int, refused: int = 0o077) -> str:
+    """Return a file's mode as four octal digits if it has a refused bit; empty if it has none.
+
+    Args:
+        mode: `st_mode` of the file.
+        refused: bits that it may not have; by default whatever lets others than the owner in.
+    """
+    bits = stat.S_IMODE(mode)
+    return f"{bits:04o}" if bits & refused else ""

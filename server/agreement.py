@@ -1,82 +1,125 @@
-"""The coordinator's half of genesis: what it needs to add, and nothing secret."""
+"""Agreement of a federation, its coordinator's half of genesis: all that it needs to add uploads, nothing secret."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic.dataclasses import dataclass
+from pydantic_core import from_json, to_json
 
-from common.errors import ConfigError
-from common.files import write_private
-from common.parameters import CKKSParameters
-from common.wire import Limits
+from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.documents import require_format
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import write_private
+from dictpfl.common.messages.wire import Limits
+
+_FORMAT = "dictpfl-coordinator-1"
+_ID_BYTES = 32
+
+
+def _checked_parameters(value: object) -> CKKSParameters:
+    """Check parameters that come as JSON values; those that exist are checked already."""
+    if isinstance(value, CKKSParameters):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("expected an object of CKKS parameters")  # noqa: TRY004  pydantic reports a ValueError
+    return CKKSParameters.from_json(value)
+
+
+def _checked_limits(limits: Limits) -> Limits:
+    """Check the ranges that the types of `Limits` leave open."""
+    if any(len(name) != _ID_BYTES for name in (limits.federation, limits.fingerprint)):
+        raise ValueError(f"expected federation and fingerprint to be {_ID_BYTES} bytes each")
+    if min(limits.word_bits, limits.max_words, limits.max_contributors) < 1:
+        raise ValueError("expected word_bits, max_words and max_contributors to be 1 or more")
+    if limits.max_clear < 0:
+        raise ValueError("expected max_clear to be 0 or more")
+    return limits
+
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 AtLeastZero = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Parameters = Annotated[CKKSParameters, PlainValidator(_checked_parameters), PlainSerializer(CKKSParameters.to_json)]
+Uploads = Annotated[Limits, AfterValidator(_checked_limits)]
 
 
-@dataclass(frozen=True)
+@dataclass(
+    frozen=True,
+    config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, ser_json_bytes="hex", val_json_bytes="hex"),
+)
 class Agreement:
-    """Parameters, fingerprint, capacity, and the minimum of participants.
+    """Facts of a federation that its coordinator holds itself and everybody else to; checked whenever one is made.
 
-    Attributes:
-        encrypted: False when uploads are plain integers.
-        uploads: what an upload may be (`common.wire.Limits`).
-        sum_length: bytes of a summed item.
-        rounds: update rounds wanted. `score_rounds`: rounds before them.
-        insecurities: why this federation protects less than it should; repeated in every log.
-        epoch: of the key, from 1 on. `first_round`: the first round that is sealed under it.
-        snapshot_every: rounds between two snapshots, 0: never. `snapshots_kept`: 0: nothing is ever dropped.
-        snapshot_length: most bytes of a snapshot before any round, 0: none is taken. `snapshot_growth`: most that each
-            round may add.
-        masks: uploads are masked among each other. `reveal_seconds`: how long the exchange about that waits.
-        signers: public keys (Ed25519, hexadecimal) by member, whose manifests must come with uploads; empty: none do.
+    Raises:
+        ValueError: a field of another type or out of its range (pydantic's `ValidationError`).
     """
 
-    parameters: CKKSParameters
+    parameters: Parameters
+    """CKKS parameters of uploads and sums."""
     encrypted: bool
-    uploads: Limits
-    sum_length: int
-    rounds: int
-    score_rounds: int
-    min_participants: int
-    deadline_seconds: float
-    insecurities: tuple[str, ...] = ()
-    epoch: int = 1
-    first_round: int = 0
-    snapshot_every: int = 0
-    snapshots_kept: int = 0
-    snapshot_length: int = 0
-    snapshot_growth: int = 0
+    """False when uploads are plain integers."""
+    uploads: Uploads
+    """Most that an upload may be, and how many a sum may hold."""
+    rounds: AtLeastOne
+    """Update rounds wanted."""
+    score_rounds: AtLeastZero
+    """Rounds of scores before the first update round."""
+    min_participants: AtLeastOne
+    """Fewest uploads in a sum."""
+    deadline_seconds: Seconds
+    """Seconds after which a round closes without those who have not answered."""
+    insecurities: tuple[str, ...]
+    """Reasons why this federation protects less than it should; repeated in every log."""
+    rescore_every: AtLeastZero = 0
+    """Update rounds after which scores are asked for anew; 0: never."""
+    epoch: AtLeastOne = 1
+    """Number of the key in force."""
+    first_round: AtLeastZero = 0
+    """First round that is sealed under that key."""
+    snapshot_every: AtLeastZero = 0
+    """Rounds between two snapshots; 0: none is ever taken."""
+    snapshots_kept: AtLeastZero = 0
+    """Snapshots to keep before older aggregates are dropped; 0: nothing is ever dropped."""
+    snapshot_length: AtLeastZero = 0
+    """Most bytes of a snapshot before any round; 0: none is taken."""
+    snapshot_growth: AtLeastZero = 0
+    """Most bytes that each round may add to a snapshot."""
     masks: bool = False
-    reveal_seconds: float = 60.0
-    signers: tuple[str, ...] = ()
+    """True when institutions mask their uploads among each other."""
+    reveal_seconds: Seconds = 60.0
+    """Seconds after which an exchange about masks closes."""
+    signers: tuple[Hex32, ...] = ()
+    """Public keys (Ed25519, hexadecimal) by member, whose manifests must come with uploads; empty: none do."""
+    members: tuple[str, ...] = ()
+    """Names of the epoch's members by number; empty: not known."""
+
+    sample: AtLeastZero = 0
+    """Institutions that a round asks, of those that are online; 0: all."""
+    closing_rounds: AtLeastZero = 0
+    """Rounds of scores after the last update round, before the last measurement."""
+    closing_from: AtLeastZero = 0
+    """Update rounds from which on they may come; a run that ends with fewer leaves them out, unless institutions stopped early."""
 
     def snapshot_most(self, number: int) -> int:
         """Most bytes of a snapshot of the state before a round; 0: none is taken."""
         return self.snapshot_length + number * self.snapshot_growth if self.snapshot_length else 0
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write as JSON, readable by its owner alone."""
         write_private(path, self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """As JSON."""
-        limits = asdict(self.uploads)
-        limits |= {"federation": self.uploads.federation.hex(), "fingerprint": self.uploads.fingerprint.hex()}
-        document = _Document(
-            format="dictpfl-coordinator-1",
-            parameters=self.parameters.to_json(),
-            uploads=_Uploads(**limits),
-            **{name: getattr(self, name) for name in _PLAIN},
-        )
-        return document.model_dump_json(indent=1).encode()
+        """Render as JSON: format and plain fields first, then what is an object of its own."""
+        fields: dict[str, Any] = _FORM.dump_python(self, mode="json")
+        objects = {name: fields.pop(name) for name in ("parameters", "uploads")}
+        return to_json({"format": _FORMAT, **fields, **objects}, indent=1)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> Agreement:
         """Read what `save` wrote; every field is checked.
 
         Raises:
@@ -84,55 +127,15 @@ class Agreement:
             ParameterError: parameters that hold no sums, or are not secure.
         """
         try:
-            document = _Document.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            document = from_json(path.read_bytes())
+            if not isinstance(document, dict) or "format" not in document:
+                raise ValueError(f"expected a document with format {_FORMAT!r}")  # noqa: TRY301  told as pydantic's own
+            require_format(document.pop("format"), _FORMAT, path, ConfigError)
+            return _FORM.validate_json(to_json(document))  # JSON again: lists and hexadecimal are strict types there
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{path} is no coordinator's half of a genesis ({error}); ask the authority for it"
             ) from error
-        limits = document.uploads.model_dump()
-        for name in ("federation", "fingerprint"):
-            limits[name] = bytes.fromhex(limits[name])
-        return cls(
-            parameters=CKKSParameters.from_json(document.parameters),
-            uploads=Limits(**limits),
-            **{name: getattr(document, name) for name in _PLAIN},
-        )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class _Uploads(_Strict):
-    federation: Hex32
-    fingerprint: Hex32
-    item_length: AtLeastOne
-    max_items: AtLeastOne
-    max_clear: AtLeastZero
-    max_contributors: AtLeastOne
-    seed_length: Literal[0] = 0
-
-
-class _Document(_Strict):
-    format: Literal["dictpfl-coordinator-1"]
-    encrypted: bool
-    sum_length: AtLeastOne
-    rounds: AtLeastOne
-    score_rounds: AtLeastZero
-    min_participants: AtLeastOne
-    deadline_seconds: Annotated[float, Field(gt=0)]
-    insecurities: tuple[str, ...]
-    epoch: AtLeastOne = 1
-    first_round: AtLeastZero = 0
-    snapshot_every: AtLeastZero = 0
-    snapshots_kept: AtLeastZero = 0
-    snapshot_length: AtLeastZero = 0
-    snapshot_growth: AtLeastZero = 0
-    masks: bool = False
-    reveal_seconds: Annotated[float, Field(gt=0)] = 60.0
-    signers: tuple[Hex32, ...] = ()
-    parameters: dict[str, Any]
-    uploads: _Uploads
-
-
-_PLAIN = tuple(name for name in _Document.model_fields if name not in ("format", "parameters", "uploads"))
+_FORM = TypeAdapter(Agreement)

@@ -1,4 +1,4 @@
-"""The coordinator's Flower app: opens the coordinator of this process's own folder and runs the rounds."""
+"""Flower app of the coordinator: opens the coordinator of this process's own folder and runs the rounds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.errors import ConfigError
-from server.recording import open_coordinator
-from server.strategy import BlindStrategy
+from dictpfl.common.errors import ConfigError
+from dictpfl.server.recording import open_coordinator
+from dictpfl.server.strategy import BlindStrategy
 
 FOLDER = "DICTPFL_COORDINATOR"
 """Environment variable with the coordinator's folder."""
@@ -23,7 +23,11 @@ def main(grid: Grid, _context: Context) -> None:
     """Run all rounds that are still missing; started again after a crash, it goes on where the journal ends.
 
     The folder comes from the environment of the process and never from the run config, which whoever starts a run
-    may set. Raises `ConfigError` without it, `EngineError` if rounds keep failing.
+    may set.
+
+    Raises:
+        ConfigError: the environment names no folder.
+        EngineError: rounds keep failing.
     """
     folder = os.environ.get(FOLDER)
     if not folder:

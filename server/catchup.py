@@ -1,4 +1,4 @@
-"""What an institution that is behind is sent: the aggregates that it lacks, or a snapshot and the rounds since."""
+"""Requests to institutions that are behind: with the aggregates they lack, or a snapshot and the rounds since."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from common.protocol import Aggregate, Request, Wish
-from server.journal import Journal
+from dictpfl.common.messages.protocol import Aggregate, Request, Wish
+from dictpfl.server.journal import Journal
 
 _log = structlog.get_logger(__name__)
 REQUEST_BYTES = 64 * 2**20
@@ -17,15 +17,18 @@ REQUEST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Provision:
-    """Sent along with a request: a sealed snapshot of the state before round `start`, if any, and aggregates."""
+    """Content of a request that brings an institution up to the open round."""
 
     aggregates: tuple[Aggregate, ...] = ()
+    """Closed rounds, in order."""
     snapshot: bytes = b""
+    """Sealed snapshot to apply first; empty: none."""
     start: int | None = None
+    """Round before which the snapshot's state stands; None without one."""
 
 
 def recent(journal: Journal) -> Provision:
-    """For an institution of which nothing is known: most likely it lacks the last aggregate only."""
+    """Provide for an institution of which nothing is known: most likely it lacks the last aggregate only."""
     start = max(journal.oldest, journal.next_round - 1)
     return Provision(tuple(journal.aggregates(start, REQUEST_BYTES)))
 
@@ -33,7 +36,7 @@ def recent(journal: Journal) -> Provision:
 def provision(
     journal: Journal, position: int, *, newcomer: bool = False, avoid: Collection[int] = ()
 ) -> Provision | None:
-    """The way with the fewest bytes from `position` to the open round; None where rounds are missing for good.
+    """Choose the way with the fewest bytes from `position` to the open round; None where rounds are missing for good.
 
     Args:
         position: first round that the institution has not applied.
@@ -56,12 +59,12 @@ def provision(
 
 
 class CatchUp:
-    """Where each institution stands, and the requests that bring it up to the open round."""
+    """Position of each institution, and the requests that bring it up to the open round."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._bare: Request | None = None
-        self._found: dict[tuple[int | None, bool], Provision | None] = {}
+        self._provisions: dict[tuple[int | None, bool], Provision | None] = {}
         self._requests: dict[tuple[int | None, bool, Wish], Request] = {}
         self._positions: dict[int, int] = {}
         self._wishes: dict[int, Wish] = {}
@@ -69,20 +72,25 @@ class CatchUp:
         self._refused: dict[int, set[int]] = {}
 
     def open(self, request: Request, wishes: dict[int, Wish]) -> None:
-        """A new exchange: `request` without anything to apply, and what each node is to send of a snapshot."""
+        """Begin a new exchange.
+
+        Args:
+            request: what all nodes are asked, without anything to apply.
+            wishes: what each node is to send of a snapshot.
+        """
         self._bare, self._wishes = request, wishes
-        self._found, self._requests = {}, {}
+        self._provisions, self._requests = {}, {}
 
     def stands(self, node: int, position: int) -> None:
         """Note how far a node is."""
         self._positions[node] = position
 
     def in_step(self, node: int) -> bool:
-        """Whether a node lacks the last aggregate at most, as far as is known."""
+        """Tell whether a node lacks the last aggregate at most, as far as is known."""
         return self._positions.get(node, -1) >= self._journal.next_round - 1
 
     def first(self, node: int) -> Request:
-        """The request that opens an exchange with a node."""
+        """Make the request that opens an exchange with a node."""
         if node not in self._positions:
             # Never a snapshot on a guess: whoever needs one says so.
             return self._carrying((None, False), recent(self._journal), self._wishes.get(node, Wish.NOTHING))
@@ -91,45 +99,45 @@ class CatchUp:
         )
 
     def further(self, node: int, position: int, *, newcomer: bool = False) -> Request | None:
-        """What a node at `position` lacks; None where that is not kept and no snapshot helps."""
+        """Make a request with what a node at `position` lacks; None where that is not kept and no snapshot helps."""
         wish, avoid = self._wishes.get(node, Wish.NOTHING), self._refused.get(node)
         key = (position, newcomer)
         if avoid:
-            found = provision(self._journal, position, newcomer=newcomer, avoid=avoid)
+            provided = provision(self._journal, position, newcomer=newcomer, avoid=avoid)
             # When it has refused all there are, it is asked again: it may have been mended meanwhile.
-            found = found or provision(self._journal, position, newcomer=newcomer)
+            provided = provided or provision(self._journal, position, newcomer=newcomer)
         else:
-            if key not in self._found:
-                self._found[key] = provision(self._journal, position, newcomer=newcomer)
-            found = self._found[key]
-        if found is None:
+            if key not in self._provisions:
+                self._provisions[key] = provision(self._journal, position, newcomer=newcomer)
+            provided = self._provisions[key]
+        if provided is None:
             _log.error(
                 "an institution lacks rounds that are not kept, and no snapshot helps it: install the bundle of a new "
                 "epoch there (dictpfl authority rotate)",
                 node=node, first=position, oldest_kept=self._journal.oldest, snapshots=sorted(self._journal.snapshots()),
             )  # fmt: skip
             return None
-        if found.start is not None:
-            self._given[node] = found.start
-        return self._dressed(found, wish) if avoid else self._carrying(key, found, wish)
+        if provided.start is not None:
+            self._given[node] = provided.start
+        return self._dressed(provided, wish) if avoid else self._carrying(key, provided, wish)
 
     def refused(self, node: int) -> None:
-        """A node refused what it was sent: it is not sent the same snapshot again."""
+        """Note that a node refused what it was sent: it is not sent the same snapshot again."""
         if node in self._given:
             number = self._given.pop(node)
             self._refused.setdefault(node, set()).add(number)
             _log.warning("a snapshot was refused; another way is tried next", node=node, round=number)
 
     def took(self, node: int) -> None:
-        """A node could use what it was sent."""
+        """Note that a node could use what it was sent."""
         self._given.pop(node, None)
 
-    def _carrying(self, key: tuple[int | None, bool], found: Provision, wish: Wish) -> Request:
-        """The same object for all institutions at the same position: aggregates are large, and read once."""
+    def _carrying(self, key: tuple[int | None, bool], provided: Provision, wish: Wish) -> Request:
+        """Make one object for all institutions at the same position: aggregates are large, and read once."""
         if (*key, wish) not in self._requests:
-            self._requests[*key, wish] = self._dressed(found, wish)
+            self._requests[*key, wish] = self._dressed(provided, wish)
         return self._requests[*key, wish]
 
-    def _dressed(self, found: Provision, wish: Wish) -> Request:
+    def _dressed(self, provided: Provision, wish: Wish) -> Request:
         assert self._bare is not None  # noqa: S101  an exchange is open
-        return replace(self._bare, aggregates=found.aggregates, snapshot=found.snapshot, wish=wish)
+        return replace(self._bare, aggregates=provided.aggregates, snapshot=provided.snapshot, wish=wish)

@@ -1,7 +1,7 @@
-"""What a curious coordinator can keep: every upload as it came, with the times, beside the journal that it keeps anyway.
+"""Recording of what a curious coordinator can keep: every upload and its time, beside the journal that it keeps anyway.
 
 A coordinator whose folder holds a folder `recording` writes there; simulated and deployed ones alike. Nothing else
-changes: no institution can tell. `deploy.privacy` reads it as the coordinator's view.
+changes: no institution can tell. `dictpfl.deploy.attacks` reads it as the coordinator's view.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import JournalError
-from common.protocol import Reply, Request
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, Coordinator, open_journal
-from server.journal import Journal
+from dictpfl.common.errors import JournalError
+from dictpfl.common.messages.protocol import Reply, Request
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, Coordinator, open_journal
+from dictpfl.server.journal import Journal
 
 RECORDING, EVENTS = "recording", "events.jsonl"
 
 
 class RecordingCoordinator(Coordinator):
-    """A coordinator that follows the protocol and keeps what it sees."""
+    """Coordinator that follows the protocol and keeps what it sees."""
 
     def __init__(self, agreement: Agreement, journal: Journal, folder: Path) -> None:
         super().__init__(agreement, journal)
@@ -30,14 +30,14 @@ class RecordingCoordinator(Coordinator):
         self._count = len(list(self._recording.glob("*.upload")))
 
     def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
-        """See `Coordinator.begin`."""
+        """Open the next exchange, and note whom it asks."""
         requests = super().begin(nodes)
         for node, request in requests.items():
             self._note_request(node, request)
         return requests
 
     def receive(self, node: int, reply: Reply) -> Request | None:
-        """See `Coordinator.receive`."""
+        """Keep an answer, then take it."""
         name = ""
         if reply.blob:
             name = f"{self._count:06d}.upload"
@@ -71,12 +71,13 @@ class RecordingCoordinator(Coordinator):
 
 
 def open_coordinator(folder: Path) -> Coordinator:
-    """The coordinator of a folder; one that records if there is a folder `recording` in it.
+    """Open the coordinator of a folder; one that records if there is a folder `recording` in it.
 
     Raises:
-        ConfigError, JournalError: missing or damaged.
+        ConfigError: the agreement is missing or damaged.
+        JournalError: the journal is damaged, of another federation, or in another epoch.
     """
     if not (folder / RECORDING).is_dir():
         return Coordinator.open(folder)
     agreement = Agreement.load(folder / AGREEMENT)
-    return RecordingCoordinator(agreement, open_journal(folder, agreement), folder)
+    return RecordingCoordinator(agreement, open_journal(folder, agreement, whole=True), folder)

@@ -1,79 +1,42 @@
-"""The loop of the rounds over Flower's Message API: push, fold what arrives, give up on what does not."""
+"""Loop of the rounds over Flower's Message API: push, fold what arrives, give up on what does not."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import structlog
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
 
-from common.errors import EngineError, RoundError, WireError
-from common.protocol import Reply, Request, RoundKind, Stage, Status
-from server.carriage import decode_reply, encode_request
+from dictpfl.common.errors import EngineError, RoundError, WireError
+from dictpfl.common.messages.protocol import Reply, Request, RoundKind, Stage, Status
+from dictpfl.server.coordinator import Coordinator
+from dictpfl.server.messages import decode_reply, encode_request
 
 _log = structlog.get_logger(__name__)
 
 
-class Coordinating(Protocol):
-    """What the loop needs of `server.coordinator.Coordinator`."""
-
-    @property
-    def min_participants(self) -> int:
-        """Fewest institutions that a round may consist of."""
-
-    @property
-    def deadline_seconds(self) -> float:
-        """How long an exchange waits for answers."""
-
-    @property
-    def satisfied(self) -> bool:
-        """Whether the open exchange needs no further answers."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether all rounds, and the last settling message, are done."""
-
-    def begin(self, nodes: Sequence[int]) -> Mapping[int, Request]:
-        """Open the next exchange: which node to ask what."""
-
-    def receive(self, node: int, reply: Reply) -> Request | None:
-        """Fold a reply; return a further request for a node that is behind."""
-
-    def failed(self, node: int, reason: str) -> None:
-        """Note that no usable answer comes from a node."""
-
-    def close(self) -> None:
-        """Close the exchange."""
-
-    @property
-    def rejected(self) -> Mapping[int, str]:
-        """Why nodes are not in the exchange just closed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long to wait for what, in seconds; tests shorten it."""
+    """Waiting times, in seconds, and limits of what is fetched; tests shorten them."""
 
     poll: float = 0.05
     """First pause between looks for replies; it grows by half up to `poll_most`."""
     poll_most: float = 1.0
     settle: float = 0.1
-    """How long the set of nodes must stay the same before the first exchange: they register one after another."""
+    """Time that the set of nodes must stay the same before the first exchange: they register one after another."""
     remind: float = 30.0
-    """How often to log that nodes are still missing."""
+    """Time between two log lines that nodes are still missing."""
     retry: float = 1.0
     """First pause after an exchange without progress; it doubles up to `retry_most`."""
     retry_most: float = 30.0
     attempts: int = 5
     """Exchanges in a row without progress before the loop gives up."""
     keep: float = 600.0
-    """How much longer than the deadline a message lives: clocks differ, and an early death loses an upload."""
+    """Time that a message lives beyond the deadline: clocks differ, and an early death loses an upload."""
     pull: int = 16
     """Replies to fetch in one go, at most: so many uploads are in memory at once."""
     pull_bytes: int = 4_000_000
@@ -82,35 +45,39 @@ class Patience:
 
 @dataclass(slots=True)
 class _Exchange:
-    """The messages that are out; a reply to anything else is late or double, and is ignored."""
+    """Messages that are out; a reply to anything else is late or double, and is ignored."""
 
     waiting: dict[str, int] = field(default_factory=dict)
-    """Message id to node."""
+    """Nodes by message id."""
     behind: dict[int, int] = field(default_factory=dict)
-    """Node to the position from which it last asked for aggregates."""
+    """Position from which a node last asked for aggregates, by node."""
     reasons: dict[int, str] = field(default_factory=dict)
-    """Node to why it gave no usable answer."""
+    """Reasons why there is no usable answer, by node."""
 
 
-class BlindStrategy(Strategy):
-    """Carries the coordinator's exchanges over a `Grid`; it never looks into a blob.
+class BlindStrategy:
+    """Loop that carries the coordinator's exchanges over a `Grid`; it never looks into a blob.
+
+    It is none of Flower's `Strategy` classes: those hand arrays and metrics from step to step, and here nothing of that
+    kind can be read.
 
     Law: the coordinator is told about each node that `begin` named exactly once, by `receive` (with at most one
     follow-up for each position that it advances) or by `failed`, and then `close` is called.
     """
 
-    def __init__(self, coordinator: Coordinating, patience: Patience | None = None) -> None:
+    def __init__(self, coordinator: Coordinator, patience: Patience | None = None) -> None:
         self._coordinator = coordinator
         self._patience = patience or Patience()
         self._largest = 0
 
-    def start(self, grid: Grid, *_args: object, **_options: object) -> Result:
+    def start(self, grid: Grid) -> None:
         """Run exchanges until the coordinator has finished.
 
-        Returns an empty `Result`: there are no arrays and no metrics that the coordinator could read. Raises
-        `EngineError` if several exchanges in a row bring no progress.
+        Raises:
+            EngineError: several exchanges in a row bring no progress.
         """
-        self.summary()
+        coordinator = self._coordinator
+        _log.info("coordinating", minimum=coordinator.min_participants, deadline_seconds=coordinator.deadline_seconds)
         opened: set[tuple[int, RoundKind | None]] | None = None
         seen: Counter[Stage] = Counter()
         reasons: dict[int, str] = {}
@@ -125,62 +92,13 @@ class BlindStrategy(Strategy):
             self._endure(seen[stage], reasons)
             seen[stage] += 1
             reasons = self._exchange(grid, requests)
-        return Result()
-
-    def summary(self) -> None:
-        """Log what the loop is about to do."""
-        coordinator = self._coordinator
-        _log.info("coordinating", minimum=coordinator.min_participants, deadline_seconds=coordinator.deadline_seconds)
-
-    def configure_train(
-        self,
-        server_round: int,  # noqa: ARG002  the coordinator counts rounds, across runs
-        arrays: ArrayRecord,  # noqa: ARG002
-        config: ConfigRecord,  # noqa: ARG002
-        grid: Grid,
-    ) -> Iterable[Message]:
-        """Open an exchange and return its messages; `start` does the same in its own loop."""
-        requests = self._coordinator.begin(self._nodes(grid, settle=False))
-        return [self._message(node, encode_request(request)) for node, request in requests.items()]
-
-    def aggregate_train(
-        self,
-        server_round: int,  # noqa: ARG002
-        replies: Iterable[Message],
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold the replies of an exchange and close it; the sum stays with the coordinator.
-
-        Flower is told one example a round: true counts travel encrypted.
-        """
-        for reply in replies:
-            self._fold(reply.metadata.src_node_id, reply, _Exchange())
-        self._coordinator.close()
-        return None, MetricRecord({"num-examples": 1})
-
-    def configure_evaluate(
-        self,
-        server_round: int,  # noqa: ARG002
-        arrays: ArrayRecord,  # noqa: ARG002
-        config: ConfigRecord,  # noqa: ARG002
-        grid: Grid,  # noqa: ARG002
-    ) -> Iterable[Message]:
-        """Ask for nothing: institutions measure while they train, and seal what they measured."""
-        return []
-
-    def aggregate_evaluate(
-        self,
-        server_round: int,  # noqa: ARG002
-        replies: Iterable[Message],  # noqa: ARG002
-    ) -> MetricRecord | None:
-        """Return nothing: no metric is readable here."""
-        return None
 
     def _nodes(self, grid: Grid, *, settle: bool) -> list[int]:
         """Wait until enough nodes are online; `settle`: and until no more come for a moment."""
         patience, minimum = self._patience, self._coordinator.min_participants
         pause, reminded, before = patience.poll, -patience.remind, None
         while True:
-            nodes = sorted(grid.get_node_ids())
+            nodes = self._coordinator.welcome(grid.get_node_ids())
             if len(nodes) < minimum:
                 if time.monotonic() - reminded >= patience.remind:
                     reminded = time.monotonic()
@@ -246,7 +164,7 @@ class BlindStrategy(Strategy):
     def _pull(self, grid: Grid, exchange: _Exchange) -> bool:
         """Fetch and fold what has arrived, a few at a time; say whether anything had."""
         further: dict[int, Request] = {}
-        found, ids = False, list(exchange.waiting)
+        arrived, ids = False, list(exchange.waiting)
         while ids:
             together = self._together()
             replies = list(grid.pull_messages(ids[:together]))
@@ -257,15 +175,15 @@ class BlindStrategy(Strategy):
                 if node is None:
                     _log.info("ignored a late or double reply")
                     continue
-                found = True
+                arrived = True
                 request = self._fold(node, reply, exchange)
                 if request is not None:
                     further[node] = request
         self._push(grid, further, exchange)
-        return found
+        return arrived
 
     def _together(self) -> int:
-        """How many replies to fetch in one go: memory must not grow with the number of institutions."""
+        """Count the replies to fetch in one go: memory must not grow with the number of institutions."""
         patience = self._patience
         return max(1, min(patience.pull, patience.pull_bytes // self._largest)) if self._largest else 1
 

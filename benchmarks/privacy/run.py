@@ -1,4 +1,4 @@
-"""Everything that attackers can find, rerun with one command: `python benchmarks/privacy/run.py`.
+"""Everything that attackers can find, and that checks of ciphertexts say, rerun with one command: `python benchmarks/privacy/run.py`.
 
 Each part writes its findings to `benchmarks/results/privacy/PART.json` and its pictures beside it, so that an interruption
 loses one part only; `privacy.json`, `privacy.md` and `privacy.svg` are put together from what is there. `--parts` runs some
@@ -20,22 +20,35 @@ from typing import Any
 import structlog
 import torch
 
-# Started by its path, this script would find the `benchmarks` that Opacus installs.
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where `lib` is; Python looks beside a script only
 
-from benchmarks.machine import RESULTS, machine
-from benchmarks.privacy.page import write_page
-from common.config import FederationConfig
-from common.files import write_private
-from deploy.privacy.active import attempts
-from deploy.privacy.attack import DEFAULT, Settings, attack
-from deploy.privacy.inversion import Effort
-from deploy.privacy.parts import LONG_PARTS, PARTS, detections_stage
-from deploy.privacy.results import Detection, Finding
-from deploy.privacy.subjects import SUBJECTS
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.files import write_private
+from dictpfl.deploy.attacks.active import attempts
+from dictpfl.deploy.attacks.attack import DEFAULT, Settings, attack, detections_run
+from dictpfl.deploy.attacks.ciphertexts import checked, lengthened
+from dictpfl.deploy.attacks.defaults import DEFAULT_PARTS
+from dictpfl.deploy.attacks.inversion import Effort
+from dictpfl.deploy.attacks.methods import SUBJECTS
+from dictpfl.deploy.attacks.recorded import play
+from dictpfl.deploy.attacks.registry import FederationAttack, Tools, attack_of
+from dictpfl.deploy.attacks.results import CiphertextCheck, Detection, Finding
+from lib.machine import RESULTS, machine
+from lib.privacy_page import write_page
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "privacy_digits.toml"
 FOLDER = RESULTS / "privacy"
+READABLE = tuple(name for name in DEFAULT if not SUBJECTS[name].encrypted)
+AUDITED: Mapping[str, Mapping[str, Any]] = {
+    **{subject.label: subject.settings for subject in SUBJECTS.values() if subject.encrypted},
+    "dictpfl, masks": {"defences.masks": True},
+    "dictpfl, 3 institutions": {"federation.participants": 3},
+    "dictpfl, DP of institutions": {
+        "privacy.mechanism": "institution", "privacy.noise_multiplier": 1.0, "privacy.max_update_norm": 0.1,
+        "pruning.enabled": False,
+    },
+}  # fmt: skip
+"""Settings of the runs whose ciphertexts are checked."""
 
 
 def inversion(
@@ -43,11 +56,11 @@ def inversion(
     batches: tuple[int, ...],
     changes: Mapping[str, Any],
     tag: str,
-    attacks: tuple[str, ...] = ("closed form", "iDLG"),
+    attacks: tuple[str, ...] = ("closed-form", "idlg"),
 ) -> Iterator[Finding]:
     """Inversion and labels on one model."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(methods=methods, batches=batches, parts=(), attacks=attacks, victims=8)
+        settings = Settings(methods=methods, batches=batches, parts=(), attacks=("labels", *attacks), victims=8)
         results = attack(EXPERIMENT, folder, settings, overrides=changes)
         for finding in results.findings:
             picture = f"{tag}-{finding.picture}" if finding.picture and _is_best(finding, results.findings) else ""
@@ -63,21 +76,21 @@ def _is_best(finding: Finding, among: list[Finding]) -> bool:
 
 
 MODELS: Mapping[str, Callable[[], Iterator[Finding]]] = {
-    "inversion-vit-closed": lambda: inversion(DEFAULT, (1,), {}, "closed", ("closed form",)),
-    "inversion-vit": lambda: inversion(DEFAULT, (1,), {}, "vit", ("iDLG",)),
+    "inversion-vit-closed": lambda: inversion(READABLE, (1,), {}, "closed", ("closed-form",)),
+    "inversion-vit": lambda: inversion(READABLE, (1,), {}, "vit", ("idlg",)),
     "inversion-vit-searched": lambda: inversion(
-        ("plaintext", "fedml-he-70", "fedhe-full", "dictpfl"), (1,), {}, "searched", ("cosine", "DLG")
+        ("plaintext", "fedml-he-70", "dictpfl-identity"), (1,), {}, "searched", ("cosine", "dlg")
     ),
-    "inversion-vit-others": lambda: inversion(tuple(name for name in SUBJECTS if name not in DEFAULT), (1,), {}, "others"),
+    "inversion-vit-others": lambda: inversion(tuple(n for n, s in SUBJECTS.items() if n not in DEFAULT and not s.encrypted), (1,), {}, "others"),
     "inversion-vit-batches": lambda: inversion(
-        ("plaintext", "fedml-he-90", "dictpfl-unpruned", "dictpfl-collusion"), (2, 4), {}, "vit"
+        ("plaintext", "fedml-he-90", "dictpfl-collusion"), (2, 4), {}, "vit", ("cosine",)
     ),
     "inversion-cnn": lambda: inversion(
-        ("plaintext", "fedml-he-30", "fedml-he-90", "fedhe-full", "dictpfl-identity"), (1,),
+        ("plaintext", "fedml-he-30", "fedml-he-90", "dictpfl-identity"), (1,),
         {"model.source": "cnn", "model.options": {"width": 8, "depth": 2}, "decomposition.rank": 2}, "cnn",
     ),
     "inversion-vit-pretrained": lambda: inversion(
-        ("plaintext", "fedml-he-30", "fedml-he-90", "fedhe-full", "dictpfl", "dictpfl-identity"), (1,),
+        ("plaintext", "fedml-he-30", "fedml-he-90", "dictpfl-identity"), (1,),
         {"data.public_share": 0.2, "model.pretrain.epochs": 30, "model.pretrain.classes": [0, 1, 2, 3, 4]}, "pretrained",
     ),
     "inversion-steps": lambda: inversion(
@@ -89,20 +102,38 @@ MODELS: Mapping[str, Callable[[], Iterator[Finding]]] = {
 
 def names() -> list[str]:
     """All parts, in the order in which they run."""
-    return [*MODELS, *(name for name in PARTS if name != "sums"), *LONG_PARTS, "active"]
+    return [
+        *MODELS,
+        *(name for name in DEFAULT_PARTS if name != "sums"),
+        "all-sums",
+        "worlds",
+        "times",
+        "active",
+        "ciphertexts",
+    ]
+
+
+def audited(label: str, folder: Path) -> list[CiphertextCheck]:
+    """Play a federation of several rounds, and check its ciphertexts."""
+    config = FederationConfig.load(EXPERIMENT, dict(AUDITED[label]))
+    return checked(play(lengthened(config), folder / label).folder, label)
 
 
 def findings_of(name: str) -> list[dict[str, Any]]:
-    """Run a part; its findings, or detections, as JSON values."""
+    """Run a part; its findings, detections or checks, as JSON values."""
     config = FederationConfig.load(EXPERIMENT)
     with tempfile.TemporaryDirectory() as folder:
-        found: list[Finding] | list[Detection]
-        if name == "active":
-            found = attempts(detections_stage(config, Path(folder)))
+        found: list[Finding] | list[Detection] | list[CiphertextCheck]
+        if name == "ciphertexts":
+            found = [check for label in AUDITED for check in audited(label, Path(folder))]
+        elif name == "active":
+            found = attempts(detections_run(config, Path(folder)))
         elif name in MODELS:
             found = list(MODELS[name]())
         else:
-            found = list((PARTS | LONG_PARTS)[name](config, Path(folder), Effort(), FOLDER))
+            attack_on = attack_of(name)
+            assert isinstance(attack_on, FederationAttack)
+            found = list(attack_on.run(config, Path(folder), Tools(Effort(), FOLDER)))
     return [one.model_dump(mode="json") for one in found]
 
 

@@ -1,1 +1,1 @@
-"""Who makes the key, who receives it, and the proof of both: identities, bundles, rotation, custody."""
+"""Ceremony: the key is made, handed over, and both are proven by identities, bundles, rotation and custody."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from common.errors import CeremonyError
-from common.files import sync_folder
+from dictpfl.common.errors import CeremonyError
+from dictpfl.common.files import sync_folder
 
 CHANGE = ".passphrase-change"
 """Folder of the files that are ready, below the party's; leftovers with a suffix were never finished, and mean nothing."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-from client.vault import CREDENTIAL, NEW_CREDENTIAL, require_strong, stored_passphrase
-from common.errors import CeremonyError, ConfigError, PassphraseError
-from deploy.ceremony.fingerprint import matches, spoken
-from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity
+from dictpfl.common.errors import CeremonyError, ConfigError, PassphraseError
+from dictpfl.deploy import console
+from dictpfl.deploy.ceremony.fingerprint import matches, spoken
+from dictpfl.deploy.extras import require
+from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import human_bytes
+
+if TYPE_CHECKING:
+    from dictpfl.deploy.ceremony.identity import PublicIdentity
 
 authority = typer.Typer(
     help="Make the key and the genesis; then not needed until the next epoch.", no_args_is_help=True
@@ -66,7 +70,7 @@ def authority_identity(
     name: Name, folder: AuthorityFolder = Path("authority"), passphrase_file: PassphraseFile = None
 ) -> None:
     """Make the authority's keys; its fingerprint is what institutions check bundles against."""
-    _make(folder, name, Role.AUTHORITY, passphrase_file)
+    _make(folder, name, "authority", passphrase_file)
 
 
 @institution.command("identity")
@@ -74,7 +78,18 @@ def institution_identity(
     name: Name, folder: InstitutionFolder = Path("institution"), passphrase_file: PassphraseFile = None
 ) -> None:
     """Make the institution's keys; hand out identity.pub, and read its fingerprint to the authority by phone."""
-    _make(folder, name, Role.INSTITUTION, passphrase_file)
+    _make(folder, name, "institution", passphrase_file)
+
+
+@authority.command("template")
+def authority_template(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="To write; must not exist.")] = Path("federation.toml"),
+) -> None:
+    """Write a configuration to fill in: what real institutions agree on, with masks on their uploads."""
+    from dictpfl.deploy.ceremony.template import write_template
+
+    write_template(out)
+    console.say(f"{out}: fill it in with all institutions, then `dictpfl authority genesis`")
 
 
 @authority.command()
@@ -91,32 +106,34 @@ def genesis(
     checked: Checked = False,  # noqa: FBT002
 ) -> None:
     """Fix everything, make the key, write one sealed bundle for each institution and the coordinator's half."""
-    from common.config import FederationConfig
-    from deploy.ceremony.authority import found
+    require("institution", "authority genesis")
+    use_working_directory()
+    from dictpfl.common.config import FederationConfig
+    from dictpfl.deploy.ceremony.authority import found
 
     agreed = FederationConfig.load(config)
-    for reason in agreed.insecurities:
-        Console(stderr=True).print(f"[bold red]INSECURE[/] (toy_insecure): {reason}", soft_wrap=True)
+    console.warn_insecure(agreed.insecurities)
     files = _named(institutions)
     _compare(files, checked=checked)
     issued = found(
         folder,
-        _passphrase(passphrase_file),
+        asked_passphrase(passphrase_file),
         agreed,
         files,
         out,
-        app=app or _app_here(),
-        sample_shape=_shape(sample_shape),
+        app=app or app_here(),
+        sample_shape=shape_of(sample_shape),
         outputs=outputs,
         weights=weights,
     )
-    _say_issued(issued)
+    say_issued(issued)
 
 
 @authority.command()
 def rotate(
     states: Annotated[
-        list[Path], typer.Option("--state", help="From `institution export-state`; two that agree are better than one.")
+        list[Path],
+        typer.Option("--state", help="From `institution export-state`; of two institutions, which must agree."),
     ],
     out: Out,
     add: Annotated[list[str] | None, typer.Option("--add", metavar=Named, help="An institution that comes.")] = None,
@@ -124,16 +141,21 @@ def rotate(
     rounds: Annotated[int, typer.Option(min=0, help="Update rounds in all; 0: as before.")] = 0,
     app: AppHash = None,
     abandon: Annotated[bool, typer.Option("--abandon", help="Drop epochs that were issued but never begun.")] = False,  # noqa: FBT002
+    one_state: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--one-state", help="Take one institution's word for the state, where no other can export it."),
+    ] = False,
     folder: AuthorityFolder = Path("authority"),
     passphrase_file: PassphraseFile = None,
     checked: Checked = False,  # noqa: FBT002
 ) -> None:
     """Begin an epoch under a new key, with institutions added or removed; shared state goes on."""
-    from deploy.ceremony.authority import rotate as begin
+    require("institution", "authority rotate")
+    from dictpfl.deploy.ceremony.authority import rotate as begin
 
     added = _named(add or [])
     _compare(added, checked=checked)
-    passphrase = _passphrase(passphrase_file)
+    passphrase = asked_passphrase(passphrase_file)
     issued = begin(
         folder,
         passphrase,
@@ -144,8 +166,9 @@ def rotate(
         app=app or "",
         rounds=rounds,
         abandon=abandon,
+        least=1 if one_state else 2,
     )
-    _say_issued(issued)
+    say_issued(issued)
 
 
 @institution.command("join")
@@ -154,22 +177,38 @@ def institution_join(
     authority_fingerprint: Fingerprint = None,
     folder: InstitutionFolder = Path("institution"),
     passphrase_file: PassphraseFile = None,
+    no_own_code: Annotated[bool, typer.Option("--no-own-code", help="Refuse code that is not dictpfl's.")] = False,  # noqa: FBT002
 ) -> None:
-    """Check a bundle, open it, and install its epoch."""
-    from deploy.ceremony.joining import join
+    """Check a bundle, open it, make its dictionaries again from W0, and install its epoch."""
+    require("institution", "institution join")
+    use_working_directory()
+    from dictpfl.deploy.ceremony.joining import join
 
     joined = join(
         folder,
-        _passphrase(passphrase_file),
+        asked_passphrase(passphrase_file),
         bundle,
         authority_fingerprint=authority_fingerprint,
         confirm=confirmed,
         passphrase_file=passphrase_file,
+        own_code=not no_own_code,
+        on_code=_show_code,
     )
-    _say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
-    _say(f"with        {', '.join(sorted(joined.terms.members))}")
-    _say(f"federation  {joined.federation.hex()}")
-    _say(f"app         {joined.terms.app}")
+    console.say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
+    console.say(f"with        {', '.join(sorted(joined.terms.members))}")
+    console.say(f"federation  {joined.federation.hex()}")
+    console.say(f"app         {joined.terms.app}")
+
+
+def _show_code(named: Mapping[str, str]) -> None:
+    console.say(
+        "This configuration runs code that is not dictpfl's, now and in every round, with this account's rights:"
+    )
+    for key, code in named.items():
+        console.say(f"  {key} = {code!r}")
+    console.say(
+        "Read it. `--no-own-code` refuses such a bundle; allowed_code in institution.toml names what may run here."
+    )
 
 
 @institution.command("export-state")
@@ -179,10 +218,10 @@ def institution_export_state(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Write the shared state for the authority, which needs it to begin an epoch."""
-    from deploy.ceremony.export import export_state
+    from dictpfl.deploy.ceremony.export import export_state
 
-    state = export_state(folder, _passphrase(passphrase_file), out)
-    _say(f"{out}: shared state before round {state.round}, digest {state.digest.hex()}")
+    state = export_state(folder, asked_passphrase(passphrase_file), out)
+    console.say(f"{out}: shared state before round {state.round}, digest {state.digest.hex()}")
 
 
 @authority.command("passphrase")
@@ -220,68 +259,83 @@ def audit_verify(
     ] = None,
 ) -> None:
     """Check custody logs (order, chain, signatures, and that the end is there), or evidence of a refused sum."""
-    from deploy.ceremony.custody import verify
-    from deploy.evidence import judge
+    from dictpfl.deploy.ceremony.custody import verify
+    from dictpfl.deploy.ceremony.evidence import judge
 
     if place.suffix == ".json":
         for line in judge(place, institution).lines():
-            _say(line)
+            console.say(line)
         return
     for log in verify(place, head=head, identity=identity):
         for entry in log.entries:
             facts = ", ".join(f"{name} {value}" for name, value in sorted(entry["facts"].items()))
-            _say(f"{entry['at']}  {log.party.name}: {entry['event']}  {facts}")
-        _say(f"whole: {len(log.entries)} entries of {log.party.role} {log.party.name}, {spoken(log.party.fingerprint)}")
+            console.say(f"{entry['at']}  {log.party.name}: {entry['event']}  {facts}")
+        console.say(
+            f"whole: {len(log.entries)} entries of {log.party.role} {log.party.name}, {spoken(log.party.fingerprint)}"
+        )
 
 
 @audit.command("fingerprint")
 def audit_fingerprint(file: Annotated[Path, typer.Argument(metavar="identity.pub")]) -> None:
     """Show the fingerprint of an identity, to compare by phone."""
+    from dictpfl.deploy.ceremony.identity import PublicIdentity
+
     _say_identity(PublicIdentity.load(file))
 
 
-def _make(folder: Path, name: str, role: Role, passphrase_file: Path | None) -> None:
-    from deploy.ceremony.custody import record
+def _make(folder: Path, name: str, role: Literal["authority", "institution"], passphrase_file: Path | None) -> None:
+    from dictpfl.deploy.ceremony.custody import record
+    from dictpfl.deploy.ceremony.identity import PUBLIC, Role, make_identity
 
-    identity = make_identity(folder, name, role, _passphrase(passphrase_file, new=True))
+    identity = make_identity(folder, name, Role(role), asked_passphrase(passphrase_file, new=True))
     record(folder, identity, "identity made", fingerprint=identity.public.fingerprint.hex())
-    _say(f"{folder / PUBLIC}: hand it out, and read this fingerprint out by phone")
+    console.say(f"{folder / PUBLIC}: hand it out, and read this fingerprint out by phone")
     _say_identity(identity.public)
 
 
 def _change(folder: Path, old_file: Path | None, new_file: Path | None) -> None:
-    from deploy.ceremony.passphrase import change_passphrase
+    from dictpfl.client.keys.vault import NEW_CREDENTIAL
+    from dictpfl.deploy.ceremony.passphrase import change_passphrase
 
-    old = _passphrase(old_file)
-    new = _passphrase(new_file, new=True, option="--new-passphrase-file", credential=NEW_CREDENTIAL)
+    old = asked_passphrase(old_file)
+    new = asked_passphrase(new_file, new=True, option="--new-passphrase-file", credential=NEW_CREDENTIAL)
     files = change_passphrase(folder, old, new, new_file=new_file)
-    _say(f"sealed anew: {', '.join(files)}")
-    _say(
+    console.say(f"sealed anew: {', '.join(files)}")
+    console.say(
         "backups made before still open under the old passphrase; replace them"
         + (f", and remove {old_file}" if old_file else "")
     )
 
 
-def _passphrase(
-    file: Path | None, *, new: bool = False, option: str = "--passphrase-file", credential: str = CREDENTIAL
+def asked_passphrase(
+    file: Path | None, *, new: bool = False, option: str = "--passphrase-file", credential: str | None = None
 ) -> bytes:
-    found = stored_passphrase(file, credential)
-    if found is None:
+    """Return a passphrase from its file, the systemd credential, or a prompt.
+
+    Raises:
+        PassphraseError: from nowhere, or too weak for a new one.
+    """
+    from dictpfl.client.keys.vault import CREDENTIAL, require_strong, stored_passphrase
+
+    credential = credential or CREDENTIAL
+    passphrase = stored_passphrase(file, credential)
+    if passphrase is None:
         if not _at_terminal():
             raise PassphraseError(
                 f"no passphrase: there is no terminal to ask at. Give {option}, or the systemd credential {credential}"
             )
-        found = typer.prompt(
-            "new passphrase" if new else "passphrase", hide_input=True, confirmation_prompt=new
+        passphrase = str(
+            typer.prompt("new passphrase" if new else "passphrase", hide_input=True, confirmation_prompt=new)
         ).encode()
     if new:
-        require_strong(found)
-    return found
+        require_strong(passphrase)
+    return passphrase
 
 
-def _app_here() -> str:
-    from deploy.operations.apps import build
-    from deploy.operations.pinned import sha256_of
+def app_here() -> str:
+    """SHA-256 of the app bundle of the dictpfl that is installed here, in hexadecimal."""
+    from dictpfl.deploy.app.bundle import build
+    from dictpfl.deploy.app.pinned import sha256_of
 
     return sha256_of(build())
 
@@ -291,16 +345,21 @@ def _at_terminal() -> bool:
 
 
 def _named(pairs: list[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
-        if not equals or not name or not path or name in found:
+        if not equals or not name or not path or name in files:
             raise ConfigError(f"{pair!r}: expected {Named}, each name once")
-        found[name] = Path(path)
-    return found
+        files[name] = Path(path)
+    return files
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def shape_of(text: str) -> tuple[int, ...]:
+    """Read a shape, such as 64 or 1x8x8.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         shape = tuple(int(part) for part in text.split("x"))
     except ValueError:
@@ -312,6 +371,8 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
     """Whoever swaps an identity on its way gets the key: so a person compares them."""
+    from dictpfl.deploy.ceremony.identity import PublicIdentity
+
     for path in files.values():
         identity = PublicIdentity.load(path)
         _say_identity(identity)
@@ -332,19 +393,18 @@ def confirmed(sender: PublicIdentity) -> bool:
     return matches(sender.fingerprint, said)
 
 
-def _say_issued(issued: Any) -> None:
+def say_issued(issued: Any) -> None:
+    """Print what an authority made, and for whom."""
     last = issued.table.last
-    _say(f"epoch {last.number} from round {last.first_round} on, key {last.fingerprint.hex()[:12]}")
+    console.say(f"epoch {last.number} from round {last.first_round} on, key {last.fingerprint.hex()[:12]}")
+    taught = f", of which the teacher {human_bytes(issued.teacher)}" if issued.teacher else ""
     for name in sorted(issued.members):
-        _say(f"  to {name}: {issued.bundle(name)}")
-    _say(f"  to the coordinator: {issued.coordinator}")
-    _say(f"app         {issued.app}")
-    _say(f"federation  {issued.genesis.federation.hex()}")
+        size = human_bytes(issued.bundle(name).stat().st_size)
+        console.say(f"  to {name}: {issued.bundle(name)} ({size}{taught})")
+    console.say(f"  to the coordinator: {issued.coordinator}")
+    console.say(f"app         {issued.app}")
+    console.say(f"federation  {issued.genesis.federation.hex()}")
 
 
 def _say_identity(identity: PublicIdentity) -> None:
-    _say(f"{identity.role} {identity.name}\n  {spoken(identity.fingerprint)}\n  {identity.fingerprint.hex()}")
-
-
-def _say(text: str) -> None:
-    typer.echo(text)
+    console.say(f"{identity.role} {identity.name}\n  {spoken(identity.fingerprint)}\n  {identity.fingerprint.hex()}")

@@ -16,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.errors import CustodyCutError, CustodyError, IdentityError
-from common.files import sync_folder, write_private
-from deploy.ceremony.identity import PUBLIC, PublicIdentity, Signer, canonical
-from deploy.ceremony.locking import locked
+from dictpfl.common.errors import CustodyError, IdentityError
+from dictpfl.common.files import locked, sync_folder, write_private
+from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Signer, canonical
 
 LOG, HEAD = "custody.jsonl", "custody.head"
 _ENTRY, _HEAD = b"dictpfl custody entry 1\n", b"dictpfl custody head 1\n"
@@ -78,15 +77,16 @@ class Recorder:
 
     @property
     def touched(self) -> bool:
-        """Whether the log is another than this recorder left it, or nothing was recorded by it yet."""
+        """Tells whether the log is another than this recorder left it, or nothing was recorded by it yet."""
         return not self._count or self._stamped() != self._stamp
 
     def _look(self) -> None:
         path = self._folder / LOG
         found = verify_log(path, self._party.public, head=_head_beside(path)) if path.exists() else None
         if found and len(found.entries) > 1 and not (self._folder / HEAD).exists():
-            raise CustodyCutError(
-                f"{self._folder / HEAD} is missing, so the log's end cannot be trusted; restore it from backup"
+            raise CustodyError(
+                f"{self._folder / HEAD} is missing, so the log's end cannot be trusted; restore it from backup",
+                code="custody-cut",
             )
         self._count, self._last = (len(found.entries), found.head) if found else (0, _FIRST)
 
@@ -107,7 +107,7 @@ def verify(place: Path, *, head: Path | None = None, identity: Path | None = Non
         identity: the party's `identity.pub`; the one beside the log, or the log's own first entry, by default.
 
     Raises:
-        CustodyError: altered, or signed by another party. CustodyCutError: entries are missing at the end.
+        CustodyError: altered, or signed by another party. CustodyError (custody-cut): entries are missing at the end.
     """
     logs = sorted(place.rglob(LOG)) if place.is_dir() else [place]
     if not logs:
@@ -117,7 +117,9 @@ def verify(place: Path, *, head: Path | None = None, identity: Path | None = Non
         beside = identity or (log.parent / PUBLIC if (log.parent / PUBLIC).exists() else None)
         party = PublicIdentity.load(beside) if beside else None
         if place.is_dir() and head is None and _head_beside(log) is None:
-            raise CustodyCutError(f"{log.with_name(HEAD)} is missing, so the log's end cannot be checked; restore it")
+            raise CustodyError(
+                f"{log.with_name(HEAD)} is missing, so the log's end cannot be checked; restore it", code="custody-cut"
+            )
         checked.append(verify_log(log, party, head=head or _head_beside(log)))
     return checked
 
@@ -129,7 +131,7 @@ def verify_log(path: Path, party: PublicIdentity | None, *, head: Path | None) -
     except OSError as error:
         raise CustodyError(f"cannot read {path}: {error.strerror}") from error
     if not data.endswith(b"\n"):
-        raise CustodyCutError(f"{path} ends in the middle of an entry; it was cut off")
+        raise CustodyError(f"{path} ends in the middle of an entry; it was cut off", code="custody-cut")
     entries: list[dict[str, Any]] = []
     digests = [_FIRST]
     for line in data[:-1].split(b"\n"):
@@ -187,8 +189,9 @@ def _require_head(path: Path, digests: list[str], party: PublicIdentity, log: Pa
     if not party.verify(_signature(document), _HEAD + canonical(unsigned)):
         raise CustodyError(f"{path}: the signature does not fit; the head was altered or is another party's")
     if count >= len(digests):
-        raise CustodyCutError(
-            f"{log} has {len(digests) - 1} entries, its signed head counts {count}; the end was cut off"
+        raise CustodyError(
+            f"{log} has {len(digests) - 1} entries, its signed head counts {count}; the end was cut off",
+            code="custody-cut",
         )
     if digests[count] != digest:
         raise CustodyError(f"{log}: entry {count} is not the one of the signed head; the log was written anew")
@@ -223,7 +226,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _drop_unfinished(path: Path) -> None:
-    """What a crash left of an entry that was never acknowledged; the signed head does not count it."""
+    """Drop what a crash left of an entry that was never acknowledged; the signed head does not count it."""
     if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
         os.truncate(path, data.rfind(b"\n") + 1)
         if not path.stat().st_size:

@@ -19,14 +19,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from common.errors import (
-    IdentityError,
-    NotABundleError,
-    TamperedBundleError,
-    TruncatedBundleError,
-    WrongRecipientError,
-)
-from deploy.ceremony.identity import Identity, PublicIdentity, canonical
+from dictpfl.common.documents import OTHER_RELEASE
+from dictpfl.common.errors import BundleError, IdentityError
+from dictpfl.deploy.ceremony.identity import Identity, PublicIdentity, canonical
 
 _MAGIC, _VERSION = b"DPFLSEAL", 1
 _HEAD = struct.Struct("<8sHIQ")
@@ -41,7 +36,9 @@ class Envelope:
     """A file whose form and signature were checked; nothing is opened yet, and the sender is not yet trusted.
 
     Attributes:
-        kind: what is inside. `facts`: public facts about it. `sender`: who signed.
+        kind: what is inside.
+        facts: public facts about it.
+        sender: who signed.
         recipient: fingerprint of the party that can open it, 32 bytes.
     """
 
@@ -57,15 +54,17 @@ class Envelope:
         """Check form and signature.
 
         Raises:
-            NotABundleError, TruncatedBundleError, TamperedBundleError.
+            BundleError (not-a-bundle), BundleError (truncated-bundle), BundleError (tampered-bundle).
         """
         header, sealed = _parts(data)
         if not (envelope := cls._parsed(header, sealed)).sender.verify(
             data[-_SIGNATURE:], _CONTEXT + data[:-_SIGNATURE]
         ):
-            raise TamperedBundleError("the signature does not fit: the file was altered. Ask the sender for it again")
+            raise BundleError(
+                "the signature does not fit: the file was altered. Ask the sender for it again", code="tampered-bundle"
+            )
         if envelope.kind != kind:
-            raise NotABundleError(f"expected a {kind}, found a {envelope.kind}; is it the right file?")
+            raise BundleError(f"expected a {kind}, found a {envelope.kind}; is it the right file?", code="not-a-bundle")
         return envelope
 
     @classmethod
@@ -85,64 +84,87 @@ class Envelope:
         except (ValueError, KeyError, TypeError, RecursionError, IdentityError):
             good = False
         if not good:
-            raise TamperedBundleError("the header is damaged: the file was altered. Ask the sender for it again")
+            raise BundleError(
+                "the header is damaged: the file was altered. Ask the sender for it again", code="tampered-bundle"
+            )
         return envelope
 
     def require_for(self, recipient: PublicIdentity) -> None:
         """Refuse what is for somebody else, before any passphrase is asked for.
 
         Raises:
-            WrongRecipientError: so it is.
+            BundleError (wrong-recipient): so it is.
         """
         if self.recipient != recipient.fingerprint:
-            raise WrongRecipientError(
+            raise BundleError(
                 f"sealed for another party (fingerprint {self.recipient.hex()[:12]}), this one is {recipient.name} "
-                f"({recipient.fingerprint.hex()[:12]}); ask {self.sender.name} for your own"
+                f"({recipient.fingerprint.hex()[:12]}); ask {self.sender.name} for your own",
+                code="wrong-recipient",
             )
 
-    def open(self, recipient: Identity) -> dict[str, bytes]:
-        """The files inside, by name.
+    def open(self, recipient: Identity, bound: bytes = b"") -> dict[str, bytes]:
+        """Return the files inside, by name.
+
+        Args:
+            recipient: with its private keys.
+            bound: what it was sealed under besides, as the recipient itself knows it.
 
         Raises:
-            WrongRecipientError: for somebody else. TamperedBundleError: the seal does not fit.
+            BundleError (wrong-recipient): for somebody else. BundleError (tampered-bundle): the seal does not fit.
         """
         self.require_for(recipient.public)
         try:
-            return unpack(_SUITE.decrypt(self._sealed, recipient.receiving, info=_CONTEXT + self._header))
+            return unpack(_SUITE.decrypt(self._sealed, recipient.receiving, info=_info(self._header, bound)))
         except InvalidTag:
-            raise TamperedBundleError("the seal does not fit: ask the sender for a new file") from None
+            raise BundleError("the seal does not fit: ask the sender for a new file", code="tampered-bundle") from None
 
 
 def seal(
-    kind: str, facts: Mapping[str, Any], files: Mapping[str, bytes], sender: Identity, to: PublicIdentity
+    kind: str,
+    facts: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    sender: Identity,
+    to: PublicIdentity,
+    bound: bytes = b"",
 ) -> bytes:
-    """The file for one recipient."""
+    """Return the file for one recipient, which opens it with the same `bound` only."""
     header = canonical(
         {"kind": kind, "facts": dict(facts), "sender": sender.public.facts(), "recipient": to.fingerprint.hex()}
     )
     public = X25519PublicKey.from_public_bytes(to.receiving)
     try:
-        sealed = _SUITE.encrypt(pack(files), public, info=_CONTEXT + header)
+        sealed = _SUITE.encrypt(pack(files), public, info=_info(header, bound))
     except ValueError as error:
         raise IdentityError(f"nothing can be sealed for {to.name}: its receiving key is no point of X25519") from error
     body = _HEAD.pack(_MAGIC, _VERSION, len(header), len(sealed)) + header + sealed
     return body + sender.sign(_CONTEXT + body)
 
 
+def _info(header: bytes, bound: bytes) -> bytes:
+    return _CONTEXT + header + (b"\nbound " + bound if bound else b"")
+
+
 def _parts(data: bytes) -> tuple[bytes, bytes]:
     if not data.startswith(_MAGIC[: len(data)]) or not data:
-        raise NotABundleError("the file does not begin as a bundle does; is it the right file?")
+        raise BundleError("the file does not begin as a bundle does; is it the right file?", code="not-a-bundle")
     if len(data) < _HEAD.size:
-        raise TruncatedBundleError(f"the file has {len(data)} bytes, not even a head; it was cut off. Copy it again")
+        raise BundleError(
+            f"the file has {len(data)} bytes, not even a head; it was cut off. Copy it again", code="truncated-bundle"
+        )
     _, version, header_length, sealed_length = _HEAD.unpack_from(data)
     if version != _VERSION:
-        raise NotABundleError(f"a file of version {version}, expected {_VERSION}; both sides need the same release")
+        raise BundleError(
+            f"the file is of version {version}, this release reads {_VERSION}: {OTHER_RELEASE}", code="not-a-bundle"
+        )
     expected = _HEAD.size + header_length + sealed_length + _SIGNATURE
     if len(data) < expected:
-        raise TruncatedBundleError(f"the file has {len(data)} of {expected} bytes; it was cut off. Copy it again")
+        raise BundleError(
+            f"the file has {len(data)} of {expected} bytes; it was cut off. Copy it again", code="truncated-bundle"
+        )
     if len(data) > expected or header_length > _LARGEST_HEADER:
-        raise TamperedBundleError(
-            f"the file has {len(data)} bytes, its head says {expected}; ask the sender for it again"
+        raise BundleError(
+            f"the file has {len(data)} bytes, its head says {expected}; ask the sender for it again",
+            code="tampered-bundle",
         )
     middle = _HEAD.size + header_length
     return data[_HEAD.size : middle], data[middle : middle + sealed_length]
@@ -156,10 +178,10 @@ def pack(files: Mapping[str, bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, bytes]:
-    """Inverse of `pack`.
+    """Read what `pack` made.
 
     Raises:
-        TamperedBundleError: anything else.
+        BundleError (tampered-bundle): anything else.
     """
     try:
         start = 4 + int.from_bytes(data[:4], "little")
@@ -171,5 +193,5 @@ def unpack(data: bytes) -> dict[str, bytes]:
     except (ValueError, TypeError, RecursionError):
         good = False
     if not good:
-        raise TamperedBundleError("the files inside are damaged; ask the sender for a new file")
+        raise BundleError("the files inside are damaged; ask the sender for a new file", code="tampered-bundle")
     return files

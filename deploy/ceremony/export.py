@@ -6,18 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.epochs import START, Keyring
-from client.memory import Memory
-from client.site import SiteSettings
-from client.snapshot import of_bytes, to_bytes
-from common.errors import CeremonyError, ConfigError, RotationError, UnknownSenderError, WrongBundleError
-from common.files import write_private
-from common.genesis import Genesis
-from common.state import SharedState
-from deploy.ceremony import custody
-from deploy.ceremony.envelope import Envelope, seal
-from deploy.ceremony.identity import Identity, PublicIdentity, open_identity
-from deploy.ceremony.pinning import pinned
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.keys.epochs import START, Keyring
+from dictpfl.client.memory.record import Memory
+from dictpfl.common.errors import BundleError, CeremonyError, ConfigError
+from dictpfl.common.files import write_private
+from dictpfl.common.genesis import Genesis
+from dictpfl.common.law.state import SharedState
+from dictpfl.common.law.stored import of_bytes, to_bytes
+from dictpfl.deploy.ceremony import custody
+from dictpfl.deploy.ceremony.envelope import Envelope, seal
+from dictpfl.deploy.ceremony.identity import Identity, PublicIdentity, open_identity
+from dictpfl.deploy.ceremony.pinning import pinned
 
 KIND = "state"
 
@@ -43,15 +43,16 @@ def export_state(folder: Path, passphrase: bytes, out: Path, *, replace: bool = 
         raise CeremonyError(f"{folder} knows no authority yet; `dictpfl institution join` comes first")
     if out.exists() and not replace:
         raise CeremonyError(f"{out} exists and is not overwritten; name another file")
-    keys = Keyring(folder, SiteSettings.load(folder), passphrase)
+    keys = Keyring(folder, InstitutionSettings.load(folder), passphrase)
     memory = Memory(folder / "memory", keys.genesis.federation)
     with memory.locked():
         record = memory.recall()
     state, epoch = record.shared if record else keys.start(), keys.table.last
     if state.round < epoch.first_round:
-        raise RotationError(
+        raise CeremonyError(
             f"this institution is at round {state.round}, epoch {epoch.number} began at {epoch.first_round}; let it catch up, "
-            "or have another one export"
+            "or have another one export",
+            code="rotation",
         )
     data = _sealed(keys.genesis, state, epoch.number, institution, authority)
     custody.record(
@@ -80,34 +81,46 @@ def read_export(path: Path, authority: Identity, members: Collection[bytes], gen
     except OSError as error:
         raise CeremonyError(f"cannot read {path}: {error.strerror}") from error
     if envelope.sender.fingerprint not in members:
-        raise UnknownSenderError(
-            f"{path} is signed by {envelope.sender.name} ({envelope.sender.fingerprint.hex()[:12]}), who is no member"
+        raise BundleError(
+            f"{path} is signed by {envelope.sender.name} ({envelope.sender.fingerprint.hex()[:12]}), who is no member",
+            code="unknown-sender",
         )
     files, facts = envelope.open(authority), envelope.facts
     try:
-        state = of_bytes(files[START], genesis.federation, genesis.layout)
+        state = of_bytes(files[START], genesis.federation, genesis.layout, genesis.tallies)
         epoch = int(facts["epoch"])
         good = (
             set(files) == {START} and facts["round"] == state.round and facts["federation"] == genesis.federation.hex()
         )
     except (ConfigError, KeyError, ValueError, TypeError) as error:
-        raise WrongBundleError(f"{path} holds no state of this federation: {error}") from error
+        raise BundleError(f"{path} holds no state of this federation: {error}", code="wrong-bundle") from error
     if not good:
-        raise WrongBundleError(f"{path} says one thing outside and holds another; have it exported again")
+        raise BundleError(
+            f"{path} says one thing outside and holds another; have it exported again", code="wrong-bundle"
+        )
     return Exported(state, epoch, envelope.sender)
 
 
-def agreed_state(exports: Sequence[Exported]) -> tuple[SharedState, int]:
-    """The one state, and the epoch that it was exported in.
+def agreed_state(exports: Sequence[Exported], least: int = 1) -> tuple[SharedState, int]:
+    """Return the one state, and the epoch that it was exported in; `least`: institutions that must stand for it.
 
     Raises:
-        RotationError: none, or they differ.
+        CeremonyError (rotation): none, of too few, or they differ.
     """
     if not exports:
-        raise RotationError("no exported state; `dictpfl institution export-state` makes one, two are better")
+        raise CeremonyError(
+            "no exported state; `dictpfl institution export-state` makes one, two are better", code="rotation"
+        )
+    if len(senders := sorted({e.sender.name for e in exports})) < least:
+        raise CeremonyError(
+            f"the state is that of {', '.join(senders)} alone, and all would go on from it: give another --state, from another "
+            "institution; or, where no other can export one, --one-state, and compare its digest (`dictpfl status`) by phone",
+            code="rotation",
+        )
     if len({(e.state.digest, e.state.round, e.epoch) for e in exports}) > 1:
         found = ", ".join(f"{e.sender.name}: round {e.state.round} of epoch {e.epoch}" for e in exports)
-        raise RotationError(
-            f"the exported states differ ({found}); at the same round, one of them has drifted or lies. Export them again"
+        raise CeremonyError(
+            f"the exported states differ ({found}); at the same round, one of them has drifted or lies. Export them again",
+            code="rotation",
         )
     return exports[0].state, exports[0].epoch

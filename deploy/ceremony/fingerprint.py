@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from common.errors import IdentityError
+from dictpfl.common.errors import IdentityError
 
 _CONSONANTS, _VOWELS = "bdfghjklmnprstvz", "aiou"
 _SPOKEN_BYTES = 16
@@ -26,7 +26,7 @@ def _word(pair: int) -> str:
 
 
 def matches(fingerprint: bytes, said: str) -> bool:
-    """Whether what somebody read out is this fingerprint: all eight words, or all hexadecimal digits.
+    """Tell whether what somebody read out is this fingerprint: all eight words, or all hexadecimal digits.
 
     Raises:
         IdentityError: neither the one nor the other; a part of a fingerprint proves nothing.

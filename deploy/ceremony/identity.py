@@ -28,15 +28,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from client.vault import read_sealed, seal_at_rest
-from common.errors import IdentityError
-from common.files import read_private, write_private
-from deploy.ceremony.changing import finish_change
-from deploy.ceremony.nodes import NODE, NODE_PUBLIC, make_node_key
+from dictpfl.client.keys.vault import read_sealed, seal_at_rest
+from dictpfl.common.documents import require_format
+from dictpfl.common.errors import IdentityError
+from dictpfl.common.files import read_private, write_private
+from dictpfl.deploy.ceremony.changing import finish_change
+from dictpfl.deploy.ceremony.nodes import NODE, NODE_PUBLIC, make_node_key
 
 PRIVATE, PUBLIC, CUSTODY_KEY = "identity.key", "identity.pub", "custody.key"
 SEALED_FOR = "identity"
-"""What `identity.key` is sealed for."""
+"""Purpose that `identity.key` is sealed for."""
 _FORMAT = "dictpfl-identity-1"
 _CONTEXT = b"dictpfl identity 1\n"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -44,7 +45,7 @@ _LARGEST = 1 << 14
 
 
 class Role(StrEnum):
-    """What a party is in the ceremony."""
+    """Role of a party in the ceremony."""
 
     AUTHORITY = "authority"
     INSTITUTION = "institution"
@@ -53,9 +54,14 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class PublicIdentity:
-    """What everybody may know of a party.
+    """Identity of a party, as everybody may know it.
 
-    `node`: Flower's public node key in OpenSSH form, of an institution only. `receiving`: empty for a coordinator.
+    Attributes:
+        role: in the ceremony.
+        name: a file name, too.
+        receiving: X25519 public key, 32 bytes; empty for a coordinator.
+        signing: Ed25519 public key, 32 bytes.
+        node: Flower's public node key in OpenSSH form, of an institution only.
     """
 
     role: Role
@@ -85,7 +91,7 @@ class PublicIdentity:
             ) from error
 
     def facts(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the fields as JSON values."""
         return {
             "format": _FORMAT,
             "role": str(self.role),
@@ -101,7 +107,7 @@ class PublicIdentity:
         return hashlib.sha256(_CONTEXT + canonical(self.facts())).digest()
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        """Whether this party signed the message."""
+        """Tell whether this party signed the message."""
         try:
             Ed25519PublicKey.from_public_bytes(self.signing).verify(signature, message)
         except InvalidSignature:
@@ -110,12 +116,13 @@ class PublicIdentity:
 
     @classmethod
     def of(cls, facts: Any, origin: str) -> Self:
-        """Inverse of `facts`.
+        """Read what `facts` made.
 
         Raises:
             IdentityError: damaged, or of another release.
         """
         try:
+            require_format(facts["format"], _FORMAT, origin, IdentityError)
             identity = cls(
                 Role(facts["role"]),
                 str(facts["name"]),
@@ -186,7 +193,7 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
         IdentityError: one is there already. KeyFileError: others may enter the folder.
         PassphraseError: too weak.
     """
-    from common.keys import owner_only  # which loads SEAL: not for every start of the command line
+    from dictpfl.common.files import owner_only  # which loads SEAL: not for every start of the command line
 
     require_name(name)
     owner_only(folder)
@@ -210,7 +217,7 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
 
 
 def public_of(folder: Path) -> PublicIdentity:
-    """The public half of the party whose folder it is; no passphrase is needed.
+    """Return the public half of the party whose folder it is; no passphrase is needed.
 
     Raises:
         IdentityError: there is none.
@@ -221,13 +228,13 @@ def public_of(folder: Path) -> PublicIdentity:
 
 
 def open_identity(folder: Path, passphrase: bytes) -> Identity:
-    """The party with its private keys.
+    """Return the party with its private keys.
 
     Raises:
         IdentityError: none, or its halves do not belong together. PassphraseError: wrong.
         KeyFileError: others may read it.
     """
-    from common.keys import owner_only
+    from dictpfl.common.files import owner_only
 
     public = public_of(folder)
     owner_only(folder)
@@ -244,13 +251,13 @@ def open_identity(folder: Path, passphrase: bytes) -> Identity:
 
 
 def coordinator_signer(folder: Path) -> Signer:
-    """The coordinator's signing key, made in its folder if missing: nothing is ever sealed for it.
+    """Return the coordinator's signing key, made in its folder if missing: nothing is ever sealed for it.
 
     Raises:
         IdentityError: its halves do not belong together, or the folder is another party's.
         KeyFileError: others may read it.
     """
-    from common.keys import owner_only
+    from dictpfl.common.files import owner_only
 
     owner_only(folder)
     if not (folder / CUSTODY_KEY).exists():

@@ -5,24 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from common.errors import (
-    CeremonyError,
-    IdentityError,
-    OldEpochError,
-    SameEpochError,
-    TamperedBundleError,
-    WrongBundleError,
-)
-from common.files import write_private
-from common.keys import owner_only
-from deploy.ceremony import custody
-from deploy.ceremony.identity import PRIVATE, Signer, coordinator_signer
-from deploy.ceremony.locking import locked
-from deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
-from deploy.ceremony.terms import TERMS, Terms, in_force, read_terms
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
-from server.journal import Journal
+from dictpfl.common.errors import BundleError, CeremonyError, IdentityError
+from dictpfl.common.files import locked, owner_only, write_private
+from dictpfl.deploy.ceremony import custody
+from dictpfl.deploy.ceremony.identity import PRIVATE, Signer, coordinator_signer
+from dictpfl.deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
+from dictpfl.deploy.ceremony.terms import TERMS, Terms, in_force, read_terms
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL
+from dictpfl.server.journal import Journal
 
 NODES = "nodes"
 
@@ -37,7 +28,8 @@ def install(
     """Check the coordinator's half of an epoch and install it: agreement, terms, and the nodes that may take part.
 
     Args:
-        folder: the coordinator's, made if missing. `half`: the folder `coordinator` of what the authority made.
+        folder: the coordinator's, made if missing.
+        half: the folder `coordinator` of what the authority made.
         authority_fingerprint: as read out by the authority; needed once, or `confirm` is asked.
 
     Raises:
@@ -59,16 +51,17 @@ def install(
 
 
 def require_consistent(folder: Path, agreement: Agreement) -> Terms | None:
-    """The coordinator's terms, if it has met an authority; its agreement must be that epoch's.
+    """Return the coordinator's terms, if it has met an authority; its agreement must be that epoch's.
 
     Raises:
-        WrongBundleError: it is another one's. BundleError: the terms were altered.
+        BundleError (wrong-bundle): it is another one's. BundleError: the terms were altered.
     """
     terms = in_force(folder, folder)
     if terms is not None and _facts(agreement) != (terms.federation, terms.key, terms.epoch, terms.first_round):
-        raise WrongBundleError(
+        raise BundleError(
             f"{folder / AGREEMENT} is not of epoch {terms.epoch}, whose terms are installed; `dictpfl coordinator install` "
-            "puts both in place"
+            "puts both in place",
+            code="wrong-bundle",
         )
     return terms
 
@@ -83,11 +76,14 @@ def _document(half: Path, terms: Terms) -> bytes:
     except OSError as error:
         raise CeremonyError(f"cannot read {half / AGREEMENT}: {error.strerror}; ask the authority for it") from error
     if hashlib.sha256(document).digest() != terms.half:
-        raise TamperedBundleError(
-            f"{half / AGREEMENT} is not the one that {terms.authority.name} signed: it was altered. Ask for it again"
+        raise BundleError(
+            f"{half / AGREEMENT} is not the one that {terms.authority.name} signed: it was altered. Ask for it again",
+            code="tampered-bundle",
         )
     if _facts(Agreement.load(half / AGREEMENT)) != (terms.federation, terms.key, terms.epoch, terms.first_round):
-        raise WrongBundleError(f"{half / AGREEMENT} and {half / TERMS} are of different epochs; ask the authority")
+        raise BundleError(
+            f"{half / AGREEMENT} and {half / TERMS} are of different epochs; ask the authority", code="wrong-bundle"
+        )
     return document
 
 
@@ -95,14 +91,17 @@ def _require_next(folder: Path, before: Terms | None, terms: Terms) -> None:
     if before is None:
         return
     if before.federation != terms.federation:
-        raise WrongBundleError(
+        raise BundleError(
             f"this is a half of federation {terms.federation.hex()[:12]}, {folder} is in {before.federation.hex()[:12]}; use "
-            "another folder for another federation"
+            "another folder for another federation",
+            code="wrong-bundle",
         )
     if before.epoch == terms.epoch:
-        raise SameEpochError(f"epoch {terms.epoch} is installed in {folder}; a second half for it is refused")
+        raise BundleError(
+            f"epoch {terms.epoch} is installed in {folder}; a second half for it is refused", code="same-epoch"
+        )
     if before.epoch > terms.epoch:
-        raise OldEpochError(f"a half of epoch {terms.epoch}, but {folder} is in epoch {before.epoch}")
+        raise BundleError(f"a half of epoch {terms.epoch}, but {folder} is in epoch {before.epoch}", code="old-epoch")
 
 
 def _install(folder: Path, signer: Signer, terms: Terms, document: bytes, before: Terms | None) -> None:

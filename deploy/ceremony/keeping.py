@@ -1,4 +1,4 @@
-"""What an authority keeps between epochs, sealed at rest: everything but the key."""
+"""Records that an authority keeps between epochs, sealed at rest: everything but the key."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.epochs import EpochTable
-from client.site import GENESIS_WEIGHTS
-from client.vault import read_sealed, seal_at_rest
-from common.errors import ConfigError, KeyFileError
-from common.files import write_private
-from common.genesis import Genesis
-from deploy.ceremony.envelope import pack, unpack
-from deploy.ceremony.identity import PublicIdentity, canonical
+from dictpfl.client.folder import GENESIS_WEIGHTS, TEACHER
+from dictpfl.client.keys.epochs import EpochTable
+from dictpfl.client.keys.vault import read_sealed, seal_at_rest
+from dictpfl.common.errors import ConfigError, KeyFileError
+from dictpfl.common.files import write_private
+from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony.envelope import pack, unpack
+from dictpfl.deploy.ceremony.identity import PublicIdentity, canonical
 
 FEDERATION, SEALED_FOR = "federation.sealed", "federation of an authority"
 _TABLE, _MEMBERS = "epochs.json", "members.json"
+STUDIES = "studies"
+"""Folder in a party's folder with one for each study on its network."""
 Members = Mapping[str, PublicIdentity]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What the authority keeps."""
+    """Records of the authority."""
 
     genesis: Genesis
     weights: bytes
@@ -35,6 +37,13 @@ class Kept:
     """SHA-256 of the app bundle of the last epoch, in hexadecimal."""
     rounds: int
     """Update rounds wanted in all; more than genesis says once a rotation asked for more."""
+    teacher: bytes = b""
+    """Weights of the teacher, safetensors; empty: there is none."""
+
+
+def study_folders(folder: Path) -> list[Path]:
+    """List the folders of a party's studies."""
+    return sorted(path for path in (folder / STUDIES).glob("*") if path.is_dir())
 
 
 def keep(home: Path, passphrase: bytes, federation: Kept) -> None:
@@ -48,11 +57,13 @@ def keep(home: Path, passphrase: bytes, federation: Kept) -> None:
             {"last": federation.last, "app": federation.app, "rounds": federation.rounds, "members": members}
         ),
     }
+    if federation.teacher:
+        files[TEACHER] = federation.teacher
     write_private(home / FEDERATION, seal_at_rest(pack(files), passphrase, SEALED_FOR))
 
 
 def kept(home: Path, passphrase: bytes) -> Kept:
-    """What the authority kept.
+    """Read what the authority kept.
 
     Raises:
         ConfigError: nothing. KeyFileError: damaged, or readable by others. PassphraseError: wrong.
@@ -66,6 +77,8 @@ def kept(home: Path, passphrase: bytes) -> Kept:
         members = {name: PublicIdentity.of(facts, str(path)) for name, facts in document["members"].items()}
         table = EpochTable.of_bytes(files[_TABLE])
         genesis, last, rounds = Genesis.of_files(files, path), int(document["last"]), int(document["rounds"])
-        return Kept(genesis, files[GENESIS_WEIGHTS], table, members, last, str(document["app"]), rounds)
+        return Kept(
+            genesis, files[GENESIS_WEIGHTS], table, members, last, str(document["app"]), rounds, files.get(TEACHER, b"")
+        )
     except (KeyError, ValueError, TypeError) as error:
         raise KeyFileError(f"{path} is damaged ({type(error).__name__}); restore it from backup") from error

@@ -1,17 +1,17 @@
-"""Who takes part: identities as given, and who comes and goes at a rotation."""
+"""Members: identities as given, and who comes and goes at a rotation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.errors import IdentityError, RotationError
-from deploy.ceremony.identity import PublicIdentity, Role
-from deploy.ceremony.keeping import Kept, Members
+from dictpfl.common.errors import CeremonyError, IdentityError
+from dictpfl.deploy.ceremony.identity import PublicIdentity, Role
+from dictpfl.deploy.ceremony.keeping import Kept, Members
 
 
 def identities(files: Mapping[str, Path]) -> dict[str, PublicIdentity]:
-    """The institutions whose `identity.pub` are given by name.
+    """Return the institutions whose `identity.pub` are given by name.
 
     Raises:
         IdentityError: damaged, of another name or role, or two with the same key.
@@ -33,27 +33,33 @@ def _require_distinct(members: Members) -> None:
 
 
 def changed(federation: Kept, added: Members, removed: Sequence[str]) -> Members:
-    """Who takes part after some came and some left.
+    """Return the members after some came and some left.
 
     Raises:
-        RotationError: more than sums can hold, fewer than they must, or nobody of that name. IdentityError: as above.
+        CeremonyError (rotation): more than sums can hold, fewer than they must, or nobody of that name. IdentityError: as above.
     """
     members = dict(federation.members)
     for name in removed:
         if members.pop(name, None) is None:
-            raise RotationError(
-                f"{name!r} is no member and cannot be removed; members are {sorted(federation.members)}"
+            raise CeremonyError(
+                f"{name!r} is no member and cannot be removed; members are {sorted(federation.members)}",
+                code="rotation",
             )
     if known := sorted(set(added) & set(members)):
-        raise RotationError(f"{known} are members already; remove them in the same command to replace their identities")
+        raise CeremonyError(
+            f"{known} are members already; remove them in the same command to replace their identities", code="rotation"
+        )
     members |= added
     _require_distinct(members)
     least, capacity = federation.genesis.config.federation.min_participants, federation.genesis.parameters.capacity
-    if len(members) > capacity:
-        raise RotationError(
+    if len(members) > capacity and not federation.genesis.config.federation.sample:
+        raise CeremonyError(
             f"{len(members)} institutions, but digits were sized for sums of {capacity} at genesis "
-            "(federation.max_participants): more would overflow them. Found a new federation from this model instead"
+            "(federation.max_participants): more would overflow them. Found a new federation from this model instead",
+            code="rotation",
         )
     if len(members) < least:
-        raise RotationError(f"{len(members)} institutions, at least {least} (min_participants) must be in a sum")
+        raise CeremonyError(
+            f"{len(members)} institutions, at least {least} (min_participants) must be in a sum", code="rotation"
+        )
     return members

@@ -14,20 +14,20 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from common.errors import KeyFileError
-from common.files import read_private, write_private
+from dictpfl.common.errors import KeyFileError
+from dictpfl.common.files import read_private, write_private
 
 NODE, NODE_PUBLIC = "node.key", "node.pub"
 
 
 def make_node_key() -> tuple[bytes, str]:
-    """A new pair (P-384): the private half as Flower reads it (OpenSSH, in clear: it reads no other), the public one."""
+    """Make a pair (P-384): the private half in OpenSSH's form and in clear, as Flower reads it; and the public one."""
     key = ec.generate_private_key(ec.SECP384R1())
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), _public(key)
 
 
 def node_key(folder: Path) -> Path:
-    """The public half of the node's key in a folder, written anew if missing; the pair is made if there is none.
+    """Return the public half of the node's key in a folder, written anew if missing; the pair is made if there is none.
 
     Raises:
         KeyFileError: damaged, or others may read the private half.

@@ -11,18 +11,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from client.epochs import KEY_PURPOSE, epoch_folder, installed
-from client.pairs import PEER_PURPOSE
-from client.site import SEALED_KEY, SEALED_PEER_KEY, SITE, SiteSettings
-from client.vault import open_at_rest, require_strong, seal_at_rest
-from common.errors import CeremonyError, PassphraseError
-from common.files import read_private, sync_folder, write_private
-from deploy.ceremony import custody
-from deploy.ceremony.changing import CHANGE, finish_change
-from deploy.ceremony.identity import PRIVATE, SEALED_FOR, open_identity
-from deploy.ceremony.keeping import FEDERATION
-from deploy.ceremony.keeping import SEALED_FOR as FEDERATION_SEALED_FOR
-from deploy.ceremony.locking import locked
+from dictpfl.client.defences.pairs import PEER_PURPOSE
+from dictpfl.client.folder import SEALED_KEY, SEALED_PEER_KEY, SETTINGS, InstitutionSettings
+from dictpfl.client.keys.epochs import KEY_PURPOSE, epoch_folder, installed
+from dictpfl.client.keys.vault import open_at_rest, require_strong, seal_at_rest
+from dictpfl.common.errors import CeremonyError, PassphraseError
+from dictpfl.common.files import locked, read_private, sync_folder, write_private
+from dictpfl.deploy.ceremony import custody
+from dictpfl.deploy.ceremony.changing import CHANGE, finish_change
+from dictpfl.deploy.ceremony.identity import PRIVATE, SEALED_FOR, open_identity
+from dictpfl.deploy.ceremony.keeping import FEDERATION, study_folders
+from dictpfl.deploy.ceremony.keeping import SEALED_FOR as FEDERATION_SEALED_FOR
 
 
 def change_passphrase(folder: Path, old: bytes, new: bytes, *, new_file: Path | None = None) -> list[str]:
@@ -30,7 +29,7 @@ def change_passphrase(folder: Path, old: bytes, new: bytes, *, new_file: Path | 
 
     Args:
         folder: of an institution or an authority, not being used meanwhile by a process that seals.
-        new_file: where the new one lies; `site.toml` names it from now on, if it named a file before.
+        new_file: where the new one lies; `institution.toml` names it from now on, if it named a file before.
 
     Raises:
         PassphraseError: the old one is wrong, the new one too short or the same, or the process that trains would not
@@ -42,24 +41,25 @@ def change_passphrase(folder: Path, old: bytes, new: bytes, *, new_file: Path | 
     with locked(folder, "join"):
         identity = open_identity(folder, old)
         sealed = {name: _sealed_anew(folder / name, old, new, purpose) for name, purpose in _sealed(folder).items()}
-        site = _site(folder, new_file)
+        institution = _institution(folder, new_file)
         # Said first: an entry without a change is a question, a change without an entry would be a lie.
         custody.record(folder, identity, "passphrase changed", files=sorted(sealed))
-        _commit(folder, sealed | site)
+        _commit(folder, sealed | institution)
         finish_change(folder)
     return sorted(sealed)
 
 
 def _sealed(folder: Path) -> dict[str, str]:
-    """What lies sealed in a party's folder, with what it is sealed for."""
+    """List what lies sealed in a party's folder, with what it is sealed for."""
     found = {PRIVATE: SEALED_FOR}
-    if (folder / FEDERATION).exists():
-        found[FEDERATION] = FEDERATION_SEALED_FOR
-    for number in installed(folder):
-        for name, purpose in ((SEALED_KEY, KEY_PURPOSE), (SEALED_PEER_KEY, PEER_PURPOSE)):
-            path = epoch_folder(folder, number) / name
-            if path.exists():
-                found[str(path.relative_to(folder))] = purpose
+    for home in (folder, *study_folders(folder)):
+        if (home / FEDERATION).exists():
+            found[str((home / FEDERATION).relative_to(folder))] = FEDERATION_SEALED_FOR
+        for number in installed(home):
+            for name, purpose in ((SEALED_KEY, KEY_PURPOSE), (SEALED_PEER_KEY, PEER_PURPOSE)):
+                path = epoch_folder(home, number) / name
+                if path.exists():
+                    found[str(path.relative_to(folder))] = purpose
     return found
 
 
@@ -67,24 +67,24 @@ def _sealed_anew(path: Path, old: bytes, new: bytes, purpose: str) -> bytes:
     return seal_at_rest(open_at_rest(read_private(path), old, purpose, path), new, purpose)
 
 
-def _site(folder: Path, new_file: Path | None) -> dict[str, bytes]:
-    """`site.toml`, if it names a passphrase file: it must go on naming the one that opens the key."""
-    if not (folder / SITE).exists():
-        return {}
-    settings = SiteSettings.load(folder)
-    if not settings.passphrase_file:
-        return {}
-    if new_file is None:
-        raise PassphraseError(
-            f"{folder / SITE} names {settings.passphrase_file} for the process that trains, which would go on reading the old "
-            "passphrase; give the new one by --new-passphrase-file"
-        )
-    named = settings.model_copy(update={"passphrase_file": relative(new_file, folder)})
-    return {SITE: named.to_bytes()}
+def _institution(folder: Path, new_file: Path | None) -> dict[str, bytes]:
+    """Each `institution.toml` that names a passphrase file: it must go on naming the one that opens the key."""
+    written = {}
+    for home in (folder, *study_folders(folder)):
+        if not (home / SETTINGS).exists() or not (settings := InstitutionSettings.load(home)).passphrase_file:
+            continue
+        if new_file is None:
+            raise PassphraseError(
+                f"{home / SETTINGS} names {settings.passphrase_file} for the process that trains, which would go on reading the old "
+                "passphrase; give the new one by --new-passphrase-file"
+            )
+        named = settings.model_copy(update={"passphrase_file": relative(new_file, home)})
+        written[str((home / SETTINGS).relative_to(folder))] = named.to_bytes()
+    return written
 
 
 def relative(file: Path, folder: Path) -> str:
-    """A file as `site.toml` names it: relative to the institution's folder."""
+    """Return a file as `institution.toml` names it: relative to the institution's folder."""
     return os.path.relpath(file.resolve(), folder.resolve())
 
 

@@ -1,4 +1,4 @@
-"""Whom an institution trusts as its authority: decided by people once, then held to."""
+"""Trust in an authority: people decide once whom an institution takes for it, and it holds to that."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import IdentityError, UnknownSenderError
-from common.files import write_private
-from deploy.ceremony.fingerprint import matches, spoken
-from deploy.ceremony.identity import PublicIdentity, Role
+from dictpfl.common.errors import BundleError, IdentityError
+from dictpfl.common.files import write_private
+from dictpfl.deploy.ceremony.fingerprint import matches, spoken
+from dictpfl.deploy.ceremony.identity import PublicIdentity, Role
 
 PINNED = "authority.json"
 Confirm = Callable[[PublicIdentity], bool]
@@ -17,7 +17,7 @@ Confirm = Callable[[PublicIdentity], bool]
 
 
 def pinned(folder: Path) -> PublicIdentity | None:
-    """The authority that was confirmed earlier, or None.
+    """Return the authority that was confirmed earlier, or None.
 
     Raises:
         IdentityError: the file is damaged.
@@ -44,24 +44,29 @@ def require_trusted(folder: Path, sender: PublicIdentity, said: str | None, conf
         confirm: asked if nothing is pinned and nothing was said.
 
     Raises:
-        UnknownSenderError: it is not the authority, or nobody confirmed it.
+        BundleError (unknown-sender): it is not the authority, or nobody confirmed it.
         IdentityError: `said` is no whole fingerprint.
     """
     if sender.role is not Role.AUTHORITY:
-        raise UnknownSenderError(f"signed by the {sender.role} {sender.name}; only an authority makes bundles")
+        raise BundleError(
+            f"signed by the {sender.role} {sender.name}; only an authority makes bundles", code="unknown-sender"
+        )
     if said is not None and not matches(sender.fingerprint, said):
-        raise UnknownSenderError(
+        raise BundleError(
             f"signed by {sender.name}, {spoken(sender.fingerprint)}, not by the authority whose fingerprint was given. Do not "
-            "use this file; ask the authority by phone"
+            "use this file; ask the authority by phone",
+            code="unknown-sender",
         )
     known = pinned(folder)
     if known is not None and known.fingerprint != sender.fingerprint:
-        raise UnknownSenderError(
+        raise BundleError(
             f"signed by {sender.name}, {spoken(sender.fingerprint)}; the authority of {folder} is {known.name}, "
-            f"{spoken(known.fingerprint)}. Do not use this file; ask the authority by phone"
+            f"{spoken(known.fingerprint)}. Do not use this file; ask the authority by phone",
+            code="unknown-sender",
         )
     if known is None and said is None and not confirm(sender):
-        raise UnknownSenderError(
+        raise BundleError(
             f"nobody confirmed that {spoken(sender.fingerprint)} is the authority; call it, and give what it reads out by "
-            "--authority-fingerprint"
+            "--authority-fingerprint",
+            code="unknown-sender",
         )

@@ -6,17 +6,18 @@ of these (docs/decisions/0003, 0015), so that all three can change from one epoc
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from common.errors import CeremonyError, ConfigError, IdentityError, TamperedBundleError, UnknownSenderError
-from deploy.ceremony.fingerprint import spoken
-from deploy.ceremony.identity import PublicIdentity, Signer, canonical, require_name
-from deploy.ceremony.pinning import pinned
+from dictpfl.common.documents import parse_document
+from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, IdentityError
+from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.deploy.ceremony.identity import PublicIdentity, Signer, canonical, require_name
+from dictpfl.deploy.ceremony.pinning import pinned
 
 TERMS = "terms.json"
 _FORMAT = "dictpfl-terms-1"
@@ -34,14 +35,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an epoch binds all parties to.
+    """Terms that an epoch binds all parties to.
 
     Attributes:
-        federation: its id. `epoch`: from 1 on. `first_round`: the first one under its key.
+        federation: its id.
+        epoch: from 1 on.
+        first_round: the first one under its key.
         key: the key's fingerprint, 32 bytes.
         app: SHA-256 of the app bundle, in hexadecimal: the only one that any party runs.
         half: SHA-256 of the coordinator's half as it was handed out, 32 bytes.
-        members: by name. `authority`: who signs. `signature`: Ed25519, 64 bytes; empty until then.
+        members: by name.
+        authority: who signs.
+        signature: Ed25519, 64 bytes; empty until then.
     """
 
     federation: bytes
@@ -65,11 +70,11 @@ class Terms:
         require_hash(self.app)
 
     def signed(self, authority: Signer) -> Self:
-        """These terms, signed."""
+        """Return these terms, signed."""
         return replace(self, signature=authority.sign(_CONTEXT + canonical(self._document())))
 
     def to_bytes(self) -> bytes:
-        """The signed page, as JSON with one form only."""
+        """Return the signed page, as JSON with one form only."""
         return canonical({**self._document(), "signature": self.signature.hex()}) + b"\n"
 
     def _document(self) -> dict[str, Any]:
@@ -87,13 +92,13 @@ class Terms:
 
     @classmethod
     def of_bytes(cls, data: bytes, origin: str) -> Self:
-        """Inverse of `to_bytes`; whether the authority that it names is the right one is for the caller to say.
+        """Read what `to_bytes` made; whether the authority that it names is the right one is for the caller to say.
 
         Raises:
-            TamperedBundleError: altered, or of another release.
+            BundleError (tampered-bundle): altered, or of another release.
         """
         try:
-            document = json.loads(data)
+            document = parse_document(data, _FORMAT, origin, partial(BundleError, code="tampered-bundle"))
             signature = bytes.fromhex(document.pop("signature"))
             terms = cls(
                 bytes.fromhex(document["federation"]),
@@ -113,15 +118,16 @@ class Terms:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError, IdentityError):
             good = False
         if not good:
-            raise TamperedBundleError(
+            raise BundleError(
                 f"{origin} was altered, or written by another release: the authority's signature does not fit. Ask the "
-                "authority for it again"
+                "authority for it again",
+                code="tampered-bundle",
             )
         return terms
 
 
 def require_hash(app: str) -> str:
-    """The hash of an app bundle, if it is one.
+    """Return the hash of an app bundle, if it is one.
 
     Raises:
         ConfigError: it is not.
@@ -134,10 +140,10 @@ def require_hash(app: str) -> str:
 
 
 def read_terms(path: Path) -> Terms:
-    """The terms in a file.
+    """Return the terms in a file.
 
     Raises:
-        TamperedBundleError: altered. CeremonyError: not readable.
+        BundleError (tampered-bundle): altered. CeremonyError: not readable.
     """
     try:
         return Terms.of_bytes(path.read_bytes(), str(path))
@@ -146,13 +152,14 @@ def read_terms(path: Path) -> Terms:
 
 
 def in_force(folder: Path, home: Path) -> Terms | None:
-    """The terms that a party lives by; None if it has met no authority.
+    """Return the terms that a party lives by; None if it has met no authority.
 
     They must be signed by the authority that the party pinned. A coordinator into whose folder the half was copied, without
     `dictpfl coordinator install`, has pinned none: then the signature shows that the page is whole, not whose it is.
 
     Args:
-        folder: the party's. `home`: where the terms lie: `client.epochs.home` of an institution, the coordinator's folder.
+        folder: the party's.
+        home: where the terms lie: `dictpfl.client.keys.epochs.home` of an institution, the coordinator's folder.
 
     Raises:
         BundleError: altered, or signed by another authority. CeremonyError: missing though there is an authority.
@@ -165,8 +172,9 @@ def in_force(folder: Path, home: Path) -> Terms | None:
     if authority is None and coordinator:
         return terms
     if authority is None or terms.authority.fingerprint != authority.fingerprint:
-        raise UnknownSenderError(
+        raise BundleError(
             f"{path} is signed by {terms.authority.name}, {spoken(terms.authority.fingerprint)}, who is not the authority "
-            f"of {folder}; restore it from backup"
+            f"of {folder}; restore it from backup",
+            code="unknown-sender",
         )
     return terms

@@ -1,1 +1,1 @@
-"""What a federation leaves to the ecosystem: merged folders, adapters, model cards, evaluation."""
+"""A finished federation for the ecosystem: merged folders, adapters, model cards, evaluation."""

@@ -1,6 +1,6 @@
 """A LoRA adapter in PEFT's format: B and A are D and T (or T and D), and the dense parameters go with them.
 
-W0 + D T is LoRA with one factor frozen (PAPER section 4.1), so that nothing is approximated. `peft` itself is not needed
+W0 + D T is LoRA with one factor frozen (arXiv 2510.21086, section 4.1), so that nothing is approximated. `peft` itself is not needed
 to write the folder.
 """
 
@@ -17,27 +17,38 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from client import hub
-from client.rules import Place, Role, is_by_input, places, statistics, survey
-from common.errors import ConfigError
-from common.state import Floats
-from deploy.exports.finished import Finished
+from dictpfl.client.model import hub
+from dictpfl.client.model.base import TableLayer
+from dictpfl.client.model.covering import Layers, Place, statistics
+from dictpfl.client.model.rules import Role, survey
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.law.state import Floats
+from dictpfl.deploy.exports.finished import Finished
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_TASKS = {"sequence-classification": ("SEQ_CLS", ("classifier", "score")), "causal-lm": ("CAUSAL_LM", ())}
+_Pair = tuple[Floats, Floats]
+"""`up` (n, R) and `down` (R, m) of a weight, float64."""
+_TASKS = {
+    "sequence-classification": ("SEQ_CLS", ("classifier", "score")),
+    "causal-lm": ("CAUSAL_LM", ()),
+    "sequence-to-sequence": ("SEQ_2_SEQ_LM", ()),
+}
 """PEFT's word for a head, and the modules that it then saves whole without being asked."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What the two files hold.
+    """Contents of the two files.
 
     Attributes:
-        targets: modules with a LoRA pair. `whole`: modules that are saved whole (`modules_to_save`).
+        targets: modules with a LoRA pair.
+        whole: modules that are saved whole (`modules_to_save`).
         free: other tensors of the base model that the adapter's file replaces by name: biases of targets, and parameters
             of modules that hold other modules.
-        tensors: of the file. `rank`: of every pair.
+        tensors: of the file.
+        rank: of every pair.
+        fan_in_fan_out: PEFT's word for weights stored (inputs, outputs).
     """
 
     targets: tuple[str, ...]
@@ -48,7 +59,7 @@ class Adapter:
     fan_in_fan_out: bool
 
     def brings(self, name: str) -> bool:
-        """Whether a tensor's value comes from this adapter, not from the base."""
+        """True if a tensor's value comes from this adapter, not from the base."""
         return name in self.free or name.rpartition(".")[0] in self.whole
 
 
@@ -58,13 +69,15 @@ def make_adapter(finished: Finished, merged: nn.Module) -> Adapter:
     Raises:
         ConfigError: nothing is decomposed, or a layer that PEFT can neither pair nor copy.
     """
-    hanging = places(merged)
-    roles = survey(merged, finished.genesis.config.decomposition)
+    settings = finished.genesis.config.decomposition
+    layers = Layers(settings.layers, settings.tables)
+    hanging = layers.places(merged)
+    roles = survey(merged, settings, finished.genesis.dictionaries)
     factors = finished.factors()
     if not factors:
         raise ConfigError("nothing of this model is decomposed, so there is no adapter; use `--format merged`")
     modules = dict(merged.named_modules())
-    paired, whole = _pairs(hanging, factors)
+    paired, whole = _pairs(hanging, factors, layers)
     dense = [p for n, at in hanging.items() if roles[n] in (Role.DENSE, Role.LOCAL) for p in at]
     moved = (Role.STATISTIC, Role.LOCAL_STATISTIC)
     owners = {_owner(p) for p in dense} | {_owner(p) for n, p in statistics(merged).items() if roles[n] in moved}
@@ -78,15 +91,16 @@ def make_adapter(finished: Finished, merged: nn.Module) -> Adapter:
     state = merged.state_dict()
     rank = max((up.shape[1] for up, _ in pairs.values()), default=1)
     tensors: dict[str, Tensor] = {}
-    for owner, (up, down) in pairs.items():
-        tensors |= _lora(f"{_PREFIX}{owner}", modules[owner], up, down, rank)
+    for owner, pair in pairs.items():
+        named = _lora(_type_of(modules[owner], layers), modules[owner], pair, rank) or {}
+        tensors |= {f"{_PREFIX}{owner}.{k}": v for k, v in named.items()}
     for owner in whole:
         tensors |= {f"{_PREFIX}{owner}.{k}": v for k, v in modules[owner].state_dict().items()}
     for name in free:
         owner, _, attribute = name.rpartition(".")
         inner = f"{owner}.base_layer.{attribute}" if owner in pairs else name
         tensors[f"{_PREFIX}{inner}"] = state[name]
-    by_input = any(is_by_input(modules[owner]) for owner in pairs)
+    by_input = any(_type_of(modules[owner], layers).by_input for owner in pairs)
     return Adapter(
         tuple(pairs), tuple(sorted(whole)), tuple(free),
         {k: v.detach().contiguous().clone() for k, v in tensors.items()}, rank, by_input,
@@ -94,7 +108,15 @@ def make_adapter(finished: Finished, merged: nn.Module) -> Adapter:
 
 
 def write_adapter(adapter: Adapter, finished: Finished, merged: nn.Module, folder: Path, base: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors; `base`: what `base_model_name_or_path` says."""
+    """Write adapter_config.json and adapter_model.safetensors.
+
+    Args:
+        adapter: contents.
+        finished: the federation.
+        merged: its model, plain.
+        folder: to write into.
+        base: value of `base_model_name_or_path`.
+    """
     modules = [name for name, _ in merged.named_modules() if name]
     task, own = _TASKS.get(_head_of(finished), ("", ()))
     # PEFT would look for these in the file.
@@ -129,29 +151,31 @@ def _head_of(finished: Finished) -> str:
 
 
 def _pairs(
-    hanging: Mapping[str, tuple[Place, ...]], factors: Mapping[str, tuple[Floats, Floats]]
-) -> tuple[dict[str, tuple[Floats, Floats]], set[str]]:
+    hanging: Mapping[str, tuple[Place, ...]], factors: Mapping[str, _Pair], layers: Layers
+) -> tuple[dict[str, _Pair], set[str]]:
     """Modules that get a pair, and those whose weight PEFT cannot pair."""
-    paired: dict[str, tuple[Floats, Floats]] = {}
+    paired: dict[str, _Pair] = {}
     whole: set[str] = set()
     for name, pair in factors.items():
         for place in hanging[name]:
-            if isinstance(place.module, nn.MultiheadAttention) or place.attention is not None:
+            kind = layers.kind_at(place)
+            around = None if place.outer is None else layers.type_of(place.outer)
+            unadaptable = kind.unadaptable or (around.unadaptable if around is not None else "")
+            if unadaptable:
                 raise ConfigError(
-                    f"{name} belongs to torch's own attention, for which an adapter has no exact form; use `--format merged`"
+                    f"{name} belongs to {unadaptable}, for which an adapter has no exact form; use `--format merged`"
                 )
-            if _pairable(place.module):
+            if _lora(kind, place.module, pair, pair[0].shape[1]) is not None:
                 paired[_owner(place)] = pair
             else:
                 whole.add(_owner(place))
     return paired, whole
 
 
-def _pairable(module: nn.Module) -> bool:
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        # PEFT's narrow convolution has stride and padding of the layer, but neither groups nor dilation.
-        return module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
-    return isinstance(module, (nn.Linear, nn.Embedding)) or is_by_input(module)
+def _type_of(module: nn.Module, layers: Layers) -> type[TableLayer]:
+    kind = layers.type_of(module)
+    assert kind is not None  # noqa: S101 -- for the type checker: it was decomposed
+    return kind
 
 
 def _matched(modules: Mapping[str, nn.Module], wanted: Collection[str]) -> set[str]:
@@ -167,22 +191,12 @@ def _naming(targets: Sequence[str], modules: Sequence[str]) -> list[str] | str:
     return "|".join(re.escape(t) for t in sorted(targets))
 
 
-def _lora(key: str, module: nn.Module, up: Floats, down: Floats, rank: int) -> dict[str, Tensor]:
+def _lora(kind: type[TableLayer], module: nn.Module, pair: _Pair, rank: int) -> dict[str, Tensor] | None:
+    """The pair's tensors, filled up with zeros to a rank, by names behind the module's own."""
+    up, down = pair
     wide = torch.from_numpy(np.pad(up, ((0, 0), (0, rank - up.shape[1])))).float()
     narrow = torch.from_numpy(np.pad(down, ((0, rank - down.shape[0]), (0, 0)))).float()
-    if isinstance(module, nn.Embedding):
-        rows = wide.T.clone()
-        if module.padding_idx is not None:
-            rows[:, module.padding_idx] = 0.0
-        return {f"{key}.lora_embedding_A": rows, f"{key}.lora_embedding_B": narrow.T}
-    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        kernel = module.weight.shape[1:]
-        ones = [1] * (len(kernel) - 1)
-        return {
-            f"{key}.lora_A.weight": narrow.reshape(rank, *kernel),
-            f"{key}.lora_B.weight": wide.reshape(*wide.shape, *ones),
-        }
-    return {f"{key}.lora_A.weight": narrow, f"{key}.lora_B.weight": wide}
+    return kind.adapter_pair(module, wide, narrow)
 
 
 def _owner(place: Place) -> str:

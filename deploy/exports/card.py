@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from client import hub
-from deploy.exports.finished import Finished
-from deploy.run import versions
+from dictpfl.client.model import hub
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.runs.run import versions
 
 CARD = "README.md"
+_LOCAL = "Tensors that stay with each institution (`decomposition.local`, FedBN) are {whose}."
 
 
 def write_card(
@@ -25,9 +26,13 @@ def write_card(
     """Write README.md: method, rounds, parameters, federation id, and how to load the folder.
 
     Args:
-        finished: the federation. `folder`: of the export.
-        kind: one sentence on what the folder holds. `loading`: lines of Python. `notes`: what a user must know.
-        library: of the card's header. `base`: name of the base model on a hub, or empty.
+        finished: the federation.
+        folder: of the export.
+        kind: one sentence on what the folder holds.
+        loading: lines of Python.
+        notes: for users.
+        library: of the card's header.
+        base: name of the base model on a hub, or empty.
     """
     genesis, state = finished.genesis, finished.state
     config = genesis.config
@@ -35,12 +40,13 @@ def write_card(
     sealed = config.encryption.sealer == "ckks" and config.encryption.sealed_share == 1.0
     architecture = config.model.architecture.get("model_type") or config.model.architecture.get("architecture")
     tables = sum(1 for e in genesis.layout.entries if str(e.kind) == "table")
+    parts = "lookup tables" if config.decomposition.form == "table" else "cores"
     facts = [
         ("method", f"`{config.method}`"),
         ("architecture", f"`{architecture or hub_free(config.model.source)}`"),
         ("rounds", f"{state.updates}"),
         ("institutions, at most", f"{encryption.capacity}"),
-        ("parameters shared", f"{genesis.layout.size:,} ({tables} lookup tables of rank {config.decomposition.rank}, the rest dense)"),
+        ("parameters shared", f"{genesis.layout.size:,} ({tables} {parts} of rank {config.decomposition.rank}, the rest dense)"),
         ("dictionary refreshes", f"{len(state.records)}"),
         ("uploads", f"CKKS, ring degree {encryption.ring_degree}" if sealed else "NOT (fully) encrypted"),
         ("federation id", f"`{genesis.federation.hex()}`"),
@@ -62,3 +68,13 @@ def hub_free(source: str) -> str:
     """A model's source without a path of somebody's machine."""
     library, name = hub.split(source)
     return f"{library}:{Path(name).name}" if library else source
+
+
+def local_notes(finished: Finished) -> list[str]:
+    """A note on whose local tensors an export holds; none where all tensors are shared."""
+    roles = {str(role) for role in finished.bench().twin.roles.values()}
+    if not roles & {"local", "local-statistic"}:
+        return []
+    return [
+        _LOCAL.format(whose="those of the institution that made this export" if finished.local else "as at genesis")
+    ]

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from dictpfl.deploy import console
+from dictpfl.deploy.own_modules import use_working_directory
+
 
 def personalise(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An institution's folder.")],
@@ -19,12 +22,13 @@ def personalise(
     learning_rate: Annotated[float, typer.Option(min=0.0, help="0: that of the federation's dense parameters.")] = 0.0,
 ) -> None:
     """Train the model's last layers on an institution's own data, after the federation; nothing leaves this machine."""
-    from deploy.exports.personal import write_personal
+    use_working_directory()
+    from dictpfl.deploy.exports.personal import write_personal
 
-    found = write_personal(folder, output, checkpoint=checkpoint, epochs=epochs, layers=layers, rate=learning_rate)
-    if not found.epochs:
-        typer.echo("no epoch made the model better on the samples held out: its head stays the federation's")
-    typer.echo(
-        f"{output}  {found.metric_name} {found.before:.4f} before, {found.after:.4f} after {found.epochs} epochs, on "
-        f"{found.validation} validation samples; {found.parameters} values trained on {found.trained} samples"
+    personal = write_personal(folder, output, checkpoint=checkpoint, epochs=epochs, layers=layers, rate=learning_rate)
+    if not personal.epochs:
+        console.say("no epoch made the model better on the samples held out: its head stays the federation's")
+    console.say(
+        f"{output}  {personal.metric_name} {personal.before:.4f} before, {personal.after:.4f} after {personal.epochs} epochs, on "
+        f"{personal.validation} validation samples; {personal.parameters} values trained on {personal.trained} samples"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.batches import forward, tensors_of
-from client.data import Samples, load_dataset
-from client.site import VALIDATION
-from client.tasks import load_task
-from client.training import evaluate, resolve_device
-from common.config import FederationConfig
-from common.errors import ConfigError, DataError, ModelError
-from deploy.exports.finished import Checkpoint, Finished
-from deploy.founding import TEST
+from dictpfl.client.data.preparing.preparation import as_samples
+from dictpfl.client.data.samples import TEST as TEST_SPLIT
+from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.folder import VALIDATION
+from dictpfl.client.training.calling import forward, tensors_of
+from dictpfl.client.training.measuring import agreed_metrics
+from dictpfl.client.training.task import task_of
+from dictpfl.client.training.train import evaluate, resolve_device
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, DataError, ModelError
+from dictpfl.common.settings import Data
+from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.simulation.founding import TEST, read_samples
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model reached on some samples.
+    """Result of a model on some samples.
 
     Attributes:
-        samples: their number. `metric_name`, `metric`: the task's, mean over samples. `loss`: mean.
+        samples: their number.
+        metric_name: the task's.
+        metric: mean over samples.
+        loss: mean over samples.
         recall: of each class its number of samples and the share of them that was recognised; empty without classes.
         names: of the classes, where the data name them.
+        figures: of each metric in `training.metrics`, by name.
     """
 
     samples: int
@@ -38,6 +47,7 @@ class Evaluation:
     loss: float
     recall: Mapping[int, tuple[int, float]]
     names: tuple[str, ...] = ()
+    figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def evaluate_on(
@@ -59,24 +69,47 @@ def evaluate_on(
     """
     finished = Finished.load(folder, checkpoint)
     samples, names = _samples(finished, folder, data, changes or {})
+    return measured(finished, samples, names)
+
+
+def measured(finished: Finished, samples: Samples, names: tuple[str, ...] = ()) -> Evaluation:
+    """Measure a federation's model on samples.
+
+    Args:
+        finished: the federation.
+        samples: prepared, or the table that its statistics prepare.
+        names: of the classes.
+
+    Raises:
+        DataError, ModelError: samples that the model does not take.
+    """
+    if not len(samples):
+        raise DataError("no samples to measure the model on; expected at least one")
     config = finished.genesis.config
+    samples = as_samples(samples, config, finished.state)
     expected = tuple(finished.genesis.sample_shape)
     if samples.features.shape[1:] != expected:
         raise DataError(
             f"samples of shape {samples.features.shape[1:]}, the model takes {expected}; prepare the data as the federation "
             "did, with the same options"
         )
-    task, model = load_task(config.training.task), finished.merged()
-    device = resolve_device(config.training.device)
+    task, model = task_of(config.measuring), finished.merged()
+    device, metrics = resolve_device(config.training.device), agreed_metrics(finished.genesis)
+    batch = config.training.evaluation_batch
     try:
-        found = evaluate(model, samples, task, batch_size=config.training.evaluation_batch, device=device)
+        totals = evaluate(
+            model, samples, task, batch_size=batch, device=device, metrics=metrics, workers=config.training.workers
+        )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(f"the model cannot be measured on this data: {error}") from error
+    if not totals.count:
+        raise DataError("no sample can be read, so that nothing is measured; data.skip_broken = false says why")
     classes = samples.labels.dtype == np.int64 and samples.labels.ndim == 1
     recall = _recall(_predicted(model, samples), samples.labels) if classes else {}
     return Evaluation(
-        found.count, task.metric_name, found.metric_sum / found.count, found.loss_sum / found.count, recall, names
-    )
+        totals.count, task.metric_name, totals.metric_sum / totals.count, totals.loss_sum / totals.count, recall, names,
+        metrics.figures(totals.sums),
+    )  # fmt: skip
 
 
 def _samples(
@@ -88,30 +121,69 @@ def _samples(
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
     names: tuple[str, ...] = ()
+    _require_used(finished.genesis.config.data, data, changes)
     if data is not None and data.suffix == ".npz":
-        found = Samples.load(data)
+        samples = read_samples(data, finished.genesis.config)
     else:
         overrides = dict(changes) | ({} if data is None else {"data.path": str(data)})
-        wrong = [key for key in overrides if not key.startswith("data.")]
-        if wrong:
-            raise ConfigError(f"--set {wrong[0]}: only keys of [data] can be changed for an evaluation")
         raw = finished.genesis.config.model_dump(mode="json") | {"toy_insecure": True}
+        if data is not None or "data.path" in changes:
+            overrides = {
+                "data.test_path": "",
+                "data.paths": {},
+            } | overrides  # the federation's test samples are not these
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, finished.genesis.config.seed)
-        found, names = dataset.samples, dataset.class_names
-        if dataset.outputs > finished.genesis.outputs:
-            raise DataError(
-                f"the data have {dataset.outputs} classes, the model {finished.genesis.outputs}; set data.options.classes to "
-                "those of the federation, in their order"
-            )
-    if not len(found):
-        raise DataError("no samples to measure the model on; expected at least one")
-    return found, names
+        if dataset.splits is not None:
+            dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
+        samples, names = of_dataset(finished, dataset)
+    return samples, names
+
+
+def of_dataset(finished: Finished, dataset: Dataset) -> tuple[Samples, tuple[str, ...]]:
+    """Samples of a data set, and the names of its classes.
+
+    Raises:
+        DataError: more classes than the model has.
+    """
+    if dataset.outputs > finished.genesis.outputs:
+        raise DataError(
+            f"the data have {dataset.outputs} classes, the model {finished.genesis.outputs}; set data.options.classes to "
+            "those of the federation, in their order"
+        )
+    return dataset.samples, dataset.class_names
+
+
+_BATCH = 64
+_PLACES = {"data.path", "data.source", "data.test_path", "data.split_column"}
+
+
+def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any]) -> None:
+    """Refuse settings that would be ignored, or that mean data which the model was trained on.
+
+    Raises:
+        ConfigError: the message says which.
+    """
+    wrong = next((key for key in changes if not key.startswith("data.")), None)
+    if wrong is not None:
+        raise ConfigError(f"--set {wrong}: only keys of [data] can be changed for an evaluation")
+    if data is not None and data.suffix == ".npz" and changes:
+        raise ConfigError(
+            f"{data} holds samples as they are, so that {next(iter(changes))} would be ignored; leave --set away"
+        )
+    has_test = bool(federation.test_path or federation.split_column)
+    if data is None and changes and not _PLACES & set(changes) and not has_test:
+        raise ConfigError(
+            "these settings would measure all of the federation's own data, samples that it was trained on included; name other data "
+            "with --data (or `--set data.path=...`), or leave --set away for the test split"
+        )
 
 
 @torch.no_grad()
 def _predicted(model: torch.nn.Module, samples: Samples) -> NDArray[np.int64]:
-    features, _ = tensors_of(model, samples)
-    rows = [forward(model, part).argmax(dim=-1).cpu().numpy() for part in torch.split(features, 64)]
+    # By the batch: samples may be on disk.
+    starts = range(0, len(samples), _BATCH)
+    parts = (samples.take(np.arange(start, min(start + _BATCH, len(samples)))) for start in starts)
+    rows = [forward(model, tensors_of(model, part)[0]).argmax(dim=-1).cpu().numpy() for part in parts]
     predicted: NDArray[np.int64] = np.concatenate(rows)
     return predicted
 

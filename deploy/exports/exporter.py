@@ -1,136 +1,81 @@
-"""`dictpfl export`: a federation's model in the form that its ecosystem loads."""
+"""Exporters: forms that a federation's model is written in (a door: `dictpfl export --format`)."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from safetensors.torch import save
-from torch import nn
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.registry import Registry
 
-from client import hub
-from common.errors import ConfigError
-from common.files import write_private
-from deploy.exports import adapter as adapters
-from deploy.exports.card import write_card
-from deploy.exports.finished import Finished
-from deploy.exports.folders import BASE, WEIGHTS, published_base, save_model, save_tokenizer
+if TYPE_CHECKING:
+    from dictpfl.deploy.exports.finished import Checkpoint, Finished
+    # At run time it loads torch, which a copy of a run's own file does not need.
 
-_LOCAL = "Tensors that stay with each institution (`decomposition.local`, FedBN) are {whose}."
-_TOLERANCE = (
-    "The adapter multiplies by its two factors one after the other; its outputs equal those of the merged model up to "
-    "float32 rounding (about 1e-5 of their size)."
+
+class Exporter(ABC):
+    """Writes a model in one form; one file of `dictpfl.deploy.exports.formats` each."""
+
+    makes_folder: ClassVar[bool] = False
+    """True where the output is a new folder; else it is a file."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Modules of other packages that it imports; it is refused in words where one is missing."""
+
+    @abstractmethod
+    def write(self, finished: Finished, output: Path) -> str:
+        """Write the model.
+
+        Args:
+            finished: the federation; `finished.merged()` is its model.
+            output: new folder, made and empty, or file.
+
+        Returns:
+            Words about the output, for people.
+        """
+
+    def export(self, folder: Path, output: Path, checkpoint: Checkpoint = "last") -> str:
+        """Write the model of a run folder, or of an institution's folder; returns the words of `write`.
+
+        Raises:
+            ConfigError: no finished round, a package that is missing, or an output that holds something.
+        """
+        from dictpfl.deploy.exports.finished import Finished, short_of
+
+        finished = Finished.load(folder, checkpoint)
+        short = short_of(finished.genesis, finished.state) if checkpoint == "last" else ""
+        return "\n".join(filter(None, [self.make(finished, output), short]))
+
+    def make(self, finished: Finished, output: Path) -> str:
+        """Write the model of a federation that is loaded; see `export`."""
+        self.prepare(output)
+        return self.write(finished, output)
+
+    def prepare(self, output: Path) -> None:
+        """Make the output's folder, if it is one, and refuse what `export` refuses."""
+        missing = [name for name in self.needs if find_spec(name.partition(".")[0]) is None]
+        if missing:
+            raise ConfigError(f"this format needs {', '.join(missing)}, which cannot be imported; install it with pip")
+        if self.makes_folder:
+            require_empty(output)
+
+
+EXPORTERS: Registry[type[Exporter]] = Registry(
+    "format", key="--format", group="dictpfl.exporters", folder="dictpfl.deploy.exports.formats"
 )
 
 
-def export_safetensors(finished: Finished, output: Path) -> int:
-    """Write W0 + D T under the original names into one file; returns the update rounds in it.
+def load_exporter(name: str) -> Exporter:
+    """Make the exporter that a format's name leads to.
 
     Raises:
-        ConfigError: the file cannot be written.
+        ConfigError: unknown, or no exporter.
     """
-    tensors = {name: tensor.contiguous().clone() for name, tensor in finished.merged().state_dict().items()}
-    try:
-        write_private(output, save(tensors))
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
-    return finished.state.updates
-
-
-def export_merged(finished: Finished, folder: Path) -> None:
-    """Write a folder with W0 + D T under the original names, and its card.
-
-    Raises:
-        ConfigError: the folder holds something, or a library is missing.
-    """
-    require_empty(folder)
-    source, merged = finished.genesis.config.model.source, finished.merged()
-    save_model(merged, source, folder)
-    note = save_tokenizer(finished.genesis.config, folder)
-    library = hub.split(source)[0] or "pytorch"
-    write_card(
-        finished, folder, kind="The whole model, merged: no part of dictpfl is needed to load it.",
-        loading=loading_lines(merged, source, "FOLDER"), notes=[*filter(None, [note]), *_local(finished)], library=library,
-        base="",
-    )  # fmt: skip
-
-
-def export_adapter(finished: Finished, folder: Path) -> str:
-    """Write a folder that `peft.PeftModel.from_pretrained` loads; returns what it is to be put on.
-
-    Where W0 is not bit for bit a published checkpoint (random or pretrained here, or with other new parts than the
-    adapter brings), it is written into `base/`.
-
-    Raises:
-        ConfigError: the folder holds something, or the model has no exact adapter.
-    """
-    require_empty(folder)
-    config, bench = finished.genesis.config, finished.bench()
-    merged = finished.merged(bench)
-    adapter = adapters.make_adapter(finished, merged)
-    start = finished.start()
-    names = dict(merged.state_dict())
-    needed = {k: v for k, v in start.items() if k in names and not adapter.brings(k)}
-    base = published_base(finished, needed)
-    if not base:
-        merged.load_state_dict(start)
-        save_model(merged, config.model.source, folder / BASE)
-    adapters.write_adapter(adapter, finished, merged, folder, base or BASE)
-    note = save_tokenizer(config, folder)
-    dense = f"Beside the pairs it carries {len(adapter.whole)} modules whole and {len(adapter.free)} single tensors."
-    single = (
-        [
-            "Single tensors replace those of the base model when the adapter is loaded; `disable_adapter` does not undo them."
-        ]
-        if adapter.free
-        else []
-    )
-    loading = [
-        *loading_lines(merged, config.model.source, base or f"FOLDER/{BASE}", _settings(finished) if base else ""),
-        "from peft import PeftModel",
-        "model = PeftModel.from_pretrained(model, 'FOLDER').eval()",
-    ]
-    hub_name = base if base and not Path(base).expanduser().exists() else ""
-    write_card(
-        finished, folder, kind=f"A LoRA adapter for PEFT, of rank {adapter.rank}.", loading=loading,
-        notes=[dense, *single, _TOLERANCE, *filter(None, [note]), *_local(finished)], library="peft", base=hub_name,
-    )  # fmt: skip
-    return base or str(folder / BASE)
-
-
-def loading_lines(model: nn.Module, source: str, where: str, arguments: str = "") -> list[str]:
-    """Lines of Python that load a folder or a hub's model without dictpfl."""
-    library, _ = hub.split(source)
-    if library == "transformers":
-        kind = type(model).__name__
-        return [f"from transformers import {kind}", f"model = {kind}.from_pretrained('{where}'{arguments}).eval()"]
-    if library == "timm":
-        return ["import timm", f"model = timm.create_model('local-dir:{where}', pretrained=True).eval()"]
-    return [
-        "from safetensors.torch import load_file",
-        f"model = ...  # as {source} makes it",
-        f"model.load_state_dict(load_file('{where}/{WEIGHTS}'))",
-    ]
-
-
-def _settings(finished: Finished) -> str:
-    """What a checkpoint's own configuration does not say."""
-    config = finished.genesis.config.model
-    options = {k: v for k, v in config.options.items() if k not in ("head", "pretrained")}
-    if config.options.get("head") != "causal-lm":
-        options["num_labels"] = finished.genesis.outputs
-    if config.architecture.get("pad_token_id") is not None:
-        # `client.hub` fills it in where a checkpoint has none, and classifiers of decoder models look for it.
-        options["pad_token_id"] = config.architecture["pad_token_id"]
-    return "".join(f", {key}={value!r}" for key, value in options.items())
-
-
-def _local(finished: Finished) -> list[str]:
-    roles = {str(role) for role in finished.bench().twin.roles.values()}
-    if not roles & {"local", "local-statistic"}:
-        return []
-    return [
-        _LOCAL.format(whose="those of the institution that made this export" if finished.local else "as at genesis")
-    ]
+    kind = EXPORTERS.load(name)
+    if not (isinstance(kind, type) and issubclass(kind, Exporter)):
+        raise ConfigError(f"--format: {name!r} is no exporter; expected a subclass of {__name__}.Exporter")
+    return kind()
 
 
 def require_empty(folder: Path) -> None:

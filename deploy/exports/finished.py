@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from client.epochs import home
-from client.memory import Memory, Record
-from client.site import GENESIS_WEIGHTS
-from client.snapshot import of_bytes
-from client.workbench import Workbench
-from common.dictionary import Dictionary
-from common.errors import ConfigError
-from common.genesis import DOCUMENT, Genesis
-from common.refresh import tables
-from common.state import Floats, SharedState
-from deploy.founding import SITES
-from deploy.run import STATE, SUMMARY, Run
+from dictpfl.client.folder import GENESIS_WEIGHTS
+from dictpfl.client.keys.epochs import home
+from dictpfl.client.memory.record import Memory, Record
+from dictpfl.client.training.workbench import Workbench
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import DOCUMENT, Genesis
+from dictpfl.common.law.order import stopped
+from dictpfl.common.law.refresh import tables
+from dictpfl.common.law.state import Floats, SharedState
+from dictpfl.common.law.stored import of_bytes
+from dictpfl.deploy.ceremony.identity import PUBLIC, Role
+from dictpfl.deploy.operations import begun
+from dictpfl.deploy.runs.run import STATE, SUMMARY, Run, first_institution
 
 Checkpoint = Literal["last", "best"]
-"""Which shared state a model is made of: the newest, or the one with the best validation figure (`[selection]`)."""
+"""Shared state that a model is made of: the newest, or the one with the best validation figure (`[selection]`)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Finished:
     """Shared state, and what it takes to make a model of it.
 
     Attributes:
-        genesis: the agreement. `state`: shared state after the last round that is known here, or the best one.
+        genesis: the agreement.
+        state: shared state after the last round that is known here, or the best one.
         weights: the file with W0.
         local: tensors that stay with this institution; empty for a run folder, whose model has those of genesis.
     """
@@ -56,22 +58,24 @@ class Finished:
         Raises:
             ConfigError: neither, no round is finished, or none was measured and `best` is wanted.
         """
-        found = cls._newest(Path(folder))
+        newest = cls._newest(Path(folder))
         if checkpoint == "last":
-            return found
-        best = found.state.at_best()
+            return newest
+        best = newest.state.at_best()
         if best is None:
             raise ConfigError(
                 f"{folder} knows no best model: no institution measured one (data.validation_share), or selection.by is "
                 "`none`; use `--checkpoint last`"
             )
-        return replace(found, state=best)
+        return replace(newest, state=best)
 
     @classmethod
     def _newest(cls, folder: Path) -> Finished:
         if (folder / SUMMARY).exists():
             return cls._of_run(folder)
         if not (home(folder) / DOCUMENT).exists():
+            if (folder / PUBLIC).exists():
+                begun.require(folder, Role.INSTITUTION)  # no epoch joined yet, or another party: it says so
             raise ConfigError(
                 f"{folder} holds no finished run ({SUMMARY} is missing) and is no institution's folder; name a folder that "
                 "`dictpfl simulate` wrote, or an institution's"
@@ -84,15 +88,15 @@ class Finished:
     @classmethod
     def _of_run(cls, folder: Path) -> Finished:
         Run.load(folder)
-        site = folder / SITES / "institution-000"
-        genesis = Genesis.load(site)
+        institution = first_institution(folder)
+        genesis = Genesis.load(institution)
         try:
-            state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout)
+            state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout, genesis.tallies)
         except OSError as error:
             raise ConfigError(
                 f"cannot read {folder / STATE}: {error.strerror}; run the simulation again with this release"
             ) from error
-        return cls(genesis, state, site / GENESIS_WEIGHTS, {})
+        return cls(genesis, state, institution / GENESIS_WEIGHTS, {})
 
     def bench(self) -> Workbench:
         """A workbench on W0."""
@@ -121,14 +125,25 @@ class Finished:
         pieces: dict[str, list[tuple[Floats, Floats]]] = {e.name: [] for e in tables(layout)}
         for number, record in enumerate(records, 1):
             for name, table in record.tables(layout).items():
-                pieces[name].append(_factors(dictionaries[name], table))
+                pieces[name].append(dictionaries[name].factors(table))
             dictionaries |= self.genesis.drawn_dictionaries(records[:number])
-        for name, found in pieces.items():
-            found.append(_factors(dictionaries[name], now[name]))
+        for name, factors in pieces.items():
+            factors.append(dictionaries[name].factors(now[name]))
         return {
             name: (np.concatenate([up for up, _ in each], axis=1), np.concatenate([down for _, down in each], axis=0))
             for name, each in pieces.items()
         }
+
+
+def short_of(genesis: Genesis, state: SharedState) -> str:
+    """Say that a state has fewer updates than were agreed on; empty where it has all, or all have stopped early."""
+    wanted, done = genesis.config.federation.rounds, state.updates
+    if done >= wanted or stopped(genesis.law, state):
+        return ""
+    return (
+        f"{done} of {wanted} updates that were agreed on: rounds go on or were ended early, or this institution was away at the end "
+        "and has an older model than the others; compare state digests (`dictpfl status`)"
+    )
 
 
 def recalled(folder: Path) -> tuple[Genesis, Record | None]:
@@ -137,8 +152,3 @@ def recalled(folder: Path) -> tuple[Genesis, Record | None]:
     memory = Memory(folder / "memory", genesis.federation)
     with memory.locked():
         return genesis, memory.recall()
-
-
-def _factors(dictionary: Dictionary, table: Floats) -> tuple[Floats, Floats]:
-    d = dictionary.matrix.astype(np.float64)
-    return (table.T, d.T) if dictionary.transposed else (d, table)

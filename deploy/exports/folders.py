@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from client import hub
-from client.models import build_model
-from client.texts import load_tokenizer
-from common.config import FederationConfig
-from common.errors import ConfigError, DictPFLError
-from deploy.exports.finished import Finished
+from dictpfl.client.data.texts import load_tokenizer
+from dictpfl.client.model import hub
+from dictpfl.client.model.build import build_model
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.deploy.exports.finished import Finished
 
 WEIGHTS = "model.safetensors"
 BASE = "base"
@@ -69,3 +69,18 @@ def published_base(finished: Finished, needed: dict[str, Tensor]) -> str:
     # With another seed: what the checkpoint lacks is random, and must not pass for its own.
     same = all(key in fresh and torch.equal(fresh[key], value) for key, value in needed.items())
     return name if same else ""
+
+
+def loading_lines(model: nn.Module, source: str, where: str, arguments: str = "") -> list[str]:
+    """Lines of Python that load a folder or a hub's model without dictpfl."""
+    library, _ = hub.split(source)
+    if library == "transformers":
+        kind = type(model).__name__
+        return [f"from transformers import {kind}", f"model = {kind}.from_pretrained('{where}'{arguments}).eval()"]
+    if library == "timm":
+        return ["import timm", f"model = timm.create_model('local-dir:{where}', pretrained=True).eval()"]
+    return [
+        "from safetensors.torch import load_file",
+        f"model = ...  # as {source} makes it",
+        f"model.load_state_dict(load_file('{where}/{WEIGHTS}'))",
+    ]

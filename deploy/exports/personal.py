@@ -6,18 +6,19 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from client import hub
-from client.data import Samples
-from client.personal import personalise
-from client.site import SITE, TRAIN, VALIDATION, SiteSettings
-from client.tasks import load_task
-from client.training import evaluate, resolve_device
-from common.errors import ConfigError, DataError
-from common.seeds import expand
-from deploy.exports.card import write_card
-from deploy.exports.exporter import loading_lines, require_empty
-from deploy.exports.finished import Checkpoint, Finished
-from deploy.exports.folders import save_model, save_tokenizer
+from dictpfl.client.data.preparing.preparation import as_samples
+from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION, InstitutionSettings
+from dictpfl.client.model import hub
+from dictpfl.client.training.task import task_of
+from dictpfl.client.training.train import evaluate, resolve_device
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.law.seeds import expand
+from dictpfl.deploy.exports.card import write_card
+from dictpfl.deploy.exports.exporter import require_empty
+from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
+from dictpfl.deploy.exports.head import personalise
+from dictpfl.deploy.simulation.founding import read_samples
 
 FIGURES = "personal.json"
 _WARNING = (
@@ -28,14 +29,16 @@ _WARNING = (
 
 @dataclass(frozen=True)
 class Figures:
-    """What personal.json says.
+    """Contents of personal.json.
 
     Attributes:
-        metric_name: the task's. `before`, `after`: its mean on the institution's validation samples.
+        metric_name: the task's.
+        before, after: its mean on the institution's validation samples.
         loss_before, loss_after: mean.
         validation, trained, held: samples measured on, trained on, and held out to choose the epoch.
         epochs: after which the head was best on the samples held out; 0: it is the federation's.
-        parameters: values that were trained. `updates`: rounds of the federation in the model.
+        parameters: values that were trained.
+        updates: rounds of the federation in the model.
     """
 
     metric_name: str
@@ -57,33 +60,37 @@ def write_personal(
     """Train a head of the institution's own, and write the whole model, its card and its figures into a new folder.
 
     Args:
-        folder: the institution's. `output`: new; only its owner may enter.
+        folder: the institution's.
+        output: new; only its owner may enter.
         checkpoint: of the federation, to start from.
-        epochs, layers: see `client.personal.personalise`.
+        epochs, layers: see `dictpfl.deploy.exports.head.personalise`.
         rate: learning rate; 0: that of the federation's dense parameters.
 
     Raises:
         ConfigError: not an institution's folder, no round applied yet, or the output holds something.
         DataError: no validation samples, or too few training samples.
     """
-    if not (folder / SITE).exists():
+    if not (folder / SETTINGS).exists():
         raise ConfigError(
-            f"{folder} is no institution's folder ({SITE} is missing); a personal head needs an institution's own data. In a "
-            "run folder they are sites/institution-000 and so on"
+            f"{folder} is no institution's folder ({SETTINGS} is missing); a personal head needs an institution's own data. In a "
+            "run folder they are institutions/institution-000 and so on"
         )
-    finished, settings = Finished.load(folder, checkpoint), SiteSettings.load(folder)
-    training = finished.genesis.config.training
+    finished, settings = Finished.load(folder, checkpoint), InstitutionSettings.load(folder)
+    training = finished.genesis.config.measuring
     training = training.model_copy(
         update={"learning_rate": rate or training.dense_learning_rate or training.learning_rate}
     )
-    samples, validation = Samples.load(folder / TRAIN), Samples.load(folder / VALIDATION)
+    agreed = finished.genesis.config
+    samples, validation = (
+        as_samples(read_samples(folder / name, agreed), agreed, finished.state) for name in (TRAIN, VALIDATION)
+    )
     if not len(validation):
         raise DataError(
             f"{folder}/{VALIDATION} holds no samples, so nothing would show whether a personal head helps; put some there"
         )
     require_empty(output)
     output.chmod(0o700)
-    task, model = load_task(training.task), finished.merged()
+    task, model = task_of(training), finished.merged()
     seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
     made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
     device, batch = resolve_device(training.device), training.evaluation_batch

@@ -13,9 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.errors import CertificateError
-from common.files import write_private
-from common.keys import owner_only
+from dictpfl.common.errors import CertificateError
+from dictpfl.common.files import owner_only, write_private
 
 CA, CA_KEY, CERTIFICATE, KEY, REQUEST = "ca.pem", "ca.key", "server.pem", "server.key", "server.csr"
 CA_DAYS, DAYS, SOON_DAYS = 3650, 397, 30
@@ -25,7 +24,7 @@ _CLOCKS = dt.timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Validity:
-    """What `doctor` shows of a certificate."""
+    """Validity of a certificate, as `doctor` shows it."""
 
     path: Path
     subject: str
@@ -40,8 +39,15 @@ class Validity:
 def try_out(folder: Path, names: Sequence[str], *, days: int = DAYS) -> Path:
     """Write an authority and a server certificate under it; the folder, mode 0700, is what only the coordinator has.
 
-    `names`: DNS names and addresses of the coordinator; localhost and 127.0.0.1 are added. An authority that is
-    already there signs the new certificate. Returns the certificate; `ca.pem` goes to the institutions.
+    An authority that is already there signs the new certificate.
+
+    Args:
+        folder: where to write.
+        names: DNS names and addresses of the coordinator; localhost and 127.0.0.1 are added.
+        days: of validity.
+
+    Returns:
+        The certificate; `ca.pem` beside it goes to the institutions.
 
     Raises:
         CertificateError: the authority's files cannot be used.
@@ -80,7 +86,7 @@ def request(folder: Path, names: Sequence[str]) -> Path:
 
 
 def validity(path: Path) -> Validity:
-    """When a certificate ends.
+    """Read when a certificate ends.
 
     Raises:
         CertificateError: missing or unreadable.
@@ -89,19 +95,36 @@ def validity(path: Path) -> Validity:
     return Validity(path, certificate.subject.rfc4514_string(), certificate.not_valid_after_utc)
 
 
+def days_left(path: Path) -> float | None:
+    """Days until a certificate ends, negative afterwards; None: it cannot be read."""
+    try:
+        return round(validity(path).days_left, 1)
+    except CertificateError:
+        return None
+
+
+def standing(days: float) -> str:
+    """Say how long a certificate serves, and what to do thirty days before its end."""
+    if days >= SOON_DAYS:
+        return f"{days:.0f} days left"
+    return (
+        f"{days:.0f} days left: renew it now" if days > 0 else f"ENDED {-days:.0f} days ago: renew it"
+    ) + " (docs/deploy.md, A certificate expires); rounds go on by themselves"
+
+
 def require_valid(path: Path) -> Validity:
     """`validity`, refusing a certificate whose time is over.
 
     Raises:
         CertificateError: missing, unreadable or expired.
     """
-    found = validity(path)
-    if found.days_left <= 0:
+    certificate = validity(path)
+    if certificate.days_left <= 0:
         raise CertificateError(
-            f"{path} expired on {found.ends:%Y-%m-%d}. Renew it (`dictpfl certificates`, or your own authority) and "
+            f"{path} expired on {certificate.ends:%Y-%m-%d}. Renew it (`dictpfl certificates`, or your own authority) and "
             "start again; institutions need not do anything, unless it is the authority's own"
         )
-    return found
+    return certificate
 
 
 def _authority(folder: Path, now: dt.datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -142,7 +165,7 @@ def _request(names: Sequence[str]) -> tuple[ec.EllipticCurvePrivateKey, x509.Cer
 
 
 def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
-    """The SuperLink itself is reached on loopback, by the proxy and by `dictpfl run`."""
+    """Return the names that the certificate is for; the proxy and `dictpfl run` reach the SuperLink on loopback."""
     entries: list[x509.GeneralName] = []
     for name in dict.fromkeys([*names, "localhost", "127.0.0.1"]):
         try:

@@ -1,6 +1,6 @@
 """One of Flower's own programs, started so that it ends with whoever supervises it.
 
-`python -m deploy.operations.child NAME ARGUMENT...` is `NAME ARGUMENT...`. It must stay light: it is in every process
+`python -m dictpfl.deploy.operations.child NAME ARGUMENT...` is `NAME ARGUMENT...`. It must stay light: it is in every process
 of the coordinator.
 """
 
@@ -13,7 +13,8 @@ import signal
 import sys
 from importlib.metadata import entry_points
 
-PARENT, HEARTBEAT, TASK, POLL = "DICTPFL_PARENT", "DICTPFL_HEARTBEAT", "DICTPFL_TASK", "DICTPFL_POLL"
+from dictpfl.deploy.operations.environment import HEARTBEAT, PARENT, TASK
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,12 +43,10 @@ def main() -> None:
     set_heartbeat()
     name = sys.argv[1]
     sys.argv = sys.argv[1:]
-    if name == "flower-supernode":
-        from deploy.operations.supernode import mend
-
-        mend()
+    if name in {"flower-supernode", "flower-superlink"}:
+        importlib.import_module(f"dictpfl.deploy.operations.{name.removeprefix('flower-')}").mend()
     if name == "flower-superexec":
-        from deploy.operations.executor import use_pinned_tasks
+        from dictpfl.deploy.operations.executor import use_pinned_tasks
 
         use_pinned_tasks(os.environ[TASK])
     (entry,) = entry_points(group="console_scripts", name=name)

@@ -1,4 +1,4 @@
-"""Commands for running a federation across machines; mounted by `deploy.cli`."""
+"""Commands for running a federation across machines; mounted by `dictpfl.deploy.cli`."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from common.errors import ConfigError, DictPFLError
-from deploy.ceremony.cli import Fingerprint, institution
-from deploy.operations.proxy import ProxyKind
-from deploy.units import human_bytes, human_seconds
+from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.deploy import console
+from dictpfl.deploy.ceremony.cli import Fingerprint, institution
+from dictpfl.deploy.extras import require
+from dictpfl.deploy.operations.unlocking import unlock
+from dictpfl.deploy.units import human_bytes, human_seconds
 
 commands = typer.Typer()
 """Commands of the root: certificates, bundle, health, run, status."""
 coordinator = typer.Typer(no_args_is_help=True, help="The coordinator's side of a deployment.")
 commands.add_typer(coordinator, name="coordinator")
 
-_console = Console()
-_out = _console if _console.is_terminal else Console(width=120)
 
 CoordinatorFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The coordinator's folder.")]
-SiteFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
+InstitutionFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
 Heartbeat = Annotated[float | None, typer.Option(help="Seconds between signs of life; the same at all parties.")]
 MetricsPort = Annotated[int | None, typer.Option(help="Loopback port for Prometheus; 0: none.")]
@@ -44,21 +41,24 @@ def certificates(
     days: Annotated[int, typer.Option(help="Days of validity.")] = 397,
 ) -> None:
     """Make the coordinator's TLS certificate: under a small authority for trying out, or a request to your own."""
-    from deploy.operations import certificates as made
+    from dictpfl.deploy.operations import certificates as made
 
     if csr:
-        _say(f"{made.request(folder, name or [])}: have it signed as {folder / made.CERTIFICATE}")
+        console.say(f"{made.request(folder, name or [])}: have it signed as {folder / made.CERTIFICATE}")
         return
     path = made.try_out(folder, name or [], days=days)
-    _say(f"{path} for {days} days; give {folder / made.CA} to the institutions, keep {folder / made.CA_KEY} offline")
+    console.say(
+        f"{path} for {days} days; give {folder / made.CA} to the institutions, keep {folder / made.CA_KEY} offline"
+    )
 
 
 @commands.command()
 def bundle() -> None:
     """Show the hash of the app bundle that this installation runs; all parties compare it."""
-    from deploy.operations import apps, pinned
+    from dictpfl.deploy.app import pinned
+    from dictpfl.deploy.app.bundle import build
 
-    _out.print(pinned.sha256_of(apps.build()), highlight=False, soft_wrap=True)
+    console.say(pinned.sha256_of(build()))
 
 
 @coordinator.command("install")
@@ -68,18 +68,20 @@ def coordinator_install(
     authority_fingerprint: Fingerprint = None,
 ) -> None:
     """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
-    from deploy.ceremony.cli import confirmed
-    from deploy.operations.coordinator import install
+    from dictpfl.deploy.ceremony.cli import confirmed
+    from dictpfl.deploy.operations.coordinator import install
 
     done = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
     terms = done.terms
-    _say(f"epoch {terms.epoch} installed, from round {terms.first_round} on, of {', '.join(sorted(terms.members))}")
-    _say(f"app {terms.app}")
+    console.say(
+        f"epoch {terms.epoch} installed, from round {terms.first_round} on, of {', '.join(sorted(terms.members))}"
+    )
+    console.say(f"app {terms.app}")
     for names, what in ((done.came, "admitted"), (done.went, "dismissed")):
         for name in names:
-            _say(f"{name} {what}")
+            console.say(f"{name} {what}")
     if done.running and done.running != terms.app:
-        _say("`coordinator up` runs another app: install the release that was agreed on, and start it again")
+        console.say("`coordinator up` runs another app: install the release that was agreed on, and start it again")
 
 
 @coordinator.command("up")
@@ -92,8 +94,8 @@ def coordinator_up(
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml."""
-    from deploy.operations.coordinator import up
-    from deploy.operations.log_format import configure
+    from dictpfl.deploy.operations.coordinator import up
+    from dictpfl.deploy.operations.log_format import configure
 
     configure(as_json=log_json)
     with _said(as_json=log_json):
@@ -107,15 +109,14 @@ def admit(
     public_key: Annotated[Path, typer.Argument(metavar="NODE.pub", help="From `dictpfl institution enrol`.")],
 ) -> None:
     """Let an institution's node take part; at once if the coordinator is up, else when it starts."""
-    from common.errors import ProcessError
-    from common.files import write_private
-    from common.keys import owner_only
-    from deploy.ceremony.custody import record
-    from deploy.ceremony.identity import coordinator_signer, require_name
-    from deploy.ceremony.installing import node_digest
-    from deploy.operations.control import connected
-    from deploy.operations.places import NODES
-    from deploy.operations.settings import CoordinatorSettings
+    from dictpfl.common.errors import ProcessError
+    from dictpfl.common.files import owner_only, write_private
+    from dictpfl.deploy.ceremony.custody import record
+    from dictpfl.deploy.ceremony.identity import coordinator_signer, require_name
+    from dictpfl.deploy.ceremony.installing import node_digest
+    from dictpfl.deploy.operations.control import connected
+    from dictpfl.deploy.operations.places import NODES
+    from dictpfl.deploy.operations.settings import CoordinatorSettings
 
     require_name(name)
     kept = owner_only(folder / NODES) / f"{name}.pub"
@@ -134,7 +135,7 @@ def admit(
     else:
         said = f"{name} admitted"
     record(folder, coordinator_signer(folder), "node admitted", institution=name, key=node_digest(kept))
-    _say(said)
+    console.say(said)
 
 
 @coordinator.command()
@@ -143,11 +144,11 @@ def dismiss(
     name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
 ) -> None:
     """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
-    from deploy.ceremony.custody import record
-    from deploy.ceremony.identity import coordinator_signer
-    from deploy.operations.control import connected
-    from deploy.operations.coordinator import admitted
-    from deploy.operations.settings import CoordinatorSettings
+    from dictpfl.deploy.ceremony.custody import record
+    from dictpfl.deploy.ceremony.identity import coordinator_signer
+    from dictpfl.deploy.operations.control import connected
+    from dictpfl.deploy.operations.coordinator import admitted
+    from dictpfl.deploy.operations.settings import CoordinatorSettings
 
     kept = {path.stem: path for path in admitted(folder)}
     if name not in kept:
@@ -158,33 +159,71 @@ def dismiss(
     record(folder, coordinator_signer(folder), "node dismissed", institution=name)
     # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.
     kept[name].unlink()
-    _say(f"{name} dismissed")
+    console.say(f"{name} dismissed")
+
+
+@coordinator.command()
+def exclude(
+    folder: CoordinatorFolder,
+    name: Annotated[str, typer.Argument(help="The institution's name, as `dictpfl status` shows it.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept beside the name, and in the custody log.")] = "",
+) -> None:
+    """Neither ask nor hear an institution from the next exchange on, also in a run that is on; `readmit` undoes it."""
+    from dictpfl.deploy.operations.coordinator import exclude as leave_out
+    from dictpfl.server.agreement import Agreement
+    from dictpfl.server.coordinator import AGREEMENT
+
+    excluded = leave_out(folder, name, reason)
+    agreement = Agreement.load(folder / AGREEMENT)
+    console.say(f"{name} is excluded; excluded are {', '.join(excluded)}")
+    left = len(set(agreement.members) - set(excluded))
+    if agreement.members and left < agreement.min_participants:
+        console.say(
+            f"{left} institutions are left, at least {agreement.min_participants} must be in a sum: no round closes until "
+            "one is readmitted, or the authority begins an epoch with others"
+        )
+
+
+@coordinator.command()
+def readmit(
+    folder: CoordinatorFolder,
+    name: Annotated[str, typer.Argument(help="The institution's name.")],
+) -> None:
+    """Let an excluded institution take part again; it catches up with the rounds that it missed."""
+    from dictpfl.deploy.operations.coordinator import readmit as take_back
+
+    take_back(folder, name)
+    console.say(f"{name} takes part again, from the next exchange on")
 
 
 @coordinator.command()
 def proxy(
     folder: CoordinatorFolder,
     listen: Annotated[str, typer.Option(metavar="[HOST:]PORT", help="Where institutions connect.")],
-    kind: Annotated[ProxyKind, typer.Option(help="Whose configuration to write.")] = ProxyKind.NGINX,
+    kind: Annotated[Literal["nginx", "caddy"], typer.Option(help="Whose configuration to write.")] = "nginx",
 ) -> None:
     """Write the configuration of the TLS proxy that stands in front."""
-    from deploy.operations.proxy import command, write_proxy
+    from dictpfl.deploy.operations.proxy import ProxyKind, command, write_proxy
 
-    path = write_proxy(folder, listen, kind)
-    _say(f"{path} written; {command(kind, path)}")
+    program = ProxyKind(kind)
+    path = write_proxy(folder, listen, program)
+    console.say(f"{path} written; {command(program, path)}")
 
 
 @institution.command()
-def enrol(folder: SiteFolder) -> None:
+def enrol(folder: InstitutionFolder) -> None:
     """Make the node's key for Flower; the public half goes to the coordinator."""
-    from deploy.operations.institution import enrol as make
+    from dictpfl.deploy.operations.institution import enrol as make
 
-    _say(f"{make(folder.resolve())}: send it to the coordinator, who runs `dictpfl coordinator admit`")
+    console.say(f"{make(folder.resolve())}: send it to the coordinator, who runs `dictpfl coordinator admit`")
+
+
+institution.command()(unlock)
 
 
 @institution.command("up")
 def institution_up(
-    folder: SiteFolder,
+    folder: InstitutionFolder,
     coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="The coordinator's proxy.")] = None,
     ca: Annotated[str | None, typer.Option(metavar="FILE", help="Authority of the coordinator's certificate.")] = None,
     port: Annotated[int | None, typer.Option(help="Loopback port between SuperNode and SuperExec.")] = None,
@@ -194,8 +233,9 @@ def institution_up(
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml."""
-    from deploy.operations.institution import up
-    from deploy.operations.log_format import configure
+    require("institution", "institution up")
+    from dictpfl.deploy.operations.institution import up
+    from dictpfl.deploy.operations.log_format import configure
 
     configure(as_json=log_json)
     path = None if ca is None else str(Path(ca).resolve())
@@ -210,14 +250,14 @@ def health(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="A coordinator's or institution's folder.")],
 ) -> None:
     """Ask the health checks of a party's programs; exit code 0 if all serve, 1 if not. For containers and monitors."""
-    from deploy.operations import health as probe
+    from dictpfl.deploy.operations import health as probe
 
-    found = probe.of(folder)
-    for program in found:
-        _say(f"{program.program}: {program.found}")
-    if not found:
-        _say("`up` is not running in this folder")
-    if not found or not all(program.serves for program in found):
+    programs = probe.of(folder)
+    for program in programs:
+        console.say(f"{program.program}: {program.found}")
+    if not programs:
+        console.say("`up` is not running in this folder")
+    if not programs or not all(program.serves for program in programs):
         raise typer.Exit(1)
 
 
@@ -234,10 +274,10 @@ def run(
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Start the federation, or go on with it, and show each round as it closes."""
-    from deploy.operations.draining import rounds_to_end_with
-    from deploy.operations.log_format import configure
-    from deploy.operations.running import run as run_to_the_end
-    from server.journal import ClosedRound
+    from dictpfl.deploy.operations.log_format import configure
+    from dictpfl.deploy.operations.running import away, rounds_to_end_with
+    from dictpfl.deploy.operations.running import run as run_to_the_end
+    from dictpfl.server.rows import ClosedRound
 
     if drain and rounds is not None:
         raise ConfigError("run: expected one of --rounds and --drain")
@@ -247,93 +287,65 @@ def run(
         took = human_seconds(closed.ended - closed.started)
         text = f"round {closed.round} ({closed.kind}): {contributors} institutions, {human_bytes(closed.bytes_up)} up, "
         facts = {"event": "round", "round": closed.round, "kind": str(closed.kind), "contributors": contributors}
-        _say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
+        console.say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
     with _said(as_json=log_json):
         done = run_to_the_end(folder, rounds_to_end_with(folder) if drain else rounds, on_round=show)
-    _say(
-        f"{done} rounds closed, all institutions told"
-        if not log_json
-        else json.dumps({"event": "done", "rounds": done})
-    )
+    absent = away(folder)
+    if log_json:
+        console.say(json.dumps({"event": "done", "rounds": done} | ({"not_told": absent} if absent else {})))
+    elif absent:
+        console.say(
+            f"{done} rounds closed; NOT told, since not online: {', '.join(absent)}. Their model stays an older one until they are back "
+            "and you type `dictpfl run` once more, which tells them and closes no round"
+        )
+    else:
+        console.say(f"{done} rounds closed, all institutions told")
 
 
 @commands.command()
 def status(
     folder: Annotated[
-        Path, typer.Option("--folder", "--site", metavar="DIR", help="A coordinator's or institution's folder.")
+        Path, typer.Option("--folder", "--institution", metavar="DIR", help="A coordinator's or institution's folder.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,  # noqa: FBT002
 ) -> None:
     """Show where a federation stands: at the coordinator sizes and times, at an institution its own metrics."""
-    from client.site import SITE
-    from deploy.operations.status import of_coordinator, of_institution
+    from dictpfl.deploy.ceremony.identity import Role
+    from dictpfl.deploy.operations.begun import role_of
+    from dictpfl.deploy.operations.showing import show_coordinator
+    from dictpfl.deploy.operations.status import of_coordinator, of_institution
 
-    own = (folder / SITE).exists()
-    found = of_institution(folder) if own else of_coordinator(folder)
+    own = role_of(folder) is Role.INSTITUTION
+    standing = of_institution(folder) if own else of_coordinator(folder)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        sys.stdout.write(json.dumps(standing, indent=1) + "\n")
     elif own:
-        _show_institution(found)
+        _show_institution(standing)
     else:
-        _show_coordinator(found)
+        show_coordinator(standing)
 
 
-def _show_coordinator(found: dict[str, Any]) -> None:
-    done = sum(r["kind"] == "update" for r in found["rounds"])
-    _say(f"federation {found['federation'][:16]}, {done} of {found['rounds_wanted']} update rounds")
-    if found["stopped_before_round"] is not None:
-        _say(f"institutions stopped early: no update from round {found['stopped_before_round']} on")
-    for reason in found["insecurities"]:
-        _say(f"INSECURE (toy_insecure): {reason}")
-    table = Table(box=None)
-    for heading in (
-        "round",
-        "kind",
-        "in the sum",
-        "ciphertexts",
-        "up",
-        "down",
-        "time",
-        "of it adding",
-        "not in the sum",
-    ):
-        table.add_column(heading, justify="right")
-    names = {str(node["node"]): node["name"] for node in found["nodes"] or ()}
-    for r in found["rounds"]:
-        missing = ", ".join(f"{names.get(node) or node}: {why}" for node, why in r["rejected"].items())
-        table.add_row(
-            str(r["round"]), r["kind"], str(r["contributors"]), str(r["ciphertexts"]), human_bytes(r["bytes_up"]),
-            human_bytes(r["bytes_down"]), human_seconds(r["seconds"]), human_seconds(r["fold_seconds"]), missing,
-        )  # fmt: skip
-    _out.print(table)
-    if found["nodes"] is None:
-        _say("the SuperLink does not answer: `dictpfl coordinator up` is not running")
-    for node in found["nodes"] or ():
-        seen = (
-            "never seen"
-            if node["seconds_since_seen"] is None
-            else f"seen {human_seconds(node['seconds_since_seen'])} ago"
-        )
-        _say(f"{node['name'] or node['node']}: {node['status']}, {seen}")
-    if found["certificate_days_left"] is not None:
-        _say(f"certificate: {found['certificate_days_left']:.0f} days left")
-
-
-def _show_institution(found: dict[str, Any]) -> None:
-    _say(
-        f"{found['name']} in federation {found['federation'][:16]}: round {found['round']}, {found['updates']} updates"
+def _show_institution(standing: dict[str, Any]) -> None:
+    console.say(
+        f"{standing['name']} in federation {standing['federation'][:16]}: round {standing['round']}, {standing['updates']} updates"
     )
-    _say(f"state digest {found['state_digest']}")
-    if found["best_after_updates"] is not None:
-        stop = "; all institutions have stopped" if found["stopped"] else ""
-        _say(f"best by validation: the model after {found['best_after_updates']} updates{stop}")
-    for line in (*_deliveries(found["delivery"]), *_spent(found["privacy"])):
-        _say(line)
-    table = Table(box=None)
-    for heading in ("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds"):
-        table.add_column(heading, justify="right")
-    for entry in found["diary"]:
+    for word, reason in (("CANNOT TAKE PART", standing["not_ready"]), ("DISK", standing["disk"])):
+        if reason:
+            console.say(f"{word}: {reason}")
+    console.say(f"state digest {standing['state_digest']}")
+    if standing["best_after_updates"] is not None:
+        stop = "; all institutions have stopped" if standing["stopped"] else ""
+        console.say(f"best by validation: the model after {standing['best_after_updates']} updates{stop}")
+    for line in (*_refused(standing), *_deliveries(standing["delivery"]), *_spent(standing["privacy"])):
+        console.say(line)
+    from dictpfl.deploy.operations.certificates import SOON_DAYS
+    from dictpfl.deploy.operations.certificates import standing as certificate_standing
+
+    if (days := standing["certificate_days_left"]) is not None and days < SOON_DAYS:
+        console.say(f"certificate of the coordinator's authority: {certificate_standing(days)}")
+    table = console.table("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds")
+    for entry in standing["diary"]:
         when = time.strftime("%m-%d %H:%M:%S", time.gmtime(entry.get("at", 0)))
         numbers = [f"{entry[name]:.4f}" if name in entry else "-" for name in ("metric", "loss")]
         seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in entry.get("seconds", {}).items())
@@ -345,34 +357,39 @@ def _show_institution(found: dict[str, Any]) -> None:
             *numbers,
             seconds,
         )
-    _out.print(table)
+    console.out.print(table)
 
 
 @contextmanager
 def _said(*, as_json: bool) -> Iterator[None]:
-    """Where logs are JSON, the reason for an end is a line of it, too."""
+    """Log the reason for an end as a line of JSON, too, where logs are JSON."""
     try:
         yield
     except DictPFLError as error:
         if not as_json:
             raise
+        import structlog
+
         structlog.get_logger(__name__).error("stopped", code=error.code, reason=str(error))
         raise typer.Exit(1) from None
 
 
-def _deliveries(found: dict[str, Any]) -> Iterator[str]:
-    yield f"uploads lately: {found['counted']} in the sums, {found['missed']} not"
-    if last := found.get("last_missed"):
-        row = f", {found['missed_in_a_row']} in a row by now" if found["missed_in_a_row"] > 1 else ""
+def _refused(standing: dict[str, Any]) -> Iterator[str]:
+    if text := standing["refusals"]["text"]:
+        yield text
+    if rounds := ", ".join(str(line["round"]) for line in standing["void"]):
+        yield f"void lately, for every institution: round {rounds}. Nothing of the sum was applied; logs say why"
+
+
+def _deliveries(uploads: dict[str, Any]) -> Iterator[str]:
+    yield f"uploads lately: {uploads['counted']} in the sums, {uploads['missed']} not"
+    if last := uploads.get("last_missed"):
+        row = f", {uploads['missed_in_a_row']} in a row by now" if uploads["missed_in_a_row"] > 1 else ""
         yield f"the upload of round {last['round']} is not in its sum{row}: {last['meaning']}"
 
 
-def _spent(found: dict[str, Any] | None) -> Iterator[str]:
-    if found:
-        whom = "each training sample" if found["mechanism"] == "example" else "this institution as a whole"
-        limit = f", of {found['limit']:g} allowed" if found["limit"] else ""
-        yield f"differential privacy of {whom}: epsilon {found['epsilon']:.3f} at delta {found['delta']:g}{limit}"
-
-
-def _say(text: str) -> None:
-    _out.print(text, soft_wrap=True, highlight=False, markup=False)
+def _spent(privacy: dict[str, Any] | None) -> Iterator[str]:
+    if privacy:
+        whom = "each training sample" if privacy["mechanism"] == "example" else "this institution as a whole"
+        limit = f", of {privacy['limit']:g} allowed" if privacy["limit"] else ""
+        yield f"differential privacy of {whom}: epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g}{limit}"

@@ -20,12 +20,12 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from common.errors import ConfigError, ProcessError
+from dictpfl.common.errors import ConfigError, ProcessError
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What Flower says of a run."""
+    """State of a run, as Flower tells it."""
 
     run: int
     status: str
@@ -34,7 +34,7 @@ class RunState:
 
     @property
     def over(self) -> bool:
-        """Whether its server app has ended, or never will begin."""
+        """Tells whether its server app has ended, or never will begin."""
         return self.status == "finished"
 
 
@@ -87,23 +87,23 @@ class Control:
                 return int(info.node_id)
         return None
 
-    def dismiss_others(self, kept: Sequence[Path]) -> list[str]:
-        """Strike off every node whose public key is not in these files; returns their names."""
+    def dismiss_others(self, kept: Sequence[Path], spared: Sequence[str] = ()) -> list[str]:
+        """Strike off every node whose public key is not in these files, and whose name is not spared; returns their names."""
         wanted = {_node_key(path) for path in kept}
         known = [info for info in self._infos() if info.status != NodeStatus.UNREGISTERED]
-        others = [info for info in known if info.public_key not in wanted]
+        others = [info for info in known if info.public_key not in wanted and info.name not in spared]
         for info in others:
             self._client.UnregisterNode(messages.UnregisterNodeRequest(node_id=info.node_id))
         return [str(info.name) for info in others]
 
     def nodes(self) -> list[Node]:
-        """All nodes that are registered."""
+        """Return all nodes that are registered."""
         return [
             Node(i.node_id, i.name, i.status, float(i.online_until or 0.0), i.last_activated_at) for i in self._infos()
         ]
 
     def runs(self) -> list[RunState]:
-        """All runs, the newest last."""
+        """Return all runs, the newest last."""
         answer = self._client.ListRuns(messages.ListRunsRequest())
         return [
             RunState(run.run_id, run.status.status, run.status.sub_status, run.status.details)
@@ -165,7 +165,7 @@ def connected(address: str, ca: Path) -> Iterator[Control]:
 
 
 def is_up(address: str, ca: Path) -> bool:
-    """Whether the SuperLink answers."""
+    """Tell whether the SuperLink answers."""
     try:
         with connected(address, ca) as control:
             control.nodes()

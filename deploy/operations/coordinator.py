@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from common.errors import ConfigError, ProcessError
-from deploy.ceremony.identity import coordinator_signer
-from deploy.ceremony.installing import install as checked_and_installed
-from deploy.ceremony.installing import require_consistent
-from deploy.ceremony.pinning import pinned
-from deploy.ceremony.terms import Terms
-from deploy.operations.apps import held_to_agreed
-from deploy.operations.certificates import validity
-from deploy.operations.control import Control, connected, is_up
-from deploy.operations.metrics import CoordinatorMetrics, served
-from deploy.operations.pinned import FAB, sha256_of
-from deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
-from deploy.operations.preflight import require_certificate, require_own_files
-from deploy.operations.private import secret_file
-from deploy.operations.processes import Program, Supervisor
-from deploy.operations.settings import CoordinatorSettings
-from deploy.operations.watching import watched
-from deploy.operations.witness import Witness
-from server.agreement import Agreement
-from server.app import FOLDER
-from server.coordinator import AGREEMENT
+from dictpfl.common.errors import ConfigError, ProcessError
+from dictpfl.common.files import secret_file
+from dictpfl.deploy.app.pinned import FAB, sha256_of
+from dictpfl.deploy.ceremony.custody import record
+from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
+from dictpfl.deploy.ceremony.installing import install as checked_and_installed
+from dictpfl.deploy.ceremony.installing import require_consistent
+from dictpfl.deploy.ceremony.pinning import pinned
+from dictpfl.deploy.ceremony.terms import Terms
+from dictpfl.deploy.operations import begun
+from dictpfl.deploy.operations.agreed import held_to_agreed
+from dictpfl.deploy.operations.certificates import validity
+from dictpfl.deploy.operations.control import Control, connected, is_up
+from dictpfl.deploy.operations.metrics import CoordinatorMetrics, served
+from dictpfl.deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
+from dictpfl.deploy.operations.preflight import require_certificate, require_own_files
+from dictpfl.deploy.operations.processes import Program, Supervisor
+from dictpfl.deploy.operations.renewal import Renewal
+from dictpfl.deploy.operations.settings import CoordinatorSettings
+from dictpfl.deploy.operations.watching import watched
+from dictpfl.deploy.operations.witness import Witness
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.app import FOLDER
+from dictpfl.server.coordinator import AGREEMENT, open_journal
+from dictpfl.server.journal import Journal
 
 _log = structlog.get_logger(__name__)
 _ASK_EVERY = 0.5
@@ -43,6 +48,7 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         DictPFLError: something in the folder cannot be used; the message says what to do.
     """
     folder = folder.resolve()
+    begun.require(folder, Role.COORDINATOR)
     agreement = Agreement.load(folder / AGREEMENT)
     prepare(folder)
     settings = CoordinatorSettings.updated(folder, **given)
@@ -51,22 +57,26 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     if require_consistent(folder, agreement) and pinned(folder) is None:
         _log.warning("nobody compared the authority's fingerprint; `dictpfl coordinator install` asks for it")
     settings = held_to_agreed(folder, folder, settings)
-    found = validity(folder / settings.certificate)
-    _log.info("coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(found.days_left))
+    certificate = validity(folder / settings.certificate)
+    _log.info(
+        "coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(certificate.days_left)
+    )
     supervisor = Supervisor(
         programs(folder, settings, log_json=log_json),
         folder,
         once_ready=lambda started: _once_ready(folder, settings, started),
+        ports=[settings.port],
     )
     with (
         served(settings.metrics_port, CoordinatorMetrics(folder, settings)),
         watched(Witness(folder, coordinator_signer(folder)).look, "custody log"),
+        watched(Renewal(folder, settings).look, "certificate"),
     ):
         supervisor.run()
 
 
 def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = False) -> list[Program]:
-    """What runs, in the order in which it starts."""
+    """Return the programs to run, in the order in which they start."""
     address, ca = settings.superlink, folder / settings.ca
     secret = secret_file(folder / RUN / SECRET)
     setting = environment(
@@ -110,8 +120,19 @@ def admitted(folder: Path) -> list[Path]:
 
 
 def admit_nodes(control: Control, folder: Path) -> tuple[list[str], list[str]]:
-    """Let the nodes in `nodes/` take part, and nobody else; returns who came and who went."""
-    came, went = [], control.dismiss_others(admitted(folder))
+    """Let the nodes in `nodes/` take part, and nobody else; returns who came and who went.
+
+    A member of the epoch stays also where its file is missing: Flower takes nobody back whom it has struck off, and a file that was
+    lost, or is not restored yet, is no decision. Who shall not take part is excluded, or left out of the next epoch.
+    """
+    members = Agreement.load(folder / AGREEMENT).members
+    missing = sorted(set(members) - {key.stem for key in admitted(folder)})
+    came, went = [], control.dismiss_others(admitted(folder), spared=missing)
+    if missing and admitted(folder):
+        _log.error(
+            f"no {NODES}/NAME.pub of {', '.join(missing)}: who was admitted before stays so; restore the files from the backup, or "
+            "leave an institution out with `dictpfl coordinator exclude NAME`"
+        )
     for key in admitted(folder):
         try:
             node = control.admit(key)
@@ -120,7 +141,65 @@ def admit_nodes(control: Control, folder: Path) -> tuple[list[str], list[str]]:
             continue
         if node is not None:
             came.append(key.stem)
+    note_names(control, folder)
     return came, went
+
+
+def note_names(control: Control, folder: Path) -> None:
+    """Tell the journal which node is whose: the server app that closes rounds sees numbers of nodes alone."""
+    agreement = Agreement.load(folder / AGREEMENT)
+    admissible = {key.stem for key in admitted(folder)} | set(agreement.members)
+    journal = open_journal(folder, agreement)
+    try:
+        journal.name_nodes({node.node: node.name for node in control.nodes() if node.name in admissible})
+    finally:
+        journal.close()
+
+
+def exclude(folder: Path, name: str, reason: str = "") -> Sequence[str]:
+    """Have an institution neither asked nor heard, from the next exchange on, also of a run that is on.
+
+    Returns:
+        Names of those who are excluded now.
+
+    Raises:
+        ConfigError: nobody has that name. JournalError: the journal cannot be used.
+    """
+    with _parties(folder) as (journal, known):
+        if name not in known:
+            raise ConfigError(f"{name!r} is no member and no admitted node; known are {sorted(known)}")
+        record(folder, coordinator_signer(folder), "institution excluded", institution=name, reason=reason)
+        journal.exclude(name, reason)
+        return [one.name for one in journal.excluded()]
+
+
+def readmit(folder: Path, name: str) -> None:
+    """Let an excluded institution take part again.
+
+    Raises:
+        ConfigError: it is not excluded. JournalError: the journal cannot be used.
+    """
+    with _parties(folder) as (journal, _):
+        excluded = [one.name for one in journal.excluded()]
+        if name not in excluded:
+            raise ConfigError(f"{name!r} is not excluded; excluded are {excluded}")
+        record(folder, coordinator_signer(folder), "institution readmitted", institution=name)
+        journal.readmit(name)
+
+
+@contextmanager
+def _parties(folder: Path) -> Iterator[tuple[Journal, frozenset[str]]]:
+    """Open the journal, with the names that institutions have; those of nodes are brought up to date if it can be."""
+    folder = folder.resolve()
+    agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
+    with suppress(ProcessError), connected(settings.superlink, folder / settings.ca) as control:
+        note_names(control, folder)
+    journal = open_journal(folder, agreement)
+    try:
+        names = {key.stem for key in admitted(folder)} | set(journal.node_names().values())
+        yield journal, frozenset(names | set(agreement.members))
+    finally:
+        journal.close()
 
 
 def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[str]) -> None:
@@ -153,7 +232,7 @@ def install(folder: Path, half: Path, **how: Any) -> Installed:
     """Install the coordinator's half of an epoch, and admit its nodes if the coordinator is up.
 
     Args:
-        how: as for `deploy.ceremony.installing.install`.
+        how: as for `dictpfl.deploy.ceremony.installing.install`.
 
     Raises:
         ProcessError: a run of the epoch before is on. DictPFLError: refused.

@@ -1,4 +1,4 @@
-"""What a rotation will need, ready when it comes: at the end of a run, the shared state, sealed for the authority.
+"""Handover for a rotation, ready when it comes: at the end of a run, the shared state, sealed for the authority.
 
 So an institution types nothing for others to come or leave but `join`: its operator mails a file that is there. An
 institution whose passphrase nobody stored cannot sign it unattended, and exports by hand.
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import structlog
 
-from client.epochs import installed
-from client.site import DIARY, SiteSettings
-from client.vault import stored_passphrase
-from common.errors import BundleError, CeremonyError, DictPFLError
-from deploy.ceremony.envelope import Envelope
-from deploy.ceremony.export import KIND, export_state
-from deploy.ceremony.pinning import pinned
+from dictpfl.client.folder import DIARY, InstitutionSettings
+from dictpfl.client.keys.epochs import installed
+from dictpfl.client.keys.vault import stored_passphrase
+from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError
+from dictpfl.deploy.ceremony.envelope import Envelope
+from dictpfl.deploy.ceremony.export import KIND, export_state
+from dictpfl.deploy.ceremony.pinning import pinned
 
 HANDOVER = "handover.state"
 _TAIL = 4096
@@ -39,7 +39,7 @@ class Handover:
             return False
         self._made = (settled, epochs[-1])
         try:
-            settings = SiteSettings.load(self._folder)
+            settings = InstitutionSettings.load(self._folder)
             file = self._folder / settings.passphrase_file if settings.passphrase_file else None
             passphrase = stored_passphrase(file)
             if passphrase is None:
@@ -65,7 +65,7 @@ class Handover:
 
 
 def settled_round(diary: Path) -> int | None:
-    """The round at which a run ended, if that is the last thing that happened."""
+    """Return the round at which a run ended, if that is the last thing that happened."""
     try:
         with diary.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))

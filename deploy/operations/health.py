@@ -1,4 +1,4 @@
-"""Whether the programs of a party serve: Flower's own gRPC health checks, asked on loopback.
+"""Health of a party's programs: Flower's own gRPC health checks, asked on loopback.
 
 Every program has one (`--health-server-address`), on a port that the system chose at its last start and that the
 supervisor noted in `run/processes.json`. A program ends with its supervisor, so one that serves has one.
@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.operations.places import LOOPBACK, PROCESSES, RUN
+from dictpfl.deploy.operations import disk, readiness
+from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, PROCESSES, RUN
 
 _ASK_SECONDS = 3.0
+CUT_OFF_SECONDS = 90.0
+"""Seconds without an answer of the coordinator after which a SuperNode that is alive counts as cut off; it asks every three
+seconds, and waits twenty at most between two tries."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,31 @@ class Health:
 
 
 def processes(folder: Path) -> dict[str, Any]:
-    """What the supervisor last wrote: process ids, restarts and health ports; empty if none runs."""
+    """Read what the supervisor last wrote: process ids, restarts and health ports; empty if none runs."""
     try:
-        found: dict[str, Any] = json.loads((folder / RUN / PROCESSES).read_text(encoding="utf-8"))
+        written: dict[str, Any] = json.loads((folder / RUN / PROCESSES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found
+    return written
 
 
 def of(folder: Path) -> list[Health]:
     """Health of each program that a supervisor of this folder runs; empty if none is up."""
-    return [_health(name, facts) for name, facts in processes(folder).get("programs", {}).items()]
+    found = [_health(name, facts) for name, facts in processes(folder).get("programs", {}).items()]
+    found = [_in_touch(folder, one) if one.program == "supernode" and one.serves else one for one in found]
+    if found and (reason := readiness.trouble(folder)):
+        found.append(Health("institution", serves=False, found=f"cannot take part: {reason}"))
+    if found and (reason := disk.trouble(folder)):
+        found.append(Health("disk", serves=False, found=reason))
+    return found
+
+
+def last_contact(folder: Path) -> float | None:
+    """Seconds since 1970 at which the coordinator last answered an institution's SuperNode; None: never, or no institution's folder."""
+    try:
+        return (folder / RUN / LAST_CONTACT).stat().st_mtime
+    except OSError:
+        return None
 
 
 def serves(port: int, seconds: float = _ASK_SECONDS) -> bool:
@@ -56,10 +75,24 @@ def serves(port: int, seconds: float = _ASK_SECONDS) -> bool:
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses now."""
+    """Return a loopback port that nobody uses now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def _in_touch(folder: Path, alive: Health) -> Health:
+    """Count a SuperNode that lives and reaches nobody as one that does not serve."""
+    reached = last_contact(folder)
+    ago = None if reached is None else max(0.0, time.time() - reached)
+    if ago is not None and ago < CUT_OFF_SECONDS:
+        return alive
+    since = "has not reached the coordinator yet" if ago is None else f"has not reached the coordinator for {ago:.0f} s"
+    return Health(
+        alive.program,
+        serves=False,
+        found=f"{alive.found}, but {since}; it keeps trying, and logs/{alive.program}.log says why it cannot",
+    )
 
 
 def _health(name: str, facts: dict[str, Any]) -> Health:

@@ -13,22 +13,28 @@ from typing import Any
 
 import structlog
 
-from client.epochs import Keyring, home
-from client.site import SiteSettings
-from common.errors import CertificateError, ConfigError
-from deploy.ceremony.changing import finish_change
-from deploy.ceremony.nodes import NODE, node_key
-from deploy.operations.apps import held_to_agreed
-from deploy.operations.certificates import require_valid
-from deploy.operations.handover import Handover
-from deploy.operations.metrics import InstitutionMetrics, served
-from deploy.operations.places import LOOPBACK, RUN, SECRET, environment, prepare
-from deploy.operations.preflight import meaning, require_own_files, trusting
-from deploy.operations.private import require_private, secret_file
-from deploy.operations.processes import Delays, Program, Supervisor
-from deploy.operations.settings import NodeSettings
-from deploy.operations.task import SITE
-from deploy.operations.watching import watched
+from dictpfl.client.data.preparing.preparation import preparation_of
+from dictpfl.client.data.stored import Stored
+from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
+from dictpfl.client.keys.epochs import Keyring, home
+from dictpfl.client.keys.vault import stored_passphrase
+from dictpfl.common.errors import CertificateError, ConfigError
+from dictpfl.common.files import require_private, secret_file
+from dictpfl.deploy.ceremony.changing import finish_change
+from dictpfl.deploy.ceremony.identity import PRIVATE, Role, open_identity
+from dictpfl.deploy.ceremony.nodes import NODE, node_key
+from dictpfl.deploy.operations import begun, readiness
+from dictpfl.deploy.operations.agreed import held_to_agreed
+from dictpfl.deploy.operations.certificates import require_valid
+from dictpfl.deploy.operations.environment import CONTACT, INSTITUTION
+from dictpfl.deploy.operations.handover import Handover
+from dictpfl.deploy.operations.metrics import InstitutionMetrics, served
+from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, RUN, SECRET, environment, prepare
+from dictpfl.deploy.operations.preflight import meaning, require_own_files, trusting
+from dictpfl.deploy.operations.processes import Delays, Program, Supervisor
+from dictpfl.deploy.operations.refusals import Refusals
+from dictpfl.deploy.operations.settings import NodeSettings
+from dictpfl.deploy.operations.watching import watched
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
@@ -41,7 +47,7 @@ _ADVICE = {
 
 
 def enrol(folder: Path) -> Path:
-    """The node's public key, which the coordinator needs. `dictpfl institution identity` made the pair; made here if not."""
+    """Return the node's public key, which the coordinator needs; the pair is made if there is none yet."""
     return node_key(prepare(folder))
 
 
@@ -53,28 +59,44 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     """
     folder = folder.resolve()
     finish_change(folder)
-    site = SiteSettings.load(folder)
+    begun.require(folder, Role.INSTITUTION)
+    institution = InstitutionSettings.load(folder)
     prepare(folder)
     settings = NodeSettings.updated(folder, **given)
     require_private(folder / NODE)
     require_own_files(folder)
-    if site.passphrase_file:
-        require_private(folder / site.passphrase_file)
-    Keyring(folder, site)  # a wrong passphrase or a damaged key is said now, not in the first round
+    if institution.passphrase_file:
+        require_private(folder / institution.passphrase_file)
+    # A wrong passphrase, a damaged key or identity, or samples that cannot be read are said now, not in the first round.
+    config = Keyring(folder, institution).genesis.config
+    _require_identity(folder, institution)
+    for part in (TRAIN, VALIDATION):
+        Stored(folder / part, config.narrow.classes, preparation_of(config), config.data)
+    readiness.note(folder, None)
     require_trusted(settings.coordinator, folder / settings.ca)
     _compare_clocks(settings.coordinator, folder / settings.ca)
     settings = held_to_agreed(folder, home(folder), settings)
-    _log.info("institution", name=site.name, coordinator=settings.coordinator, bundle=settings.bundle)
-    supervisor = Supervisor(programs(folder, settings, log_json=log_json), folder)
+    _log.info("institution", name=institution.name, coordinator=settings.coordinator, bundle=settings.bundle)
+    refusals = Refusals(folder)
+    refusals.look()  # a lock is said before anything else happens
+    supervisor = Supervisor(programs(folder, settings, log_json=log_json), folder, ports=[settings.port])
     with (
         served(settings.metrics_port, InstitutionMetrics(folder, settings)),
         watched(Handover(folder).look, "handover"),
+        watched(refusals.look, "refused sums"),
     ):
         supervisor.run()
 
 
+def _require_identity(folder: Path, institution: InstitutionSettings) -> None:
+    """Open the identity, where there is one and the passphrase is at hand: it is needed next at a rotation, months from now."""
+    passphrase = stored_passphrase(folder / institution.passphrase_file if institution.passphrase_file else None)
+    if passphrase is not None and (folder / PRIVATE).exists():
+        open_identity(folder, passphrase)
+
+
 def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) -> list[Program]:
-    """What runs, in the order in which it starts."""
+    """Return the programs to run, in the order in which they start."""
     address = f"{LOOPBACK}:{settings.port}"
     secret = secret_file(folder / RUN / SECRET)
     setting = environment(
@@ -83,7 +105,7 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) ->
         bundle=settings.bundle,
         kind="clientapp",
         log_json=log_json,
-        **{SITE: str(folder)},
+        **{INSTITUTION: str(folder), CONTACT: str(folder / RUN / LAST_CONTACT)},
     )
     node = [
         "flower-supernode",
@@ -92,7 +114,7 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) ->
         *("--auth-supernode-private-key", str(folder / NODE)),
         *("--host", LOOPBACK, "--port", str(settings.port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-        *("--node-config", f"site={json.dumps(str(folder))}"),
+        *("--node-config", f"institution={json.dumps(str(folder))}"),
     ]
     # Within one machine and one user: plain HTTP, with the secret.
     execute = [

@@ -1,4 +1,4 @@
-"""How a log line looks: JSON, or for people. Nothing of ours is imported here: a task takes `common` from its bundle."""
+"""Form of a log line: JSON, or for people. Nothing of ours is imported here: a task takes `common` from its bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLOWER = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) *: *(.*)", re.DOTALL)
 
 
 def wants_json(environment: Mapping[str, str]) -> bool:
-    """Whether a process with this environment logs JSON."""
+    """Tell whether a process with this environment logs JSON."""
     return environment.get(LOG_JSON) == "1"
 
 
@@ -40,13 +40,13 @@ def configure(*, as_json: bool, verbose: bool = True) -> None:
 
 
 def as_json_line(line: str, program: str) -> str:
-    """One line of a program's output as a JSON object; one that is JSON already keeps its fields."""
+    """Return one line of a program's output as a JSON object; one that is JSON already keeps its fields."""
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or "event" not in found:
+        entry = None
+    if not isinstance(entry, dict) or "event" not in entry:
         match = _FLOWER.match(line)
         level, text = (match[1].lower(), match[2]) if match else ("info", line)
-        found = {"event": text, "level": level, "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    return json.dumps(found | {"program": program})
+        entry = {"event": text, "level": level, "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    return json.dumps(entry | {"program": program})

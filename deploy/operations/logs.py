@@ -9,8 +9,8 @@ import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from common.keys import owner_only
-from deploy.operations.log_format import as_json_line
+from dictpfl.common.files import owner_only
+from dictpfl.deploy.operations.log_format import as_json_line
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _EXIT = re.compile(r"Exit Code: (\d+)")
@@ -18,10 +18,15 @@ _BYTES, _KEPT = 5_000_000, 3
 
 
 class ProgramLog:
-    """What a program writes, and the exit code that Flower's programs only say in words."""
+    """Output of a program, and the exit code that Flower's programs only say in words."""
 
     def __init__(self, path: Path, *, as_json: bool = False) -> None:
-        """`path`: a folder of mode 0700 is made for it. `as_json`: one JSON object a line, whatever the program writes."""
+        """Begin, before the program starts.
+
+        Args:
+            path: of the file; its folder is made with mode 0700.
+            as_json: write one JSON object a line, whatever the program writes.
+        """
         owner_only(path.parent)
         self.path = path
         self._as_json = as_json

@@ -11,20 +11,24 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from client.site import DIARY
-from common.errors import DictPFLError, ProcessError
-from deploy.operations.certificates import validity
-from deploy.operations.health import processes
-from deploy.operations.places import LOOPBACK
-from deploy.operations.settings import CoordinatorSettings, NodeSettings
-from deploy.operations.status import of_coordinator
+from dictpfl.client.folder import DIARY
+from dictpfl.common.errors import DictPFLError, ProcessError
+from dictpfl.deploy.operations import disk
+from dictpfl.deploy.operations.certificates import validity
+from dictpfl.deploy.operations.health import last_contact, processes
+from dictpfl.deploy.operations.places import LOOPBACK
+from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
+from dictpfl.deploy.operations.status import of_coordinator
+
+if TYPE_CHECKING:
+    from dictpfl.deploy.operations.refusals import Refusals
 
 _log = structlog.get_logger(__name__)
 
@@ -63,31 +67,32 @@ class CoordinatorMetrics(Collector):
         self._folder, self._settings = folder, settings
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not read the journal."""
+        """Describe nothing: registering must not read the journal."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families; if the folder cannot be read, only that fact and what does not need it."""
+        """Yield all families; if the folder cannot be read, only that fact and what does not need it."""
         yield from _programs(self._folder)
         yield from _certificates(self._folder / self._settings.certificate, self._folder / self._settings.ca)
         try:
-            found = of_coordinator(self._folder)
+            standing = of_coordinator(self._folder)
         except DictPFLError as error:
             _log.warning("metrics incomplete", reason=str(error))
             yield GaugeMetricFamily("dictpfl_readable", "Whether agreement and journal could be read.", 0)
             return
         yield GaugeMetricFamily("dictpfl_readable", "Whether agreement and journal could be read.", 1)
-        yield from _rounds(found)
-        yield from _nodes(found["nodes"])
+        yield from _rounds(standing)
+        yield from _troubles(standing)
+        yield from _nodes(standing["nodes"])
 
 
-def _rounds(found: Mapping[str, Any]) -> Iterator[Metric]:
-    rounds = found["rounds"]
+def _rounds(standing: Mapping[str, Any]) -> Iterator[Metric]:
+    rounds = standing["rounds"]
     closed = CounterMetricFamily("dictpfl_rounds_closed", "Closed rounds.", labels=["kind"])
     for kind in ("update", "score", "measure"):
         closed.add_metric([kind], sum(r["kind"] == kind for r in rounds))
     yield closed
-    yield GaugeMetricFamily("dictpfl_rounds_wanted", "Update rounds that were agreed on.", found["rounds_wanted"])
+    yield GaugeMetricFamily("dictpfl_rounds_wanted", "Update rounds that were agreed on.", standing["rounds_wanted"])
     yield CounterMetricFamily(
         "dictpfl_uploads_counted", "Uploads in the sums of closed rounds.", sum(r["contributors"] for r in rounds)
     )
@@ -113,6 +118,23 @@ def _rounds(found: Mapping[str, Any]) -> Iterator[Metric]:
         yield GaugeMetricFamily("dictpfl_round_ended_timestamp_seconds", "When the last round closed.", last["ended"])
 
 
+def _troubles(standing: Mapping[str, Any]) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "dictpfl_sums_refused", "Rounds whose sum an institution refused.", len(standing["refused"])
+    )
+    yield CounterMetricFamily(
+        "dictpfl_rounds_asked_again", "Times that a round had too few uploads.", standing["times_asked_again"]
+    )
+    void = sum(bool(r["void"]) for r in standing["rounds"])
+    yield CounterMetricFamily("dictpfl_rounds_void", "Closed rounds that institutions passed over.", void)
+    yield GaugeMetricFamily(
+        "dictpfl_institutions_excluded", "Institutions that the operator excluded.", len(standing["excluded"])
+    )
+    yield GaugeMetricFamily(
+        "dictpfl_operator_needed", "Whether rounds cannot go on by themselves.", int(bool(standing["trouble"]))
+    )
+
+
 def _nodes(nodes: list[dict[str, Any]] | None) -> Iterator[Metric]:
     yield GaugeMetricFamily("dictpfl_superlink_up", "Whether the SuperLink answers.", int(nodes is not None))
     online = GaugeMetricFamily(
@@ -135,14 +157,16 @@ class InstitutionMetrics(Collector):
 
     def __init__(self, folder: Path, settings: NodeSettings) -> None:
         self._folder, self._settings = folder, settings
-        self._diary = Diary(folder / DIARY)
+        from dictpfl.deploy.operations.refusals import Refusals  # here: a coordinator loads nothing that reads a memory
+
+        self._diary, self._refusals = Diary(folder / DIARY), Refusals(folder)
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not read the diary."""
+        """Describe nothing: registering must not read the diary."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families."""
+        """Yield all families."""
         yield from _programs(self._folder)
         yield from _certificates(self._folder / self._settings.ca)
         diary = self._diary
@@ -153,17 +177,37 @@ class InstitutionMetrics(Collector):
         yield CounterMetricFamily(
             "dictpfl_rounds_applied", "Aggregates applied, replays included.", diary.events.get("applied", 0)
         )
+        yield CounterMetricFamily(
+            "dictpfl_rounds_void",
+            "Rounds of which nothing was applied, at any institution.",
+            diary.events.get("void", 0),
+        )
+        yield from _refused(self._refusals)
         yield CounterMetricFamily("dictpfl_bytes_up", "Bytes of uploads.", diary.bytes.get("uploaded", 0))
         yield CounterMetricFamily("dictpfl_bytes_down", "Bytes of aggregates applied.", diary.bytes.get("applied", 0))
         seconds = CounterMetricFamily("dictpfl_phase_seconds", "Wall clock by phase of the work.", labels=["phase"])
         for phase, value in sorted(diary.seconds.items()):
             seconds.add_metric([phase], value)
         yield seconds
+        if (reached := last_contact(self._folder)) is not None:
+            yield GaugeMetricFamily(
+                "dictpfl_coordinator_reached_timestamp_seconds", "When the coordinator last answered.", reached
+            )
         if diary.round is not None:
             yield GaugeMetricFamily("dictpfl_round", "Number of the last round applied or uploaded for.", diary.round)
             yield GaugeMetricFamily(
                 "dictpfl_last_active_timestamp_seconds", "When the diary was last written.", diary.at
             )
+
+
+def _refused(refusals: Refusals) -> Iterator[Metric]:
+    try:
+        standing = refusals.standing()
+    except DictPFLError as error:
+        _log.warning("metrics incomplete", reason=str(error))
+        return
+    yield GaugeMetricFamily("dictpfl_refused_sums", "Refused sums that nobody has looked at.", len(standing.unseen))
+    yield GaugeMetricFamily("dictpfl_locked", "Whether refused sums lock the institution.", int(standing.locked))
 
 
 class Diary:
@@ -219,6 +263,8 @@ def _programs(folder: Path) -> Iterator[Metric]:
         restarts.add_metric([name], max(0, facts["restarts"]))
     yield up
     yield restarts
+    if (left := disk.free(folder)) is not None:
+        yield GaugeMetricFamily("dictpfl_disk_free_bytes", "Free bytes on the folder's disk.", left)
 
 
 def _certificates(*paths: Path) -> Iterator[Metric]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from common.keys import owner_only
-from deploy.operations.child import HEARTBEAT, TASK
-from deploy.operations.log_format import LOG_JSON
-from deploy.operations.task import BUNDLE, HOME
+from dictpfl.common.files import owner_only
+from dictpfl.deploy.operations.environment import BUNDLE, HEARTBEAT, HOME, TASK, TASK_POLL
+from dictpfl.deploy.operations.log_format import LOG_JSON
 
 RUN, LOGS, FLOWER = "run", "logs", "flower"
-SECRET, DATABASE, PROCESSES = "superexec.secret", "superlink.sqlite", "processes.json"
+SECRET, DATABASE, PROCESSES, LAST_CONTACT = "superexec.secret", "superlink.sqlite", "processes.json", "contact"
 NODES = "nodes"
 LOOPBACK = "127.0.0.1"
-_TASK_POLL = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
-"""Seconds between a SuperExec's looks for tasks."""
+_TASK_POLL_SECONDS = {"clientapp": "0.25", "serverapp": "1"}
+"""At most between two looks for a task: institutions begin one in each exchange, a coordinator one in a run."""
 
 
 def prepare(folder: Path) -> Path:
@@ -32,7 +31,7 @@ def prepare(folder: Path) -> Path:
 def environment(
     folder: Path, *, heartbeat: float, bundle: str, kind: str, log_json: bool = False, **more: str
 ) -> dict[str, str]:
-    """For a party's processes: Flower's home inside the folder; no telemetry, update check or installation."""
+    """Return the environment of a party's processes: Flower's home inside the folder; no telemetry, update check or installation."""
     return {
         HOME: str(folder / FLOWER),
         HEARTBEAT: str(heartbeat),
@@ -42,9 +41,9 @@ def environment(
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        _TASK_POLL: os.environ.get(_TASK_POLL, "0.25"),
+        TASK_POLL: os.environ.get(TASK_POLL, _TASK_POLL_SECONDS[kind]),
         "PYTHONUNBUFFERED": "1",
-        # A `common` or `server` in the working directory must not hide the agreed one.
+        # Modules in the working directory hide neither ours nor Python's; an institution's tasks look there last.
         "PYTHONSAFEPATH": "1",
         # A proxy for the web in the operator's environment is none for loopback.
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), LOOPBACK, "localhost"])),

@@ -1,13 +1,13 @@
-"""What is checked before `up` starts anything: key files, certificates, and that they belong together."""
+"""Checks before `up` starts anything: key files, certificates, and that they belong together."""
 
 from __future__ import annotations
 
 import ssl
 from pathlib import Path
 
-from common.errors import CertificateError
-from deploy.operations.certificates import require_valid
-from deploy.operations.private import private_files, require_private
+from dictpfl.common.errors import CertificateError
+from dictpfl.common.files import private_files, require_private
+from dictpfl.deploy.operations.certificates import require_valid
 
 _UNKNOWN_ISSUER, _EXPIRED, _NOT_YET, _OTHER_NAME = {18, 19, 20, 21}, {10}, {9}, {62, 64}
 """OpenSSL's verification codes."""
@@ -15,7 +15,7 @@ _MOST_FLIGHTS = 20
 
 
 def require_own_files(folder: Path) -> None:
-    """All of a party's secret files, whoever may read them.
+    """Refuse a party's secret files if others than their owner may read them.
 
     Raises:
         KeyFileError: others than the owner may read one.
@@ -67,7 +67,7 @@ def require_certificate(certificate: Path, key: Path, authority: Path, name: str
 
 
 def trusting(authority: Path) -> ssl.SSLContext:
-    """A client's TLS settings that take certificates of this authority only.
+    """Return a client's TLS settings that take certificates of this authority only.
 
     Raises:
         CertificateError: the file cannot be used.
@@ -81,7 +81,7 @@ def trusting(authority: Path) -> ssl.SSLContext:
 
 
 def meaning(error: ssl.SSLCertVerificationError, whose: str, authority: Path) -> str:
-    """What OpenSSL's refusal of a certificate means, and what to do; `whose`: a file or HOST:PORT."""
+    """Explain OpenSSL's refusal of a certificate, and what to do; `whose`: a file or HOST:PORT."""
     if error.verify_code in _EXPIRED:
         return f"the certificate of {whose} has expired; its operator must renew it (or this machine's clock is wrong)"
     if error.verify_code in _NOT_YET:

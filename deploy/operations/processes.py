@@ -1,15 +1,15 @@
 """Supervision of Flower's own processes: started in order, restarted with back-off, stopped with all their children.
 
-Each program gets a session of its own, so that what it started can be ended with it; `deploy.operations.child` sees to
+Each program gets a session of its own, so that what it started can be ended with it; `dictpfl.deploy.operations.child` sees to
 it that none outlives the supervisor.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,20 +21,22 @@ from types import FrameType
 
 import structlog
 
-from common.errors import ProcessError
-from common.files import write_private
-from deploy.operations.child import PARENT
-from deploy.operations.health import free_port
-from deploy.operations.log_format import wants_json
-from deploy.operations.logs import ProgramLog
-from deploy.operations.places import LOOPBACK, PROCESSES
+from dictpfl.common.errors import ProcessError
+from dictpfl.common.files import lock_if_free, write_private
+from dictpfl.deploy.operations.environment import PARENT
+from dictpfl.deploy.operations.health import free_port
+from dictpfl.deploy.operations.log_format import wants_json
+from dictpfl.deploy.operations.logs import ProgramLog
+from dictpfl.deploy.operations.places import LOOPBACK, PROCESSES
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 8.0
-"""From SIGTERM to SIGKILL; Flower forces its own exit after five."""
+"""Seconds from SIGTERM to SIGKILL; Flower forces its own exit after five."""
 FATAL = {104, 105, 302, 303, 304, 400, 401, 402, 600, 602, 603, 604, 605, 606}
 """Flower's exit codes that no restart mends: arguments, keys, certificates, versions."""
 _STEADY_SECONDS = 60.0
+PORT_SECONDS = 5.0
+"""Seconds to wait for a port that is taken."""
 _log = structlog.get_logger(__name__)
 
 
@@ -51,7 +53,9 @@ class Program:
     """One of Flower's programs.
 
     Attributes:
-        name: for logs. `command`: program and arguments, nothing secret. `environment`: added to the supervisor's.
+        name: for logs.
+        command: program and arguments, nothing secret.
+        environment: added to the supervisor's.
         ready: asked until it is true before the next program starts.
         delays: by Flower's exit code; None: any other end.
         follows: starts anew whenever the program before it does: what it was told by that one is void.
@@ -86,7 +90,7 @@ class _Running:
         self.health = free_port()  # a new one each time: somebody else may have the last one by now
         self.process = subprocess.Popen(  # noqa: S603  our own module, with arguments that we made
             [
-                *(sys.executable, "-m", "deploy.operations.child", *self.program.command),
+                *(sys.executable, "-m", "dictpfl.deploy.operations.child", *self.program.command),
                 *("--health-server-address", f"{LOOPBACK}:{self.health}"),
             ],
             stdin=subprocess.DEVNULL,
@@ -107,7 +111,7 @@ class _Running:
         }
 
     def ended(self) -> int | None:
-        """The exit status, once the process is gone; what it started is gone then, too."""
+        """Return the exit status, once the process is gone; what it started is gone then, too."""
         if self.process is None or self.process.returncode is not None:
             return None if self.process is None else self.process.returncode
         # Before reaping: as long as it is a zombie, nobody else gets its number, hence its group.
@@ -155,15 +159,19 @@ class Supervisor:
         folder: Path,
         *,
         once_ready: Callable[[frozenset[str]], None] = lambda _: None,
+        ports: Sequence[int] = (),
     ) -> None:
         """Make it; nothing starts before `run`.
 
-        `folder`: with `run/` and `logs/`. `once_ready`: called with the names of the programs that were (re)started,
-        whenever all are ready (again).
+        Args:
+            programs: in the order in which they start.
+            folder: with `run/` and `logs/`.
+            once_ready: called with the names of the programs that were (re)started, whenever all are ready (again).
+            ports: on loopback, that the programs will listen at.
         """
         self._all = [_Running(program, folder / "logs") for program in programs]
         self._run = folder / "run"
-        self._once_ready = once_ready
+        self._once_ready, self._ports = once_ready, ports
         self._started: set[str] = set()
         self._stop = False
 
@@ -171,10 +179,12 @@ class Supervisor:
         """Supervise until SIGTERM or SIGINT.
 
         Raises:
-            ProcessError: a program cannot work as configured, or another supervisor runs in this folder.
+            ProcessError: a program cannot work as configured, another supervisor runs in this folder, or a port is taken.
         """
         with alone(self._run), self._signals():
             try:
+                for port in self._ports:
+                    require_free(port)
                 while not self._stop:
                     self._step()
                     time.sleep(POLL_SECONDS)
@@ -241,6 +251,35 @@ class Supervisor:
                 signal.signal(number, handler)
 
 
+def require_free(port: int, seconds: float | None = None) -> None:
+    """Wait for a port on loopback that a program of before still holds, a moment after it was killed.
+
+    Args:
+        port: to listen at.
+        seconds: to wait at most; None: `PORT_SECONDS`.
+
+    Raises:
+        ProcessError: somebody else listens there.
+    """
+    deadline = time.monotonic() + (PORT_SECONDS if seconds is None else seconds)
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # what ended there lingers, and is in nobody's way
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ProcessError(
+                        f"port {port} on {LOOPBACK} is in use by another program ({error.strerror}): `ss -ltnp 'sport = :{port}'` names "
+                        "it. Stop that one (another party's `up`?), or give this one another port with --port"
+                    ) from error
+            else:
+                return
+        time.sleep(POLL_SECONDS)
+
+
 @contextmanager
 def alone(run: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel releases however this process ends.
@@ -248,12 +287,10 @@ def alone(run: Path) -> Iterator[None]:
     Raises:
         ProcessError: somebody else holds it.
     """
-    descriptor = os.open(run / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = lock_if_free(run / "lock")
+    if descriptor is None:
+        raise ProcessError(f"another `up` runs in {run.parent}; stop that one first")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProcessError(f"another `up` runs in {run.parent}; stop that one first") from None
         yield
     finally:
         os.close(descriptor)

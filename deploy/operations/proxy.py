@@ -11,14 +11,14 @@ from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
-from common.errors import ConfigError
-from common.files import write_private
-from deploy.operations.places import LOGS, RUN, prepare
-from deploy.operations.settings import CoordinatorSettings
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import write_private
+from dictpfl.deploy.operations.places import LOGS, RUN, prepare
+from dictpfl.deploy.operations.settings import CoordinatorSettings
 
 _TEMPLATES = {"nginx": ("nginx.conf.in", "nginx.conf"), "caddy": ("Caddyfile.in", "Caddyfile")}
 _SYSTEM = ("/usr/sbin", "/usr/local/sbin")
-"""Where an unprivileged account's PATH does not lead."""
+"""Folders with programs that an unprivileged account's PATH leaves out."""
 _NAME = re.compile(r"\$(\$|listen|port|bind|certificate|key|ca|upstream|run|logs|user)(?![a-z_])")
 
 
@@ -26,14 +26,14 @@ _PORTS = 65_536
 
 
 class ProxyKind(StrEnum):
-    """What stands in front."""
+    """Program that stands in front of the coordinator."""
 
     NGINX = "nginx"
     CADDY = "caddy"
 
 
 def command(kind: ProxyKind, path: Path) -> str:
-    """What starts the proxy with this configuration; or, where it is not installed, what to do."""
+    """Say what starts the proxy with this configuration; or, where it is not installed, what to do."""
     program, start, package = {
         ProxyKind.NGINX: ("nginx", f"nginx -c {path}", "nginx-light"),
         ProxyKind.CADDY: ("caddy", f"caddy run --adapter caddyfile --config {path}", "caddy"),
@@ -58,6 +58,12 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
         raise ConfigError(f"--listen {listen!r}: expected PORT or HOST:PORT, such as 443 or 192.0.2.1:443")
     folder = prepare(folder.resolve())
     settings = CoordinatorSettings.load(folder)
+    for path in (folder / settings.certificate, folder / settings.key, folder / settings.ca):
+        if not path.exists():
+            raise ConfigError(
+                f"{path} does not exist, and no proxy starts without it: make certificates first (`dictpfl certificates --folder "
+                f"{folder.name}/tls --name NAME`), or put those there that your authority made"
+            )
     template, name = _TEMPLATES[kind]
     facts = {
         "listen": listen,
@@ -72,13 +78,13 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
         "user": _workers(folder),
         "$": "$",
     }
-    text = (files("deploy") / "proxy" / template).read_text(encoding="utf-8")
+    text = (files("dictpfl.deploy") / "proxy" / template).read_text(encoding="utf-8")
     write_private(folder / name, _NAME.sub(lambda match: facts[match[1]], text).encode())
     return folder / name
 
 
 def _workers(folder: Path) -> str:
-    """The directive that makes nginx's workers, when root starts it, the folder's owner; nobody else can enter it."""
+    """Return the directive that runs nginx's workers as the folder's owner, who alone may enter it, when root starts nginx."""
     facts = folder.stat()
     try:
         return f"user {pwd.getpwuid(facts.st_uid).pw_name} {grp.getgrgid(facts.st_gid).gr_name};"

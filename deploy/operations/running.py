@@ -10,31 +10,37 @@ from typing import Any
 
 import structlog
 
-from common.errors import EngineError, ProcessError
-from deploy.ceremony.custody import record
-from deploy.ceremony.identity import coordinator_signer
-from deploy.operations.apps import agreed, installed
-from deploy.operations.control import Control, RunState, connected
-from deploy.operations.places import FLOWER
-from deploy.operations.settings import CoordinatorSettings
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, open_journal
-from server.journal import ClosedRound
+from dictpfl.common.errors import EngineError, ProcessError
+from dictpfl.deploy.ceremony.custody import record
+from dictpfl.deploy.ceremony.identity import coordinator_signer
+from dictpfl.deploy.operations import disk
+from dictpfl.deploy.operations.agreed import agreed, installed
+from dictpfl.deploy.operations.control import Control, RunState, connected
+from dictpfl.deploy.operations.places import FLOWER, NODES
+from dictpfl.deploy.operations.settings import CoordinatorSettings
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, open_journal
+from dictpfl.server.rows import ClosedRound
+from dictpfl.server.troubles import news, trouble
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, ASK_SECONDS = 0.5, 2.0
+"""Seconds between looks into the journal, and between questions to the SuperLink, each of which costs it a TLS handshake."""
 ATTEMPTS = 5
 """Runs in a row that may end without closing a round."""
 AWAY_SECONDS = 300.0
-"""How long a SuperLink may be away: its supervisor starts it again."""
+"""Seconds that a SuperLink may be away: its supervisor starts it again."""
 OnRound = Callable[[ClosedRound, int, int], None]
 """Told of each closed round, with the number of uploads in the sum and the sum's length in bytes."""
 _log = structlog.get_logger(__name__)
 
 
 def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *_: None) -> int:
-    """Run a federation to its end; started again, it goes on where the journal stops. Returns the rounds closed.
+    """Run a federation to its end; started again, it goes on where the journal stops; return the rounds closed.
 
-    `rounds`: update rounds in all; kept in `federation.json`.
+    Args:
+        folder: the coordinator's.
+        rounds: update rounds in all; kept in `federation.json`.
+        on_round: told of each round that closes.
 
     Raises:
         EngineError: rounds keep failing. The journal keeps what was reached.
@@ -64,8 +70,11 @@ class _Watch:
         self._agreement, self._on_round = agreement, on_round
         self.journal = open_journal(folder, agreement)
         self.seen = self.journal.next_round
+        self._told = set(news(self.journal))
         self._run: int | None = None
         self._away: float | None = None
+        self._asked = float("-inf")
+        self._full = False
 
     def to_the_end(self, *, restart: bool) -> None:
         """Start runs until the rounds are done; `restart`: a run that is on does not know of the new number."""
@@ -104,7 +113,10 @@ class _Watch:
         record(self._folder, coordinator_signer(self._folder), event, **facts)
 
     def _state(self) -> RunState | None:
-        """What Flower says of our run; None while the SuperLink is away."""
+        """Ask Flower for the state of our run; None while the SuperLink is away, and between two questions."""
+        if time.monotonic() - self._asked < ASK_SECONDS:
+            return None
+        self._asked = time.monotonic()
         try:
             with connected(self._address, self._ca) as control:
                 state = _find(control, self._run)
@@ -119,17 +131,27 @@ class _Watch:
         return state
 
     def _endure(self, state: RunState, idle: int) -> None:
+        if reason := trouble(self.journal):
+            raise EngineError(reason)
         if idle >= ATTEMPTS or "app bundle refused" in state.details:
             raise EngineError(
                 f"the run ended ({state.sub_status}) without closing a round, {idle + 1} times in a row; Flower says: "
-                f"{state.details or 'nothing'}. The journal keeps what was reached; see logs/superexec.log"
+                f"{state.details or 'nothing'}. The journal keeps what was reached; "
+                f"{disk.trouble(self._folder) or 'see logs/superexec.log'}"
             )
         _log.warning(
             "the run ended, starting another", run=state.run, sub_status=state.sub_status, details=state.details
         )
 
     def _report(self) -> None:
-        if self.journal.next_round == self.seen:
+        if (full := disk.trouble(self._folder)) and not self._full:
+            _log.error(full)
+        self._full = bool(full)
+        for text in news(self.journal):
+            if text not in self._told:
+                self._told.add(text)
+                _log.error(text)
+        if self.journal.next_round <= self.seen:
             return
         sums = self.journal.contributors()
         for closed in self.journal.rounds(self.seen):
@@ -146,3 +168,51 @@ def _find(control: Control, run: int | None) -> RunState:
         if state.run == run:
             return state
     return RunState(run or 0, "finished", "lost", "the SuperLink does not know the run: its database is new")
+
+
+def away(folder: Path) -> list[str]:
+    """Name the institutions that were not online when a run ended: they have not heard of its last sum.
+
+    Raises:
+        ProcessError: `dictpfl coordinator up` does not run.
+    """
+    folder = folder.resolve()
+    agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
+    journal = open_journal(folder, agreement)
+    try:
+        excluded = {one.name for one in journal.excluded()}
+    finally:
+        journal.close()
+    with connected(settings.superlink, folder / settings.ca) as control:
+        known = {node.name: node.status for node in control.nodes()}
+    members = set(agreement.members) or {path.stem for path in (folder / NODES).glob("*.pub")}
+    return sorted(name for name in members - excluded if known.get(name) != "online")
+
+
+def rounds_to_end_with(folder: Path) -> int:
+    """Wait for the round that a run has open, if one runs; returns how many update rounds are done then, at least 1.
+
+    Given to `dictpfl run`, that number leaves only what ends a federation: one round that measures, and a last message. An
+    institution whose upload came too late keeps it in its residual.
+
+    Raises:
+        ProcessError: `dictpfl coordinator up` does not run.
+        DictPFLError: the folder cannot be used.
+    """
+    folder = folder.resolve()
+    agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
+    journal = open_journal(folder, agreement)
+    try:
+        before = journal.next_round
+        while journal.next_round == before and _runs(settings.superlink, folder / settings.ca):
+            time.sleep(POLL_SECONDS)
+        done = max(1, journal.updates())
+        _log.info("draining", rounds=done)
+        return done
+    finally:
+        journal.close()
+
+
+def _runs(address: str, ca: Path) -> bool:
+    with connected(address, ca) as control:
+        return any(not run.over for run in control.runs())

@@ -1,4 +1,4 @@
-"""What `up` is told once and keeps: a small TOML file in the folder of a coordinator or an institution."""
+"""Settings that `up` is told once and keeps: a small TOML file in the folder of a coordinator or an institution."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from common.errors import ConfigError
-from common.files import write_private
-from common.settings import Section
-from deploy.operations.places import LOOPBACK
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import write_private
+from dictpfl.common.settings import Section
+from dictpfl.deploy.operations.places import LOOPBACK
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -35,7 +35,7 @@ class _Kept(Section):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """What the file says; the file stays as it is.
+        """Read the file; it stays as it is.
 
         Raises:
             ConfigError: a value is missing or cannot be used.
@@ -44,7 +44,7 @@ class _Kept(Section):
 
     @classmethod
     def updated(cls, folder: Path, **given: Any) -> Self:
-        """What the file says, with what was given (not None) in its place; the file says it from now on.
+        """Read the file, put what was given (not None) in its place, and keep that in the file.
 
         A file that says it already is not touched.
 
@@ -95,7 +95,7 @@ class CoordinatorSettings(_Kept):
 
 
 class NodeSettings(_Kept):
-    """`node.toml`, beside the institution's `site.toml`."""
+    """`node.toml`, beside the institution's `institution.toml`."""
 
     FILE = "node.toml"
     coordinator: str = Field(description="HOST:PORT of the coordinator's proxy.")

@@ -1,6 +1,7 @@
-"""How many tasks run at once on a machine that several institutions share, as in a trial; elsewhere there is no limit.
+"""Slots: a limit on tasks at once where several institutions share a machine, as in a trial; elsewhere there is none.
 
-A slot is a file that a running task holds locked; the kernel lets go of it however the task ends.
+A slot is a file that a running task holds locked; the kernel lets go of it however the task ends. The standard library only:
+a task takes `dictpfl.common` from the agreed app, so nothing may have imported it before.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _RETRY_SECONDS = 0.2
 
 
 def is_free() -> bool:
-    """Whether a task could start now."""
+    """Tell whether a task could start now."""
     folder = os.environ.get(SLOTS)
     if not folder:
         return True

@@ -1,21 +1,27 @@
-"""What an operator may see: at the coordinator times, sizes and counts; at an institution its own numbers, too."""
+"""Standing of a federation: at the coordinator times, sizes and counts; at an institution its own numbers, too."""
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from client.site import DIARY, SiteSettings
-from common.errors import DictPFLError
-from deploy.operations.apps import agreed
-from deploy.operations.certificates import validity
-from deploy.operations.control import Node, connected
-from deploy.operations.health import processes
-from deploy.operations.settings import CoordinatorSettings
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL, open_journal
+from dictpfl.client.folder import DIARY, InstitutionSettings
+from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.deploy.operations import disk
+from dictpfl.deploy.operations.agreed import agreed
+from dictpfl.deploy.operations.certificates import days_left
+from dictpfl.deploy.operations.control import Node, connected
+from dictpfl.deploy.operations.health import last_contact, processes
+from dictpfl.deploy.operations.readiness import trouble as trouble_here
+from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL, open_journal
+from dictpfl.server.journal import Journal
+from dictpfl.server.troubles import asked_again_text, refused_text, trouble, void_text
 
 _DIARY_LINES, _DELIVERY_LINES = 12, 400
 
@@ -30,7 +36,7 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
     agreement = Agreement.load(folder / AGREEMENT)
     settings = CoordinatorSettings.load(folder)
     limits = agreement.uploads
-    found: dict[str, Any] = {
+    standing: dict[str, Any] = {
         "federation": limits.federation.hex(),
         "key": limits.fingerprint.hex(),
         "encrypted": agreement.encrypted,
@@ -38,52 +44,58 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "bundle": agreed(folder, folder, settings.bundle),
         "rounds_wanted": agreement.rounds,
         "epoch": agreement.epoch,
-        "stopped_before_round": _stopped(folder, agreement),
-        "rounds": _rounds(folder, agreement),
+        **_journalled(folder, agreement),
+        "disk": disk.trouble(folder),
         "processes": processes(folder),
+        "disk_free": disk.free(folder),
         "nodes": _nodes(folder, settings),
     }
-    try:
-        found["certificate_days_left"] = round(validity(folder / settings.certificate).days_left, 1)
-    except DictPFLError:
-        found["certificate_days_left"] = None
-    return found
+    standing["certificate_days_left"] = days_left(folder / settings.certificate)
+    return standing
 
 
-def _rounds(folder: Path, agreement: Agreement) -> list[dict[str, Any]]:
+def _journalled(folder: Path, agreement: Agreement) -> dict[str, Any]:
+    """Return what the journal tells; of one that does not exist, that there is nothing in it."""
+    told: dict[str, Any] = {"stopped_before_round": None, "rounds": [], "refused": [], "excluded": [], "trouble": ""}
+    told |= {"asked_again": None, "times_asked_again": 0}
     if not (folder / JOURNAL).exists():
-        return []
+        return told
     journal = open_journal(folder, agreement)
     try:
-        sums = journal.contributors()
-        return [
-            {
-                "round": r.round,
-                "kind": str(r.kind),
-                "contributors": sums[r.round][0],
-                "ciphertexts": r.ciphertexts,
-                "bytes_up": r.bytes_up,
-                "bytes_down": sums[r.round][1],
-                "seconds": round(r.ended - r.started, 3),
-                "fold_seconds": round(r.fold_seconds, 3),
-                "ended": r.ended,
-                "rejected": dict(r.rejected),
-            }
-            for r in journal.rounds()
-        ]
+        return told | {
+            "stopped_before_round": journal.stopped,
+            "rounds": _rounds(journal),
+            "refused": [asdict(one) | {"text": refused_text(one)} for one in journal.disputed()],
+            "excluded": [asdict(one) for one in journal.excluded()],
+            "trouble": trouble(journal),
+            "asked_again": asdict(asked) | {"text": asked_again_text(asked)}
+            if (asked := journal.asked_again())
+            else None,
+            "times_asked_again": journal.times_asked_again(),
+        }
     finally:
         journal.close()
 
 
-def _stopped(folder: Path, agreement: Agreement) -> int | None:
-    """The first round for which institutions delivered nothing any more, if they stopped early."""
-    if not (folder / JOURNAL).exists():
-        return None
-    journal = open_journal(folder, agreement)
-    try:
-        return journal.stopped
-    finally:
-        journal.close()
+def _rounds(journal: Journal) -> list[dict[str, Any]]:
+    sums, voids = journal.contributors(), {void.round: void_text(void) for void in journal.voids()}
+    return [
+        {
+            "round": r.round,
+            "kind": str(r.kind),
+            "contributors": sums[r.round][0],
+            "senders": list(r.senders),
+            "ciphertexts": r.ciphertexts,
+            "bytes_up": r.bytes_up,
+            "bytes_down": sums[r.round][1],
+            "seconds": round(r.ended - r.started, 3),
+            "fold_seconds": round(r.fold_seconds, 3),
+            "ended": r.ended,
+            "rejected": dict(r.rejected),
+            "void": voids.get(r.round, ""),
+        }
+        for r in journal.rounds()
+    ]
 
 
 def _nodes(folder: Path, settings: CoordinatorSettings) -> list[dict[str, Any]] | None:
@@ -103,25 +115,27 @@ def _node(node: Node, settings: CoordinatorSettings) -> dict[str, Any]:
 
 
 def of_institution(folder: Path) -> dict[str, Any]:
-    """An institution's position and its own measurements, from memory and diary; none of it is sent anywhere.
+    """Return an institution's position and its own measurements, from memory and diary; none of it is sent anywhere.
 
     Raises:
         DictPFLError: the folder cannot be used.
     """
-    from client import delivery
-    from client.epochs import home
-    from client.memory import Memory
-    from client.privacy import spent
-    from common.genesis import Genesis
-    from common.round import stopped
+    from dictpfl.client.keys.epochs import home
+    from dictpfl.client.memory import diary as delivery
+    from dictpfl.client.memory.record import Memory
+    from dictpfl.client.privacy.guard import spent
+    from dictpfl.common.genesis import Genesis
+    from dictpfl.common.law.order import stopped
+    from dictpfl.deploy.operations.refusals import Refusals
 
     folder = folder.resolve()
-    site, genesis = SiteSettings.load(folder), Genesis.load(home(folder))
+    institution, genesis = InstitutionSettings.load(folder), Genesis.load(home(folder))
     memory = Memory(folder / "memory", genesis.federation)
     record = memory.recall()
     best = record.shared.course.best if record else None
+    lately = _diary(folder / DIARY, _DELIVERY_LINES)
     return {
-        "name": site.name,
+        "name": institution.name,
         "federation": genesis.federation.hex(),
         "round": record.shared.round if record else 0,
         "updates": record.shared.updates if record else 0,
@@ -131,9 +145,23 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "upload_waiting_for": record.pending.round if record and record.pending else None,
         "privacy": spent(genesis.config, memory.path),
         "processes": processes(folder),
-        "delivery": delivery.summary(_diary(folder / DIARY, _DELIVERY_LINES)),
+        "coordinator_reached": last_contact(folder),
+        "not_ready": trouble_here(folder),
+        "disk": disk.trouble(folder),
+        "disk_free": disk.free(folder),
+        "delivery": delivery.summary(lately),
+        "void": delivery.troubles(lately)["void"],
+        "refusals": Refusals(folder).standing().to_json(),
+        "certificate_days_left": _authority_days_left(folder),
         "diary": _diary(folder / DIARY, _DIARY_LINES),
     }
+
+
+def _authority_days_left(folder: Path) -> float | None:
+    """Days of the certificate of whoever signs the coordinator's; None before the first `up`."""
+    with suppress(ConfigError):
+        return days_left(folder / NodeSettings.load(folder).ca)
+    return None
 
 
 def _diary(path: Path, most: int) -> list[dict[str, Any]]:
@@ -141,10 +169,10 @@ def _diary(path: Path, most: int) -> list[dict[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()[-most:]
     except OSError:
         return []
-    found = []
+    entries = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            entries.append(json.loads(line))
         except ValueError:
             continue  # cut off by a crash
-    return found
+    return entries

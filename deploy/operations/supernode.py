@@ -1,15 +1,24 @@
-"""What is mended in the SuperNode of Flower 1.42: it polls in time, answers in step, and waits for no dead app."""
+"""Repairs of the SuperNode of Flower 1.42: it looks in time, answers in step, waits for no dead app, and gives no line up."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from deploy.operations.child import HEARTBEAT, POLL
+from dictpfl.deploy.operations.environment import CONTACT, HEARTBEAT, POLL
+from dictpfl.deploy.operations.pace import Pace, fetch_soon
+from dictpfl.deploy.operations.superlink import AGAIN
+
+REPLY_SECONDS, FLOWERS_REPLY_SECONDS = 0.05, 0.5
+"""Seconds between two looks for the app's reply, inside one machine: of one that is quick, and Flower's own."""
+_TOUCH_SECONDS = 1.0
+"""Least time between two notes of a contact: a SuperNode asks several times a second while a round is on."""
 
 
 class Impatient:
@@ -25,7 +34,7 @@ class Impatient:
         self._since: float | None = None
 
     def get(self, object_id: str) -> bytes | None:
-        """An object's bytes; empty while it is on its way.
+        """Return an object's bytes; empty while it is on its way.
 
         Raises:
             TimeoutError: nothing came for too long.
@@ -42,7 +51,7 @@ class Impatient:
         return content
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else as it is."""
+        """Pass everything else on as it is."""
         return getattr(self._store, name)
 
 
@@ -59,12 +68,40 @@ def drop_what_never_comes() -> None:
     module["_push_messages"] = push_or_drop
 
 
-def set_polling() -> None:
-    """Seconds between a SuperNode's looks for messages, at most; Flower has no option for it (3 s)."""
-    seconds = os.environ.get(POLL)
-    if seconds:
-        shortened = SimpleNamespace(**{**vars(time), "sleep": lambda wanted: time.sleep(min(wanted, float(seconds)))})
-        importlib.import_module("flwr.supernode.start_client_internal").__dict__["time"] = shortened
+def set_pace() -> None:
+    """Have a SuperNode look again at once after a look that the coordinator held, and soon for the reply of its app.
+
+    Flower looks every 3 s, and for its app's reply every 0.5 s. `DICTPFL_POLL` gives another pause, at most, that stays the same.
+    """
+    module = importlib.import_module("flwr.supernode.start_client_internal").__dict__
+    client = importlib.import_module("flwr.supernode.fleet_http_client").__dict__["FleetHttpClient"]
+    pull_messages, pull = client.PullMessages, module["_pull_and_store_message"]
+    fixed, replies = os.environ.get(POLL), Pace(REPLY_SECONDS, FLOWERS_REPLY_SECONDS)
+    held = False
+
+    def pull_and_note(self: Any, request: Any) -> Any:
+        nonlocal held
+        answer = pull_messages(self, request)
+        held = answer.reconnect.reconnect == AGAIN
+        return answer
+
+    def pull_and_begin(**how: Any) -> Any:
+        run = pull(**how)
+        replies.stirred()
+        return run
+
+    def sleep(wanted: float) -> None:
+        nonlocal held
+        if fixed:
+            time.sleep(min(wanted, float(fixed)))
+        elif wanted <= FLOWERS_REPLY_SECONDS:
+            time.sleep(replies.pause())
+        elif not held:
+            time.sleep(wanted)
+        held = False
+
+    client.PullMessages, module["_pull_and_store_message"] = pull_and_note, pull_and_begin
+    module["time"] = SimpleNamespace(**{**vars(time), "sleep": sleep})
 
 
 def answer_in_step() -> None:
@@ -87,8 +124,68 @@ def answer_in_step() -> None:
     module["_push_messages"] = push_until_answered
 
 
+class Contact:
+    """Notes when the coordinator answered last, as the time at which a file was changed, and says once why it does not."""
+
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Note in the file at `path`; None: nowhere."""
+        self._path, self._clock = path, clock
+        self._noted = -_TOUCH_SECONDS
+        self._said = ""
+
+    def made(self) -> None:
+        """Note an answer."""
+        self._said = ""
+        if self._path is not None and self._clock() - self._noted >= _TOUCH_SECONDS:
+            self._noted = self._clock()
+            self._path.touch(mode=0o600)
+
+    def lost(self, error: Exception) -> None:
+        """Say why there is none, if that is news: Flower does at its level of detail only."""
+        text = f"{type(error).__name__}: {error}"
+        if text != self._said:
+            self._said = text
+            print(f"coordinator not reached, keeps trying: {text}", file=sys.stderr, flush=True)  # noqa: T201  this program's log
+
+
+def give_no_line_up(contact: Contact) -> None:
+    """Have a line that broke tried again however it broke, also in the middle of a TLS handshake.
+
+    Flower takes every error for final whose text has `ssl`, `tls` or `certificate`, and its SuperNode then stays up without ever
+    asking again: one restart of the proxy at the wrong moment, and an institution is out until somebody looks. Trying again risks
+    nothing, since nothing is sent before the certificate fits; and once an expired one is renewed, rounds go on by themselves.
+    """
+    import httpx
+
+    module = importlib.import_module("flwr.supernode.fleet_http_connection").__dict__
+    make = module["make_simple_http_retry_invoker"]
+
+    def make_patient() -> Any:
+        invoker = make()
+        is_final, on_success, on_backoff = invoker.should_giveup, invoker.on_success, invoker.on_backoff
+
+        def should_giveup(error: Exception) -> bool:
+            return not isinstance(error, httpx.TransportError) and bool(is_final(error))
+
+        def succeeded(state: Any) -> None:
+            contact.made()
+            on_success(state)
+
+        def backs_off(state: Any) -> None:
+            contact.lost(state.exception)
+            on_backoff(state)
+
+        invoker.should_giveup, invoker.on_success, invoker.on_backoff = should_giveup, succeeded, backs_off
+        return invoker
+
+    module["make_simple_http_retry_invoker"] = make_patient
+
+
 def mend() -> None:
-    """All of it, in this process."""
-    set_polling()
+    """Make all repairs, in this process."""
+    noted = os.environ.get(CONTACT)
+    give_no_line_up(Contact(Path(noted) if noted else None))
     drop_what_never_comes()
     answer_in_step()
+    set_pace()
+    fetch_soon()

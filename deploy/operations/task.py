@@ -18,18 +18,28 @@ import select
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deploy.operations import pinned, slots
-from deploy.operations.child import set_heartbeat
-from deploy.operations.log_format import configure, wants_json
+import dictpfl
+from dictpfl.deploy.app import pinned
+from dictpfl.deploy.operations import slots
+from dictpfl.deploy.operations.child import set_heartbeat
+from dictpfl.deploy.operations.environment import AHEAD, BUNDLE, HOME, INSTITUTION
+from dictpfl.deploy.operations.log_format import configure, wants_json
+from dictpfl.deploy.operations.pace import fetch_soon
+from dictpfl.deploy.own_modules import use_working_directory
 
-HOME, BUNDLE, SITE, AHEAD = "FLWR_HOME", "DICTPFL_BUNDLE", "DICTPFL_SITE", "DICTPFL_AHEAD"
-"""`DICTPFL_AHEAD`: `nothing` loads nothing ahead, which saves 200 MB and costs each task three seconds; `modules` loads torch
-and opens no institution."""
 _REAP_SECONDS = 1.0
-_SLOW = ("flwr.supernode.runtime.run_clientapp", "numpy", "torch", "client.app", "client.institution", "torch._dynamo")
+_SLOW = (
+    "flwr.supernode.runtime.run_clientapp",
+    "numpy",
+    "torch",
+    "dictpfl.client.app",
+    "dictpfl.client.institution",
+    "torch._dynamo",
+)
 
 
 class Pin:
@@ -47,7 +57,7 @@ class Pin:
         self.folder = pinned.verified(self._home, self._agreed)
 
     def check_or_refuse(self, content: bytes, *, skip_prompt: bool = False) -> Path:
-        """As `check`, but keep the reason for the app that answers in place of the agreed one."""
+        """Check, but keep the reason of a refusal for the app that answers in place of the agreed one."""
         del skip_prompt
         try:
             self.check(content)
@@ -57,18 +67,19 @@ class Pin:
         return self.folder
 
     def check_or_raise(self, content: bytes, *, skip_prompt: bool = False) -> Path:
-        """As `check`."""
+        """Check, and raise what does not fit; what is imported from now on is the agreed app's."""
         del skip_prompt
         self.check(content)
+        self._use()
         return self.folder
 
     def client_app(self, *_names: str) -> Any:
-        """The agreed app; or one that answers every message with the bare code `bundle`."""
+        """Return the agreed app; or one that answers every message with the bare code `bundle`."""
         self._use()
-        return importlib.import_module("client.app").app if self.refusal is None else _refusing()
+        return importlib.import_module("dictpfl.client.app").app if self.refusal is None else _refusing()
 
     def slow_modules(self) -> list[str]:
-        """What is worth loading before a task comes; what is installed is checked again when one does."""
+        """List modules worth loading before a task comes; what is installed is checked again when one does."""
         try:
             self.folder = pinned.verified(self._home, self._agreed)
         except pinned.Mismatch:
@@ -77,8 +88,10 @@ class Pin:
         return list(_SLOW)
 
     def _use(self) -> None:
-        if sys.path[0] != str(self.folder):
-            sys.path.insert(0, str(self.folder))
+        """Import `dictpfl.client` and its like from the agreed app from now on; nothing has imported them before."""
+        rooms = str(self.folder / "dictpfl")
+        if rooms not in dictpfl.__path__:
+            dictpfl.__path__.insert(0, rooms)
 
 
 def _refusing() -> Any:
@@ -89,8 +102,8 @@ def _refusing() -> Any:
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:
-        from client.carriage import encode_reply
-        from common.protocol import Reply, Status
+        from dictpfl.client.messages import encode_reply
+        from dictpfl.common.messages.protocol import Reply, Status
 
         return Message(encode_reply(Reply(Status.REFUSED, round=0, position=0, code="bundle")), reply_to=message)
 
@@ -191,7 +204,7 @@ class Nursery:
         self._spare, self._spare_wanted = None, self._prepare is not None
 
     def _forked(self, prepare: Callable[[], None] | None) -> tuple[int, int]:
-        """A process that prepares, waits for its order, serves it and ends."""
+        """Fork a process that prepares, waits for its order, serves it and ends; return its id and where it listens."""
         reading, writing = os.pipe()
         child = os.fork()
         if child:
@@ -231,16 +244,24 @@ def _write_all(channel: int, data: bytes) -> None:
 
 
 def open_ahead() -> None:
-    """Open the institution (its key costs an Argon2id) and prepare its next upload."""
+    """Open the institution (its key costs an Argon2id) and prepare its next upload; why it cannot is noted for its operator."""
+    # Not at the top: nothing of the app is imported before it is checked.
+    from dictpfl.deploy.operations import readiness
+
+    folder, trouble = Path(os.environ[INSTITUTION]), None
     try:
-        importlib.import_module("client.institution").open_institution(Path(os.environ[SITE])).prepare()
+        importlib.import_module("dictpfl.client.institution").open_institution(folder).prepare()
     except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
         print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
+        trouble = error
+    with suppress(OSError):  # a full disk is said by whatever writes next
+        readiness.note(folder, trouble)
 
 
 def main() -> None:
     """Start tasks of the kind that the one argument names."""
     set_heartbeat()
+    fetch_soon()
     configure(as_json=wants_json(os.environ))
     sys.dont_write_bytecode = True
     # numpy's own threads would start with its import, and a process with threads must not fork. torch has its own setting.
@@ -249,9 +270,10 @@ def main() -> None:
     if sys.argv[1] == "serverapp":
         Nursery(run_server, pin, []).serve()
         return
+    use_working_directory()  # an institution's model or data source may be a module of its own there
     wanted = os.environ.get(AHEAD)
     ahead = [] if wanted == "nothing" else pin.slow_modules()
-    prepare = open_ahead if ahead and wanted != "modules" and os.environ.get(SITE) else None
+    prepare = open_ahead if ahead and wanted != "modules" and os.environ.get(INSTITUTION) else None
     Nursery(run_client, pin, ahead, prepare).serve()
 
 

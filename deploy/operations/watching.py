@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from common.errors import DictPFLError
+from dictpfl.common.errors import DictPFLError
 
 LOOK_SECONDS = 2.0
 _log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""What the coordinator's custody log says of rounds: read from the journal while `coordinator up` runs.
+"""Witness of rounds for the coordinator's custody log: read from the journal while `coordinator up` runs.
 
 The server app that closes rounds is part of the agreed bundle and holds no key at all, so it does not sign; the
 supervisor does, a moment later. What was closed while no supervisor looked is entered when the next one starts.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy.ceremony.custody import LOG, Recorder, verify
-from deploy.ceremony.identity import Signer
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL, open_journal
-from server.journal import ClosedRound, Journal
+from dictpfl.deploy.ceremony.custody import LOG, Recorder, verify
+from dictpfl.deploy.ceremony.identity import Signer
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL, open_journal
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound
 
 CLOSED, BACK = "round closed", "journal went back"
 
@@ -33,7 +34,7 @@ class Witness:
         self._require_whole()
 
     def _require_whole(self) -> None:
-        """Where the log was written by another process, see how far it speaks of rounds."""
+        """Read how far the log speaks of rounds, where another process wrote it."""
         if self._custody.touched:
             self._next = _next_in(self._folder)
 
@@ -86,7 +87,7 @@ def _time(seconds: float) -> str:
 
 
 def _next_in(folder: Path) -> int:
-    """The round after the last one that the log speaks of."""
+    """Return the round after the last one that the log speaks of."""
     if not (folder / LOG).exists():
         return 0
     (log,) = verify(folder / LOG)

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deploy.privacy.results import PrivacyResults
-from deploy.review.custody import Log
-from deploy.review.egress import Egress
-from deploy.review.judged import Judgement
-from deploy.review.risks import Known
-from deploy.units import human_bytes
+from dictpfl.deploy.attacks.results import PrivacyResults
+from dictpfl.deploy.review.cards import coordinator
+from dictpfl.deploy.review.custody import Log
+from dictpfl.deploy.review.egress import Egress
+from dictpfl.deploy.review.judged import Judgement
+from dictpfl.deploy.review.risks import Known
+from dictpfl.deploy.units import human_bytes
 
 State = Literal["shown", "in part", "not shown", "no", "yours"]
 
@@ -23,7 +24,12 @@ State = Literal["shown", "in part", "not shown", "no", "yours"]
 class Answer:
     """A question, where it comes from, what can be said, and the section that shows it.
 
-    `state`: shown here, in part, not shown, answered by no, or for the organisation itself to answer.
+    Attributes:
+        question: as reviews ask it.
+        source: where it comes from.
+        state: shown here, in part, not shown, answered by no, or for the organisation itself to answer.
+        answer: what can be said.
+        section: of the document that shows it.
     """
 
     question: str
@@ -34,7 +40,7 @@ class Answer:
 
 
 def checklist(known: Known, record: Egress, logs: Sequence[Log], results: PrivacyResults | None) -> list[Answer]:
-    """All questions, in the usual order: data, protection, keys, people, time, accidents."""
+    """Return all questions, in the usual order: data, protection, keys, people, time, accidents."""
     return [
         *_data(known, record),
         *_protection(known, results),
@@ -57,8 +63,8 @@ def _data(known: Known, record: Egress) -> Iterator[Answer]:
     )  # fmt: skip
     yield Answer(
         "Can persons' data be inferred from what leaves?", "GDPR Recital 26, Art. 35(7)(c)",
-        "in part" if known.judgement else "not shown",
-        _inferred(known.judgement), "attacks",
+        "in part" if known.judgement or known.audit.lines else "not shown",
+        _inferred(known), "attacks",
     )  # fmt: skip
     yield Answer(
         "Can persons' data be inferred from the finished model?", "GDPR Recital 26", *_model(known.judgement), "attacks"
@@ -68,11 +74,20 @@ def _data(known: Known, record: Egress) -> Iterator[Answer]:
                  "stays until it is trained again without them.")  # fmt: skip
 
 
-def _inferred(judgement: Judgement | None) -> str:
-    if judgement is None:
-        return "Not measured: no attack results are in this folder. Encrypted updates are not readable without the key."
-    card = judgement.card("server")
-    return f"By the coordinator: {card.headline.lower()}. {card.basis} Attacks are those of the literature today."
+def _inferred(known: Known) -> str:
+    card = coordinator(known)
+    return f"By the coordinator: {card.headline[0].lower()}{card.headline[1:]}. {card.basis}" + (
+        " Attacks are those of the literature today."
+        if known.judgement
+        else " No attack results are in this folder: what others learn was not measured."
+    )
+
+
+def _held(known: Known) -> State:
+    """Tell how far it is shown that ciphertexts hold what is in them."""
+    if not known.encrypted or known.audit.failed:
+        return "no"
+    return "shown" if known.audit.whole else "in part"
 
 
 def _model(judgement: Judgement | None) -> tuple[State, str]:
@@ -88,13 +103,15 @@ def _model(judgement: Judgement | None) -> tuple[State, str]:
 def _protection(known: Known, results: PrivacyResults | None) -> Iterator[Answer]:
     yield Answer(
         "Are data encrypted on the way and where they are processed?", "GDPR Art. 32(1)(a); HIPAA 164.312(e)(1)",
-        "shown" if known.encrypted else "no",
-        "Updates are encrypted under CKKS before they leave, are added as ciphertexts, and are opened by institutions only; a deployment "
-        "uses TLS besides." if known.encrypted else "No: updates, or parts of them, cross in clear.", "settings",
+        _held(known),
+        "By design, updates are encrypted under CKKS before they leave, are added as ciphertexts, and are opened by institutions only; a "
+        f"deployment uses TLS besides. {known.audit.sentence}"
+        if known.encrypted else "No: updates, or parts of them, cross in clear.", "ciphertexts",
     )  # fmt: skip
     yield Answer(
-        "Does the operator of the coordinator have access?", "GDPR Art. 28, 32", "shown" if known.encrypted else "no",
-        "Not to values: it has no key, and its program cannot load what opens a ciphertext. It sees who takes part, when, and sizes."
+        "Does the operator of the coordinator have access?", "GDPR Art. 28, 32", _held(known),
+        "By design not to values: it has no key, and its program cannot load what opens a ciphertext. It sees who takes part, when, and "
+        f"sizes. {known.audit.sentence}"
         if known.encrypted else "Yes: it reads what is not encrypted.", "seen",
     )  # fmt: skip
     yield Answer(
@@ -105,16 +122,17 @@ def _protection(known: Known, results: PrivacyResults | None) -> Iterator[Answer
     )  # fmt: skip
     tested = results is not None and bool(results.checks) and not results.broken
     yield Answer(
-        "Were these protections tested?", "GDPR Art. 32(1)(d)", "shown" if tested else "in part" if results else "not shown",
-        "By attacks on recorded runs; each had to succeed where nothing is encrypted." if tested else
-        "By attacks, of which some did not work even where nothing is encrypted; these count for nothing." if results else
-        "Not in this document: run dictpfl attack.", "attacks",
+        "Were these protections tested?", "GDPR Art. 32(1)(d)",
+        "shown" if tested and known.audit.whole else "in part" if results or known.audit.lines else "not shown",
+        ("What is readable, by attacks on recorded runs; each had to succeed where nothing is encrypted. " if tested else
+         "By attacks, of which some did not work even where nothing is encrypted; these count for nothing. " if results else
+         "Attacks are not in this document: run dictpfl attack. ") + f"Encryption: {known.audit.sentence}", "attacks",
     )  # fmt: skip
     yield Answer(
         "Can contents be altered unnoticed?", "HIPAA 164.312(c)(1)",
-        "in part" if known.integrity or (results and results.detections) else "not shown",
-        ("Institutions sign what they send, and a secret tag shows a sum that was altered. " if known.integrity else
-         "A coordinator that alters a sum is not found out: defences.integrity is off. ") + (
+        "in part" if known.integrity or known.audit.whole or (results and results.detections) else "not shown",
+        "A secret tag shows a sum that was altered, before it is opened. " +
+        ("Institutions sign what they send besides. " if known.integrity else "") + (
             "See the active attempts." if results and results.detections else "No active attempts are in this document."
         ), "attacks",
     )  # fmt: skip

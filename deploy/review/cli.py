@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from common.errors import ConfigError
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy import console
+from dictpfl.deploy.own_modules import use_working_directory
 
 
 def report(
@@ -40,24 +41,26 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run; with --privacy, who can learn what: for a review board, to read and to print."""
+    use_working_directory()
+    if output is not None:
+        console.require_place(output)
     if privacy:
-        from deploy.review.page import write_review
+        from dictpfl.deploy.review.page import write_review
 
         path = write_review(folder, output, attack=attack, pictures=pictures)
     else:
         path = _run_report(folder, output, attack)
-    Console().print(f"report  {path}", soft_wrap=True, highlight=False)
+    console.say(f"report  {path}")
 
 
 def _run_report(folder: Path, output: Path | None, attack: Path | None) -> Path:
-    from common.genesis import Genesis
-    from deploy.founding import SITES
-    from deploy.report import write_report
-    from deploy.run import REPORT, Run
+    from dictpfl.common.genesis import Genesis
+    from dictpfl.deploy.reports.report import write_report
+    from dictpfl.deploy.runs.run import REPORT, Run, first_institution
 
     if attack is not None:
         raise ConfigError("--attack belongs to --privacy; give both, or neither")
     run = Run.load(folder)
     path = output or folder / REPORT
-    write_report(run, Genesis.load(folder / SITES / "institution-000").layout, path)
+    write_report(run, Genesis.load(first_institution(folder)), path)
     return path

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import CustodyError, DictPFLError
-from deploy.ceremony import custody
-from deploy.ceremony.fingerprint import spoken
-from deploy.operations.witness import CLOSED
+from dictpfl.common.errors import CustodyError, DictPFLError
+from dictpfl.deploy.ceremony import custody
+from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.deploy.operations.witness import CLOSED
 
 _WORDS = {
     "identity made": "made its own keys",
@@ -23,6 +23,12 @@ _WORDS = {
     "node dismissed": "ended an institution's admission",
     "passphrase changed": "sealed its secrets under a new passphrase",
     "state exported": "exported the shared state for a change of key",
+    "study proposed": "proposed a study on this network",
+    "study approved": "approved a study's text",
+    "study refused": "refused a study",
+    "study paused": "paused a study",
+    "study aborted": "ended a study for good",
+    "study installed": "installed its half of a study; there is no key in it",
 }
 _SHORT = 12
 """Digits of a digest that a table shows; the log has all."""
@@ -42,9 +48,13 @@ class Log:
     """A party's log.
 
     Attributes:
-        party, role: whose. `words`: its fingerprint as it is read out by phone.
-        whole: order, chain, signatures and end were checked and hold. `verdict`: the same in words, or what is wrong.
-        count: entries in all. `entries`: of a whole log, rounds that follow each other put together.
+        party: name of whose log it is.
+        role: of that party.
+        words: fingerprint of that party, as it is read out by phone.
+        whole: order, chain, signatures and end were checked and hold.
+        verdict: the same in words, or what is wrong.
+        count: entries in all.
+        entries: of a whole log, rounds that follow each other put together.
     """
 
     party: str
@@ -57,9 +67,9 @@ class Log:
 
 
 def logs(folder: Path) -> list[Log]:
-    """Every custody log below a folder, by role and name; one that does not hold says so in place of its entries."""
-    found = {path.resolve(): path for path in sorted(folder.rglob(custody.LOG))}
-    return sorted((_log(path, folder) for path in found.values()), key=lambda log: (log.role, log.party))
+    """Read all custody logs below a folder, by role and name; one that does not hold says so in place of its entries."""
+    paths = {path.resolve(): path for path in sorted(folder.rglob(custody.LOG))}
+    return sorted((_log(path, folder) for path in paths.values()), key=lambda log: (log.role, log.party))
 
 
 def _log(path: Path, folder: Path) -> Log:

@@ -1,4 +1,4 @@
-"""In what the attacked federation differs from the one that the report is about: what was found holds for the former."""
+"""Differences between the attacked federation and the one that the report is about: findings hold for the former."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common.config import FederationConfig
+from dictpfl.common.config import FederationConfig
 
 _ATTACKED = frozenset(
     {"method", "toy_insecure", "encryption.sealer", "encryption.sealed_share", "encryption.sensitivity"}
 )
-"""What the attack varies itself, from method to method."""
+"""Keys that the attack varies itself, from method to method."""
 
 
 def differences(config: FederationConfig, attacked: Mapping[str, Any]) -> list[tuple[str, str, str]]:

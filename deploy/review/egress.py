@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.site import DIARY
-from deploy.review.parties import Parties
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, open_journal
-from server.recording import EVENTS, RECORDING
+from dictpfl.client.folder import DIARY
+from dictpfl.deploy.review.parties import Parties
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, open_journal
+from dictpfl.server.recording import EVENTS, RECORDING
 
 COLUMNS = 6
 """Institutions side by side; more go into further tables, so that a printed page holds them."""
@@ -31,8 +31,11 @@ class Journalled:
     """A round as the coordinator journalled it.
 
     Attributes:
-        kind: of round. `uploads`: in the sum. `left_out`: not in it.
-        received: bytes of all uploads in the sum. `sum`: bytes of the sum, as each institution fetches it.
+        kind: of round.
+        uploads: in the sum.
+        left_out: not in it.
+        received: bytes of all uploads in the sum.
+        sum: bytes of the sum, as each institution fetches it.
     """
 
     kind: str
@@ -70,11 +73,11 @@ class Egress:
         return [names[i : i + COLUMNS] for i in range(0, len(names), COLUMNS)]
 
     def flow(self, name: str, number: int) -> Flow:
-        """Of an institution in a round."""
+        """Return the bytes of an institution in a round."""
         return self.flows[name].get(number, Flow())
 
     def total(self, name: str) -> Flow:
-        """Of an institution in all rounds."""
+        """Return the bytes of an institution in all rounds."""
         flows = self.flows[name].values()
         return Flow(sum(f.sent for f in flows), sum(f.received for f in flows))
 
@@ -126,21 +129,21 @@ def egress(parties: Parties) -> Egress:
         snapshots = (len(kept), sum(kept.values()))
         if (folder / RECORDING / EVENTS).exists():
             messages = _messages(folder / RECORDING / EVENTS)
-    return Egress({name: found for name, found in flows.items() if found}, lines, snapshots, messages)
+    return Egress({name: rounds for name, rounds in flows.items() if rounds}, lines, snapshots, messages)
 
 
 def _flows(path: Path) -> dict[int, Flow]:
-    found: dict[int, Flow] = {}
+    flows: dict[int, Flow] = {}
     for entry in _lines(path):
         event, number, size = entry.get("event"), entry.get("round"), entry.get("bytes")
         if not isinstance(number, int) or not isinstance(size, int):
             continue
-        before = found.get(number, Flow())
+        before = flows.get(number, Flow())
         if event in ("uploaded", "told"):
-            found[number] = Flow(before.sent + size, before.received)
+            flows[number] = Flow(before.sent + size, before.received)
         elif event in ("applied", "jumped"):
-            found[number] = Flow(before.sent, before.received + size)
-    return found
+            flows[number] = Flow(before.sent, before.received + size)
+    return flows
 
 
 def _messages(path: Path) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""What attacks found, in the order in which a review asks: by party for this federation, by method for comparison."""
+"""Judgement of attacks, in the order in which a review asks: by party for this federation, by method for comparison."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.config import FederationConfig
-from deploy.privacy.results import PICTURES, Adversary, Family, Finding, PrivacyResults, best_by_method
-from deploy.privacy.subjects import SUBJECTS, Subject
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.attacks.methods import SUBJECTS, Subject
+from dictpfl.deploy.attacks.results import PICTURES, Adversary, Family, Finding, PrivacyResults, best_by_method
 
 Mark = Literal["good", "caution", "bad", "open"]
-"""How a line is marked: nothing found, something found, succeeds; `open` where nothing is known."""
+"""Mark of a line: nothing found, something found, succeeds; `open` where nothing is known."""
 
 PARTIES: Mapping[Adversary, str] = {
     "server": "The coordinator",
@@ -26,16 +26,14 @@ QUESTIONS: Mapping[Family, str] = {
     "labels": "Can the classes of the samples be read?",
     "tokens": "Can words of a text be read?",
     "property": "Can the share of a class at an institution be told?",
-    "distinguishing": "Do sizes, bytes and times tell two data sets apart?",
+    "distinguishing": "Do sizes and times tell two data sets apart?",
     "aggregate": "Can others' data be read out of the sum?",
     "collusion": "Can a single institution's update be opened?",
     "membership": "Can one tell whether somebody's record was in the training data?",
-    "ciphertext": "Can a key or a value be computed from ciphertexts?",
 }
 _SHORT: Mapping[Family, str] = {
     "inversion": "images", "labels": "classes", "tokens": "words", "property": "share of a class",
     "distinguishing": "sizes and times", "aggregate": "sum", "collusion": "updates", "membership": "membership",
-    "ciphertext": "ciphertexts",
 }  # fmt: skip
 _WORDS: Mapping[str, tuple[str, Mark]] = {
     "succeeds": ("succeeds", "bad"),
@@ -51,7 +49,7 @@ _GLOSSARY: Mapping[str, str] = {
     "ROUGE-1": "share of a text's words that were found.",
     "exact": "share of the cases recovered without an error.",
 }
-"""What a measure means, by a part of its name."""
+"""Meaning of a measure, by a part of its name."""
 _BROKEN: tuple[str, Mark] = ("no result: attack broken", "open")
 _WORST: Mapping[Mark, int] = {"bad": 3, "caution": 2, "good": 1, "open": 0}
 
@@ -68,7 +66,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of one party in a line."""
+    """Line on one party: what is known of what it learns."""
 
     party: str
     mark: Mark
@@ -81,7 +79,8 @@ class Judgement:
     """All findings, judged.
 
     Attributes:
-        results: as they were written. `lines`: the same findings, in their order.
+        results: as they were written.
+        lines: the same findings, in their order.
     """
 
     results: PrivacyResults
@@ -90,10 +89,10 @@ class Judgement:
     @property
     def questions(self) -> list[tuple[str, list[Judged]]]:
         """Lines by question, in the order of `QUESTIONS`."""
-        found = [
+        groups = [
             (question, [x for x in self.lines if x.finding.family == family]) for family, question in QUESTIONS.items()
         ]
-        return [(question, lines) for question, lines in found if lines]
+        return [(question, lines) for question, lines in groups if lines]
 
     @property
     def glossary(self) -> list[tuple[str, str]]:
@@ -103,12 +102,12 @@ class Judgement:
 
     @property
     def sources(self) -> dict[str, str]:
-        """Where each attack is taken from."""
+        """List where each attack is taken from."""
         return {line.finding.attack: line.finding.source for line in self.lines}
 
     @property
     def families(self) -> list[tuple[Family, str]]:
-        """What the coordinator tried, for the columns of the table by method."""
+        """List what the coordinator tried, for the columns of the table by method."""
         return [(f, _SHORT[f]) for f in QUESTIONS if any(x.finding.family == f for x in self._server)]
 
     @property
@@ -121,26 +120,26 @@ class Judgement:
         return [x for x in self.lines if x.finding.adversary == "server"]
 
     def cell(self, method: str, family: Family) -> Judged | None:
-        """The attack of a kind that got furthest on a method; None: not tried."""
-        found = [x for x in self._server if (x.finding.method, x.finding.family) == (method, family)]
-        return max(found, key=lambda x: (_WORST[x.mark], x.finding.found.value), default=None)
+        """Return the attack of a kind that got furthest on a method; None: not tried."""
+        tried = [x for x in self._server if (x.finding.method, x.finding.family) == (method, family)]
+        return max(tried, key=lambda x: (_WORST[x.mark], x.finding.found.value), default=None)
 
     def is_ours(self, method: str) -> bool:
-        """Whether a method is this federation's."""
+        """Tell whether a method is this federation's."""
         return any(x.ours for x in self._server if x.finding.method == method)
 
     def card(self, party: Adversary) -> Card:
-        """What this federation's method lets a party learn."""
-        found = [x for x in self.lines if x.ours and x.finding.adversary == party]
-        valid = [x for x in found if x.mark != "open"]
+        """Say what this federation's method lets a party learn."""
+        lines = [x for x in self.lines if x.ours and x.finding.adversary == party]
+        valid = [x for x in lines if x.mark != "open"]
         if not valid:
             why = (
                 "The attacks tried did not work even where nothing is encrypted."
-                if found
+                if lines
                 else "No attack by this party is in the results."
             )
             return Card(PARTIES[party], "open", "No result", why)
-        basis = _basis(valid, len(found) - len(valid))
+        basis = _basis(valid, len(lines) - len(valid))
         worst = max((x.mark for x in valid), key=lambda mark: _WORST[mark])
         hits = [x for x in valid if x.mark == worst]
         names = ", ".join(dict.fromkeys(x.finding.attack for x in hits))
@@ -174,7 +173,7 @@ def judge(results: PrivacyResults, config: FederationConfig | None) -> Judgement
 
 
 def _concerns(finding: Finding, config: FederationConfig, attacked: Mapping[str, Any]) -> bool:
-    """Whether a finding speaks of this federation's way of protecting."""
+    """Tell whether a finding speaks of this federation's way of protecting."""
     if finding.adversary == "outsider":
         return True  # the final model is the same, encrypted or not
     if finding.adversary in ("institution", "collusion"):
@@ -185,16 +184,16 @@ def _concerns(finding: Finding, config: FederationConfig, attacked: Mapping[str,
 
 
 def labels_of(config: FederationConfig) -> set[str]:
-    """The names that a federation's method has in results: its own, and for dictpfl the harder case without pruning."""
+    """Return a federation's names in results: its method's own, and for dictpfl the harder case without pruning."""
     document = config.model_dump(mode="json")
     fitting = [s for s in SUBJECTS.values() if s.adversary == "server" and _fits(s, document)]
     most = max((len(s.settings) for s in fitting), default=0)
-    found = {s.label for s in fitting if len(s.settings) == most}
+    labels = {s.label for s in fitting if len(s.settings) == most}
     if config.method == "dictpfl" and config.encryption.sealer == "ckks":
-        found |= {"dictpfl", "dictpfl without pruning"} if config.pruning.enabled else {"dictpfl without pruning"}
-        if document["encryption"].get("pad_uploads"):
-            found.add("dictpfl, pad_uploads")
-    return found
+        labels |= {"dictpfl", "dictpfl without pruning"} if config.pruning.enabled else {"dictpfl without pruning"}
+        if document["encryption"].get("pad_to") == "full":
+            labels.add("dictpfl, padded")
+    return labels
 
 
 def _fits(subject: Subject, document: Mapping[str, Any]) -> bool:

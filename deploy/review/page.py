@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.config import FederationConfig
-from common.errors import ConfigError
-from common.files import write_private
-from deploy.ceremony.custody import LOG
-from deploy.privacy.results import RESULTS, Adversary, PrivacyResults
-from deploy.report import template
-from deploy.review.checklist import checklist
-from deploy.review.custody import logs
-from deploy.review.differences import differences
-from deploy.review.egress import egress
-from deploy.review.judged import PARTIES, Card, Judgement, judge
-from deploy.review.parties import Parties
-from deploy.review.refused import refused
-from deploy.review.risks import Known, risks
-from deploy.review.seen import who_saw_what
-from deploy.review.settings import meanings
-from deploy.run import CONFIG, HISTORY, SUMMARY, machine_facts, sha256_of, versions
-from server.coordinator import AGREEMENT
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import write_private
+from dictpfl.deploy.attacks.results import RESULTS, PrivacyResults
+from dictpfl.deploy.ceremony.custody import LOG
+from dictpfl.deploy.reports.exposure import Exposure, exposure
+from dictpfl.deploy.reports.templates import template
+from dictpfl.deploy.review.audited import REPORT, audit_of, by_topic, checked_elsewhere
+from dictpfl.deploy.review.cards import cards
+from dictpfl.deploy.review.checklist import checklist
+from dictpfl.deploy.review.custody import logs
+from dictpfl.deploy.review.differences import differences
+from dictpfl.deploy.review.egress import egress
+from dictpfl.deploy.review.judged import PARTIES, Judgement, judge, labels_of
+from dictpfl.deploy.review.parties import Parties
+from dictpfl.deploy.review.refused import cap, refused
+from dictpfl.deploy.review.risks import Known, risks
+from dictpfl.deploy.review.seen import who_saw_what
+from dictpfl.deploy.review.settings import meanings
+from dictpfl.deploy.runs.run import CONFIG, HISTORY, SUMMARY, machine_facts, sha256_of, versions
+from dictpfl.server.coordinator import AGREEMENT
 
 PAGE, ATTACK = "privacy.html", "attack"
 """The document's name, and the folder in a run folder where results of an attack are looked for."""
@@ -55,34 +58,44 @@ def write_review(
         DictPFLError: a party's files are damaged.
     """
     parties = Parties.find(Path(folder))
-    found = _attacked(parties, Path(attack) if attack is not None else None)
-    results = found.results if found else None
+    attacked = _attacked(parties, Path(attack) if attack is not None else None)
+    results = attacked.results if attacked else None
     config = parties.config or (
         FederationConfig.model_validate(results.config) if results and not parties.agreement else None
     )
     judgement = judge(results, config) if results else None
     record, custody = egress(parties), logs(parties.folder)
-    known = _known(parties, config, judgement)
+    elsewhere = checked_elsewhere(results)
+    ours = labels_of(config) if config else set()
+    known = replace(
+        _known(parties, config, judgement),
+        exposure=_exposure(parties),
+        audit=audit_of(parties.folder),
+        elsewhere=[line for line in elsewhere if line.of in ours],
+    )
     page = template("privacy.html.j2").render(
         parties=parties,
         config=config,
         title=_title(parties, config),
         kind=_kind(parties),
-        cards=_cards(known),
+        cards=cards(known),
+        audit=known.audit,
+        topics=by_topic(known.audit, elsewhere),
         insecure=config.insecurities if config else parties.agreement.insecurities if parties.agreement else (),
         seen=who_saw_what(parties, record, results),
         names=PARTIES,
         judgement=judgement,
         results=results,
-        pictures=judgement.pictures(found.folder) if judgement and found and pictures else [],
+        pictures=judgement.pictures(attacked.folder) if judgement and attacked and pictures else [],
         hidden=bool(judgement and not pictures),
         differences=differences(config, results.config) if config and results else [],
         settings=meanings(config, parties.agreement),
         risks=risks(known),
         custody=custody,
         refused=refused(parties),
+        cap=cap(parties),
         record=record,
-        evidence=list(_evidence(parties, found)),
+        evidence=list(_evidence(parties, attacked)),
         versions=_versions(parties, results),
         checklist=checklist(known, record, custody, results),
         made_on=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -96,13 +109,18 @@ def write_review(
 
 
 def _attacked(parties: Parties, named: Path | None) -> Attacked | None:
-    """The results of an attack; those that were named must be there."""
+    """Return the results of an attack; those that were named must be there."""
     if named is not None:
         return Attacked(named, PrivacyResults.load(named))
     for place in (parties.folder, parties.folder / ATTACK):
         if (place / RESULTS).exists():
             return Attacked(place, PrivacyResults.load(place))
     return None
+
+
+def _exposure(parties: Parties) -> Exposure | None:
+    """Judge by the folders that are here; None of a coordinator alone, which knows neither layers nor samples."""
+    return exposure(parties.genesis, parties.institutions) if parties.genesis else None
 
 
 def _known(parties: Parties, config: FederationConfig | None, judgement: Judgement | None) -> Known:
@@ -124,28 +142,6 @@ def _known(parties: Parties, config: FederationConfig | None, judgement: Judgeme
     )
 
 
-def _cards(known: Known) -> list[tuple[Card, str]]:
-    """What each party learns: measured, and by design."""
-    others = known.least - 1
-    design: Mapping[Adversary, str] = {
-        "server": "It has no key. It sees who takes part, when, and how many bytes."
-        if known.encrypted else "Updates, or parts of them, reach it unencrypted: it can read them.",
-        "institution": f"It opens sums of at least {known.least}: with {known.least}, the sum of the other {others}.",
-        "collusion": "Uploads are masked besides: a single one opens to noise while the coordinator follows the protocol."
-        if known.masks else "All institutions share one key: together these two can open every single update.",
-        "outsider": "Encryption in training does not change what a finished model tells of its data.",
-    }  # fmt: skip
-    return [
-        (
-            known.judgement.card(p)
-            if known.judgement
-            else Card(PARTIES[p], "open", "Not measured", "No attack results here."),
-            design[p],
-        )
-        for p in PARTIES
-    ]
-
-
 def _kind(parties: Parties) -> str:
     if parties.simulated:
         return "A simulation: one machine played all parties. What crossed between them is what would cross in a deployment."
@@ -164,9 +160,9 @@ def _title(parties: Parties, config: FederationConfig | None) -> str:
     return f"federation {agreement.uploads.federation.hex()[:12]}" if agreement else parties.folder.name
 
 
-def _evidence(parties: Parties, found: Attacked | None) -> Iterator[tuple[str, int, str]]:
+def _evidence(parties: Parties, attacked: Attacked | None) -> Iterator[tuple[str, int, str]]:
     """Files that this document was made from: name, bytes, SHA-256."""
-    names = [parties.folder / name for name in (SUMMARY, HISTORY, CONFIG)]
+    names = [parties.folder / name for name in (SUMMARY, HISTORY, CONFIG, REPORT)]
     names += [
         folder / AGREEMENT for folder in parties.coordinators
     ]  # its journal is a database, whose bytes change when read
@@ -174,8 +170,8 @@ def _evidence(parties: Parties, found: Attacked | None) -> Iterator[tuple[str, i
     for path in names:
         if path.exists():
             yield str(path.relative_to(parties.folder)), path.stat().st_size, sha256_of(path)
-    if found:
-        path = found.folder / RESULTS
+    if attacked:
+        path = attacked.folder / RESULTS
         yield f"attack: {RESULTS}", path.stat().st_size, sha256_of(path)
 
 

@@ -1,4 +1,4 @@
-"""Whose folders lie in a folder: coordinators' and institutions', of a simulation or of a deployment."""
+"""Parties whose folders lie in a folder: coordinators and institutions, of a simulation or of a deployment."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from client.epochs import home
-from client.site import SITE, SiteSettings
-from common.config import FederationConfig
-from common.errors import ConfigError
-from common.genesis import DOCUMENT, Genesis
-from deploy.privacy.results import RESULTS
-from deploy.run import CONFIG, SUMMARY, Run
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
+from dictpfl.client.folder import SETTINGS, InstitutionSettings
+from dictpfl.client.keys.epochs import home
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import DOCUMENT, Genesis
+from dictpfl.deploy.attacks.results import RESULTS
+from dictpfl.deploy.ceremony.keeping import STUDIES
+from dictpfl.deploy.runs.run import CONFIG, SUMMARY, Run
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL
 
 _DEPTH = 2
-"""How far below the folder a party's folder may lie: `sites/institution-000` of a simulation."""
+"""Levels below the folder at which a party's folder may lie: `institutions/institution-000` of a simulation."""
 
 
 @dataclass(frozen=True)
 class Parties:
-    """What was found.
+    """Folders of the parties, by role.
 
     Attributes:
-        folder: where. `coordinators`: folders with a journal. `institutions`: folders with a site.toml.
+        folder: where.
+        coordinators: folders with a journal.
+        institutions: folders with an institution.toml.
     """
 
     folder: Path
@@ -44,17 +47,17 @@ class Parties:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is no folder; name a run folder, an attack's folder or a party's folder")
         places = sorted({place.resolve(): place for place in _places(folder, _DEPTH)}.values())
-        found = cls(
+        parties = cls(
             folder,
             tuple(p for p in places if (p / AGREEMENT).exists() and (p / JOURNAL).exists()),
-            tuple(p for p in places if (p / SITE).exists()),
+            tuple(p for p in places if (p / SETTINGS).exists()),
         )
-        if not (found.coordinators or found.institutions or (folder / RESULTS).exists()):
+        if not (parties.coordinators or parties.institutions or (folder / RESULTS).exists()):
             raise ConfigError(
                 f"{folder} holds neither a run, nor a party's folder, nor {RESULTS}; `dictpfl simulate CONFIG.toml --out DIR` "
                 "makes a run, `dictpfl attack CONFIG.toml --out DIR` attacks"
             )
-        return found
+        return parties
 
     @cached_property
     def run(self) -> Run | None:
@@ -63,16 +66,21 @@ class Parties:
 
     @property
     def simulated(self) -> bool:
-        """Whether one process played all parties."""
+        """Tells whether one process played all parties."""
         return (self.folder / CONFIG).exists()
 
     @cached_property
     def config(self) -> FederationConfig | None:
-        """What was agreed on; None where only a coordinator is here, who has no configuration."""
+        """Configuration that was agreed on; None where only a coordinator is here, who has none."""
         if self.run is not None:
             return self.run.config
-        agreed = [Genesis.load(home(place)).config for place in self.institutions if (home(place) / DOCUMENT).exists()]
-        return agreed[0] if agreed else None
+        return self.genesis.config if self.genesis else None
+
+    @cached_property
+    def genesis(self) -> Genesis | None:
+        """Agreement as an institution has it; None where no institution's folder with one is here."""
+        joined = [home(place) for place in self.institutions if (home(place) / DOCUMENT).exists()]
+        return Genesis.load(joined[0]) if joined else None
 
     @cached_property
     def agreement(self) -> Agreement | None:
@@ -82,12 +90,12 @@ class Parties:
     @cached_property
     def names(self) -> dict[Path, str]:
         """Institutions' names by folder."""
-        return {place: SiteSettings.load(place).name for place in self.institutions}
+        return {place: InstitutionSettings.load(place).name for place in self.institutions}
 
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
     yield folder
     if depth:
         for path in sorted(folder.iterdir()):
-            if path.is_dir():
+            if path.is_dir() and path.name != STUDIES:  # each is a federation of its own, with a report of its own
                 yield from _places(path, depth - 1)

@@ -1,12 +1,14 @@
-"""What remains, in plain words: the limits of docs/threat-model.md as they apply to this federation."""
+"""Risks that remain, in plain words: the limits of docs/threat-model.md as they apply to this federation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from common.config import FederationConfig
-from deploy.review.judged import Judgement, Mark
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.reports.exposure import HELP, Exposure
+from dictpfl.deploy.review.audited import NOT_AUDITED, Audit, Line
+from dictpfl.deploy.review.judged import Judgement, Mark
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,20 @@ class Risk:
 
 @dataclass(frozen=True)
 class Known:
-    """What the text depends on. `simulated`: one process played everybody."""
+    """Facts that the text depends on.
+
+    Attributes:
+        config: configuration; None where only a coordinator's folder is here.
+        masks: uploads are masked.
+        integrity: uploads are signed.
+        encrypted: all that is sent is encrypted.
+        least: fewest uploads in a sum.
+        simulated: one process played everybody.
+        judgement: findings of attacks; None without any.
+        exposure: judgement of first layers; None where it is not known.
+        audit: audit of this very run.
+        elsewhere: checks of ciphertexts of this federation's method, in runs that were made for an attack.
+    """
 
     config: FederationConfig | None
     masks: bool
@@ -31,10 +46,13 @@ class Known:
     least: int
     simulated: bool
     judgement: Judgement | None
+    exposure: Exposure | None = None
+    audit: Audit = NOT_AUDITED
+    elsewhere: Sequence[Line] = ()
 
 
 def risks(known: Known) -> list[Risk]:
-    """All that remain, the greatest first."""
+    """Return all that remain, the greatest first."""
     return [*_of_design(known), *_of_the_model(known), *_of_operation(known)]
 
 
@@ -61,25 +79,47 @@ def _of_design(known: Known) -> Iterator[Risk]:
         f"Each institution can subtract itself from a sum. With {known.least} in it, it sees the sum of the other "
         f"{known.least - 1}; if each of these trained on few samples, single ones can be told.",
         f"No sum of fewer than {known.least} is opened. More institutions, larger batches and more local steps help; each "
-        "institution can raise min_participants in its own site.toml.",
+        "institution can raise min_participants in its own institution.toml.",
         "bad" if known.least < 3 else "caution" if known.least < 5 else "good",  # noqa: PLR2004 -- the threat model's numbers
-        _shown(known, "institution", "common/round.py:finish"),
+        _shown(known, "institution", "common/law/finishing.py:finish"),
     )  # fmt: skip
+    yield _of_all_rounds(known)
     yield Risk(
         "A coordinator that cheats",
-        "It cannot read, but it can leave uploads out, count one for another, or add numbers of its own to a sum: the model would "
-        "be worse or biased, nobody's data would be disclosed by that alone.",
-        "defences.integrity is on: institutions sign what they send and check a secret tag in every sum; a sum that fails is refused "
-        "and evidence is kept. It can still leave somebody out as if late."
-        if known.integrity else
-        "Participants are counted inside the encryption, so that a missing or doubled upload is noticed; altered numbers are not. "
-        "defences.integrity = true finds these out, too.",
+        "It can try to count one upload for another, or to add numbers of its own to a sum; and it can leave somebody out as if late.",
+        "Every upload carries a secret tag on its ciphertext; a sum that is not exactly that of the uploads it lists is refused before "
+        "it is opened. "
+        + ("defences.integrity is on besides: institutions sign what they send, and evidence is kept."
+           if known.integrity else
+           "A coordinator together with an institution, which knows the key of the tags, is found out by defences.integrity = true only."),
         "good" if known.integrity else "caution", "tests/attacks, tests/system/test_integrity.py",
     )  # fmt: skip
     yield Risk(
         "An institution that cheats",
         "It can send nonsense and spoil the model; since updates are secret, nobody sees whose they were.",
         "Overflow is noticed and the round refused. Take in only institutions under contract.", "caution", "docs/threat-model.md",
+    )  # fmt: skip
+
+
+def _of_all_rounds(known: Known) -> Risk:
+    """Risk that the sums of all rounds together tell what one does not."""
+    e = known.exposure
+    rule = (
+        "Every round is made of the same samples. An institution that keeps all sums can tell whether a sample is among the others' "
+        "where the distinct inputs of the first trained layer, over all rounds, are fewer than the values in one. "
+    )
+    meaning = rule + (
+        "How many there are is not known from what is in this folder." if e is None else
+        f"{e.sentence}: {e.verdict}."
+    )  # fmt: skip
+    safe = e is not None and not (e.is_exposed or e.is_near)
+    mark: Mark = "good" if safe else "bad" if e and e.is_exposed and not e.private else "caution"
+    reduced = (
+        "Differential privacy is on: what all sums together tell is bounded by epsilon." if e and e.private else HELP
+    )
+    return Risk(
+        "The same samples, round after round", meaning, reduced, mark,
+        _shown(known, "institution", "dictpfl attack --parts rounds", attack="span check over rounds"),
     )  # fmt: skip
 
 
@@ -128,13 +168,14 @@ def _of_operation(known: Known) -> Iterator[Risk]:
         )  # fmt: skip
 
 
-def _shown(known: Known, party: str, otherwise: str, family: str = "") -> str:
-    """The attack of a party that got furthest, if there was one; else where to read."""
+def _shown(known: Known, party: str, otherwise: str, family: str = "", attack: str = "") -> str:
+    """Return the attack of a party (of a family, of a name) that got furthest, if there was one; else where to read."""
     if known.judgement is None:
         return otherwise
     lines = [
         x for x in known.judgement.lines
-        if x.ours and x.finding.adversary == party and family in ("", x.finding.family) and x.mark != "open"
+        if x.ours and x.finding.adversary == party and family in ("", x.finding.family)
+        and attack in ("", x.finding.attack) and x.mark != "open"
     ]  # fmt: skip
     if not lines:
         return otherwise

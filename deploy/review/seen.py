@@ -1,16 +1,15 @@
-"""Who saw what: counted from what the coordinator recorded and journalled, or taken from the attacked run."""
+"""Sights of the parties: counted from the coordinator's recording and journal, or taken from the attacked run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deploy.privacy.results import Adversary, PrivacyResults, Seen
-from deploy.privacy.stage import Stage
-from deploy.review.egress import Egress
-from deploy.review.judged import PARTIES
-from deploy.review.parties import Parties
-from server.recording import EVENTS, RECORDING
+from dictpfl.deploy.attacks.results import Adversary, PrivacyResults, Seen
+from dictpfl.deploy.review.egress import Egress
+from dictpfl.deploy.review.judged import PARTIES
+from dictpfl.deploy.review.parties import Parties
+from dictpfl.server.recording import EVENTS, RECORDING
 
 
 @dataclass(frozen=True)
@@ -23,16 +22,20 @@ class Sight:
     @property
     def grouped(self) -> list[tuple[Adversary, list[Seen]]]:
         """Rows by party, in the order of `PARTIES`."""
-        found = [(party, [row for row in self.rows if row.party == party]) for party in PARTIES]
-        return [(party, rows) for party, rows in found if rows]
+        groups = [(party, [row for row in self.rows if row.party == party]) for party in PARTIES]
+        return [(party, rows) for party, rows in groups if rows]
 
 
 def who_saw_what(parties: Parties, record: Egress, results: PrivacyResults | None) -> Sight:
-    """The best account that there is: the recording of this run, its journal and diaries, or the attacked run's recording."""
+    """Choose the best account there is: this run's recording, its journal and diaries, or the attacked run's recording."""
     recorded = any((folder / RECORDING / EVENTS).exists() for folder in parties.coordinators)
     if parties.simulated and recorded:
+        from dictpfl.deploy.attacks.recorded import RecordedRun  # needs torch, which a coordinator has not
+
         # Opens every sum again with the key of institution 0, as this one did.
-        return Sight(Stage(parties.folder).seen(), "Counted from the recording that the coordinator of this run kept.")
+        return Sight(
+            RecordedRun(parties.folder).seen(), "Counted from the recording that the coordinator of this run kept."
+        )
     if record.journal or record.flows:
         return Sight(
             list(_counted(parties, record)),

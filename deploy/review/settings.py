@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from common.config import FederationConfig
-from deploy.review.judged import Mark
-from server.agreement import Agreement
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.review.judged import Mark
+from dictpfl.server.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,18 @@ class Meaning:
     mark: Mark = "good"
 
 
+_PADDING: Mapping[str, tuple[str, Mark]] = {
+    "none": (
+        "The size of uploads follows from what is pruned, to the component, hence a little from all institutions' data together.",
+        "caution",
+    ),
+    "steps": ("Uploads have one of 16 sizes between two powers of two: what is pruned shows coarsely.", "caution"),
+    "full": ("Uploads have the same size in every round of updates.", "good"),
+}
+
+
 def meanings(config: FederationConfig | None, agreement: Agreement | None) -> list[Meaning]:
-    """From the configuration; of a coordinator's folder alone, from its half of the agreement."""
+    """Explain the configuration; of a coordinator's folder alone, its half of the agreement."""
     if config is not None:
         return [*_encryption(config), *_federation(config), *_training(config), *_others(config)]
     return list(_agreed(agreement)) if agreement is not None else []
@@ -47,14 +57,7 @@ def _encryption(config: FederationConfig) -> Iterator[Meaning]:
         "encryption.security", f"{e.security} bit",
         f"Breaking the encryption takes about 2^{e.security} steps by the guidelines' table; 128 is the floor.",
     )  # fmt: skip
-    padded = getattr(e, "pad_uploads", None)
-    if padded is not None:
-        yield Meaning(
-            "encryption.pad_uploads", _said(padded),
-            "Uploads have the same size in every round." if padded else
-            "The size of uploads follows from what is pruned, hence a little from all institutions' data together.",
-            "good" if padded else "caution",
-        )  # fmt: skip
+    yield Meaning("encryption.pad_to", e.pad_to, *_PADDING[e.pad_to])
     yield Meaning(
         "defences.masks", _said(config.defences.masks),
         "A single upload opens to noise even for who has the key, as long as the coordinator follows the protocol."
@@ -76,6 +79,13 @@ def _federation(config: FederationConfig) -> Iterator[Meaning]:
         ),
         "bad" if least < 3 else "caution" if least < 5 else "good",  # noqa: PLR2004 -- the threat model's numbers
     )  # fmt: skip
+    if f.sample:
+        yield Meaning(
+            "federation.sample", str(f.sample),
+            f"Institutions that a round asks, of {f.participants}. Everybody can compute whom; each opens all sums, also of rounds in "
+            "which it was not asked.",
+            "caution" if f.sample < 5 else "good",  # noqa: PLR2004 -- as for min_participants
+        )  # fmt: skip
     if f.snapshot_every:
         kept = f"the newest {f.snapshots_kept}" if f.snapshots_kept else "all of them"
         yield Meaning(
@@ -105,9 +115,22 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
         "training.batch_size", str(t.batch_size),
         f"A round trains on {few} samples an institution, no more than the rank of its tables ({rank}): samples can then be "
         "told from the sum." if tiny else
-        "Samples that an update mixes in a step; the more, the less a sum tells of one of them.",
+        "Samples that an update mixes in a step; the more, the less one sum tells of one of them. What all rounds tell together does "
+        "not depend on it: see the risks.",
         "caution" if tiny else "good",
     )  # fmt: skip
+    if asked := [*config.tallies.opening, *config.tallies.closing]:
+        yield Meaning(
+            "tallies", ", ".join(asked),
+            "All institutions learn the exact sum of these vectors, each filled from an institution's data; all but one of them together learn "
+            "the last one's.", "caution",
+        )  # fmt: skip
+    if config.data.preprocessing.on:
+        yield Meaning(
+            "data.preprocessing", "on",
+            "All institutions learn counts, means, deviations and histograms of all training rows together, exactly; all but one of them together "
+            "learn the last one's.", "caution",
+        )  # fmt: skip
     if config.selection.patience:
         yield Meaning(
             "selection.patience", str(config.selection.patience),
@@ -117,7 +140,13 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
 
 
 def _others(config: FederationConfig) -> Iterator[Meaning]:
-    """Further defences, by their own description, so that a new one is not forgotten here."""
+    """Code that the configuration names; and further defences, by their own description, so that a new one is not forgotten here."""
+    for key, code in config.own_code.items():
+        yield Meaning(
+            key, code,
+            "Code that is not dictpfl's: it runs at the authority and at every institution, with the rights of the account there. Read it; "
+            "allowed_code in an institution's institution.toml names what may run there.", "caution",
+        )  # fmt: skip
     named = {"masks"} | (set() if config.defences.masks else {"mask_partners", "reveal_seconds"})
     yield from _described(config.defences, "defences", named)
     if config.toy_insecure:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from common.config import FederationConfig
-from deploy.privacy.active import ATTEMPTS, attempts
-from deploy.privacy.results import Detection
-from deploy.privacy.stage import play
+from dictpfl.deploy.attacks.active import ATTEMPTS, attempts
+from dictpfl.deploy.attacks.recorded import play
+from dictpfl.deploy.attacks.results import Detection
+from tests.support import ROOT
+from tests.support.federations import encrypted
 
-UNDETECTED = {
-    "add an upload twice in place of another's",
-    "replay an old sum under a new label",
-    "add a number of its own to the sum",
-}
-"""Stated in docs/threat-model.md; `defences.integrity` shows them (tests/system/test_integrity.py)."""
+UNDETECTED: set[str] = set()
+"""Of what a coordinator can do to a sum, all is refused before the sum is opened (docs/threat-model.md)."""
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Detection]:
-    config = FederationConfig.of(
-        {
-            "federation": {"rounds": 3, "participants": 3},
-            "data": {"limit": 200},
-            "model": {"source": "mlp", "options": {"hidden": [16]}},
-            "training": {"steps": 1, "device": "cpu"},
-        }
-    )
-    stage = play(config, tmp_path_factory.mktemp("active"))
-    return {detection.attack: detection for detection in attempts(stage)}
+    config = encrypted(federation__rounds=3, training__device="cpu")
+    recorded = play(config, tmp_path_factory.mktemp("active"))
+    return {detection.attack: detection for detection in attempts(recorded)}
 
 
 @pytest.mark.parametrize("name", [attempt.name for attempt in ATTEMPTS])
@@ -43,5 +31,4 @@ def test_what_detects_has_a_name(found: dict[str, Detection]) -> None:
 
 
 def test_the_tests_that_hold_them_exist(found: dict[str, Detection]) -> None:
-    root = Path(__file__).parents[2]
-    assert all((root / detection.test).exists() for detection in found.values())
+    assert all((ROOT / detection.test).exists() for detection in found.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablations_page, accuracy, federations, lora, tuning
-from benchmarks.ablations import ABLATIONS
-from benchmarks.federations import Cell, measure
-from benchmarks.workloads import BOTH, FROZEN_A, FULL, METHODS, OURS, WORKLOADS
-from client.data import load_dataset
-from client.models import build_model
-from client.rules import Role, survey
-from common.config import FederationConfig
-from common.settings import Decomposition, Model
+import accuracy
+from ablations import ABLATIONS
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.model.build import build_model
+from dictpfl.client.model.rules import Role, survey
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.settings import Decomposition, Model
+from lib import ablations_page, federations, lora, tuning
+from lib.federations import Cell, measure
+from lib.workloads import BOTH, FROZEN_A, FULL, METHODS, OURS, WORKLOADS
+from tests.support import federations as smallest
 
 pytestmark = pytest.mark.usefixtures("quiet")
-TINY: Mapping[str, Any] = {
-    "data.limit": 120,
-    "federation.rounds": 2,
-    "training.steps": 2,
-    "training.device": "cpu",
-    "model.source": "mlp",
-    "model.options": {"hidden": [16]},
-}
+TINY = smallest.settings(data__limit=120, federation__rounds=2, training__steps=2, training__device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +57,7 @@ def test_a_rate_that_diverges_is_the_worst(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("source", ["mlp", "vit_tiny", "cnn"])
 def test_lora_starts_as_its_base_and_trains_what_dictpfl_would(source: str) -> None:
     shape, base = (1, 8, 8), build_model(Model(source=source), (1, 8, 8), 10, 3)
-    paired = build_model(Model(source="benchmarks.lora:model", options={"source": source, "rank": 2}), shape, 10, 3)
+    paired = build_model(Model(source="lib.lora:model", options={"source": source, "rank": 2}), shape, 10, 3)
     roles = survey(base, Decomposition(rank=2))
     tables = {name for name, role in roles.items() if role is Role.TABLE}
     settings = Decomposition(enabled=False, frozen=[*lora.FROZEN])
@@ -153,7 +148,7 @@ def test_the_verdict_tells_agreement_from_difference() -> None:
 
 
 def test_equal_settings_of_two_ablations_are_one_cell() -> None:
-    from benchmarks.ablations import cell
+    from ablations import cell
 
     same = [("rank", "4"), ("s", "0.7"), ("tau", "3"), ("beta", "0.5"), ("alpha", "iid"), ("institutions", "3")]
     paths = {cell(ABLATIONS[n], next(p for p in ABLATIONS[n].points if p.label == at), 1).path for n, at in same}
@@ -163,8 +158,8 @@ def test_equal_settings_of_two_ablations_are_one_cell() -> None:
 def test_w0_of_a_lora_run_is_that_of_dictpfl(tmp_path: Path) -> None:
     settings = {**TINY, "data.public_share": 0.2, "model.pretrain.epochs": 1, "method": OURS, "decomposition.rank": 2}
     options = {"source": "mlp", "options": {"hidden": [16]}, "weights": federations.W0, "rank": 2}
-    cell = Cell("tiny", {**TINY, "model.source": "benchmarks.lora:model", "model.options": options}, start=settings)
-    changes = federations._weights(cell, tmp_path)
+    cell = Cell("tiny", {**TINY, "model.source": "lib.lora:model", "model.options": options}, start=settings)
+    changes = federations.weights_of(cell, tmp_path)
     config = cell.config(**changes)
     shape = load_dataset(config.data, config.seed).sample_shape
     paired = build_model(config.model, shape, 10, 1)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,33 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-if "harness" not in sys.modules:
-    # The federations in one process of tests/system, which is no package.
-    _spec = importlib.util.spec_from_file_location("harness", Path(__file__).parents[1] / "system/harness.py")
-    assert _spec is not None
-    assert _spec.loader is not None
-    sys.modules["harness"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["harness"])
-
-from harness import World, encrypted, full_disk, tiny
-
-import client.institution
-import client.memory
-import client.uploading
-from client.institution import Institution, open_institution
-from client.site import SiteSettings
-from client.training import Trained
-from common.errors import (
-    ConfigError,
-    DataError,
-    DictPFLError,
-    InsecureParametersError,
-    KeyFileError,
-    WrongKeyError,
-)
-from common.keys import load_key, make_key, save_key
-from common.protocol import NEWCOMER, Aggregate, Reply, Request, RoundKind, Status
-from common.sealing import CKKSSealer
+import dictpfl.client.institution
+import dictpfl.client.memory.record
+import dictpfl.client.uploading
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.institution import Institution, open_institution
+from dictpfl.client.training.train import Trained
+from dictpfl.common.ckks.adding import WordSum
+from dictpfl.common.ckks.keys import load_key, make_key, save_key
+from dictpfl.common.ckks.opening import CKKSOpener
+from dictpfl.common.ckks.sealing import CKKSSealer
+from dictpfl.common.errors import ConfigError, DataError, DictPFLError, KeyFileError, ParameterError, WireError
+from dictpfl.common.genesis import components
+from dictpfl.common.law.round import begin
+from dictpfl.common.law.state import acknowledging
+from dictpfl.common.messages.protocol import NEWCOMER, REFUSED, VOID, Aggregate, Reply, Request, RoundKind, Status
+from dictpfl.common.messages.wire import Blob, read_entries, write
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import World, full_disk
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +92,7 @@ def test_aggregates_in_any_order(order: tuple[int, ...], world: World, aggregate
 
 
 def ask_fresh(world: World, aggregates: list[Aggregate]) -> bytes:
-    shutil.rmtree(world.site(0) / "memory")
+    shutil.rmtree(world.home(0) / "memory")
     world.kill_institution(0)
     assert ask(world, 3, None, *aggregates) == Reply(Status.SETTLED, 3, 3)
     return world.record(0).shared.digest
@@ -141,9 +130,112 @@ def test_damaged_aggregates_are_refused_by_name(world: World, aggregates: list[A
     for code, aggregate in cases.items():
         reply = ask(world, 3, RoundKind.UPDATE, aggregate)
         assert (reply.status, reply.code, reply.position) == (Status.REFUSED, code, 0)
-    dropped = replace(aggregates[0], counted=aggregates[0].counted[:-1])
-    assert ask(world, 3, RoundKind.UPDATE, dropped).code == "round"
     assert ask(world, 3, None, *aggregates).status is Status.SETTLED
+
+
+Bend = Callable[[Blob, int], bytes]
+
+
+def rewritten(blob: Blob, **changes: Any) -> bytes:
+    parts = {
+        "header": blob.header,
+        "entries": blob.entries,
+        "words": blob.words(),
+        "clear": bytes(blob.clear),
+    } | changes
+    return write(parts["header"], parts["entries"], parts["words"], blob.word_bits, parts["clear"])
+
+
+def with_word(blob: Blob, prime: int) -> bytes:
+    words = blob.words()
+    words[0] = (int(words[0]) + 1) % prime
+    return rewritten(blob, words=words)
+
+
+BENT: dict[str, Bend] = {
+    "a word": with_word,
+    "a seed": lambda blob, _: rewritten(blob, entries=[replace(blob.entries[0], seed=b"x" * 32), *blob.entries[1:]]),
+    "an upload id": lambda blob, _: rewritten(blob, entries=[replace(blob.entries[0], upload_id=b"x" * 16), *blob.entries[1:]]),
+    "a member": lambda blob, _: rewritten(blob, entries=[*blob.entries[:2], replace(blob.entries[2], member=9)]),
+    "a member's name taken": lambda blob, _: rewritten(blob, entries=[replace(blob.entries[0], member=0), *blob.entries[1:]]),
+    "one not named": lambda blob, _: rewritten(blob, entries=blob.entries[:2]),
+    "another attempt": lambda blob, _: rewritten(blob, header=replace(blob.header, attempt=1)),
+    "nothing": lambda blob, _: rewritten(blob, words=np.zeros_like(blob.words())),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BENT)
+def test_a_sum_that_is_not_authentic_is_refused_unopened_by_one_code(
+    what: str, world: World, aggregates: list[Aggregate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it: who asks learns that it is refused, and no more; nothing of it was decrypted."""
+    parameters = world.genesis.parameters
+    whole = Blob.own(aggregates[0].blob, parameters.word_bits)
+    bent = replace(aggregates[0], blob=BENT[what](whole, parameters.word_prime))
+    with monkeypatch.context() as patch:
+        patch.setattr(CKKSOpener, "open", lambda *_: pytest.fail("it was decrypted"))
+        reply = ask(world, 3, RoundKind.UPDATE, bent, *aggregates[1:])
+    assert reply == Reply(Status.REFUSED, 3, 0, code=REFUSED)
+    assert not world.memory(0).path.exists()
+
+
+def test_the_same_refused_sum_again_makes_the_round_void(world: World, aggregates: list[Aggregate]) -> None:
+    """The coordinator has no other one; institutions go on without it, all from one state."""
+    parameters = world.genesis.parameters
+    bent = replace(
+        aggregates[0], blob=with_word(Blob.own(aggregates[0].blob, parameters.word_bits), parameters.word_prime)
+    )
+    assert ask(world, 1, RoundKind.UPDATE, bent).code == REFUSED
+    reply = ask(world, 1, RoundKind.UPDATE, bent)
+    assert (reply.status, reply.code, reply.position) == (Status.UPLOAD, VOID, 1)
+    shared, start = world.record(0).shared, world.genesis.start()
+    assert shared.digest == start.void(score=False).digest
+    assert shared.acknowledged == acknowledging(bytes(32), 0, ())
+    events = [json.loads(line)["event"] for line in (world.home(0) / "diary.jsonl").read_text().splitlines()]
+    assert events == ["refused", "void", "uploaded"]
+    assert ask(world, 1, RoundKind.UPDATE, bent).code == VOID, (
+        "it is said as long as this round is asked for: a reply may be lost"
+    )
+    # The sums of the others' next rounds were made from another state.
+    assert ask(world, 3, None, *aggregates[1:]).code == "drift"
+
+
+@pytest.mark.parametrize("nonsense", ["a ledger of nobody", "a guard that is not zero", "noise"])
+def test_a_right_sum_that_holds_nonsense_makes_the_round_void(
+    nonsense: str, world: World, aggregates: list[Aggregate]
+) -> None:
+    """Members sent uploads with right tags: all institutions conclude the same at once, and nobody asks again."""
+    genesis, parameters = world.genesis, world.genesis.parameters
+    blob = Blob.own(aggregates[0].blob, parameters.word_bits)
+    sealer = CKKSSealer(load_key(world.home(0) / "federation.key"))
+    size = components(genesis, begin(genesis.law, genesis.start(), blob.header.kind))
+    total, entries, unit = (
+        WordSum(parameters.word_prime),
+        [],
+        2.0 ** (parameters.scale_bits - 60) * parameters.word_prime,
+    )
+    for entry in blob.entries:
+        sealed = sealer.seal(np.zeros(size, np.int64))
+        entries.append(replace(entry, seed=sealed.seed))
+        place, move = {"a ledger of nobody": (0, 0), "a guard that is not zero": (-1, unit), "noise": (8, unit / 2)}[
+            nonsense
+        ]
+        if not total.total().size:
+            sealed.words[place] = (int(sealed.words[place]) + round(move)) % parameters.word_prime
+        tags = genesis.tags(blob.header).made(sealed.words, b"", entries[-1])
+        total.add(total.load(np.concatenate([sealed.words, tags])))
+    made = replace(aggregates[0], blob=rewritten(blob, entries=entries, words=total.total()))
+    reply = ask(world, 1, RoundKind.UPDATE, made)
+    assert (reply.status, reply.code, reply.position) == (Status.UPLOAD, VOID, 1)
+    assert world.record(0).shared.digest == genesis.start().void(score=False).digest
+
+
+def test_each_counted_upload_is_acknowledged(world: World, aggregates: list[Aggregate]) -> None:
+    assert ask(world, 3, None, *aggregates).status is Status.SETTLED
+    chain = bytes(32)
+    for aggregate in aggregates:
+        chain = acknowledging(chain, aggregate.round, [entry.upload_id for entry in read_entries(aggregate.blob)])
+    assert world.record(0).shared.acknowledged == chain
 
 
 def test_rounds_applied_before_a_damaged_one_are_kept(world: World, aggregates: list[Aggregate]) -> None:
@@ -154,15 +246,22 @@ def test_rounds_applied_before_a_damaged_one_are_kept(world: World, aggregates: 
     assert ask(world, 3, None, *aggregates).status is Status.SETTLED
 
 
-def test_the_sites_own_minimum_beats_genesis(world: World, aggregates: list[Aggregate]) -> None:
+def test_the_institutions_own_minimum_beats_genesis(world: World, aggregates: list[Aggregate]) -> None:
     """The sums hold three; this institution opens no sum of fewer than four, whatever genesis says."""
-    SiteSettings(name="careful", min_participants=4).save(world.site(0))
+    InstitutionSettings(name="careful", min_participants=4).save(world.home(0))
     reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
-    assert (reply.status, reply.code) == (Status.REFUSED, "too-few")
+    assert (reply.status, reply.code) == (Status.REFUSED, REFUSED)
     assert not world.memory(0).path.exists()
-    SiteSettings(name="careful", min_participants=3).save(world.site(0))
+    InstitutionSettings(name="careful", min_participants=3).save(world.home(0))
     world.kill_institution(0)
     assert ask(world, 3, None, *aggregates).status is Status.SETTLED
+
+
+def test_its_own_number_of_processes_is_no_part_of_the_agreement(world: World) -> None:
+    InstitutionSettings(name="careful", workers=3).save(world.home(0))
+    own = Institution(world.home(0))
+    assert own._uploads.training.workers == 3
+    assert own._uploads.genesis.federation == world.genesis.federation
 
 
 def test_a_newer_memory_than_the_request(world: World, aggregates: list[Aggregate]) -> None:
@@ -184,7 +283,7 @@ def test_a_model_that_diverged_is_not_uploaded(
         return Trained(len(samples), 0.0)
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.uploading, "train", diverge)
+        patch.setattr(dictpfl.client.uploading, "train", diverge)
         reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
     assert reply.status is Status.REFUSED
     assert reply.code != "error"
@@ -195,20 +294,20 @@ def test_a_model_that_diverged_is_not_uploaded(
 
 def test_a_diary_that_cannot_be_written_costs_nothing(world: World, aggregates: list[Aggregate]) -> None:
     """It is for the operator's eyes; a full disk there must not keep an institution from taking part."""
-    (world.site(0) / "diary.jsonl").mkdir()
+    (world.home(0) / "diary.jsonl").mkdir()
     assert ask(world, 3, RoundKind.UPDATE, *aggregates).status is Status.UPLOAD
 
 
 def test_the_diary_has_a_line_for_each_event(world: World, aggregates: list[Aggregate]) -> None:
     ask(world, 3, RoundKind.UPDATE, *aggregates)
-    lines = [json.loads(line) for line in (world.site(0) / "diary.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (world.home(0) / "diary.jsonl").read_text().splitlines()]
     assert [(line["event"], line["round"]) for line in lines] == [
         ("applied", 0), ("applied", 1), ("applied", 2), ("uploaded", 3)
     ]  # fmt: skip
 
 
 def test_a_full_disk_is_named(world: World, aggregates: list[Aggregate]) -> None:
-    with full_disk(client.memory, "replace_private"):
+    with full_disk(dictpfl.client.memory.record, "replace_private"):
         reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
     assert (reply.status, reply.code) == (Status.REFUSED, "memory")
     assert ask(world, 3, RoundKind.UPDATE, *aggregates).status is Status.UPLOAD
@@ -228,39 +327,40 @@ def test_a_damaged_memory_is_named_and_not_touched(world: World, aggregates: lis
 
 
 def test_a_lax_key_file(world: World) -> None:
-    (world.site(0) / "federation.key").chmod(0o640)
+    (world.home(0) / "federation.key").chmod(0o640)
     with pytest.raises(KeyFileError, match="0640"):
-        Institution(world.site(0))
+        Institution(world.home(0))
 
 
 def test_a_missing_key_file(world: World) -> None:
-    (world.site(0) / "federation.key").unlink()
+    (world.home(0) / "federation.key").unlink()
     with pytest.raises(KeyFileError):
-        Institution(world.site(0))
+        Institution(world.home(0))
 
 
 def test_another_key(world: World) -> None:
-    path = world.site(0) / "federation.key"
+    path = world.home(0) / "federation.key"
     parameters = load_key(path).parameters
     path.unlink()
     save_key(make_key(parameters), path)
-    with pytest.raises(WrongKeyError, match="fingerprint"):
-        Institution(world.site(0))
+    with pytest.raises(WireError, match="fingerprint", check=lambda e: e.code == "wrong-key"):
+        Institution(world.home(0))
 
 
 def test_a_lax_memory_folder(world: World) -> None:
-    folder = world.site(1) / "memory"
+    folder = world.home(1) / "memory"
     folder.chmod(0o755)
     with pytest.raises(KeyFileError, match="chmod 700"):
-        Institution(world.site(1))
+        Institution(world.home(1))
 
 
 @pytest.mark.parametrize(
-    "name", ["site.toml", "genesis.json", "genesis.safetensors", "weights.safetensors", "train.npz", "validation.npz"]
+    "name",
+    ["institution.toml", "genesis.json", "genesis.safetensors", "weights.safetensors", "train.npz", "validation.npz"],
 )
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "altered"])
 def test_a_damaged_folder_is_named(name: str, damage: str, world: World) -> None:
-    path = world.site(0) / name
+    path = world.home(0) / name
     data = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
@@ -270,38 +370,65 @@ def test_a_damaged_folder_is_named(name: str, damage: str, world: World) -> None
     else:
         path.write_bytes(b"" if damage == "empty" else b"no such thing")
     try:
-        Institution(world.site(0))
+        Institution(world.home(0))
     except DictPFLError:
         return
-    assert (name, damage) in {("site.toml", "empty"), ("site.toml", "altered")}, "it was taken as it is"
+    assert (name, damage) in {("institution.toml", "empty"), ("institution.toml", "altered")}, "it was taken as it is"
 
 
 def test_other_weights(world: World) -> None:
     from safetensors.numpy import load_file, save_file
 
-    path = world.site(0) / "weights.safetensors"
+    path = world.home(0) / "weights.safetensors"
     tensors = load_file(path)
     first = next(iter(tensors))
     tensors[first] = tensors[first] + 1
     save_file(tensors, path)
     with pytest.raises(ConfigError, match="W0"):
-        Institution(world.site(0))
+        Institution(world.home(0))
 
 
 def test_no_training_samples(world: World) -> None:
-    from client.data import Samples
+    from dictpfl.client.data.samples import Samples
 
-    path = world.site(0) / "train.npz"
+    path = world.home(0) / "train.npz"
     Samples.load(path).take(np.zeros(0, dtype=np.int64)).save(path)
     with pytest.raises(DataError, match="at least one"):
-        Institution(world.site(0))
+        Institution(world.home(0))
 
 
-def test_an_insecure_federation_needs_the_sites_consent(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ruin", "said"),
+    [
+        ("width", r"train\.npz does not fit the federation's model: a sample of shape \[.*same options"),
+        ("label", r"label is outside of 0\.\.9"),
+    ],
+)
+def test_samples_that_do_not_fit_the_model_are_named(
+    world: World, aggregates: list[Aggregate], ruin: str, said: str
+) -> None:
+    from dictpfl.client.data.samples import Samples
+
+    path = world.home(0) / "train.npz"
+    good = Samples.load(path)
+    wide = np.concatenate([good.features, good.features], axis=-1)
+    far = np.where(np.arange(len(good)) == 1, 1000, good.labels)
+    (Samples(wide, good.labels) if ruin == "width" else Samples(good.features, far)).save(path)
+    institution = world.institution(0)
+    with pytest.raises(DataError, match=said):
+        institution.prepare()
+    reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
+    assert (reply.status, reply.code) == (Status.REFUSED, "data")
+    good.save(path)
+    world.kill_institution(0)
+    assert ask(world, 3, RoundKind.UPDATE, *aggregates).status is Status.UPLOAD, "nothing was lost by it"
+
+
+def test_an_insecure_federation_needs_the_institutions_consent(tmp_path: Path) -> None:
     world = World.found(tiny(), tmp_path / "world")
-    SiteSettings(name="a", toy_insecure=False).save(world.site(0))
-    with pytest.raises(InsecureParametersError, match="toy_insecure = true"):
-        Institution(world.site(0))
+    InstitutionSettings(name="a", toy_insecure=False).save(world.home(0))
+    with pytest.raises(ParameterError, match="toy_insecure = true", check=lambda e: e.code == "insecure"):
+        Institution(world.home(0))
 
 
 def test_what_was_prepared_ahead_goes_into_the_next_upload(world: World, aggregates: list[Aggregate]) -> None:
@@ -309,28 +436,31 @@ def test_what_was_prepared_ahead_goes_into_the_next_upload(world: World, aggrega
     institution.prepare()
     sealer = institution._sealer
     assert isinstance(sealer, CKKSSealer)
-    ahead = [bytes(zero[-64:]) for zero in sealer._zeros]
+    zeros = sealer._zeros
+    assert zeros is not None
+    ahead = sealer.prepared
+    assert ahead >= 1
     reply = ask(world, 3, RoundKind.UPDATE, *aggregates)
     assert reply.status is Status.UPLOAD
-    used = len(ahead) - sealer.prepared
-    assert used >= 1
-    assert all(seed in reply.blob for seed in ahead[:used])
+    assert [entry.seed for entry in read_entries(reply.blob)] == [zeros.seed]
+    assert len(zeros.first) < ahead
+    assert sealer.prepared == 0, "what is left was drawn under a seed that is used"
 
 
-@pytest.mark.parametrize("file", ["genesis.json", "site.toml", "train.npz", "validation.npz"])
+@pytest.mark.parametrize("file", ["genesis.json", "institution.toml", "train.npz", "validation.npz"])
 def test_an_open_institution_is_kept_until_a_file_of_its_own_changes(world: World, file: str) -> None:
-    client.institution._OPEN.clear()
-    first = open_institution(world.site(0))
-    assert open_institution(world.site(0)) is first
-    os.utime(world.site(0) / file, (1, 1))
-    assert open_institution(world.site(0)) is not first
-    client.institution._OPEN.clear()
+    dictpfl.client.institution._OPEN.clear()
+    first = open_institution(world.home(0))
+    assert open_institution(world.home(0)) is first
+    os.utime(world.home(0) / file, (1, 1))
+    assert open_institution(world.home(0)) is not first
+    dictpfl.client.institution._OPEN.clear()
 
 
 @pytest.mark.parametrize(
     "name", ["Charité — Berlin", 'quo"ted', "back\\slash", "new\nline", "tab\t", "😀", "", "#", "\u2028"]
 )
-def test_a_sites_name_comes_back(name: str, tmp_path: Path) -> None:
-    settings = SiteSettings(name=name, min_participants=5, toy_insecure=True)
+def test_a_institutions_name_comes_back(name: str, tmp_path: Path) -> None:
+    settings = InstitutionSettings(name=name, min_participants=5, toy_insecure=True, workers=2)
     settings.save(tmp_path)
-    assert SiteSettings.load(tmp_path) == settings
+    assert InstitutionSettings.load(tmp_path) == settings

@@ -10,19 +10,10 @@ from pathlib import Path
 
 import pytest
 
-TINY = """
-name = "tiny"
-[federation]
-rounds = 3
-[data]
-source = "digits"
-limit = 150
-[model]
-source = "mlp"
-options = { hidden = [16] }
-[training]
-steps = 2
-"""
+from tests.support.federations import as_toml
+
+pytestmark = pytest.mark.slow  # each command is a process, which loads torch
+TINY = as_toml(name="tiny", federation__rounds=3, data__limit=150, training__steps=2)
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def config(tmp_path: Path) -> Path:
 
 def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *map(str, arguments)],
+        [sys.executable, "-m", "dictpfl.deploy.cli", *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
         env=os.environ | {"COLUMNS": "160"},
     )  # fmt: skip
@@ -99,10 +90,11 @@ def test_evaluate_and_merged_export(config: Path, tmp_path: Path) -> None:
     assert "samples 30" in own.stdout
     same = dictpfl("evaluate", "run", "--data", "run/test.npz", cwd=tmp_path)
     assert same.stdout == own.stdout
-    other = dictpfl("evaluate", "run", "--set", "data.limit=40", cwd=tmp_path)
-    assert "samples 40" in other.stdout
-    site = dictpfl("evaluate", "run/sites/institution-000", cwd=tmp_path)
-    assert site.returncode == 0, site.stderr
+    ignored = dictpfl("evaluate", "run", "--data", "run/test.npz", "--set", "data.limit=40", cwd=tmp_path)
+    assert ignored.returncode == 1
+    assert "data.limit would be ignored" in ignored.stderr
+    institution = dictpfl("evaluate", "run/institutions/institution-000", cwd=tmp_path)
+    assert institution.returncode == 0, institution.stderr
     wrong = dictpfl("evaluate", "run", "--set", "data.source=breast_cancer", cwd=tmp_path)
     assert wrong.returncode == 1
     assert "the model takes (1, 8, 8)" in wrong.stderr
@@ -124,13 +116,13 @@ def test_the_best_round_and_stopping_early(config: Path, tmp_path: Path) -> None
     assert f"best by validation  {found['best']['figure']:.4f} after {found['best']['updates']} rounds" in done.stdout
     assert "stopped early" in done.stdout
     assert "when institutions stop" in (tmp_path / "run" / "report.html").read_text()
-    for folder in ("run", "run/sites/institution-000"):
+    for folder in ("run", "run/institutions/institution-000"):
         exported = dictpfl("export", folder, "--checkpoint", "best", "-o", "best.safetensors", cwd=tmp_path)
         assert exported.returncode == 0, exported.stderr
         assert f"after {found['best']['updates']} updates, sha256" in exported.stdout
         measured = dictpfl("evaluate", folder, "--checkpoint", "best", "--data", "run/test.npz", cwd=tmp_path)
-        if found["best"]["accuracy"] is not None:
-            assert f"accuracy {found['best']['accuracy']:.4f}" in measured.stdout
+        if found["best"]["test"] is not None:
+            assert f"accuracy {found['best']['test']:.4f}" in measured.stdout
     nothing = ["--set", "selection.by=none"]
     assert dictpfl("simulate", config, "--engine", "local", "--out", "no", *nothing, cwd=tmp_path).returncode == 0
     refused = dictpfl("export", "no", "--checkpoint", "best", "-o", "no.safetensors", cwd=tmp_path)
@@ -142,7 +134,9 @@ def test_compare_runs_every_method_and_labels_the_insecure(config: Path, tmp_pat
     methods = "plaintext,fedhe-full,fedhe-topk,fedml-he,dictpfl"
     done = dictpfl("compare", config, "--methods", methods, "--engine", "local", "--out", "all", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "all" / "compare.json").read_text())
+    compared = json.loads((tmp_path / "all" / "compare.json").read_text())
+    assert compared["format"] == 2
+    rows = compared["methods"]
     assert [row["method"] for row in rows] == methods.split(",")
     assert [bool(row["insecure"]) for row in rows] == [True, False, False, True, False]
     assert done.stdout.count("INSECURE") == 2
@@ -161,7 +155,7 @@ def test_killed_simulation_resumes_to_the_same_model(config: Path, tmp_path: Pat
     command = [
         sys.executable,
         "-m",
-        "deploy.cli",
+        "dictpfl.deploy.cli",
         "simulate",
         str(config),
         *rounds,
@@ -171,7 +165,7 @@ def test_killed_simulation_resumes_to_the_same_model(config: Path, tmp_path: Pat
         "cut",
     ]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    diary = tmp_path / "cut" / "sites" / "institution-001" / "diary.jsonl"
+    diary = tmp_path / "cut" / "institutions" / "institution-001" / "diary.jsonl"
     deadline = time.monotonic() + 120
     while not (diary.exists() and diary.read_text().count("uploaded") >= 3):
         assert process.poll() is None, "it finished before it could be killed"

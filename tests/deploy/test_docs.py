@@ -1,5 +1,7 @@
 """The documentation's code runs, and its generated pages are what the code generates."""
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -9,10 +11,13 @@ from typing import Any
 import pytest
 
 import dictpfl
-from common.config import FederationConfig
-from deploy.reference import commented_toml, markdown
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.reference import commented_toml, markdown
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+SEARCHED = ("TIP", "HRC", "packing", "round", "ledger", "dictionary", "mask", "replay", "journal")
+"""Words by which somebody new looks for the method's parts."""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -39,12 +44,19 @@ def test_notebook_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(FederationConfig, "load", lambda path, changed=None: load(path, {**(changed or {}), **short}))
     namespace: dict[str, Any] = {"out": tmp_path}
     try:
-        for block in blocks("notebook.md", "python"):
-            exec(compile(block, "notebook.md", "exec"), namespace)  # noqa: S102 -- our own page
+        for block in blocks("tutorial/notebook.md", "python"):
+            exec(compile(block, "tutorial/notebook.md", "exec"), namespace)  # noqa: S102 -- our own page
     finally:
         sys.modules.pop("my_allocator", None)
     assert len(namespace["frame"]) == 4
     assert (tmp_path / "wide" / "report.html").exists()
+
+
+def test_one_round_by_hand_runs() -> None:
+    namespace: dict[str, Any] = {}
+    for block in blocks("tutorial/one-round.md", "python"):
+        exec(compile(block, "one-round.md", "exec"), namespace)  # noqa: S102 -- our own page
+    assert namespace["table"].shape == (2, 8)
 
 
 def test_own_model_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,19 +73,19 @@ def test_own_model_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             sys.modules.pop(name, None)
     assert run.accuracy > 0.8
     assert run.summary["values"]["shared"] < run.summary["values"]["model"]
-    sent = run.history[0].sent_by_tensor
+    sent = run.records[0].sent_by_tensor
     assert "1.norm1.running_mean" in sent
     assert "1.conv1.weight" in sent
 
 
 def test_relative_links_of_the_documentation_lead_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_links_into_pages_lead_to_a_heading() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in PAGES:
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
             text = (page.parent / target if target else page).read_text(encoding="utf-8")
             headings = re.findall(
@@ -83,7 +95,50 @@ def test_links_into_pages_lead_to_a_heading() -> None:
             assert anchor in slugs, f"{page.name}: {target}#{anchor}"
 
 
-def test_figures_of_the_readme_are_those_of_the_results() -> None:
-    script = ROOT / "benchmarks" / "render.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("script", ["benchmarks/render.py", "tools/decisions.py", "tools/reference.py"])
+def test_generated_pages_are_what_is_generated(script: str) -> None:
+    """Figures of benchmarks/results, the index of decisions, the references of the command line and the configuration."""
+    command = [sys.executable, str(ROOT / script), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_readme_is_short_and_has_one_table_of_figures() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert len(re.findall(r"^\|[-:| ]+\|$", text.partition("## Figures")[2], re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("page", ["glossary", "design"])
+def test_modules_that_explanations_name_exist(page: str) -> None:
+    text = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8")
+    for module in sorted(set(re.findall(r"`(dictpfl(?:\.[a-z_]+)+)`", text))):
+        assert importlib.util.find_spec(module), f"{page}.md names {module}"
+
+
+@pytest.mark.parametrize("word", SEARCHED)
+def test_a_word_of_the_method_leads_to_the_glossary_and_to_its_module(word: str) -> None:
+    """A heading of the glossary, which the site's search ranks first, and a module whose text has the word."""
+    text = (ROOT / "docs" / "explanation" / "glossary.md").read_text(encoding="utf-8")
+    _, heading, rest = text.partition(f"### {word}\n")
+    assert heading, f"the glossary has no heading {word!r}"
+    modules = re.findall(r"`(dictpfl(?:\.[a-z_]+)+)`", rest.partition("\n#")[0])
+    assert modules, word
+    for module in modules:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, module
+        assert spec.origin is not None, module
+        assert re.search(word, Path(spec.origin).read_text(encoding="utf-8"), re.IGNORECASE), (
+            f"{word} is not in {module}"
+        )
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for page in ("index.html", "reference/api/dictpfl.common.law.html", "repository/benchmarks/results/privacy.html"):
+        assert (tmp_path / "site" / page).exists(), page

@@ -84,6 +84,13 @@ def settings(kind: str) -> tuple[str, dict[str, Any]]:
                                          "eos_token_id": 3}),
         "gpt2": ("GPT2Config", {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 64, "n_positions": 32, "initializer_range": 0.2,
                                 "bos_token_id": 2, "eos_token_id": 3}),
+        "nemotron_h": ("NemotronHConfig", {"hidden_size": 32, "vocab_size": 64, "intermediate_size": 48, "num_attention_heads": 2,
+                       "num_key_value_heads": 1, "head_dim": 16, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2,
+                       "ssm_state_size": 4, "chunk_size": 4, "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+                       "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
+        "bamba": ("BambaConfig", size | {"intermediate_size": 48, "num_key_value_heads": 1, "attn_layer_indices": [1], "mamba_n_heads": 8,
+                  "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 4, "mamba_expand": 2, "mamba_chunk_size": 4,
+                  "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
         "vit": ("ViTConfig", {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "image_size": 8,
                               "patch_size": 2, "intermediate_size": 48, "num_channels": 1, "initializer_range": 0.2}),
     }[kind]  # fmt: skip

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks import loading
-from common.config import FederationConfig
-from deploy.exports.exporter import export_adapter
-from deploy.simulation import simulate
+import loading
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.exports.formats.peft import export_adapter
+from dictpfl.deploy.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -63,8 +63,8 @@ def test_an_adapter_that_says_something_else_is_a_failure(
 
 
 def test_an_environment_with_this_project_is_refused(run: Path, python: Path, tmp_path: Path) -> None:
-    (site,) = (python.parents[1] / "lib").glob("python3*/site-packages")
-    path = site / "dictpfl.py"
+    (institution,) = (python.parents[1] / "lib").glob("python3*/site-packages")
+    path = institution / "dictpfl.py"
     path.write_text("")
     try:
         with pytest.raises(RuntimeError, match="dictpfl can be imported"):

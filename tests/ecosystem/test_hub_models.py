@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from client.batches import arguments, forward
-from client.data import PADDING, Samples
-from client.hub import architecture_of
-from client.models import build_model
-from client.probing import require_tables_reached
-from client.rules import Role, survey
-from client.tasks import Classification
-from client.training import train
-from client.twin import decompose
-from common.errors import ConfigError, ModelError
-from common.settings import Decomposition, Model, Training
+from dictpfl.client.data.samples import PADDING, Samples
+from dictpfl.client.model.build import build_model
+from dictpfl.client.model.hub import architecture_of
+from dictpfl.client.model.rules import Role, survey
+from dictpfl.client.model.twin import decompose
+from dictpfl.client.training.calling import arguments, forward
+from dictpfl.client.training.reached import require_tables_reached
+from dictpfl.client.training.tasks.classification import Classification
+from dictpfl.client.training.train import train
+from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.settings import Decomposition, Model, Training
 
 Folders = Callable[[str], Path]
 TEXT, IMAGE = (12,), (1, 8, 8)
@@ -48,6 +48,10 @@ def built(kind: str, folders: Folders, **options: Any) -> nn.Module:
     return build_model(hub(folders(kind), **options), IMAGE if vit else TEXT, outputs, seed=1)
 
 
+HYBRID = {
+    **dict.fromkeys(("*.conv1d.weight", "*.A_log", "*.D", "*.dt_bias"), Role.DENSE), "lm_head.weight": Role.FROZEN,
+}  # fmt: skip
+"""What hybrids of Mamba-2 and attention have in common: their short convolutions and the scan's own parameters are few, and dense."""
 # Patterns of every weight, and its role; what no pattern names must be small and dense.
 FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Role]]] = {
     "bert": ("bert", {}, {"*query.weight": Role.TABLE, "*key.weight": Role.TABLE, "*value.weight": Role.TABLE,
@@ -61,6 +65,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, Role]]] = {
         "*.wpe.weight": Role.FROZEN, "score.weight": Role.DENSE}),
     "gpt2-lm": ("gpt2", {"head": "causal-lm"}, {"*attn.c_*.weight": Role.TABLE, "*mlp.c_*.weight": Role.TABLE,
         "*.wte.weight": Role.FROZEN, "*.wpe.weight": Role.FROZEN}),
+    "nemotron_h-lm": ("nemotron_h", {"head": "causal-lm"}, HYBRID | {"*_proj.weight": Role.TABLE, "*.embeddings.weight": Role.FROZEN}),
+    "bamba-lm": ("bamba", {"head": "causal-lm"}, HYBRID | {"*_proj.weight": Role.TABLE, "*.embed_tokens.weight": Role.FROZEN}),
     "vit": ("vit", {}, {"*_proj.weight": Role.TABLE, "*.fc?.weight": Role.TABLE, "*projection.weight": Role.TABLE,
         "*cls_token": Role.DENSE, "*position_embeddings": Role.DENSE, "classifier.*": Role.DENSE}),
 }  # fmt: skip

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from client.data import load_dataset
-from common.errors import ConfigError, DataError
-from common.settings import Data
+from dictpfl.client.data.source import load_dataset
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
 
 
 def picture(value: int, size: tuple[int, int] = (8, 6)) -> Image.Image:
@@ -47,6 +47,25 @@ def test_a_folder_for_each_class(folder: Path) -> None:
     assert turned.samples.features[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229)
 
 
+def test_a_folder_for_each_site(tmp_path: Path) -> None:
+    for site, name, value in (("south", "red", 255), ("north", "red", 204), ("north", "dark", 51)):
+        (tmp_path / site / name).mkdir(parents=True)
+        picture(value).save(tmp_path / site / name / "a.png")
+    found = load(tmp_path, size=4, mean=0.0, std=1.0, sites=True)
+    assert (found.class_names, found.groups.tolist()) == (("dark", "red"), ["north", "north", "south"])
+    assert found.samples.labels.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(found.samples.features[:, 0, 0, 0], [0.2, 0.8, 1.0], atol=1e-6)
+    with pytest.raises(DataError, match="expected SITE/CLASS/NAME"):
+        load(tmp_path / "north", size=4, sites=True)
+
+
+def test_only_pictures_that_are_kept_are_read(folder: Path) -> None:
+    (folder / "red" / "c.png").write_bytes(b"not an image")
+    data = Data(source="imagefolder", path=str(folder), limit=2, options={"size": 4})
+    seeds = [seed for seed in range(8) if 3 not in np.random.default_rng(seed).permutation(5)[:2]]
+    assert len(load_dataset(data, seeds[0]).samples) == 2
+
+
 def test_images_of_a_table(folder: Path) -> None:
     raw = io.BytesIO()
     picture(255).save(raw, "PNG")
@@ -64,6 +83,7 @@ def test_images_of_a_table(folder: Path) -> None:
         ({"std": 0.0}, "above zero"),
         ({"mean": [0.1, 0.2]}, "one number above zero, or 3"),
         ({"sise": 3}, "unknown sise"),
+        ({"sites": "yes"}, "expected true or false"),
         ({"classes": ["blue"]}, "no images"),
     ],
 )

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import structlog
 
-from client.data import IGNORED, PADDING, load_dataset
-from client.partition import divide
-from common.errors import ConfigError, DataError
-from common.settings import Data
+from dictpfl.client.data.samples import IGNORED, PADDING
+from dictpfl.client.data.source import load_dataset
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+from dictpfl.deploy.simulation.partition import divide
 
 
 def text_data(path: Path, words: Path, source: str = "csv", **options: Any) -> Data:
@@ -68,6 +70,16 @@ def test_every_kind_of_file_gives_the_same(source: str, texts: Path, tokenizer: 
     found = load_dataset(text_data(path, tokenizer, source), seed=1)
     np.testing.assert_array_equal(found.samples.features, expected.samples.features)
     np.testing.assert_array_equal(found.samples.labels, expected.samples.labels)
+    if source != "jsonl":
+        lazy = load_dataset(text_data(path, tokenizer, source).model_copy(update={"lazy": True}), seed=1)
+        np.testing.assert_array_equal(lazy.samples.features[:], expected.samples.features)
+        np.testing.assert_array_equal(lazy.samples.labels, expected.samples.labels)
+        learnt = [
+            load_dataset(text_data(path, tokenizer, source, target="next").model_copy(update={"lazy": lazily}), seed=1)
+            for lazily in (False, True)
+        ]
+        assert learnt[0].outputs == learnt[1].outputs
+        np.testing.assert_array_equal(learnt[1].samples.labels[:], learnt[0].samples.labels)
     if path.is_dir():
         assert len(load_dataset(text_data(path, tokenizer, source, split="other"), seed=1).samples) == 3
         with pytest.raises(DataError, match=r"train, other|other, train"):
@@ -106,7 +118,52 @@ def test_next_tokens_and_prompts(tmp_path: Path, tokenizer: Path) -> None:
     assert found.samples.features[0, :4].tolist()[0] == 2
     assert not learnt[0, :4].any()
     assert found.outputs == 38
-    assert len(divide(found, Data(test_share=0.5), 1, seed=1).sites[0].train) == 1
+    assert len(divide(found, Data(test_share=0.5), 1, seed=1).institutions[0].train) == 1
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """Questions and answers of three rows: 2 + 3, 1 + 1 and 2 + 6 words."""
+    path = tmp_path / "talk.csv"
+    rows = [("the puck", "is on ice"), ("a", "rink"), ("the moon", "rocket to mars and to moon")]
+    pd.DataFrame(rows, columns=["ask", "text"]).to_csv(path, index=False)
+    return path
+
+
+def test_prompts_stand_in_their_template(talk: Path, tokenizer: Path) -> None:
+    """A template around the prompts is the same as prompts that were written so; none of it is learnt."""
+    written = talk.with_name("written.csv")
+    frame = pd.read_csv(talk)
+    frame.assign(ask=[f"for {ask} of" for ask in frame.ask]).to_csv(written, index=False)
+    told = text_data(talk, tokenizer, target="next", prompt="ask", template="for {prompt} of")
+    by_hand = text_data(written, tokenizer, target="next", prompt="ask")
+    found, expected = load_dataset(told, seed=1).samples, load_dataset(by_hand, seed=1).samples
+    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert (found.labels != IGNORED).sum(axis=1).tolist() == [4, 2, 7 - 1]  # the last one is cut
+
+
+def test_long_rows_are_dropped_whole(talk: Path, tokenizer: Path) -> None:
+    """Rows of 8, 5 and 11 tokens: CLS, prompt, SEP, answer, end."""
+    data = text_data(talk, tokenizer, target="next", prompt="ask", max_tokens=8)
+    cut = load_dataset(data, seed=1).samples
+    assert (cut.features != PADDING).sum(axis=1).tolist() == [8, 5, 8]
+    dropping = data.model_copy(update={"options": data.options | {"long": "drop"}})
+    dropped = load_dataset(dropping, seed=1).samples
+    np.testing.assert_array_equal(dropped.features, cut.features[:2])
+    np.testing.assert_array_equal(dropped.labels, cut.labels[:2])
+    limited = load_dataset(dropping.model_copy(update={"limit": 2}), seed=1).samples
+    assert len(limited) == 2  # those that are dropped do not count
+    with pytest.raises(DataError, match="no row has 4 tokens"):
+        load_dataset(dropping.model_copy(update={"options": dropping.options | {"max_tokens": 4}}), seed=1)
+
+
+def test_prompts_that_leave_nothing_to_learn_are_told(talk: Path, tokenizer: Path) -> None:
+    data = text_data(talk, tokenizer, target="next", prompt="ask", max_tokens=4)
+    with structlog.testing.capture_logs() as logs:
+        load_dataset(data, seed=1)
+    (told,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert (told["rows"], told["of"]) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +173,10 @@ def test_next_tokens_and_prompts(tmp_path: Path, tokenizer: Path) -> None:
         ({"tokenizer": "./nowhere"}, "no folder"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"prompt": "topic"}, "prompt"),
+        ({"long": "drop"}, 'target = "next"'),
+        ({"long": "keep", "target": "next"}, "'keep'"),
+        ({"template": "{prompt}", "target": "next"}, "data.options.prompt"),
+        ({"template": "prompt", "prompt": "topic", "target": "next"}, "in it once"),
         ({"text": "body"}, "no column 'body'"),
         ({"wrong": 1}, "unknown wrong"),
     ],
@@ -137,16 +198,16 @@ def test_wrong_options(options: dict[str, Any], match: str, texts: Path, tokeniz
 def test_partitioners_by_name(partition: str, options: dict[str, Any]) -> None:
     dataset = load_dataset(Data(limit=300), seed=1)
     data = Data(partition=partition, partition_options=options)
-    sites = divide(dataset, data, 3, seed=1).sites
-    again = divide(dataset, data, 3, seed=1).sites
-    assert [len(s.train) for s in sites] == [len(s.train) for s in again]
-    total = sum(len(s.train) + len(s.validation) for s in sites)
+    institutions = divide(dataset, data, 3, seed=1).institutions
+    again = divide(dataset, data, 3, seed=1).institutions
+    assert [len(s.train) for s in institutions] == [len(s.train) for s in again]
+    total = sum(len(s.train) + len(s.validation) for s in institutions)
     # Classes that it gives to nobody are left out.
     assert 0 < total <= 240 if partition == "PathologicalPartitioner" else total == 240
     if partition == "LinearPartitioner":
-        assert len(sites[2].train) > 2 * len(sites[0].train)
+        assert len(institutions[2].train) > 2 * len(institutions[0].train)
     if partition == "PathologicalPartitioner":
-        assert all(len(set(s.train.labels.tolist())) <= 2 for s in sites)
+        assert all(len(set(s.train.labels.tolist())) <= 2 for s in institutions)
 
 
 def test_unknown_partitioner() -> None:

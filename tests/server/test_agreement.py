@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from common.errors import ConfigError, DictPFLError
-from common.parameters import CKKSParameters
-from common.settings import Encryption
-from common.wire import Limits
-from server.agreement import Agreement
+from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.common.messages.wire import Limits
+from dictpfl.common.protection import Encryption
+from dictpfl.server.agreement import Agreement
 
-LIMITS = Limits(b"f" * 32, b"k" * 32, item_length=64, max_items=5, max_clear=40, max_contributors=3)
+LIMITS = Limits(b"f" * 32, b"k" * 32, word_bits=40, max_words=500, max_clear=40, max_contributors=3)
 
 
 @pytest.fixture
 def agreement() -> Agreement:
     parameters = CKKSParameters.choose(Encryption(), 3)
-    return Agreement(parameters, True, LIMITS, 128, 20, 1, 3, 60.0, ("it protects nobody",))
+    return Agreement(parameters, True, LIMITS, 20, 1, 3, 60.0, ("it protects nobody",))
 
 
 def test_it_comes_back(agreement: Agreement, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_no_agreement(content: bytes, tmp_path: Path) -> None:
 
 
 FIELDS = [
-    "encrypted", "insecurities", "sum_length", "rounds", "score_rounds", "min_participants", "deadline_seconds",
+    "encrypted", "insecurities", "rounds", "score_rounds", "min_participants", "deadline_seconds",
     "parameters", "uploads",
 ]  # fmt: skip
 

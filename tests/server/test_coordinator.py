@@ -10,26 +10,28 @@ import numpy as np
 import pytest
 import structlog
 
-from common.errors import ConfigError, JournalError
-from common.opening import IdentityOpener
-from common.parameters import CKKSParameters
-from common.protocol import Reply, RoundKind, Status
-from common.sealing import IdentitySealer
-from common.settings import Encryption
-from common.wire import AGGREGATE, UPLOAD, Blob, Header, Limits, write
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, Coordinator
+from dictpfl.common.ckks.opening import IdentityOpener
+from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.ckks.sealing import NO_SEED, IdentitySealer
+from dictpfl.common.errors import ConfigError, JournalError
+from dictpfl.common.messages.protocol import Reply, RoundKind, Status
+from dictpfl.common.messages.wire import AGGREGATE, UPLOAD, Blob, Entry, Header, Limits, with_words, write
+from dictpfl.common.protection import Encryption
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, Coordinator
 
 PARAMETERS = CKKSParameters.choose(Encryption(), 5)
 SEALER = IdentitySealer(PARAMETERS)
-LENGTH = len(next(iter(SEALER.seal(np.zeros(1, dtype=np.int64)))))
-LIMITS = Limits(b"f" * 32, SEALER.fingerprint, LENGTH, max_items=2, max_clear=0, max_contributors=5)
+COMPONENTS = 40
+LIMITS = Limits(
+    b"f" * 32, SEALER.fingerprint, PARAMETERS.word_bits, max_words=2 * COMPONENTS, max_clear=0, max_contributors=5
+)
 TAG, OTHER = b"t" * 32, b"o" * 32
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = Agreement(PARAMETERS, False, LIMITS, LENGTH, 2, 0, 3, 60.0, ("nothing is encrypted",))
+    made = Agreement(PARAMETERS, False, LIMITS, 2, 0, 3, 60.0, ("nothing is encrypted",))
     made.save(tmp_path / AGREEMENT)
     return tmp_path
 
@@ -42,14 +44,14 @@ def coordinator(folder: Path) -> Iterator[Coordinator]:
 
 
 def blob(
-    number: int, value: int, kind: RoundKind = RoundKind.UPDATE, *, tag: bytes = TAG, mark: int = 0, items: int = 1
-) -> bytes:
-    header = Header(
-        UPLOAD, kind, number, LIMITS.federation, LIMITS.fingerprint, tag, bytes([number, mark or value]) * 8
-    )
-    components = np.zeros(items * LENGTH // 8, dtype=np.int64)
+    number: int, value: int, kind: RoundKind = RoundKind.UPDATE, *, tag: bytes = TAG, mark: int = 0, member: int = -1,
+    size: int = COMPONENTS, attempt: int = 0,
+) -> bytes:  # fmt: skip
+    header = Header(UPLOAD, kind, number, attempt, LIMITS.federation, LIMITS.fingerprint, tag)
+    entry = Entry(value if member < 0 else member, bytes([number, mark or value]) * 8, NO_SEED)
+    components = np.zeros(size, dtype=np.int64)
     components[:3] = value
-    return write(header, SEALER.seal(components))
+    return write(header, [entry], SEALER.seal(components).words, LIMITS.word_bits)
 
 
 def upload(number: int, value: int, kind: RoundKind = RoundKind.UPDATE, **options: object) -> Reply:
@@ -60,14 +62,14 @@ def play(coordinator: Coordinator, values: list[int]) -> None:
     requests = coordinator.begin(range(len(values)))
     for node, request in requests.items():
         assert request.kind is not None
-        coordinator.receive(node, upload(request.round, values[node], request.kind))
+        coordinator.receive(node, upload(request.round, values[node], request.kind, member=node))
     coordinator.close()
 
 
 def opened(coordinator: Coordinator, number: int, kind: RoundKind = RoundKind.UPDATE) -> tuple[list[int], Blob]:
     (aggregate,) = [a for a in coordinator._journal.aggregates(0) if a.round == number]
     parsed = Blob.parse(aggregate.blob, LIMITS, direction=AGGREGATE, kind=kind, round=number)
-    return IdentityOpener(PARAMETERS).open(parsed.sealed, LENGTH)[:4].tolist(), parsed
+    return IdentityOpener(PARAMETERS).open(parsed.words(), [], parsed.header.words)[:4].tolist(), parsed
 
 
 def test_a_federation_from_beginning_to_end(coordinator: Coordinator) -> None:
@@ -77,7 +79,7 @@ def test_a_federation_from_beginning_to_end(coordinator: Coordinator) -> None:
     requests = coordinator.begin([0, 1, 2])
     assert {r.kind for r in requests.values()} == {RoundKind.MEASURE}
     for node in requests:
-        coordinator.receive(node, upload(2, node + 7, RoundKind.MEASURE))
+        coordinator.receive(node, upload(2, node + 7, RoundKind.MEASURE, member=node))
     coordinator.close()
     assert not coordinator.finished
     requests = coordinator.begin([0, 1, 2])
@@ -134,6 +136,14 @@ def test_who_is_ahead_is_left_out(coordinator: Coordinator) -> None:
     assert [entry["reason"] for entry in logs] == ["ahead-of-journal"] * 2
 
 
+def beyond(data: bytes) -> bytes:
+    """The upload with a word that is no residue of the prime, and a digest that fits."""
+    parsed = Blob.own(data, LIMITS.word_bits)
+    words = parsed.words()
+    words[5] = PARAMETERS.word_prime
+    return with_words(parsed, words)
+
+
 BAD = {
     "another round": upload(1, 1),
     "another kind": upload(0, 1, RoundKind.MEASURE),
@@ -141,7 +151,9 @@ BAD = {
     "cut off": Reply(Status.UPLOAD, 0, 0, blob(0, 1)[:-1]),
     "too long": Reply(Status.UPLOAD, 0, 0, blob(0, 1) + b"x"),
     "altered": Reply(Status.UPLOAD, 0, 0, blob(0, 1)[:-1] + b"x"),
-    "too many items": Reply(Status.UPLOAD, 0, 0, blob(0, 1, items=3)),
+    "too many words": Reply(Status.UPLOAD, 0, 0, blob(0, 1, size=2 * COMPONENTS + 1)),
+    "another attempt": Reply(Status.UPLOAD, 0, 0, blob(0, 1, attempt=1)),
+    "a word beyond the prime": Reply(Status.UPLOAD, 0, 0, beyond(blob(0, 1))),
     "settled": Reply(Status.SETTLED, 0, 0),
     "refused": Reply(Status.REFUSED, 0, 0, code="drift"),
     "behind nothing": Reply(Status.BEHIND, 0, 0),
@@ -162,7 +174,7 @@ def test_another_plan_is_not_added(coordinator: Coordinator) -> None:
     coordinator.begin([0, 1, 2, 3])
     for node in (1, 2, 3):
         coordinator.receive(node, upload(0, node))
-    coordinator.receive(0, upload(0, 9, items=2))
+    coordinator.receive(0, upload(0, 9, size=2 * COMPONENTS))
     coordinator.close()
     assert opened(coordinator, 0)[0] == [6, 6, 6, 0]
 
@@ -177,7 +189,7 @@ def test_the_larger_group_in_step_counts(coordinator: Coordinator) -> None:
     coordinator.close()
     values, parsed = opened(coordinator, 0)
     assert values == [6, 6, 6, 0]
-    assert parsed.header.tag == TAG
+    assert parsed.header.state_tag == TAG
     (closed,) = coordinator._journal.rounds()
     assert dict(closed.rejected) == {"0": "drift", "4": "drift"}
 
@@ -194,7 +206,7 @@ def test_one_upload_under_two_names_is_counted_once(coordinator: Coordinator) ->
     """A restarted institution may come back under another node id."""
     coordinator.begin(range(4))
     for node in (0, 1, 2):
-        coordinator.receive(node, upload(0, node + 1))
+        coordinator.receive(node, upload(0, node + 1, member=node))
     coordinator.receive(3, upload(0, 1))
     coordinator.close()
     assert opened(coordinator, 0)[0] == [6, 6, 6, 0]
@@ -203,7 +215,7 @@ def test_one_upload_under_two_names_is_counted_once(coordinator: Coordinator) ->
 def test_rejected_means_not_in_the_sum(coordinator: Coordinator) -> None:
     coordinator.begin(range(3))
     for node in range(3):
-        coordinator.receive(node, upload(0, node + 1))
+        coordinator.receive(node, upload(0, node + 1, member=node))
     coordinator.receive(1, upload(0, 2))
     coordinator.close()
     (closed,) = coordinator._journal.rounds()
@@ -254,7 +266,7 @@ def test_a_refusing_journal_leaves_the_round_open(coordinator: Coordinator, monk
 
     coordinator.begin(range(3))
     for node in range(3):
-        coordinator.receive(node, upload(0, node + 1))
+        coordinator.receive(node, upload(0, node + 1, member=node))
     with monkeypatch.context() as patch:
         patch.setattr(coordinator._journal, "record", refuse)
         with pytest.raises(JournalError):

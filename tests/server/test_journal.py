@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from common.errors import JournalError
-from common.protocol import Aggregate, RoundKind
-from server.journal import ClosedRound, Journal
+from dictpfl.common.errors import JournalError
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound
 
 FEDERATION, FINGERPRINT = b"f" * 32, b"k" * 32
 
@@ -209,13 +210,8 @@ def test_only_the_owner_reads(path: Path, journal: Journal) -> None:
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
 
 
-def test_a_journal_from_before_there_were_epochs(path: Path, journal: Journal) -> None:
-    """Its one key is the first epoch's; another one needs another epoch, from the very next round on."""
+def test_an_epoch_follows_from_the_very_next_round_on(path: Path, journal: Journal) -> None:
     journal.record(closed(0), an_aggregate(0))
-    journal._db.execute("DELETE FROM epochs")
-    again(path).close()
-    with pytest.raises(JournalError, match="choose another folder"):
-        Journal(path, FEDERATION, b"x" * 32)
     for first, reason in ((0, "rounds up to 0 under the older key"), (2, "ends before round 1")):
         with pytest.raises(JournalError, match=reason):
             Journal(path, FEDERATION, b"x" * 32, epoch=2, first_round=first)
@@ -227,15 +223,24 @@ def test_a_journal_from_before_there_were_epochs(path: Path, journal: Journal) -
         again(path)
 
 
+def test_a_journal_of_an_older_protocol_is_told_what_to_do(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE federation (id BLOB NOT NULL, fingerprint BLOB NOT NULL)")
+        database.execute("CREATE TABLE rounds (round INTEGER PRIMARY KEY, aggregate BLOB NOT NULL)")
+    database.close()
+    with pytest.raises(JournalError, match=r"protocol 3 or older.* release that began it, and choose another folder"):
+        again(path)
+
+
 def test_processes_that_open_a_new_journal_at_once(path: Path) -> None:
     """`run`, the custody log and the coordinator's app each open it, and the first of them enters the epoch."""
 
     class First(Journal):
-        def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-            if "FROM epochs" in sql and not others:
+        def _is_entered(self, *epoch: Any) -> bool:
+            if not others:
                 others.append(again(path))  # another process, between the look and the entry
-                return []
-            return super()._read(sql, *values)
+                return False
+            return super()._is_entered(*epoch)
 
     others: list[Journal] = []
     late = First(path, FEDERATION, FINGERPRINT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +11,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import JournalError, SnapshotError
-from common.parameters import CKKSParameters
-from common.protocol import Aggregate, RoundKind
-from common.settings import Encryption
-from common.snapshots import HEADER_BYTES, SnapshotHeader, body
-from common.wire import Limits
-from server.agreement import Agreement
-from server.ballot import Ballot
-from server.catchup import provision, recent
-from server.journal import ClosedRound, Journal, Snapshot
+from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.errors import JournalError, SnapshotError
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader, body
+from dictpfl.common.messages.wire import Limits
+from dictpfl.common.protection import Encryption
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.catchup import provision, recent
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound, Snapshot
+from dictpfl.server.snapshots import SnapshotVotes
 
 FEDERATION, FINGERPRINT, TAG = b"f" * 32, b"k" * 32, b"t" * 32
-LIMITS = Limits(FEDERATION, FINGERPRINT, 64, 5, 0, 3)
+LIMITS = Limits(FEDERATION, FINGERPRINT, 40, 500, 0, 3)
 AGREEMENT = Agreement(
-    CKKSParameters.choose(Encryption(), 3), True, LIMITS, 128, 20, 0, 3, 60.0, snapshot_length=400, snapshot_growth=1
+    CKKSParameters.choose(Encryption(), 3),
+    True,
+    LIMITS,
+    20,
+    0,
+    3,
+    60.0,
+    (),
+    snapshot_length=400,
+    snapshot_growth=1,
 )
 NUMBER = 7
 
@@ -73,43 +82,43 @@ def test_anything_else_is_refused_by_name(data: bytes) -> None:
 
 
 @pytest.fixture
-def ballot() -> Ballot:
-    return Ballot(AGREEMENT, NUMBER)
+def votes() -> SnapshotVotes:
+    return SnapshotVotes(AGREEMENT, NUMBER)
 
 
-def test_one_sends_it_and_the_others_say_the_same(ballot: Ballot) -> None:
+def test_one_sends_it_and_the_others_say_the_same(votes: SnapshotVotes) -> None:
     data = sealed()
     for node in (0, 1):
-        ballot.take(node, data[:HEADER_BYTES])
-    ballot.take(2, data)
-    assert ballot.agreed([0, 1, 2], 3, TAG) == Snapshot(NUMBER, 6, data)
-    assert ballot.agreed([0, 1, 2], 3) is not None
-    assert ballot.agreed([0, 1, 2], 3, b"o" * 32) is None, "not the state that the sum was made from"
-    assert ballot.agreed([0, 1], 3, TAG) is None, "too few stand for it"
-    assert ballot.agreed([], 0) is None
+        votes.take(node, data[:HEADER_BYTES])
+    votes.take(2, data)
+    assert votes.agreed([0, 1, 2], 3, TAG) == Snapshot(NUMBER, 6, data)
+    assert votes.agreed([0, 1, 2], 3) is not None
+    assert votes.agreed([0, 1, 2], 3, b"o" * 32) is None, "not the state that the sum was made from"
+    assert votes.agreed([0, 1], 3, TAG) is None, "too few stand for it"
+    assert votes.agreed([], 0) is None
 
 
-def test_without_the_whole_there_is_nothing_to_keep(ballot: Ballot) -> None:
+def test_without_the_whole_there_is_nothing_to_keep(votes: SnapshotVotes) -> None:
     for node in range(3):
-        ballot.take(node, sealed()[:HEADER_BYTES])
-    assert ballot.agreed([0, 1, 2], 3, TAG) is None
+        votes.take(node, sealed()[:HEADER_BYTES])
+    assert votes.agreed([0, 1, 2], 3, TAG) is None
 
 
-def test_what_the_sender_says_alone_does_not_count(ballot: Ballot) -> None:
-    ballot.take(0, sealed(b"other"))
+def test_what_the_sender_says_alone_does_not_count(votes: SnapshotVotes) -> None:
+    votes.take(0, sealed(b"other"))
     for node in (1, 2, 3):
-        ballot.take(node, sealed()[:HEADER_BYTES])
-    assert ballot.agreed([0, 1, 2, 3], 3, TAG) is None
-    ballot.take(4, sealed())
-    assert ballot.agreed([0, 1, 2, 3, 4], 3, TAG) == Snapshot(NUMBER, 6, sealed())
+        votes.take(node, sealed()[:HEADER_BYTES])
+    assert votes.agreed([0, 1, 2, 3], 3, TAG) is None
+    votes.take(4, sealed())
+    assert votes.agreed([0, 1, 2, 3, 4], 3, TAG) == Snapshot(NUMBER, 6, sealed())
 
 
-def test_half_is_not_most(ballot: Ballot) -> None:
+def test_half_is_not_most(votes: SnapshotVotes) -> None:
     for node in (0, 1, 2):
-        ballot.take(node, sealed(b"other")[:HEADER_BYTES])
+        votes.take(node, sealed(b"other")[:HEADER_BYTES])
     for node in (3, 4, 5):
-        ballot.take(node, sealed())
-    assert ballot.agreed(range(6), 3, TAG) is None
+        votes.take(node, sealed())
+    assert votes.agreed(range(6), 3, TAG) is None
 
 
 BAD = {
@@ -126,12 +135,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_is_not_taken(what: str, ballot: Ballot) -> None:
+def test_what_is_not_taken(what: str, votes: SnapshotVotes) -> None:
     with pytest.raises(SnapshotError):
-        ballot.take(0, BAD[what])
+        votes.take(0, BAD[what])
     for node in (1, 2, 3):
-        ballot.take(node, sealed())
-    assert ballot.agreed([0, 1, 2, 3], 3, TAG) is not None
+        votes.take(node, sealed())
+    assert votes.agreed([0, 1, 2, 3], 3, TAG) is not None
 
 
 # the journal
@@ -217,19 +226,34 @@ def test_a_full_disk_changes_nothing(journal: Journal) -> None:
 def test_a_restart(path: Path, journal: Journal) -> None:
     journal.restart(Snapshot(30, 28, b"state"))
     assert (journal.next_round, journal.updates(), journal.oldest) == (30, 28, 30)
-    assert journal.last_kind() is None
+    assert not journal.is_measured()
     close_round(journal, 30)
     close_round(journal, 31, kind=RoundKind.MEASURE)
     journal.close()
     found = Journal(path, FEDERATION, FINGERPRINT)
-    assert (found.next_round, found.updates(), found.oldest, found.last_kind()) == (32, 29, 30, RoundKind.MEASURE)
+    assert (found.next_round, found.updates(), found.oldest, found.is_measured()) == (32, 29, 30, True)
     found.close()
+
+
+def test_after_a_restart_nobody_knows_whether_scores_were_sent(journal: Journal) -> None:
+    filled(journal, 4)
+    assert not journal.is_scored()
+    close_round(journal, 4, kind=RoundKind.SCORE)
+    assert journal.is_scored()
+    close_round(journal, 5, kind=RoundKind.MEASURE)
+    assert journal.is_scored()
+    journal.restart(Snapshot(9, 4, b"state"))
+    assert not journal.is_scored()
+    close_round(journal, 9, kind=RoundKind.SCORE)
+    assert journal.is_scored()
+    journal.void(9, 0.0, ["kyoto"])
+    assert not journal.is_scored()
 
 
 def test_a_restart_of_an_old_copy(journal: Journal) -> None:
     filled(journal, 4)
     journal.restart(Snapshot(9, 8, b"state"))
-    assert (journal.next_round, journal.updates(), journal.oldest, journal.last_kind()) == (9, 8, 9, None)
+    assert (journal.next_round, journal.updates(), journal.oldest, journal.is_measured()) == (9, 8, 9, False)
     assert provision(journal, 2).snapshot == b"state"  # type: ignore[union-attr]
     close_round(journal, 9)
     assert (journal.updates(), journal.oldest) == (9, 9)
@@ -242,19 +266,6 @@ def test_nothing_goes_back(number: int, journal: Journal) -> None:
         journal.restart(Snapshot(number, number, b"state"))
     assert (journal.next_round, journal.updates()) == (4, 4)
     assert not journal.snapshots()
-
-
-def test_a_journal_from_before_there_were_snapshots(path: Path, journal: Journal) -> None:
-    filled(journal, 3).close()
-    with sqlite3.connect(path) as database:
-        for table in ("snapshots", "dropped", "restarts"):
-            database.execute(f"DROP TABLE {table}")
-    database.close()
-    found = Journal(path, FEDERATION, FINGERPRINT)
-    assert (found.next_round, found.oldest, found.updates()) == (3, 0, 3)
-    found.keep(Snapshot(2, 2, b"s"), 1)
-    assert found.oldest == 2
-    found.close()
 
 
 # the way that costs least

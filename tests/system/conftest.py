@@ -1,28 +1,13 @@
-"""Make the harness importable by its name, whatever pytest's import mode."""
+"""Federations of three and of five in one process, from the `templates` of each module."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-
-def _load(name: str) -> None:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-
-
-if "harness" not in sys.modules:
-    _load("harness")
-
-from harness import World  # noqa: E402 -- known by that name from here on
+from tests.support.harness import World
 
 
 @pytest.fixture(scope="module")

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import base64
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-from harness import INSTITUTION_POINTS, World, encrypted, full_disk
 
-import client.memory
-import server.coordinator
-import server.strategy
-from client.data import Samples
-from client.site import SiteSettings
-from common.errors import DictPFLError
-from common.keys import load_key
-from deploy.engines.local import Fault, run_local
+import dictpfl.client.memory.record
+import dictpfl.server.app
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.common.ckks.keys import load_key
+from dictpfl.common.errors import DictPFLError
+from dictpfl.deploy.simulation.local import Fault, run_local
+from tests.support.federations import encrypted
+from tests.support.harness import INSTITUTION_POINTS, World, full_disk
 
 pytestmark = pytest.mark.usefixtures("quiet")
 NAME = "Sankt-Ansgar-Spital"
@@ -31,7 +34,7 @@ NAME = "Sankt-Ansgar-Spital"
 def world(tmp_path: Path) -> Iterator[World]:
     made = World.found(encrypted(federation__participants=5, federation__rounds=3), tmp_path / "ward-nine")
     for node in made.nodes:
-        SiteSettings(name=f"{NAME}-{node}").save(made.site(node))
+        InstitutionSettings(name=f"{NAME}-{node}").save(made.home(node))
     yield made
     made.close()
 
@@ -50,10 +53,10 @@ def windows(data: bytes, size: int = 16) -> list[bytes]:
 
 
 def test_the_coordinators_files_hold_no_secret(world: World) -> None:
-    while world.coordinator._next_kind() is not None:
+    while world.coordinator._state.next_kind() is not None:
         world.exchange(lost=[1] if world.exchanges == 1 else ())
         data = held(world)
-    key, genesis = load_key(world.site(0) / "federation.key"), world.genesis
+    key, genesis = load_key(world.home(0) / "federation.key"), world.genesis
     record = world.record(0)
     secrets: dict[str, bytes] = {
         # Without SEAL's header and the parameters' id, which every ciphertext bears as well.
@@ -64,8 +67,8 @@ def test_the_coordinators_files_hold_no_secret(world: World) -> None:
         "shared values in single precision": record.shared.values.astype("<f4").tobytes(),
         "residual": record.residual.values.tobytes(),
         "the memory's own secret": record.secret,
-        "weights": (world.site(0) / "weights.safetensors").read_bytes()[-2000:],
-        "features": Samples.load(world.site(0) / "train.npz").features.tobytes()[:5000],
+        "weights": (world.home(0) / "weights.safetensors").read_bytes()[-2000:],
+        "features": Samples.load(world.home(0) / "train.npz").features.tobytes()[:5000],
         "name": NAME.encode(),
         "path": str(world.folder).encode(),
     }
@@ -85,8 +88,8 @@ def test_a_search_that_finds_what_is_there(world: World) -> None:
     record = world.record(0)
     data = world.memory(0).path.read_bytes()
     assert any(piece in data for piece in windows(record.shared.values.tobytes()))
-    key = load_key(world.site(0) / "federation.key")
-    text = (world.site(0) / "federation.key").read_bytes()
+    key = load_key(world.home(0) / "federation.key")
+    text = (world.home(0) / "federation.key").read_bytes()
     assert any(piece in text for piece in windows(base64.b64encode(key.secret)[128:]))
 
 
@@ -103,8 +106,19 @@ class Log:
         return write
 
 
+def logging_modules() -> list[ModuleType]:
+    """All modules of the coordinator's process that log."""
+    modules = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.startswith("dictpfl.server.") and hasattr(module, "_log")
+    }
+    assert {f"dictpfl.server.{name}" for name in ("coordinator", "strategy", "exchanges.round")} <= set(modules)
+    return list(modules.values())
+
+
 def forbidden(world: World) -> re.Pattern[str]:
-    sizes = {len(Samples.load(world.site(n) / name)) for n in world.nodes for name in ("train.npz", "validation.npz")}
+    sizes = {len(Samples.load(world.home(n) / name)) for n in world.nodes for name in ("train.npz", "validation.npz")}
     # Small numbers are rounds, nodes and counts of messages as well; sizes below that tell nothing apart.
     counts = [str(size) for size in sizes if size > 12]
     assert counts
@@ -121,19 +135,22 @@ def test_the_coordinators_log_says_nothing(world: World) -> None:
         return faults[len(calls) % len(faults)] if partition in (0, 3) else Fault.NONE
 
     with (
-        mock.patch.object(server.coordinator, "_log", log),
-        mock.patch.object(server.strategy, "_log", log),
+        ExitStack() as patches,
         mock.patch("time.sleep", return_value=None),
     ):
+        for module in logging_modules():
+            patches.enter_context(mock.patch.object(module, "_log", log))
         world.memory(4).path.write_bytes(b"damaged, by " + NAME.encode())
-        (world.site(2) / "federation.key").chmod(0o644)
+        (world.home(2) / "federation.key").chmod(0o644)
         try:
-            run_local(world.coordinator_folder, world.folder / "sites", 5, faults=fault)
+            run_local(world.coordinator_folder, world.folder / "institutions", 5, faults=fault)
         except DictPFLError as error:
             log.lines += traceback.format_exception_only(error)
-        (world.site(2) / "federation.key").chmod(0o600)
+        (world.home(2) / "federation.key").chmod(0o600)
         world.memory(4).path.unlink()
-        world.exchange({1: lambda: full_disk(client.memory, "replace_private"), 3: INSTITUTION_POINTS["replying"]})
+        world.exchange(
+            {1: lambda: full_disk(dictpfl.client.memory.record, "replace_private"), 3: INSTITUTION_POINTS["replying"]}
+        )
         world.run()
     text = "\n".join(log.lines)
     assert {"'memory'", "'key-file'"} <= set(re.findall(r"'[a-z-]+'", text))
@@ -147,8 +164,8 @@ def test_the_journal_tells_no_counts(world: World) -> None:
     sizes = set()
     for node, request in requests.items():
         if node == 4:
-            samples = Samples.load(world.site(4) / "train.npz")
-            samples.take(np.arange(1)).save(world.site(4) / "train.npz")
+            samples = Samples.load(world.home(4) / "train.npz")
+            samples.take(np.arange(1)).save(world.home(4) / "train.npz")
         sizes.add(len(world.converse(node, request).blob))
     world.coordinator.close()
     assert len(sizes) == 1

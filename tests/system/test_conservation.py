@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import INSTITUTION_POINTS, Oracle, World, encrypted, tiny
+
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import INSTITUTION_POINTS, Oracle, World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -37,7 +39,9 @@ def test_lost_and_counted_uploads(pruning: bool, sealer: str, tmp_path: Path) ->
 
 def test_a_single_institution_that_misses_out_delivers_all_of_it_later(tmp_path: Path) -> None:
     """Clipping and rounding aside nothing is owed in the end: the lost upload travels with the next one."""
-    config = tiny(federation__participants=5, federation__rounds=3, pruning__enabled=False)
+    config = tiny(
+        federation__participants=5, federation__rounds=3, pruning__enabled=False, grid__value_bits=8, grid__headroom=2.0
+    )
     world, oracle = World.found(config, tmp_path / "world"), Oracle()
     with oracle.watching():
         world.exchange(lost=[1])
@@ -46,7 +50,7 @@ def test_a_single_institution_that_misses_out_delivers_all_of_it_later(tmp_path:
         oracle.check(world)
     record = world.record(1)
     cap = world.genesis.sample_cap
-    own = [upload for upload, owner in oracle.owner.items() if owner == world.site(1).name]
+    own = [upload for upload, owner in oracle.owner.items() if owner == world.home(1).name]
     trained = sum(oracle.trained[u] * (min(oracle.samples[u], cap) / cap) for u in own)
     assert np.abs(record.residual.values).max() < np.abs(trained).max() / 20
     world.close()

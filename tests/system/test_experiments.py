@@ -5,24 +5,39 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from common.config import FederationConfig, known_keys
-from deploy.simulation import simulate
+from dictpfl.common.config import FederationConfig, known_keys
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support import ROOT
 
 # Flower imports typer, which touches names that click has deprecated; whichever test comes first sees it.
 pytestmark = [pytest.mark.filterwarnings("ignore:'click:DeprecationWarning"), pytest.mark.usefixtures("quiet")]
 
-FOLDER = Path(__file__).parents[2] / "experiments"
+FOLDER = ROOT / "experiments"
 FILES = sorted(FOLDER.glob("*.toml"))
 TINY = {
     "federation.rounds": 2,
     "data.limit": 240,
+    "data.test_limit": 60,
     "training.epochs": 1,
     "training.threads": 1,
     "training.device": "cpu",
 }
+WORKLOADS = (
+    "cifar10",
+    "cifar10_effnet",
+    "gtsrb",
+    "retina",
+    "ag_news",
+    "gsm8k",
+    "heart",
+    "heart_mlp",
+    "tcga",
+    "tcga_transformer",
+)
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -37,6 +52,7 @@ def test_the_paper_s_ablations_are_there() -> None:
         f"ablation_{a}" for a in ablations
     }
     assert expected <= {path.stem for path in FILES}
+    assert set(WORKLOADS) <= {path.stem for path in FILES}
 
 
 @each
@@ -67,24 +83,87 @@ def test_the_values_of_its_loop_are_accepted(path: Path) -> None:
                 FederationConfig.load(path, {key: tomllib.loads(f"v = {value}")["v"]})
 
 
+@pytest.mark.slow
 @each
-def test_it_runs(path: Path, tmp_path: Path) -> None:
-    config = FederationConfig.load(path)
-    tiny = dict(TINY)
+def test_a_method_that_its_comments_name_can_be_swept(path: Path) -> None:
+    """`--set` wins over a method's values: each value of a loop is what the federation has, whatever the method says."""
+    text = re.sub(r"dictpfl prune.*", "", comments(path))  # whose methods are others
+    methods = re.findall(r"--method ([\w-]+)", text)
+    assert bool(methods) == (path.stem in {"ablation_alpha", "ablation_beta", "ablation_s", "ablation_tau"})
+    for method in methods:
+        for name, values in re.findall(r"for (\w+) in ([^;\n$]+);", text):
+            (key,) = re.findall(rf"--set ([\w.]+)=\${name}\b", text)
+            section, _, field = key.partition(".")
+            for value in map(float, values.split()):
+                config = FederationConfig.load(path, {"method": method, key: value})
+                assert getattr(getattr(config, section), field) == value
+                assert config.decomposition.scaling == "paper", "what is not named is the method's"
+
+
+def tiny_settings(path: Path, config: FederationConfig) -> dict[str, Any]:
+    """What makes an experiment tiny; skips one whose data or libraries are not here."""
+    tiny: dict[str, Any] = dict(TINY)
     if config.model.pretrain.epochs:
         tiny["model.pretrain.epochs"] = 1
     if config.decomposition.refresh_every:
         tiny["decomposition.refresh_every"] = 1
+    if config.training.steps:
+        tiny |= {"training.steps": 1, "data.limit": 24, "data.test_limit": 4}  # a language model, too large for more
+    if config.data.partition == "column":
+        tiny |= {"data.limit": 0, "data.test_limit": 0}  # each institution that the column names needs samples
     if config.data.path and not Path(config.data.path).exists():
         how = re.search(r"apt install [\w-]+|python experiments/\w+\.py", comments(path))
         pytest.skip(f"{config.data.path} is not on this machine: {how.group() if how else 'see the file'}")
+    if (library := config.model.source.partition(":"))[1] and not Path(library[2]).exists():
+        pytest.skip(f"{library[2]} is not on this machine: python experiments/fetch.py")
     if config.privacy.mechanism != "none":
         pytest.importorskip("opacus", reason="the extra `dp` is not installed")
+    return tiny
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_workload_s_state_and_model_are_those_of_the_run_in_clear(name: str, tmp_path: Path) -> None:
+    path = FOLDER / f"{name}.toml"
+    config = FederationConfig.load(path)
+    tiny = tiny_settings(path, config)
+    # Pruned from the second update on; as few samples as show it.
+    tiny |= {"federation.rounds": 3, "pruning.tau": 1, "data.limit": min(tiny["data.limit"], 60), "data.test_limit": 4}
+    if config.data.partition == "column":
+        tiny["data.limit"] = 0  # every centre has to be there, and theirs are few
+    found = []
+    for sealer in ("ckks", "identity"):
+        settings = tiny | {"encryption.sealer": sealer, "toy_insecure": sealer == "identity"}
+        run = simulate(FederationConfig.load(path, settings), tmp_path / sealer, engine="local")
+        assert run.summary["encrypted"] is (sealer == "ckks")
+        pruned = run.summary["values"]["sent"] < 3 * run.summary["values"]["shared"]
+        assert pruned is config.pruning.enabled
+        found.append((run.summary["state_digest"], run.summary["model_sha256"]))
+    assert found[0] == found[1]
+
+
+@each
+def test_it_runs(path: Path, tmp_path: Path) -> None:
+    config = FederationConfig.load(path)
+    tiny = tiny_settings(path, config)
     run = simulate(FederationConfig.load(path, tiny), tmp_path / "run", engine="local")
     assert run.summary["rounds"] == 2
     assert run.summary["encrypted"]
     assert 0.0 <= run.accuracy <= 1.0
-    assert 0 < run.summary["values"]["sent"] <= 2 * run.summary["values"]["shared"] < run.summary["values"]["model"]
-    updates = [record for record in run.history if record.kind == "update"]
+    values = run.summary["values"]
+    tallied = sum(record.sent for record in run.records if record.kind == "score")
+    assert 0 < values["sent"] - tallied <= 2 * values["shared"]
+    if config.sparsity.method != "none":
+        assert tallied > 0
+        assert values["sent"] - tallied == 2 * values["shared"] < values["model"], (
+            "a threshold a row, and none is pruned"
+        )
+    elif config.decomposition.enabled:
+        assert 2 * values["shared"] < values["model"]
+    elif config.narrow.axes:
+        assert values["sent"] == 2 * values["shared"] < values["model"], "gates are few, and none is pruned"
+    else:
+        assert values["sent"] == 2 * values["shared"] == 2 * values["model"], "all of a model of a few values is sent"
+    updates = [record for record in run.records if record.kind == "update"]
     assert [record.contributors for record in updates] == [config.federation.participants] * 2
     assert all(record.refreshed is bool(config.decomposition.refresh_every) for record in updates)

@@ -17,27 +17,26 @@ from unittest import mock
 import numpy as np
 import pytest
 import structlog
-from harness import (
+
+import dictpfl.client.memory.record
+import dictpfl.common.files
+from dictpfl.client.memory.record import Memory, Record
+from dictpfl.common.errors import JournalError
+from dictpfl.common.messages.protocol import Reply, Request, RoundKind, Status
+from dictpfl.deploy.simulation.local import Fault, run_local
+from tests.support import ROOT
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import (
     COORDINATOR_POINTS,
     INSTITUTION_POINTS,
     Point,
     World,
-    encrypted,
     full_disk,
     journal_full,
     statement,
-    tiny,
 )
 
-import client.memory
-import common.files
-from client.memory import Memory, Record
-from common.errors import JournalError
-from common.protocol import Reply, Request, RoundKind, Status
-from deploy.engines.local import Fault, run_local
-
 pytestmark = pytest.mark.usefixtures("quiet")
-ROOT = Path(__file__).parents[2]
 VICTIM = 1
 
 
@@ -69,7 +68,7 @@ def run_with(world: World, point: Point) -> int:
     while not world.coordinator.finished:
         assert world.exchanges < 40
         number = world.coordinator._journal.next_round
-        last = world.coordinator._next_kind() is None
+        last = world.coordinator._state.next_kind() is None
         during = {} if number in tried or last else {VICTIM: point}
         tried.add(number)
         replies = world.exchange(during)
@@ -183,7 +182,7 @@ def test_messages_go_wrong_on_the_way(fault: Fault, three: World, undisturbed: d
         return fault
 
     with mock.patch("time.sleep", return_value=None):
-        run_local(three.coordinator_folder, three.folder / "sites", 3, faults=faults)
+        run_local(three.coordinator_folder, three.folder / "institutions", 3, faults=faults)
     assert len(seen) >= 5
     three.run()
     assert three.digest() == undisturbed["three"]
@@ -222,14 +221,14 @@ def test_whoever_misses_the_last_message_gets_the_final_model_later(
 ) -> None:
     """The institution is back when the operator starts the coordinator again: it must not lack the last round for ever."""
     world = templates[template].copy(tmp_path / "world")
-    while world.coordinator._next_kind() is not None:
+    while world.coordinator._state.next_kind() is not None:
         world.exchange()
     world.exchange({VICTIM: INSTITUTION_POINTS[name]})
     world.run()
     if world.record(VICTIM).shared.round != 5:
         with mock.patch("time.sleep", return_value=None):
             world.close()
-            run_local(world.coordinator_folder, world.folder / "sites", len(world.nodes))
+            run_local(world.coordinator_folder, world.folder / "institutions", len(world.nodes))
     world.close()
     assert world.digest() == undisturbed[template]
 
@@ -260,7 +259,7 @@ def test_a_deleted_memory_catches_up_from_genesis(what: str, five: World) -> Non
     if what == "file":
         five.memory(VICTIM).path.unlink()
     else:
-        shutil.rmtree(five.site(VICTIM) / "memory")
+        shutil.rmtree(five.home(VICTIM) / "memory")
     if what == "folder":
         five.kill_institution(VICTIM)
     five.exchange()
@@ -276,23 +275,24 @@ def rolled_back(world: World, rounds: int, moment: str) -> bytes:
     world.exchange()
     if moment == "with an upload waiting":
         world.exchange()
-        shutil.copytree(world.site(VICTIM) / "memory", backup)
+        shutil.copytree(world.home(VICTIM) / "memory", backup)
     else:
         kept: list[Record] = []
         real = Memory.store
 
-        def store(memory: Memory, record: Record) -> None:
-            real(memory, record)
+        def store(memory: Memory, record: Record) -> Record:
+            stored = real(memory, record)
             if record.pending is None and memory.path == world.memory(VICTIM).path and not kept:
                 kept.append(record)
                 shutil.copytree(memory.path.parent, backup)
+            return stored
 
         with mock.patch.object(Memory, "store", store):
             world.exchange()
     for _ in range(rounds):
         world.exchange()
-    shutil.rmtree(world.site(VICTIM) / "memory")
-    shutil.copytree(backup, world.site(VICTIM) / "memory")
+    shutil.rmtree(world.home(VICTIM) / "memory")
+    shutil.copytree(backup, world.home(VICTIM) / "memory")
     waiting = world.record(VICTIM).pending
     return waiting.upload_id if waiting else b""
 
@@ -319,19 +319,20 @@ def test_an_old_memory_does_not_deliver_its_residual_again(tmp_path: Path) -> No
     sent: dict[bytes, np.ndarray] = {}
     real = Memory.store
 
-    def store(memory: Memory, record: Record) -> None:
-        real(memory, record)
+    def store(memory: Memory, record: Record) -> Record:
+        stored = real(memory, record)
         if record.pending and memory.path == world.memory(VICTIM).path:
             sent[record.pending.upload_id] = record.pending.missed.values - record.pending.counted.values
+        return stored
 
     with mock.patch.object(Memory, "store", store):
         for _ in range(3):
             world.exchange()
         backup = world.folder / "backup"
-        shutil.copytree(world.site(VICTIM) / "memory", backup)
+        shutil.copytree(world.home(VICTIM) / "memory", backup)
         for _ in range(2):
             world.exchange()
-        restored = world.site(VICTIM) / "memory"
+        restored = world.home(VICTIM) / "memory"
         shutil.rmtree(restored)
         shutil.copytree(backup, restored)
         world.kill_institution(VICTIM)
@@ -339,7 +340,7 @@ def test_an_old_memory_does_not_deliver_its_residual_again(tmp_path: Path) -> No
         assert held.pending is not None
         # Catch up only, so that nothing new is trained: what is owed afterwards was either never sent, or is zero.
         requests = world.coordinator.begin(world.nodes)
-        with mock.patch("client.uploading.train", side_effect=JournalError("no training now")):
+        with mock.patch("dictpfl.client.uploading.train", side_effect=JournalError("no training now")):
             world.converse(VICTIM, requests[VICTIM])
     after = world.record(VICTIM)
     assert after.shared.digest == world.record(0).shared.digest or after.shared.round == 5
@@ -397,7 +398,8 @@ def test_a_journal_that_lost_its_last_round_forks_nothing_silently(five: World) 
     assert replies[0].code == "drift"
     assert five.record(0).shared.digest == ahead.digest
     assert len({five.record(node).shared.digest for node in (1, 2, 3, 4)}) == 1
-    five.memory(0).path.unlink()
+    # All of its memory: the record of what it opened holds the round that was lost, and lets no other sum of it pass.
+    shutil.rmtree(five.home(0) / "memory")
     five.run()
     five.digest()
 
@@ -459,10 +461,10 @@ def test_the_journal_says_of_nobody_in_the_sum_that_it_was_rejected(five: World)
 SAME_TIME = """
 import sys
 from pathlib import Path
-from client.institution import Institution
-from common.protocol import Request, RoundKind
-site = Path(sys.argv[1])
-institution = Institution(site)
+from dictpfl.client.institution import Institution
+from dictpfl.common.messages.protocol import Request, RoundKind
+institution = Path(sys.argv[1])
+institution = Institution(institution)
 request = Request(0, RoundKind.UPDATE, institution._genesis.federation, institution._genesis.fingerprint)
 sys.stdin.read(1)
 sys.stdout.buffer.write(institution.handle(request).blob)
@@ -471,7 +473,7 @@ sys.stdout.buffer.write(institution.handle(request).blob)
 
 def test_two_processes_of_one_institution(three: World) -> None:
     """A message that timed out may still be at work when the next process starts: one upload, given twice."""
-    command = [sys.executable, "-P", "-c", SAME_TIME, str(three.site(0))]
+    command = [sys.executable, "-P", "-c", SAME_TIME, str(three.home(0))]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) for _ in range(2)
@@ -512,7 +514,7 @@ def test_one_waits_for_the_other(three: World) -> None:
 
     @contextmanager
     def slowly() -> Iterator[None]:
-        real = client.memory.replace_private
+        real = dictpfl.client.memory.record.replace_private
 
         def write(path: Path, data: bytes) -> None:
             entered.set()
@@ -520,7 +522,7 @@ def test_one_waits_for_the_other(three: World) -> None:
             real(path, data)
             order.append("stored")
 
-        with mock.patch.object(client.memory, "replace_private", write):
+        with mock.patch.object(dictpfl.client.memory.record, "replace_private", write):
             yield
 
     three.exchange({0: slowly})
@@ -535,7 +537,7 @@ def test_an_institutions_disk_is_full(count: int, three: World, undisturbed: dic
 
     @contextmanager
     def nearly_full() -> Iterator[None]:
-        real, calls = client.memory.replace_private, []
+        real, calls = dictpfl.client.memory.record.replace_private, []
 
         def write(path: Path, data: bytes) -> None:
             calls.append(path)
@@ -543,7 +545,7 @@ def test_an_institutions_disk_is_full(count: int, three: World, undisturbed: dic
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(path, data)
 
-        with mock.patch.object(client.memory, "replace_private", write):
+        with mock.patch.object(dictpfl.client.memory.record, "replace_private", write):
             yield
 
     reply = three.exchange({VICTIM: nearly_full})[VICTIM]
@@ -558,9 +560,9 @@ def test_an_institutions_disk_is_full(count: int, three: World, undisturbed: dic
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_the_disk_fails_within_a_write(call: str, three: World, undisturbed: dict[str, bytes]) -> None:
     three.exchange()
-    reply = three.exchange({VICTIM: lambda: full_disk(common.files.os, call)})[VICTIM]
+    reply = three.exchange({VICTIM: lambda: full_disk(dictpfl.common.files.os, call)})[VICTIM]
     assert (reply.status, reply.code) == (Status.REFUSED, "memory")
-    assert [p.name for p in (three.site(VICTIM) / "memory").iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in (three.home(VICTIM) / "memory").iterdir() if p.name.startswith(".")] == []
     three.run()
     assert three.digest() == undisturbed["three"]
 
@@ -580,7 +582,7 @@ def test_a_full_disk_at_the_journal(three: World, undisturbed: dict[str, bytes])
 def test_all_reasons_leave_as_codes_only(three: World) -> None:
     """Nothing but a word of the agreed vocabulary leaves an institution that refuses."""
     request = three.coordinator.begin([0])[0]
-    with full_disk(client.memory, "replace_private"):
+    with full_disk(dictpfl.client.memory.record, "replace_private"):
         reply: Reply = three.institution(0).handle(request)
     assert reply == Reply(Status.REFUSED, 0, 0, b"", "memory")
     assert request.kind is RoundKind.UPDATE

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import World, encrypted, tiny
 
-from client.institution import Institution
-from client.site import SiteSettings
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.institution import Institution
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 PRUNED = {
@@ -33,7 +34,7 @@ def played(world: World) -> tuple[bytes, list[int]]:
 def test_padding_changes_sizes_and_nothing_else(make: object, tmp_path: Path) -> None:
     plain, varying = played(World.found(make(**PRUNED), tmp_path / "plain"))  # type: ignore[operator]
     padded, constant = played(
-        World.found(make(**PRUNED, encryption__pad_uploads=True), tmp_path / "padded")  # type: ignore[operator]
+        World.found(make(**PRUNED, encryption__pad_to="full"), tmp_path / "padded")  # type: ignore[operator]
     )
     assert plain == padded
     # The first round has wider digits, the last carries no update: both whatever the data.
@@ -44,15 +45,15 @@ def test_padding_changes_sizes_and_nothing_else(make: object, tmp_path: Path) ->
 
 def test_padding_is_no_other_federation(tmp_path: Path) -> None:
     one = World.found(encrypted(), tmp_path / "one").genesis
-    other = World.found(encrypted(encryption__pad_uploads=True), tmp_path / "other").genesis
+    other = World.found(encrypted(encryption__pad_to="full"), tmp_path / "other").genesis
     assert one.federation == other.federation
 
 
 def test_answers_leave_at_whole_multiples(tmp_path: Path) -> None:
     world = World.found(tiny(), tmp_path)
-    SiteSettings(name="slow", toy_insecure=True, reply_every_seconds=0.4).save(world.site(0))
-    assert SiteSettings.load(world.site(0)).reply_every_seconds == 0.4
-    institution = Institution(world.site(0))
+    InstitutionSettings(name="slow", toy_insecure=True, reply_every_seconds=0.4).save(world.home(0))
+    assert InstitutionSettings.load(world.home(0)).reply_every_seconds == 0.4
+    institution = Institution(world.home(0))
     request = world.coordinator.begin(world.nodes)[0]
     for _ in range(2):
         began = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from harness import World, encrypted, tiny
 from typer.testing import CliRunner
 
-from client.evidence import EVIDENCE
-from client.memory import Pending
-from common.adding import ckks_adder
-from common.errors import ConfigError, EvidenceError
-from common.manifest import Manifest, joined, separated
-from common.polynomials import add_modulo, data_prime, first_polynomial, polynomials
-from common.protocol import Aggregate, Reply, Request, RoundKind, Status
-from common.revealing import SharesQuestion
-from common.wire import AGGREGATE, HEADER_BYTES, Header, read_header, resealed, write
-from deploy.cli import app
-from deploy.evidence import judge
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT
+from dictpfl.client.defences.evidence import EVIDENCE
+from dictpfl.client.memory.record import Pending
+from dictpfl.common.ckks.polynomials import data_prime
+from dictpfl.common.errors import EvidenceError, IntegrityError
+from dictpfl.common.law.tags import TAGS
+from dictpfl.common.messages.manifest import Manifest, joined, separated
+from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.common.messages.protocol import REFUSED, VOID, Aggregate, Reply, Request, RoundKind, Status
+from dictpfl.common.messages.wire import read_header
+from dictpfl.common.words import Words, add_modulo, to_words
+from dictpfl.deploy.ceremony.evidence import judge
+from dictpfl.deploy.cli import app
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT
+from tests.support.crooked import Part, summed, total
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 FIVE: dict[str, Any] = {
@@ -57,141 +60,134 @@ class Server:
     old: dict[int, Pending]
     now: dict[int, Pending]
 
-    def blobs(self) -> list[bytes]:
-        return [pending.blob for pending in self.now.values()]
+    def parts(self) -> list[Part]:
+        return [self.part(pending) for pending in self.now.values()]
+
+    def part(self, pending: Pending) -> Part:
+        return Part.of(pending, self.world.genesis.parameters.word_bits)
+
+    def aggregate(
+        self, parts: Sequence[Part], named: Sequence[Part] | None = None, manifests: Sequence[Manifest] | None = None
+    ) -> Aggregate:
+        """The sum of these uploads, under these names, beside these manifests; by default all three agree."""
+        return self.of_words(total(self.world.genesis.parameters, parts), named or parts, manifests)
+
+    def of_words(self, words: Words, named: Sequence[Part], manifests: Sequence[Manifest] | None = None) -> Aggregate:
+        signed = [part.manifest for part in named if part.manifest] if manifests is None else manifests
+        return summed(read_header(self.now[0].blob), self.world.genesis.parameters, words, named, signed)
 
     def manifests(self) -> list[Manifest]:
-        return [Manifest.of_bytes(pending.manifest) for pending in self.now.values()]
-
-    def sum(self, blobs: Sequence[bytes], claimed: int | None = None) -> bytes:
-        """The sum of uploads, under a header that claims so many contributors."""
-        adder, header = ckks_adder(self.world.genesis.parameters), read_header(self.blobs()[0])
-        for blob in blobs:
-            body = memoryview(blob)[HEADER_BYTES:]
-            adder.add(adder.load(body, read_header(blob).item_length))
-        made = Header(
-            AGGREGATE, header.kind, header.round, header.federation, header.fingerprint, header.tag,
-            contributors=len(blobs) if claimed is None else claimed,
-        )  # fmt: skip
-        return write(made, adder.total())
-
-    def aggregate(self, blob: bytes, manifests: Sequence[Manifest]) -> Aggregate:
-        return Aggregate(
-            1, blob, tuple(sorted(m.upload_id for m in manifests)), b"".join(m.to_bytes() for m in manifests)
-        )
+        return [part.manifest for part in self.parts() if part.manifest]
 
     def honest(self) -> Aggregate:
-        return self.aggregate(self.sum(self.blobs()), self.manifests())
+        return self.aggregate(self.parts())
+
+
+def held(world: World) -> Server:
+    world.exchange()
+    old = {node: world.record(node).pending for node in world.nodes}
+    requests = world.coordinator.begin(world.nodes)
+    for node, request in requests.items():
+        assert world.institution(node).handle(request).status is Status.UPLOAD
+    now = {node: world.record(node).pending for node in world.nodes}
+    return Server(world, {n: p for n, p in old.items() if p}, {n: p for n, p in now.items() if p})
 
 
 @pytest.fixture
 def server(five: World) -> Server:
-    five.exchange()
-    old = {node: five.record(node).pending for node in five.nodes}
-    requests = five.coordinator.begin(five.nodes)
-    for node, request in requests.items():
-        assert five.institution(node).handle(request).status is Status.UPLOAD
-    now = {node: five.record(node).pending for node in five.nodes}
-    return Server(five, {n: p for n, p in old.items() if p}, {n: p for n, p in now.items() if p})
+    return held(five)
+
+
+@pytest.fixture
+def bare(templates: dict[str, World], tmp_path: Path) -> Iterator[Server]:
+    world = templates["bare"].copy(tmp_path / "bare")
+    yield held(world)
+    world.close()
 
 
 def dropped(server: Server) -> Aggregate:
     """Named, and not in the sum."""
-    return server.aggregate(server.sum(server.blobs()[:4], claimed=5), server.manifests())
+    return server.aggregate(server.parts()[:4], server.parts())
 
 
 def dropped_and_said(server: Server) -> Aggregate:
-    """Acknowledged as if it were in the sum, though fewer are claimed."""
-    return server.aggregate(server.sum(server.blobs()[:4]), server.manifests())
+    """A sum of four, beside what five have signed."""
+    return server.aggregate(server.parts()[:4], manifests=server.manifests())
 
 
 def repeated(server: Server) -> Aggregate:
     """One twice, another not at all, all named once: numbers fit."""
-    blobs = server.blobs()
-    return server.aggregate(server.sum([*blobs[:4], blobs[0]]), server.manifests())
-
-
-def repeated_and_said(server: Server) -> Aggregate:
-    blobs, manifests = server.blobs(), server.manifests()
-    return server.aggregate(server.sum([*blobs[:4], blobs[0]]), [*manifests[:4], manifests[0]])
+    parts = server.parts()
+    return server.aggregate([*parts[:4], parts[0]], parts)
 
 
 def reordered(server: Server) -> Aggregate:
-    """The ciphertexts behind the ledger's in another order, in one upload."""
-    blobs = server.blobs()
-    assert read_header(blobs[0]).items >= 3
-    turned = resealed(blobs[0], lambda items: [items[0], *items[:0:-1]])
-    return server.aggregate(server.sum([turned, *blobs[1:]]), server.manifests())
+    """The words behind the ledger's in another order, in one upload."""
+    first, *others = server.parts()
+    turned = first.words.copy()
+    turned[100:-TAGS] = turned[100:-TAGS][::-1]
+    return server.aggregate([replace(first, words=turned), *others], server.parts())
 
 
 def altered(server: Server) -> Aggregate:
     """A plaintext of the coordinator's own making on top of the sum: it needs no key for that, and nothing looks damaged."""
     parameters = server.world.genesis.parameters
-    own = np.zeros(parameters.ring_degree, dtype=np.uint64)
-    own[100:110] = 3 << parameters.scale_bits
-
-    def change(items: Sequence[bytes]) -> list[bytes]:
-        out = bytearray(items[1])
-        add_modulo(first_polynomial(out, parameters), own, data_prime(parameters))
-        return [items[0], bytes(out), *items[2:]]
-
-    return server.aggregate(resealed(server.sum(server.blobs()), change), server.manifests())
+    words = total(parameters, server.parts())
+    own = np.full(10, 3 << parameters.scale_bits, dtype=np.uint64)
+    add_modulo(words[100:110], to_words(own, data_prime(parameters), parameters.word_prime), parameters.word_prime)
+    return server.of_words(words, server.parts())
 
 
-def flipped(server: Server, polynomial: int) -> Aggregate:
-    """A bit of a ciphertext of the sum, whose digest is made anew."""
+def flipped(server: Server, place: int) -> Aggregate:
+    """A bit of a word of the sum, whose digest is made anew."""
+    words = total(server.world.genesis.parameters, server.parts())
+    words[place] ^= np.uint64(1)
+    return server.of_words(words, server.parts())
 
-    def change(items: Sequence[bytes]) -> list[bytes]:
-        out = bytearray(items[1])
-        polynomials(out, server.world.genesis.parameters, 2)[polynomial, 7] ^= np.uint64(1 << 50)
-        return [items[0], bytes(out), *items[2:]]
 
-    return server.aggregate(resealed(server.sum(server.blobs()), change), server.manifests())
+def another_entry(server: Server, **changes: Any) -> Aggregate:
+    """The right sum, with an upload named otherwise than it was sent, in the entry alone."""
+    parts = server.parts()
+    renamed = replace(parts[4], entry=replace(parts[4].entry, **changes))
+    return server.aggregate(parts, [*parts[:4], renamed], server.manifests())
 
 
 def invented(server: Server) -> Aggregate:
     """An institution's name under what it has not signed."""
     manifests = server.manifests()
     forged = replace(manifests[4], digest=bytes(32)).signed(Ed25519PrivateKey.generate())
-    return server.aggregate(server.sum(server.blobs()), [*manifests[:4], forged])
+    return server.aggregate(server.parts(), manifests=[*manifests[:4], forged])
 
 
 def invented_member(server: Server) -> Aggregate:
-    manifests = server.manifests()
-    key = Ed25519PrivateKey.generate()
-    return server.aggregate(server.sum(server.blobs()), [*manifests, replace(manifests[0], member=5).signed(key)])
+    parts = server.parts()
+    assert parts[0].manifest
+    entry = replace(parts[0].entry, member=5)
+    forged = replace(parts[0].manifest, member=5).signed(Ed25519PrivateKey.generate())
+    return server.aggregate(parts, [*parts[1:], Part(entry, parts[0].words, forged)])
 
 
 def invented_content(server: Server) -> Aggregate:
-    """An upload in the sum that nobody made, in place of one that is named: another's, doubled minus a third."""
-    blobs = server.blobs()
-    one = resealed(blobs[4], lambda items: [items[0], *(item for item in server_items(blobs[3])[1:])])
-    return server.aggregate(server.sum([*blobs[:4], one]), server.manifests())
+    """An upload in the sum that nobody made, in place of one that is named: another's under its name."""
+    parts = server.parts()
+    return server.aggregate([*parts[:4], replace(parts[4], words=parts[3].words)], parts)
 
 
-def server_items(blob: bytes) -> list[bytes]:
-    found: list[bytes] = []
-    resealed(blob, lambda items: found.extend(items) or items)  # type: ignore[func-returns-value]
-    return found
+def before(server: Server) -> Part:
+    """The fourth institution's upload of the round before, as long as this round's."""
+    old, now = server.part(server.old[4]), server.parts()[4]
+    return replace(old, words=np.resize(old.words, now.words.shape))
 
 
 def cross_round(server: Server) -> Aggregate:
     """An upload of the round before, with its own manifest."""
-    now = server.manifests()
-    old = Manifest.of_bytes(server.old[4].manifest)
-    blobs = [
-        *server.blobs()[:4],
-        resealed(server.blobs()[4], lambda _items: server_items(server.old[4].blob)[: len(_items)]),
-    ]
-    return server.aggregate(server.sum(blobs), [*now[:4], old])
+    return server.aggregate([*server.parts()[:4], before(server)])
 
 
 def cross_round_content(server: Server) -> Aggregate:
     """The ciphertexts of the round before under this round's manifest."""
-    blobs = server.blobs()
-    before = server_items(server.old[4].blob)
-    moved = resealed(blobs[4], lambda items: (before * len(items))[: len(items)])
-    return server.aggregate(server.sum([*blobs[:4], moved]), server.manifests())
+    parts = server.parts()
+    return server.aggregate([*parts[:4], replace(parts[4], words=before(server).words)], parts)
 
 
 def cross_federation(server: Server) -> Aggregate:
@@ -199,7 +195,7 @@ def cross_federation(server: Server) -> Aggregate:
     now, key = server.manifests(), server.world.institution(4)._integrity
     assert key is not None
     other = replace(now[4], federation=b"another federation, same members").signed(key.pairs.own.signing)
-    return server.aggregate(server.sum(server.blobs()), [*now[:4], other])
+    return server.aggregate(server.parts(), manifests=[*now[:4], other])
 
 
 def no_manifests(server: Server) -> Aggregate:
@@ -211,34 +207,28 @@ def cut(server: Server) -> Aggregate:
     return replace(whole, manifests=whole.manifests[:-1])
 
 
-def own_altered(server: Server) -> Aggregate:
-    """A second upload of institution 0, which it signed for the same round, named in place of the one that it knows."""
-    now, key = server.manifests(), server.world.institution(0)._integrity
-    assert key is not None
-    other = replace(now[0], digest=bytes(32)).signed(key.pairs.own.signing)
-    return server.aggregate(server.sum(server.blobs()), [other, *now[1:]])
-
-
 PLAYED: dict[str, tuple[Callable[[Server], Aggregate], str, bool]] = {
-    "dropped": (dropped, "count", True),
+    "dropped": (dropped, "tag", True),
     "dropped, and said so": (dropped_and_said, "count", False),
     "repeated": (repeated, "tag", True),
-    "repeated, and said so": (repeated_and_said, "repeated", False),
     "reordered": (reordered, "tag", True),
     "altered": (altered, "tag", True),
-    "a bit of the first polynomial, which is one value's": (lambda server: flipped(server, 0), "tag", True),
-    "a bit of the second polynomial, which is every value's": (lambda server: flipped(server, 1), "guard", True),
+    "a bit of a word": (lambda server: flipped(server, 7), "tag", True),
+    "a bit of the last word before the tags": (lambda server: flipped(server, -TAGS - 1), "tag", True),
+    "a bit of a tag": (lambda server: flipped(server, -1), "tag", True),
+    "a seed, which is every value's": (lambda server: another_entry(server, seed=bytes(32)), "tag", True),
+    "an upload's id": (lambda server: another_entry(server, upload_id=bytes(16)), "count", False),
     "invented": (invented, "invented", False),
-    "invented member": (invented_member, "invented", False),
     "invented content": (invented_content, "tag", True),
     "of another round": (cross_round, "cross-round", False),
     "of another round, under a good manifest": (cross_round_content, "tag", True),
     "of another federation": (cross_federation, "cross-federation", False),
-    "no manifests": (no_manifests, "count", False),
+    "no manifests": (no_manifests, "count", True),
     "manifests cut": (cut, "form", False),
-    "own upload named otherwise": (own_altered, "altered", False),
 }
 """What is played, the reason that is found, and whether it takes a key to see it."""
+BARE = [name for name, (_, reason, _) in PLAYED.items() if reason == "tag"] + ["an upload's id", "of another round"]
+"""What is found by tags alone, without manifests."""
 
 
 def ask(world: World, node: int, aggregate: Aggregate) -> Reply:
@@ -250,43 +240,89 @@ def ask(world: World, node: int, aggregate: Aggregate) -> Reply:
 def test_the_honest_sum_is_applied(server: Server) -> None:
     for node in server.world.nodes:
         assert ask(server.world, node, server.honest()).status is Status.UPLOAD
-    assert not list(server.world.folder.glob(f"sites/*/{EVIDENCE}"))
+    assert not list(server.world.folder.glob(f"institutions/*/{EVIDENCE}"))
 
 
 @pytest.mark.parametrize("name", PLAYED)
 def test_what_a_coordinator_may_try(name: str, server: Server) -> None:
-    """The round is refused everywhere, shared state stays, evidence is kept, and whoever looks at it finds the same."""
+    """The sum is refused everywhere, evidence is kept, and whoever looks at it finds the same; again, the round is void."""
     play, reason, inside = PLAYED[name]
     world, made = server.world, play(server)
-    before = [world.record(node).shared.digest for node in world.nodes]
-    for node in world.nodes if name != "own upload named otherwise" else [0]:
+    earlier = [world.record(node).shared for node in world.nodes]
+    for node in world.nodes:
         reply = ask(world, node, made)
-        assert reply.status is Status.REFUSED
-        assert reply.code in ("integrity", reason)
-        (path,) = (world.site(node) / EVIDENCE).iterdir()
+        assert (reply.status, reply.code) == (Status.REFUSED, REFUSED), "whoever asks learns nothing of what was wrong"
+        (path,) = (world.home(node) / EVIDENCE).iterdir()
         assert path.name.startswith(f"round-000001-{reason}-")
-        ask(world, node, made)
-        assert len(list((world.site(node) / EVIDENCE).iterdir())) == 1, "the same sum is not written down twice"
         if inside:
             with pytest.raises(EvidenceError, match="without a key"):
                 judge(path)
         else:
             assert judge(path).reason == reason
-        assert judge(path, world.site((node + 1) % 5)).reason == reason, "another institution finds the same"
-    assert [world.record(node).shared.digest for node in world.nodes] == before
+        if name != "no manifests":
+            assert judge(path, world.home((node + 1) % 5)).reason == reason, "another institution finds the same"
+    assert [world.record(node).shared.digest for node in world.nodes] == [state.digest for state in earlier]
     for node in world.nodes:
-        assert ask(world, node, server.honest()).status is Status.UPLOAD, "with the honest sum it goes on"
+        assert (reply := ask(world, node, made)).status is Status.UPLOAD, "what comes again makes the round void"
+        assert reply.code == VOID
+        assert len(list((world.home(node) / EVIDENCE).iterdir())) == 1, "the same sum is not written down twice"
+        assert world.record(node).shared.digest == earlier[node].void(score=False).digest
+
+
+@pytest.mark.parametrize("name", BARE)
+def test_tags_alone_find_it(name: str, bare: Server) -> None:
+    """In a federation without manifests; nobody keeps evidence there, for nobody outside could check it."""
+    world, made = bare.world, PLAYED[name][0](bare)
+    earlier = [world.record(node).shared for node in world.nodes]
+    for node in world.nodes:
+        reply = ask(world, node, made)
+        assert (reply.status, reply.code) == (Status.REFUSED, REFUSED)
+        assert world.record(node).shared.digest == earlier[node].digest
+        assert world.events(node, "refused") == [("refused", 1)]
+        assert ask(world, node, made).code == VOID
+        assert world.record(node).shared.digest == earlier[node].void(score=False).digest
+    assert not list(world.folder.glob(f"institutions/*/{EVIDENCE}"))
+
+
+@pytest.mark.parametrize("play", [invented_member, lambda server: server.aggregate(server.parts()[:2])])
+def test_a_sum_of_others_than_enough_members_never_counts(play: Callable[[Server], Aggregate], server: Server) -> None:
+    """Neither of too few for this institution nor of some that are no members: it is not void either, however often it comes."""
+    made = play(server)
+    digest = server.world.record(0).shared.digest
+    for _ in range(2):
+        reply = ask(server.world, 0, made)
+        assert (reply.status, reply.code) == (Status.REFUSED, REFUSED)
+    (path,) = (server.world.home(0) / EVIDENCE).iterdir()
+    assert path.name.startswith("round-000001-members-")
+    assert server.world.record(0).shared.digest == digest
+
+
+def test_one_named_twice_is_no_sum(server: Server) -> None:
+    """Everybody can see that, so that it counts as no refused sum, and the honest one is applied."""
+    parts = server.parts()
+    reply = ask(server.world, 0, server.aggregate([*parts[:4], parts[0]]))
+    assert (reply.status, reply.code) == (Status.REFUSED, "duplicate")
+    assert not (server.world.home(0) / EVIDENCE).exists()
+    assert ask(server.world, 0, server.honest()).status is Status.UPLOAD
+
+
+def test_of_one_round_one_sum_is_tried(server: Server) -> None:
+    """After a wrong one the honest one is not opened either: two sums of a round would give their difference."""
+    assert ask(server.world, 0, altered(server)).code == REFUSED
+    reply = ask(server.world, 0, server.honest())
+    assert (reply.status, reply.code) == (Status.REFUSED, REFUSED)
+    assert ask(server.world, 0, altered(server)).code == VOID
 
 
 def kept(server: Server, name: str = "altered") -> Path:
     ask(server.world, 0, PLAYED[name][0](server))
-    (path,) = (server.world.site(0) / EVIDENCE).iterdir()
+    (path,) = (server.world.home(0) / EVIDENCE).iterdir()
     return path
 
 
 def test_the_command_says_so(server: Server) -> None:
     path = kept(server)
-    done = CliRunner().invoke(app, ["audit", "verify", str(path), "--institution", str(server.world.site(1))])
+    done = CliRunner().invoke(app, ["audit", "verify", str(path), "--institution", str(server.world.home(1))])
     assert done.exit_code == 0, done.output
     assert "right to refuse" in done.output
     assert "tag" in done.output
@@ -295,10 +331,10 @@ def test_the_command_says_so(server: Server) -> None:
 def test_evidence_cannot_be_altered_or_made_up(server: Server) -> None:
     path = kept(server)
     document = json.loads(path.read_bytes())
-    for field, value in (("round", 3), ("member", 1), ("counted", []), ("manifests", ""), ("reason", "invented")):
+    for field, value in (("round", 3), ("member", 1), ("sha256", ""), ("manifests", ""), ("reason", "invented")):
         path.write_text(json.dumps({**document, field: value}), encoding="utf-8")
         with pytest.raises(EvidenceError, match="altered"):
-            judge(path, server.world.site(1))
+            judge(path, server.world.home(1))
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(EvidenceError):
         judge(path)
@@ -307,18 +343,10 @@ def test_evidence_cannot_be_altered_or_made_up(server: Server) -> None:
 def test_evidence_against_an_honest_sum_convinces_nobody(server: Server) -> None:
     integrity = server.world.institution(0)._integrity
     assert integrity is not None
-    error = EvidenceError("nothing")
-    path = integrity.keep_evidence(server.world.site(0), error, server.honest(), b"", integrity_components(server))
+    path = integrity.keep_evidence(server.world.home(0), IntegrityError("tag", "nothing"), server.honest(), b"")
+    assert path is not None
     with pytest.raises(EvidenceError, match="nothing is wrong"):
-        judge(path, server.world.site(1))
-
-
-def integrity_components(server: Server) -> int:
-    from client.replay import components
-    from common.round import begin
-
-    state = server.world.record(0).shared
-    return components(server.world.genesis, begin(server.world.genesis.law, state, RoundKind.UPDATE))
+        judge(path, server.world.home(1))
 
 
 # The coordinator's own check, which spares the others an institution's mistake
@@ -367,7 +395,7 @@ def test_masks_are_told_of_signed_uploads_only(what: str, templates: dict[str, W
     else:
         question = replace(question, manifests=joined(separated(question.manifests)[1:]))
     reply = world.institution(0).handle(replace(request, defence=question.to_bytes()))
-    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, "integrity", b"")
+    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, REFUSED, b"")
     assert world.institution(0).handle(request).status is Status.REVEALED
     world.close()
 
@@ -379,14 +407,8 @@ def test_a_newcomer_checks_all_rounds(five: World) -> None:
     five.digest()
 
 
-def test_tags_without_encryption(tmp_path: Path) -> None:
+def test_manifests_without_encryption(tmp_path: Path) -> None:
     world = World.found(tiny(defences__integrity=True), tmp_path / "world")
     world.run()
     assert len(Agreement.load(world.coordinator_folder / AGREEMENT).signers) == 3
     world.close()
-
-
-def test_components_too_narrow_for_tags(tmp_path: Path) -> None:
-    config = encrypted(defences__integrity=True, federation__max_participants=8000, encryption__ring_degree=8192)
-    with pytest.raises(ConfigError, match="integrity"):
-        World.found(config, tmp_path / "world")

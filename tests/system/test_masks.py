@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,28 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from harness import MASK_POINTS, World, dies_after, dies_at_once, dies_before, encrypted, statement
+import structlog
 
-import client.reveals
-from client.institution import Institution
-from client.masking import Masks
-from common.errors import ConfigError, GuardError, NoiseError, OpeningError
-from common.keys import load_key
-from common.keystream import shifted
-from common.opening import CKKSOpener
-from common.protocol import Reply, Request, Stage, Status
-from common.revealing import Answer, Note, SeedsQuestion, SharesQuestion
-from common.sealing import CKKSSealer
-from common.wire import HEADER_BYTES
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT
+import dictpfl.client.defences.reveals
+from dictpfl.client.defences.masks import Masks
+from dictpfl.client.institution import Institution
+from dictpfl.common.ckks.keys import load_key
+from dictpfl.common.ckks.opening import CKKSOpener
+from dictpfl.common.ckks.parameters import GUARDS
+from dictpfl.common.ckks.sealing import CKKSSealer, Sealed
+from dictpfl.common.ckks.streams import SumOfStreams
+from dictpfl.common.errors import ConfigError, OpeningError
+from dictpfl.common.law.tags import TAGS
+from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
+from dictpfl.common.messages.wire import Blob, with_words
+from dictpfl.common.words import add_modulo
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT
+from tests.support.federations import encrypted
+from tests.support.harness import MASK_POINTS, World, dies_after, dies_at_once, dies_before, statement
+from tests.support.opened import components_of
+from tests.support.opened import opened as opened_blob
 
 pytestmark = pytest.mark.usefixtures("quiet")
 VICTIM, OTHER = 2, 4
@@ -56,11 +63,21 @@ def told(world: World, node: int) -> Path:
 # What they are for
 
 
-def decoded(world: World, blob: bytes) -> np.ndarray:
+def parsed(world: World, upload: bytes) -> Blob:
+    return Blob.own(upload, world.genesis.parameters.word_bits)
+
+
+def opened(world: World, upload: bytes) -> np.ndarray:
+    opener = CKKSOpener(load_key(world.home(0) / "federation.key"))
+    return opened_blob(parsed(world, upload), opener, world.genesis.parameters)
+
+
+def decoded(world: World, upload: bytes) -> np.ndarray:
     """What who has the key can make of one upload: scaled integers with their noise, as no guard has looked at them."""
-    opener, length = CKKSOpener(load_key(world.site(0) / "federation.key")), world.genesis.upload_length
-    items = [blob[start : start + length] for start in range(HEADER_BYTES, len(blob), length)]
-    return np.concatenate([opener._decrypted(memoryview(item)) for item in items])
+    blob, opener = parsed(world, upload), CKKSOpener(load_key(world.home(0) / "federation.key"))
+    seeds = [entry.seed for entry in blob.entries]
+    noisy = opener._noisy(blob.words()[:-TAGS], seeds, components_of(blob, world.genesis.parameters))
+    return np.concatenate([part[:-GUARDS] for part in noisy])
 
 
 def correlations(world: World) -> list[float]:
@@ -68,19 +85,16 @@ def correlations(world: World) -> list[float]:
     true: list[np.ndarray] = []
     real = CKKSSealer.seal
 
-    def seal(sealer: CKKSSealer, components: np.ndarray) -> Iterator[bytes]:
+    def seal(sealer: CKKSSealer, components: np.ndarray) -> Sealed:
         true.append(components)
         return real(sealer, components)
 
     with mock.patch.object(CKKSSealer, "seal", seal):
         world.exchange()
-    found = []
-    for node in world.nodes:
-        seen, sealed = decoded(world, upload_of(world, node)), true[node]
-        width = world.genesis.parameters.components
-        blocks = [seen[i * world.genesis.parameters.ring_degree :][:width] for i in range(-(-sealed.size // width))]
-        found.append(float(np.corrcoef(np.concatenate(blocks)[: sealed.size], sealed)[0, 1]))
-    return found
+    return [
+        float(np.corrcoef(decoded(world, upload_of(world, node)), true[node].astype(np.float64))[0, 1])
+        for node in world.nodes
+    ]
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -99,20 +113,23 @@ def test_who_has_the_key_and_one_upload_has_noise(masks: bool, tmp_path: Path) -
 
 def test_a_masked_upload_alone_is_refused_and_so_is_a_part_of_the_sum(five: World) -> None:
     five.exchange()
-    opener = CKKSOpener(load_key(five.site(0) / "federation.key"))
-    for node in five.nodes:
-        with pytest.raises((GuardError, NoiseError, OpeningError)):
-            opener.open(memoryview(upload_of(five, node))[HEADER_BYTES:], five.genesis.upload_length)
+    uploads = [upload_of(five, node) for node in five.nodes]
+    words = np.zeros_like(parsed(five, uploads[0]).words())
+    for blob in uploads[:-1]:
+        with pytest.raises(OpeningError):
+            opened(five, blob)
+        add_modulo(words, parsed(five, blob).words(), five.genesis.parameters.word_prime)
+    with pytest.raises(OpeningError):
+        opened(five, with_words(parsed(five, uploads[0]), words))
 
 
 def test_the_same_state_with_masks_and_without(undisturbed: dict[str, bytes]) -> None:
-    """Three have sums that carry seeds, five have sums with both polynomials."""
     assert undisturbed["three"] == undisturbed["bare three"]
     assert undisturbed["five"] == undisturbed["bare"]
 
 
-def test_the_same_state_under_the_public_key(tmp_path: Path) -> None:
-    changes = {"encryption__profile": "public_key", "encryption__ring_degree": 8192, "federation__rounds": 2}
+def test_the_same_state_in_the_larger_ring(tmp_path: Path) -> None:
+    changes = {"encryption__ring_degree": 8192, "federation__rounds": 2}
     found = set()
     for masks in (True, False):
         world = World.found(encrypted(**changes, defences__masks=masks), tmp_path / str(masks))
@@ -198,9 +215,11 @@ def test_one_missing_and_another_silent_about_it_give_the_attempt_up(five: World
     assert five.journal() == []
     five.exchange(offline=[VICTIM])
     for node, blob in before.items():
-        after = upload_of(five, node)
-        assert after[: HEADER_BYTES - 84] == blob[: HEADER_BYTES - 84], "the header, up to its digest"
-        assert after != blob
+        earlier, later = parsed(five, blob), parsed(five, upload_of(five, node))
+        assert later.header.attempt > earlier.header.attempt
+        assert replace(later.header, attempt=earlier.header.attempt) == earlier.header
+        assert later.entries == earlier.entries
+        assert (later.words() != earlier.words()).mean() > 0.999
     five.run()
     five.digest()
     assert [len(aggregate.counted) for _, aggregate in five.journal()] == [4, 5, 5, 5]
@@ -219,8 +238,8 @@ STEPS = {
     "before the upload": (0, dies_at_once),
     "upload made, reply lost": (0, lambda: dies_after(Institution, "handle")),
     "before telling": (1, dies_at_once),
-    "before it is noted": (1, lambda: dies_before(client.reveals, "write_private")),
-    "noted, not told": (1, lambda: dies_after(client.reveals, "write_private")),
+    "before it is noted": (1, lambda: dies_before(dictpfl.client.defences.reveals, "write_private")),
+    "noted, not told": (1, lambda: dies_after(dictpfl.client.defences.reveals, "write_private")),
     "told, reply lost": (1, lambda: dies_after(Institution, "handle")),
 }
 
@@ -288,7 +307,7 @@ def test_an_old_copy_of_the_journal_with_a_sum_that_waits(five: World) -> None:
 
 def conversation(world: World, stage: Stage, defence: bytes, node: int = 0) -> Reply:
     genesis = world.genesis
-    number, kind = world.coordinator._journal.next_round, world.coordinator._next_kind()
+    number, kind = world.coordinator._journal.next_round, world.coordinator._state.next_kind()
     request = Request(number, kind, genesis.federation, genesis.fingerprint, stage=stage, defence=defence)
     return world.institution(node).handle(request)
 
@@ -320,10 +339,10 @@ def test_a_second_sum_of_a_round_is_not_opened(five: World) -> None:
     assert conversation(five, Stage.SHARES, everybody).status is Status.REVEALED, "the same again is no harm"
     fewer = question(five, [m for m in sorted(member) if m != (own + 1) % 5], own)
     reply = conversation(five, Stage.SHARES, fewer)
-    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, "reveal", b"")
+    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, REFUSED, b"")
     five.kill_institution(0)
-    assert conversation(five, Stage.SHARES, fewer).code == "reveal", "it is remembered on disk"
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, ((own + 1) % 5,)).to_bytes()).code == "reveal"
+    assert conversation(five, Stage.SHARES, fewer).code == REFUSED, "it is remembered on disk"
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, ((own + 1) % 5,)).to_bytes()).code == REFUSED
 
 
 def test_of_an_upload_whose_streams_were_told_the_own_mask_stays(five: World) -> None:
@@ -335,7 +354,7 @@ def test_of_an_upload_whose_streams_were_told_the_own_mask_stays(five: World) ->
     answer = Answer.of_bytes(reply.defence)
     assert set(answer.others) == {late}
     assert answer.own == b""
-    assert conversation(five, Stage.SHARES, question(five, range(5), own)).code == "reveal"
+    assert conversation(five, Stage.SHARES, question(five, range(5), own)).code == REFUSED
     without = question(five, [m for m in range(5) if m != late], own)
     answer = Answer.of_bytes(conversation(five, Stage.SHARES, without).defence)
     assert late not in answer.others
@@ -360,7 +379,8 @@ def test_questions_that_would_uncover_too_much(what: str, five: World) -> None:
     else:
         reply = conversation(five, Stage.SEEDS, SeedsQuestion(0, (own,)).to_bytes())
     assert reply.status is Status.REFUSED
-    assert reply.code in ("reveal", "too-few")
+    assert reply.code == REFUSED, "whoever asks learns nothing of what was wrong"
+    assert reply.defence == b""
     assert not told(five, 0).exists()
 
 
@@ -368,7 +388,7 @@ def test_too_many_said_to_be_missing(five: World) -> None:
     five.exchange()
     own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
     missing = tuple(m for m in range(5) if m != own)[:3]
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, missing).to_bytes()).code == "too-few"
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, missing).to_bytes()).code == REFUSED
 
 
 def test_a_late_upload_is_not_folded_and_does_not_open(five: World) -> None:
@@ -396,14 +416,13 @@ def test_a_late_upload_is_not_folded_and_does_not_open(five: World) -> None:
     # All its pairs' streams, as the coordinator and whoever taps it know them by now, taken off it:
     member = Note.of_bytes(pending.defence).member
     assert len(seeds) == 4
-    length = five.genesis.upload_length
-    items = [late[i : i + length] for i in range(HEADER_BYTES, len(late), length)]
     plus = [seed for other, seed in seeds.items() if other < member]
     minus = [seed for other, seed in seeds.items() if other > member]
-    bare = b"".join(shifted(items, five.genesis.parameters, plus=plus, minus=minus))
-    opener = CKKSOpener(load_key(five.site(0) / "federation.key"))
-    with pytest.raises((GuardError, NoiseError)):
-        opener.open(memoryview(bare), length)
+    blob, prime = parsed(five, late), five.genesis.parameters.word_prime
+    bare = SumOfStreams(prime, plus=plus, minus=minus).take(blob.header.words)
+    add_modulo(bare, blob.words(), prime)
+    with pytest.raises(OpeningError, check=lambda e: e.code in ("guard", "noise")):
+        opened(five, with_words(blob, bare))
     five.run()
     five.digest()
 
@@ -443,7 +462,7 @@ def test_a_round_that_was_opened_takes_no_other_attempt(five: World) -> None:
     five.coordinator._journal.give_up(0, 0)
     replies = five.exchange()
     assert {node: reply.code for node, reply in replies.items() if reply.status is Status.REFUSED} == dict.fromkeys(
-        (0, 1), "reveal"
+        (0, 1), REFUSED
     )
     five.close()
 
@@ -471,7 +490,7 @@ def test_the_coordinator_refuses_uploads_without_a_note_and_of_pairs_that_differ
     coordinator.receive(2, Reply(Status.UPLOAD, 0, 0, third.blob, defence=wrong))
     assert coordinator.rejected[2] == "corrupt"
     coordinator.receive(3, Reply(Status.UPLOAD, 0, 0, third.blob, defence=second.defence))
-    assert coordinator.rejected[3] == "duplicate"
+    assert coordinator.rejected[3] == "wrong-round", "the note of another member"
 
 
 def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, bytes]) -> None:
@@ -487,6 +506,21 @@ def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, 
     assert coordinator.rejected == {VICTIM: "corrupt"}
     coordinator.close()
     five.run()
+    assert five.digest() == undisturbed["five"]
+
+
+def test_one_wrong_commitment_to_an_own_mask_stalls_nothing(five: World, undisturbed: dict[str, bytes]) -> None:
+    """The seed is right, the commitment to it differs in a bit; what is in the sum is final, so the round must go on with it."""
+    until(five, Stage.SHARES)
+    masked = five.coordinator._unmasking._open
+    own = masked.uploads[VICTIM]
+    flipped = bytes([own.note.commitment[0] ^ 1]) + own.note.commitment[1:]
+    masked.uploads[VICTIM] = replace(own, note=replace(own.note, commitment=flipped))
+    with structlog.testing.capture_logs() as logs:
+        five.exchange()
+        assert five.coordinator._journal.next_round == 0  # not at once: a maker may only have answered wrongly
+        five.run()
+    assert [entry["members"] for entry in logs if "does not fit the seed" in entry["event"]] == [[VICTIM]]
     assert five.digest() == undisturbed["five"]
 
 

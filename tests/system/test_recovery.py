@@ -12,14 +12,16 @@ from unittest import mock
 import numpy as np
 import pytest
 import structlog
-from harness import World, encrypted, tiny
 
-from common.errors import EngineError
-from common.protocol import Status
-from deploy.engines.local import run_local
-from deploy.operations.status import of_institution
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
+from dictpfl.common.errors import EngineError
+from dictpfl.common.messages.protocol import Status
+from dictpfl.deploy.operations.status import of_institution
+from dictpfl.deploy.simulation.local import run_local
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL
+from dictpfl.server.exchanges.restart import newest_of_most
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 VICTIM = 1
@@ -95,7 +97,7 @@ def test_over_flowers_messages(three: World, undisturbed: dict[str, bytes]) -> N
         three.exchange()
     lose_journal(three)
     with mock.patch("time.sleep", return_value=None):
-        run_local(three.coordinator_folder, three.folder / "sites", 3)
+        run_local(three.coordinator_folder, three.folder / "institutions", 3)
     assert three.digest() == undisturbed["three"]
 
 
@@ -110,7 +112,7 @@ def test_one_that_was_behind_gets_a_snapshot_from_one_that_was_ahead(five: World
     five.digest()
     kept = {u for u in before if u not in {x for _, a in five.journal() for x in a.counted}}
     counted_once(five, sorted(kept))
-    lines = [json.loads(line) for line in (five.site(VICTIM) / "diary.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (five.home(VICTIM) / "diary.jsonl").read_text().splitlines()]
     (jump,) = [line for line in lines if line["event"] == "jumped"]
     # Nobody can tell any more whether its upload of round 1 was counted: it is not delivered a second time.
     assert (jump["round"], jump["skipped"], jump["given_up"]) == (3, 2, True)
@@ -166,7 +168,7 @@ def test_a_few_that_are_ahead_do_not_drag_the_others_along(five: World) -> None:
         five.exchange()
     lose_journal(five)
     for node in (0, 2, 3, 4):
-        shutil.rmtree(five.site(node) / "memory")
+        shutil.rmtree(five.home(node) / "memory")
         five.kill_institution(node)
     with structlog.testing.capture_logs() as logs:
         replies = five.exchange()
@@ -191,7 +193,7 @@ def test_where_they_do_not_agree_nothing_is_restarted(three: World) -> None:
         mock.patch("time.sleep", return_value=None),
         pytest.raises(EngineError, match="ahead-of-journal"),
     ):
-        run_local(three.coordinator_folder, three.folder / "sites", 3)
+        run_local(three.coordinator_folder, three.folder / "institutions", 3)
     assert any("did not agree on one" in entry["event"] for entry in logs)
     assert three.coordinator._journal.next_round == 0
     assert three.coordinator._journal.snapshots() == {}
@@ -210,6 +212,33 @@ def test_one_drifted_institution_does_not_decide(five: World) -> None:
     assert {five.record(n).shared.updates for n in (1, 2, 3, 4)} == {4}
     assert five.record(0).shared.round == 2
     assert five.coordinator._journal.rounds(2)[0].rejected == {"0": "drift"}
+
+
+def test_one_that_claims_the_highest_round_does_not_decide(five: World) -> None:
+    """All but one hold the state of a round; that one says it is further, and would have all others take its state."""
+    for _ in range(3):
+        five.exchange()
+    lose_journal(five)
+    record, honest = five.record(0), five.record(1).shared
+    values = record.shared.values.copy()
+    values[0] += 1.0
+    ahead = replace(record.shared, round=record.shared.round + 2, values=values)
+    five.memory(0).store(replace(record, shared=ahead, pending=None))
+    with structlog.testing.capture_logs() as logs:
+        five.exchange()
+        five.exchange()
+    going_on = [entry["round"] for entry in logs if entry["event"] == "going on from the institutions' state"]
+    assert going_on == [honest.round]
+    assert five.record(1).shared.digest == honest.digest
+
+
+def test_without_a_majority_for_any_state_a_person_has_to_look() -> None:
+    assert newest_of_most({1: 8, 2: 8, 3: 7}) == 8
+    assert newest_of_most({1: 8, 2: 7, 3: 7}) == 7
+    assert newest_of_most({1: 99, 2: 7, 3: 7, 4: 7, 5: 6}) == 7
+    assert (
+        newest_of_most({1: 8, 2: 7}) == 8
+    )  # and then nobody else stands for it: fewer than half, nothing is restarted
 
 
 def test_a_coordinator_of_an_older_release_restarts_nothing(three: World) -> None:
@@ -261,7 +290,7 @@ def test_one_that_is_slow_for_ever_is_told_so(five: World, tmp_path: Path) -> No
     deadline = five.genesis.config.federation.deadline_seconds
 
     def slow_training(*arguments: object, **options: object) -> object:
-        from client.training import train
+        from dictpfl.client.training.train import train
 
         clock["skew"] += deadline + 90.0
         return train(*arguments, **options)  # type: ignore[arg-type]
@@ -269,7 +298,7 @@ def test_one_that_is_slow_for_ever_is_told_so(five: World, tmp_path: Path) -> No
     with (
         structlog.testing.capture_logs() as logs,
         mock.patch("time.perf_counter", side_effect=lambda: real() + clock["skew"]),
-        mock.patch("client.uploading.train", slow_training),
+        mock.patch("dictpfl.client.uploading.train", slow_training),
     ):
         for _ in range(4):
             five.exchange(lost=[VICTIM])
@@ -277,15 +306,15 @@ def test_one_that_is_slow_for_ever_is_told_so(five: World, tmp_path: Path) -> No
     assert [e["round"] for e in told] == [0, 1, 2]
     assert all(90.0 <= e["late_seconds"] < 100.0 for e in told)
     assert "raise deadline_seconds" in told[0]["meaning"]
-    delivery = of_institution(five.site(VICTIM))["delivery"]
+    delivery = of_institution(five.home(VICTIM))["delivery"]
     assert (delivery["counted"], delivery["missed"], delivery["missed_in_a_row"]) == (0, 3, 3)
     assert delivery["last_missed"]["round"] == 2
     assert "late by 9" in delivery["last_missed"]["meaning"]
-    fine = of_institution(five.site(0))["delivery"]
+    fine = of_institution(five.home(0))["delivery"]
     assert (fine["counted"], fine["missed"]) == (3, 0)
 
     five.run()
-    delivery = of_institution(five.site(VICTIM))["delivery"]
+    delivery = of_institution(five.home(VICTIM))["delivery"]
     assert (delivery["missed"], delivery["missed_in_a_row"]) == (4, 0), "in time again"
     five.digest()
 
@@ -294,7 +323,7 @@ def test_a_lost_reply_is_not_called_late(five: World) -> None:
     five.exchange()
     five.exchange(lost=[VICTIM])
     five.exchange()
-    last = of_institution(five.site(VICTIM))["delivery"]["last_missed"]
+    last = of_institution(five.home(VICTIM))["delivery"]["last_missed"]
     assert "late_seconds" not in last
     assert "lost or held up on the way" in last["meaning"]
 
@@ -303,7 +332,7 @@ def test_a_lost_reply_is_not_called_late(five: World) -> None:
 def test_a_clock_that_is_wrong_by_a_day(days: int, three: World, undisturbed: dict[str, bytes]) -> None:
     real = time.time
     for _ in range(2):
-        with mock.patch("client.diary.time.time", side_effect=lambda: real() + days * 86400):
+        with mock.patch("dictpfl.client.memory.diary.time.time", side_effect=lambda: real() + days * 86400):
             three.exchange()
         three.kill_institution(VICTIM)
     three.run()
@@ -314,8 +343,8 @@ def test_a_backup_and_the_living_at_the_same_time_count_once(five: World, tmp_pa
     """Two machines of one institution, under two node ids: one upload of it in the sum, whoever is first."""
     five.exchange()
     copy = tmp_path / "copy"
-    shutil.copytree(five.site(VICTIM), copy)
-    from client.institution import Institution
+    shutil.copytree(five.home(VICTIM), copy)
+    from dictpfl.client.institution import Institution
 
     other = Institution(copy)
     with structlog.testing.capture_logs() as logs:
@@ -328,7 +357,7 @@ def test_a_backup_and_the_living_at_the_same_time_count_once(five: World, tmp_pa
                 assert reply.status is Status.UPLOAD
                 five.coordinator.receive(77, reply)
         five.coordinator.close()
-    assert [e["code"] for e in logs if e["event"] == "upload rejected"] == ["duplicate"]
+    assert [e["code"] for e in logs if e["event"] == "upload rejected"] == ["wrong-member"]
     assert len(five.journal_of(1).counted) == 5
     five.run()
     five.digest()
@@ -339,13 +368,13 @@ def test_a_backup_never_sends_its_old_upload_for_a_newer_round(five: World, tmp_
     five.exchange()
     five.exchange()
     backup = tmp_path / "backup"
-    shutil.copytree(five.site(VICTIM) / "memory", backup)
+    shutil.copytree(five.home(VICTIM) / "memory", backup)
     waiting = five.record(VICTIM).pending
     assert waiting is not None
     five.exchange()
     five.exchange()
-    shutil.rmtree(five.site(VICTIM) / "memory")
-    shutil.copytree(backup, five.site(VICTIM) / "memory")
+    shutil.rmtree(five.home(VICTIM) / "memory")
+    shutil.copytree(backup, five.home(VICTIM) / "memory")
     five.kill_institution(VICTIM)
     replies = five.exchange()
     assert replies[VICTIM].status is Status.UPLOAD
@@ -368,12 +397,12 @@ def test_a_new_machine_with_the_bundle_only(tmp_path: Path) -> None:
     replace(Agreement.load(path), snapshot_every=2, snapshots_kept=2).save(path)
     for _ in range(7):
         world.exchange()
-    shutil.rmtree(world.site(VICTIM) / "memory")
-    (world.site(VICTIM) / "diary.jsonl").unlink()
+    shutil.rmtree(world.home(VICTIM) / "memory")
+    (world.home(VICTIM) / "diary.jsonl").unlink()
     world.kill_institution(VICTIM)
     assert world.coordinator._journal.oldest > 0
     world.run()
     world.digest()
-    events = [json.loads(line)["event"] for line in (world.site(VICTIM) / "diary.jsonl").read_text().splitlines()]
+    events = [json.loads(line)["event"] for line in (world.home(VICTIM) / "diary.jsonl").read_text().splitlines()]
     assert events[0] == "jumped"
     world.close()

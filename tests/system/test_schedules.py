@@ -10,7 +10,17 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from harness import (
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import dictpfl.client.memory.record
+from dictpfl.common.errors import JournalError
+from dictpfl.common.messages.protocol import Reply
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT
+from dictpfl.server.journal import Journal
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import (
     COORDINATOR_POINTS,
     INSTITUTION_POINTS,
     MASK_POINTS,
@@ -18,21 +28,10 @@ from harness import (
     Oracle,
     Point,
     World,
-    encrypted,
     full_disk,
     journal_full,
     statement,
-    tiny,
 )
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
-
-import client.memory
-from common.errors import JournalError
-from common.protocol import Reply
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT
-from server.journal import Journal
 
 pytestmark = [pytest.mark.usefixtures("quiet"), pytest.mark.slow]
 
@@ -105,7 +104,7 @@ def _founded(factory: pytest.TempPathFactory, **changes: object) -> World:
 
 
 def _full_memory() -> Point:
-    return lambda: full_disk(client.memory, "replace_private")
+    return lambda: full_disk(dictpfl.client.memory.record, "replace_private")
 
 
 def play(world: World, exchange: Exchange, late: dict[int, Reply]) -> None:
@@ -163,7 +162,7 @@ def survive(template: World, schedule: list[Exchange]) -> None:
         world = template.copy(Path(folder) / "world")
         world.hasty = True
         for exchange in schedule:
-            if world.coordinator._next_kind() is None:
+            if world.coordinator._state.next_kind() is None:
                 break
             play(world, exchange, late)
         world.run()

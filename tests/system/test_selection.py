@@ -9,20 +9,21 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from harness import World, dies_before, encrypted, tiny
 
-import client.institution
-import client.uploading
-from client.training import Measured
-from common.errors import RoundError
-from common.protocol import Reply, RoundKind, Status
-from common.round import stopped
-from deploy.engines.local import run_local
-from deploy.exports.finished import Finished
-from deploy.operations.status import of_institution
-from deploy.simulation import simulate
-from server.coordinator import JOURNAL, Coordinator
-from server.journal import Journal
+import dictpfl.client.institution
+import dictpfl.client.uploading
+from dictpfl.client.training.train import Measured
+from dictpfl.common.errors import RoundError
+from dictpfl.common.law.order import stopped
+from dictpfl.common.messages.protocol import Reply, RoundKind, Status
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.operations.status import of_institution
+from dictpfl.deploy.simulation.local import run_local
+from dictpfl.deploy.simulation.simulate import simulate
+from dictpfl.server.coordinator import JOURNAL, Coordinator
+from dictpfl.server.journal import Journal
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import World, dies_before
 
 pytestmark = pytest.mark.usefixtures("quiet")
 FIGURES = [0.2, 0.5, 0.8, 0.7, 0.75, 0.6, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
@@ -34,7 +35,7 @@ BEST, STOP = 2, 5
 def measured_as_said() -> Iterator[None]:
     """Validation figures that are known beforehand, in place of those of a model."""
 
-    now, real = {"round": 0}, client.institution.Institution._upload
+    now, real = {"round": 0}, dictpfl.client.institution.Institution._upload
 
     def said(*_arguments: Any, **_options: Any) -> Measured:
         return Measured(100, 1.0, 100 * FIGURES[now["round"]])
@@ -44,8 +45,8 @@ def measured_as_said() -> Iterator[None]:
         return real(self, record, kind, attempt)
 
     with (
-        mock.patch.object(client.uploading, "evaluate", said),
-        mock.patch.object(client.institution.Institution, "_upload", upload),
+        mock.patch.object(dictpfl.client.uploading, "evaluate", said),
+        mock.patch.object(dictpfl.client.institution.Institution, "_upload", upload),
     ):
         yield
 
@@ -93,7 +94,7 @@ def test_all_stop_in_the_same_round_and_keep_the_best(make: Any, tmp_path: Path)
     best = world.record(0).shared.at_best()
     assert best is not None
     np.testing.assert_array_equal(best.values, values[BEST])
-    own = of_institution(world.site(0))
+    own = of_institution(world.home(0))
     assert (own["best_after_updates"], own["stopped"]) == (BEST, True)
     world.close()
 
@@ -157,11 +158,14 @@ def test_a_latecomer_starts_from_a_snapshot_with_the_best_in_it(four: World, tmp
         world.exchange(offline=[3])
     assert world.coordinator._journal.snapshots()
     journal = world.coordinator._journal
+    newest = max(journal.snapshots())
     with journal._transaction():
-        journal._empty(max(journal.snapshots()))
+        for row in list(journal._rows("rounds")):
+            if row[0] < newest:
+                journal._empty(row)
     world.run()
     require_ended_well(world)
-    diary = (world.site(3) / "diary.jsonl").read_text()
+    diary = (world.home(3) / "diary.jsonl").read_text()
     assert '"jumped"' in diary
     world.close()
 
@@ -184,19 +188,19 @@ def test_an_update_after_the_stop_is_refused(world: World) -> None:
     """A coordinator cannot have institutions apply one that somebody was brought to make all the same."""
     for _ in range(STOP):
         world.exchange()
-    with mock.patch.object(client.institution, "stopped", return_value=False):
+    with mock.patch.object(dictpfl.client.institution, "has_ended", return_value=False):
         world.exchange()
     (_, aggregate) = world.journal()[-1]
     world.kill_institution(0)
     record = world.record(0)
     with pytest.raises(RoundError, match="after all institutions agreed to stop"):
-        world.institution(0)._applied(record, aggregate)
+        world.institution(0)._applied(record, aggregate, b"")
 
 
 def test_over_flowers_messages(world: World) -> None:
     """The strategy's own loop ends, and a coordinator that is started again has nothing to do."""
     world.close()
-    run_local(world.coordinator_folder, world.folder / "sites", 3)
+    run_local(world.coordinator_folder, world.folder / "institutions", 3)
     require_ended_well(world)
     assert Coordinator.open(world.coordinator_folder).finished
 
@@ -206,7 +210,8 @@ def test_a_simulation_says_so_and_exports_both(tmp_path: Path) -> None:
     assert run.summary["stopped"] is True
     assert run.summary["rounds"] == STOP
     assert run.summary["best"] == {
-        "by": "metric", "figure": FIGURES[BEST], "updates": BEST, "accuracy": run.summary["accuracy_history"][BEST - 1],
+        "by": "metric", "figure": FIGURES[BEST], "updates": BEST, "test": run.summary["test_history"][BEST - 1],
+            "test_mean_of_groups": None,
     }  # fmt: skip
     last, best = Finished.load(run.folder), Finished.load(run.folder, "best")
     assert (last.state.updates, best.state.updates) == (STOP, BEST)

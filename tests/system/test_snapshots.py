@@ -16,23 +16,25 @@ import numpy as np
 import pytest
 import structlog
 from flwr.app import Message
-from harness import INSTITUTION_POINTS, World, encrypted, tiny
 
-import client.institution
-from client.epochs import Epoch, Keyring
-from client.memory import Memory
-from client.sealed import open_snapshot, seal_snapshot
-from client.site import KEY, SiteSettings
-from common.errors import SnapshotError
-from common.keys import load_key, make_key, save_key
-from common.protocol import Aggregate, Reply, Request, RoundKind, Status, Wish
-from common.refresh import refreshes, tables
-from common.snapshots import HEADER_BYTES, SnapshotHeader
-from common.state import Residual
-from deploy.engines.local import Fault, run_local
-from deploy.exports.finished import Finished
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT
+import dictpfl.client.institution
+from dictpfl.client.folder import KEY, InstitutionSettings
+from dictpfl.client.keys.epochs import Epoch, Keyring
+from dictpfl.client.memory.record import Memory
+from dictpfl.client.memory.snapshots import open_snapshot, seal_snapshot
+from dictpfl.common.ckks.keys import load_key, make_key, save_key
+from dictpfl.common.errors import SnapshotError
+from dictpfl.common.law.refresh import refreshes, tables
+from dictpfl.common.law.state import Residual
+from dictpfl.common.messages.protocol import Aggregate, Reply, Request, RoundKind, Status, Wish
+from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.simulation.local import Fault, run_local
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT
+from dictpfl.server.rows import Snapshot
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import INSTITUTION_POINTS, World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 LATE, EVERY = 3, 3
@@ -89,7 +91,7 @@ def test_a_latecomer_at_round_1000_fetches_one_snapshot_and_the_rounds_since(tmp
         return Fault.NONE
 
     with mock.patch.object(os, "fsync", return_value=None):
-        run_local(world.coordinator_folder, world.folder / "sites", 4, faults=faults)
+        run_local(world.coordinator_folder, world.folder / "institutions", 4, faults=faults)
     assert len(set(world.digests())) == 1
     assert world.record(LATE).shared.updates == rounds
 
@@ -155,11 +157,11 @@ def test_the_key_is_of_one_federation_and_one_epoch(world: World, tmp_path: Path
     """Not of this key: another CKKS key seals other bytes, and another epoch under the very same key does, too."""
     keys, state = world.institution(0)._keys, world.record(0).shared
     sealed = seal_snapshot(keys, state)
-    site = tmp_path / "site"
-    shutil.copytree(world.site(0), site)
-    (site / KEY).unlink()
-    save_key(make_key(world.genesis.parameters), site / KEY)
-    stranger = Keyring(site, SiteSettings.load(site))
+    institution = tmp_path / "institution"
+    shutil.copytree(world.home(0), institution)
+    (institution / KEY).unlink()
+    save_key(make_key(world.genesis.parameters), institution / KEY)
+    stranger = Keyring(institution, InstitutionSettings.load(institution))
     with pytest.raises(SnapshotError, match="does not open"):
         open_snapshot(stranger, sealed, (), state.round)
     assert open_snapshot(keys, sealed, (), state.round).digest == state.digest
@@ -285,10 +287,10 @@ def test_an_old_snapshot_with_a_hole_behind_it_says_what_is_missing(world: World
 
 
 def test_one_that_cannot_open_a_snapshot_is_given_another_way(world: World) -> None:
-    """The newest was spoilt on the coordinator's disk: the one before it, and the rounds since."""
-    database = world.coordinator._journal._db
-    data = world.coordinator._journal.snapshot(9)
-    database.execute("UPDATE snapshots SET data = ? WHERE round = 9", (data[:-1] + b"x",))
+    """The newest was spoilt before the coordinator wrote it down: the one before it, and the rounds since."""
+    journal = world.coordinator._journal
+    with journal._transaction():
+        journal._keep_snapshot(Snapshot(9, 9, journal.snapshot(9)[:-1] + b"x"))
     first = world.exchange()[LATE]
     assert (first.status, first.code) == (Status.REFUSED, "snapshot")
     world.run()
@@ -296,7 +298,10 @@ def test_one_that_cannot_open_a_snapshot_is_given_another_way(world: World) -> N
 
 
 def test_where_nothing_helps_it_is_said(world: World) -> None:
-    world.coordinator._journal._db.execute("DELETE FROM snapshots")
+    journal = world.coordinator._journal
+    with journal._transaction():
+        for number in (6, 9):
+            journal._drop_snapshot(number)
     with structlog.testing.capture_logs() as logs:
         replies = world.exchange()
     assert replies[LATE].status is Status.BEHIND
@@ -332,7 +337,7 @@ def test_if_the_sender_fails_another_one_is_asked(tmp_path: Path) -> None:
 
 def test_one_that_says_something_else_spoils_nothing(world: World) -> None:
     """The sender's state drifted, or it lies: what the others say of the state decides, and it is asked of another one."""
-    real = client.institution.seal_snapshot
+    real = dictpfl.client.institution.seal_snapshot
 
     def lie(keys: Keyring, state: Any) -> bytes:
         values = state.values.copy()
@@ -346,7 +351,7 @@ def test_one_that_says_something_else_spoils_nothing(world: World) -> None:
     requests = world.coordinator.begin([0, 1, 2])
     (sender,) = [node for node, request in requests.items() if request.wish is Wish.WHOLE]
     for node, request in requests.items():
-        with mock.patch.object(client.institution, "seal_snapshot", lie if node == sender else real):
+        with mock.patch.object(dictpfl.client.institution, "seal_snapshot", lie if node == sender else real):
             world.converse(node, request)
     world.coordinator.close()
     assert list(world.coordinator._journal.snapshots()) == [9, 6]
@@ -382,7 +387,7 @@ def test_what_was_not_delivered_is_still_owed(lost: bool, five: World, tmp_path:
     world = five.copy(tmp_path / "world")
     counted, missed, _ = skipped(world, lost=lost)
     assert world.coordinator._journal.oldest > 3
-    with mock.patch("client.uploading.train", side_effect=SnapshotError("no training now")):
+    with mock.patch("dictpfl.client.uploading.train", side_effect=SnapshotError("no training now")):
         world.exchange()
     record = world.record(1)
     assert record.shared.round == world.record(0).shared.round
@@ -406,24 +411,24 @@ def test_a_backup_that_skips_rounds_does_not_deliver_again(five: World, tmp_path
     for _ in range(3):
         world.exchange()
     backup = tmp_path / "backup"
-    shutil.copytree(world.site(1) / "memory", backup)
+    shutil.copytree(world.home(1) / "memory", backup)
     for _ in range(2):
         world.exchange()
     for _ in range(6):
         world.exchange(offline=[1])
-    shutil.rmtree(world.site(1) / "memory")
-    shutil.copytree(backup, world.site(1) / "memory")
+    shutil.rmtree(world.home(1) / "memory")
+    shutil.copytree(backup, world.home(1) / "memory")
     world.kill_institution(1)
     assert world.coordinator._journal.oldest > 5
     with (
         structlog.testing.capture_logs() as logs,
-        mock.patch("client.uploading.train", side_effect=SnapshotError("no")),
+        mock.patch("dictpfl.client.uploading.train", side_effect=SnapshotError("no")),
     ):
         world.exchange()
     assert world.record(1).shared.digest == world.record(0).shared.digest
     assert not world.record(1).residual.values.any()
     assert any("given up" in entry["event"] for entry in logs)
-    jumped = [json.loads(line) for line in (world.site(1) / "diary.jsonl").read_text().splitlines()]
+    jumped = [json.loads(line) for line in (world.home(1) / "diary.jsonl").read_text().splitlines()]
     assert [line["given_up"] for line in jumped if line["event"] == "jumped"] == [True]
     world.close()
 
@@ -445,6 +450,7 @@ REFRESHES: dict[str, dict[str, Any]] = {
     "stall": {"refresh_every": 2, "refresh_when": "stall", "refresh_stall": 0.98},
     "each for itself": {"refresh_every": 1, "refresh_when": "stall-tensor", "refresh_stall": 0.95},
     "growing": {"refresh_every": 3, "refresh_ranks": [1, 2, 4]},
+    "growing cores": {"refresh_every": 3, "refresh_ranks": [1, 2, 4], "form": "core"},
     "shrinking, each for itself": {
         "refresh_every": 1, "refresh_when": "stall-tensor", "refresh_stall": 0.95, "refresh_ranks": [4, 2],
         "refresh_history": "keep",
@@ -469,11 +475,11 @@ def test_dictionaries_drawn_anew_in_between(name: str, tmp_path: Path) -> None:
     world.digest()
     records = world.record(LATE).shared.records
     assert len(records) >= 2
-    assert {"fixed", "kept", "stall", "growing"} & {name} or any(not r.chosen.all() for r in records)
+    assert {"fixed", "kept", "stall", "growing", "growing cores"} & {name} or any(not r.chosen.all() for r in records)
     twins = [world.institution(n)._bench.merged(world.record(n).shared).state_dict() for n in (0, LATE)]
     for weight, tensor in twins[0].items():
         np.testing.assert_array_equal(tensor.numpy(), twins[1][weight].numpy())
-    finished = Finished.load(world.site(LATE))
+    finished = Finished.load(world.home(LATE))
     for weight, (up, down) in finished.factors().items():
         moved = twins[1][weight].double().numpy() - finished.start()[weight].double().numpy()
         np.testing.assert_allclose(up @ down, moved, atol=1e-5)
@@ -482,13 +488,15 @@ def test_dictionaries_drawn_anew_in_between(name: str, tmp_path: Path) -> None:
         now = finished.genesis.layout.unflatten(finished.state.values)
         counts = refreshes(finished.genesis.layout, records).tolist()
         for entry, count in zip(tables(finished.genesis.layout), counts, strict=True):
-            assert not now[entry.name][ranks[min(count, len(ranks) - 1)] :].any()
+            rank, table = ranks[min(count, len(ranks) - 1)], now[entry.name]
+            assert not table[rank:].any()
+            assert config.decomposition.form == "table" or not table[:, rank:].any()
     world.close()
 
 
 def test_many_aggregates_come_in_several_messages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     length = world.coordinator._journal.length(9)
-    monkeypatch.setattr("server.catchup.REQUEST_BYTES", 2 * length)
+    monkeypatch.setattr("dictpfl.server.catchup.REQUEST_BYTES", 2 * length)
     sent: list[int] = []
     requests = world.coordinator.begin(world.nodes)
     more: Request | None = requests[LATE]
@@ -512,7 +520,7 @@ def test_a_latecomer_dies_while_it_catches_up(name: str, world: World) -> None:
 
 
 def test_a_snapshot_that_cannot_be_stored_costs_no_round(world: World) -> None:
-    from common.errors import JournalError
+    from dictpfl.common.errors import JournalError
 
     world.exchange(offline=[LATE])
     world.exchange(offline=[LATE])
@@ -525,7 +533,7 @@ def test_a_snapshot_that_cannot_be_stored_costs_no_round(world: World) -> None:
 
 
 def test_the_coordinator_dies_while_it_keeps_a_snapshot(world: World) -> None:
-    from harness import statement
+    from tests.support.harness import statement
 
     for number in range(3):
         point = statement(world, after="DELETE FROM rounds") if number == 2 else None
@@ -543,9 +551,9 @@ def test_memory_is_stored_once_for_a_jump(world: World) -> None:
     stored: list[int] = []
     real = Memory.store
 
-    def store(memory: Memory, record: Any) -> None:
+    def store(memory: Memory, record: Any) -> Any:
         stored.append(record.shared.round)
-        real(memory, record)
+        return real(memory, record)
 
     request = request_of(world)
     with mock.patch.object(Memory, "store", store):
@@ -554,7 +562,7 @@ def test_memory_is_stored_once_for_a_jump(world: World) -> None:
 
 
 def test_the_coordinators_files_hold_no_state_in_clear(world: World) -> None:
-    state, key = world.record(0).shared, load_key(world.site(0) / KEY)
+    state, key = world.record(0).shared, load_key(world.home(0) / KEY)
     world.close()
     for path in world.coordinator_folder.iterdir():
         data = path.read_bytes()

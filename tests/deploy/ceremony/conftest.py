@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import client.vault
-
-if "ceremonies" not in sys.modules:
-    # This folder is no package, and pytest's import mode does not put it on the path.
-    _spec = importlib.util.spec_from_file_location("ceremonies", Path(__file__).with_name("ceremonies.py"))
-    assert _spec is not None
-    assert _spec.loader is not None
-    sys.modules["ceremonies"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["ceremonies"])
-
-from ceremonies import Ceremony
+import dictpfl.client.keys.vault
+from tests.support.ceremonies import Ceremony
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cheap_passphrases() -> Iterator[None]:
     """Hundreds of derivations: one cheap pass each. The true cost is tested in test_identity.py."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(client.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
+        patched.setattr(dictpfl.client.keys.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
         yield
 
 

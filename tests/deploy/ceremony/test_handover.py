@@ -6,19 +6,19 @@ import time
 from pathlib import Path
 
 import pytest
-from ceremonies import NAMES, PASSPHRASES, Ceremony
 
-from common.errors import ConfigError
-from deploy.ceremony import authority, custody
-from deploy.operations import watching
-from deploy.operations.handover import HANDOVER, Handover, settled_round
-from deploy.operations.watching import watched
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.ceremony import authority, custody
+from dictpfl.deploy.operations import watching
+from dictpfl.deploy.operations.handover import HANDOVER, Handover, settled_round
+from dictpfl.deploy.operations.watching import watched
+from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-def exports(site: Path) -> int:
-    (log,) = custody.verify(site)
+def exports(institution: Path) -> int:
+    (log,) = custody.verify(institution)
     return [entry["event"] for entry in log.entries].count("state exported")
 
 
@@ -28,17 +28,17 @@ def test_a_rotation_from_what_the_end_of_a_run_left(ceremony: Ceremony, monkeypa
         ceremony.join(name)
         ceremony.give_data(name)
     ceremony.hand_over()
-    handovers = {name: Handover(ceremony.site(name)) for name in NAMES}
+    handovers = {name: Handover(ceremony.home(name)) for name in NAMES}
     assert not any(handover.look() for handover in handovers.values()), "no run has ended"
     ceremony.run(NAMES)
     # Oslo's passphrase is stored nowhere: it exports by hand.
-    text = (ceremony.site("oslo") / "site.toml").read_text()
-    (ceremony.site("oslo") / "site.toml").write_text(text.replace("passphrase_file", "# passphrase_file"))
+    text = (ceremony.home("oslo") / "institution.toml").read_text()
+    (ceremony.home("oslo") / "institution.toml").write_text(text.replace("passphrase_file", "# passphrase_file"))
     assert [handovers[name].look() for name in NAMES] == [True, True, False]
     assert not any(handover.look() for handover in handovers.values())
-    assert not Handover(ceremony.site("berlin")).look(), "another process sees that it was done"
-    assert exports(ceremony.site("berlin")) == 1
-    states = [ceremony.site(name) / HANDOVER for name in ("berlin", "kyoto")]
+    assert not Handover(ceremony.home("berlin")).look(), "another process sees that it was done"
+    assert exports(ceremony.home("berlin")) == 1
+    states = [ceremony.home(name) / HANDOVER for name in ("berlin", "kyoto")]
     issued = authority.rotate(
         ceremony.authority, PASSPHRASES["authority"], states, ceremony.handout(2), remove=[], rounds=4
     )
@@ -47,7 +47,7 @@ def test_a_rotation_from_what_the_end_of_a_run_left(ceremony: Ceremony, monkeypa
     # After the next run, in the new epoch, there is a new one.
     for name in NAMES:
         ceremony.join(name, 2)
-    (ceremony.site("oslo") / "site.toml").write_text(text)
+    (ceremony.home("oslo") / "institution.toml").write_text(text)
     ceremony.hand_over(2)
     ceremony.run(NAMES)
     assert all(handover.look() for handover in handovers.values())

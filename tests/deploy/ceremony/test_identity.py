@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from hypothesis import given
 from hypothesis import strategies as st
 
-import client.vault
-from client.vault import open_at_rest, passphrase_from_file, seal_at_rest, stored_passphrase
-from common.errors import IdentityError, KeyFileError, PassphraseError
-from deploy.ceremony.fingerprint import matches, spoken
-from deploy.ceremony.identity import PublicIdentity, Role, make_identity, open_identity, public_of
+import dictpfl.client.keys.vault
+from dictpfl.client.keys.vault import open_at_rest, passphrase_from_file, seal_at_rest, stored_passphrase
+from dictpfl.common.errors import IdentityError, KeyFileError, PassphraseError
+from dictpfl.deploy.ceremony.fingerprint import matches, spoken
+from dictpfl.deploy.ceremony.identity import PublicIdentity, Role, make_identity, open_identity, public_of
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -124,7 +124,7 @@ def test_a_part_of_a_fingerprint_proves_nothing(said: str) -> None:
 
 
 def test_sealed_and_opened_at_the_true_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client.vault, "_COST", {"iterations": 3, "lanes": 4, "memory_kib": 65536})
+    monkeypatch.setattr(dictpfl.client.keys.vault, "_COST", {"iterations": 3, "lanes": 4, "memory_kib": 65536})
     sealed = seal_at_rest(b"secret", PASSPHRASE, "test")
     assert json.loads(sealed.split(b"\n")[0])["memory_kib"] == 65536
     assert open_at_rest(sealed, PASSPHRASE, "test", tmp_path) == b"secret"

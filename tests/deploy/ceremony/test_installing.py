@@ -10,33 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ceremonies import APP, NAMES, PASSPHRASES, Ceremony, config
 
-import common.files
-import deploy.ceremony.custody
-import deploy.ceremony.installing
-import deploy.ceremony.pinning
-from common.errors import (
-    CeremonyError,
-    CustodyError,
-    IdentityError,
-    KeyFileError,
-    SameEpochError,
-    TamperedBundleError,
-    UnknownSenderError,
-    WrongBundleError,
-)
-from common.protocol import Aggregate, RoundKind
-from deploy.ceremony import authority, custody
-from deploy.ceremony.export import export_state
-from deploy.ceremony.fingerprint import spoken
-from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, coordinator_signer
-from deploy.ceremony.installing import install, require_consistent
-from deploy.ceremony.terms import TERMS, in_force, read_terms
-from deploy.operations.witness import Witness
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT, JOURNAL
-from server.journal import ClosedRound, Journal
+import dictpfl.common.files
+import dictpfl.deploy.ceremony.custody
+import dictpfl.deploy.ceremony.installing
+import dictpfl.deploy.ceremony.pinning
+from dictpfl.common.errors import BundleError, CeremonyError, CustodyError, IdentityError, KeyFileError
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.deploy.ceremony import authority, custody
+from dictpfl.deploy.ceremony.export import export_state
+from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, coordinator_signer
+from dictpfl.deploy.ceremony.installing import install, require_consistent
+from dictpfl.deploy.ceremony.terms import TERMS, in_force, read_terms
+from dictpfl.deploy.operations.witness import Witness
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound
+from tests.support.ceremonies import APP, NAMES, PASSPHRASES, Ceremony, config
 
 
 def events(folder: Path) -> list[str]:
@@ -50,7 +42,7 @@ def test_what_is_installed_and_said(ceremony: Ceremony) -> None:
     assert require_consistent(place, Agreement.load(place / AGREEMENT)) == read_terms(place / TERMS)
     assert {path.stem for path in (place / "nodes").iterdir()} == set(NAMES)
     for name in NAMES:
-        assert (place / "nodes" / f"{name}.pub").read_bytes() == (ceremony.site(name) / "node.pub").read_bytes()
+        assert (place / "nodes" / f"{name}.pub").read_bytes() == (ceremony.home(name) / "node.pub").read_bytes()
     assert events(place) == ["epoch installed", *["node admitted"] * 3]
     (log,) = custody.verify(place)
     facts = log.entries[0]["facts"]
@@ -63,13 +55,13 @@ def test_what_is_installed_and_said(ceremony: Ceremony) -> None:
 
 def test_the_authority_is_confirmed_by_a_person_once(ceremony: Ceremony) -> None:
     half = ceremony.handout() / "coordinator"
-    with pytest.raises(UnknownSenderError, match="nobody confirmed"):
+    with pytest.raises(BundleError, match="nobody confirmed", check=lambda e: e.code == "unknown-sender"):
         install(ceremony.coordinator, half)
-    with pytest.raises(UnknownSenderError, match="not by the authority whose"):
+    with pytest.raises(BundleError, match="not by the authority whose", check=lambda e: e.code == "unknown-sender"):
         install(ceremony.coordinator, half, authority_fingerprint=spoken(bytes(32)))
     assert not list(ceremony.coordinator.iterdir())
     install(ceremony.coordinator, half, confirm=lambda sender: sender.name == "ministry")
-    with pytest.raises(SameEpochError, match="a second half"):
+    with pytest.raises(BundleError, match="a second half", check=lambda e: e.code == "same-epoch"):
         install(ceremony.coordinator, half)
 
 
@@ -81,9 +73,9 @@ def test_a_half_that_was_copied_and_then_installed(ceremony: Ceremony) -> None:
     assert found is not None
     assert found.app == APP
     (place / TERMS).write_bytes((place / TERMS).read_bytes().replace(APP.encode(), b"cd" * 32))
-    with pytest.raises(TamperedBundleError):
+    with pytest.raises(BundleError, check=lambda e: e.code == "tampered-bundle"):
         in_force(place, place)
-    with pytest.raises(UnknownSenderError, match="nobody confirmed"):
+    with pytest.raises(BundleError, match="nobody confirmed", check=lambda e: e.code == "unknown-sender"):
         install(place, ceremony.handout() / "coordinator")
     ceremony.hand_over()
     assert in_force(place, place) == found
@@ -95,7 +87,7 @@ def test_altered_halves(ceremony: Ceremony) -> None:
     for name in (AGREEMENT, TERMS):
         whole = (half / name).read_bytes()
         (half / name).write_bytes(whole.replace(b"3", b"2", 1))
-        with pytest.raises(TamperedBundleError, match="altered"):
+        with pytest.raises(BundleError, match="altered", check=lambda e: e.code == "tampered-bundle"):
             install(place, half, authority_fingerprint=fingerprint)
         (half / name).unlink()
         with pytest.raises(CeremonyError, match="cannot read"):
@@ -107,27 +99,29 @@ def test_altered_halves(ceremony: Ceremony) -> None:
 def test_another_federation_or_authority(ceremony: Ceremony, tmp_path_factory: pytest.TempPathFactory) -> None:
     ceremony.hand_over()
     other = Ceremony.found(tmp_path_factory.mktemp("other"))
-    with pytest.raises(UnknownSenderError, match="the authority of"):
+    with pytest.raises(BundleError, match="the authority of", check=lambda e: e.code == "unknown-sender"):
         install(ceremony.coordinator, other.handout() / "coordinator", authority_fingerprint=other.fingerprint)
     (ceremony.authority / "federation.sealed").unlink()
     again = ceremony.genesis(ceremony.root / "again", NAMES, config())
-    with pytest.raises(WrongBundleError, match="another folder for another federation"):
+    with pytest.raises(
+        BundleError, match="another folder for another federation", check=lambda e: e.code == "wrong-bundle"
+    ):
         install(ceremony.coordinator, again.coordinator)
 
 
 def test_a_folder_of_another_party(ceremony: Ceremony) -> None:
-    for folder in (ceremony.authority, ceremony.site("berlin")):
+    for folder in (ceremony.authority, ceremony.home("berlin")):
         with pytest.raises(IdentityError, match="one of its own"):
             install(folder, ceremony.handout() / "coordinator", authority_fingerprint=ceremony.fingerprint)
 
 
 def rotated(ceremony: Ceremony) -> None:
     state = ceremony.root / "berlin.state"
-    export_state(ceremony.site("berlin"), PASSPHRASES["berlin"], state)
+    export_state(ceremony.home("berlin"), PASSPHRASES["berlin"], state)
     ceremony.identity("quito")
     authority.rotate(
         ceremony.authority, PASSPHRASES["authority"], [state], ceremony.handout(2),
-        add={"quito": ceremony.site("quito") / PUBLIC}, remove=["oslo"],
+        add={"quito": ceremony.home("quito") / PUBLIC}, remove=["oslo"],
     )  # fmt: skip
 
 
@@ -163,15 +157,21 @@ def test_an_install_that_dies_anywhere_is_repeated(
         writes += 1
         if writes == fails_at:
             raise Killed
-        common.files.write_private(path, data)
+        dictpfl.common.files.write_private(path, data)
 
     with monkeypatch.context() as patched:
-        for module in (deploy.ceremony.installing, deploy.ceremony.custody, deploy.ceremony.pinning):
+        for module in (
+            dictpfl.deploy.ceremony.installing,
+            dictpfl.deploy.ceremony.custody,
+            dictpfl.deploy.ceremony.pinning,
+        ):
             patched.setattr(module, "write_private", write)
         with suppress(Killed):
             ceremony.hand_over(2)
-    with suppress(SameEpochError):
+    try:
         ceremony.hand_over(2)
+    except BundleError as error:
+        assert error.code == "same-epoch"  # noqa: PT017 -- it may have come to an end before
     place = ceremony.coordinator
     terms = require_consistent(place, Agreement.load(place / AGREEMENT))
     assert terms is not None
@@ -287,7 +287,7 @@ def test_an_altered_log_is_not_written_on(ceremony: Ceremony) -> None:
 def test_terms_of_another_epoch_beside_the_agreement(ceremony: Ceremony) -> None:
     ceremony.hand_over()
     agreement = Agreement.load(ceremony.coordinator / AGREEMENT)
-    with pytest.raises(WrongBundleError, match="coordinator install"):
+    with pytest.raises(BundleError, match="coordinator install", check=lambda e: e.code == "wrong-bundle"):
         require_consistent(ceremony.coordinator, replace(agreement, epoch=2))
     assert require_consistent(ceremony.coordinator, replace(agreement, rounds=99)), (
         "rounds are the coordinator's to say"

@@ -7,24 +7,24 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from ceremonies import NAMES, PASSPHRASES, Ceremony
 
-from client.epochs import Keyring
-from client.institution import Institution
-from client.masking import Masks
-from client.pairs import Pairs
-from client.site import PEERS, SEALED_PEER_KEY, SiteSettings
-from common.circle import Roster
-from common.errors import EngineError, RevealError, WrongBundleError
-from common.revealing import SharesQuestion
-from deploy.ceremony import authority
-from deploy.ceremony.bundle import KIND
-from deploy.ceremony.envelope import Envelope, seal
-from deploy.ceremony.export import export_state
-from deploy.ceremony.identity import open_identity
-from deploy.ceremony.passphrase import change_passphrase
-from server.agreement import Agreement
-from server.coordinator import AGREEMENT
+from dictpfl.client.defences.masks import Masks
+from dictpfl.client.defences.pairs import Pairs
+from dictpfl.client.folder import PEERS, SEALED_PEER_KEY, InstitutionSettings
+from dictpfl.client.institution import Institution
+from dictpfl.client.keys.epochs import Keyring
+from dictpfl.common.errors import BundleError, EngineError, RoundError
+from dictpfl.common.law.members import Roster
+from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.deploy.ceremony import authority
+from dictpfl.deploy.ceremony.bundle import KIND
+from dictpfl.deploy.ceremony.envelope import Envelope, seal
+from dictpfl.deploy.ceremony.export import export_state
+from dictpfl.deploy.ceremony.identity import open_identity
+from dictpfl.deploy.ceremony.passphrase import change_passphrase
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT
+from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_rounds_run_from_what_the_ceremony_gave(defended: Ceremony) -> None:
 
 
 def pairs(ceremony: Ceremony, name: str) -> Pairs:
-    return Pairs.load(Keyring(ceremony.site(name), SiteSettings.load(ceremony.site(name))))
+    return Pairs.load(Keyring(ceremony.home(name), InstitutionSettings.load(ceremony.home(name))))
 
 
 def test_two_members_have_the_same_secret_and_a_third_another(defended: Ceremony) -> None:
@@ -68,7 +68,7 @@ def test_two_members_have_the_same_secret_and_a_third_another(defended: Ceremony
 def test_own_keys_lie_sealed(defended: Ceremony) -> None:
     defended.join("oslo")
     own = pairs(defended, "oslo").own
-    for path in defended.site("oslo").rglob("*"):
+    for path in defended.home("oslo").rglob("*"):
         if path.is_file():
             data = path.read_bytes()
             for secret in (own.receiving.private_bytes_raw(), own.signing.private_bytes_raw()):
@@ -78,11 +78,13 @@ def test_own_keys_lie_sealed(defended: Ceremony) -> None:
 
 def test_a_new_passphrase_is_theirs_too(defended: Ceremony) -> None:
     defended.join("oslo")
-    site, new = defended.site("oslo"), b"six other words of oslo"
-    (site / "new").write_bytes(new + b"\n")
-    (site / "new").chmod(0o600)
+    institution, new = defended.home("oslo"), b"six other words of oslo"
+    (institution / "new").write_bytes(new + b"\n")
+    (institution / "new").chmod(0o600)
     before = pairs(defended, "oslo").secrets
-    assert f"epochs/0001/{SEALED_PEER_KEY}" in change_passphrase(site, PASSPHRASES["oslo"], new, new_file=site / "new")
+    assert f"epochs/0001/{SEALED_PEER_KEY}" in change_passphrase(
+        institution, PASSPHRASES["oslo"], new, new_file=institution / "new"
+    )
     assert pairs(defended, "oslo").secrets == before
 
 
@@ -94,7 +96,7 @@ def test_a_rotation_gives_other_secrets(defended: Ceremony) -> None:
     defended.run(NAMES)
     before = pairs(defended, "oslo")
     exported = defended.root / "oslo.state"
-    export_state(defended.site("oslo"), PASSPHRASES["oslo"], exported)
+    export_state(defended.home("oslo"), PASSPHRASES["oslo"], exported)
     authority.rotate(defended.authority, PASSPHRASES["authority"], [exported], defended.handout(2), rounds=5)
     for name in NAMES:
         defended.join(name, 2)
@@ -114,7 +116,7 @@ def test_a_rotation_leaves_a_sum_behind_that_never_opened(defended: Ceremony) ->
         defended.join(name)
         defended.give_data(name)
     defended.hand_over()
-    opened = RevealError("nobody tells")
+    opened = RoundError("nobody tells", code="reveal")
     with (
         mock.patch.object(Masks, "tell_shares", side_effect=opened),
         mock.patch("time.sleep", return_value=None),
@@ -122,12 +124,12 @@ def test_a_rotation_leaves_a_sum_behind_that_never_opened(defended: Ceremony) ->
     ):
         defended.run(NAMES)
     for name in NAMES:
-        site = Institution(defended.site(name))
-        assert site._masks is not None
-        site._masks._reveals.tell_of_sum(0, SharesQuestion(0, {0: bytes(16)}))
+        institution = Institution(defended.home(name))
+        assert institution._masks is not None
+        institution._masks._reveals.tell_of_sum(0, SharesQuestion(0, {0: bytes(16)}))
     states = [defended.root / f"{name}.state" for name in NAMES]
     for name, state in zip(NAMES, states, strict=True):
-        export_state(defended.site(name), PASSPHRASES[name], state)
+        export_state(defended.home(name), PASSPHRASES[name], state)
     authority.rotate(defended.authority, PASSPHRASES["authority"], states, defended.handout(2))
     for name in NAMES:
         defended.join(name, 2)
@@ -139,7 +141,7 @@ def test_a_rotation_leaves_a_sum_behind_that_never_opened(defended: Ceremony) ->
 
 @pytest.mark.parametrize("what", ["missing", "one left out", "a key swapped"])
 def test_a_list_that_is_not_of_the_terms_is_refused(what: str, defended: Ceremony) -> None:
-    berlin = open_identity(defended.site("berlin"), PASSPHRASES["berlin"])
+    berlin = open_identity(defended.home("berlin"), PASSPHRASES["berlin"])
     ministry = open_identity(defended.authority, PASSPHRASES["authority"])
     envelope = Envelope.read(defended.bundle("berlin").read_bytes(), KIND)
     files = dict(envelope.open(berlin))
@@ -149,12 +151,15 @@ def test_a_list_that_is_not_of_the_terms_is_refused(what: str, defended: Ceremon
     elif what == "a key swapped":
         files[PEERS] = Roster((*roster.peers[:2], replace(roster.peers[2], signing=bytes(32)))).to_bytes()
     defended.bundle("berlin").write_bytes(seal(KIND, envelope.facts, files, ministry, berlin.public))
-    with pytest.raises(WrongBundleError, match="members' keys"):
+    said = "expected" if what == "missing" else "members' keys"
+    with pytest.raises(BundleError, match=said, check=lambda e: e.code == "wrong-bundle"):
         defended.join("berlin")
 
 
-def test_without_defences_nobody_gets_a_list(founded: Ceremony, tmp_path: Path) -> None:
+def test_without_defences_everybody_gets_the_list_too(founded: Ceremony, tmp_path: Path) -> None:
+    """Who checks a sum has to know who the members are."""
     made = founded.copy(tmp_path / "plain")
     made.join("oslo")
-    assert not list(made.site("oslo").rglob(PEERS))
-    assert not list(made.site("oslo").rglob(SEALED_PEER_KEY))
+    (listed,) = made.home("oslo").rglob(PEERS)
+    assert [peer.name for peer in Roster.of_bytes(listed.read_bytes(), "list").peers] == sorted(NAMES)
+    assert len(list(made.home("oslo").rglob(SEALED_PEER_KEY))) == 1

@@ -6,13 +6,13 @@ import base64
 import stat
 
 import pytest
-from ceremonies import NAMES, PASSPHRASES, Ceremony, config
 
-from client.epochs import Keyring
-from client.site import SiteSettings
-from common.genesis import Genesis
-from deploy.ceremony import custody
-from server.agreement import Agreement
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.keys.epochs import Keyring
+from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony import custody
+from dictpfl.server.agreement import Agreement
+from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony, config
 
 
 @pytest.mark.usefixtures("quiet")
@@ -27,10 +27,10 @@ def test_three_institutions_join_and_train_to_the_same_state(ceremony: Ceremony)
     assert len({state.digest for state in states}) == 1
     assert states[0].updates == 3
     assert states[0].values.any()
-    assert [len(log.entries) for log in custody.verify(ceremony.site("kyoto"))] == [2]
+    assert [len(log.entries) for log in custody.verify(ceremony.home("kyoto"))] == [2]
 
     # Nothing at the coordinator lets it open a ciphertext or replay a mask.
-    keys = Keyring(ceremony.site("oslo"), SiteSettings.load(ceremony.site("oslo")))
+    keys = Keyring(ceremony.home("oslo"), InstitutionSettings.load(ceremony.home("oslo")))
     assert keys.key is not None
     for secret in (keys.key.secret, keys.genesis.seed):
         for form in (secret, base64.b64encode(secret), secret.hex().encode()):
@@ -41,7 +41,7 @@ def test_three_institutions_join_and_train_to_the_same_state(ceremony: Ceremony)
                         assert form not in data, path
                         assert form[: len(form) // 2] not in data, path
     # Nor does the key lie in clear at an institution, or at the authority at all.
-    for path in [*ceremony.site("oslo").rglob("*"), *ceremony.authority.rglob("*")]:
+    for path in [*ceremony.home("oslo").rglob("*"), *ceremony.authority.rglob("*")]:
         if path.is_file():
             assert base64.b64encode(keys.key.secret)[:64] not in path.read_bytes(), path
 
@@ -50,7 +50,7 @@ def test_only_owners_read(ceremony: Ceremony) -> None:
     ceremony.join("berlin")
     lax = [
         path
-        for place in (ceremony.site("berlin"), ceremony.authority, ceremony.handout())
+        for place in (ceremony.home("berlin"), ceremony.authority, ceremony.handout())
         for path in [place, *place.rglob("*")]
         if stat.S_IMODE(path.stat().st_mode) & 0o077
     ]
@@ -61,7 +61,7 @@ def test_the_same_inputs_give_the_same_genesis_but_for_key_and_seed(tmp_path_fac
     first, second = (Ceremony(tmp_path_factory.mktemp(name)) for name in ("a", "b"))
     issued = []
     for made in (first, second):
-        from deploy.ceremony.identity import Role, make_identity
+        from dictpfl.deploy.ceremony.identity import Role, make_identity
 
         make_identity(made.authority, "ministry", Role.AUTHORITY, PASSPHRASES["authority"])
         for name in NAMES:

@@ -9,26 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ceremonies import APP, NAMES, PASSPHRASES, Ceremony
 
-from client.epochs import home
-from common.errors import (
-    AppBundleError,
-    CeremonyError,
-    ConfigError,
-    TamperedBundleError,
-    UnknownSenderError,
-    WrongBundleError,
-)
-from deploy.ceremony import authority
-from deploy.ceremony.bundle import read_contents, write_bundle
-from deploy.ceremony.export import export_state
-from deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, canonical, make_identity, open_identity
-from deploy.ceremony.joining import read_envelope
-from deploy.ceremony.terms import TERMS, Member, Terms, in_force, read_terms
-from deploy.operations import apps, pinned
-from deploy.operations.settings import CoordinatorSettings, NodeSettings
-from deploy.operations.task import Pin
+from dictpfl.client.keys.epochs import home
+from dictpfl.common.errors import AppBundleError, BundleError, CeremonyError, ConfigError
+from dictpfl.deploy.app import pinned
+from dictpfl.deploy.app.bundle import build
+from dictpfl.deploy.ceremony import authority
+from dictpfl.deploy.ceremony.bundle import read_contents, write_bundle
+from dictpfl.deploy.ceremony.export import export_state
+from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, canonical, make_identity, open_identity
+from dictpfl.deploy.ceremony.joining import read_envelope
+from dictpfl.deploy.ceremony.terms import TERMS, Member, Terms, in_force, read_terms
+from dictpfl.deploy.operations import agreed as apps
+from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
+from dictpfl.deploy.operations.task import Pin
+from tests.support.ceremonies import APP, NAMES, PASSPHRASES, Ceremony
 
 OTHER = "cd" * 32
 
@@ -42,11 +37,11 @@ def test_every_party_gets_the_same_page(ceremony: Ceremony) -> None:
     pages = {(ceremony.coordinator / TERMS).read_bytes()}
     for name in NAMES:
         assert ceremony.join(name).terms.app == APP
-        pages.add((home(ceremony.site(name)) / TERMS).read_bytes())
+        pages.add((home(ceremony.home(name)) / TERMS).read_bytes())
     assert len(pages) == 1
     members = terms_of(ceremony).members
     for name in NAMES:
-        identity = PublicIdentity.load(ceremony.site(name) / PUBLIC)
+        identity = PublicIdentity.load(ceremony.home(name) / PUBLIC)
         assert members[name] == Member(identity.fingerprint, identity.node)
 
 
@@ -55,10 +50,12 @@ def test_every_altered_byte_is_noticed(ceremony: Ceremony) -> None:
     for at in range(len(whole)):
         altered = bytearray(whole)
         altered[at] ^= 1
-        with pytest.raises(TamperedBundleError, match="signature does not fit"):
+        with pytest.raises(
+            BundleError, match=r"signature does not fit|another release", check=lambda e: e.code == "tampered-bundle"
+        ):
             Terms.of_bytes(bytes(altered), "the page")
     for text in (b"", b"[]", b"{}", b"null", whole[:-1], whole + b" "):
-        with pytest.raises(TamperedBundleError):
+        with pytest.raises(BundleError, check=lambda e: e.code == "tampered-bundle"):
             Terms.of_bytes(text, "the page")
 
 
@@ -74,7 +71,7 @@ def test_a_members_name_is_a_file_name(ceremony: Ceremony) -> None:
     unsigned = json.loads(page)
     del unsigned["signature"]
     signature = ministry.sign(b"dictpfl terms 1\n" + canonical(unsigned)).hex()
-    with pytest.raises(TamperedBundleError):
+    with pytest.raises(BundleError, check=lambda e: e.code == "tampered-bundle"):
         Terms.of_bytes(canonical({**unsigned, "signature": signature}) + b"\n", "the page")
 
 
@@ -95,47 +92,47 @@ def test_a_bundle_whose_terms_contradict_it(ceremony: Ceremony, name: str) -> No
     """Signed by the authority itself: a mistake, or a lie, that no outsider could make."""
     change, said = CHANGES[name]
     ministry = open_identity(ceremony.authority, PASSPHRASES["authority"])
-    berlin = open_identity(ceremony.site("berlin"), PASSPHRASES["berlin"])
+    berlin = open_identity(ceremony.home("berlin"), PASSPHRASES["berlin"])
     contents = read_contents(read_envelope(ceremony.bundle("berlin")), berlin)
     wrong = replace(contents, terms=change(contents.terms).signed(ministry))
     bundle = ceremony.root / "wrong.bundle"
     bundle.write_bytes(write_bundle(wrong, ministry, berlin.public))
-    with pytest.raises(WrongBundleError, match=said):
+    with pytest.raises(BundleError, match=said, check=lambda e: e.code == "wrong-bundle"):
         ceremony.join("berlin", bundle=bundle)
 
 
 def test_a_bundle_with_another_authoritys_terms(ceremony: Ceremony) -> None:
     other = make_identity(ceremony.root / "other", "ministry", Role.AUTHORITY, PASSPHRASES["authority"])
     ministry = open_identity(ceremony.authority, PASSPHRASES["authority"])
-    berlin = open_identity(ceremony.site("berlin"), PASSPHRASES["berlin"])
+    berlin = open_identity(ceremony.home("berlin"), PASSPHRASES["berlin"])
     contents = read_contents(read_envelope(ceremony.bundle("berlin")), berlin)
     wrong = replace(contents, terms=replace(contents.terms, authority=other.public).signed(other))
     bundle = ceremony.root / "wrong.bundle"
     bundle.write_bytes(write_bundle(wrong, ministry, berlin.public))
-    with pytest.raises(WrongBundleError, match="another authority"):
+    with pytest.raises(BundleError, match="another authority", check=lambda e: e.code == "wrong-bundle"):
         ceremony.join("berlin", bundle=bundle)
 
 
 def test_what_is_in_force(ceremony: Ceremony) -> None:
-    site = ceremony.site("berlin")
-    assert in_force(site, home(site)) is None
+    institution = ceremony.home("berlin")
+    assert in_force(institution, home(institution)) is None
     ceremony.join("berlin")
-    found = in_force(site, home(site))
+    found = in_force(institution, home(institution))
     assert found == terms_of(ceremony)
-    page = home(site) / TERMS
+    page = home(institution) / TERMS
     other = make_identity(ceremony.root / "other", "ministry", Role.AUTHORITY, PASSPHRASES["authority"])
     page.write_bytes(replace(terms_of(ceremony), app=OTHER, authority=other.public).signed(other).to_bytes())
-    with pytest.raises(UnknownSenderError, match="not the authority"):
-        in_force(site, home(site))
+    with pytest.raises(BundleError, match="not the authority", check=lambda e: e.code == "unknown-sender"):
+        in_force(institution, home(institution))
     page.write_bytes(page.read_bytes().replace(OTHER.encode(), APP.encode()))
-    with pytest.raises(TamperedBundleError):
-        in_force(site, home(site))
+    with pytest.raises(BundleError, check=lambda e: e.code == "tampered-bundle"):
+        in_force(institution, home(institution))
     page.unlink()
     with pytest.raises(CeremonyError, match="cannot read"):
-        in_force(site, home(site))
-    (site / "authority.json").unlink()
+        in_force(institution, home(institution))
+    (institution / "authority.json").unlink()
     with pytest.raises(CeremonyError, match="cannot read"):
-        in_force(site, home(site))
+        in_force(institution, home(institution))
 
 
 # the app
@@ -143,14 +140,14 @@ def test_what_is_in_force(ceremony: Ceremony) -> None:
 
 @pytest.fixture(scope="module")
 def here() -> str:
-    return pinned.sha256_of(apps.build())
+    return pinned.sha256_of(build())
 
 
 def agreed_on(ceremony: Ceremony, app: str) -> None:
     """The same epoch, as if the authority had named this app."""
     ministry = open_identity(ceremony.authority, PASSPHRASES["authority"])
     signed = replace(terms_of(ceremony), app=app).signed(ministry)
-    for folder in (ceremony.coordinator, home(ceremony.site("berlin"))):
+    for folder in (ceremony.coordinator, home(ceremony.home("berlin"))):
         (folder / TERMS).write_bytes(signed.to_bytes())
 
 
@@ -185,7 +182,7 @@ def test_the_signed_app_is_installed_and_every_task_held_to_it(joined: Ceremony,
         apps.held_to_agreed(folder, home(folder), _settings(party, bundle=OTHER))
 
     pin = Pin(folder / "flower", settings.bundle)
-    content = apps.build()
+    content = build()
     pin.check(content)
     with pytest.raises(pinned.Mismatch, match="the one that the coordinator sends"):
         pin.check(content + b" ")
@@ -206,7 +203,7 @@ def test_the_signed_app_is_installed_and_every_task_held_to_it(joined: Ceremony,
 def test_a_folder_without_authority_keeps_what_it_first_ran(tmp_path: Path, here: str) -> None:
     settings = apps.held_to_agreed(tmp_path, tmp_path, CoordinatorSettings())
     assert settings.bundle == here == CoordinatorSettings.updated(tmp_path).bundle
-    Pin(tmp_path / "flower", here).check(apps.build())
+    Pin(tmp_path / "flower", here).check(build())
 
 
 def test_a_task_looks_at_the_newest_epoch(tmp_path: Path) -> None:
@@ -224,7 +221,7 @@ def test_a_task_looks_at_the_newest_epoch(tmp_path: Path) -> None:
 def test_an_upgrade_is_a_new_epoch(ceremony: Ceremony) -> None:
     ceremony.join("berlin")
     state = ceremony.root / "berlin.state"
-    export_state(ceremony.site("berlin"), PASSPHRASES["berlin"], state)
+    export_state(ceremony.home("berlin"), PASSPHRASES["berlin"], state)
     for epoch, app, expected in ((2, OTHER, OTHER), (3, "", OTHER)):
         issued = authority.rotate(
             ceremony.authority, PASSPHRASES["authority"], [state], ceremony.handout(epoch), app=app, abandon=epoch > 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +14,12 @@ from typing import Any
 
 import pytest
 
-from common.config import FederationConfig
-from deploy.founding import found
-from deploy.operations import processes
-from deploy.operations.places import prepare
-from deploy.operations.processes import Program, Supervisor
-
-sys.path.insert(0, str(Path(__file__).parent))  # `import called` from any test here; there are no packages in tests
+from dictpfl.deploy.operations import processes
+from dictpfl.deploy.operations.places import prepare
+from dictpfl.deploy.operations.processes import Program, Supervisor
+from dictpfl.deploy.simulation.founding import found
+from tests.support import ROOT
+from tests.support.federations import tiny
 
 
 @pytest.fixture
@@ -41,8 +39,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], lis
     (place / "fakeprogram.py").write_text(
         "import sys, time, os, signal, subprocess\nfrom pathlib import Path\ndef main():\n    exec(sys.argv[1])\n"
     )
-    root = Path(__file__).parents[3]
-    monkeypatch.setenv("PYTHONPATH", f"{root}:{place}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{place}")
     return lambda text: ["fake-program", text]
 
 
@@ -89,11 +86,7 @@ def stopped_when(condition: Callable[[], object], seconds: float) -> Iterator[li
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A founded federation of three that encrypts nothing; copy it before changing it."""
-    settings = {
-        "data.limit": 120, "model.source": "mlp", "model.options": {"hidden": [8]}, "training.steps": 1,
-        "federation.rounds": 3, "federation.participants": 3, "encryption.sealer": "identity", "toy_insecure": True,
-    }  # fmt: skip
-    return found(FederationConfig.of({}, settings), tmp_path_factory.mktemp("founded") / "federation").folder
+    return found(tiny(federation__rounds=3), tmp_path_factory.mktemp("founded") / "federation").folder
 
 
 @pytest.fixture
@@ -103,6 +96,6 @@ def coordinator(federation: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def site(federation: Path, tmp_path: Path) -> Path:
+def institution(federation: Path, tmp_path: Path) -> Path:
     """An institution's folder, as the ceremony leaves it."""
-    return Path(shutil.copytree(federation / "sites" / "institution-000", tmp_path / "site"))
+    return Path(shutil.copytree(federation / "institutions" / "institution-000", tmp_path / "institution"))

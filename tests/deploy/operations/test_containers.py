@@ -17,9 +17,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from called import require_command, require_process_test
 
-CONTAINERS = Path(__file__).parents[3] / "deploy" / "containers"
+from dictpfl.deploy.operations.certificates import try_out
+from tests.support import ROOT
+from tests.support.called import require_command, require_process_test
+
+CONTAINERS = ROOT / "deploy" / "containers"
 DOCKERFILE, COMPOSE = CONTAINERS / "Dockerfile", CONTAINERS / "compose.yaml"
 HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
 PROGRAM = "/opt/dictpfl/bin/dictpfl"
@@ -82,7 +85,7 @@ def test_what_runs_is_small_and_unprivileged(stage: str) -> None:
         assert word != "ADD"
         assert not re.search("apt-get|pip install|curl|wget|sudo|chmod 777", rest)
         assert not re.search("(?i)passphrase|secret|password|token", rest), "nothing secret is in a layer"
-    assert "--from=build /opt/dictpfl /opt/dictpfl" in [rest for word, rest in lines if word == "COPY"]
+    assert [rest for word, rest in lines if word == "COPY"] == [f"--from=build-{stage} /opt/dictpfl /opt/dictpfl"]
     assert words.count("HEALTHCHECK") == words.count("ENTRYPOINT") == words.count("CMD") == 1
     assert "VOLUME" in words
 
@@ -96,6 +99,14 @@ def test_the_images_commands_exist_and_are_tested(stage: str) -> None:
     for arguments in (json.loads(lines["CMD"]), probe):
         require_process_test(require_command(arguments))
     assert require_command(probe) == "health"
+
+
+def test_only_an_institution_gets_torch() -> None:
+    installs = {stage: [rest for _, rest in whole(f"build-{stage}") if "pip install" in rest] for stage in FINAL}
+    assert len(installs["coordinator"]) == 1
+    assert installs["institution"][0] == installs["coordinator"][0]
+    assert not re.search(r"\.\[", installs["coordinator"][0]), "no extra"
+    assert '".[institution,' in installs["institution"][1]
 
 
 def test_everything_that_is_copied_exists() -> None:
@@ -154,7 +165,7 @@ def test_one_published_port_and_a_network_without_a_way_out() -> None:
 
 
 def test_passphrases_are_files_each_for_one() -> None:
-    from client.vault import CREDENTIAL
+    from dictpfl.client.keys.vault import CREDENTIAL
 
     services, secrets = compose()["services"], compose()["secrets"]
     for name in secrets:
@@ -182,8 +193,9 @@ def test_the_command_that_the_comment_names_writes_what_the_proxy_reads(coordina
     (line,) = [line for line in COMPOSE.read_text().splitlines() if "docker compose run" in line]
     arguments = line.partition("coordinator ")[2].split()
     assert require_command(arguments) == "coordinator proxy"
+    try_out(coordinator / "tls", [])
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *arguments[:2], "--folder", str(coordinator), *arguments[4:]],
+        [sys.executable, "-m", "dictpfl.deploy.cli", *arguments[:2], "--folder", str(coordinator), *arguments[4:]],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

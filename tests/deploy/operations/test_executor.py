@@ -13,8 +13,9 @@ import pytest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
 
-from deploy.operations import executor
-from deploy.operations.executor import PinnedExecutor
+from dictpfl.deploy.operations import executor
+from dictpfl.deploy.operations.environment import TASK_POLL
+from dictpfl.deploy.operations.executor import PinnedExecutor
 
 TOKEN = "a-token-that-nobody-may-see"  # noqa: S105  and nobody wants
 
@@ -112,5 +113,7 @@ def test_one_process_starts_all_tasks_and_a_dead_one_is_replaced(
 def test_flowers_superexec_is_given_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("flwr.supercore.superexec.run_superexec")
     monkeypatch.setitem(module.__dict__, "get_executor", module.__dict__["get_executor"])
+    monkeypatch.setitem(module.__dict__, "time", module.__dict__["time"])
+    monkeypatch.setenv(TASK_POLL, "0.25")
     executor.use_pinned_tasks("clientapp")
     assert isinstance(module.__dict__["get_executor"]("subprocess", insecure=True), PinnedExecutor)

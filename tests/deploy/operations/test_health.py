@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -15,10 +18,11 @@ from grpc_health.v1 import health as grpc_health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
-from deploy.doctor import deployment_checks
-from deploy.operations import health
-from deploy.operations.places import PROCESSES, RUN
-from deploy.operations.processes import Program
+from dictpfl.common.errors import DataError
+from dictpfl.deploy.doctor import deployment_checks
+from dictpfl.deploy.operations import disk, health, readiness
+from dictpfl.deploy.operations.places import LAST_CONTACT, PROCESSES, RUN
+from dictpfl.deploy.operations.processes import Program
 
 Served = Callable[[int], int]
 
@@ -49,7 +53,7 @@ def note(folder: Path, **programs: int | None) -> None:
 
 
 def probe(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deploy.cli", "health", "--folder", str(folder)]
+    command = [sys.executable, "-m", "dictpfl.deploy.cli", "health", "--folder", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -73,6 +77,47 @@ def test_one_that_does_not_is_enough(folder: Path, served: Served) -> None:
     done = probe(folder)
     assert done.returncode == 1
     assert "logs/b.log" in done.stdout
+
+
+def test_a_supernode_that_reaches_nobody_does_not_serve(folder: Path, served: Served) -> None:
+    note(folder, supernode=served(HealthCheckResponse.SERVING), superexec=served(HealthCheckResponse.SERVING))
+    contact = folder / RUN / LAST_CONTACT
+    assert [program.serves for program in health.of(folder)] == [False, True]
+    contact.touch()
+    assert [program.serves for program in health.of(folder)] == [True, True]
+    assert health.last_contact(folder) == pytest.approx(time.time(), abs=60)
+    earlier = time.time() - health.CUT_OFF_SECONDS - 10
+    os.utime(contact, (earlier, earlier))
+    done = probe(folder)
+    assert done.returncode == 1
+    assert "has not reached the coordinator for 10" in done.stdout
+    assert "logs/supernode.log" in done.stdout
+
+
+def test_an_institution_that_cannot_take_part_is_ill_before_it_is_asked(folder: Path, served: Served) -> None:
+    note(folder, superexec=served(HealthCheckResponse.SERVING))
+    assert [program.serves for program in health.of(folder)] == [True]
+    readiness.note(folder, DataError("train.npz does not fit"))
+    done = probe(folder)
+    assert done.returncode == 1
+    assert "institution: cannot take part: data: train.npz does not fit" in " ".join(done.stdout.split())
+    assert [check.ok for check in deployment_checks(folder)] == [True, False]
+    readiness.note(folder, None)
+    readiness.note(folder, None)
+    assert probe(folder).returncode == 0
+
+
+def test_a_full_disk_is_said_wherever_an_operator_looks(
+    folder: Path, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(folder, superexec=served(HealthCheckResponse.SERVING))
+    assert [program.serves for program in health.of(folder)] == [True]
+    usage = shutil.disk_usage(folder)._replace(free=disk.LEAST_BYTES - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    (_, full) = health.of(folder)
+    assert (full.program, full.serves) == ("disk", False)
+    assert "Make room" in full.found
+    assert [check.ok for check in deployment_checks(folder)] == [True, False]
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "{}"])

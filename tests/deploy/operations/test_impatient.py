@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from deploy.operations import supernode
-from deploy.operations.supernode import Impatient
+from dictpfl.deploy.operations import supernode
+from dictpfl.deploy.operations.supernode import Impatient
 
 MODULE = importlib.import_module("flwr.supernode.start_client_internal")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from common.errors import KeyFileError
-from deploy.operations import logs
-from deploy.operations.log_format import LOG_JSON, as_json_line, configure, wants_json
-from deploy.operations.logs import ProgramLog
-from deploy.operations.places import environment
+from dictpfl.common.errors import KeyFileError
+from dictpfl.deploy.operations import logs
+from dictpfl.deploy.operations.log_format import LOG_JSON, as_json_line, configure, wants_json
+from dictpfl.deploy.operations.logs import ProgramLog
+from dictpfl.deploy.operations.places import environment
 
 
 @pytest.fixture(autouse=True)

@@ -13,22 +13,28 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from common.errors import ProcessError
-from common.protocol import Aggregate, RoundKind
-from deploy.operations import health, metrics
-from deploy.operations.certificates import try_out, validity
-from deploy.operations.metrics import CoordinatorMetrics, Diary, InstitutionMetrics, served
-from deploy.operations.places import PROCESSES, RUN, prepare
-from deploy.operations.settings import CoordinatorSettings, NodeSettings
-from server.agreement import Agreement
-from server.journal import ClosedRound, Journal
+from dictpfl.common.errors import ProcessError
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.deploy.operations import health, metrics
+from dictpfl.deploy.operations.certificates import try_out, validity
+from dictpfl.deploy.operations.metrics import CoordinatorMetrics, Diary, InstitutionMetrics, served
+from dictpfl.deploy.operations.places import PROCESSES, RUN, prepare
+from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import open_journal
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound
 
 ALLOWED = {
     "dictpfl_bytes_down_total": set(),
     "dictpfl_bytes_up_total": set(),
     "dictpfl_certificate_expiry_timestamp_seconds": {"file"},
+    "dictpfl_disk_free_bytes": set(),
     "dictpfl_institution_last_seen_timestamp_seconds": {"institution"},
     "dictpfl_institution_online": {"institution"},
+    "dictpfl_institutions_excluded": set(),
+    "dictpfl_operator_needed": set(),
+    "dictpfl_rounds_asked_again_total": set(),
     "dictpfl_phase_seconds_total": {"phase"},
     "dictpfl_process_restarts_total": {"program"},
     "dictpfl_process_up": {"program"},
@@ -37,7 +43,9 @@ ALLOWED = {
     "dictpfl_round_ended_timestamp_seconds": set(),
     "dictpfl_round_seconds": set(),
     "dictpfl_rounds_closed_total": {"kind"},
+    "dictpfl_rounds_void_total": set(),
     "dictpfl_rounds_wanted": set(),
+    "dictpfl_sums_refused_total": set(),
     "dictpfl_superlink_up": set(),
     "dictpfl_uploads_counted_total": set(),
     "dictpfl_uploads_left_out_total": set(),
@@ -46,8 +54,9 @@ ALLOWED = {
 metric of a model is ever among them."""
 AT_INSTITUTION = {
     "dictpfl_bytes_down_total", "dictpfl_bytes_up_total", "dictpfl_certificate_expiry_timestamp_seconds",
-    "dictpfl_last_active_timestamp_seconds", "dictpfl_phase_seconds_total", "dictpfl_process_restarts_total",
-    "dictpfl_process_up", "dictpfl_round", "dictpfl_rounds_applied_total", "dictpfl_uploads_total",
+    "dictpfl_coordinator_reached_timestamp_seconds", "dictpfl_disk_free_bytes", "dictpfl_last_active_timestamp_seconds", "dictpfl_locked", "dictpfl_phase_seconds_total",
+    "dictpfl_process_restarts_total", "dictpfl_process_up", "dictpfl_refused_sums", "dictpfl_round",
+    "dictpfl_rounds_applied_total", "dictpfl_rounds_void_total", "dictpfl_uploads_total",
 }  # fmt: skip
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 
@@ -88,7 +97,7 @@ def test_the_coordinators_numbers(coordinator: Path, monkeypatch: pytest.MonkeyP
         {"node": 42, "name": "clinic-a", "status": "online", "seconds_since_seen": 5.0},
         {"node": 43, "name": "", "status": "offline", "seconds_since_seen": None},
     ]
-    monkeypatch.setattr("deploy.operations.status._nodes", lambda *_: nodes)
+    monkeypatch.setattr("dictpfl.deploy.operations.status._nodes", lambda *_: nodes)
     found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
     assert found["dictpfl_rounds_closed_total"] == {'kind="update"': 1, 'kind="score"': 0, 'kind="measure"': 1}
     assert found["dictpfl_rounds_wanted"] == {"": 3}
@@ -108,12 +117,36 @@ def test_the_coordinators_numbers(coordinator: Path, monkeypatch: pytest.MonkeyP
     assert set(found["dictpfl_certificate_expiry_timestamp_seconds"]) == {'file="server.pem"', 'file="ca.pem"'}
 
 
+def test_refused_sums_void_rounds_and_exclusions_are_counted(coordinator: Path) -> None:
+    ran(coordinator)
+    journal = open_journal(coordinator, Agreement.load(coordinator / "federation.json"))
+    collector = CoordinatorMetrics(coordinator, CoordinatorSettings())
+    names = (
+        "dictpfl_sums_refused_total", "dictpfl_rounds_void_total", "dictpfl_institutions_excluded",
+        "dictpfl_operator_needed",
+    )  # fmt: skip
+    found = scraped(collector)
+    assert [found[name][""] for name in names] == [0, 0, 0, 0]
+    journal.exclude("a", "")
+    for number in range(2):
+        journal.dispute(number, 3.0, ["a"])
+    for number in range(3):
+        if number == 2:
+            journal.record(
+                ClosedRound(2, RoundKind.UPDATE, 1.0, 2.0, 0.5, 3, 7, {}), Aggregate(2, b"sum", (b"u" * 16,))
+            )
+        journal.void(number, 3.0, ["a"])
+    journal.close()
+    found = scraped(collector)
+    assert [found[name][""] for name in names] == [2, 3, 1, 1]
+
+
 def test_the_coordinator_publishes_what_is_on_the_list_and_nothing_else(
     coordinator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran(coordinator)
     nodes = [{"node": 42, "name": "a", "status": "online", "seconds_since_seen": 5.0}]
-    monkeypatch.setattr("deploy.operations.status._nodes", lambda *_: nodes)
+    monkeypatch.setattr("dictpfl.deploy.operations.status._nodes", lambda *_: nodes)
     found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
     labels = {
         name: {part.partition("=")[0] for text in by for part in text.split(",") if part} for name, by in found.items()
@@ -139,13 +172,13 @@ def line(event: str, number: int, size: int, **seconds: float) -> str:
     )
 
 
-def test_an_institutions_numbers_and_none_of_its_model(site: Path) -> None:
-    prepare(site)
-    try_out(site / "tls", [])
-    (site / "tls" / "ca.pem").rename(site / "ca.pem")
-    diary = site / "diary.jsonl"
+def test_an_institutions_numbers_and_none_of_its_model(institution: Path) -> None:
+    prepare(institution)
+    try_out(institution / "tls", [])
+    (institution / "tls" / "ca.pem").rename(institution / "ca.pem")
+    diary = institution / "diary.jsonl"
     diary.write_text(line("uploaded", 0, 100, train=2.0, seal=0.5) + "damaged\n" + line("applied", 0, 30, open=1.0))
-    collector = InstitutionMetrics(site, NodeSettings(coordinator="a:1"))
+    collector = InstitutionMetrics(institution, NodeSettings(coordinator="a:1"))
     found = scraped(collector)
     assert set(found) <= AT_INSTITUTION
     assert found["dictpfl_bytes_up_total"] == {"": 100}

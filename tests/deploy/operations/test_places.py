@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ConfigError, KeyFileError, ProcessError
-from deploy.operations.certificates import try_out
-from deploy.operations.control import Control, connected, is_up
-from deploy.operations.health import free_port
-from deploy.operations.institution import enrol
-from deploy.operations.places import environment, prepare
-from deploy.operations.private import private_files, require_private, secret_file
+from dictpfl.common.errors import ConfigError, KeyFileError, ProcessError
+from dictpfl.common.files import private_files, require_private, secret_file
+from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.control import Control, connected, is_up
+from dictpfl.deploy.operations.health import free_port
+from dictpfl.deploy.operations.institution import enrol
+from dictpfl.deploy.operations.places import environment, prepare
 
 
 def test_folders_are_private(tmp_path: Path) -> None:
@@ -68,17 +68,17 @@ def test_a_key_that_is_not_there(tmp_path: Path) -> None:
 
 def test_which_files_are_private(tmp_path: Path) -> None:
     wanted = {"node.key", "epochs/1/federation.key.sealed", "tls/server.key", "run/superexec.secret"}
-    for name in wanted | {"node.pub", "ca.pem", "site.toml"}:
+    for name in wanted | {"node.pub", "ca.pem", "institution.toml"}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert {str(path.relative_to(tmp_path)) for path in private_files(tmp_path)} == wanted
 
 
-def test_enrolling_twice_keeps_the_key(site: Path) -> None:
-    public = enrol(site).read_bytes()
+def test_enrolling_twice_keeps_the_key(institution: Path) -> None:
+    public = enrol(institution).read_bytes()
     assert public.startswith(b"ecdsa-sha2-nistp384 ")
-    assert enrol(site).read_bytes() == public
-    assert (site / "node.key").stat().st_mode & 0o777 == 0o600
+    assert enrol(institution).read_bytes() == public
+    assert (institution / "node.key").stat().st_mode & 0o777 == 0o600
 
 
 # the control interface

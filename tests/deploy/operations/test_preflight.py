@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import CertificateError, ConfigError, DictPFLError, KeyFileError
-from deploy.operations import coordinator as coordinators
-from deploy.operations import institution as institutions
-from deploy.operations.certificates import request, try_out
-from deploy.operations.institution import enrol, require_trusted
-from deploy.operations.preflight import require_certificate, require_own_files
+from dictpfl.common.errors import CertificateError, ConfigError, DictPFLError, KeyFileError
+from dictpfl.deploy.operations import coordinator as coordinators
+from dictpfl.deploy.operations import institution as institutions
+from dictpfl.deploy.operations.certificates import request, try_out
+from dictpfl.deploy.operations.institution import enrol, require_trusted
+from dictpfl.deploy.operations.preflight import require_certificate, require_own_files
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def of_another_key(folder: Path) -> None:
 
 
 def for_another_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.operations.certificates._alternative", _only_outside)
+    monkeypatch.setattr("dictpfl.deploy.operations.certificates._alternative", _only_outside)
     try_out(folder / "tls", ["federation.example.org"])
 
 
@@ -158,12 +158,12 @@ def listening(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
 
 
 @pytest.fixture
-def enrolled(site: Path, tmp_path: Path) -> Path:
+def enrolled(institution: Path, tmp_path: Path) -> Path:
     """An institution that could start, and `tmp_path/tls` with its coordinator's certificate."""
-    enrol(site)
+    enrol(institution)
     try_out(tmp_path / "tls", [])
-    shutil.copy(tmp_path / "tls" / "ca.pem", site / "ca.pem")
-    return site
+    shutil.copy(tmp_path / "tls" / "ca.pem", institution / "ca.pem")
+    return institution
 
 
 def test_a_good_institution_starts(
@@ -214,7 +214,7 @@ def test_key_files_of_an_institution_that_others_may_read(enrolled: Path, starte
     path = enrolled / name
     path.touch()
     path.chmod(0o640)
-    with (enrolled / "site.toml").open("a") as file:
+    with (enrolled / "institution.toml").open("a") as file:
         file.write('passphrase_file = "passphrase"\n')
     (enrolled / "passphrase").touch(mode=0o600)
     with pytest.raises(KeyFileError, match=f"{name} has mode 0640.*expected 0600"):

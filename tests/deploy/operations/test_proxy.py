@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ConfigError
-from deploy.operations import proxy
-from deploy.operations.certificates import try_out
-from deploy.operations.health import free_port
-from deploy.operations.proxy import ProxyKind, command, write_proxy
-from deploy.operations.settings import CoordinatorSettings
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.operations import proxy
+from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.health import free_port
+from dictpfl.deploy.operations.proxy import ProxyKind, command, write_proxy
+from dictpfl.deploy.operations.settings import CoordinatorSettings
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
@@ -163,23 +163,29 @@ def test_a_piece_of_an_upload_passes_and_a_flood_does_not(front: Front) -> None:
     assert not [size for *_, size in front.seen if size >= 40_000_000]
 
 
+@pytest.fixture
+def certified(coordinator: Path) -> Path:
+    try_out(coordinator / "tls", [])
+    return coordinator
+
+
 @pytest.mark.parametrize("kind", list(ProxyKind))
 @pytest.mark.parametrize("listen", ["443", "192.0.2.1:443", "[2001:db8::1]:443"])
-def test_addresses(coordinator: Path, kind: ProxyKind, listen: str) -> None:
-    text = write_proxy(coordinator, listen, kind).read_text()
+def test_addresses(certified: Path, kind: ProxyKind, listen: str) -> None:
+    text = write_proxy(certified, listen, kind).read_text()
     host, _, _ = listen.rpartition(":")
     assert (f"listen {listen} ssl;" if kind is ProxyKind.NGINX else "https://:443 {") in text
     assert host.strip("[]") in text
     assert not proxy._NAME.search(text)
 
 
-def test_workers_of_a_root_are_the_folders_owner(coordinator: Path) -> None:
+def test_workers_of_a_root_are_the_folders_owner(certified: Path) -> None:
     """Started by root, nginx's workers are `nobody` otherwise, who cannot enter the folder where uploads wait."""
-    found = re.search(r"(?m)^user (\S+) (\S+);$", write_proxy(coordinator, "443").read_text())
+    found = re.search(r"(?m)^user (\S+) (\S+);$", write_proxy(certified, "443").read_text())
     assert found is not None
     assert (pwd.getpwnam(found[1]).pw_uid, grp.getgrnam(found[2]).gr_gid) == (
-        coordinator.stat().st_uid,
-        coordinator.stat().st_gid,
+        certified.stat().st_uid,
+        certified.stat().st_gid,
     )
 
 
@@ -187,6 +193,26 @@ def test_workers_of_a_root_are_the_folders_owner(coordinator: Path) -> None:
 def test_what_is_no_address(coordinator: Path, listen: str) -> None:
     with pytest.raises(ConfigError, match="expected PORT or HOST:PORT"):
         write_proxy(coordinator, listen)
+
+
+def test_without_a_certificate_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"server\.pem does not exist.*dictpfl certificates --folder coordinator/tls"):
+        write_proxy(tmp_path / "coordinator", "443")
+    assert not list(tmp_path.rglob("nginx.conf"))
+
+
+def test_an_idle_institution_fills_no_disk(front: Front) -> None:
+    """nginx writes down what is answered otherwise than it should be, and nothing of the rest; Caddy rolls its logs by itself."""
+    for _ in range(5):
+        assert front.ask("POST", "/v1/fleet/pull-messages") == 299
+    front.ask("GET", "/secret")
+    logs = front.ca.parent.parent / "logs"
+    if (logs / "nginx-access.log").exists():
+        text = (logs / "nginx-access.log").read_text()
+        assert "/secret" in text
+        assert '" 404 ' in text
+        assert '" 299 ' not in text
+        assert "warn" not in (logs / "nginx-error.log").read_text()
 
 
 @pytest.mark.parametrize("kind", list(ProxyKind))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import ConfigError
-from deploy.operations import status
-from deploy.operations.proxy import write_proxy
-from deploy.operations.settings import CoordinatorSettings, NodeSettings
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.operations import status
+from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.proxy import write_proxy
+from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 
 
 def test_what_is_given_is_kept(tmp_path: Path) -> None:
@@ -72,8 +73,9 @@ def test_looking_changes_nothing(coordinator: Path) -> None:
     text = "# ours\nport = 19091\n"
     (coordinator / "coordinator.toml").write_text(text)
     status.of_coordinator(coordinator)
+    try_out(coordinator / "tls", [])
     write_proxy(coordinator, "443")
-    command = [sys.executable, "-m", "deploy.cli", "status", "--folder", str(coordinator), "--json"]
+    command = [sys.executable, "-m", "dictpfl.deploy.cli", "status", "--folder", str(coordinator), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["nodes"] is None
     assert (coordinator / "coordinator.toml").read_text() == text

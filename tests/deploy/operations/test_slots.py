@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from flwr.supercore.constant import TaskType
 
-from deploy.operations import slots
-from deploy.operations.executor import PinnedExecutor
+from dictpfl.deploy.operations import slots
+from dictpfl.deploy.operations.executor import PinnedExecutor
 
-HOLDS = "import sys\nfrom deploy.operations import slots\nwith slots.taken(): print('in', flush=True); sys.stdin.read()"
+HOLDS = "import sys\nfrom dictpfl.deploy.operations import slots\nwith slots.taken(): print('in', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from common.errors import ConfigError
-from common.protocol import Aggregate, RoundKind
-from deploy.cli import app
-from deploy.operations.certificates import try_out
-from deploy.operations.control import Node
-from deploy.operations.settings import CoordinatorSettings
-from deploy.operations.status import _node, of_coordinator, of_institution
-from server.agreement import Agreement
-from server.journal import ClosedRound, Journal
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.control import Node
+from dictpfl.deploy.operations.settings import CoordinatorSettings
+from dictpfl.deploy.operations.status import _node, of_coordinator, of_institution
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import open_journal
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound
+from dictpfl.server.troubles import news
 
 
 def test_a_coordinator_before_its_first_round(coordinator: Path) -> None:
@@ -39,11 +42,73 @@ def test_a_coordinator_with_rounds(coordinator: Path) -> None:
     found = of_coordinator(coordinator)
     assert found["rounds"] == [
         {
-            "round": 0, "kind": "update", "contributors": 2, "ciphertexts": 7, "bytes_up": 999, "bytes_down": 10,
+            "round": 0, "kind": "update", "contributors": 2, "senders": [], "void": "", "ciphertexts": 7, "bytes_up": 999, "bytes_down": 10,
             "seconds": 3.0, "fold_seconds": 0.25, "ended": 103.0, "rejected": {"42": "late"},
         }
     ]  # fmt: skip
     assert found["certificate_days_left"] == pytest.approx(10, abs=0.2)
+
+
+def test_a_round_that_is_asked_for_again_and_again_is_shown_with_its_reasons(coordinator: Path) -> None:
+    agreement = Agreement.load(coordinator / "federation.json")
+    journal = open_journal(coordinator, agreement)
+    journal.name_nodes({42: "oslo"})
+    assert of_coordinator(coordinator)["asked_again"] is None
+    journal.refuse(0, 86_400.0, {"42": "late", "43": "data"})
+    assert news(journal) == []  # once happens
+    journal.refuse(0, 86_500.0, {"42": "data", "43": "deadline"})
+    (said,) = news(journal)
+    found = of_coordinator(coordinator)
+    assert found["asked_again"] == {
+        "round": 0, "times": 2, "at": 86_500.0, "reasons": {"oslo": "data", "43": "deadline"}, "text": said,
+    }  # fmt: skip
+    assert "round 0 was asked for 2 times without enough uploads, lately 43: deadline, oslo: data" in said
+    shown = CliRunner().invoke(app, ["status", "--folder", str(coordinator)]).output
+    assert "oslo: data" in " ".join(shown.split())
+    closed = ClosedRound(0, RoundKind.UPDATE, 100.0, 103.0, 0.25, 999, 7, {})
+    journal.record(closed, Aggregate(0, b"s" * 10, (b"a" * 16, b"b" * 16)))
+    assert news(journal) == []
+    assert of_coordinator(coordinator)["times_asked_again"] == 2
+    journal.close()
+
+
+def refused(coordinator: Path, voids: int = 1) -> Path:
+    """A journal with void rounds, and a round after them whose sum was refused."""
+    agreement = Agreement.load(coordinator / "federation.json")
+    journal = open_journal(coordinator, agreement)
+    for number in range(voids + 1):
+        closed = ClosedRound(number, RoundKind.UPDATE, 100.0, 103.0, 0.25, 999, 7, {}, ("berlin", "oslo"))
+        journal.record(closed, Aggregate(number, b"s" * 10, (b"a" * 16, b"b" * 16)))
+        if number < voids:
+            journal.void(number, 104.0, ["berlin", "oslo"])
+    journal.dispute(voids, 86_400.0, ["berlin"])
+    journal.exclude("oslo", "asked to")
+    journal.close()
+    return coordinator
+
+
+def test_what_did_not_go_well_is_said(coordinator: Path) -> None:
+    found = of_coordinator(refused(coordinator))
+    void = (
+        "round 0 is void: one of the uploads of berlin, oslo held nonsense or bore a wrong tag, or the sum was altered"
+    )
+    assert [r["void"].startswith(void) for r in found["rounds"]] == [True, False]
+    assert [(one["round"], one["told"]) for one in found["refused"]] == [(1, ("berlin",))]
+    assert [(one["name"], one["reason"]) for one in found["excluded"]] == [("oslo", "asked to")]
+    assert found["trouble"] == ""
+    said = " ".join(CliRunner().invoke(app, ["status", "--folder", str(coordinator)]).output.split())
+    assert void in said
+    assert "1 of 3 update rounds" in said
+    assert "01-02 00:00:00 UTC: the sum of round 1 was refused by berlin; in it were uploads of berlin, oslo" in said
+    assert "oslo is excluded since" in said
+    assert "UTC: asked to" in said
+    assert "STOPPED" not in said
+
+
+def test_where_rounds_cannot_go_on_that_stands_first(coordinator: Path) -> None:
+    said = " ".join(CliRunner().invoke(app, ["status", "--folder", str(refused(coordinator, 3))]).output.split())
+    assert "STOPPED: rounds 0 to 2 are void" in said
+    assert "dictpfl institution unlock" in said
 
 
 def test_when_a_node_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,12 +119,12 @@ def test_when_a_node_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _node(Node(1, "a", "registered", 0.0, ""), settings)["seconds_since_seen"] is None
 
 
-def test_an_institution_before_its_first_round(site: Path) -> None:
-    found = of_institution(site)
+def test_an_institution_before_its_first_round(institution: Path) -> None:
+    found = of_institution(institution)
     assert (found["round"], found["updates"], found["state_digest"], found["diary"]) == (0, 0, None, [])
     lines = [json.dumps({"event": "uploaded", "round": number}) for number in range(20)]
-    (site / "diary.jsonl").write_text("\n".join([*lines, '{"event": "upl']))
-    assert [entry["round"] for entry in of_institution(site)["diary"]] == list(range(9, 20)), (
+    (institution / "diary.jsonl").write_text("\n".join([*lines, '{"event": "upl']))
+    assert [entry["round"] for entry in of_institution(institution)["diary"]] == list(range(9, 20)), (
         "the last ones that are whole"
     )
 
@@ -70,9 +135,9 @@ def test_another_folder(tmp_path: Path) -> None:
             look(tmp_path)
 
 
-@pytest.mark.parametrize("option", ["--folder", "--site"])
-def test_whose_folder_it_is_is_seen(option: str, coordinator: Path, site: Path) -> None:
-    for folder, key in ((coordinator, "rounds_wanted"), (site, "state_digest")):
+@pytest.mark.parametrize("option", ["--folder", "--institution"])
+def test_whose_folder_it_is_is_seen(option: str, coordinator: Path, institution: Path) -> None:
+    for folder, key in ((coordinator, "rounds_wanted"), (institution, "state_digest")):
         done = CliRunner().invoke(app, ["status", option, str(folder), "--json"])
         assert done.exit_code == 0, (done.output, done.exception)
         assert key in json.loads(done.output)

@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-from called import require_command, require_process_test
 
-from deploy.operations import health
-from deploy.operations.certificates import try_out
+from dictpfl.deploy.operations import health
+from dictpfl.deploy.operations.certificates import try_out
+from tests.support import ROOT
+from tests.support.called import require_command, require_process_test
 
-UNITS = sorted((Path(__file__).parents[3] / "deploy" / "systemd").glob("*.service"))
+UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 NAMES = [path.name for path in UNITS]
 WORST = 1.5
 """Exposure out of 10 that `systemd-analyze security` may find; what is left is the network, which they need."""
@@ -36,7 +37,7 @@ def settings(path: Path) -> dict[str, list[str]]:
 
 
 def test_there_are_units() -> None:
-    assert NAMES == ["dictpfl-coordinator.service", "dictpfl-institution@.service"]
+    assert NAMES == ["dictpfl-coordinator.service", "dictpfl-institution@.service", "dictpfl-run.service"]
 
 
 @needs_systemd
@@ -76,10 +77,22 @@ def test_what_it_starts_exists_and_is_tested(path: Path) -> None:
     assert "root" not in found["User"]
 
 
+def test_rounds_go_on_after_a_reboot_and_end_with_the_last() -> None:
+    found = settings(UNITS[2])
+    assert found["After"] == found["Wants"] == [UNITS[0].name]
+    assert found["Restart"] == ["on-failure"], "status 0 means that all rounds are done"
+    assert found["WantedBy"] == ["multi-user.target"]
+    own = {"ExecStart", "Description", "After", "Wants", "RestartSec", "TimeoutStopSec"}
+    held = {name: value for name, value in found.items() if name not in own}
+    assert held == {name: value for name, value in settings(UNITS[0]).items() if name not in own}, (
+        "as narrow as the other"
+    )
+
+
 def test_the_passphrase_is_a_credential() -> None:
     (given,) = settings(UNITS[1])["LoadCredential"]
     name, _, source = given.partition(":")
-    from client.vault import CREDENTIAL
+    from dictpfl.client.keys.vault import CREDENTIAL
 
     assert name == CREDENTIAL
     assert source == "/etc/dictpfl/%i.passphrase"
@@ -109,7 +122,7 @@ needs_denial = pytest.mark.skipif(not can_deny(), reason="this kernel has no PR_
 def test_the_coordinator_runs_with_memory_deny_write_execute(coordinator: Path) -> None:
     assert settings(UNITS[0])["MemoryDenyWriteExecute"] == ["yes"]
     try_out(coordinator / "tls", [])
-    command = [sys.executable, "-m", "deploy.cli", "coordinator", "up", "--folder", str(coordinator), "--port"]
+    command = [sys.executable, "-m", "dictpfl.deploy.cli", "coordinator", "up", "--folder", str(coordinator), "--port"]
     with (coordinator / "output").open("wb") as output:
         up = subprocess.Popen(
             [*command, str(health.free_port())], stdout=output, stderr=output,
@@ -131,7 +144,7 @@ def test_the_coordinator_runs_with_memory_deny_write_execute(coordinator: Path) 
 @needs_denial
 def test_ciphertexts_are_added_with_memory_deny_write_execute() -> None:
     """What the server app does: SEAL and the folding, in a process of its own."""
-    code = "from deploy.doctor import _ckks; found = _ckks(); print(found); raise SystemExit(not found.ok)"
+    code = "from dictpfl.deploy.doctor import _ckks; found = _ckks(); print(found); raise SystemExit(not found.ok)"
     done = subprocess.run(
         [sys.executable, "-c", code], preexec_fn=deny_write_execute, capture_output=True, text=True, check=False
     )

@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from common.config import FederationConfig
-from deploy.privacy.results import PICTURES, Check, Detection, Finding, Interval, PrivacyResults, Seen
-from deploy.run import Run
-from deploy.simulation import simulate
+from dictpfl.deploy.attacks.results import (
+    PICTURES,
+    Check,
+    CiphertextCheck,
+    Detection,
+    Finding,
+    Interval,
+    PrivacyResults,
+    Seen,
+)
+from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import encrypted
 
 TINY: dict[str, Any] = {
     "name": "tiny <script>alert(1)</script>",
-    "federation": {"rounds": 3, "participants": 8},
-    "data": {"source": "digits", "limit": 300},
-    "model": {"source": "mlp", "options": {"hidden": [16]}},
-    "training": {"steps": 2, "device": "cpu"},
+    "federation__rounds": 3,
+    "federation__participants": 8,
+    "data__limit": 300,
+    "training__steps": 2,
+    "training__device": "cpu",
 }
-
-
-@pytest.fixture(scope="session")
-def ceremonies() -> ModuleType:
-    """The ceremony's parties, shared with its own tests, whose folder is no package."""
-    if "ceremonies" not in sys.modules:
-        path = Path(__file__).parents[1] / "ceremony" / "ceremonies.py"
-        spec = importlib.util.spec_from_file_location("ceremonies", path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["ceremonies"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["ceremonies"])
-    return sys.modules["ceremonies"]
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Eight institutions, more than a table has columns; every upload recorded."""
     folder = tmp_path_factory.mktemp("review") / "run"
-    return simulate(FederationConfig.of(TINY), folder, engine="local", record=True)
+    return simulate(encrypted(**TINY), folder, engine="local", record=True)
 
 
 def interval(value: float, width: float = 0.05) -> Interval:
@@ -64,17 +58,26 @@ def finding(method: str, value: float, **changes: Any) -> Finding:
 def results(**changes: Any) -> PrivacyResults:
     facts: dict[str, Any] = {
         "name": "example",
-        "config": FederationConfig.of(TINY, {"name": "attacked", "training.batch_size": 1}).model_dump(mode="json"),
+        "config": encrypted(**(TINY | {"name": "attacked", "training__batch_size": 1})).model_dump(mode="json"),
         "granted": ["the model", "the seed"],
         "seen": [Seen(party="server", what="uploads, encrypted", count=6, bytes=200_000, readable=False)],
         "findings": [
             finding("plaintext", 0.95, picture="plaintext.png"),
             finding("FedML-HE, 30% encrypted", 0.8),
-            finding("dictpfl", 0.3, picture="dictpfl.png"),
+            finding("dictpfl, NOT encrypted", 0.3, picture="dictpfl.png"),
             finding("dictpfl", 0.99, family="collusion", attack="open another's upload", adversary="collusion"),
             finding("dictpfl", 0.45, family="aggregate", attack="span check", adversary="institution"),
         ],
         "checks": [Check(attack="cosine", metric="SSIM", required=0.6, found=0.95)],
+        "ciphertexts": [
+            CiphertextCheck(
+                topic="seeds are distinct",
+                method="dictpfl",
+                what="seeds are distinct over the run",
+                count=80,
+                verdict="ok",
+            )
+        ],
         "detections": [
             Detection(attack="twice", adversary="server", outcome="detected", by="RoundError", meaning="refused"),
             Detection(attack="add a number", adversary="server", outcome="not detected", by="", meaning="model moves"),

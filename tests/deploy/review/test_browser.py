@@ -3,61 +3,39 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.review.page import write_review
-from deploy.run import Run
+from dictpfl.deploy.review.page import write_review
+from dictpfl.deploy.runs.run import Run
 
-axe = pytest.importorskip(
-    "axe_playwright_python.sync_playwright", reason="needs the extra `dev` (axe-playwright-python)"
-)
 pypdf = pytest.importorskip("pypdf", reason="needs the extra `dev` (pypdf)")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `dev` (playwright)")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+browsing = pytest.importorskip("tests.support.browsing", reason="needs the extra `dev` (playwright)")
+pytestmark = browsing.needs_chromium
 A4 = 841  # points
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM)
+def browser() -> Iterator[Any]:
+    with browsing.chromium() as opened:
         yield opened
-        opened.close()
 
 
-class Opened:
-    """A page, with what it asked for and complained about."""
+class Opened(browsing.Opened):  # type: ignore[misc]
+    """A page of a file, which can be printed."""
 
-    def __init__(self, browser: sync_api.Browser, path: Path) -> None:
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page = browser.new_page(viewport={"width": 1100, "height": 900})
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.goto(path.as_uri())
-
-    def serious(self) -> list[str]:
-        """Findings of axe-core that keep somebody from reading the page."""
-        found = axe.Axe().run(self.page).response["violations"]
-        return [
-            f"{v['impact']} {v['id']}: {v['nodes'][0]['target']}"
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
+    def __init__(self, browser: Any, path: Path) -> None:
+        super().__init__(browser, path.as_uri())
 
     def printed(self) -> pypdf.PdfReader:
         return pypdf.PdfReader(io.BytesIO(self.page.pdf(format="A4")))
 
 
 @pytest.fixture
-def opened(browser: sync_api.Browser) -> Iterator[Callable[[Path], Opened]]:
+def opened(browser: Any) -> Iterator[Callable[[Path], Opened]]:
     made: list[Opened] = []
 
     def of(path: Path) -> Opened:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
 
-import client.vault
-from common.config import FederationConfig
-from common.errors import ConfigError
-from deploy.ceremony.custody import HEAD, LOG
-from deploy.ceremony.identity import coordinator_signer
-from deploy.cli import app
-from deploy.operations.witness import Witness
-from deploy.privacy.results import Check
-from deploy.review.custody import logs
-from deploy.review.differences import differences
-from deploy.review.egress import egress
-from deploy.review.judged import judge, labels_of
-from deploy.review.page import write_review
-from deploy.review.parties import Parties
-from deploy.run import Run
+import dictpfl.client.keys.vault
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.attacks.results import Check
+from dictpfl.deploy.ceremony.custody import HEAD, LOG
+from dictpfl.deploy.ceremony.identity import coordinator_signer
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations.witness import Witness
+from dictpfl.deploy.review.custody import logs
+from dictpfl.deploy.review.differences import differences
+from dictpfl.deploy.review.egress import egress
+from dictpfl.deploy.review.judged import judge, labels_of
+from dictpfl.deploy.review.page import write_review
+from dictpfl.deploy.review.parties import Parties
+from dictpfl.deploy.runs.run import Run
+from tests.support.ceremonies import NAMES, Ceremony
+from tests.support.federations import encrypted
 
 
 class Text(HTMLParser):
@@ -65,8 +68,9 @@ def without(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Text:
 def test_without_attack_results_it_says_so_and_how_to_make_them(without: Text) -> None:
     assert "No attack results are in this folder" in without.text
     assert "dictpfl attack CONFIG.toml --out DIR/attack" in without.text
-    assert without.text.count("Not measured") >= 4
+    assert without.text.count("Not measured") >= 3
     assert "Nothing measurable" not in without.text
+    assert "The coordinator Ciphertexts, not audited" in without.text
     assert "no better than a guess" not in without.text
 
 
@@ -112,7 +116,7 @@ def test_every_byte_of_every_institution_stands_in_the_record(run: Run, without:
 def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
-    diary = copy / "sites" / "institution-000" / "diary.jsonl"
+    diary = copy / "institutions" / "institution-000" / "diary.jsonl"
     lines = [json.loads(line) for line in diary.read_text().splitlines()]
     for line in lines:
         line["bytes"] += line["event"] == "uploaded" and line["round"] == 1
@@ -123,15 +127,90 @@ def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path
 
 def test_findings_of_this_method_and_of_others(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
     page = read(write_review(run.folder, tmp_path / "p.html", attack=attacked()))
-    assert "The coordinator Nothing measurable" in page.text
+    assert "The coordinator Ciphertexts, not audited" in page.text
+    assert "In runs of this method that were made for the attack, 1 of 1 checks hold." in page.text
+    assert "It would fail for Two uploads name one seed" in page.text
+    assert "1 of 1 of these checks hold dictpfl 1 ok" in page.text
     assert "Coordinator and an institution together 1 of 1 attacks succeed" in page.text
     assert "Another institution 1 of 1 attacks learn something" in page.text
     assert "Who holds the final model No result" in page.text
-    assert "dictpfl (this federation)" in page.text
+    assert "dictpfl (this federation)" not in page.text, "nothing of it is attacked but what insiders open"
     assert "plaintext (this federation)" not in page.text
     assert "add a number the coordinator not detected nothing model moves" in page.text
     assert "differs from this one in" in page.text
     assert len([link for link in page.links if link.startswith("data:image/png")]) == 2
+
+
+@pytest.fixture
+def copied(run: Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run.folder, tmp_path / "run"))
+
+
+@pytest.fixture
+def audited(copied: Path) -> Path:
+    """A run that was audited, by the command."""
+    done = CliRunner().invoke(app, ["audit", "crypto", str(copied)])
+    assert done.exit_code == 0, done.output
+    return copied
+
+
+def test_no_more_is_said_than_was_checked(without: Text) -> None:
+    assert "Not audited: run `dictpfl audit crypto RUN`." in without.text
+    assert "Audited by" not in without.text
+    assert "none at fault" not in without.text
+    (access,) = re.findall(
+        r"operator of the coordinator have access\? GDPR Art. 28, 32 ([a-z ]+) By design", without.text
+    )
+    assert access == "shown in part"
+
+
+def test_an_audit_beside_the_run_is_told(audited: Path) -> None:
+    page = read(write_review(audited))
+    assert "Not audited" not in page.text
+    assert "Audited by a second implementation:" in page.text
+    assert re.search(r"none failed; \d cannot tell in a run of this size\.", page.text)
+    assert "The coordinator Ciphertexts, checked in part" in page.text
+    assert re.search(r"have access\? GDPR Art. 28, 32 shown in part By design not to values", page.text)
+    assert "What sizes and times tell was not measured" in page.text
+    assert "seeds are distinct over the run this run 32 ok" in page.text
+    assert "audit.json" in page.text, "named among the evidence"
+
+
+def test_what_every_check_could_tell_is_shown(audited: Path) -> None:
+    """As in a run of 64 uploads and more."""
+    path = audited / "audit.json"
+    path.write_text(path.read_text().replace('"cannot tell"', '"ok"'))
+    page = read(write_review(audited))
+    assert "The coordinator Ciphertexts, none at fault" in page.text
+    assert re.search(r"have access\? GDPR Art. 28, 32 shown here By design not to values", page.text)
+
+
+def test_a_failed_audit_is_told_first(audited: Path) -> None:
+    path = audited / "audit.json"
+    report = json.loads(path.read_text())
+    report["failed"] = 1
+    next(check for check in report["checks"] if check["what"].startswith("seeds"))["verdict"] = "FAILED"
+    path.write_text(json.dumps(report))
+    page = read(write_review(audited))
+    assert "The coordinator 1 checks of its ciphertexts FAILED" in page.text
+    assert "1 FAILED, first: seeds are distinct over the run" in page.text
+    assert re.search(r"have access\? GDPR Art. 28, 32 not met", page.text)
+
+
+def test_an_audit_that_is_older_than_an_upload_does_not_count(audited: Path) -> None:
+    newest = max((audited / "coordinator" / "recording").glob("*.upload"))
+    os.utime(newest, (2**31, 2**31))
+    page = read(write_review(audited))
+    assert (
+        "Not audited: run `dictpfl audit crypto RUN` (audit.json is older than the run's newest upload)." in page.text
+    )
+    assert "none at fault" not in page.text
+
+
+def test_a_file_that_no_audit_wrote_is_refused(copied: Path) -> None:
+    (copied / "audit.json").write_text('{"failed": 0}')
+    with pytest.raises(ConfigError, match="again with this release"):
+        write_review(copied)
 
 
 def test_pictures_can_be_left_out(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
@@ -154,7 +233,7 @@ def test_a_broken_attack_is_no_protection(run: Run, attacked: Callable[..., Path
     broken = Check(attack="cosine", metric="SSIM", required=0.6, found=0.2)
     page = read(write_review(run.folder, tmp_path / "p.html", attack=attacked(checks=[broken])))
     assert "Some attacks did not work" in page.text
-    assert "The coordinator No result" in page.text
+    assert "The coordinator Ciphertexts, not audited" in page.text
     assert "Nothing measurable" not in page.text
     assert "no result: attack broken" in page.text
 
@@ -174,7 +253,7 @@ def test_which_findings_are_of_a_federation(changes: dict[str, object], labels: 
 
 
 def test_masks_off_says_nothing_of_masks_on(attacked: Callable[..., Path]) -> None:
-    from deploy.privacy.results import PrivacyResults
+    from dictpfl.deploy.attacks.results import PrivacyResults
 
     results = PrivacyResults.load(attacked())
     assert judge(results, FederationConfig.of({})).card("collusion").mark == "bad"
@@ -189,11 +268,14 @@ def test_differences_between_the_attacked_federation_and_this() -> None:
 
 
 def test_an_insecure_run_is_not_called_protected(tmp_path: Path) -> None:
-    from deploy.simulation import simulate
+    from dictpfl.deploy.simulation.simulate import simulate
 
-    raw = {"data": {"source": "digits", "limit": 150}, "model": {"options": {"hidden": [8]}}, "training": {"steps": 1}}
-    changes = {"method": "plaintext", "toy_insecure": True, "federation.rounds": 1}
-    run = simulate(FederationConfig.of(raw, changes), tmp_path / "run", engine="local", record=True)
+    run = simulate(
+        encrypted(method="plaintext", toy_insecure=True, federation__rounds=1),
+        tmp_path / "run",
+        engine="local",
+        record=True,
+    )
     page = read(write_review(run.folder))
     assert "Insecure federation" in page.text
     assert "Updates, or parts of them, reach it unencrypted" in page.text
@@ -232,18 +314,18 @@ def test_the_command_writes_both_reports(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory: pytest.TempPathFactory, ceremonies: ModuleType) -> Iterator[Path]:
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folders of all parties after three rounds, as a ceremony leaves them."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(client.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
-        made = ceremonies.Ceremony.found(tmp_path_factory.mktemp("deployed"))
+        patched.setattr(dictpfl.client.keys.vault, "_COST", {"iterations": 1, "lanes": 1, "memory_kib": 64})
+        made = Ceremony.found(tmp_path_factory.mktemp("deployed"))
         made.hand_over()
-        for name in ceremonies.NAMES:
+        for name in NAMES:
             made.join(name)
             made.give_data(name)
-        made.run(ceremonies.NAMES)
+        made.run(NAMES)
         Witness(made.coordinator, coordinator_signer(made.coordinator)).look()
-        shutil.rmtree(made.root / "sites")
+        shutil.rmtree(made.root / "institutions")
         yield made.root
 
 

@@ -1,1 +1,0 @@
-"""Every figure that the README states, and the command that makes it."""

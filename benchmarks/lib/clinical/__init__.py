@@ -1,0 +1,1 @@
+"""Heart disease and TCGA-BRCA beside FLamby's published figures: what `benchmarks/clinical.py` needs."""

@@ -1,0 +1,140 @@
+"""The one table of README.md: what dictpfl reaches and costs, beside what people would otherwise use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dictpfl.deploy.units import human_bytes
+from lib.clinical.page import mean_of, published
+from lib.stored import load, where
+
+_FLOAT32 = 4
+"""Bytes of a value in clear."""
+_ROW = "| {} | {} | {} | {} |"
+
+
+def table() -> str:
+    """Markdown of README's table, all figures from benchmarks/results."""
+    lines = [
+        _ROW.format("", "**dictpfl**", "beside it", "measured by `benchmarks/`"),
+        "|---|---:|---|---|",
+        *_accuracy(),
+        *_hospitals(),
+        *_bytes(),
+        _share(),
+        *_attacks(),
+    ]
+    note = (
+        "Three institutions in each, but for the hospitals: four and six real ones, five seeds. Accuracies are means of three seeds on "
+        "test data. An attack that recovers nothing proves nothing "
+        "by itself; [the threat model](docs/threat-model.md) says what is claimed. Encryption's share: "
+        f"{where(load('round')['machine'])}. All other machines and dates, all tables, and the goals that were missed: "
+        "[docs/results.md](docs/results.md)."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _accuracy() -> list[str]:
+    """Test accuracy beside plaintext federated averaging of the whole model."""
+    workloads, text = load("accuracy")["workloads"], load("newsgroups")["methods"]
+    pairs = [
+        ("Accuracy: digits, data alike at all institutions", workloads["digits-mlp"]["methods"], "accuracy"),
+        ("Accuracy: digits, data that differ (Dirichlet 0.3)", workloads["digits-mlp-skewed"]["methods"], "accuracy"),
+        ("Accuracy: MiniLM on 20 Newsgroups", text, "newsgroups"),
+    ]
+    return [
+        _ROW.format(
+            title,
+            f"{methods['dictpfl']['accuracy']:.1f} %",
+            f"{methods['plaintext']['accuracy']:.1f} % in plaintext, all weights trained",
+            f"`{script}.py`",
+        )
+        for title, methods, script in pairs
+    ]
+
+
+def _hospitals() -> list[str]:
+    """Mean over real centres under FedYogi, encrypted, beside FLamby's published figure."""
+    arm, workloads = "FedYogi, FLamby's rates", load("clinical")["workloads"]
+    titles = {
+        "heart": "Accuracy: heart disease, four hospitals",
+        "tcga": "Concordance x 100: breast cancer, six regions",
+    }
+    return [
+        _ROW.format(
+            title,
+            f"{mean_of(workloads[name]['runs'][arm])[0]:.1f}",
+            f"{published(name, 'FedYogi')} as FLamby published it, in clear",
+            "`clinical.py`",
+        )
+        for name, title in titles.items()
+    ]
+
+
+def _bytes() -> list[str]:
+    """Bytes a value, and bytes of one upload of a large model."""
+    rows = {row["scheme"]: row for row in load("peers")["rows"] if row["values"] == 1_000_000}
+    up = {scheme: row["bytes_up"] / row["values"] for scheme, row in rows.items()}
+    others = (("float32 in clear", "float32"), ("Flower SecAgg+", "SecAgg+"), ("NVIDIA FLARE HE", "FLARE"))
+    bert = load("communication")["models"]["BERT-base"]
+    (ours, _), (flare, _) = (
+        bert["methods"]["DictPFL"]["bytes"]["dictpfl"],
+        bert["methods"]["FedHE-Full"]["bytes"]["flare"],
+    )
+    return [
+        _ROW.format(
+            "Bytes up for each value that is sent",
+            f"{up['dictpfl, 8 bits']:.2f}, at 8 bits",
+            ", ".join(f"{name} {up[scheme]:.2f}" for scheme, name in others),
+            "`peers.py`",
+        ),
+        _ROW.format(
+            "Bytes up of one institution in one round, BERT-base at rank 4",
+            human_bytes(ours),
+            f"whole model: float32 {human_bytes(_FLOAT32 * bert['model'])}, FLARE {human_bytes(flare)}",
+            "`communication.py`",
+        ),
+    ]
+
+
+def _share() -> str:
+    """Encryption's part of an institution's round."""
+    shares = [item["measured"] for item in load("round")["requirements"] if "share" in item["promise"]]
+    return _ROW.format(
+        "Encryption's share of an institution's round",
+        f"{min(shares):.1f} to {max(shares):.1f} %",
+        "the rest is training and evaluation",
+        "`round.py`",
+    )
+
+
+def _attacks() -> list[str]:
+    """Share of training images that the best attack recovers from an update of one step on one image; what holds ciphertexts."""
+    checks: list[dict[str, Any]] = load("privacy")["ciphertexts"]
+    setting = {"batch": 1, "steps": 1, "model": "vit_tiny"}
+    findings: list[dict[str, Any]] = [
+        finding
+        for finding in load("privacy")["findings"]
+        if finding["family"] == "inversion" and setting.items() <= finding["setting"].items()
+    ]
+
+    def best(method: str) -> str:
+        return f"{100 * max(f['more']['recovered'] for f in findings if f['method'] == method):.0f} %"
+
+    def told(verdict: str) -> int:
+        return sum(check["verdict"] == verdict for check in checks)
+
+    return [
+        _ROW.format(
+            "Images that the best attack recovers: coordinator and one institution together, masks off",
+            best("dictpfl, coordinator and one institution together"),
+            f"plaintext {best('plaintext')}; FedML-HE with 30 % encrypted {best('FedML-HE, 30% encrypted')}",
+            "`privacy/run.py`",
+        ),
+        _ROW.format(
+            "Checks of ciphertexts that fail when encryption is wrong, on recorded runs",
+            f"{told('FAILED')} of {len(checks)} fail, {told('cannot tell')} cannot tell",
+            "[planted faults](docs/how-to/attack.md#faults-that-were-planted) that they tell",
+            "`privacy/run.py`",
+        ),
+    ]

@@ -1,0 +1,164 @@
+"""What every benchmark shares: where and with what it ran, fair timing on a noisy machine, results as files.
+
+A result is three files in `benchmarks/results/`: `NAME.json` (all figures), `NAME.md` (what a reader looks at) and
+`NAME.svg`. None of them holds a path of the machine that made it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dictpfl.common.files import write_private
+from dictpfl.deploy.runs.run import processor, versions
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A promise and what was found: `measured` must be `at least` or `at most` the `bound`."""
+
+    promise: str
+    relation: str
+    bound: float
+    measured: float
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether it holds; false for NaN."""
+        return self.measured <= self.bound if self.relation == "at most" else self.measured >= self.bound
+
+    def __str__(self) -> str:
+        """One line: required, measured, met."""
+        unit = f" {self.unit}" if self.unit else ""
+        verdict = "met" if self.met else "NOT MET"
+        return f"{self.promise}: required {self.relation} {self.bound:g}{unit}, measured {self.measured:.4g}{unit}: {verdict}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"met": self.met}
+
+
+def machine() -> dict[str, Any]:
+    """Date, processor, cores, load when asked, versions and commit: what a figure means nothing without."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions(),
+        "commit": _commit(),
+    }
+
+
+def median(values: Sequence[float]) -> float:
+    """Median; the middle of what a noisy machine gives."""
+    return statistics.median(values)
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; numbers to the right."""
+    lines = [
+        "| " + " | ".join(heads) + " |",
+        "|" + "|".join("---" if i == 0 else "---:" for i, _ in enumerate(heads)) + "|",
+    ]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+
+
+def preamble(facts: Mapping[str, Any], command: str) -> str:
+    """Where a table's figures come from, in one paragraph."""
+    packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    return (
+        f"Made by `{command}` on {facts['date']}: {facts['processor']}, {facts['cores']} cores (load {facts['load']}), "
+        f"Python {facts['python']}, {packages}, commit {facts['commit']}."
+    )
+
+
+def panels(*titles: str, across: int = 0) -> tuple[Figure, list[Axes]]:
+    """A figure of plots side by side, at most `across` in a row; 0: all."""
+    columns = min(across or len(titles), len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(4.8 * columns, 3.6 * rows), layout="constrained")
+    plots = [figure.add_subplot(rows, columns, 1 + i) for i in range(len(titles))]
+    for ax, title in zip(plots, titles, strict=True):
+        ax.set_title(title, fontsize=11, loc="left", fontweight="bold")
+        ax.grid(color="#e5e7eb")
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, plots
+
+
+def requirement_lines(requirements: Sequence[Requirement]) -> str:
+    """All requirements as a Markdown list."""
+    return "\n".join(f"- {requirement}" for requirement in requirements)
+
+
+def previous(name: str, part: str) -> dict[str, Any]:
+    """A part of a benchmark's last results: what only its `--full` run measures, kept with its own machine and date."""
+    try:
+        found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")).get(part, {})
+    except OSError:
+        return {}
+    return found
+
+
+def write_results(name: str, figures: Mapping[str, Any], text: str, figure: Figure) -> None:
+    """Write the three files of a benchmark.
+
+    Args:
+        name: of the files, without suffix.
+        figures: everything measured, as JSON values.
+        text: the Markdown page.
+        figure: the plot, written as SVG.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    page = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dictpfl"}):
+        figure.savefig(page, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    files = {
+        ".json": json.dumps(figures, indent=1) + "\n",
+        ".md": text.rstrip() + "\n",
+        ".svg": "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n",
+    }
+    for suffix, content in files.items():
+        path = RESULTS / f"{name}{suffix}"
+        write_private(path, content.encode())
+        path.chmod(0o644)
+
+
+def conclude(requirements: Sequence[Requirement]) -> int:
+    """Print the requirements; the exit status: 1 if one is not met."""
+    print("\n" + requirement_lines(requirements))
+    return int(not all(requirement.met for requirement in requirements))
+
+
+def _commit() -> str:
+    """The commit, with a + where files of the project differ from it."""
+    try:
+        commit, changed = _git("rev-parse", "--short", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + "+" * any("benchmarks/results/" not in line for line in changed.splitlines())
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

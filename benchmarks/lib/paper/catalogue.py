@@ -1,0 +1,125 @@
+"""Every cell by name, in the order in which they are measured: the accuracy tables by seed, then bytes, arms, institutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lib.paper.arms import ARMS, Arm, Point
+from lib.paper.cells import Cell, Flat
+from lib.paper.institutions import institution_cells
+from lib.paper.methods import METHODS, ORDER, tuned_as
+from lib.paper.workloads import PARTITIONS, WORKLOADS, Workload
+
+TUNING_SEED = 0
+"""Chooses rates, and is never reported."""
+UNTESTED = {"data.test_limit": 50}
+"""Of cells that keep nothing of the test split: it need not be large. Training samples are the same."""
+FEW_STEPS = 1
+"""Steps a round of the cells that only count bytes: as many values are sent however long an institution trains."""
+
+
+def accuracy(workload: str, partition: str, method: str, seed: int) -> Cell:
+    """The cell of a table: `WORKLOAD/PARTITION/METHOD/seed-N`."""
+    settings = {"seed": seed, **PARTITIONS[partition]}
+    name = f"{workload}/{partition}/{method}/seed-{seed}"
+    return _federation(name, WORKLOADS[workload], method, settings, tuned=(workload, tuned_as(method)))
+
+
+def tuning(workload: str, method: str, rate: float) -> Cell:
+    """One rate of a grid: `tune/WORKLOAD/METHOD/rate-R`, on the workload's first partition and a seed of its own."""
+    at = WORKLOADS[workload]
+    settings = {"seed": TUNING_SEED, **PARTITIONS[at.partitions[0]], **UNTESTED}
+    made = _federation(f"tune/{workload}/{method}/rate-{rate:g}", at, method, settings, tunes=True)
+    return replace(made, settings={**made.settings, **made.at(rate)})
+
+
+def counted(workload: str, method: str) -> Cell:
+    """A score round and two update rounds of one step each, for their bytes: `bytes/WORKLOAD/METHOD`."""
+    settings = {
+        "seed": TUNING_SEED,
+        "federation.rounds": 2,
+        "training.steps": FEW_STEPS,
+        "training.learning_rate": 1e-5,
+        **UNTESTED,
+    }
+    return _federation(f"bytes/{workload}/{method}", WORKLOADS[workload], method, settings, tunes=True)
+
+
+def arm(arm_name: str, point: Point, seed: int) -> Cell:
+    """One setting of an arm: `arms/ARM/POINT/seed-N`."""
+    at: Arm = ARMS[arm_name]
+    name = f"arms/{arm_name}/{point.label}/seed-{seed}"
+    settings = {"name": "arm", "seed": seed, **at.settings, **point.settings}
+    tuned = (at.workload, point.tuned_as) if point.tuned_as else None
+    needs = WORKLOADS[at.workload].needs if at.workload else ""
+    rated = METHODS[point.tuned_as].rated if point.tuned_as else "tables"
+    return Cell(
+        name, at.experiment, settings, tuned, traced=at.traced, decimals=point.decimals, rated=rated, needs=needs
+    )
+
+
+def _federation(
+    name: str, at: Workload, method: str, settings: Flat, *, tuned: tuple[str, str] | None = None, tunes: bool = False
+) -> Cell:
+    """A workload's file by a method."""
+    chosen = METHODS[method]
+    common = {"name": at.experiment, **at.settings, **settings, **chosen.settings}
+    frozen = None if chosen.lora is None else (*at.frozen, *chosen.lora)
+    return Cell(
+        name,
+        at.experiment,
+        common,
+        tuned,
+        lora=frozen,
+        tunes=tunes,
+        in_process=chosen.in_process,
+        rated=chosen.rated,
+        needs=at.needs,
+    )
+
+
+def table(seed_at: int) -> Iterator[Cell]:
+    """The accuracy cells of the workloads' `seed_at`-th seed."""
+    for group in (ORDER[:2], ORDER[2:]):
+        for name, workload in WORKLOADS.items():
+            for partition in workload.partitions:
+                if seed_at < len(workload.seeds):
+                    for method in (method for method in workload.methods if method in group):
+                        yield accuracy(name, partition, method, workload.seeds[seed_at])
+
+
+def every() -> Iterator[Cell]:
+    """All cells whose settings are known beforehand: what tuning adds beyond a grid's end is not among them."""
+    yield from table(0)
+    for name, arm_ in ARMS.items():
+        for point in arm_.points:
+            yield arm(name, point, arm_.seeds[0])
+    yield from institution_cells(0)
+    for seed_at in range(1, max(len(w.seeds) for w in WORKLOADS.values())):
+        yield from table(seed_at)
+    for name, workload in WORKLOADS.items():
+        for method in workload.counted:
+            yield counted(name, method)
+    for seed_at in (1, 2):
+        for name, arm_ in ARMS.items():
+            if seed_at < len(arm_.seeds):
+                for point in arm_.points:
+                    yield arm(name, point, arm_.seeds[seed_at])
+        yield from institution_cells(seed_at)
+    for name, workload in WORKLOADS.items():
+        for method in dict.fromkeys(map(tuned_as, workload.methods)):
+            for rate in workload.grid(method):
+                yield tuning(name, method, rate)
+
+
+def named(name: str) -> Cell:
+    """The cell of this name, tuning cells beyond a grid's end included.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if name.startswith("tune/"):
+        _, workload, method, rate = name.split("/")
+        return tuning(workload, method, float(rate.removeprefix("rate-")))
+    return {cell.name: cell for cell in every()}[name]

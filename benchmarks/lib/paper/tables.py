@@ -1,0 +1,224 @@
+"""Tables in Markdown, from what was measured; where nothing was, the table says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dictpfl.deploy.units import human_bytes
+from lib.machine import markdown_table
+from lib.paper import institutions
+from lib.paper.arms import ARMS, Arm
+from lib.paper.measured import Measured, Row
+from lib.paper.methods import FULL, METHODS
+from lib.paper.network import NETWORKS, common_target, seconds_to
+from lib.paper.verdicts import OPEN
+from lib.paper.workloads import WORKLOADS
+
+_HEADS = ("method", "test, %", "by seed", "values, % of full", "bytes up", "bytes down", "% of plaintext's bytes", "training, s",
+          "encryption, s", "peak memory", "rate")  # fmt: skip
+SEALING = ("seal", "open", "fold")
+
+
+def accuracy(found: Measured, workload: str, partition: str) -> str:
+    """The table of one workload and partition; methods that were not measured have a line that says so."""
+    shown = [method for method in METHODS if method in (*WORKLOADS[workload].methods, *WORKLOADS[workload].counted)]
+    rows = {method: found.row(workload, partition, method) for method in shown}
+    if not any(rows.values()):
+        return f"{OPEN.capitalize()}."
+    return markdown_table(_HEADS, [_line(method, row, rows[FULL]) for method, row in rows.items()])
+
+
+def _line(method: str, row: Row | None, full: Row | None) -> list[str]:
+    title = METHODS[method].title
+    if row is None:
+        return [title, OPEN, *["-"] * (len(_HEADS) - 2)]
+    counted = bool(METHODS[method].training)
+    values = row.first["values"]
+    share = (
+        "-" if counted else f"{100 * (row.mean('values', 'sent') or 0) / (values['model'] * row.first['rounds']):.2f}"
+    )
+    return [
+        title,
+        f"{row.accuracy:.2f} ± {row.spread:.2f}" if len(row.runs) > 1 else f"{row.accuracy:.2f}",
+        " / ".join(f"{run['accuracy']:.2f}" for run in row.runs.values()),
+        share,
+        human_bytes(row.up),
+        human_bytes(row.down),
+        f"{100 * row.bytes / full.bytes:.2f}" if full else "-",
+        *_costs(row),
+        "-" if row.rate is None else f"{row.rate:g}{' (edge)' if row.at_edge else ''}",
+    ]
+
+
+def _costs(row: Row) -> tuple[str, str, str]:
+    train, peak = row.mean("seconds", "train"), row.mean("peak_bytes")
+    sealing = [row.mean("seconds", phase) for phase in SEALING]
+    known = [seconds for seconds in sealing if seconds is not None]
+    return ("-" if train is None else f"{train:.1f}", f"{sum(known):.2f}" if known else "-",
+            "-" if peak is None else human_bytes(peak))  # fmt: skip
+
+
+def accuracy_tables(found: Measured, level: str = "###") -> str:
+    """All workloads and partitions."""
+    parts = []
+    for name, workload in WORKLOADS.items():
+        for partition in workload.partitions:
+            beside = f" (the paper: {workload.paper})" if workload.paper else ""
+            parts += [f"{level} {workload.title}, {_partition(partition)}{beside}", accuracy(found, name, partition)]
+            parts += [workload.without] if workload.without else []
+    return "\n\n".join(parts)
+
+
+def _partition(name: str) -> str:
+    return {"iid": "IID", "dirichlet-0.3": "Dirichlet alpha = 0.3", "natural": "institutions as the data have them"}[
+        name
+    ]
+
+
+def arm(found: Measured, name: str) -> str:
+    """The table of one arm, the paper's figures beside ours, and how each step compares."""
+    at, rows = ARMS[name], found.arm(name)
+    if not rows:
+        return f"{OPEN.capitalize()}."
+    has_paper = any(point.accuracy is not None or point.gigabytes is not None for point in at.points)
+    heads = ["", "test, %", "seeds", "values, % of full", "bytes", *(["paper, %", "paper, GB"] if has_paper else [])]
+    body = []
+    for point in at.points:
+        row = rows.get(point.label)
+        theirs = [_or_dash(point.accuracy), _or_dash(point.gigabytes)] if has_paper else []
+        if row is None:
+            body.append([point.label, OPEN, "-", "-", "-", *theirs])
+            continue
+        values = row.first["values"]
+        share = 100 * (row.mean("values", "sent") or 0.0) / (values["model"] * row.first["rounds"])
+        body.append([point.label, _mean(row), str(len(row.runs)), f"{share:.2f}", human_bytes(row.bytes), *theirs])
+    said = steps(at, rows)
+    return "\n\n".join(filter(None, [markdown_table(heads, body), said]))
+
+
+def _mean(row: Row) -> str:
+    return f"{row.accuracy:.2f} ± {row.spread:.2f}" if len(row.runs) > 1 else f"{row.accuracy:.2f}"
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+NOISE = 1.0
+"""Points of accuracy within which two settings are not told apart, if their spread does not say more."""
+
+
+def steps(at: Arm, rows: Mapping[str, Row]) -> str:
+    """Every step from the point that others are compared with: ours, whether chance explains it, and the paper's.
+
+    A step of less than `NOISE` points, or than the larger of the two spreads, counts as level.
+    """
+    reported = {point.label: point.accuracy for point in at.points}
+    told: dict[str, list[str]] = {}
+    for point in at.points:
+        base = point.against or at.default
+        if base == point.label or {base, point.label} - rows.keys():
+            continue
+        ours = rows[point.label].accuracy - rows[base].accuracy
+        noise = max(NOISE, rows[point.label].spread, rows[base].spread)
+        words = f"{point.label}: {ours:+.1f} points" + (" (level)" if abs(ours) < noise else "")
+        before, after = reported[base], point.accuracy
+        if before is not None and after is not None:
+            theirs = after - before
+            agrees = _way(ours, noise) == _way(theirs, NOISE)
+            words += f", {theirs:+.1f} in the paper ({'agrees' if agrees else 'differs'})"
+        told.setdefault(base, []).append(words)
+    return " ".join(f"Against {base}: {'; '.join(found)}." for base, found in told.items())
+
+
+def _way(step: float, noise: float) -> int:
+    return 0 if abs(step) < noise else 1 if step > 0 else -1
+
+
+def arm_tables(found: Measured, level: str = "###") -> str:
+    """All arms."""
+    parts = []
+    for name, at in ARMS.items():
+        title = at.title[0].upper() + at.title[1:]
+        where = f"`arms/{name}/*`, experiments/{at.experiment}.toml; {at.source}"
+        parts += [f"{level} {title}", f"{at.question} ({where})", arm(found, name)]
+    return "\n\n".join(parts)
+
+
+def institution_table(found: Measured) -> str:
+    """By number of institutions: ours, plaintext, and the two arms that tell samples from steps."""
+    rows = {(arm_, n): found.institutions(arm_, n) for n in institutions.COUNTS for arm_ in institutions.ARMS}
+    if not any(rows.values()):
+        return f"{OPEN.capitalize()}."
+    paper = {3: 82.67, 10: 81.94, 50: 80.42, 200: 80.56}
+    body = [
+        [str(n), *(_mean(row) if (row := rows[arm_, n]) else OPEN for arm_ in institutions.ARMS), f"{paper[n]:g}"]
+        for n in institutions.COUNTS
+    ]
+    return "\n\n".join(
+        filter(None, [markdown_table(["institutions", *institutions.ARMS, "paper, %"], body), reason(rows)])
+    )
+
+
+def reason(rows: Mapping[tuple[str, int], Row | None]) -> str:
+    """Which arm falls as far as the whole does, at the most institutions of which all are known."""
+    for n in reversed(institutions.COUNTS[1:]):
+        at = {arm_: rows[arm_, n] for arm_ in institutions.ARMS}
+        first = {arm_: rows[arm_, institutions.COUNTS[0]] for arm_ in ("dictpfl", "plaintext")}
+        if any(row is None for row in (*at.values(), *first.values())):
+            continue
+        known = {arm_: row.accuracy for arm_, row in at.items() if row is not None}
+        base = {arm_: row.accuracy for arm_, row in first.items() if row is not None}
+        falls = {
+            "dictpfl": base["dictpfl"] - known["dictpfl"], "plaintext": base["plaintext"] - known["plaintext"],
+            "few samples alone": base["dictpfl"] - known["few-samples"], "few steps alone": base["dictpfl"] - known["few-steps"],
+        }  # fmt: skip
+        words = ", ".join(f"{arm_} {fall:+.2f}" for arm_, fall in falls.items())
+        if falls["dictpfl"] < NOISE:
+            return (
+                f"From {institutions.COUNTS[0]} to {n} nothing falls that is more than chance (points lost: {words})."
+            )
+        causes = [arm_ for arm_ in falls if arm_ != "dictpfl" and falls[arm_] >= 0.5 * falls["dictpfl"]]
+        told = (
+            f"at least half of the fall is had by {' and by '.join(causes)}"
+            if causes
+            else "no single arm explains half of the fall"
+        )
+        return f"Points lost from {institutions.COUNTS[0]} to {n}: {words}; {told}."
+    return ""
+
+
+def time_table(found: Measured, workload: str, partition: str = "iid") -> str:
+    """Seconds to the same accuracy on networks, with a deployment's latency and polling; first seed that all have."""
+    rows: dict[str, Any] = {}
+    for method in METHODS:
+        row = found.row(workload, partition, method)
+        if row is not None and "median_seconds" in row.first:
+            rows[method] = row.first
+    if FULL not in rows or len(rows) < 2:
+        return f"{OPEN.capitalize()}."
+    target = common_target(list(rows.values()))
+    body = []
+    for method, figures in rows.items():
+        reached = [seconds_to(figures, target, network) for network in NETWORKS]
+        sent = (figures["bytes"]["up"] + figures["bytes"]["down"]) / figures["rounds"]
+        body.append([METHODS[method].title, *("-" if s is None else f"{s:,.0f}" for s in reached), human_bytes(sent),
+                     f"{figures['accuracy']:.2f}"])  # fmt: skip
+    heads = ["method", *(f"{network.name}, s" for network in NETWORKS), "bytes a round", "final, %"]
+    return f"To {target:.0f} %, the highest that all reach:\n\n{markdown_table(heads, body)}"
+
+
+def where_measured(facts: Sequence[Mapping[str, Any]]) -> str:
+    """Machines, commits and dates of all cells that a page shows, in a sentence; empty where there are none."""
+    if not facts:
+        return ""
+    machines = sorted({f"{one['processor']}, {one['cores']} cores" for one in facts})
+    dates = sorted(one["date"].split()[0] for one in facts)
+    commits = sorted({one["commit"] for one in facts})
+    span = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    loads = sorted(float(one["load"]) for one in facts)
+    return (
+        f"Measured on {'; '.join(machines)} (load {loads[0]:g} to {loads[-1]:g}), {span}, commits {', '.join(commits)}. Every cell's own "
+        "machine, commit, date and settings stand in its file in benchmarks/results/paper."
+    )

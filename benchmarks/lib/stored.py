@@ -1,0 +1,34 @@
+"""Reads what benchmarks left in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """Content of a result file, such as `accuracy`."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def where(machine: dict[str, Any]) -> str:
+    """Machine and date in a few words."""
+    return f"{machine['processor']}, {machine['cores']} cores, {machine['date'].split()[0]}"
+
+
+def in_bytes(count: float) -> str:
+    """Bytes in the unit that keeps them short."""
+    unit, factor = next((u, f) for u, f in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if count >= f)
+    return f"{count / factor:,.3g} {unit}"
+
+
+def goals(result: dict[str, Any], page: str) -> str:
+    """How many of the goals that the project set this benchmark are reached, and where they stand."""
+    missed = sum(not item["met"] for item in result["requirements"])
+    of = len(result["requirements"])
+    reached = "all are reached" if not missed else f"{of - missed} are reached, {missed} not"
+    return f"Of {of} goals that this project set itself here {reached}: [{page}.md](../benchmarks/results/{page}.md) lists them."

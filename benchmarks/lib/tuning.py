@@ -1,0 +1,70 @@
+"""Learning rates by validation accuracy, on seeds that are not reported; the test split is not looked at."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lib.federations import measure_all
+from lib.workloads import WORKLOADS
+
+SEEDS = (0, 100)
+"""More than one: a rate at the brink of divergence may look best once."""
+EXTENSIONS = 4
+"""How often a grid may be extended; each time by one rate, beyond the end at which the best stands."""
+Key = tuple[str, str]
+"""Workload and method."""
+Tuning = dict[float, list[dict[str, Any]]]
+"""Validation figures of each tuning seed, by rate."""
+
+
+def ranked(tried: Tuning) -> list[float]:
+    """Rates by mean validation accuracy, best first; the lower validation loss decides between equals."""
+
+    def mean(rate: float, key: str) -> float:
+        return round(statistics.fmean(figures[key] for figures in tried[rate]), 6)
+
+    return sorted(tried, key=lambda rate: (-mean(rate, "validation"), mean(rate, "validation_loss")))
+
+
+def best_rate(tried: Tuning) -> float:
+    """The best of the rates that were tried on most seeds."""
+    most = max(map(len, tried.values()))
+    return ranked({rate: figures for rate, figures in tried.items() if len(figures) == most})[0]
+
+
+def tune(keys: Sequence[Key], jobs: int, *, quick: bool = False) -> dict[Key, Tuning]:
+    """Validation figures by workload and method; a whole grid whose best is at its end is extended there.
+
+    Where a workload says so, the two best rates then run on further seeds, and the best of the two on all seeds is chosen.
+
+    Args:
+        keys: workloads and methods. `jobs`: processes.
+        quick: one seed, the grid as it is.
+    """
+    tried: dict[Key, Tuning] = {key: {} for key in keys}
+    wanted: Mapping[Key, Sequence[float]] = {key: WORKLOADS[key[0]].grid(key[1]) for key in keys}
+    for _ in range(1 if quick else EXTENSIONS + 1):
+        _add(
+            tried,
+            [(key, rate, seed) for key in keys for rate in wanted[key] for seed in SEEDS[: 1 if quick else None]],
+            jobs,
+        )
+        wanted = {key: _beyond(grid) for key, grid in tried.items()}
+    if not quick:
+        finalists = {key: ranked(grid)[:2] for key, grid in tried.items()}
+        _add(tried, [(key, rate, seed) for key, two in finalists.items() for rate in two
+                     for seed in WORKLOADS[key[0]].further], jobs)  # fmt: skip
+    return tried
+
+
+def _beyond(grid: Tuning) -> Sequence[float]:
+    best = best_rate(grid)
+    return [2 * best] if best == max(grid) else [best / 2] if best == min(grid) else []
+
+
+def _add(tried: dict[Key, Tuning], wanted: Sequence[tuple[Key, float, int]], jobs: int) -> None:
+    cells = [WORKLOADS[name].cell(name, method, rate, seed, tunes=True) for (name, method), rate, seed in wanted]
+    for (key, rate, _), found in zip(wanted, measure_all(cells, jobs), strict=True):
+        tried[key].setdefault(rate, []).append(found)

@@ -1,0 +1,416 @@
+"""One skill out of a general model: which way keeps it, and how fast the dropped ones come back.
+
+    python benchmarks/narrow.py              # digits, 10 seeds, all arms; and the same by gates under CKKS, 3 seeds; minutes
+    python benchmarks/narrow.py --quick      # two seeds, few arms, for a look; writes nothing
+    python benchmarks/narrow.py --jobs 2     # processes at a time
+    python benchmarks/narrow.py --set data.partition=iid    # the federation alone, a key changed, in clear; writes nothing
+
+An MLP 64-256-256-10 learns ten digits; even digits are kept, at 48 neurons a layer. Every arm takes as many steps on as many even
+samples, counted: 300 before the cut, 300 after it. Then each learns the odd digits anew, for 30, 100 and 300 steps, with its head
+as it is and with a fresh one, beside the full model (ceiling) and the same small network from scratch on even digits (floor).
+A null exits 0; 1 means that a number is missing, or that arms were not equal. Results: `benchmarks/results/narrow.{json,md,svg}`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from dictpfl.client.compress.cutting.axes import axes_of
+from dictpfl.client.compress.cutting.cut import cut
+from dictpfl.client.compress.narrow.federating import gated_axes, kept_units, left_open
+from dictpfl.client.compress.narrow.phases import Narrowing, narrow, trained
+from dictpfl.client.compress.narrow.relearn import NEVER, Residual, figure, probed, relearnt, verdicts
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.model.networks.mlp import mlp
+from dictpfl.client.training.task import load_task
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.settings import Data, Training
+from dictpfl.deploy.overrides import overrides
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.arms import Cells, Claim, Study, claims_table, study_parser
+from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+
+WIDTHS, KEEP, TRAINED_ON = (256, 256), 48, 1200
+GENERAL, PHASE, COUNTS = 600, 300, (30, 100, 300)
+TRAINING = Training(batch_size=32, learning_rate=1e-3, device="cpu")
+RELEARNING = Training(batch_size=32, learning_rate=5e-4, device="cpu")
+CEILING, FLOOR = "full model", "scratch"
+GATES, LASSO = "gates 1e-2", "lasso 3e-3"
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    CEILING: {"way": ""},
+    GATES: {"way": "gates", "penalty": 1e-2},
+    "gates 1e-3": {"way": "gates", "penalty": 1e-3},
+    "gates and tables 1e-2": {"way": "gates", "penalty": 1e-2, "tables": 8},
+    "lasso 1e-3": {"way": "lasso", "penalty": 1e-3},
+    LASSO: {"way": "lasso", "penalty": 3e-3},
+    "ablation": {"way": "ablation"},
+    "attribution": {"way": "attribution"},
+    "attribution-abs": {"way": "attribution-abs"},
+    "activation": {"way": "activation"},
+    "magnitude": {"way": "magnitude"},
+    "random": {"way": "random", "draw": 0},
+    "random, 2nd draw": {"way": "random", "draw": 1},
+    "random, 3rd draw": {"way": "random", "draw": 2},
+    FLOOR: {"way": "scratch"},
+    "distil": {"way": "distil"},
+    "uncut": {"way": "uncut"},
+}
+QUICK = (CEILING, GATES, LASSO, "ablation", "attribution", "random", FLOOR)
+_TASK = "classification"
+_LOOK = 2
+FEDERATED_SEEDS = (1, 2, 3)
+
+
+@cache
+def _digits() -> Samples:
+    return load_dataset(Data(), 1).samples
+
+
+def _split(seed: int) -> tuple[Samples, Samples]:
+    """Draw 1,200 images to train on, and the other 597 to measure on."""
+    order = np.random.default_rng(seed).permutation(len(_digits()))
+    return _digits().take(order[:TRAINED_ON]), _digits().take(order[TRAINED_ON:])
+
+
+def _general(seed: int) -> nn.Module:
+    """Train the general model on all ten digits."""
+    torch.manual_seed(seed)
+    training = TRAINING.model_copy(update={"steps": GENERAL})
+    return trained(mlp((1, 8, 8), 10, WIDTHS), _split(seed)[0], load_task(_TASK), training, seed)[0]
+
+
+def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Measure one arm under one seed: the kept skill right after the cut and at the end, and what is left of the dropped one."""
+    torch.set_num_threads(1)
+    task, general, (train, test) = load_task(_TASK), _general(seed), _split(seed)
+    even, odd = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
+    found: dict[str, Any] = {"steps": 0, "samples": 0}
+    model = general
+    if arm["way"]:
+        chosen = {name: value for name, value in arm.items() if name != "draw"}
+        how = Narrowing(keep=KEEP, steps=PHASE, recover=PHASE, seed=seed + 1000 * arm.get("draw", 0), **chosen)
+        made = narrow(general, axes_of(general), train.of_classes(even), task, TRAINING, how)
+        model = made.model
+        found = {
+            "steps": made.steps,
+            "samples": made.samples,
+            "after": figure(made.right_after, test.of_classes(even), task),
+        }
+    old, new = train.of_classes(odd), test.of_classes(odd)
+    return found | {
+        "even": figure(model, test.of_classes(even), task),
+        "odd": figure(model, new, task),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "relearnt": _named(relearnt(model, old, new, task, RELEARNING, COUNTS, seed=seed)),
+        "fresh": _named(relearnt(model, old, new, task, RELEARNING, COUNTS, seed=seed, fresh_head=True)),
+        "probe": probed(model, old, new),
+    }
+
+
+def _named(curve: Mapping[int, float]) -> dict[str, float]:
+    return {str(count): value for count, value in curve.items()}
+
+
+def federated(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Narrow by gates in a federation, or by the same steps on the pooled samples from the same W0; the kept skill after the cut."""
+    from dictpfl.deploy.exports.finished import Finished
+    from dictpfl.deploy.simulation.simulate import simulate
+
+    torch.set_num_threads(1)
+    config = FederationConfig.load(ROOT / "experiments" / "narrow_digits.toml", {"seed": seed})
+    with tempfile.TemporaryDirectory(prefix="narrow-") as name:
+        run = simulate(config, Path(name) / "run", engine="local")
+        finished, test = Finished.load(run.folder), Samples.load(run.folder / "test.npz")
+        homes = [run.folder / "institutions" / f"institution-{n:03d}" for n in range(config.federation.participants)]
+        own = [Samples.load(home / "train.npz").of_classes(config.narrow.classes) for home in homes]
+        updates = [record for record in run.records if record.kind == "update"]
+        general = finished.bench().merged(finished.genesis.start())
+        steps = config.federation.rounds * config.training.steps
+        task = load_task(_TASK)
+        if arm["place"] == "pooled":
+            pooled = Samples(np.concatenate([s.features for s in own]), np.concatenate([s.labels for s in own]))
+            how = Narrowing(
+                keep=config.narrow.keep,
+                steps=steps,
+                recover=0,
+                penalty=config.narrow.penalty,
+                rate=config.narrow.rate,
+                seed=seed,
+            )
+            done = narrow(general, axes_of(general), pooled, task, config.training, how)
+            made, counted = done.model, {"steps": done.steps, "samples": done.samples}
+        else:
+            counted = {"steps": 0, "samples": 0}  # of institutions, who keep their counts to themselves
+            whole = finished.merged()
+            made = cut(whole, kept_units(finished.genesis, finished.state.values, gated_axes(whole, config.narrow)))
+        gates = sum(norms.size for norms in finished.genesis.gates.values())
+        return {
+            **counted,
+            "general": figure(general, test, task),
+            "even": figure(made, test, task),
+            "gates": gates,
+            "values": finished.genesis.layout.size,
+            "bytes": fmean(record.bytes_up for record in updates),
+            "state_digest": run.summary["state_digest"],
+        }
+
+
+def looked_at(settings: Sequence[str]) -> int:
+    """Play the federation of gates with keys changed, three seeds, unencrypted; print the kept skill with all gates and cut."""
+    from dictpfl.deploy.exports.finished import Finished
+    from dictpfl.deploy.simulation.simulate import simulate
+
+    torch.set_num_threads(1)
+    for seed in FEDERATED_SEEDS:
+        own = {"seed": seed, "encryption.sealer": "identity", "toy_insecure": True} | overrides(settings)
+        config = FederationConfig.load(ROOT / "experiments" / "narrow_digits.toml", own)
+        with tempfile.TemporaryDirectory(prefix="narrow-") as name:
+            simulate(config, Path(name) / "run", engine="local")
+            finished, test = Finished.load(Path(name) / "run"), Samples.load(Path(name) / "run" / "test.npz")
+            whole, task = finished.merged(), load_task(_TASK)
+            axes = gated_axes(whole, config.narrow)
+            kept = kept_units(finished.genesis, finished.state.values, axes)
+            taken = left_open(finished.genesis, finished.state.values, axes, kept)
+            print(
+                f"seed {seed}: with all gates {figure(whole, test, task):.1f} %, cut {figure(cut(whole, kept), test, task):.1f} %; "
+                f"{taken:.0%} of what gates let through was cut",
+                flush=True,
+            )
+    return 0
+
+
+def residuals(cells: Cells, which: str) -> dict[str, dict[int, Residual]]:
+    """Place every arm between floor and ceiling at each number of steps, by one of the two audits."""
+    curves = {arm: [{int(k): v for k, v in one.items()} for one in cells.of(arm, which)] for arm in cells.study.arms}
+    return verdicts(curves, CEILING, FLOOR)
+
+
+def probe_residuals(cells: Cells) -> dict[str, Residual]:
+    """Place every arm by its linear probe."""
+    found = verdicts(
+        {arm: [{0: v} for v in cells.of(arm, "probe")] for arm in cells.study.arms}, CEILING, FLOOR, least=2.0
+    )
+    return {arm: by[0] for arm, by in found.items()}
+
+
+def claims(cells: Cells) -> list[Claim]:
+    """Compare what the page speaks of."""
+    at = str(COUNTS[-1])
+    for (arm, seed), one in cells.found.items():
+        del arm, seed
+        one["odd relearnt"], one["odd relearnt, fresh head"] = one["relearnt"][at], one["fresh"][at]
+    rivals = [arm for arm in cells.study.arms if arm not in (CEILING, "attribution")]
+    found = [cells.claim("even", arm, CEILING) for arm in cells.study.arms if arm != CEILING]
+    found += [cells.claim("odd relearnt", arm, "attribution", higher=False) for arm in rivals]
+    found += [cells.claim("probe", arm, "attribution", higher=False) for arm in rivals]
+    if "random" in cells.study.arms:
+        found.append(cells.claim("even", "attribution", "random"))
+    return found
+
+
+def requirements(cells: Cells) -> list[Requirement]:
+    """Judge what was asked of this study beforehand."""
+    mean = {(arm, name): fmean(cells.of(arm, name)) for arm in (CEILING, GATES, LASSO) for name in ("even",)}
+    left = {arm: by[COUNTS[-1]] for arm, by in residuals(cells, "relearnt").items()}
+    needed = []
+    for arm in (LASSO, GATES):
+        needed.append(Requirement(f"{arm}: points of the even skill below the full model", "at most", 1.0,
+                                  mean[CEILING, "even"] - mean[arm, "even"], "points"))  # fmt: skip
+        gap = _difference(cells, arm, "attribution", left[arm].gap)
+        needed.append(
+            Requirement(f"{arm}: lower end of attribution's residual minus its own", "at least", 0.0, gap.low)
+        )
+        needed.append(Requirement(f"{arm}: attribution's residual minus its own", "at least", 0.3, gap.mean))
+    lift = cells.claim("after", GATES, "ablation").interval
+    needed.append(Requirement("gates above ablation right after the cut", "at least", 10.0, lift.mean, "points"))
+    return needed
+
+
+def _difference(cells: Cells, arm: str, rival: str, gap: float) -> Any:
+    """Compare two arms' residuals: paired differences over the common gap between ceiling and floor."""
+    from dictpfl.client.compress.verdicts import interval
+
+    at = str(COUNTS[-1])
+    pairs = zip(cells.of(rival, "relearnt"), cells.of(arm, "relearnt"), strict=True)
+    return interval([(r[at] - a[at]) / gap for r, a in pairs])
+
+
+def page(cells: Cells, fed: Cells | None) -> str:
+    """benchmarks/results/narrow.md."""
+    kept, fresh, probe = residuals(cells, "relearnt"), residuals(cells, "fresh"), probe_residuals(cells)
+    last = COUNTS[-1]
+    rows = [
+        [arm, f"{cells.of(arm, 'parameters')[0]:,}", _mean(cells, arm, "after"), _mean(cells, arm, "even"),
+         *(_curve(cells, arm, which, count) for which in ("relearnt", "fresh") for count in COUNTS), _mean(cells, arm, "probe")]
+        for arm in cells.study.arms
+    ]  # fmt: skip
+    heads = ["arm", "parameters", "right after the cut", "even", *(f"odd after {c}" for c in COUNTS),
+             *(f"fresh head, {c}" for c in COUNTS), "probe on odd"]  # fmt: skip
+    judged = [[arm, _residual(kept[arm][last]), _residual(fresh[arm][last]), _residual(probe[arm])] for arm in kept]
+    counted = cells.found[GATES, cells.study.seeds[0]]
+    return f"""# Narrow models: even digits out of ten
+
+An MLP 64-256-256-10 narrowed to 48 neurons a layer, {len(cells.study.seeds)} seeds, each with a split of its own (1,200 images to train on,
+597 to measure on); every arm took {counted["steps"]} steps on {counted["samples"]:,} even samples, counted. Percent of test images, mean ± standard
+deviation. *Right after the cut*: before recovery. *Odd after n*: the odd digits after n steps of relearning, with the head as it is, and
+with a fresh one. *Probe*: a linear classifier of odd digits on the last hidden layer.
+
+{markdown_table(heads, rows)}
+
+{preamble(cells.measured(), "python benchmarks/narrow.py")}
+
+## What is left of the odd digits
+
+(arm - scratch) / (full model - scratch), with its 95 % interval over seeds: 0 is a network that never had them, 1 the general model.
+With the head as it is this measures for a good part how far training on even digits had pushed the odd rows of the head down; with a
+fresh head, and by the probe, it measures the rest of the network. Harder to relearn is not erased.
+
+{markdown_table(["arm", f"head as it is, {last} steps", f"fresh head, {last} steps", "linear probe"], judged)}
+
+{reading(kept, probe)}
+
+## Verdicts
+
+{claims_table(claims(cells))}
+
+"Better" of odd digits is: fewer came back.
+
+## Requirements
+
+{requirement_lines([*requirements(cells), *(federated_requirements(fed) if fed else [])])}
+{_federated_text(fed) if fed else ""}
+![what the arms keep, and what comes back](narrow.svg)
+"""
+
+
+def reading(kept: Mapping[str, Mapping[int, Residual]], probe: Mapping[str, Residual]) -> str:
+    """Say where the two audits part, and where they agree."""
+    by_head = [arm for arm, by in kept.items() if by[COUNTS[-1]].verdict == NEVER]
+    both = [arm for arm in by_head if probe[arm].verdict == NEVER]
+    only = [arm for arm in by_head if arm not in both]
+    parts = []
+    if both:
+        parts.append(f"By relearning and by the probe alike as if never learnt: {', '.join(both)}.")
+    if only:
+        parts.append(
+            f"By relearning with the head as it is alone: {', '.join(only)}. There the rest of the network still holds about what other cuts "
+            "leave; what slows relearning down is the head. Whoever draws a new head has the skill back as fast as from other arms."
+        )
+    return " ".join(parts) or "No arm is as if it had never learnt the odd digits."
+
+
+def federated_requirements(cells: Cells) -> list[Requirement]:
+    """Judge the federation against the pooled samples."""
+    away = cells.claim("even", "federated", "pooled").interval
+    return [
+        Requirement(
+            "gates under CKKS: points below the pooled ones right after the cut", "at most", 1.5, -away.mean, "points"
+        )
+    ]
+
+
+def _federated_text(cells: Cells) -> str:
+    one = cells.found["federated", cells.study.seeds[0]]
+    rows = [[arm, _mean(cells, arm, "general"), _mean(cells, arm, "even")] for arm in cells.study.arms]
+    return f"""
+## In a federation
+
+Three institutions, Dirichlet 0.3, 20 rounds of 15 steps, CKKS (experiments/narrow_digits.toml): {one["gates"]} gates and the head's
+{one["values"] - one["gates"]:,} values, {one["bytes"]:,.0f} bytes up a round and institution. Pooled: the same W0, as many steps, all even samples in
+one place. Even digits in percent, right after the cut to 48 neurons a layer, no recovery; {len(cells.study.seeds)} seeds.
+
+{markdown_table(["", "general model", "narrowed"], rows)}
+
+{cells.claim("even", "federated", "pooled")}
+
+{preamble(cells.measured(), "python benchmarks/narrow.py")}
+"""
+
+
+def _mean(cells: Cells, arm: str, name: str) -> str:
+    if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
+        return "-"
+    values = cells.of(arm, name)
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _curve(cells: Cells, arm: str, which: str, count: int) -> str:
+    return f"{fmean(one[str(count)] for one in cells.of(arm, which)):.1f}"
+
+
+def _residual(found: Residual) -> str:
+    if found.interval is None:
+        return found.verdict
+    i = found.interval
+    return f"{i.mean:.2f} ({i.low:.2f} to {i.high:.2f}): {found.verdict}"
+
+
+def draw(cells: Cells) -> Figure:
+    """The kept skill against what the probe reads of the dropped one, and how fast that comes back."""
+    figure_, (left, right) = panels("kept and left", "odd digits coming back, head as it is")
+    for number, arm in enumerate(cells.study.arms):
+        colour, marker = COLOURS[number % len(COLOURS)], "osD^v"[number // len(COLOURS) % 5]
+        left.scatter(
+            [fmean(cells.of(arm, "even"))], [fmean(cells.of(arm, "probe"))], color=colour, marker=marker, label=arm
+        )
+        curve = [fmean(one[str(c)] for one in cells.of(arm, "relearnt")) for c in COUNTS]
+        right.plot(COUNTS, curve, color=colour, marker=marker, label=arm)
+    left.set_xlabel("even digits, % (kept)")
+    left.set_ylabel("linear probe on odd digits, % (dropped)")
+    right.set_xscale("log")
+    right.set_xlabel("steps on odd digits")
+    right.set_ylabel("odd digits, %")
+    left.legend(frameon=False, fontsize=6)
+    return figure_
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and write unless it was a look."""
+    parser = study_parser(__doc__, "two seeds, few arms; writes nothing", seeds=10)
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="the federation alone, with a key changed")
+    asked = parser.parse_args(arguments)
+    if asked.set:
+        return looked_at(asked.set)
+    seeds, names = (range(_LOOK), QUICK) if asked.quick else (range(asked.seeds), tuple(ARMS))
+    cells = Study("narrow", measure, {n: ARMS[n] for n in names}, tuple(seeds), {CEILING: "it is not narrowed"}).run(
+        asked.jobs
+    )
+    fed = None
+    if not asked.quick:
+        places = {place: {"place": place} for place in ("federated", "pooled")}
+        unequal = {"federated": "each of three institutions takes the steps, on its own samples"}
+        fed = Study("narrow-federated", federated, places, FEDERATED_SEEDS, unequal).run(asked.jobs)
+    text, needed = page(cells, fed), [*requirements(cells), *(federated_requirements(fed) if fed else [])]
+    print(text)
+    if not asked.quick:
+        left = {
+            w: {a: {str(c): _json(r) for c, r in by.items()} for a, by in residuals(cells, w).items()}
+            for w in ("relearnt", "fresh")
+        }
+        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+                   "federated": {f"{arm}, seed {seed}": one for (arm, seed), one in fed.found.items()} if fed else {},
+                   "claims": [c.to_json() for c in claims(cells)], "residuals": left,
+                   "requirements": [r.to_json() for r in needed], "machine": cells.measured()}  # fmt: skip
+        write_results("narrow", figures, text, draw(cells))
+    return 0
+
+
+def _json(found: Residual) -> dict[str, Any]:
+    i = found.interval
+    return {"gap": found.gap, "verdict": found.verdict} | ({"mean": i.mean, "low": i.low, "high": i.high} if i else {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

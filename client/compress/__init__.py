@@ -1,0 +1,1 @@
+"""Smaller models: zeros (`sparse`), cut shapes (`cutting`), one skill (`narrow`)."""

@@ -1,0 +1,1 @@
+"""Architectures whose axes are known, one a file."""

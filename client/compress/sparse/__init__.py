@@ -1,0 +1,1 @@
+"""Zeros in a model: calibration, pruning by one method or another, and thresholds that are learnt."""

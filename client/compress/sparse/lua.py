@@ -1,0 +1,102 @@
+"""Lua: the share of every row that goes, learnt by gradient while the weights stay frozen (Lu et al., NeurIPS 2025).
+
+Only the thresholds of rows are trained (`dictpfl.client.model.sparse.twin`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from dictpfl.client.compress.sparse.inputs import Squares, calibrate
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.model.sparse.masks import Masks
+from dictpfl.client.model.sparse.scores import Floats, magnitude, ranks, wanda
+from dictpfl.client.model.sparse.select import by_thresholds
+from dictpfl.client.model.sparse.twin import Ranks, ThresholdTwin
+from dictpfl.client.model.sparse.weights import Weight, covered
+from dictpfl.client.training.task import Task
+from dictpfl.client.training.train import train
+from dictpfl.common.settings import Training
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Thresholds that were learnt, and the masks that they mean.
+
+    Attributes:
+        values: t of each covered weight's rows, float64.
+        every: ranks of each weight.
+        sparsity: p.
+        loss: mean training loss over the steps.
+    """
+
+    values: Mapping[str, Floats]
+    every: Ranks
+    sparsity: float
+    loss: float
+
+    def masks(self) -> Masks:
+        """The exact masks."""
+        return by_thresholds(self.every, self.values, self.sparsity)
+
+
+def ranks_of(model: nn.Module, weights: Mapping[str, Weight], samples: Samples | None) -> dict[str, NDArray[np.int32]]:
+    """Ranks by Wanda's scores on the dense model, or by magnitude where there are no samples."""
+    if samples is None:
+        return {name: ranks(magnitude(w)) for name, w in weights.items()}
+    squares = Squares()
+    calibrate(model, weights, samples, squares.see)
+    return {name: ranks(wanda(w, squares.norms(name))) for name, w in weights.items()}
+
+
+def learn_thresholds(
+    model: nn.Module,
+    samples: Samples,
+    task: Task,
+    sparsity: float,
+    *,
+    weights: Mapping[str, Weight] | None = None,
+    steps: int = 120,
+    rate: float = 1e-2,
+    regularisation: float = 16.0,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    batch_size: int = 8,
+    seed: int = 1,
+    device: str = "cpu",
+    every: Ranks | None = None,
+) -> Thresholds:
+    """Learn a threshold for each row of a model's covered weights.
+
+    AdamW moves a threshold by about `rate` a step, so that rate times steps bounds how unequal rows can become. The authors' weight
+    decay of 0.05 would pull all thresholds towards zero, against the regulariser; it is off here.
+
+    Args:
+        model: plain, not changed.
+        samples: to rank by (Wanda) and to learn from.
+        task: the loss.
+        sparsity: p.
+        weights: covered weights of it (`dictpfl.client.model.sparse.weights.covered`); None: those of the default rules.
+        steps, rate, weight_decay, batch_size: of AdamW.
+        regularisation: strength of R.
+        temperature: in ranks; lambda = m / temperature.
+        seed: of the batches.
+        device: to train on.
+        every: ranks; None: made from the samples.
+
+    Raises:
+        ModelError: the loss is not finite; a layer that has no masked form.
+    """
+    weights = covered(model) if weights is None else weights
+    every = ranks_of(model, weights, samples) if every is None else every
+    twin = ThresholdTwin(model, weights, every, sparsity, strength=regularisation, temperature=temperature)
+    training = Training(
+        steps=steps, batch_size=batch_size, optimizer="adamw", learning_rate=rate, weight_decay=weight_decay, device=device,
+    )  # fmt: skip
+    trained = train(twin, samples, training, task, seed=seed)
+    return Thresholds(twin.thresholds(), every, sparsity, trained.loss_sum / max(1, trained.samples_seen))

@@ -1,0 +1,1 @@
+"""Samples, and the sources that a configuration can name: arrays, tables, texts, images."""

@@ -1,0 +1,133 @@
+"""Columns of a table: which are numbers, which are categories, and what features become of them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data, Preprocessing, Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LARGEST = 2.0**60
+"""Numbers are below this, by magnitude, so that their sums fit what a tally holds (`dictpfl.client.data.preparing.wide`)."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a federation's tables, in their agreed order.
+
+    Attributes:
+        names: of all columns.
+        said: the section.
+    """
+
+    names: tuple[str, ...]
+    said: Preprocessing
+
+    @classmethod
+    def of(cls, data: Data, names: tuple[str, ...] = ()) -> Columns:
+        """Columns of a section; `names` are those of its file, where the section does not say them.
+
+        Raises:
+            ConfigError: nobody knows the names, or one that is prepared is not there.
+        """
+        made = cls(names or tuple(data.features), data.preprocessing)
+        if not made.names:
+            raise ConfigError(
+                "data.preprocessing prepares columns, and data.features does not say which there are; name them, so that all institutions "
+                "mean the same"
+            )
+        for name in (*made.said.columns, *made.said.categories):
+            if name not in made.names:
+                (near,) = difflib.get_close_matches(name, made.names, n=1, cutoff=0.0)
+                raise ConfigError(f"data.preprocessing: no feature {name!r}; the nearest is {near!r}")
+        return made
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Columns of numbers."""
+        return tuple(name for name in self.names if name not in self.said.categories)
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """Columns of numbers of which a quantile is wanted."""
+        return tuple(name for name in self.numbers if _wants_quantiles(self.recipe(name)))
+
+    def recipe(self, name: str) -> Recipe:
+        """Recipe of a column of numbers."""
+        return self.said.columns.get(name, self.said.default)
+
+    def many(self, name: str) -> int:
+        """Number of categories, or buckets, of a column; the others not counted."""
+        said = self.said.categories[name]
+        return said if isinstance(said, int) else len(said)
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return sum(1 if name in self.numbers else self.many(name) + 1 for name in self.names)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features."""
+        found: list[str] = []
+        for name in self.names:
+            said = self.said.categories.get(name)
+            if said is None:
+                found.append(name)
+            else:
+                words = [str(n) for n in range(said)] if isinstance(said, int) else said
+                found += [f"{name}={word}" for word in (*words, "other")]
+        return tuple(found)
+
+    def encode(self, frame: pd.DataFrame, origin: str) -> NDArray[np.float64]:
+        """Columns of a frame as numbers: NaN where one is missing, the number of a category, -1 for others.
+
+        Raises:
+            DataError: a column of numbers that holds text, is infinite or out of range, or lacks values that nothing stands in for.
+        """
+        return np.stack([self._encoded(name, frame[name], origin) for name in self.names], axis=1)
+
+    def _encoded(self, name: str, column: pd.Series[Any], origin: str) -> NDArray[np.float64]:
+        if name in self.said.categories:
+            return self._numbered(name, column)
+        if column.dtype.kind not in "biuf":
+            raise DataError(
+                f"{origin}: column {name!r} is not numbers; name its categories in data.preprocessing.categories, or exclude it"
+            )
+        values = column.to_numpy(np.float64)
+        if np.isinf(values).any() or (np.abs(values[~np.isnan(values)]) >= LARGEST).any():
+            raise DataError(
+                f"{origin}: column {name!r} has values that are infinite or beyond {LARGEST:g}; mend those rows"
+            )
+        if np.isnan(values).any() and self.recipe(name).impute == "none":
+            raise DataError(
+                f"{origin}: missing values in {name!r}; set data.preprocessing.impute to `mean` or `median`, or drop those rows"
+            )
+        return values
+
+    def _numbered(self, name: str, column: pd.Series[Any]) -> NDArray[np.float64]:
+        said = self.said.categories[name]
+        words = {word: number for number, word in enumerate(said)} if isinstance(said, list) else {}
+        codes: dict[Any, float] = {}
+        for value in column.dropna().unique():
+            word = str(int(value)) if isinstance(value, (bool, np.bool_, float)) and value == int(value) else str(value)
+            codes[value] = words.get(word, -1) if isinstance(said, list) else bucket(word, said)
+        return column.map(codes).fillna(-1).to_numpy(np.float64)
+
+
+def bucket(word: str, many: int) -> int:
+    """Bucket of a category: SHA-256 of its text, modulo their number; the same at every institution."""
+    return int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little") % many
+
+
+def _wants_quantiles(recipe: Recipe) -> bool:
+    return bool(recipe.impute == "median" or recipe.clip or recipe.scale in ("minmax", "robust"))

@@ -1,0 +1,129 @@
+"""Images of files: a folder for each class (`data.source = "imagefolder"`), or a column of a table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dictpfl.client.data.samples import Dataset, Samples, drawn, path_of
+from dictpfl.client.data.tables import groups_of, labels_of, require_columns, splits_of
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPTIONS = ("size", "mode", "mean", "std", "window")
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_SIZE = 224
+DEEP = "I;16"
+"""Mode of grey images in 16 bits, in Pillow's word."""
+_DEEPEST = 65535
+
+
+def pixels(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (), *, seed: int) -> Dataset:
+    """Read images from the column `data.options.image`: paths, encoded bytes, or cells as `datasets` stores them.
+
+    Of many, only those that `data.limit` keeps (drawn by seed) are decoded; the classes are those of all.
+    """
+    column = str(data.options["image"])
+    require_columns(data, frame, [column, data.label])
+    prepare, beside = preparation(data.options), path_of(data).parent
+    labels, classes = labels_of(frame[data.label], data, known_classes)
+    kept = drawn(len(frame), data, seed, splits_of(data, frame))
+    if kept is not None:
+        frame, labels = frame.iloc[kept], labels[kept]
+    features = np.stack([prepare(_encoded(cell, beside)) for cell in frame[column]])
+    return Dataset(
+        Samples(features, labels),
+        len(classes) or 1,
+        groups_of(data, frame),
+        splits_of(data, frame),
+        name=path_of(data).name,
+        class_names=classes,
+    )
+
+
+def _encoded(cell: Any, beside: Path) -> Path | bytes:
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path")
+    return cell if isinstance(cell, bytes) else beside / str(cell)
+
+
+def preparation(options: Mapping[str, Any]) -> Callable[[Path | bytes], NDArray[np.float32]]:
+    """Make the function that reads an image file as an array (C, H, W), float32, by `size`, `mode`, `mean` and `std`.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+    from PIL import Image
+
+    fit = fitting(options)
+
+    def prepare(source: Path | bytes) -> NDArray[np.float32]:
+        try:
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return fit(image)
+        except Exception as error:  # a damaged file can be any error in Pillow
+            name = "an image of the table" if isinstance(source, bytes) else source
+            raise DataError(f"cannot read {name}: {error}; mend or drop it, or set data.skip_broken = true") from error
+
+    return prepare
+
+
+def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
+    """Make the function that makes an array (C, H, W), float32, of an opened image of Pillow; see `preparation`.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+    from PIL import Image, ImageOps
+
+    mode = options.get("mode", "RGB")
+    if mode not in ("RGB", "L", DEEP):
+        raise ConfigError(f"data.options.mode is {mode!r}; expected `RGB`, `L` or `{DEEP}`")
+    if mode != DEEP and "window" in options:
+        raise ConfigError(
+            f"data.options.window is of mode `{DEEP}`, and data.options.mode is {mode!r}: it would be ignored"
+        )
+    size = options.get("size", _SIZE)
+    height, width = (size, size) if isinstance(size, int) else (int(d) for d in size)
+    channels = 3 if mode == "RGB" else 1
+    usual = _IMAGENET if mode == "RGB" else ((0.5,), (0.5,))
+    mean, std = (np.atleast_1d(np.asarray(options.get(key, value), np.float32)) for key, value in
+                 zip(("mean", "std"), usual, strict=True))  # fmt: skip
+    if mean.shape not in ((1,), (channels,)) or std.shape not in ((1,), (channels,)) or not (std > 0).all():
+        raise ConfigError(f"data.options: mean and std need one number above zero, or {channels}, for mode {mode!r}")
+    low, high = _window(options)
+
+    def fit(image: Any) -> NDArray[np.float32]:
+        if mode == DEEP:
+            # As float32 before it is resized: Pillow's `convert` would cut 16 bits off at 255.
+            deep = (np.asarray(image, dtype=np.float32) - low) / (high - low)
+            if deep.ndim != 2:  # noqa: PLR2004 -- rows and columns
+                raise ValueError(f"an image of mode {image.mode}, and data.options.mode is {DEEP!r}")
+            whole, scale = Image.fromarray(deep.clip(0, 1)), 1.0
+        elif image.mode.startswith("I"):
+            raise ValueError(f"an image of 16 bits or more (mode {image.mode}); set data.options.mode = {DEEP!r}")
+        else:
+            whole, scale = image.convert(mode), 255.0
+        fitted = ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)
+        values = np.asarray(fitted, dtype=np.float32).reshape(height, width, channels) / scale
+        return ((values - mean) / std).transpose(2, 0, 1).astype(np.float32)
+
+    return fit
+
+
+def _window(options: Mapping[str, Any]) -> tuple[float, float]:
+    """Values of an image in 16 bits that become 0 and 1."""
+    window = options.get("window", [0, _DEEPEST])
+    if not isinstance(window, list) or len(window) != 2 or not 0 <= window[0] < window[1] <= _DEEPEST:  # noqa: PLR2004
+        raise ConfigError(
+            f"data.options.window is {window!r}; expected two values from 0 to {_DEEPEST}, the lower one first"
+        )
+    return float(window[0]), float(window[1])

@@ -1,0 +1,175 @@
+"""Images and clips in folders, one for each class: decoded when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from dictpfl.client.data import images, videos
+from dictpfl.client.data.lazy import Known, LazySamples, Numbers
+from dictpfl.client.data.samples import Dataset, Samples, drawn, path_of, require_options, sites_of
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+
+_log = structlog.get_logger(__name__)
+_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+class FileReader:
+    """A sample a file; of each, its name and its class are in memory."""
+
+    steady = True
+
+    def __init__(
+        self, name: str, found: Sequence[tuple[Path, int, str]], classes: Sequence[str], decode: Callable[[Path], NDArray[np.float32]],
+        *, has_sites: bool,
+    ) -> None:  # fmt: skip
+        """Take files.
+
+        Args:
+            name: of the data set.
+            found: each file, by its whole path, the number of its class, and its institution.
+            classes: names of the classes.
+            decode: reads a file.
+            has_sites: whether institutions are known.
+        """
+        paths = [str(path) for path, _, _ in found]
+        self._root = os.path.commonpath(paths) if len(paths) > 1 else str(Path(paths[0]).parent)
+        # One array of bytes: a list of paths would be copied, page by page, into each worker that looks at it.
+        self._names = np.array([os.fsencode(os.path.relpath(path, self._root)) for path in paths])
+        self._labels = np.array([number for _, number, _ in found], dtype=np.int64)
+        self._sites = np.array([site for _, _, site in found]) if has_sites else None
+        self._name, self._classes, self._decode = name, tuple(classes), decode
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._names)
+
+    @property
+    def digest(self) -> str:
+        """Digest of names and classes."""
+        said = hashlib.sha256(b"\0".join(self._names.tolist()) + self._labels.tobytes())
+        return said.hexdigest()
+
+    def path(self, number: int) -> Path:
+        """File of a sample."""
+        return Path(self._root) / os.fsdecode(bytes(self._names[number]))
+
+    def read(self, numbers: Numbers, seed: int = 0) -> tuple[NDArray[Any], None]:  # noqa: ARG002 -- nothing is drawn
+        """See `dictpfl.client.data.lazy.Reader`."""
+        return np.stack([self._decode(self.path(int(number))) for number in numbers]), None
+
+    def known(self) -> Known:
+        """See `dictpfl.client.data.lazy.Reader`."""
+        return Known(len(self._classes), self._labels, self._sites, name=self._name, class_names=self._classes)
+
+
+def image_files(data: Data) -> FileReader:
+    """Images of a section whose source is `imagefolder`; see there.
+
+    Raises:
+        ConfigError: an option out of range.
+        DataError: no such folder, or nothing in it.
+    """
+    options = require_options(data, (*images.OPTIONS, "classes", "sites"))
+    named = sites_of(data)
+    sites = options.get("sites", False)
+    if not isinstance(sites, bool) or (sites and named):
+        raise ConfigError(
+            f"data.options.sites is {sites!r}; expected true or false, and false where data.paths names a folder for each institution"
+        )
+    folder = next(iter(named.values())).parent if named else path_of(data)
+    for root in named.values() or [folder]:
+        if not root.is_dir():
+            raise DataError(f"no folder {root}; expected one that holds a folder of images for each class")
+    roots = list(named.values()) if named else _folders(folder) if sites else [folder]
+    classes = tuple(map(str, options.get("classes") or sorted({p.name for root in roots for p in _folders(root)})))
+    names = list(named) or [root.name for root in roots]
+    found = [
+        (path, number, site)
+        for site, root in zip(names, roots, strict=True)
+        for path, number in _listed(root, classes, _IMAGES)
+    ]
+    if not found:
+        expected = "SITE/CLASS/NAME.png" if sites else "CLASS/NAME.png"
+        raise DataError(f"no images in the folders of {folder}; expected {expected} or of another usual ending")
+    return FileReader(folder.name, found, classes, images.preparation(options), has_sites=bool(sites or named))
+
+
+def clip_files(data: Data) -> FileReader:
+    """Clips of a section whose source is `videofolder`; see there.
+
+    Raises:
+        ConfigError: an option out of range.
+        DataError: no such folder, or nothing in it.
+    """
+    options = require_options(data, (*videos.OPTIONS, "classes"))
+    folder = path_of(data)
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}; data.path must hold a folder of clips for each class")
+    classes = tuple(map(str, options.get("classes") or [path.name for path in _folders(folder)]))
+    found = [(path, number, "") for path, number in _listed(folder, classes, videos.BY_PILLOW | videos.BY_AV)]
+    if not found:
+        raise DataError(f"no clips in the folders of {folder}; expected CLASS/NAME.gif, .webp, .tif, .mp4 or the like")
+    decode = videos.reader({key: value for key, value in options.items() if key != "classes"})
+    return FileReader(folder.name, found, classes, decode, has_sites=False)
+
+
+def in_memory(reader: FileReader, data: Data, seed: int) -> Dataset:
+    """Read all files that `data.limit` keeps, into one array.
+
+    Raises:
+        DataError: one that cannot be read (without `data.skip_broken`), or more of them than half of the machine's memory holds.
+    """
+    kept, known = drawn(len(reader), data, seed), reader.known()
+    numbers = np.arange(len(reader)) if kept is None else kept
+    assert known.labels is not None  # noqa: S101 -- a file's label is its folder
+    lazy = LazySamples(reader, data, numbers, known.labels[numbers])
+    _require_room(lazy.features.nbytes, known.name)
+    features = np.empty(lazy.features.shape, dtype=np.float32)
+    read: list[int] = []
+    for place in range(len(numbers)):
+        found = lazy.read(np.array([place]))
+        if len(found.features):
+            features[len(read)] = found.features[0]
+            read.append(place)
+    if len(read) < len(numbers):
+        _log.warning(
+            "files that cannot be read are left out", folder=known.name, files=len(numbers) - len(read), of=len(numbers)
+        )
+    labels, groups = lazy.labels[read], None if known.groups is None else known.groups[numbers[read]]
+    return Dataset(
+        Samples(features[: len(read)], labels), known.outputs, groups, name=known.name, class_names=known.class_names
+    )
+
+
+def _require_room(wanted: int, name: str) -> None:
+    """Refuse files that would not fit, before the memory is taken."""
+    held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > held / 2:
+        raise DataError(
+            f"the files of {name} take {wanted / 1e9:.1f} GB as float32, this machine has {held / 1e9:.1f}; set data.lazy = true, which reads "
+            "them when a batch needs them, or use fewer frames, a smaller size, or data.limit"
+        )
+
+
+def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> list[tuple[Path, int]]:
+    """Files of each class in the order of their names, by their whole paths, with the number of the class."""
+    root = root.resolve()  # whatever folder is the current one when they are read
+    return [
+        (path, number)
+        for number, name in enumerate(classes)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in endings and path.is_file()
+    ]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())

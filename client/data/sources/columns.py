@@ -1,0 +1,139 @@
+"""Files with columns: csv, parquet, json lines, and data sets that Hugging Face `datasets` wrote to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dictpfl.client.data import hubs, images, tables, texts
+from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet
+from dictpfl.client.data.samples import Dataset, path_of, require_options, sites_of
+from dictpfl.client.data.source import SOURCES
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OPTIONS = ("scale", "classes", "target", "shape", "delimiter", "split")
+
+
+@SOURCES.register("csv")
+@SOURCES.register("parquet")
+@SOURCES.register("jsonl")
+@SOURCES.register("datasets")
+def read_columns(data: Data, seed: int) -> Dataset:
+    """Read rows as samples: tokens of `data.options.text`, images of `data.options.image`, or numbers of all columns.
+
+    `data.options` for all of them: `classes`, `target` (see `dictpfl.client.data.tables`); `delimiter` of csv;
+    `split` of a `datasets` folder with several.
+
+    Args:
+        data: section of the configuration.
+        seed: seed of the draw of the rows that `data.limit` keeps, where preparing all of them is slow.
+
+    Raises:
+        ConfigError: an option that this kind of sample does not take.
+        DataError: unreadable, empty, columns missing.
+    """
+    if "text" in data.options:
+        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *texts.OPTIONS))
+    elif "image" in data.options:
+        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], "image", *images.OPTIONS))
+    else:
+        require_options(data, (*_OPTIONS, "event"))
+    if (data.features or data.exclude) and {"text", "image"} & data.options.keys():
+        raise ConfigError(
+            "data.features and data.exclude choose columns of numbers, and data.options makes samples of one column; leave them out"
+        )
+    data, frame, names = _sites(data, sites) if (sites := sites_of(data)) else (data, *_read(data))
+    if "text" in data.options:
+        return texts.tokens(data, frame, names, seed=seed)
+    if "image" in data.options:
+        return images.pixels(data, frame, names, seed=seed)
+    return tables.numbers(data, frame, names)
+
+
+_SITE = "dictpfl site"
+"""Column that names the institution of each row, where each has a file of its own."""
+
+
+def _sites(data: Data, sites: dict[str, Path]) -> tuple[Data, pd.DataFrame, tuple[str, ...]]:
+    """Read each institution's file: the section that describes them together, all rows, and the names of the classes.
+
+    Columns are matched by name; their order is that of the first file.
+    """
+    import pandas as pd
+
+    if data.column:
+        raise ConfigError(
+            f"data.column is {data.column!r}, but each institution has a file of its own, which names it; leave data.column empty"
+        )
+    frames, names = [], set[tuple[str, ...]]()
+    for site, path in sites.items():
+        frame, own = _read(data.model_copy(update={"path": str(path), "paths": {}}))
+        column = data.options.get("image")
+        if column in frame.columns:  # paths of images are meant from the file that has them
+            frame[column] = [
+                str(path.parent.resolve() / cell) if isinstance(cell, str) else cell for cell in frame[column]
+            ]
+        frames.append(frame.assign(**{_SITE: site}))
+        names.add(own)
+    if len(names) > 1:
+        raise DataError(f"the files of data.paths name other classes: {' and '.join(', '.join(n[:5]) for n in names)}")
+    whole = data.model_copy(update={"column": _SITE, "path": data.path or next(iter(sites.values())).as_posix()})
+    return whole, pd.concat(_alike(frames, list(map(str, sites.values()))), ignore_index=True), names.pop()
+
+
+def _alike(frames: Sequence[pd.DataFrame], origins: Sequence[str]) -> list[pd.DataFrame]:
+    """Frames with the columns of the first, by name.
+
+    Raises:
+        DataError: one lacks a column, or has one more.
+    """
+    first = list(frames[0].columns)
+    for frame, origin in zip(frames, origins, strict=True):
+        missing, extra = [c for c in first if c not in frame], [c for c in frame if c not in first]
+        if missing or extra:
+            parts = [
+                f"{what} {', '.join(map(str, some[:10]))}"
+                for what, some in (("lacks", missing), ("has also", extra))
+                if some
+            ]
+            raise DataError(
+                f"{origin} {' and '.join(parts)}, unlike {origins[0]}; expected the same columns, in any order"
+            )
+    return [frame[first] for frame in frames]
+
+
+def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read the frame, and the names that the file itself gives to its classes."""
+    import pandas as pd
+
+    paths = hubs.local_files(data.path) if hubs.is_hub(data.path, data.source) else [path_of(data)]
+    frames: list[pd.DataFrame] = []
+    names: tuple[str, ...] = ()
+    for path in paths:
+        try:
+            frame, names = _frame(path, data)
+        except (OSError, ValueError, pd.errors.ParserError) as error:
+            raise DataError(f"cannot read {path} as {data.source}: {error}") from error
+        frames.append(frame)
+    frame = frames[0] if len(frames) == 1 else pd.concat(_alike(frames, [*map(str, paths)]), ignore_index=True)
+    if frame.empty:
+        raise DataError(f"{data.path}: no rows; expected at least one sample")
+    return frame, names
+
+
+def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    import pandas as pd
+
+    if data.source == "csv":
+        return pd.read_csv(path, sep=data.options.get("delimiter", ",")), ()
+    if data.source == "parquet":
+        return pd.read_parquet(path), names_in_parquet(path, data.label)
+    if data.source == "jsonl":
+        return pd.read_json(path, lines=True), ()
+    saved = SavedTable(path, data)
+    return saved.rows(None, saved.columns), saved.class_names

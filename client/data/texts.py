@@ -1,0 +1,163 @@
+"""Text as token ids (`data.options.text`), with the tokenizer that belongs to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from dictpfl.client.data.samples import IGNORED, PADDING, Dataset, Samples, drawn
+from dictpfl.client.data.tables import groups_of, labels_of, require_columns, splits_of
+from dictpfl.client.model.hub import asked_once, folder_of, library
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OPTIONS = ("text", "tokenizer", "max_tokens", "prompt", "template", "long")
+_log = structlog.get_logger(__name__)
+_PLACE = "{prompt}"
+_MOST = 128  # tokens of a sample, where the configuration names no number
+
+
+def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (), *, seed: int) -> Dataset:
+    """Turn rows into token ids, int64 (n, max_tokens): longer ones are cut, shorter ones filled with `PADDING`.
+
+    Batches are cut to their longest row again and masked when they are used (`dictpfl.client.training.calling`). Of
+    many texts, only those that `data.limit` keeps (drawn by seed) go through the tokenizer; the classes are those of
+    all.
+
+    `data.options`:
+
+    - `text`: the column, or a list of two for pairs of texts.
+    - `tokenizer`: a folder or a hub's name, as in `transformers:...`.
+    - `max_tokens`: 128 by default; all institutions need the same.
+    - `target`: `next` for a language model, whose labels are the tokens themselves (`training.task = "causal-lm"`); then
+      `prompt` may name a column that stands before the text and is not learnt, and `template` what stands around it, as
+      the model knows it: `"Question: {prompt} Answer: "`.
+    - `long`: what becomes of rows of more than `max_tokens`: `cut` (default), or, for a language model, `drop`. An answer
+      that was cut has no end to learn; rows that are dropped do not count towards `data.limit`.
+
+    Raises:
+        ConfigError: no tokenizer, or one that cannot be had.
+        DataError: columns missing, or no row that is short enough.
+    """
+    options = data.options
+    text = [options["text"]] if isinstance(options["text"], str) else list(options["text"])
+    tokenizer = load_tokenizer(options.get("tokenizer", ""))
+    most = int(options.get("max_tokens", _MOST))
+    is_next = options.get("target") == "next"
+    prompt = [str(options["prompt"])] if "prompt" in options else []
+    if most < 1 or len(text) > 2 or (prompt and not is_next):  # noqa: PLR2004 -- a text or a pair
+        raise ConfigError(
+            'data.options: expected max_tokens of 1 or more, one column or two in `text`, and `prompt` with target = "next" only'
+        )
+    long = options.get("long", "cut")
+    if long not in ("cut", "drop") or (long == "drop" and not is_next):
+        raise ConfigError(f'data.options.long is {long!r}; expected "cut", or "drop" with target = "next"')
+    require_columns(data, frame, [*text, *prompt, *([] if is_next else [data.label])])
+    labels, names = (np.zeros(0, np.int64), ()) if is_next else labels_of(frame[data.label], data, known_classes)
+    render = template_of(options)
+    if long == "drop":
+        frame = _short(data, frame, tokenizer, render(_column(frame, prompt)), _column(frame, text[:1]), most)
+    kept = drawn(len(frame), data, seed, splits_of(data, frame))
+    if kept is not None:
+        frame, labels = frame.iloc[kept], labels[kept] if len(labels) else labels
+    if is_next:
+        samples = _next_tokens(tokenizer, render(_column(frame, prompt)), _column(frame, text[:1]), most)
+        outputs = len(tokenizer)
+    else:
+        rows = tokenizer(*(frame[column].astype(str).tolist() for column in text), truncation=True, max_length=most)
+        samples, outputs = Samples(_filled(rows["input_ids"], most, PADDING), labels), len(names) or 1
+    return Dataset(
+        samples, outputs, groups_of(data, frame), splits_of(data, frame), name=Path(data.path).name, class_names=names
+    )
+
+
+def template_of(options: Mapping[str, Any]) -> Callable[[Sequence[str]], list[str]]:
+    """Return what puts prompts into `options.template`, where there is one.
+
+    Raises:
+        ConfigError: a template without `prompt`, or without the place for it.
+    """
+    template = options.get("template")
+    if template is None:
+        return list
+    if "prompt" not in options or not isinstance(template, str) or template.count(_PLACE) != 1:
+        raise ConfigError(
+            f"data.options.template is {template!r}; expected {_PLACE} in it once, and data.options.prompt"
+        )
+    before, after = template.split(_PLACE)
+    return lambda prompts: [f"{before}{prompt}{after}" for prompt in prompts]
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a folder or of a hub's name.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded.
+    """
+    if not name:
+        raise ConfigError(
+            "data.options.text needs data.options.tokenizer: the folder or name that model.source has after `transformers:`"
+        )
+    transformers = library("transformers")
+    folder = folder_of(name, "data.options.tokenizer")
+    try:
+        with asked_once(folder or name):
+            return transformers.AutoTokenizer.from_pretrained(folder or name, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"data.options.tokenizer {name!r} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}. Without "
+            "a network, name a folder with tokenizer.json"
+        ) from error
+
+
+def _column(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    return frame[names[0]].astype(str).tolist() if names else [""] * len(frame)
+
+
+def _short(
+    data: Data, frame: pd.DataFrame, tokenizer: Any, prompts: list[str], bodies: list[str], most: int
+) -> pd.DataFrame:
+    """Keep the rows of at most so many tokens."""
+    fits = [len(before) + len(after) <= most for before, after in _sequences(tokenizer, prompts, bodies)]
+    if not any(fits):
+        raise DataError(f"{data.path}: no row has {most} tokens or fewer; raise data.options.max_tokens")
+    _log.info("rows of more tokens than data.options.max_tokens are dropped", rows=len(fits) - sum(fits), of=len(fits))
+    return frame[fits]
+
+
+def _next_tokens(tokenizer: Any, prompts: list[str], bodies: list[str], most: int) -> Samples:
+    pairs = _sequences(tokenizer, prompts, bodies)
+    rows = [(before + after)[:most] for before, after in pairs]
+    kept = [[IGNORED] * min(len(p), most) + row[len(p) :] for (p, _), row in zip(pairs, rows, strict=True)]
+    # The first token is never predicted.
+    if idle := sum(all(label == IGNORED for label in labels[1:]) for labels in kept):
+        _log.warning(
+            "rows with nothing to learn: their prompts fill data.options.max_tokens",
+            rows=idle,
+            of=len(kept),
+            max_tokens=most,
+        )
+    return Samples(_filled(rows, most, PADDING), _filled(kept, most, IGNORED))
+
+
+def _sequences(tokenizer: Any, prompts: list[str], bodies: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Tokens of the prompt, and of what follows with the end, for each row."""
+    end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    before = tokenizer(prompts, add_special_tokens=True)["input_ids"] if any(prompts) else [[]] * len(prompts)
+    after = tokenizer(bodies, add_special_tokens=not any(prompts))["input_ids"]
+    return [(list(p), [*b, *end]) for p, b in zip(before, after, strict=True)]
+
+
+def _filled(rows: Sequence[Sequence[int]], width: int, value: int) -> NDArray[np.int64]:
+    array = np.full((len(rows), width), value, dtype=np.int64)
+    for line, row in zip(array, rows, strict=True):
+        line[: len(row)] = row
+    return array

@@ -1,0 +1,140 @@
+"""Record of answers about masks, on disk before anything is told, so that one sum of a round opens and no other.
+
+Two sums of a round that differ in one upload would give that upload away. So an institution that helped to open one
+sum tells nothing about another, and delivers to no other attempt at the round. And the own mask stays on an upload
+once the seeds of its pairs' masks were told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dictpfl.common.errors import MemoryFileError, RoundError
+from dictpfl.common.files import write_private
+from dictpfl.common.messages.masks import SharesQuestion
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Record about the newest round that anything was told of.
+
+    Attributes:
+        round: its number; -1: none yet.
+        attempt: newest attempt that was delivered to, or told of.
+        missing: members whose pairs' seeds were told in that attempt.
+        opened: digest of the sum that was opened, in hexadecimal; "": none.
+    """
+
+    round: int = -1
+    attempt: int = 0
+    missing: tuple[int, ...] = ()
+    opened: str = ""
+
+
+class Reveals:
+    """File of the record; used under the memory's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def require_open(self, number: int, attempt: int) -> None:
+        """Refuse an upload for this round and attempt.
+
+        Raises:
+            RoundError (reveal): the round was opened in another attempt, or a later attempt was begun.
+        """
+        marks = self._of(number)
+        if marks.opened and attempt != marks.attempt:
+            raise RoundError(
+                f"round {number} was opened here in attempt {marks.attempt}, and attempt {attempt} is asked for: a second sum "
+                "could give an upload away. Only if the coordinator's journal was lost meanwhile, and all agree on it, remove "
+                f"{self._path}",
+                code="reveal",
+            )
+        if attempt < marks.attempt:
+            raise RoundError(
+                f"round {number} is at attempt {marks.attempt} here, {attempt} is asked for", code="reveal"
+            )
+
+    def move_on(self, number: int, attempt: int) -> None:
+        """Record an upload for another attempt; nothing is told of earlier ones any more."""
+        marks = self._of(number)
+        if attempt != marks.attempt:
+            self._keep(Marks(number, attempt))
+
+    def tell_of_missing(self, number: int, attempt: int, missing: Collection[int]) -> None:
+        """Record that seeds of these members' pairs are told.
+
+        Raises:
+            RoundError (reveal): the round was opened already.
+        """
+        marks = self._current(number, attempt)
+        if marks.opened:
+            raise RoundError(f"round {number} was opened already; no pair's stream is told any more", code="reveal")
+        self._keep(replace(marks, missing=tuple(sorted({*marks.missing, *missing}))))
+
+    def tell_of_sum(self, number: int, question: SharesQuestion) -> None:
+        """Record the sum that is opened.
+
+        Raises:
+            RoundError (reveal): another sum was opened, or seeds of the pairs of an upload in it were told.
+        """
+        marks, opened = self._current(number, question.attempt), _digest(question)
+        if marks.opened and marks.opened != opened:
+            raise RoundError(f"round {number} was opened already, as another sum; nothing was told", code="reveal")
+        if uncovered := sorted(set(marks.missing) & set(question.uploads)):
+            raise RoundError(
+                f"members {uncovered} were said to be missing from round {number}; nothing was told", code="reveal"
+            )
+        if not marks.opened:
+            self._keep(replace(marks, opened=opened))
+
+    def _current(self, number: int, attempt: int) -> Marks:
+        marks = self._of(number)
+        if attempt < marks.attempt:
+            raise RoundError(
+                f"attempt {attempt} at round {number} was given up here; nothing was told of it", code="reveal"
+            )
+        return marks if attempt == marks.attempt else Marks(number, attempt)
+
+    def _of(self, number: int) -> Marks:
+        marks = self._load()
+        if marks.round > number:
+            raise RoundError(
+                f"round {number} is asked for, masks of round {marks.round} were told of here: this institution's memory or the "
+                f"coordinator's journal is an old copy. Restore the newest one; if there is none, remove {self._path}",
+                code="reveal",
+            )
+        return marks if marks.round == number else Marks(number)
+
+    def _load(self) -> Marks:
+        try:
+            document = json.loads(self._path.read_bytes())
+            return Marks(
+                int(document["round"]),
+                int(document["attempt"]),
+                tuple(int(member) for member in document["missing"]),
+                str(document["opened"]),
+            )
+        except FileNotFoundError:
+            return Marks()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MemoryFileError(
+                f"{self._path} is damaged ({type(error).__name__}): it says what was told about masks; restore it from backup"
+            ) from error
+
+    def _keep(self, marks: Marks) -> None:
+        document = {"round": marks.round, "attempt": marks.attempt, "missing": marks.missing, "opened": marks.opened}
+        try:
+            write_private(self._path, (json.dumps(document) + "\n").encode())
+        except OSError as error:
+            raise MemoryFileError(f"cannot write {self._path}: {error.strerror}; nothing was told") from error
+
+
+def _digest(question: SharesQuestion) -> str:
+    """Digest of attempt and uploads; it does not matter who is sent which shares."""
+    return hashlib.sha256(replace(question, shares={}).to_bytes()).hexdigest()

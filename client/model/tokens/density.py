@@ -1,0 +1,45 @@
+"""Density peaks of tokens: which of them stand for the others (Rodriguez and Laio 2014, as FastVID and AutoPrune use it)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dictpfl.client.model.tokens.seam import best
+
+
+@torch.no_grad()
+def distances(hidden: Tensor) -> Tensor:
+    """Distance of any two tokens over sqrt(D), float32: (..., T, D) to (..., T, T)."""
+    wide = hidden.float()
+    apart = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist")
+    return apart / math.sqrt(hidden.shape[-1])
+
+
+@torch.no_grad()
+def peaks(apart: Tensor, real: Tensor, count: int, nearest: int) -> Tensor:
+    """Number the tokens of the largest rho delta, best first, ties by index: (..., count) int64.
+
+        rho_i = exp(-mean of the `nearest` smallest D_ij^2, the token itself among them)
+        delta_i = min {D_ij : rho_j > rho_i}, of equal rho the earlier token counts as denser; for the densest: the largest D
+
+    Args:
+        apart: distances, (..., T, T).
+        real: mask of the tokens that count, (..., T) bool; others come last.
+        count: at most T.
+        nearest: capped at T.
+    """
+    pair = real.unsqueeze(-1) & real.unsqueeze(-2)
+    far = apart.masked_fill(~pair, torch.inf)
+    close = far.sort(dim=-1).values[..., : min(nearest, apart.shape[-1])]
+    counted = torch.isfinite(close)
+    mean = close.masked_fill(~counted, 0.0).square().sum(-1) / counted.sum(-1).clamp(min=1)
+    rho = torch.exp(-mean).masked_fill(~real, 0.0)
+    earlier = torch.ones(apart.shape[-2:], dtype=torch.bool, device=apart.device).tril(-1)
+    denser = (rho.unsqueeze(-2) > rho.unsqueeze(-1)) | ((rho.unsqueeze(-2) == rho.unsqueeze(-1)) & earlier)
+    delta = far.masked_fill(~(denser & pair), torch.inf).amin(dim=-1)
+    widest = apart.masked_fill(~pair, 0.0).amax(dim=(-2, -1), keepdim=True).squeeze(-1)
+    delta = torch.where(torch.isinf(delta), widest, delta)
+    return best((rho * delta).masked_fill(~real, -1.0), count)

@@ -1,0 +1,1 @@
+"""Families of models whose layers a reducer can stand between, one a file."""

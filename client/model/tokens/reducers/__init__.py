@@ -1,0 +1,1 @@
+"""Reducers of tokens, one a file."""

@@ -1,0 +1,42 @@
+"""DySeg: runs of frames that show one scene, by how alike neighbours are (FastVID; arXiv 2503.11187)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
+from torch import Tensor
+
+from dictpfl.common.errors import ConfigError
+
+
+@torch.no_grad()
+def segments(frames: Tensor, c: int = 8, tau: float = 0.9) -> Tensor:
+    """Mark the first frame of each segment: cut after f where cos(g_f, g_f+1) is among the c - 1 lowest, ties by index, or below tau.
+
+    Args:
+        frames: one feature a frame, (B, F, E); of a zero vector the cosine is 0.
+        c: least number of segments; at most F of them are made.
+        tau: threshold of the cosine.
+
+    Returns:
+        Bool, (B, F), True at frame 0.
+
+    Raises:
+        ConfigError: c below 1, or frames of another shape.
+    """
+    if c < 1 or frames.dim() != 3:  # noqa: PLR2004 -- clips, frames, features
+        raise ConfigError(
+            f"segments: expected c of at least 1 and frames (clips, frames, features), found {c} and {tuple(frames.shape)}"
+        )
+    wide = frames.float()
+    alike = F.cosine_similarity(wide[:, :-1], wide[:, 1:], dim=-1)
+    order = alike.argsort(dim=1, stable=True)[:, : c - 1]
+    cut = (alike < tau).scatter(1, order, value=True)
+    return F.pad(cut, (1, 0), value=True)
+
+
+def evenly(clips: int, frames: int, c: int, device: torch.device) -> Tensor:
+    """Mark the first frames of c segments of even length, whatever is in them: (clips, frames) bool."""
+    starts = torch.zeros(frames, dtype=torch.bool, device=device)
+    starts[[n * frames // min(c, frames) for n in range(min(c, frames))]] = True
+    return starts.expand(clips, -1)

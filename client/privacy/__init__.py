@@ -1,0 +1,1 @@
+"""Differential privacy at an institution: accounting, DP-SGD and gradients of single samples."""

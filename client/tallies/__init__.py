@@ -1,0 +1,1 @@
+"""Sources of tallies, one a file (`dictpfl.client.training.tally`)."""

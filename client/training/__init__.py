@@ -1,0 +1,1 @@
+"""Local training: tasks, batches, the loop, and what is measured around it."""

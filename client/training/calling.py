@@ -1,0 +1,66 @@
+"""Calls of a model: its arguments for a batch (plain tensors, or token ids with a mask), and its outputs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dictpfl.client.data.samples import PADDING, Samples
+from dictpfl.common.errors import ModelError
+
+
+def tensors_of(module: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Copy features and labels to the module's device; floats in its dtype."""
+    first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    tensors = torch.tensor(np.asarray(samples.features)), torch.tensor(np.asarray(samples.labels))
+    cast = [t.to(first.device, first.dtype if t.is_floating_point() else t.dtype) for t in tensors]
+    return cast[0], cast[1]
+
+
+def arguments(module: nn.Module, features: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Make positional and named arguments of the module's forward for a batch of features.
+
+    Integers (batch, tokens) for a module whose forward takes `attention_mask` are token ids: the batch is cut to its
+    longest row, `PADDING` is masked and replaced by an id that exists. Everything else is the one argument.
+
+    Raises:
+        ModelError: padded token ids for a module without `attention_mask`.
+    """
+    if features.is_floating_point() or features.dim() != 2:  # noqa: PLR2004 -- batch, tokens
+        return (features,), {}
+    real = features != PADDING
+    if not _takes_mask(type(module).forward):
+        if bool(real.all()):
+            return (features,), {}
+        raise ModelError(
+            f"these samples are padded token ids, which {type(module).__name__}.forward cannot tell from tokens; expected "
+            "forward(input_ids, attention_mask)"
+        )
+    longest = max(1, int(real.sum(dim=1).max())) if len(features) else 1
+    ids, real = features[:, :longest], real[:, :longest]
+    padding = getattr(getattr(module, "config", None), "pad_token_id", None) or 0
+    return (), {"input_ids": ids.masked_fill(~real, padding), "attention_mask": real.long()}
+
+
+def forward(module: nn.Module, features: Tensor) -> Tensor:
+    """Compute the module's outputs for a batch of features."""
+    positional, named = arguments(module, features)
+    return logits(module(*positional, **named))
+
+
+def logits(answer: Any) -> Tensor:
+    """Return a module's output as a tensor: itself, or its `logits` where transformers' classes wrap them."""
+    outputs: Tensor = getattr(answer, "logits", answer)
+    return outputs
+
+
+@lru_cache(maxsize=64)
+def _takes_mask(function: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(function).parameters
+    return "attention_mask" in parameters and "input_ids" in parameters

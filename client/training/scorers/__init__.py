@@ -1,0 +1,1 @@
+"""Scores that institutions send in score rounds, one a file."""

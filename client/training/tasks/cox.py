@@ -1,0 +1,43 @@
+"""Survival: time until an event, for some samples only known to be longer than what was watched."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dictpfl.client.training.metrics.concordance import Concordance
+from dictpfl.client.training.shapes import survival
+from dictpfl.client.training.task import TASKS, Measured
+
+
+@TASKS.register("cox")
+class Cox(Measured):
+    """Cox's partial likelihood, reported as concordance: outputs (batch, 1) or (batch,), targets float (batch, 2).
+
+    An output is a log hazard: larger means earlier. Targets are (time, event), event 1 where it was seen and 0 where the
+    sample was censored. Who is at risk with a sample is decided among the samples of its batch, so that a batch of one
+    teaches nothing.
+    """
+
+    additive = False
+
+    def __init__(self) -> None:
+        super().__init__(Concordance())
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the batch's samples of minus the log partial likelihood; censored ones count zero (Cox 1972).
+
+        Samples of the same time are at risk together (Breslow 1974). The mean is over all samples, as FLamby's is, so that
+        a batch with few events makes a small step.
+
+        Args:
+            outputs, targets: see the class.
+        """
+        risk, time, event = survival(outputs, targets)
+        at_risk = time.unsqueeze(0) >= time.unsqueeze(1)
+        others = risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf)
+        return (event * (torch.logsumexp(others, dim=1) - risk)).mean()
+
+    def guess(self, targets: Tensor, outputs: int) -> tuple[str, Tensor]:
+        """See `dictpfl.client.training.task.Task`: the same risk for everybody, (outputs,)."""
+        return "the same risk for everybody", targets.new_zeros(outputs)

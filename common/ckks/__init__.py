@@ -1,0 +1,1 @@
+"""CKKS: checked parameters, keys, and one capability a module (seal, add, open)."""

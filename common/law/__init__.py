@@ -1,0 +1,1 @@
+"""The law among institutions: what they all compute alike, and the coordinator never needs."""

@@ -1,0 +1,1 @@
+"""Decisions of score rounds, one a file."""

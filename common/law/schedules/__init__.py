@@ -1,0 +1,1 @@
+"""Schedules of pruning, one a file."""

@@ -1,0 +1,198 @@
+"""Doors: parts of the method that people add, found by name.
+
+A registry holds the parts of one kind (allocators, layers, attacks, ...). A name in a configuration leads to
+
+1. a part of this project: any module in the registry's folder that says `@REGISTRY.register("name")`, so that one new
+   file adds one part;
+2. a part of an installed package, by a Python entry point in the registry's group;
+3. `package.module:name`, anything that can be imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from dictpfl.common.errors import ConfigError
+
+Part = TypeVar("Part")
+Given = TypeVar("Given")
+_OURS = "dictpfl"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One part that a name leads to.
+
+    Attributes:
+        name: for the configuration.
+        where: `module:attribute`.
+        package: distribution that brings it, with its version; empty for this project's own.
+        problem: why it cannot be loaded; empty if it can.
+    """
+
+    name: str
+    where: str
+    package: str = ""
+    problem: str = ""
+
+
+class Registry(Generic[Part]):
+    """Parts of one kind by name.
+
+    Args:
+        kind: the part's noun, for messages.
+        key: configuration key that names one.
+        group: entry point group of installed packages.
+        folder: package whose modules register this project's own; imported when a name is first asked for.
+    """
+
+    def __init__(self, kind: str, *, key: str, group: str, folder: str) -> None:
+        self.kind, self.key, self.group = kind, key, group
+        self._folder = folder
+        self._own: dict[str, Part] = {}
+        self._complete = False
+
+    def register(self, name: str) -> Callable[[Given], Given]:
+        """Decorate a part of this project, to be found under `name`.
+
+        Raises:
+            ValueError: another part has the name.
+        """
+
+        def registered(part: Given) -> Given:
+            if name in self._own:
+                raise ValueError(f"two parts register the {self.kind} {name!r}")
+            self._own[name] = part  # type: ignore[assignment]  # a registry of a protocol cannot name it here
+            return part
+
+        return registered
+
+    def own(self) -> Mapping[str, Part]:
+        """This project's own parts by name, in alphabetical order."""
+        if not self._complete:
+            package = importlib.import_module(self._folder)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._folder}.{module.name}")
+            self._own = dict(sorted(self._own.items()))
+            self._complete = True
+        return self._own
+
+    def load(self, name: str) -> Part:
+        """The part that a name leads to.
+
+        Raises:
+            ConfigError: unknown, given by two packages, or it cannot be imported; the message names the configuration key.
+        """
+        own = self.own()
+        if name in own:
+            return own[name]
+        if ":" in name:
+            return self._imported(name)
+        points = [point for point in entry_points(group=self.group) if point.name == name]
+        if len(points) > 1:
+            packages = ", ".join(sorted(_package(point) for point in points))
+            raise ConfigError(f"{self.key}: {name!r} comes from several packages: {packages}; uninstall all but one")
+        if points:
+            return self._of(points[0])
+        raise ConfigError(
+            f"{self.key}: {name!r} is unknown; known: {', '.join(self.names())}, or `package.module:name`"
+        )
+
+    def names(self) -> list[str]:
+        """All names that need no colon: this project's own first."""
+        own = self.own()
+        return [*own, *sorted({point.name for point in entry_points(group=self.group)} - own.keys())]
+
+    def listed(self) -> Iterator[Listed]:
+        """Every part that has a name, with where it comes from; parts of installed packages are tried."""
+        for name, part in self.own().items():
+            yield Listed(name, f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', name)}")
+        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
+            try:
+                self._of(point)
+            except ConfigError as error:
+                yield Listed(point.name, point.value, _package(point), str(error))
+            else:
+                hidden = f"{_OURS} has its own {self.kind} of this name" if point.name in self._own else ""
+                yield Listed(point.name, point.value, _package(point), hidden)
+
+    def _of(self, point: EntryPoint) -> Part:
+        try:
+            part: Part = point.load()
+        except Exception as error:  # another package's code, which may fail in any way
+            raise ConfigError(
+                f"{self.key}: cannot load {point.name!r} of {_package(point)}: {type(error).__name__}: {error}. Mend or "
+                "uninstall that package"
+            ) from error
+        return part
+
+    def _imported(self, name: str) -> Part:
+        part: Part = imported(name, self.key)
+        return part
+
+
+def imported(name: str, key: str) -> Any:
+    """Import what `package.module:name` names; `key` is the configuration key that says so, for messages.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{key}: cannot load {name!r}: {error}. The module must be importable from the current folder or installed"
+        ) from error
+
+
+def require_bindable(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> None:
+    """Refuse options that a function does not take, before it runs and fails in words of its own.
+
+    Raises:
+        ConfigError: an option unknown or missing.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"{what}: {error}; it takes {signature}") from error
+
+
+def require_part(part: Any, what: str, methods: Mapping[str, int], attributes: Sequence[str] = ()) -> None:
+    """Refuse a part that lacks a method or an attribute, or whose method takes another number of arguments than it will be given.
+
+    Args:
+        part: to look at.
+        what: configuration key and name, for the message.
+        methods: number of arguments of each, without `self`.
+        attributes: names of what else it must have.
+
+    Raises:
+        ConfigError: it does; the message names each.
+    """
+    missing = [name for name in (*methods, *attributes) if not hasattr(part, name)]
+    if missing:
+        raise ConfigError(
+            f"{what}: {type(part).__name__} has no {', '.join(missing)}; docs/how-to/extend.md shows what it must have"
+        )
+    for name, count in methods.items():
+        try:
+            inspect.signature(getattr(part, name)).bind(*[None] * count)
+        except TypeError as error:
+            raise ConfigError(
+                f"{what}: {type(part).__name__}.{name}{inspect.signature(getattr(part, name))} is called with {count} arguments beside "
+                f"self ({error}); docs/how-to/extend.md shows its signature"
+            ) from error
+        except ValueError:
+            continue  # written in C, without a signature
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unnamed package"

@@ -1,0 +1,209 @@
+"""Genesis, and the coordinator's half of it: agreed on before round 1, in simulations and deployments alike."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from dictpfl.client.compress.narrow.federating import gate_norms
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.memory.snapshots import snapshot_bytes
+from dictpfl.client.model.gates import Gates
+from dictpfl.client.model.hub import architecture_of
+from dictpfl.client.model.scored import recorded
+from dictpfl.client.model.sparse.federated import threshold_twin
+from dictpfl.client.model.tokens.install import install
+from dictpfl.client.model.twin import Twin, make_dictionaries
+from dictpfl.client.privacy.guard import noise_filled_in, require_privatable
+from dictpfl.client.training.calling import forward
+from dictpfl.client.training.pooled import Metrics
+from dictpfl.client.training.reached import require_tables_reached
+from dictpfl.client.training.scorer import SCORERS
+from dictpfl.client.training.tally import Subject, tallies_of
+from dictpfl.client.training.task import task_of
+from dictpfl.client.training.train import evaluate, resolve_device
+from dictpfl.common.ckks.sealing import Sealer
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.files import tensors_digest
+from dictpfl.common.genesis import Genesis
+from dictpfl.common.law.decision import decision
+from dictpfl.common.law.members import Roster
+from dictpfl.common.law.noise import Noise
+from dictpfl.common.law.round import facts
+from dictpfl.common.law.schedule import schedule
+from dictpfl.server.agreement import Agreement
+
+_TRIED = 32
+
+
+def draw_genesis(
+    config: FederationConfig,
+    model: nn.Module,
+    sealer: Sealer,
+    *,
+    seed: bytes,
+    sample_cap: int,
+    sample_shape: tuple[int, ...],
+    outputs: int,
+    gradients: nn.Module | None = None,
+    names: bool = False,
+) -> tuple[Genesis, dict[str, torch.Tensor]]:
+    """The agreement on a model with W0, and W0 itself by name; the same for a simulation and a deployment.
+
+    `gradients`: see `make_dictionaries`. `names`: the names of features and classes are part of what is agreed.
+
+    Raises:
+        ConfigError: a sample cap that the ledger cannot hold, or dictionaries of gradients that nobody has.
+        ModelError, LayoutError: weights that cannot be decomposed.
+    """
+    config = _recorded(config, model)
+    weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+    masked = threshold_twin(model, config)
+    dictionaries = {} if masked else make_dictionaries(model, config.decomposition, seed, gradients=gradients)
+    config = _without_path(config)
+    norms = gate_norms(model, config.narrow)
+    twin = masked or Twin(model, config.decomposition, dictionaries, Gates.of(norms, config.narrow))
+    require_privatable(config, twin)
+    install(twin.module, config.tokens)  # refuses what no family of models knows, and budgets that leave nothing
+    config = _with_noise(config, twin.layout.size)
+    tallies = tallies_of(Subject(twin, config, outputs, sample_shape))
+    measures = Metrics.of(config.measuring, outputs).measures
+    genesis = Genesis(
+        config=config,
+        layout=twin.layout,
+        values=twin.read(),
+        dictionaries=dictionaries,
+        weights_digest=tensors_digest({name: tensor.numpy() for name, tensor in weights.items()}),
+        seed=seed,
+        sample_cap=sample_cap,
+        parameters=sealer.parameters,
+        fingerprint=sealer.fingerprint,
+        outputs=outputs,
+        sample_shape=sample_shape,
+        tallies=tallies,
+        gates=norms,
+        measures=measures,
+        features=tuple(config.data.features) if names else (),
+        classes=tuple(map(str, config.data.options.get("classes", ()))) if names else (),
+    )
+    capacity, bits = sealer.parameters.capacity, sealer.parameters.payload_bits
+    for tally in tallies:
+        tally.digits(capacity, bits)  # refuses what no component holds
+    for measure in measures:
+        measure.digits(capacity, bits)  # likewise
+    if genesis.sample_cap > genesis.law.bound:
+        raise ConfigError(
+            f"federation.sample_cap {genesis.sample_cap} is beyond what the ledger holds, {genesis.law.bound}; lower it"
+        )
+    start = genesis.start()  # refuses noise that no digit holds
+    schedule(config.pruning.schedule).at(
+        facts(genesis.law, start), config.pruning
+    )  # and a budget that rounds cannot spend
+    return genesis, weights
+
+
+def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
+    """The configuration with what only the authority's code knows: a hub's architecture, and which way a metric points."""
+    architecture = config.model.architecture or architecture_of(model, config.model.source)
+    higher = task_of(config.measuring).higher_is_better
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"architecture": architecture}),
+            "selection": config.selection.model_copy(update={"higher": higher}),
+        }
+    )
+
+
+def _without_path(config: FederationConfig) -> FederationConfig:
+    """The configuration with the digest of the scores that ranks were divided by, in place of a path of this machine."""
+    d = config.decomposition
+    return (
+        config.model_copy(update={"decomposition": d.model_copy(update={"scores": recorded(d.scores)})})
+        if d.scores
+        else config
+    )
+
+
+def _with_noise(config: FederationConfig, size: int) -> FederationConfig:
+    """With the noise that all institutions must agree on, where the configuration only wants an epsilon."""
+
+    def noise(multiplier: float) -> Noise:
+        found = Noise.of(
+            config.privacy.model_copy(update={"noise_multiplier": multiplier}), config.federation.min_participants
+        )
+        assert found is not None  # noqa: S101 -- asked of this mechanism alone
+        return found
+
+    return config.model_copy(update={"privacy": noise_filled_in(config, noise, size)})
+
+
+def require_trainable(
+    model: nn.Module, trials: Sequence[Samples], config: FederationConfig, *, loss: bool = True, data: str = "this data"
+) -> None:
+    """One forward pass and one loss, so that what cannot be trained is refused before round 1.
+
+    Args:
+        trials: samples to try, at least one of which the model must take; 32 of each are looked at, so that a metric's parts can be compared.
+        loss: False: the forward pass alone, where nobody knows what labels the task wants.
+        data: what the trials stand for, for the message.
+
+    Raises:
+        ModelError: the model takes none of them, or the task does not take its outputs.
+        ConfigError: unknown task, device or schedule.
+    """
+    resolve_device(config.training.device)
+    schedule(config.pruning.schedule)
+    if config.decision:
+        decision(config.decision)
+        SCORERS.load(config.scores.measure)
+    task = task_of(config.measuring)
+    reasons: list[Exception] = []
+    for samples in trials:
+        few, tried = samples.take(np.arange(min(_TRIED, len(samples)))), copy.deepcopy(model)
+        try:
+            if loss:
+                evaluate(tried, few, task)
+            else:
+                forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
+            if config.sparsity.method == "none":
+                require_tables_reached(model, config.decomposition, few)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(error)
+        else:
+            return
+    raise ModelError(
+        f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on {data}: {reasons[0]}"
+    ) from reasons[0]
+
+
+def agreement_of(genesis: Genesis, roster: Roster | None = None) -> Agreement:
+    """The coordinator's half: nothing secret. `roster`: members of the epoch, by number."""
+    config = genesis.config
+    length, growth = snapshot_bytes(genesis)
+    return Agreement(
+        parameters=genesis.parameters,
+        encrypted=config.encryption.sealer == "ckks",
+        uploads=genesis.limits,
+        rounds=config.federation.rounds,
+        score_rounds=len(genesis.law.opening),
+        rescore_every=genesis.law.rescore_every,
+        min_participants=config.federation.min_participants,
+        deadline_seconds=config.federation.deadline_seconds,
+        insecurities=config.insecurities,
+        snapshot_every=config.federation.snapshot_every,
+        snapshots_kept=config.federation.snapshots_kept,
+        snapshot_length=length,
+        snapshot_growth=growth,
+        masks=config.defences.masks,
+        reveal_seconds=config.defences.reveal_seconds,
+        signers=tuple(peer.signing.hex() for peer in roster.peers) if roster and config.defences.integrity else (),
+        members=tuple(peer.name for peer in roster.peers) if roster else (),
+        sample=config.federation.sample,
+        closing_rounds=len(genesis.law.closing),
+        closing_from=config.federation.rounds if genesis.law.closing else 0,
+    )

@@ -1,0 +1,1 @@
+"""Privacy benchmark: published attacks on the bytes that really cross the wire."""

@@ -1,0 +1,1 @@
+"""Checks of a recorded run, by subject; each makes lines of the report."""

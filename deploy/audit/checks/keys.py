@@ -1,0 +1,72 @@
+"""Checks of parameters and of the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from dictpfl.deploy.audit.checks.bounds import RATE, chi_square, uniformity
+from dictpfl.deploy.audit.checks.check import Check
+from dictpfl.deploy.audit.cipher.sealed import Parameters
+from dictpfl.deploy.audit.folder import RunFolder
+from dictpfl.deploy.audit.replay.identity import federation_id
+
+ERROR_VARIANCE = 10.5
+"""Variance of an encryption's error: a centred binomial of 42 bits."""
+_DEVIATIONS, _TOLERANCE, _SUM_BITS = 8.5, 0.25, 59
+
+
+def checks(run: RunFolder) -> Iterator[Check]:
+    """Check parameters and key of an encrypted run."""
+    p = run.agreement.parameters
+    yield Check.every("parameters keep noise below the tolerance", 1, [*_parameter_faults(p)])
+    faults = [f"{home.name}: another genesis" for home in run.homes if federation_id(home) != run.agreement.federation]
+    yield Check.every("the federation id is that of every institution's genesis", len(run.homes), faults)
+    yield Check.every(
+        "institutions know the same members, and hold their own private keys", len(run.homes), [*_unknown(run)]
+    )
+    if not p.encrypted:
+        return
+    names = [home.name for home in run.homes]
+    faults = [
+        f"{name}: the key's fingerprint is not that of its content, or of genesis"
+        for name, key in zip(names, run.keys, strict=True)
+        if not key.fingerprint == key.named == run.agreement.fingerprint
+    ]
+    faults += [
+        f"{name}: another key" for name, key in zip(names, run.keys, strict=True) if key.saved != run.keys[0].saved
+    ]
+    yield Check.every("institutions hold one key, whose fingerprint genesis names", len(names), faults)
+    s = p.ring.centred(p.ring.coefficients(run.keys[0].secret))
+    yield Check.every("the key is ternary", s.size, [f"a coefficient {c}" for c in s[np.abs(s) > 1].tolist()])
+    counts = np.array([(s == value).sum() for value in (-1, 0, 1)])
+    low, high = chi_square(2)
+    yield Check.within("the key's coefficients are uniform", s.size, uniformity(counts), (max(0.0, low), high), RATE)
+    pairs = np.bincount((s[0::2] + 1).clip(0, 2) * 3 + (s[1::2] + 1).clip(0, 2), minlength=9)
+    low, high = chi_square(8)
+    yield Check.within(
+        "neighbours in the key are independent", s.size // 2, uniformity(pairs), (max(0.0, low), high), RATE
+    )
+
+
+def _unknown(run: RunFolder) -> Iterator[str]:
+    for party in run.parties:
+        own = X25519PrivateKey.from_private_bytes(party.receiving).public_key().public_bytes_raw()
+        if party.peers != run.parties[0].peers:
+            yield f"{party.name}: another list of members"
+        elif party.peers[party.number] != own:
+            yield f"{party.name}: a private key that is not the listed one's"
+        elif party.kept != party.secret:
+            yield f"{party.name}: its memory names another secret than its private key gives"
+
+
+def _parameter_faults(p: Parameters) -> Iterator[str]:
+    step = p.q / p.p
+    noise = _DEVIATIONS * math.sqrt(p.capacity * (ERROR_VARIANCE + step**2 / 12) + 1)
+    if noise > 2**p.scale_bits * _TOLERANCE:
+        yield f"8.5 deviations of noise are {noise:.0f}, a quarter of the scale is {2**p.scale_bits // 4}"
+    if p.payload_bits + p.scale_bits > _SUM_BITS:
+        yield f"payload and scale have {p.payload_bits + p.scale_bits} bits, more than {_SUM_BITS}"

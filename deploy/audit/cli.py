@@ -1,0 +1,44 @@
+"""Command `dictpfl audit crypto`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dictpfl.deploy import console
+
+
+def crypto(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of `dictpfl simulate --record`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for the outcome as JSON. Default: audit.json in RUN.")
+    ] = None,
+    logs: Annotated[
+        list[Path] | None, typer.Option(help="Further files or folders to search for secrets, such as logs.")
+    ] = None,
+) -> None:
+    """Recompute a recorded run by a second implementation of the protocol; exit code 1 if anything differs.
+
+    It needs every institution's folder, keys included, so it is for runs that one party holds whole: simulations.
+    """
+    from rich.text import Text
+
+    from dictpfl.deploy.audit.audit import audited, report, write_report
+
+    checks = []
+    table = console.table("count", "verdict")
+    for heading in ("what", "detail"):
+        table.add_column(heading, overflow="fold")
+    for check in audited(run, logs or ()):
+        checks.append(check)
+        table.add_row(str(check.count), check.verdict, Text(check.what), Text(check.detail))
+    console.out.print(table)
+    outcome = report(run, checks)
+    path = output or run / "audit.json"
+    write_report(path, outcome)
+    failed = outcome["failed"]
+    console.say(f"{len(checks) - failed} of {len(checks)} lines without fault, {failed} failed  {path}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Commands that make a finished model smaller, and the folders that they write."""

@@ -1,0 +1,160 @@
+"""`dictpfl prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dictpfl.deploy import console
+from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import human_bytes, human_seconds, percent
+
+if TYPE_CHECKING:
+    from dictpfl.deploy.compress.pruning import Outcome
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config."
+    ),
+]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(metavar="CONFIG.toml", help="[data] and [training] of a model of a library.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Samples to decide by: an .npz, or a file or folder of data.source. Default: an institution's own, a run's public share."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data] or [training].")
+]
+CalibrationOption = Annotated[int, typer.Option(min=0, help="Samples to decide by, drawn by seed; 0: all.")]
+MeasureOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Samples to measure before and after. Default: the test split of a run, the validation split of an institution."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+CheckpointOption = Annotated[
+    Literal["last", "best"], typer.Option(help="The federation's model to start from: the newest, or the best.")
+]
+
+
+def prune(
+    source: SourceArgument,
+    output: OutputOption,
+    sparsity: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the covered weights that becomes zero.")
+    ] = 0.5,
+    method: Annotated[
+        Literal["magnitude", "wanda", "sparsegpt", "lua"],
+        typer.Option(
+            help="magnitude: the smallest go; wanda: the smallest times their inputs' norms, row by row; sparsegpt: as the inputs' "
+            "correlations say, and what stays makes up for it; lua (experimental): as wanda, by a threshold for each row that is learnt."
+        ),
+    ] = "wanda",
+    allocate: Annotated[
+        Literal["uniform", "global", "layerif", "reversed", "random", "gradient"],
+        typer.Option(
+            help="uniform: the same share of every weight; global: one threshold over all; layerif: more of the blocks that single samples "
+            "move far, by --scores or the samples to decide by; reversed, random, gradient: arms beside it."
+        ),
+    ] = "uniform",
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="LAYERS.json", help="Of layerif and its arms: scores that `dictpfl audit layers` wrote."),
+    ] = None,
+    spread: Annotated[
+        float | None,
+        typer.Option(help="Of layerif and its arms: how far shares lie apart, from 0 to below 1; 0.3 by default."),
+    ] = None,
+    pattern: Annotated[str, typer.Option(help="2:4: two of every four neighbours stay, in place of --sparsity.")] = "",
+    at_once: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--at-once", help="Calibrate all weights on the dense model; else part by part, on what was pruned before."
+        ),
+    ] = False,
+    cover: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of the weights to prune, in place of the default (no head, no embeddings)."),
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Pattern of weights that stay whole.")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    set_: SetOption = None,
+    calibration: CalibrationOption = 64,
+    max_tokens: Annotated[
+        int, typer.Option(min=0, help="Of a text to decide by; longer ones are cut. 0: as the data are.")
+    ] = 0,
+    measure: MeasureOption = None,
+    seed: SeedOption = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Of lua: steps of training, of training.batch_size samples.")] = 120,
+    rate: Annotated[float, typer.Option(min=0.0, help="Of lua: about how far a threshold moves a step.")] = 1e-2,
+    regularisation: Annotated[
+        float, typer.Option(min=0.0, help="Of lua: strength of the pull to the wanted share.")
+    ] = 16.0,
+    device: DeviceOption = "auto",
+    checkpoint: CheckpointOption = "last",
+    format_: Annotated[
+        Literal["merged", "sparse"],
+        typer.Option(
+            "--format",
+            help="merged: a folder that transformers or timm loads, with zeros; sparse: packed, for dictpfl.load_sparse.",
+        ),
+    ] = "merged",
+) -> None:
+    """Zero a share of a model's weights, exactly, by samples that stay on this machine."""
+    use_working_directory()
+    from dictpfl.deploy.compress.pruning import pattern_of, scoring, write_pruned
+    from dictpfl.deploy.compress.source import read_source
+
+    read = read_source(
+        source,
+        config=config,
+        data=data,
+        settings=set_,
+        calibration=calibration,
+        seed=seed,
+        measure=measure,
+        checkpoint=checkpoint,
+        max_tokens=max_tokens,
+    )
+    by_scores = scoring(allocate, scores, spread)
+    outcome = write_pruned(
+        read, output, **by_scores, sparsity=sparsity, method=method, form=format_, seed=seed, pattern=pattern_of(pattern), allocate=allocate,
+        sequential=not at_once, cover=cover or [], keep=keep or [], device=device, steps=steps, rate=rate, regularisation=regularisation, batch_size=read.config.training.batch_size,
+    )  # fmt: skip
+    _show(outcome, output)
+
+
+def _show(outcome: Outcome, output: Path) -> None:
+    figures, masks = outcome.figures, outcome.pruned.masks
+    table = console.table("part", "entries", "kept")
+    for block, part in figures["blocks"].items():
+        table.add_row(block, f"{part['entries']:,}", percent(part["kept"] / part["entries"]))
+    console.out.print(table)
+    for name, before, after in (
+        (figures["metric"], figures["before"]["metric"], figures["after"]["metric"]),
+        ("loss", figures["before"]["loss"], figures["after"]["loss"]),
+    ):
+        console.say(f"{name} {before:.4f} before, {after:.4f} after, on {figures['measured']} samples")
+    size = figures["bytes"]
+    packed = f", packed {human_bytes(size['packed'])}" if size["packed"] else ""
+    console.say(
+        f"kept {masks.kept:,} of {masks.total:,} entries ({percent(masks.kept / masks.total)}); masks {masks.digest}"
+    )
+    console.say(f"bytes dense {human_bytes(size['dense'])}, zipped {human_bytes(size['zipped'])}{packed}")
+    seconds = figures["seconds"]
+    console.say(
+        f"zeros save size; they save time only in a runtime that is told of them: measuring took {human_seconds(seconds['before'])} "
+        f"before and {human_seconds(seconds['after'])} after"
+    )
+    console.say(f"{output}")

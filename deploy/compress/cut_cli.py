@@ -1,0 +1,140 @@
+"""`dictpfl cut` and `dictpfl distil`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy import console
+from dictpfl.deploy.own_modules import use_working_directory
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="CONFIG.toml", help="[data] and [training], for a model of a library."),
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="An .npz of samples, or a file or folder of data.source.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data] or [training].")
+]
+MeasureOption = Annotated[
+    Path | None, typer.Option("--measure", help="Samples to measure before and after; default: the test split.")
+]
+
+
+def cut(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A run's or an institution's folder, or transformers:FOLDER, timm:NAME."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
+    to: Annotated[str, typer.Option("--to", help="Parameters that stay: a share such as 0.6, or a number.")] = "",
+    heads: Annotated[int | None, typer.Option(min=1, help="Heads that stay in each Mamba mixer.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, help="Channels that stay in each of those heads.")] = None,
+    ffn: Annotated[int | None, typer.Option(min=1, help="Neurons that stay in each feed-forward layer.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Width of the residual stream.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Blocks that stay.")] = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    set_: SetOption = None,
+    measure: MeasureOption = None,
+    calibration: Annotated[int, typer.Option(min=1, help="Most samples that decide.")] = 1024,
+    score: Annotated[
+        str, typer.Option(help="default, activation, magnitude, attribution, ablation or random.")
+    ] = "default",
+    search: Annotated[
+        int,
+        typer.Option(min=0, help="Measure all sizes within 3 % of --to, distil this many of the best, keep the best."),
+    ] = 0,
+    most: Annotated[int, typer.Option(min=1, help="Most sizes that a search measures.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of distillation of each size that a search keeps.")] = 80,
+    architecture: Annotated[
+        str, typer.Option(help="Where it is not found by itself: a name, or package.module:name.")
+    ] = "",
+    rescale: Annotated[  # noqa: FBT002
+        bool, typer.Option("--rescale", help="Norms as if the units that go were silent, not gone.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the draw of samples, of random scores, and of a search.")] = 1,
+) -> None:
+    """Make a smaller model of the same class: heads, channels, neurons, width or blocks go, by what samples use least."""
+    use_working_directory()
+    from dictpfl.deploy.compress import cutting
+    from dictpfl.deploy.compress.source import read_source
+
+    numbers = {
+        "mamba-head": heads,
+        "mamba-channel": channels,
+        "ffn": ffn,
+        "width": width,
+        "block": layers,
+    }
+    given = {kind: count for kind, count in numbers.items() if count is not None}
+    if not to and not given:
+        raise ConfigError("nothing to cut: name a size by --to, --heads, --channels, --ffn, --width or --layers")
+    if search and not to:
+        raise ConfigError("--search tries sizes for a number of parameters; name it by --to")
+    from dictpfl.deploy.exports.exporter import require_empty
+
+    require_empty(output)
+    read = read_source(
+        source, config=config, data=data, settings=set_ or [], calibration=calibration, seed=seed, measure=measure
+    )
+    if search:
+        from dictpfl.deploy.compress.searching import searched
+
+        made = searched(
+            read, to=to, given=given, keep=search, most=most, steps=steps, say=console.say, score=score, seed=seed,
+            architecture=architecture, rescale=rescale,
+        )  # fmt: skip
+    else:
+        made = cutting.make(
+            read, to=to, given=given, score=score, seed=seed, architecture=architecture, rescale=rescale
+        )
+    cutting.write(made, read, output, seed=seed, score=score)
+    table = console.table("", "before", "after", "filled with zeros")
+    for row in cutting.lines(made, read):
+        table.add_row(*row)
+    console.out.print(table)
+    for name in made.shrunk.chosen.even:
+        console.say(f"{name}: all scores were equal, so that the first units stayed")
+    console.say(f"{output}  {made.shrunk.after:,} of {made.shrunk.before:,} parameters")
+
+
+def distil(
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDENT", help="The model to train: a folder that `cut` wrote, as transformers:FOLDER, or a run."
+        ),
+    ],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher", metavar="MODEL", help="A run's or an institution's folder, or transformers:FOLDER, timm:NAME."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+    set_: SetOption = None,
+    measure: MeasureOption = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 600,
+    weight: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the teacher in the loss; at 1 no label is read.")
+    ] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Of both softmaxes.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of batches and dropout.")] = 1,
+) -> None:
+    """Train a small model to say what a large one says, on this machine; in a federation: training.task = "distillation"."""
+    use_working_directory()
+    from dictpfl.deploy.compress.distilling import distil_folder
+
+    said = distil_folder(
+        student, teacher, output, config=config, data=data, settings=set_ or [], measure=measure, steps=steps, weight=weight,
+        temperature=temperature, seed=seed,
+    )  # fmt: skip
+    console.say(f"{output}  {said}")

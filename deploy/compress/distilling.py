@@ -1,0 +1,129 @@
+"""`dictpfl distil`: what it reads, trains and writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from dictpfl.client.compress.cutting.shrink import parameters
+from dictpfl.client.compress.distil import distil
+from dictpfl.client.model import hub
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.compress.cutting import Figures, options_of
+from dictpfl.deploy.compress.source import Source, read_source
+from dictpfl.deploy.exports.card import CARD, hub_free
+from dictpfl.deploy.exports.exporter import require_empty
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
+from dictpfl.deploy.runs.run import versions
+
+RECORD = "distil.json"
+
+
+def distil_folder(
+    student: str,
+    teacher: str,
+    output: Path,
+    *,
+    config: Path | None = None,
+    data: Path | None = None,
+    settings: Sequence[str] | None = None,
+    measure: Path | None = None,
+    steps: int = 600,
+    weight: float = 1.0,
+    temperature: float = 1.0,
+    seed: int = 1,
+) -> str:
+    """Train STUDENT on TEACHER's outputs and write its folder; returns a line for people.
+
+    Raises:
+        ConfigError: nothing of those names, a folder that holds something, or models that do not speak of the same classes.
+        DataError: samples that the student does not take.
+    """
+    require_empty(output)
+    read = read_source(student, config=config, data=data, settings=list(settings or []), seed=seed, measure=measure)
+    training = read.config.training.model_copy(update={"steps": steps})
+    large = teacher_of(teacher, read)
+    before = Figures.of(read.model, read)
+    taught = Figures.of(large, read)
+    small, trained = distil(
+        read.model, large, read.calibration, training, temperature=temperature, weight=weight, seed=seed
+    )
+    after = Figures.of(small.eval(), read)
+    name, metric = read.config.model.source, read.task.metric_name
+    save_model(small, name, output)
+    note = save_tokenizer(read.config, output)
+    figures = {"before": before, "after": after, "teacher": taught}
+    record = {
+        "format": "dictpfl-distil-1",
+        "student": hub_free(name),
+        "teacher": hub_free(teacher) if hub.split(teacher)[0] else Path(teacher).name,
+        "options": options_of(small),
+        "parameters": {"student": parameters(small), "teacher": parameters(large)},
+        "steps": steps,
+        "samples_seen": trained.samples_seen,
+        "weight": weight,
+        "temperature": temperature,
+        "training_loss": trained.loss_sum / max(1, trained.samples_seen),
+        "loss": {who: each.loss for who, each in figures.items()},
+        metric: {who: each.metric for who, each in figures.items()},
+        "seed": seed,
+        "versions": versions(),
+    }
+    (output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    rows = [f"| {who} | {each.loss:.4f} | {each.metric:.4f} |" for who, each in figures.items()]
+    lines = [
+        "---", f"library_name: {hub.split(name)[0] or 'pytorch'}", "tags:", "- dictpfl", "- distillation", "---", "",
+        f"# {hub_free(name)}, distilled", "",
+        f"Trained for {steps} steps to say what a model of {parameters(large):,} parameters says; it has {parameters(small):,}. No "
+        "part of dictpfl is needed to load it.", "", f"| | loss | {metric} |", "|---|---|---|", *rows, "", "## Use", "",
+        "```python", *loading_lines(small, name, "FOLDER"), "```", *(["", note] if note else []),
+    ]  # fmt: skip
+    (output / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return (
+        f"loss {before.loss:.4f} before, {after.loss:.4f} after {steps} steps, teacher {taught.loss:.4f}; {metric} "
+        f"{before.metric:.4f}, {after.metric:.4f}, {taught.metric:.4f}"
+    )
+
+
+def teacher_of(name: str, student: Source) -> nn.Module:
+    """The teacher that a name leads to, in evaluation mode: of a run, or of a library, for the student's samples.
+
+    Raises:
+        ConfigError: nothing of that name.
+    """
+    if hub.split(name)[0]:
+        return teacher_model(name, student.config, student.sample_shape, outputs_of(student))
+    if not Path(name).is_dir():
+        raise ConfigError(
+            f"no folder {name!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME"
+        )
+    return Finished.load(Path(name)).merged()
+
+
+def teacher_model(name: str, config: FederationConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A teacher of a library, with the student's kind of head."""
+    from dictpfl.client.model.build import build_model
+    from dictpfl.common.settings import Model
+
+    kept = {k: v for k, v in config.model.options.items() if k == "head"}
+    same = hub.split(name)[0] == hub.split(config.model.source)[0]
+    return build_model(Model(source=name, options=kept if same else {}), sample_shape, outputs, config.seed).eval()
+
+
+def outputs_of(student: Source) -> int:
+    """Number of classes; of a language model, of the tokens that occur."""
+    import torch
+
+    from dictpfl.client.training.calling import forward, tensors_of
+
+    few = student.measure.take(np.arange(1))
+    if student.config.training.task == "causal-lm":
+        return int(student.measure.features.max()) + 1
+    with torch.no_grad():
+        return int(forward(student.model.eval(), tensors_of(student.model, few)[0]).shape[-1])

@@ -1,0 +1,115 @@
+"""Command `dictpfl audit layers`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from dictpfl.deploy import console
+from dictpfl.deploy.compress.cli import (
+    CheckpointOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    SeedOption,
+    SetOption,
+    SourceArgument,
+)
+from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import percent
+
+
+def layers(
+    source: SourceArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for layers.json and layers.svg.")],
+    list_: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--list",
+            help="Of an institution: list its own training samples by influence, in its folder alone (influence.json).",
+        ),
+    ] = False,
+    own: Annotated[  # noqa: FBT002
+        bool, typer.Option("--own", help="Measure on samples here, even where a federation has tallied its map.")
+    ] = False,
+    training: Annotated[
+        int, typer.Option(min=0, max=1000, help="Training samples, drawn by seed; 0: all, at most 1,000.")
+    ] = 64,
+    validation: Annotated[int, typer.Option(min=0, help="Validation samples, drawn by seed; 0: all.")] = 32,
+    solver: Annotated[
+        Literal["exact", "datainf", "none"],
+        typer.Option(
+            help="exact: damped inverse of the Hessian; datainf: its closed approximation; none: gradients' products."
+        ),
+    ] = "exact",
+    damping: Annotated[
+        float, typer.Option(help="Of the inverse, as a share of the mean squared gradient entry.")
+    ] = 0.1,
+    part: Annotated[
+        Literal["positive", "negative", "absolute"],
+        typer.Option(help="Samples that count: those above 0, below, or all."),
+    ] = "positive",
+    top: Annotated[float, typer.Option(help="Share of these that counts, the largest.")] = 0.25,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    set_: SetOption = None,
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Validation samples, in place of the test split of a run, the validation split of an institution."
+        ),
+    ] = None,
+    seed: SeedOption = 1,
+    device: DeviceOption = "auto",
+    checkpoint: CheckpointOption = "last",
+) -> None:
+    """Map which layers single training samples move far (LayerIF): as a federation tallied it, or from samples on this machine.
+
+    A run that tallied `layerif` shows the map of all its institutions. Anything else is measured here; nothing is sent.
+    """
+    use_working_directory()
+    from dictpfl.client.compress.influence.layers import Measure
+    from dictpfl.common.errors import ConfigError
+    from dictpfl.deploy.compress.layers import Found, measured, pooled, write_layers, write_samples
+    from dictpfl.deploy.compress.source import read_source
+    from dictpfl.deploy.exports.exporter import require_empty
+    from dictpfl.deploy.exports.finished import Finished
+
+    chosen = Measure(solver, damping, part, top)
+    maps = (
+        ()
+        if own or list_ or config is not None or data is not None or not Path(source).is_dir()
+        else pooled(Finished.load(source, checkpoint))
+    )
+    if maps and (set_ or measure):
+        raise ConfigError(
+            f"{source} shows the map that its institutions tallied; --set and --measure are of own samples: add --own"
+        )
+    if maps:
+        found = Found(maps)
+    else:
+        read = read_source(
+            source, config=config, data=data, settings=set_, seed=seed, measure=measure, checkpoint=checkpoint
+        )
+        found = measured(read, chosen, training=training, validation=validation, seed=seed, device=device)
+    listed = write_samples(found, read, Path(source)) if list_ else None
+    require_empty(output)
+    output.chmod(0o700)
+    write_layers(found, output)
+    last = found.scores[-1]
+    table = console.table("block", "influence", "gradient norm", title=f"layers, {last.when}")
+    for name, block in last.blocks.items():
+        table.add_row(name, percent(block.influence), percent(block.gradient))
+    console.out.print(table)
+    whose = (
+        f"{last.institutions} institutions together"
+        if last.institutions
+        else f"{last.training} training and {last.validation} validation samples"
+    )
+    console.say(
+        f"shares of all blocks, of {whose}; solver {last.solver}; the higher, the further do single samples move a block  {output}"
+    )
+    if listed is not None:
+        console.say(f"own samples by influence, for this institution alone  {listed}")

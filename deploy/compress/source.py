@@ -1,0 +1,262 @@
+"""SOURCE of the compression commands: a run, an institution's folder, or a model of transformers or timm, with its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dictpfl.client.data.opening import is_index, opened
+from dictpfl.client.data.samples import TEST as TEST_ROWS
+from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION
+from dictpfl.client.model import hub
+from dictpfl.client.model.build import build_model
+from dictpfl.client.training.task import Task, task_of
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.overrides import overrides
+from dictpfl.deploy.simulation.founding import TEST
+from dictpfl.deploy.simulation.partition import divide
+
+_CHANGEABLE = ("data.", "training.")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A model to be made smaller, and what it takes to decide what may go.
+
+    Attributes:
+        model: plain, of the original class, in evaluation mode, on the CPU.
+        config: of the run, or the file that was named; `config.model.source` is what made the model.
+        task: loss and metric of `config.training`.
+        calibration: samples to decide by; never those that `measure` holds.
+        measure: samples to measure before and after; at least one.
+        tokenizer_folder: folder with the tokenizer of `data.options.tokenizer`; None where there is none, or a hub's name.
+        finished: the federation that the model is of; None for a model of a library.
+        outputs: classes, targets or tokens that the model was made for.
+    """
+
+    model: nn.Module
+    config: FederationConfig
+    task: Task
+    calibration: Samples
+    measure: Samples
+    tokenizer_folder: Path | None = None
+    finished: Finished | None = None
+    outputs: int = 1
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+        return tuple(int(d) for d in self.measure.features.shape[1:])
+
+
+def read_source(
+    source: str,
+    *,
+    config: Path | None = None,
+    data: Path | None = None,
+    settings: Sequence[str] | None = None,
+    calibration: int = 0,
+    seed: int = 1,
+    measure: Path | None = None,
+    checkpoint: Checkpoint = "last",
+    max_tokens: int = 0,
+) -> Source:
+    """Read what SOURCE names, and the samples that go with it.
+
+    | SOURCE | calibration | measure |
+    |---|---|---|
+    | a run's folder | the run's public share | its test split |
+    | an institution's folder | its training samples | its validation samples |
+    | `transformers:FOLDER`, `timm:NAME` | what `[data]` leaves beside the test split | the test split |
+
+    `data` takes the place of the first column; for a model of a library it takes the place of `data.path`, and both columns are
+    drawn from it. `measure` takes the place of the second.
+
+    Args:
+        source: a folder, or a model as `model.source` names it.
+        config: file with `[data]` and `[training]`; needed for a model of a library, refused for a folder, which has its own.
+        data: an .npz that `Samples.save` wrote, or a file or folder of `data.source`.
+        settings: `KEY=VALUE` overrides of `[data]` and `[training]`.
+        calibration: number of samples, drawn by seed; all where there are fewer. 0: all.
+        seed: of the draw.
+        measure: an .npz, or a file or folder of `data.source`, whose samples are measured.
+        checkpoint: of a federation.
+        max_tokens: of a calibration sample; what is longer is cut. 0: as they are.
+
+    Raises:
+        ConfigError: nothing of that name, a configuration missing or refused, or no samples to calibrate with.
+        DataError: samples that the model does not take.
+    """
+    changes = overrides(settings)
+    if wrong := [key for key in changes if not key.startswith(_CHANGEABLE)]:
+        raise ConfigError(f"--set {wrong[0]}: only keys of [data] and [training] can be changed here")
+    if hub.split(source)[0]:
+        whole = _of_library(source, config, data, changes)
+    else:
+        whole = _of_folder(source, config, data, changes, checkpoint)
+    if measure is not None:
+        whole = replace(whole, measure=_file(measure, whole.config))
+    _require_alike(whole)
+    return replace(whole, calibration=cut_samples(drawn_samples(whole.calibration, calibration, seed), max_tokens))
+
+
+def drawn_samples(samples: Samples, count: int, seed: int) -> Samples:
+    """Draw so many samples by seed, in their order; all of them for 0 or where there are fewer."""
+    if not count or count >= len(samples):
+        return samples
+    return samples.take(np.sort(np.random.default_rng(seed).permutation(len(samples))[:count]))
+
+
+def cut_samples(samples: Samples, most: int) -> Samples:
+    """Cut texts to at most so many tokens, and labels that go with tokens; 0 cuts nothing.
+
+    Raises:
+        ConfigError: samples that are no tokens.
+    """
+    if not most:
+        return samples
+    if samples.features.dtype != np.int64 or samples.features.ndim != 2:  # noqa: PLR2004 -- samples, tokens
+        raise ConfigError(f"--max-tokens {most}: these samples are no texts; leave it out")
+    labels = samples.labels
+    aligned = labels.shape == samples.features.shape
+    return Samples(samples.features[:, :most], labels[:, :most] if aligned else labels)
+
+
+def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapping[str, Any]) -> Source:
+    if path is None:
+        raise ConfigError(f"{source} says nothing of data and task; name a file with [data] and [training] by --config")
+    config = FederationConfig.load(path, changes)
+    section = config.model
+    if section.source != source:
+        same = hub.split(section.source)[0] == hub.split(source)[0]
+        section = section.model_copy(
+            update={"source": source, "architecture": {}, "weights": "", "options": section.options if same else {}}
+        )
+    config = config.model_copy(update={"model": section})
+    torch.set_num_threads(config.training.threads)
+    dataset = _dataset(data, config)
+    # One institution: what a federation would divide is the user's own here.
+    alone = config.data.model_copy(
+        update={
+            "partition": "iid",
+            "partition_options": {},
+            "public_share": 0.0,
+            "validation_share": 0.0,
+            "sizes": "drawn",
+        }
+    )
+    parts = divide(dataset, alone, 1, config.seed)
+    model = build_model(section, dataset.sample_shape, dataset.outputs, config.seed).eval()
+    return Source(model, config, task_of(config.measuring), parts.institutions[0].train, parts.test, _tokenizer(config))
+
+
+def _of_folder(
+    source: str, path: Path | None, data: Path | None, changes: Mapping[str, Any], checkpoint: Checkpoint
+) -> Source:
+    if path is not None:
+        raise ConfigError(f"{source} has a configuration of its own; leave --config out, or change keys by --set")
+    folder = Path(source)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no folder {source!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config"
+        )
+    finished = Finished.load(folder, checkpoint)
+    agreed = finished.genesis.config
+    raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
+    changed = dict(changes)
+    if data is not None or "data.path" in changes:
+        changed = {"data.test_path": "", "data.paths": {}} | changed  # the federation's test samples are not these
+    config = FederationConfig.of(raw, changed).model_copy(update={"toy_insecure": agreed.toy_insecure})
+    is_institution = (folder / SETTINGS).exists()
+    measure = _read(folder / (VALIDATION if is_institution else TEST), agreed)
+    if data is not None or any(key.startswith("data.") for key in changes):
+        calibration = _calibrating(_dataset(data, config))
+    elif is_institution:
+        calibration = _read(folder / TRAIN, agreed)
+    else:
+        calibration = _public(folder, config)
+    return Source(
+        finished.merged(),
+        config,
+        task_of(config.measuring),
+        calibration,
+        measure,
+        _tokenizer(config),
+        finished,
+        finished.genesis.outputs,
+    )
+
+
+def _read(path: Path, config: FederationConfig) -> Samples:
+    """Samples of a file, or those of an index."""
+    return opened(path, config.data) if is_index(path) else Samples.load(path)
+
+
+def _public(folder: Path, config: FederationConfig) -> Samples:
+    if not config.data.public_share:
+        raise ConfigError(
+            f"{folder} is a run without public samples (data.public_share = 0), and its institutions' are not for it to use; name "
+            f"samples by --data, or the folder of an institution, such as {folder / 'institutions' / 'institution-000'}"
+        )
+    dataset = load_dataset(config.data, config.seed)
+    return divide(dataset, config.data, config.federation.participants, config.seed).public
+
+
+def _dataset(data: Path | None, config: FederationConfig) -> Dataset:
+    """Samples of a file, or of `[data]`; those for the test are marked, where the data say which they are."""
+    if data is not None and data.suffix == ".npz":
+        samples = _read(data, config)
+        labels = samples.labels
+        outputs = int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:], dtype=np.int64))
+        return Dataset(samples, max(1, outputs), name=data.name)
+    named = {} if data is None else {"path": str(data), "paths": {}}
+    return load_dataset(config.data.model_copy(update=named), config.seed)
+
+
+def _calibrating(dataset: Dataset) -> Samples:
+    if dataset.splits is None:
+        return dataset.samples
+    return dataset.samples.take(np.flatnonzero(dataset.splits != TEST_ROWS))
+
+
+def _file(path: Path, config: FederationConfig) -> Samples:
+    """Samples to measure: of a file whose rows are marked, those for the test."""
+    if path.suffix == ".npz":
+        return _read(path, config)
+    section = config.data.model_copy(
+        update={"path": str(path), "paths": {}, "test_path": "", "limit": config.data.test_limit}
+    )
+    dataset = load_dataset(section, config.seed)
+    if dataset.splits is None:
+        return dataset.samples
+    return dataset.samples.take(np.flatnonzero(dataset.splits == TEST_ROWS))
+
+
+def _require_alike(source: Source) -> None:
+    if not len(source.calibration):
+        raise DataError("no samples to decide by; expected at least one: name some with --data")
+    if not len(source.measure):
+        raise DataError("no samples to measure the model on; expected at least one: name some with --measure")
+    expected = source.sample_shape if source.finished is None else tuple(source.finished.genesis.sample_shape)
+    for what, samples in (("--data", source.calibration), ("--measure", source.measure)):
+        if samples.features.shape[1:] != expected:
+            raise DataError(
+                f"{what}: samples of shape {samples.features.shape[1:]}, the model takes {expected}; prepare them with the "
+                "same options"
+            )
+
+
+def _tokenizer(config: FederationConfig) -> Path | None:
+    name = str(config.data.options.get("tokenizer", ""))
+    folder = Path(name).expanduser()
+    return folder if name and folder.is_dir() else None

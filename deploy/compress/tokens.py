@@ -1,0 +1,221 @@
+"""Fewer tokens without a federation: what a reducer leaves of a clip, as a picture, and what reducers cost a model of one's own."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dictpfl.client.data.images import fitting
+from dictpfl.client.data.videos import images_of
+from dictpfl.client.model import hub
+from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
+from dictpfl.client.model.tokens.seam import Before, Frames, Reduced, Tokens, make_reducer
+from dictpfl.client.model.tokens.stack import rows_to_columns, watching
+from dictpfl.client.training.train import evaluate
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.settings import Model
+from dictpfl.common.settings import Tokens as Settings
+from dictpfl.deploy.compress.source import Source
+
+_ACROSS, _GAP, _DIM = 8, 4, 0.22
+_SHOWN = 112  # pixels of a frame's side in a picture
+_RED, _YELLOW = (214, 48, 49), (255, 200, 40)
+BEFORE = ("fastvid", "dtm", "salient", "grid", "frames", "random")
+BETWEEN: Mapping[str, Mapping[str, Any]] = {
+    "fixed": {},
+    "flat": {"k": 0.0},
+    "steep": {"k": 0.4},
+    "pyramid": {"curve": "pyramid"},
+    "early": {"curve": "early"},
+    "random tokens": {"pick": "random"},
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Tokens that a reducer left of a clip.
+
+    Attributes:
+        images: frames as they were looked at, uint8 (F, side, side, 3).
+        reduced: tokens that stayed.
+        side: places on each side of a frame.
+        milliseconds: time of choosing and merging.
+    """
+
+    images: NDArray[np.uint8]
+    reduced: Reduced
+    side: int
+    milliseconds: float
+
+    @property
+    def cuts(self) -> list[int]:
+        """Frames that begin a segment; empty of a reducer without segments."""
+        return [] if self.reduced.cuts is None else torch.nonzero(self.reduced.cuts[0]).flatten().tolist()
+
+    @property
+    def kept(self) -> int:
+        """Number of tokens that stayed."""
+        return int(self.reduced.positions.shape[1])
+
+
+def look(
+    clip: Path, *, reducer: str, keep: float, frames: int, side: int, encoder: str, options: Mapping[str, Any]
+) -> Look:
+    """Reduce the tokens of a clip.
+
+    Args:
+        clip: a file.
+        reducer: one that works before a stack.
+        keep: share that stays.
+        frames: number of frames, evenly spaced.
+        side: places on each side of a frame; an encoder says it itself.
+        encoder: `timm:FOLDER` or `timm:NAME`, a vision transformer whose patches are the tokens; empty: the pixels of places are.
+        options: of the reducer.
+
+    Raises:
+        ConfigError: a reducer that works between layers, an encoder of another family, or options out of range.
+        DataError: no clip.
+    """
+    made = make_reducer(Settings(reducer=reducer, keep=keep, options=dict(options)))
+    if not isinstance(made, Before):
+        raise ConfigError(
+            f"{reducer!r} with keep {keep:g} has nothing to do before a stack; expected one of {', '.join(BEFORE)}, and keep below 1"
+        )
+    images = images_of(clip, frames)
+    found, side = _encoded(images, encoder) if encoder else (_of_pixels(images, side), side)
+    began = time.perf_counter()
+    reduced = made.once(found)
+    spent = 1000 * (time.perf_counter() - began)
+    shown = fitting({"size": _SHOWN // side * side, "mode": "RGB", "mean": 0, "std": 1})
+    return Look(
+        (np.stack([shown(image) for image in images]) * 255).astype(np.uint8).transpose(0, 2, 3, 1),
+        reduced,
+        side,
+        spent,
+    )
+
+
+def _of_pixels(images: Sequence[Any], side: int) -> Frames:
+    pixels = 8 * side
+    fit = fitting({"size": pixels, "mode": "RGB", "mean": 0.5, "std": 0.5})
+    values = torch.tensor(np.stack([fit(image) for image in images]))
+    patches = values.unfold(2, 8, 8).unfold(3, 8, 8)  # (F, C, side, side, 8, 8)
+    hidden = patches.permute(0, 2, 3, 1, 4, 5).reshape(1, len(images), side * side, -1)
+    # Pixels are alike in sign: what all tokens, and all frames, have in common would make every cosine 1.
+    return Frames(
+        hidden - hidden.mean(dim=(1, 2), keepdim=True), (hidden - hidden.mean(dim=1, keepdim=True)).flatten(2)
+    )
+
+
+@torch.no_grad()
+def _encoded(images: Sequence[Any], encoder: str) -> tuple[Frames, int]:
+    """Tokens of a frozen encoder, its class token as the frames' features, and whom that attends to in the last block."""
+    library, name = hub.split(encoder)
+    if library != "timm" or not name:
+        raise ConfigError(f"--encoder {encoder!r}: expected timm:NAME or timm:FOLDER, a vision transformer")
+    first: Any = hub.build(Model(source=encoder), (3, 224, 224), 1).eval()
+    blocks, prefix = getattr(first, "blocks", None), int(getattr(first, "num_prefix_tokens", 0))
+    if not isinstance(blocks, nn.Sequential) or not prefix or not hasattr(getattr(blocks[-1], "attn", None), "q_norm"):
+        raise ConfigError(
+            f"--encoder {encoder!r}: a {type(first).__name__}; expected a vision transformer with a class token"
+        )
+    size = int(first.patch_embed.img_size[0])
+    fit = fitting({"size": size})
+    values = torch.tensor(np.stack([fit(image) for image in images]))
+    mixer: Any = blocks[-1].attn
+    hidden, attention = [], []
+    for part in torch.split(values, 8):
+        with watching([mixer.qkv]) as seen:
+            out: Tensor = first.forward_features(part)
+        q, k = torch.unflatten(seen[0], -1, (3, int(mixer.num_heads), -1)).permute(2, 0, 3, 1, 4)[:2]
+        q, k = mixer.q_norm(q), mixer.k_norm(k)
+        places = torch.arange(out.shape[1]).expand(len(part), -1)
+        tokens = Tokens(out, places, torch.ones(places.shape), prefix)
+        attention.append(rows_to_columns(q, k, tokens, q.shape[-1] ** -0.5)[:, :, 0].mean(dim=1))
+        hidden.append(out)
+    whole = torch.cat(hidden).unsqueeze(0)
+    side = round((whole.shape[2] - prefix) ** 0.5)
+    return Frames(whole[:, :, prefix:], whole[:, :, 0], torch.cat(attention).unsqueeze(0)), side
+
+
+def picture(seen: Look) -> Any:
+    """Draw a contact sheet, an image of Pillow: kept tokens bright, merged ones framed in yellow, a red bar before each segment."""
+    from PIL import Image, ImageDraw
+
+    frames, size = len(seen.images), seen.images.shape[1]
+    cell, across = size // seen.side, min(_ACROSS, frames)
+    down = -(-frames // across)
+    sheet = Image.new("RGB", (across * (size + 2 * _GAP), down * (size + 2 * _GAP)), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    bright = np.zeros((frames, seen.side * seen.side), dtype=bool)
+    merged = np.zeros_like(bright)
+    places = seen.reduced.positions[0].numpy()
+    bright.reshape(-1)[places] = True
+    merged.reshape(-1)[places[seen.reduced.merged[0].numpy()]] = True
+    for number, image in enumerate(seen.images):
+        left, top = number % across * (size + 2 * _GAP) + _GAP, number // across * (size + 2 * _GAP) + _GAP
+        mask = np.kron(bright[number].reshape(seen.side, seen.side), np.ones((cell, cell)))[..., None]
+        sheet.paste(Image.fromarray((image * np.where(mask > 0, 1.0, _DIM)).astype(np.uint8)), (left, top))
+        for place in np.flatnonzero(merged[number]).tolist():
+            x, y = left + place % seen.side * cell, top + place // seen.side * cell
+            draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=_YELLOW)
+        if number in seen.cuts:
+            draw.rectangle((left - _GAP, top, left - 1, top + size - 1), fill=_RED)
+    return sheet
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of a comparison.
+
+    Attributes:
+        arm: its name.
+        read: tokens that a layer reads, the mean; of a clip those before the stack.
+        metric: mean over samples.
+        loss: mean over samples.
+        milliseconds: of a sample, forward.
+    """
+
+    arm: str
+    read: float
+    metric: float
+    loss: float
+    milliseconds: float
+
+
+def compared(source: Source, keep: float, reducers: Sequence[str]) -> list[Row]:
+    """Measure a model with all its tokens and with each arm's, on the samples of a source.
+
+    Raises:
+        ConfigError: a model of no family that is known.
+    """
+    arms: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    if hasattr(source.model, "take_reduction"):
+        arms = {name: (name, {}) for name in reducers or BEFORE}
+    else:
+        arms = {name: ("autoprune", options) for name, options in BETWEEN.items()}
+        arms |= {name: (name, {}) for name in reducers}
+    rows = [_row("all tokens", source, source.model)]
+    for arm, (reducer, options) in arms.items():
+        rows.append(_row(arm, source, reduce_tokens(copy.deepcopy(source.model), reducer, keep=keep, **options)))
+    return rows
+
+
+def _row(arm: str, source: Source, model: nn.Module) -> Row:
+    began = time.perf_counter()
+    found = evaluate(model, source.measure, source.task)
+    spent = time.perf_counter() - began
+    reduction = reduction_of(model)
+    read = float("nan")
+    if reduction is not None and reduction.told.samples:
+        read = sum(reduction.told.read) / len(reduction.told.read) / reduction.told.samples
+    return Row(arm, read, found.metric_sum / found.count, found.loss_sum / found.count, 1000 * spent / found.count)

@@ -1,0 +1,1 @@
+"""Institutions' own data, prepared before a federation as all agreed."""

@@ -1,0 +1,1 @@
+"""Descriptions of configurations before anything is run: parameters, bytes, memory, time."""

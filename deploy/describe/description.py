@@ -1,0 +1,283 @@
+"""Description of a federation that is not founded: what each parameter becomes and why, and what a round costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dictpfl.client.data.pipelines import with_pipeline
+from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.scales import notes_on
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.model.build import build_model, load_weights
+from dictpfl.client.model.rules import Parts, Role, parts
+from dictpfl.client.model.sparse.federated import threshold_twin
+from dictpfl.client.model.twin import Twin
+from dictpfl.client.training.task import task_of
+from dictpfl.client.training.train import train
+from dictpfl.common.ckks.keys import make_key
+from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.ckks.sealing import CKKSSealer, IdentitySealer
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.genesis import Genesis, components
+from dictpfl.common.law.round import begin
+from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.common.messages.wire import ENTRY_BYTES, HEADER_BYTES
+from dictpfl.common.settings import Decomposition
+from dictpfl.common.words import packed_length
+from dictpfl.deploy.agreeing import draw_genesis, require_trainable
+from dictpfl.deploy.simulation.founding import shape_of, trial_of, with_names
+from dictpfl.deploy.simulation.partition import divide
+
+_PLAIN_BYTES = 4  # of a value that FedAvg sends, float32
+_ADAM = 4  # numbers kept for each that is trained: itself, its gradient, two moments
+_MOST_SEALED = 4  # ciphertexts that are sealed to see how long one takes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter or running statistic.
+
+    Attributes:
+        name, shape: its own.
+        values: number of its values.
+        role: what becomes of it (`dictpfl.client.model.rules.Role`).
+        why: what decided that.
+        shared: values that are sent in a round in which nothing is pruned.
+        bytes: their part of such an upload.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: int
+    role: str
+    why: str
+    shared: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """Description of what a configuration means.
+
+    Attributes:
+        rows: parameters, in the model's order.
+        samples: of an institution's training, on average.
+        sample_shape, outputs: what the model is built for.
+        parties: institutions.
+        first: bytes of an upload of the first round, which has wider digits.
+        upload: bytes of a later one in which nothing is pruned; pruning makes it smaller.
+        plaintext: bytes of the whole model in clear, four a value.
+        memory: bytes of model, what is trained and its optimiser, samples and one upload at an institution, without activations.
+        train_seconds, seal_seconds: of a round at an institution, measured on this machine on a few batches and ciphertexts.
+        statistics: encrypted rounds before the first update.
+        warnings: what should be looked at.
+    """
+
+    rows: tuple[Row, ...]
+    samples: int
+    sample_shape: tuple[int, ...]
+    outputs: int
+    parties: int
+    first: int
+    upload: int
+    plaintext: int
+    memory: int
+    train_seconds: float
+    seal_seconds: float
+    statistics: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            "parameters": [vars(row) | {"shape": list(row.shape)} for row in self.rows],
+            "values": {
+                "model": sum(row.values for row in self.rows if not row.role.endswith("statistic")),
+                "shared": sum(row.shared for row in self.rows),
+            },
+            "samples": self.samples,
+            "sample_shape": list(self.sample_shape),
+            "outputs": self.outputs,
+            "institutions": self.parties,
+            "bytes": {"first": self.first, "round": self.upload, "plaintext": self.plaintext},
+            "memory": self.memory,
+            "seconds": {"train": self.train_seconds, "seal": self.seal_seconds},
+            "opening": list(self.statistics),
+            "warnings": list(self.warnings),
+        }
+
+
+def describe(config: FederationConfig) -> Description:
+    """Read the data, build the model, and say what a federation of both would be; nothing is written, nothing is sent.
+
+    Raises:
+        DictPFLError: data, model or parameters cannot be used, as when a simulation is founded.
+    """
+    torch.set_num_threads(config.training.threads)
+    config = with_pipeline(config)
+    dataset = load_dataset(config.data, config.seed)
+    config, sample_shape = with_names(config, dataset), shape_of(with_names(config, dataset), dataset)
+    institutions = divide(dataset, config.data, config.federation.participants, config.seed).institutions
+    largest = max((share.train for share in institutions), key=len)
+    model = build_model(config.model, sample_shape, dataset.outputs, config.seed)
+    if config.model.weights:
+        load_weights(model, config.model.weights)
+    trial = trial_of(largest, sample_shape)
+    require_trainable(model, [trial], config)
+    parameters = CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits)
+    genesis, _ = draw_genesis(
+        config, model, IdentitySealer(parameters), seed=bytes(32), sample_cap=config.federation.sample_cap or len(largest),
+        sample_shape=sample_shape, outputs=dataset.outputs,
+    )  # fmt: skip
+    first, upload = _upload(genesis, updates=0), _upload(genesis, updates=1)
+    twin = threshold_twin(model, genesis.config) or Twin(model, config.decomposition, genesis.dictionaries)
+    rows = _rows(twin, model, config, genesis, upload)
+    plaintext = _PLAIN_BYTES * sum(p.numel() for p in model.parameters())
+    trained = _ADAM * _PLAIN_BYTES * sum(p.numel() for p in twin.module.parameters() if p.requires_grad)
+    held = largest.nbytes
+    return Description(
+        rows, sum(len(share.train) for share in institutions) // len(institutions), sample_shape, dataset.outputs, len(institutions), first,
+        upload, plaintext, plaintext + trained + held + upload, _train_seconds(twin, trial, config), _seal_seconds(genesis),
+        tuple(tally.name for tally in genesis.law.opening), _warnings(rows, model, config, dataset, upload, plaintext),
+    )  # fmt: skip
+
+
+def _upload(genesis: Genesis, updates: int) -> int:
+    """Bytes of an upload in which nothing is pruned, after so many updates."""
+    state = genesis.start()
+    # The law looks at the number of updates for the digits of a round; rounds before the first update need no place here.
+    plan = begin(
+        genesis.law, replace(state, updates=updates, round=updates + len(genesis.law.opening)), RoundKind.UPDATE
+    )
+    words = genesis.words(components(genesis, plan))
+    in_clear = 4 * plan.clear.size
+    return HEADER_BYTES + ENTRY_BYTES + packed_length(words, genesis.parameters.word_bits) + in_clear
+
+
+def _rows(twin: Twin, model: nn.Module, config: FederationConfig, genesis: Genesis, upload: int) -> tuple[Row, ...]:
+    shared = {entry.name: entry.size for entry in genesis.layout.entries}
+    total, sorted_ = sum(shared.values()), parts(model, config.decomposition)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return tuple(
+        Row(
+            name, tuple(tensors[name].shape), tensors[name].numel(), str(role), _why(name, role, config, sorted_, fixed),
+            shared.get(name, 0), round(upload * shared.get(name, 0) / total),
+        )
+        for name, role in twin.roles.items()
+    )  # fmt: skip
+
+
+def _why(name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed: set[str]) -> str:
+    """The rule of `dictpfl.client.model.rules.survey` that decided."""
+    said = config.decomposition
+    for key in ("dense", "local", "frozen"):
+        if pattern := next((p for p in getattr(said, key) if fnmatchcase(name, p)), ""):
+            return f'decomposition.{key} = "{pattern}"'
+    rules = {
+        f'decomposition.batch_norm = "{said.batch_norm}"': role.endswith("statistic"),
+        _FIXED: name in fixed,
+        f"decomposition.last_layers = {said.last_layers}": said.last_layers,
+        "decomposition.enabled = false": not said.enabled,
+    }
+    return next((why for why, is_so in rules.items() if is_so), "") or _why_by_kind(name, role, said, sorted_)
+
+
+def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts) -> str:
+    """The rule among those that go by what a parameter is."""
+    kind, attribute = sorted_.kinds[name], name.rpartition(".")[2]
+    n, m = sorted_.covered.get(name, (0, 0))
+    form = f"{said.rank} x {said.rank}" if said.form == "core" else f"of rank {said.rank}"
+    rules = {
+        f"a {said.form} {form} for {n} x {m}": role is Role.TABLE,
+        f'the head: decomposition.head = "{said.head}"': name in sorted_.head and said.head != "decomposed",
+        f'an embedding: decomposition.embeddings = "{said.embeddings}"': name in sorted_.embeddings
+        and said.embeddings != "decomposed",
+        f"decomposition.norms = {str(said.norms).lower()}": "norm" in kind.lower(),
+        f"decomposition.biases = {str(said.biases).lower()}": "bias" in attribute,
+        f"a table of rank {said.rank} would be as large": name in sorted_.covered,
+        f"a small tensor or position of {kind}: decomposition.tokens, positions": role is Role.FROZEN
+        or name not in sorted_.matrices,
+    }
+    return next((why for why, is_so in rules.items() if is_so), f"{_UNCOVERED} in {kind}")
+
+
+_FIXED, _UNCOVERED = "requires_grad is False in the model", "no layer type covers it"
+
+
+def _warnings(
+    rows: tuple[Row, ...], model: nn.Module, config: FederationConfig, dataset: Dataset, upload: int, plaintext: int
+) -> tuple[str, ...]:
+    said, found = config.decomposition, list(notes_on(dataset))
+    wholly = said.enabled and not said.last_layers and config.sparsity.method == "none"
+    large = sorted(
+        (row for row in rows if row.role == Role.DENSE and row.why.startswith(_UNCOVERED)),
+        key=lambda r: -r.values,
+    )
+    if wholly and not any(row.role == Role.TABLE for row in rows):
+        found.append(
+            "nothing is decomposed: all that is trained is sent whole, at every change. Tables go to Linear, convolution, attention, recurrent and "
+            "embedding layers, to plug-ins' (decomposition.layers) and to what decomposition.tables names; lower decomposition.rank if a table would be as large"
+        )
+    if wholly and large:
+        names = ", ".join(f"{row.name} ({row.values:,} values)" for row in large[:3])
+        found.append(
+            f"{len(large)} weights are matrices that no layer type covers, and are sent whole: {names}; decomposition.tables gives them "
+            "tables by name, decomposition.frozen leaves them as they are"
+        )
+    sizes = (
+        {r.name: s for r in rows if r.role == Role.TABLE for s in [parts(model, said).covered[r.name]]}
+        if wholly
+        else {}
+    )
+    if full := [name for name, shape in sizes.items() if said.rank >= min(shape)]:
+        found.append(
+            f"decomposition.rank = {said.rank} is that of the whole matrix for {', '.join(full[:3])}: a table there restricts nothing; lower the rank"
+        )
+    if fixed := [row for row in rows if row.why == _FIXED]:
+        found.append(
+            f"{len(fixed)} {'parameters have' if len(fixed) > 1 else 'parameter has'} requires_grad = False in the model and stay as in W0 ({', '.join(r.name for r in fixed[:3])}); "
+            "decomposition.dense trains them all the same"
+        )
+    if config.encryption.sealer == "ckks" and upload >= plaintext:
+        found.append(
+            f"an upload has {upload:,} bytes, the whole model in clear {plaintext:,}: what encryption adds is more than tables save. It pays in bytes "
+            f"from about {upload // _PLAIN_BYTES:,} values in the model on, at these settings; below, you pay for secrecy"
+        )
+    return tuple(found)
+
+
+def _train_seconds(twin: Twin, samples: Samples, config: FederationConfig) -> float:
+    """Seconds of a round's training, from a step on this machine; the first one, which loads libraries, is not counted."""
+    said, batch = config.training, samples.take(np.arange(min(len(samples), config.training.batch_size)))
+    once = said.model_copy(update={"steps": 1, "epochs": 1, "accumulate": 1, "compile": False})
+    task = task_of(config.measuring)
+    if config.distils:
+        return 0.0
+    train(twin, batch, once, task, seed=0)
+    began = time.perf_counter()
+    train(twin, batch, once, task, seed=1)
+    steps = said.steps * said.accumulate or said.epochs * -(-len(samples) // said.batch_size)
+    return (time.perf_counter() - began) * steps
+
+
+def _seal_seconds(genesis: Genesis) -> float:
+    """Seconds to seal an upload, from a few ciphertexts under a key that is thrown away."""
+    if not genesis.encrypted:
+        return 0.0
+    parameters = genesis.parameters
+    plan = begin(genesis.law, replace(genesis.start(), updates=1, round=1 + len(genesis.law.opening)), RoundKind.UPDATE)
+    many = components(genesis, plan)
+    some = min(many, _MOST_SEALED * parameters.ring_degree)
+    sealer = CKKSSealer(make_key(parameters))
+    sealer.seal(np.zeros(min(some, parameters.ring_degree), np.int64))
+    began = time.perf_counter()
+    sealer.seal(np.zeros(some, np.int64))
+    return (time.perf_counter() - began) * parameters.ciphertexts(many) / parameters.ciphertexts(some)

@@ -1,0 +1,99 @@
+"""One safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dictpfl.client.folder import GENESIS_WEIGHTS, SETTINGS
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import write_private
+from dictpfl.deploy.ceremony.identity import PUBLIC, Role
+from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter
+from dictpfl.deploy.operations import begun
+from dictpfl.deploy.runs.run import Run, sha256_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dictpfl.deploy.exports.finished import Checkpoint, Finished
+
+
+@EXPORTERS.register("safetensors")
+class SafetensorsExporter(Exporter):
+    """W0 + D T under the original names."""
+
+    def write(self, finished: Finished, output: Path) -> str:
+        """See `Exporter.write`.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        _require_name(output)
+        _save(finished.merged(), output)
+        return f"after {finished.state.updates} updates, sha256 {sha256_of(output)}"
+
+    def export(self, folder: Path, output: Path, checkpoint: Checkpoint = "last") -> str:
+        """See `Exporter.export`; the newest model of a run is there already, and copied.
+
+        Raises:
+            ConfigError: a file name that belongs to another format.
+        """
+        _require_name(output)
+        if (folder / SETTINGS).exists():
+            return write_model(folder, output, checkpoint)
+        if (folder / PUBLIC).exists():
+            begun.require(folder, Role.INSTITUTION)  # not joined yet, or another party: it says so
+        if checkpoint == "best":
+            return super().export(folder, output, checkpoint)
+        run = Run.load(folder)
+        if sha256_of(run.model_path) != run.summary["model_sha256"]:
+            raise ConfigError(
+                f"{run.model_path} does not match the run's summary; it was altered. Run the simulation again"
+            )
+        output.write_bytes(run.model_path.read_bytes())
+        return f"sha256 {run.summary['model_sha256']}"
+
+
+def write_model(folder: Path, output: Path, checkpoint: Checkpoint = "last") -> str:
+    """Write the merged model of an institution's shared state, safetensors with the original names; no key is needed.
+
+    Returns after how many rounds, and the file's SHA-256, in words.
+
+    Raises:
+        DictPFLError: no round was applied yet, or the folder or the output cannot be used.
+    """
+    from dictpfl.client.keys.epochs import home
+    from dictpfl.client.training.workbench import Workbench
+    from dictpfl.deploy.exports.finished import Finished, recalled, short_of
+
+    genesis, record = recalled(folder)
+    if record is None:
+        raise ConfigError(f"{folder} has applied no round yet; there is no model but W0 in {home(folder)}")
+    state = record.shared if checkpoint == "last" else Finished.load(folder, checkpoint).state
+    _save(Workbench(genesis, home(folder) / GENESIS_WEIGHTS).merged(state), output)
+    short = short_of(genesis, state) if checkpoint == "last" else ""
+    return "\n".join(filter(None, [f"after {state.updates} updates, sha256 {sha256_of(output)}", short]))
+
+
+_OTHERS = {".pt": "torch", ".pth": "torch", ".bin": "torch", ".onnx": "ONNX", ".gguf": "GGUF", ".npz": "numpy"}
+
+
+def _require_name(output: Path) -> None:
+    """Refuse a name by which programs would take the file for another format."""
+    other = _OTHERS.get(output.suffix.lower())
+    if other is not None:
+        raise ConfigError(
+            f"{output} is named as a file of {other}, and this format writes safetensors; name it {output.with_suffix('.safetensors').name} "
+            "(`safetensors.torch.load_file` reads it)"
+        )
+
+
+def _save(model: nn.Module, output: Path) -> None:
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    try:
+        write_private(output, save(tensors))
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""`dictpfl audit numbers`: digits of data and of models against what is to be expected."""

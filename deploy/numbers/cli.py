@@ -1,0 +1,257 @@
+"""Command `dictpfl audit numbers`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dictpfl.deploy import console
+from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import percent
+
+if TYPE_CHECKING:
+    from dictpfl.client.data.digits import Histogram
+
+DOCUMENT, PAGE = "numbers.json", "numbers.html"
+
+
+def numbers(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A folder of transformers with its tokenizer; a run of a language model; or a run that tallied numbers.",
+        ),
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New folder for numbers.json and numbers.html.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A table (.csv, .tsv, .parquet) whose digits are counted, in place of a model.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option(help="Of --data: names with commas; default: all that hold measurements.")
+    ] = "",
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of --data: an institution's folder; leaves numbers.json there, counts alone, for the tally `numbers`."
+        ),
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Of a model: a text whose numbers its neurons are held against.")
+    ] = None,
+    against: Annotated[
+        str, typer.Option(metavar="MODEL", help="Of a model: another one, side by side, such as the one before tuning.")
+    ] = "",
+    tasks: Annotated[str, typer.Option(help="Of a model: kinds of questions, with commas.")] = "all",
+    samples: Annotated[int, typer.Option(min=2, help="Of a model: questions of each kind.")] = 100,
+    shots: Annotated[int, typer.Option(min=0, help="Of a model: examples in front of each question.")] = 2,
+    free: Annotated[bool, typer.Option("--free", help="Of a model: let it write answers by itself, too.")] = False,  # noqa: FBT002
+    neurons: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.5, help="Of a model (experimental): share of neurons to silence for a digit; 0: none."
+        ),
+    ] = 0.0,
+    digit: Annotated[
+        list[int] | None, typer.Option(min=0, max=9, help="Of --neurons: whose neurons; default: each of the ten.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=0, help="Of --neurons: draws of as many random neurons.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of questions and draws.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Hold digits against what is to be expected: of a table, of all institutions' tables together, or of a language model.
+
+    Nothing is sent. A test points to numbers worth a look; it proves nothing about who wrote them.
+    """
+    use_working_directory()
+    from dictpfl.common.errors import ConfigError
+
+    if bool(source) == (data is not None):
+        raise ConfigError("name a MODEL or a run, or a table by --data; one of them")
+    if data is not None:
+        _of_table(data, columns, into, output)
+        return
+    if columns or into:
+        raise ConfigError("--columns and --into are of a table; name it by --data")
+    if _of_tally(source, output):
+        return
+    from dictpfl.deploy.numbers.model import Asked
+
+    if not neurons and digit:
+        raise ConfigError("--digit says whose neurons are silenced; say how many by --neurons 0.001")
+    kinds = () if tasks == "all" else tuple(word.strip() for word in tasks.split(","))
+    asked = Asked(kinds, samples, shots, seed, free, neurons, tuple(digit or ()), draws)
+    _of_model(source, against, asked, corpus, output, device)
+
+
+def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) -> None:
+    from dictpfl.deploy.numbers.data import described, leave_counts, of_file
+
+    found, names, left_out = of_file(path, [word.strip() for word in columns.split(",") if word.strip()])
+    left = leave_counts(found, names, into) if into is not None else None
+    document = {
+        "format": "dictpfl-digits-1",
+        "of": path.name,
+        "columns": names,
+        "left_out": left_out,
+        "data": described(found),
+    }
+    _tell_data(document["data"], f"{', '.join(names)} of {path.name}")  # type: ignore[arg-type]
+    if left_out:
+        console.say(f"left out, as identifiers or without numbers: {', '.join(left_out)}; --columns takes them")
+    if left is not None:
+        console.say(f"counts for the tally `numbers`  {left}")
+    _write(output, document)
+
+
+def _of_tally(source: str, output: Path | None) -> bool:
+    """Show what a run's institutions tallied together; False: they did not, or it is no run."""
+    from dictpfl.deploy.exports.finished import Finished
+    from dictpfl.deploy.numbers.data import described, tallied
+
+    folder = Path(source)
+    if not ((folder / "summary.json").exists() or (folder / "institution.toml").exists()):
+        return False
+    finished = Finished.load(folder)
+    pooled = tallied(finished)
+    if pooled is None:
+        return False
+    found, institutions = pooled
+    name = finished.genesis.config.name
+    document = {"format": "dictpfl-digits-1", "of": name, "institutions": institutions, "data": described(found)}
+    _tell_data(document["data"], f"{institutions} institutions of {name} together")  # type: ignore[arg-type]
+    _write(output, document)
+    return True
+
+
+def _tell_data(data: dict[str, Any], whose: str) -> None:
+    table = console.table("digits", "numbers", "chi-square", "p", "deviation", title=f"digits of {whose}")
+    table.add_column("", overflow="fold")
+    for test in data["tests"]:
+        tested = test["p"] is not None
+        table.add_row(
+            test["what"], f"{test['count']:,}", f"{test['statistic']:.1f} of {test['freedom']}" if tested else "-",
+            f"{test['p']:.2g}" if tested else "-", f"{test['deviation']:.4f}" if test["deviation"] is not None else "-", test["verdict"],
+        )  # fmt: skip
+    console.out.print(table)
+    console.say(
+        f"{data['numbers']:,} numbers, {data['zeros']:,} zeros, {data['others']:,} other words; a test points to numbers, it proves nothing"
+    )
+
+
+def _of_model(source: str, against: str, asked: Any, corpus: Path | None, output: Path | None, device: str) -> None:
+    from dictpfl.deploy.numbers.model import audit
+    from dictpfl.deploy.numbers.sources import reader_of
+
+    text = _corpus(corpus) if corpus else None
+    outcomes = {}
+    for name in filter(None, (source, against)):
+        console.say(f"{Path(name).name}")
+        outcomes[name] = audit(reader_of(name, device), asked, corpus=text, note=console.say)
+        _tell_model(name, outcomes[name])
+    words = None if text is None else {"of": corpus.name if corpus else "", "first": _shares(text)}
+    document = {
+        "format": "dictpfl-digits-1",
+        "of": Path(source).name,
+        "corpus": words,
+        "models": {
+            Path(n).name + (", against" if n == against and Path(against).name == Path(source).name else ""): o
+            for n, o in outcomes.items()
+        },
+    }
+    _write(output, document)
+
+
+def _corpus(path: Path) -> Histogram:
+    from dictpfl.client.data.digits import histogram, numbers_in
+    from dictpfl.common.errors import DataError
+
+    try:
+        return histogram(numbers_in(path.read_text(encoding="utf-8")), every=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the text {path}: {error}") from error
+
+
+def _shares(found: Histogram) -> list[float]:
+    first = found.part("first")
+    return [int(count) / max(1, int(first.sum())) for count in first]
+
+
+def _tell_model(name: str, outcome: dict[str, Any]) -> None:
+    reading, errors = outcome["reading"], outcome["first_errors"]
+    table = console.table(
+        "digit", "truth", "written", "95 %", "first errors", "selectivity", title=f"digits of {Path(name).name}"
+    )
+    for d in range(10):
+        table.add_row(
+            str(d), percent(reading["truth"][d]), percent(reading["shares"][d]), f"{100 * reading['low'][d]:.1f} to {100 * reading['high'][d]:.1f}",
+            percent(errors["shares"][d]), f"{outcome['profile']['selectivity'][d]:.1f}",
+        )  # fmt: skip
+    console.out.print(table)
+    told = f"{reading['places']:,} digits, {percent(reading['accuracy'])} right; {percent(reading['distance'])} away from even"
+    against = outcome["profile"]["against_benford"]
+    if against is not None:
+        told += f"; neurons' selectivity against Benford r = {against:.2f}"
+    console.say(told)
+    if "free" in outcome:
+        free = outcome["free"]
+        console.say(
+            f"by itself: {free['numbers']} numbers in {free['answers']} answers, {percent(free['right'])} right, {percent(free['first'][0])} begin with 1"
+        )
+    if "neurons" in outcome:
+        _tell_neurons(outcome["neurons"])
+
+
+def _tell_neurons(found: dict[str, Any]) -> None:
+    table = console.table(
+        "silenced",
+        "its share before",
+        "after",
+        "accuracy",
+        "mended",
+        "broken",
+        title=f"{found['count']} of {found['of']} neurons",
+    )
+    for d in found["digits"]:
+        effect = found["effects"][f"digit {d}"]
+        table.add_row(
+            f"digit {d}", percent(found["plain"]["shares"][d]), percent(effect["shares"][d]), percent(effect["accuracy"]), str(effect["mended"]),
+            str(effect["broken"]),
+        )  # fmt: skip
+    console.out.print(table)
+    console.say(
+        f"accuracy {percent(found['plain']['accuracy'])} before; away from even {percent(found['plain']['distance'])} before"
+    )
+    if found["random_low"] is not None:
+        held = found["diagonal"] < found["random_low"]
+        console.say(
+            f"mean change of the own digit {100 * found['diagonal']:+.1f} points, 5th percentile of random draws {100 * found['random_low']:+.1f}: "
+            f"{'these neurons carry the preference' if held else 'not shown that these neurons carry the preference'}"
+        )
+        net = max(
+            found["effects"][f"digit {d}"]["mended"] - found["effects"][f"digit {d}"]["broken"] for d in found["digits"]
+        )
+        console.say(
+            f"mended less broken at best {net:+d}, 95th percentile of random draws {found['random_mended']:+.0f}; in earlier probes the cure was mixed: "
+            "the preference moved to the next digit. Nothing of it is offered as a remedy"
+        )
+
+
+def _write(output: Path | None, document: dict[str, Any]) -> None:
+    """Write numbers.json and numbers.html into a new folder, mode 0600."""
+    if output is None:
+        return
+    from dictpfl.common.files import write_private
+    from dictpfl.deploy.exports.exporter import require_empty
+    from dictpfl.deploy.numbers.page import page
+
+    require_empty(output)
+    output.chmod(0o700)
+    write_private(output / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
+    write_private(output / PAGE, page(document).encode())
+    console.say(f"{output}")

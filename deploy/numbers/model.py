@@ -1,0 +1,253 @@
+"""Digits of a language model: what it writes, which neurons prefer which digit, and what becomes of both without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dictpfl.client.data.digits import Histogram, digits_of, histogram
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.numbers.fit import FIRST
+from dictpfl.deploy.numbers.reading import Places, Reader
+from dictpfl.deploy.numbers.selectivity import drawn, effective, most_selective, ranks, selectivity
+from dictpfl.deploy.numbers.tasks import TASKS, Question, questions
+
+_RESAMPLES = 1000
+Ints = NDArray[np.int64]
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Extent of an audit.
+
+    Attributes:
+        tasks: kinds of questions; empty: all.
+        samples: questions of each.
+        shots: examples in front of each question, of its kind.
+        seed: of questions and draws.
+        free: True: the model also writes answers by itself.
+        neurons: share of all neurons that is silenced for a digit; 0: none are.
+        digits: digits whose neurons are silenced; empty: all ten.
+        draws: of random neurons.
+    """
+
+    tasks: tuple[str, ...] = ()
+    samples: int = 100
+    shots: int = 2
+    seed: int = 1
+    free: bool = False
+    neurons: float = 0.0
+    digits: tuple[int, ...] = ()
+    draws: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range.
+
+        Raises:
+            ConfigError: it says what is expected.
+        """
+        if self.samples < 2 or self.shots < 0 or self.draws < 0 or not 0.0 <= self.neurons < 1.0:  # noqa: PLR2004 -- two halves
+            raise ConfigError(
+                f"samples {self.samples}, shots {self.shots}, draws {self.draws}, neurons {self.neurons:g}: expected at least 2, 0 and 0, and "
+                "a share below 1"
+            )
+        if wrong := [t for t in self.tasks if t not in TASKS]:
+            raise ConfigError(f"--tasks {', '.join(wrong)}: expected some of {', '.join(TASKS)}, or all")
+
+
+def audit(
+    reader: Reader, asked: Asked, *, corpus: Histogram | None = None, note: Note = lambda _: None
+) -> dict[str, Any]:
+    """Audit a model's digits.
+
+    Args:
+        reader: the model.
+        asked: extent.
+        corpus: digits of a text that the model may have learnt from, to hold its neurons against.
+        note: called with a line at each step.
+
+    Returns:
+        JSON values: `reading` (shares of digits that the model writes, with 95 % intervals over questions, and its accuracy), `first_errors`,
+        `tasks`, `profile` (mean selectivity of neurons by digit), and, if they were asked for, `free` and `neurons`.
+    """
+    kinds = asked.tasks or tuple(TASKS)
+    drawn_questions = {kind: questions(kind, asked.samples + asked.shots, asked.seed) for kind in kinds}
+    note(f"reading {len(kinds) * asked.samples} questions")
+    half = asked.samples // 2
+    read = {}
+    for kind, every in drawn_questions.items():
+        examples, own = every[: asked.shots], every[asked.shots :]
+        # Signs are taken from the first half, effects are measured on the second.
+        read[kind] = (
+            reader.read(own[:half], examples, activations=True),
+            reader.read(own[half:], examples),
+        )
+    whole = [places for pair in read.values() for places in pair]
+    note("ranking digits for every neuron")
+    found = ranks(reader)
+    profile = selectivity(found).mean(axis=(0, 2))
+    outcome: dict[str, Any] = {
+        "asked": {**asked.__dict__, "tasks": list(kinds), "digits": list(asked.digits)},
+        "reading": _shares(whole, asked.seed),
+        "first_errors": _first_errors(whole),
+        "tasks": {kind: _shares(pair, asked.seed) for kind, pair in read.items()},
+        "profile": {
+            "selectivity": profile.tolist(),
+            "against_benford": _correlation(profile[1:], FIRST),
+            "against_corpus": None if corpus is None else _correlation(profile[1:], corpus.part("first")),
+        },
+    }
+    if asked.free:
+        note("letting it write")
+        outcome["free"] = _free(reader, drawn_questions, asked)
+    if asked.neurons:
+        outcome["neurons"] = _neurons(reader, found, read, drawn_questions, asked, note)
+    return outcome
+
+
+def _shares(every: Sequence[Places], seed: int, name: str = "plain") -> dict[str, Any]:
+    """Shares of digits at all places, with intervals by resampling questions, and how many places are right."""
+    truth, chosen = (np.concatenate(parts) for parts in zip(*((p.truth, p.chosen[name]) for p in every), strict=True))
+    offsets = np.cumsum([0, *(int(p.question.max()) + 1 for p in every)])
+    owner = np.concatenate([p.question + offset for p, offset in zip(every, offsets[:-1], strict=True)])
+    table = np.zeros((int(offsets[-1]), 10))
+    np.add.at(table, (owner, chosen), 1)
+    draw = np.random.default_rng(seed)
+    resampled = np.stack(
+        [_normalised(table[draw.integers(0, len(table), len(table))].sum(axis=0)) for _ in range(_RESAMPLES)]
+    )
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    shares = _normalised(table.sum(axis=0))
+    return {
+        "places": len(truth),
+        "truth": _normalised(np.bincount(truth, minlength=10)).tolist(),
+        "shares": shares.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "accuracy": float((truth == chosen).mean()),
+        "distance": float(np.maximum(shares - 0.1, 0).sum()),
+    }
+
+
+def _normalised(counts: Any) -> NDArray[np.float64]:
+    total = max(1.0, float(np.sum(counts)))
+    shares: NDArray[np.float64] = np.asarray(counts, dtype=np.float64) / total
+    return shares
+
+
+def _first_errors(every: Sequence[Places]) -> dict[str, Any]:
+    """The model's digit where an answer of its first differs from the truth."""
+    digits: list[int] = []
+    for places in every:
+        seen: set[int] = set()
+        for question, truth, chosen in zip(
+            places.question.tolist(), places.truth.tolist(), places.chosen["plain"].tolist(), strict=True
+        ):
+            if question not in seen and truth != chosen:
+                seen.add(question)
+                digits.append(chosen)
+    return {
+        "count": len(digits),
+        "shares": _normalised(np.bincount(np.array(digits, dtype=np.int64), minlength=10)).tolist(),
+    }
+
+
+def _correlation(one: Any, other: Any) -> float | None:
+    """Pearson's correlation; None where one of them is constant."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked) -> dict[str, Any]:
+    """First digits of what the model writes by itself, and how many answers are right."""
+    words, right, count = [], 0, 0
+    for own in every.values():
+        for question, text in zip(
+            own[asked.shots :], reader.written(own[asked.shots :], own[: asked.shots]), strict=True
+        ):
+            word = text.strip().split(" ")[0].rstrip(".")
+            words.append(word)
+            right += digits_of(word) == int(question.answer)
+            count += 1
+    found = histogram(words, every=True)
+    return {
+        "answers": count,
+        "numbers": int(found.part("numbers")[0]),
+        "right": right / count,
+        "first": _normalised(found.part("first")).tolist(),
+        "benford": FIRST.tolist(),
+    }
+
+
+def _neurons(
+    reader: Reader,
+    found: Any,
+    read: Mapping[str, tuple[Places, Places]],
+    every: Mapping[str, Sequence[Question]],
+    asked: Asked,
+    note: Note,
+) -> dict[str, Any]:
+    """Silence the most selective neurons of each digit, and as many random ones, where a digit is written; on the second halves."""
+    weights = np.array([len(first.truth) for first, _ in read.values()], dtype=np.float64)
+    means = np.average([first.activations for first, _ in read.values()], axis=0, weights=weights)
+    vocabulary = reader.model.get_output_embeddings().weight.shape[0]
+    scores = selectivity(effective(found, means, vocabulary))
+    total = scores.shape[0] * scores.shape[2]
+    count = max(1, round(asked.neurons * total))
+    digits = asked.digits or tuple(range(10))
+    chosen = {d: most_selective(scores, d, count) for d in digits}
+    variants = {f"digit {d}": silenced for d, silenced in chosen.items()}
+    variants |= {
+        f"random {draw} for {d}": drawn(chosen[d], scores.shape[2], asked.seed * 1000 + draw)
+        for d in digits[:1]
+        for draw in range(asked.draws)
+    }
+    note(f"silencing {count} of {total} neurons, {len(variants)} ways")
+    half = asked.samples // 2
+    after = [reader.read(own[asked.shots + half :], own[: asked.shots], variants) for own in every.values()]
+    fluent = _only_fluent(after)
+    plain = _shares(fluent, asked.seed)
+    effects = {name: _effect(fluent, name, plain, asked.seed) for name in variants}
+    random = [effects[name] for name in effects if name.startswith("random")]
+    table = [[effects[f"digit {d}"]["change"][e] for e in range(10)] for d in digits]
+    diagonal = [row[d] for row, d in zip(table, digits, strict=True)]
+    return {
+        "count": count, "of": total, "digits": list(digits), "plain": plain, "effects": effects, "table": table,
+        "diagonal": float(np.mean(diagonal)),
+        "random_low": float(np.quantile([np.mean([r["change"][d] for d in digits]) for r in random], 0.05)) if random else None,
+        "random_mended": float(np.quantile([r["mended"] - r["broken"] for r in random], 0.95)) if random else None,
+        "layers": {f"digit {d}": sorted(layer for layer, n in chosen[d].items() for _ in n) for d in digits},
+    }  # fmt: skip
+
+
+def _only_fluent(every: Sequence[Places]) -> list[Places]:
+    """Places where a digit would be written: nothing is silenced elsewhere."""
+    return [
+        Places(
+            p.question[p.fluent], p.place[p.fluent], p.truth[p.fluent], {k: v[p.fluent] for k, v in p.chosen.items()}, p.fluent[p.fluent], p.activations
+        )
+        for p in every
+        if p.fluent.any()
+    ]  # fmt: skip
+
+
+def _effect(every: Sequence[Places], name: str, plain: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    shares = _shares(every, seed, name)
+    truth, before, after = (
+        np.concatenate(parts)
+        for parts in zip(*((p.truth, p.chosen["plain"], p.chosen[name]) for p in every), strict=True)
+    )
+    return {
+        "shares": shares["shares"],
+        "change": [a - b for a, b in zip(shares["shares"], plain["shares"], strict=True)],
+        "accuracy": shares["accuracy"],
+        "distance": shares["distance"],
+        "mended": int(((before != truth) & (after == truth)).sum()),
+        "broken": int(((before == truth) & (after != truth)).sum()),
+    }

@@ -1,0 +1,50 @@
+"""numbers.html: digits on one page that carries everything with it and makes no request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dictpfl.deploy.numbers.fit import FIRST
+from dictpfl.deploy.numbers.pictures import of_data, of_profile, of_shares, of_table
+from dictpfl.deploy.reports.templates import template
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """Render a document of `dictpfl audit numbers`."""
+    figures = (
+        [{"svg": svg, "caption": caption} for svg, caption in of_data(document["data"])] if "data" in document else []
+    )
+    for name, outcome in document.get("models", {}).items():
+        figures += _of_model(name, outcome, document.get("corpus"))
+    return template("numbers.html.j2").render(document=document, figures=figures)
+
+
+def _of_model(name: str, outcome: Mapping[str, Any], corpus: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    reading, errors, profile = outcome["reading"], outcome["first_errors"], outcome["profile"]
+    first = None if corpus is None else corpus["first"]
+    found = [
+        _figure(of_shares({"truth": reading["truth"], "written": reading["shares"], "first errors": errors["shares"]}, f"Digits of {name}"),
+                f"{name}: digits at {reading['places']:,} places of answers, {100 * reading['accuracy']:.1f} % of them right."),
+        _figure(of_profile(profile["selectivity"], first), f"{name}: mean digit selectivity of its neurons."),
+    ]  # fmt: skip
+    if "free" in outcome:
+        free = outcome["free"]
+        series = {"written by itself": free["first"], "Benford": FIRST.tolist()} | (
+            {} if first is None else {"corpus": first}
+        )
+        found.append(
+            _figure(
+                of_shares(series, f"First digits that {name} writes"),
+                f"{name}: first digits of {free['numbers']} numbers.",
+            )
+        )
+    if "neurons" in outcome:
+        neurons = outcome["neurons"]
+        found.append(_figure(of_table(neurons["table"], neurons["digits"]),
+                             f"{name}: what silencing {neurons['count']} neurons of a digit does to each digit's share."))  # fmt: skip
+    return found
+
+
+def _figure(svg: str, caption: str) -> dict[str, str]:
+    return {"svg": svg, "caption": caption}

@@ -1,0 +1,258 @@
+"""A language model at the digits of answers: which digit it would write, with and without some of its neurons.
+
+*Teacher-forced*: the true answer's digits are given one by one, and at each place the model's favourite among the ten digits is noted,
+so that a weak model tells something too. Neurons are silenced at the current place alone: what earlier places left in keys and values
+stays as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dictpfl.client.model.hub import library
+from dictpfl.common.errors import ModelError
+from dictpfl.deploy.numbers.tasks import Question
+
+BATCH = 16
+_NEW = 12  # tokens of a free answer
+Silenced = Mapping[int, Tensor]
+"""Neurons to silence, int64 indices by layer."""
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Every place of a digit in every answer.
+
+    Attributes:
+        question: number of the question, (places,).
+        place: 0 for the first digit, (places,).
+        truth: digit of the answer, (places,).
+        chosen: digit that the model would write, by name of the variant, (places,); `plain` is the untouched model.
+        fluent: True where the untouched model's favourite of all tokens is a digit, (places,).
+        activations: mean of each neuron's activation over the places, float64 (layers, neurons); empty unless asked for.
+    """
+
+    question: Ints
+    place: Ints
+    truth: Ints
+    chosen: Mapping[str, Ints]
+    fluent: NDArray[np.bool_]
+    activations: NDArray[np.float64]
+
+
+class Reader:
+    """A model and its tokenizer.
+
+    Args:
+        model: causal, of transformers, with layers `mlp.down_proj`.
+        tokenizer: its own.
+
+    Raises:
+        ModelError: digits that are no tokens of their own, or layers of another kind.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.digits = torch.tensor(_digit_tokens(tokenizer))
+        self.downs = _down_projections(model)
+        # The argument's name changed with transformers 5.
+        self._cache = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+        self.device = next(model.parameters()).device
+
+    def prompt(self, question: Question, examples: Sequence[Question] = ()) -> list[int]:
+        """Token ids of a question behind some examples, up to the place of the answer's first digit."""
+        told = "".join(f"Question: {e.text}\nAnswer: {e.answer}\n\n" for e in examples)
+        text = f"{told}Question: {question.text}\nAnswer:"
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        space: list[int] = self.tokenizer(" 1", add_special_tokens=False)["input_ids"][:-1]
+        return ids + space
+
+    @torch.no_grad()
+    def read(
+        self,
+        asked: Sequence[Question],
+        examples: Sequence[Question],
+        variants: Mapping[str, Silenced] | None = None,
+        *,
+        activations: bool = False,
+    ) -> Places:
+        """Note the model's favourite digit at every place of every answer.
+
+        Args:
+            asked: questions.
+            examples: questions with answers in front of each.
+            variants: neurons to silence, by name; each is tried at every place.
+            activations: True: average the neurons' activations too.
+        """
+        rows: dict[str, list[Any]] = {name: [] for name in ("question", "place", "truth", "fluent")}
+        chosen: dict[str, list[int]] = {name: [] for name in ("plain", *(variants or {}))}
+        sums = _Sums(self.downs) if activations else None
+        for start in range(0, len(asked), BATCH):
+            batch = asked[start : start + BATCH]
+            for place, going, answers, favourite in self._places(batch, examples, variants or {}, sums):
+                for row in going:
+                    rows["question"].append(start + row)
+                    rows["place"].append(place)
+                    rows["truth"].append(int(batch[row].answer[place]))
+                    rows["fluent"].append(favourite[row])
+                    for name, digits in answers.items():
+                        chosen[name].append(digits[row])
+        found = {name: np.array(values, dtype=np.int64) for name, values in chosen.items()}
+        fluent = np.array(rows["fluent"], dtype=bool)
+        for name in variants or {}:  # where no digit would be written, nothing is silenced
+            found[name] = np.where(fluent, found[name], found["plain"])
+        whole = {name: np.array(rows[name], dtype=np.int64) for name in ("question", "place", "truth")}
+        means = sums.mean() if sums else np.zeros((0, 0))
+        return Places(whole["question"], whole["place"], whole["truth"], found, fluent, means)
+
+    def _places(
+        self,
+        batch: Sequence[Question],
+        examples: Sequence[Question],
+        variants: Mapping[str, Silenced],
+        sums: _Sums | None,
+    ) -> Iterator[tuple[int, list[int], dict[str, list[int]], list[bool]]]:
+        ids, mask = self._padded([self.prompt(question, examples) for question in batch])
+        at = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        past = library("transformers").DynamicCache()
+        if ids.shape[1] > 1:
+            self._logits(past, ids[:, :-1], mask[:, :-1], at[:, :-1])
+        current, where = ids[:, -1:], at[:, -1:]
+        for place in range(max(len(question.answer) for question in batch)):
+            going = [row for row, question in enumerate(batch) if place < len(question.answer)]
+
+            def step(current: Tensor = current, where: Tensor = where, mask: Tensor = mask) -> Tensor:
+                return self._logits(past, current, mask, where)
+
+            answers = {}
+            for name, silenced in variants.items():
+                with self._silencing(silenced):
+                    answers[name] = self._favourites(step())
+                past.crop(-1)
+            with self._summing(sums, going):
+                logits = step()
+            answers = {"plain": self._favourites(logits)} | answers
+            is_digit = torch.isin(logits.argmax(dim=1).cpu(), self.digits).tolist()
+            yield place, going, answers, is_digit
+            told = [int(q.answer[place]) if place < len(q.answer) else 0 for q in batch]
+            current = self.digits[torch.tensor(told)].to(self.device).unsqueeze(1)
+            where = where + 1
+            mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+
+    def _logits(self, cache: Any, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+        """Logits behind the last token, (samples, V); the cache grows by the tokens."""
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": at, "use_cache": True, "logits_to_keep": 1}
+        logits: Tensor = self.model(**given, **{self._cache: cache}).logits[:, -1].float()
+        return logits
+
+    def _favourites(self, logits: Tensor) -> list[int]:
+        found: list[int] = logits[:, self.digits.to(logits.device)].argmax(dim=1).tolist()
+        return found
+
+    def _padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids with padding on the left, and a mask."""
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    @torch.no_grad()
+    def written(self, asked: Sequence[Question], examples: Sequence[Question]) -> list[str]:
+        """Answers that the model writes by itself, greedily, up to the end of the line."""
+        found = []
+        for start in range(0, len(asked), BATCH):
+            ids, mask = self._padded([self.prompt(question, examples) for question in asked[start : start + BATCH]])
+            out = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=_NEW, do_sample=False,
+                use_cache=True, num_beams=1, pad_token_id=0, temperature=None, top_p=None,
+            )  # fmt: skip
+            found += [
+                text.split("\n")[0]
+                for text in self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+            ]
+        return found
+
+    @contextmanager
+    def _silencing(self, silenced: Silenced) -> Iterator[None]:
+        handles = [
+            self.downs[layer].register_forward_pre_hook(_without(neurons))
+            for layer, neurons in silenced.items()
+            if len(neurons)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _summing(self, sums: _Sums | None, rows: Sequence[int]) -> Iterator[None]:
+        handles = (
+            [] if sums is None else [d.register_forward_pre_hook(sums.of(i, rows)) for i, d in enumerate(self.downs)]
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Sums:
+    """Sums of activations over places."""
+
+    def __init__(self, downs: Sequence[nn.Linear]) -> None:
+        self._sums = [np.zeros(d.in_features) for d in downs]
+        self._count = 0
+
+    def of(self, layer: int, rows: Sequence[int]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._sums[layer] += inputs[0][list(rows), -1].double().sum(dim=0).cpu().numpy()
+            self._count += len(rows) if layer == 0 else 0
+
+        return hook
+
+    def mean(self) -> NDArray[np.float64]:
+        return np.stack(self._sums) / max(1, self._count)
+
+
+def _without(neurons: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        changed = inputs[0].clone()
+        changed[..., neurons.to(changed.device)] = 0.0
+        return (changed, *inputs[1:])
+
+    return hook
+
+
+def _digit_tokens(tokenizer: Any) -> list[int]:
+    """Ids of the ten digits behind a space, each a token of its own."""
+    told = {d: tokenizer(f" {d}{d}", add_special_tokens=False)["input_ids"] for d in range(10)}
+    if any(len(ids) < 2 or ids[-1] != ids[-2] for ids in told.values()) or len({ids[-1] for ids in told.values()}) < 10:  # noqa: PLR2004 -- two digits, ten of them
+        seen = ", ".join(str(tokenizer.convert_ids_to_tokens(ids)) for ids in list(told.values())[:3])
+        raise ModelError(
+            f"the audit reads models whose digits are tokens of their own; this tokenizer makes {seen} of 00, 11 and 22"
+        )
+    return [ids[-1] for ids in told.values()]
+
+
+def _down_projections(model: Any) -> list[nn.Linear]:
+    found = [m for name, m in model.named_modules() if name.endswith("mlp.down_proj") and isinstance(m, nn.Linear)]
+    if not found or model.get_output_embeddings() is None:
+        raise ModelError(
+            f"{type(model).__name__} has no layers mlp.down_proj before an output layer: the audit reads models of the llama family "
+            "(Llama, SmolLM2, Qwen2, Mistral, Gemma)"
+        )
+    return found

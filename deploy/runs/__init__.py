@@ -1,0 +1,1 @@
+"""Run folders: what a simulation leaves behind, written and read."""

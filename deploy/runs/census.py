@@ -1,0 +1,48 @@
+"""Classes of each institution in a simulation, for its report: a deployment knows nothing of the kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CENSUS = "classes.json"
+
+
+@dataclass(frozen=True)
+class Census:
+    """Samples by class: `institutions` of each institution (training and validation), `test` of the test split."""
+
+    classes: tuple[str, ...]
+    institutions: Mapping[str, tuple[int, ...]]
+    test: tuple[int, ...]
+
+    @property
+    def imbalance(self) -> float:
+        """Samples of the largest class over those of the smallest that occurs at all, all institutions together."""
+        total = np.array(list(self.institutions.values())).sum(axis=0)
+        return float(total.max() / total[total > 0].min())
+
+    def missing(self, institution: str) -> int:
+        """Classes of which an institution has no sample."""
+        return sum(count == 0 for count in self.institutions[institution])
+
+    def skew(self, institution: str) -> float:
+        """Total variation between the institution's mixture of classes and that of all: 0 alike, 1 nothing in common."""
+        total = np.array(list(self.institutions.values()), dtype=float).sum(axis=0)
+        own = np.array(self.institutions[institution], dtype=float)
+        return float(0.5 * np.abs(own / own.sum() - total / total.sum()).sum())
+
+
+def read_census(folder: Path) -> Census | None:
+    """Read what `write_census` wrote; None if it wrote nothing."""
+    try:
+        document = json.loads((folder / CENSUS).read_bytes())
+    except FileNotFoundError:
+        return None
+    counted = document["institutions" if "institutions" in document else "sites"]  # `sites`: runs of 0.1
+    institutions = {name: tuple(counts) for name, counts in counted.items()}
+    return Census(tuple(document["classes"]), institutions, tuple(document["test"]))

@@ -1,0 +1,1 @@
+"""Federations on one machine: founding, the two engines, and the run."""

@@ -1,0 +1,427 @@
+"""`dictpfl simulate`, `compare` and `inspect`: federations on this machine."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.presets import METHODS
+from dictpfl.deploy import console
+from dictpfl.deploy.extras import require
+from dictpfl.deploy.overrides import overrides
+from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import figure, human_bytes, human_count, human_factor, human_seconds, listed
+
+if TYPE_CHECKING:
+    from dictpfl.common.config import FederationConfig
+    from dictpfl.deploy.runs.compared import Comparison
+    from dictpfl.deploy.simulation.founding import Founded
+
+
+class EngineName(StrEnum):
+    """Runtime of the two apps."""
+
+    FLOWER = "flower"
+    LOCAL = "local"
+
+
+class SealerName(StrEnum):
+    """Way that uploads are sealed."""
+
+    CKKS = "ckks"
+    IDENTITY = "identity"
+
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration; `dictpfl init` writes one.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as training.epochs=2.")
+]
+EngineOption = Annotated[EngineName, typer.Option(help="flower: Flower's simulation runtime; local: one process.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="GPUs that institutions share, resources.gpus; all unless said, 0: none.", show_default=False
+    ),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT", help="Head node of a Ray cluster whose nodes train; they see --out at the same path."
+    ),
+]
+INTERRUPTED = 130
+"""Exit code of a command that the user stopped, as shells have it."""
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what coordinator and institutions do.")]
+
+
+def simulate(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG.toml", help="Configuration; `dictpfl init` writes one. With --resume also a run folder."
+        ),
+    ],
+    set_: Overrides = None,
+    method: Annotated[str | None, typer.Option(help="A preset: " + ", ".join(METHODS) + ".")] = None,
+    sealer: Annotated[SealerName | None, typer.Option(help="identity encrypts nothing, for comparison.")] = None,
+    engine: EngineOption = EngineName.FLOWER,
+    gpus: Gpus = None,
+    ray_address: RayAddress = "",
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-METHOD.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
+    record: Annotated[bool, typer.Option("--record", help="Keep every upload as the coordinator sees it.")] = False,  # noqa: FBT002
+    verbose: Verbose = False,  # noqa: FBT002
+) -> None:
+    """Simulate a federation on this machine, encrypted end to end, and write a report."""
+    require("simulation", "simulate")
+    use_working_directory()
+    from dictpfl.common.config import FederationConfig
+    from dictpfl.deploy.reports.progress import LiveProgress
+    from dictpfl.deploy.simulation.simulate import simulate as run_simulation
+
+    _logging(verbose=verbose)
+    asked = _overrides(set_, method, sealer, gpus)
+    stopped = config if config.is_dir() else None
+    checked = (
+        FederationConfig.load(config, asked) if stopped is None else _agreed_in(stopped, asked, out, resume=resume)
+    )
+    console.warn_insecure(checked.insecurities)
+    folder = stopped or out or _free_folder(Path("runs") / f"{checked.name}-{checked.method}", resume=resume)
+    if resume:
+        _require_begun(folder)
+    title = f"{checked.name} ({checked.method})"
+    with LiveProgress(console.out, title, checked.federation.rounds) as progress:
+
+        def told(founded: Founded) -> None:
+            console.remark(founded.notes)
+            progress.founded(founded.genesis.layout.size)
+
+        with _interruptible(folder, named=bool(out or stopped)):
+            run = run_simulation(
+                checked,
+                folder,
+                engine=engine.value,
+                resume=resume,
+                record=record,
+                on_round=progress.closed,
+                on_founded=told,
+                on_devices=_say_devices,
+                ray_address=ray_address,
+            )
+    _print_summary(run.summary)
+    console.say(f"report  {run.folder / 'report.html'}")
+
+
+def compare(
+    config: ConfigFile,
+    methods: Annotated[
+        str, typer.Option(help="Presets and baselines (majority, alone, pooled), separated by commas.")
+    ] = "plaintext,fedhe-full,dictpfl",
+    seeds: Annotated[
+        str, typer.Option(help="Seeds, separated by commas: figures become means with intervals. Default: the file's.")
+    ] = "",
+    set_: Overrides = None,
+    engine: EngineOption = EngineName.FLOWER,
+    gpus: Gpus = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/NAME-compare.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
+    verbose: Verbose = False,  # noqa: FBT002
+) -> None:
+    """Run several methods on the same data, seeds and rounds; print a table, write plots."""
+    require("simulation", "compare")
+    use_working_directory()
+    from dictpfl.deploy.reports.progress import LiveProgress
+    from dictpfl.deploy.simulation.comparison import compare as run_comparison
+    from dictpfl.deploy.simulation.comparison import configurations
+
+    _logging(verbose=verbose)
+    configs = configurations(config, _words(methods), _overrides(set_, gpus=gpus))
+    first = next(iter(configs.values()))
+    folder = out or _free_folder(Path("runs") / f"{first.name}-compare", resume=resume)
+
+    def watch(named: str, config: FederationConfig) -> LiveProgress:
+        return LiveProgress(console.out, f"{config.name} ({named})", config.federation.rounds)
+
+    with _interruptible(folder, named=out is not None):
+        compared = run_comparison(
+            configs, folder, engine=engine.value, seeds=_numbers(seeds), resume=resume, watch=watch,
+            on_devices=cache(_say_devices),  # once for all
+        )  # fmt: skip
+    _print_comparison(compared)
+    console.say(f"report  {folder.resolve() / 'compare.html'}")
+    for run in compared:
+        console.say(f"        {run.folder / 'report.html'}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text!r}: expected numbers separated by commas, such as 1,2,3") from error
+
+
+@contextmanager
+def _interruptible(folder: Path, *, named: bool) -> Iterator[None]:
+    """Say how to go on with what the user stopped.
+
+    Args:
+        folder: of the run.
+        named: the command line says which.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = shlex.join(word for word in sys.argv[1:] if word != "--resume")
+        where = "" if named else f" --out {shlex.quote(str(folder))}"
+        console.err.print(
+            f"stopped; `dictpfl {again}{where} --resume` goes on from the last closed round",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.")]) -> None:
+    """Show what a run reached and what crossed the wire; of one that goes on or was stopped, the rounds so far."""
+    from dictpfl.deploy.runs.run import SUMMARY, Run, closed_rounds
+
+    if (folder / SUMMARY).exists():
+        run = Run.load(folder)
+        history = run.records
+        _print_summary(run.summary)
+    else:
+        config, history = closed_rounds(folder)
+        updates = max((record.update for record in history), default=0)
+        console.say(
+            f"unfinished: {updates} of {config.federation.rounds} rounds; `dictpfl simulate {folder} --resume` goes on"
+        )
+    table = console.table(
+        "round",
+        "kind",
+        "in the sum",
+        "sent",
+        "ciphertexts",
+        "up",
+        "down",
+        "test after",
+        "validation before",
+        title="rounds",
+    )
+    for r in history:
+        table.add_row(
+            str(r.update) if r.kind == "update" else "-", r.kind, str(r.contributors), human_count(r.sent), str(r.ciphertexts), human_bytes(r.bytes_up),
+            human_bytes(r.bytes_down), figure(r.test, r.metric), figure(r.validation, r.metric),
+        )  # fmt: skip
+    console.out.print(table)
+
+
+def _say_devices(line: str) -> None:
+    console.err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _overrides(
+    pairs: list[str] | None, method: str | None = None, sealer: SealerName | None = None, gpus: int | None = None
+) -> dict[str, Any]:
+    """Return the dotted settings of `--set`, `--method`, `--sealer` and `--gpus`."""
+    changed = overrides(pairs)
+    if gpus is not None:
+        changed["resources.gpus"] = gpus
+    if method:
+        changed["method"] = method
+    if sealer:
+        changed["encryption.sealer"] = sealer.value
+    if method in ("plaintext", "fedml-he") or sealer is SealerName.IDENTITY:
+        # Asked for by name on this command line, for a simulation: admitted, and said loudly.
+        changed["toy_insecure"] = True
+    return changed
+
+
+def _agreed_in(folder: Path, asked: Mapping[str, Any], out: Path | None, *, resume: bool) -> FederationConfig:
+    """Read the configuration that lies in a run folder, with what is asked for by name on top.
+
+    Raises:
+        ConfigError: no run was begun there, it is not to be resumed, or another folder is named beside it.
+    """
+    from dictpfl.common.config import FederationConfig
+    from dictpfl.common.errors import ConfigError
+    from dictpfl.deploy.runs.run import closed_rounds
+
+    if not resume or out is not None:
+        raise ConfigError(
+            f"{folder} is a folder; expected a configuration, or `dictpfl simulate {folder} --resume` to go on with the run in it"
+        )
+    agreed, _ = closed_rounds(folder)
+    return FederationConfig.of(agreed.model_dump(mode="json"), asked, origin=str(folder))
+
+
+def _require_begun(folder: Path) -> None:
+    """Refuse to begin anew where something was to be resumed; a run that was stopped while it was founded is said to start again.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    from dictpfl.common.errors import ConfigError
+    from dictpfl.deploy.runs.run import CONFIG
+
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise ConfigError(
+            f"nothing to resume in {folder}; name the run's folder, or leave --resume away to begin a run"
+        )
+    if not (folder / CONFIG).exists():
+        console.remark([f"the run in {folder} was stopped before it was founded whole; it begins anew"])
+
+
+def _free_folder(wanted: Path, *, resume: bool) -> Path:
+    """Return the folder, or the first free one with a number behind it."""
+    if resume:
+        return wanted
+    number, folder = 2, wanted
+    while folder.exists():
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+        number += 1
+    return folder
+
+
+_KINDS = {"table": "in tables", "dense": "as they are", "statistic": "statistics"}
+
+
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    from dictpfl.deploy.reports.troubles import below_baseline, told
+
+    values, size, seconds = summary["values"], summary["bytes"], summary["seconds"]
+    crypto = seconds["seal"] + seconds["fold"] + seconds["open"]
+    table = console.table()
+    table.show_header = table.pad_edge = False
+    rows = [
+        ("method", f"{summary['method']}, {'encrypted' if summary['encrypted'] else 'NOT (fully) ENCRYPTED'}"),
+        (f"test {summary['metric']}", f"{summary['test']:.4f} after {summary['rounds']} rounds"),
+        ("bytes", f"{human_bytes(size['up'])} up, {human_bytes(size['down'])} down, one institution, all rounds"
+                  + _fewer_bytes(summary)),
+        ("values", f"{human_count(values['model'])} in the model, {human_count(values['shared'])} shared, "
+                   f"{human_count(values['sent'])} sent in all"),
+        ("fewer values", f"{human_factor(summary['reduction']['values'])} (decomposition "
+                         f"{human_factor(summary['reduction']['decomposition'])}, pruning "
+                         f"{human_factor(summary['reduction']['pruning'])})"),
+        ("time", f"{human_seconds(seconds['total'])}; training {human_seconds(seconds['train'])} an institution, "
+                 f"seal, fold and open {human_seconds(crypto)}"),
+        *_devices_row(summary),
+        *_masks_row(summary),
+        ("state digest", summary["state_digest"]),
+        ("model sha256", summary["model_sha256"]),
+    ]  # fmt: skip
+    for split, figures in summary.get("metrics", {}).items():  # runs of earlier releases have none
+        for metric, own in figures.items():
+            rows.insert(-2, (f"{split} {metric}", listed(own)))
+    if groups := summary.get("test_by_group"):  # runs of earlier releases have none
+        each = ", ".join(f"{name} {group['figure']:.4f}" for name, group in groups.items())
+        rows.insert(2, ("by institution", f"{summary['test_mean_of_groups']:.4f} on average: {each}"))
+    if summary.get("sample"):
+        asked = f"{summary['sample']} of {summary['participants']} institutions a round; bytes are of one that is asked in each"
+        rows.insert(1, ("sample", asked))
+    if baseline := summary.get("baseline"):  # runs of earlier releases have none
+        rows.insert(2, ("baseline", f"{baseline['figure']:.4f} by {baseline['what']}"))
+    best = summary.get("best")
+    if best:
+        reached = "" if best["test"] is None else f", test {summary['metric']} {best['test']:.4f}"
+        stop = "; stopped early" if summary["stopped"] else ""
+        rows.insert(2, ("best by validation", f"{best['figure']:.4f} after {best['updates']} rounds{reached}{stop}"))
+    if trained := summary.get("trained"):  # runs of earlier releases have none
+        kinds = ", ".join(f"{human_count(n)} {_KINDS[kind]}" for kind, n in trained["values"].items() if n)
+        rows.insert(1, ("trained, shared", f"{kinds}; head {trained['head']}"))
+    for row in (*rows, *told(summary.get("troubles"))):
+        table.add_row(*row)
+    console.out.print(table, highlight=False, soft_wrap=True)
+    if warning := below_baseline(summary):
+        console.warn(warning)
+
+
+def _fewer_bytes(summary: Mapping[str, Any]) -> str:
+    """Compare with all parameters in clear; runs of earlier releases do not say."""
+    from dictpfl.deploy.reports.troubles import pays_from
+
+    factor = summary["reduction"].get("bytes")
+    if not factor:
+        return ""
+    if factor >= 1:
+        return f"; up, {human_factor(factor)} fewer than all parameters as float32"
+    return f"; up, {human_factor(1 / factor)} MORE than all parameters as float32: {pays_from(summary)}"
+
+
+def _devices_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    said = summary.get("devices")  # runs of earlier releases have none
+    if not said:
+        return []
+    each = (f"{name}: {n['institutions']} institutions, {n['rounds']} rounds" for name, n in said.items())
+    return [("trained on", "; ".join(each))]
+
+
+def _masks_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    said = summary.get("sparsity")
+    if not said:
+        return []
+    return [
+        ("entries kept", f"{human_count(said['kept'])} of {human_count(said['entries'])}; masks {said['masks_sha256']}")
+    ]
+
+
+def _print_comparison(compared: Comparison) -> None:
+    table = console.table(title="one institution, all rounds")
+    table.add_column("method", no_wrap=True)
+    table.add_column("uploads", no_wrap=True)
+    for heading in (compared.metric, "up", "down", "values sent", "training", "crypto"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in compared.rows:
+        spread = f" ({row.interval[0]:.4f} to {row.interval[1]:.4f})" if row.interval else ""
+        if not row.is_federation:
+            table.add_row(row.method, "no federation", f"{row.test:.4f}{spread}", *["-"] * 5)
+            continue
+        crypto = sum(row.mean("seconds", phase) for phase in ("seal", "fold", "open"))
+        table.add_row(
+            row.method, "[red]INSECURE[/]" if row.runs[0].summary["insecure"] else "encrypted", f"{row.test:.4f}{spread}",
+            human_bytes(row.mean("bytes", "up")), human_bytes(row.mean("bytes", "down")), human_count(row.mean("values", "sent")),
+            human_seconds(row.mean("seconds", "train")), human_seconds(crypto),
+        )  # fmt: skip
+    console.out.print(table)
+    over = len(compared.rows[0].seeds)
+    means = f"; means of {over} seeds, in brackets where that lies at 95 % confidence" if over > 1 else ""
+    console.out.print(
+        f"{compared.metric} on the test split{means}; crypto: seal, fold and open; plaintext sends four bytes a value, as float32"
+    )
+    for name, what in compared.baselines.items():
+        console.say(f"{name}: {what}")
+
+
+def _without_traceback(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Say in a word what was raised; with `-v` the whole traceback is shown."""
+    raised = event.pop("exc_info", None)
+    error = raised if isinstance(raised, BaseException) else sys.exception() if raised else None
+    if error is not None:
+        event.setdefault("reason", f"{type(error).__name__}: {error}")
+    return event
+
+
+def _logging(*, verbose: bool) -> None:
+    import structlog
+
+    level = logging.INFO if verbose else logging.ERROR
+    structlog.reset_defaults()
+    *before, rendering = structlog.get_config()["processors"]
+    structlog.configure(
+        processors=[*before, *([] if verbose else [_without_traceback]), rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=level, stream=sys.stderr)

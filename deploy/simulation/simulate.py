@@ -1,0 +1,344 @@
+"""Simulated federations: found, run on an engine, watch, and leave a run folder behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import save_file
+
+from dictpfl.client.institution import forget_institutions
+from dictpfl.client.memory.record import Memory
+from dictpfl.client.model.sparse.weights import block_of
+from dictpfl.client.privacy.guard import spent
+from dictpfl.client.training.task import task_of
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, EngineError
+from dictpfl.common.files import lock_if_free, owner_only, write_private
+from dictpfl.common.law.stored import to_bytes
+from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of
+from dictpfl.deploy.reports.report import write_report
+from dictpfl.deploy.reports.tensorboard import write_events
+from dictpfl.deploy.reports.troubles import told
+from dictpfl.deploy.runs.record import RoundRecord
+from dictpfl.deploy.runs.run import (
+    CONFIG,
+    INSTITUTIONS,
+    LOCK,
+    MODEL,
+    PROGRESS,
+    REPORT,
+    STATE,
+    SUMMARY,
+    Run,
+    sha256_of,
+    write_history,
+    write_json,
+)
+from dictpfl.deploy.simulation.baseline import baseline
+from dictpfl.deploy.simulation.cluster import require_address
+from dictpfl.deploy.simulation.devices import Devices, devices
+from dictpfl.deploy.simulation.founding import (
+    COORDINATOR,
+    TEST,
+    Founded,
+    found,
+    found_again,
+    simulated_agreement,
+)
+from dictpfl.deploy.simulation.given import with_given
+from dictpfl.deploy.simulation.groups import TEST_GROUPS
+from dictpfl.deploy.simulation.observer import Observer
+from dictpfl.deploy.simulation.partition import Regrouping
+from dictpfl.deploy.simulation.summary import summarise
+from dictpfl.deploy.simulation.troubles import devices_of, failures_of, troubles_of
+from dictpfl.server.coordinator import AGREEMENT, Coordinator
+from dictpfl.server.recording import RECORDING
+
+Engine = Literal["flower", "local"]
+OnRound = Callable[[RoundRecord], None]
+
+
+def simulate(
+    config: FederationConfig,
+    out: Path | str,
+    *,
+    engine: Engine = "flower",
+    resume: bool = False,
+    record: bool = False,
+    model: Any = None,
+    data: Any = None,
+    task: Any = None,
+    on_round: OnRound | None = None,
+    on_founded: Callable[[Founded], None] | None = None,
+    on_devices: Callable[[str], None] | None = None,
+    ray_address: str = "",
+    progress: bool | None = None,
+) -> Run:
+    """Run a federation on this machine; every institution has a folder and a key of its own.
+
+    Args:
+        config: checked configuration.
+        out: run folder; made if missing.
+        engine: `flower` runs Flower's simulation runtime, `local` the same apps in this process.
+        resume: go on with what a killed run left in `out`.
+        record: the coordinator keeps every upload as it came (`dictpfl.server.recording`), for `dictpfl report --privacy`.
+        model, data, task: objects in place of the names in the configuration (`dictpfl.deploy.simulation.given`); with the local engine.
+        on_round: called with each closed round's `RoundRecord`: a logger of one's own, or one of `dictpfl.deploy.reports.loggers`.
+        on_founded: called once before the first round.
+        on_devices: called once with a line that says which devices institutions train on.
+        ray_address: HOST:PORT of a Ray cluster's head node, or `auto`: institutions then train on its nodes, all of which see `out` and the
+            working directory at the same place. Empty: this machine alone.
+        progress: show rounds as they close, in a notebook's output or on standard output; None: in a notebook alone.
+
+    Raises:
+        ConfigError: `out` holds something else, or GPUs are asked for that are not there.
+        EngineError: the runtime failed; `resume` goes on from the last closed round.
+        DictPFLError: data, model, parameters; before the first round.
+    """
+    if any(given is not None for given in (model, data, task)):
+        if engine != "local":
+            raise ConfigError(
+                'objects exist in this process only, and engine flower runs others: give engine="local", or name a part as `module:name` '
+                "in the configuration"
+            )
+        config = with_given(config, model=model, data=data, task=task)
+    if ray_address:
+        require_address(ray_address)
+    planned = devices(config, engine=engine, cluster=ray_address)
+    if on_devices:
+        on_devices(planned.line)
+    folder = Path(out).resolve()
+    if progress if progress is not None else in_notebook():
+        with _alone(folder), progress_of(config, config.method) as shown:
+            return _simulated(
+                planned, folder, engine, _both(shown.closed, on_round), _both(_sized(shown), on_founded), ray_address,
+                resume=resume, record=record,
+            )  # fmt: skip
+    with _alone(folder):
+        return _simulated(planned, folder, engine, on_round, on_founded, ray_address, resume=resume, record=record)
+
+
+def _both(first: Callable[[Any], None], second: Callable[[Any], None] | None) -> Callable[[Any], None]:
+    def told(what: Any) -> None:
+        first(what)
+        if second is not None:
+            second(what)
+
+    return told
+
+
+def _sized(shown: Shown) -> Callable[[Founded], None]:
+    return lambda founded: shown.founded(founded.genesis.layout.size)
+
+
+def simulate_regrouped(
+    config: FederationConfig,
+    out: Path | str,
+    regrouping: Regrouping,
+    *,
+    resume: bool = False,
+    on_round: OnRound | None = None,
+    on_founded: Callable[[Founded], None] | None = None,
+) -> Run:
+    """Run one institution on its own, or on the samples of all, by the local engine: a baseline of a comparison.
+
+    Args:
+        config: of one participant.
+        out: run folder.
+        regrouping: whose samples it has.
+        resume, on_round, on_founded: see `simulate`.
+    """
+    folder = Path(out).resolve()
+    with _alone(folder):
+        return _simulated(
+            devices(config, engine="local"), folder, "local", on_round, on_founded, "", resume=resume, record=False, regrouping=regrouping
+        )  # fmt: skip
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder: two that write one journal destroy it.
+
+    Raises:
+        ConfigError: a process is at work there, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock_if_free(folder / LOCK)
+    except OSError as error:
+        raise ConfigError(f"cannot make the run folder {folder}: {error}") from error
+    if held is None:
+        other = (folder / LOCK).read_text(encoding="utf-8").strip() or "unknown"
+        raise ConfigError(
+            f"process {other} runs a federation in {folder}; wait until it ends, stop it and `--resume`, or choose another --out"
+        )
+    try:
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(held)
+
+
+def _simulated(
+    planned: Devices,
+    folder: Path,
+    engine: Engine,
+    on_round: OnRound | None,
+    on_founded: Callable[[Founded], None] | None,
+    ray_address: str,
+    *,
+    resume: bool,
+    record: bool,
+    regrouping: Regrouping | None = None,
+) -> Run:
+    began = time.monotonic()
+    earlier = _spent(folder) if resume else 0.0
+    founded = _founded(planned.config, folder, regrouping, resume=resume)
+    if record:
+        owner_only(founded.coordinator / RECORDING)
+    if on_founded:
+        on_founded(founded)
+    observer = Observer(founded)
+    history: list[RoundRecord] = []
+
+    def watch() -> None:
+        for closed in observer.poll():
+            history.append(closed)
+            write_history(folder, history)
+            write_json(folder / PROGRESS, {"seconds": earlier + time.monotonic() - began})
+            if on_round:
+                on_round(closed)
+
+    watch()
+    if not _finished(founded):
+        try:
+            _run(engine, founded, folder, watch, planned, ray_address)
+        except EngineError as error:
+            if reasons := failures_of(_homes(founded)):
+                raise EngineError(
+                    f"institutions could not go on. {'; '.join(reasons)}. Mend that: `--resume` goes on with the same configuration, "
+                    "another one needs another --out"
+                ) from error
+            raise
+        watch()
+    if not _finished(founded):
+        raise EngineError(
+            f"the {engine} engine stopped before the last round; `--resume` goes on. See {folder}/engine.log"
+            + "".join(f". {heading.capitalize()}: {text}" for heading, text in told(_troubles(founded)))
+        )
+    return _conclude(founded, observer, history, engine=engine, seconds=earlier + time.monotonic() - began)
+
+
+def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | None, *, resume: bool) -> Founded:
+    if resume and (folder / CONFIG).exists():
+        founded = found_again(config, folder)
+        agreement = replace(simulated_agreement(founded), rounds=config.federation.rounds)
+        agreement.save(founded.coordinator / AGREEMENT)
+        return founded
+    found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found_before - {LOCK} - ({COORDINATOR, INSTITUTIONS, TEST, TEST_GROUPS} if resume else set()):
+        raise ConfigError(f"{folder} is not empty; choose another --out, or --resume what was stopped there")
+    founded = found(config, folder, regrouping)
+    # Written last: a folder without it was never founded whole, and is founded anew.
+    write_private(folder / CONFIG, (founded.genesis.config.model_dump_json(indent=1) + "\n").encode())
+    return founded
+
+
+def _spent(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / PROGRESS).read_bytes())["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _finished(founded: Founded) -> bool:
+    coordinator = Coordinator.open(founded.coordinator)
+    try:
+        return coordinator.finished
+    finally:
+        coordinator.close_journal()
+
+
+def _run(
+    engine: Engine, founded: Founded, folder: Path, watch: Callable[[], None], planned: Devices, ray_address: str
+) -> None:
+    participants = founded.genesis.config.federation.participants
+    if engine == "local":
+        from dictpfl.deploy.simulation.local import run_local
+
+        try:
+            run_local(founded.coordinator, founded.institutions, participants, on_poll=watch)
+        finally:
+            forget_institutions()
+        return
+    from dictpfl.deploy.simulation.flower import Places, run_flower
+
+    run_flower(
+        founded.coordinator,
+        founded.institutions,
+        participants,
+        work=folder / "flower",
+        log=folder / "engine.log",
+        on_poll=watch,
+        finished=lambda: _finished(founded),
+        by_name=founded.genesis.config.federation.sample > 0,
+        places=Places(planned.client_cpus, planned.client_gpus, planned.gpus, ray_address),
+    )
+
+
+def _homes(founded: Founded) -> list[Path]:
+    return [founded.home(index) for index in range(founded.genesis.config.federation.participants)]
+
+
+def _troubles(founded: Founded) -> dict[str, Any]:
+    return troubles_of(founded.genesis, _homes(founded))
+
+
+def _spent_at_most(founded: Founded) -> dict[str, Any] | None:
+    """Return the most that any institution spent; None without differential privacy."""
+    genesis = founded.genesis
+    accounts = [
+        spent(genesis.config, Memory(institution / "memory", genesis.federation).path)
+        for institution in _homes(founded)
+    ]
+    known = [account for account in accounts if account is not None]
+    return max(known, key=lambda one: float(one["epsilon"]), default=None)
+
+
+def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], *, engine: str, seconds: float) -> Run:
+    folder, config = founded.folder, founded.genesis.config
+    tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
+    save_file(tensors, folder / MODEL)
+    write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))
+    history = [observer.timed(record) for record in history]
+    write_history(folder, history)
+    summary: dict[str, Any] = summarise(
+        founded,
+        history,
+        metric=task_of(config.measuring).metric_name,
+        state=observer.state,
+        seconds_total=seconds,
+        engine=engine,
+        test_counts=observer.split.counts,
+    )
+    summary["metrics"] = observer.figures
+    summary["baseline"] = baseline(founded, float(summary["test"]))
+    if (masks := observer.masks()) is not None:
+        summary["sparsity"] = masks.facts({name: block_of(name) for name in masks.by_name})
+    summary["privacy"] = _spent_at_most(founded)
+    summary["troubles"] = _troubles(founded)
+    summary["devices"] = devices_of(_homes(founded))
+    summary["model_sha256"] = sha256_of(folder / MODEL)
+    write_json(folder / SUMMARY, summary)
+    run = Run(folder, config, summary, history)
+    write_report(run, founded.genesis, folder / REPORT)
+    write_events(run, folder / "tensorboard")
+    return run

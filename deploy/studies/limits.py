@@ -1,0 +1,104 @@
+"""Limits that a study runs within at an institution: hours, memory of each process, GPU, and how many studies at a time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dictpfl.common.errors import StudyError
+from dictpfl.common.files import lock_if_free, owner_only, write_private
+from dictpfl.deploy.operations.places import RUN
+from dictpfl.deploy.studies.papers import Proposal
+from dictpfl.deploy.studies.policy import Policy
+from dictpfl.deploy.studies.store import QUEUED, Study
+
+_BEGAN = "began"
+_GIB = 1 << 30
+_HOUR = 3600.0
+_ASK_SECONDS = 1.0
+_HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one study: the time (seconds since 1970) at which it ends, bytes of memory a process, and whether it gets a GPU."""
+
+    ends: float
+    memory: int
+    gpu: bool
+
+    @classmethod
+    def of(cls, study: Study, policy: Policy) -> Limits:
+        """Return the tighter of what was proposed and what the policy allows now; the first call begins the hours."""
+        proposal = study.wanted
+        began = study.folder / _BEGAN
+        if not began.exists():
+            write_private(began, f"{time.time():.0f}\n".encode())
+        started = float(began.read_text(encoding="ascii"))
+        hours, memory = min(proposal.hours, policy.hours), min(proposal.memory_gib, policy.memory_gib)
+        return cls(started + hours * _HOUR, int(memory * _GIB), proposal.gpu and policy.gpu)
+
+    def require_time(self, proposal: Proposal) -> None:
+        """Refuse to start what has had its time.
+
+        Raises:
+            StudyError: it has.
+        """
+        if time.time() >= self.ends:
+            raise StudyError(f"{proposal.name} has had its hours here; the lead should clone it to go on")
+
+    def impose(self) -> Mapping[str, str]:
+        """Bind this process, and all that it starts, to memory and GPU; returns what was added to the environment."""
+        resource.setrlimit(resource.RLIMIT_DATA, (self.memory, self.memory))
+        hidden = {} if self.gpu else _HIDDEN
+        os.environ.update(hidden)
+        return hidden
+
+    def look(self) -> None:
+        """End this process once the time is over; its supervisor takes everything with it."""
+        if time.time() >= self.ends:
+            _log.warning("the study has had its hours here, and stops")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def one_of(root: Path, study: Study, at_once: int) -> Iterator[None]:
+    """Hold one of the places for studies that run at a time, once one is free.
+
+    Args:
+        root: folder of the party's studies.
+        study: that waits.
+        at_once: places.
+    """
+    mark = owner_only(study.folder / RUN) / QUEUED
+    waits = False
+    try:
+        while (place := _free_place(root, at_once)) is None:
+            if not waits:
+                _log.info("waits for another study to end", study=study.name, at_once=at_once)
+                write_private(mark, f"{os.getpid()}\n".encode())
+                waits = True
+            time.sleep(_ASK_SECONDS)
+    finally:
+        mark.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        os.close(place)
+
+
+def _free_place(root: Path, at_once: int) -> int | None:
+    for number in range(at_once):
+        place = lock_if_free(root / f".place-{number}.lock")
+        if place is not None:
+            return place
+    return None

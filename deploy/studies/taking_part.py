@@ -1,0 +1,187 @@
+"""A study at an institution: its key is taken, its folder made ready from what the network has, and its processes run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
+from dictpfl.client.keys.epochs import installed
+from dictpfl.common.errors import ConfigError, StudyError
+from dictpfl.common.files import write_private
+from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
+from dictpfl.deploy.ceremony.keeping import STUDIES
+from dictpfl.deploy.ceremony.nodes import NODE, NODE_PUBLIC, node_key
+from dictpfl.deploy.ceremony.passphrase import relative
+from dictpfl.deploy.operations.institution import up
+from dictpfl.deploy.operations.settings import NodeSettings
+from dictpfl.deploy.operations.watching import watched
+from dictpfl.deploy.studies.keying import bound_to, require_approved
+from dictpfl.deploy.studies.limits import Limits, one_of
+from dictpfl.deploy.studies.papers import Notice, Proposal
+from dictpfl.deploy.studies.policy import Policy
+from dictpfl.deploy.studies.store import Studies, Study
+
+_FIRST_PORT = 9095
+"""Port of a study whose network has never been up; else it is the next after those that are taken."""
+
+
+def take_key(
+    studies: Studies, bundle: Path, passphrase: bytes, passphrase_file: Path | None, app: str
+) -> tuple[Study, Joined]:
+    """Install the key of a study that this institution has approved; nothing is, if the bundle is of another text.
+
+    Args:
+        studies: of the institution's folder.
+        bundle: from the authority.
+        passphrase: of the identity.
+        passphrase_file: noted for the process that trains; None: as the network's own settings say.
+        app: SHA-256 of the app bundle that is installed here, in hexadecimal.
+
+    Raises:
+        StudyError: not approved here, or against the policy by now. BundleError: refused; nothing was installed.
+    """
+    name = read_envelope(bundle).facts.get("study")
+    if not isinstance(name, str):
+        raise StudyError(f"{bundle} is the bundle of no study; `dictpfl institution join` installs it")
+    study = studies.get(name)
+    proposal = require_going(studies, study)
+    policy = Policy.load(studies.party)
+    policy.require_kept(proposal, app)
+    settings = _settings(studies, study, policy, passphrase_file)
+    joined = join(
+        study.folder,
+        passphrase,
+        bundle,
+        member=Member(
+            studies.party,
+            bound_to(proposal),
+            settings,
+            lambda contents: _keep(studies, study, require_approved(contents, proposal, studies.network)),
+        ),
+    )
+    return studies.get(name), joined
+
+
+def require_going(studies: Studies, study: Study) -> Proposal:
+    """Return the proposal of a study that this institution has approved and not withdrawn from.
+
+    Raises:
+        StudyError: it has not, or it was aborted.
+    """
+    if study.aborted:
+        raise StudyError(f"{study.name} was aborted by {study.aborted.by.name}")
+    said = study.said(studies.network.own)
+    if said is None or said.kind != "approved":
+        raise StudyError(
+            f"{study.name}, version {study.wanted.version}, is {said.kind if said else 'not approved'} here; `dictpfl study approve "
+            f"{study.name}` says otherwise"
+        )
+    return study.wanted
+
+
+def make_ready(
+    studies: Studies, study: Study, data: Path | None, app: str, *, passphrase_file: Path | None = None, **given: Any
+) -> dict[str, Any]:
+    """Bring a study's folder up to date with the network's, and with the policy; returns what `up` is told.
+
+    Args:
+        studies: of the institution's folder.
+        study: with its key.
+        data: folder with `train.npz` and `validation.npz`; None: the network's, where the study has none of its own.
+        app: SHA-256 of the app bundle that is installed here, in hexadecimal.
+        passphrase_file: noted for the process that trains; None: as it was, or as the network's own settings say.
+        given: options of `up`, None where they are not given.
+
+    Raises:
+        StudyError: not approved, no key, or against the policy by now. ConfigError: no data, or no address.
+    """
+    proposal = require_going(studies, study)
+    if not installed(study.folder):
+        raise StudyError(
+            f"the key of {study.name} is not here yet; give the bundle that the authority sends in place of the name"
+        )
+    policy = Policy.load(studies.party)
+    policy.require_kept(proposal, app)
+    before = InstitutionSettings.load(study.folder)
+    settings = _settings(studies, study, policy, passphrase_file)
+    if not settings.passphrase_file:
+        settings = settings.model_copy(update={"passphrase_file": before.passphrase_file})
+    if settings != before:
+        settings.save(study.folder)
+    node_key(studies.party)  # refuses a damaged one
+    for name in (NODE, NODE_PUBLIC):
+        write_private(study.folder / name, (studies.party / name).read_bytes())
+    _link_data(studies.party if data is None else data, study.folder, wanted=data is not None)
+    return _address(studies.party, study.folder, given)
+
+
+def run(studies: Studies, study: Study, told: dict[str, Any], *, log_json: bool) -> None:
+    """Run a study's processes within its limits until they are stopped, or its time is over.
+
+    Raises:
+        StudyError: it has had its time. DictPFLError: as `dictpfl.deploy.operations.institution.up`.
+    """
+    policy = Policy.load(studies.party)
+    with one_of(studies.party / STUDIES, study, policy.at_once):
+        require_going(studies, studies.get(study.name))
+        limits = Limits.of(study, policy)
+        limits.require_time(study.wanted)
+        limits.impose()
+        with watched(limits.look, "limits"):
+            up(study.folder, log_json=log_json, **told)
+
+
+def _keep(studies: Studies, study: Study, approvals: Sequence[Notice]) -> None:
+    """Keep the others' approvals, but for those of who has said something else since: a pause, say."""
+    known = {notice.by.fingerprint: notice.number for notice in study.notices}
+    for notice in approvals:
+        if notice.number > known.get(notice.by.fingerprint, 0):
+            studies.receive(notice, f"the approval of {notice.by.name}")
+
+
+def _settings(studies: Studies, study: Study, policy: Policy, passphrase_file: Path | None) -> InstitutionSettings:
+    network = InstitutionSettings.load(studies.party)
+    file = passphrase_file or (studies.party / network.passphrase_file if network.passphrase_file else None)
+    named = relative(file, study.folder) if file else ""
+    return policy.settings(study.wanted, network, named)
+
+
+def _link_data(source: Path, folder: Path, *, wanted: bool) -> None:
+    for name in (TRAIN, VALIDATION):
+        place = folder / name
+        if place.is_symlink() and (wanted or not place.exists()):
+            place.unlink()
+        if place.exists() and not wanted:
+            continue
+        if not (source / name).exists():
+            raise ConfigError(
+                f"expected {source / name}, found none: name the folder that has the samples by --data, or make them by `dictpfl data "
+                f"prepare FILE --folder {folder}`, then `dictpfl study up {folder.name}`"
+            )
+        if place.exists():
+            raise ConfigError(f"{place} is there already; move it away, or leave --data out")
+        place.symlink_to(os.path.relpath((source / name).resolve(), folder.resolve()))
+
+
+def _address(party: Path, folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+    told = {name: value for name, value in given.items() if value is not None}
+    if (folder / NodeSettings.FILE).exists():
+        return told
+    if (party / NodeSettings.FILE).exists():
+        network = NodeSettings.load(party)
+        told = {
+            "coordinator": network.coordinator,
+            "ca": os.path.relpath((party / network.ca).resolve(), folder.resolve()),
+            "heartbeat": network.heartbeat,
+            **told,
+        }
+    if "coordinator" not in told or "ca" not in told:
+        raise ConfigError(
+            f"{party} has never been up, so where the coordinator is is not known: give --coordinator HOST:PORT and --ca FILE"
+        )
+    files = [party / NodeSettings.FILE, *party.glob(f"{STUDIES}/*/{NodeSettings.FILE}")]
+    taken = {NodeSettings.load(file.parent).port for file in files if file.exists()}
+    return {"port": max(taken, default=_FIRST_PORT - 1) + 1, **told}

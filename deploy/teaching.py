@@ -1,0 +1,111 @@
+"""A teacher at the founding of a federation (`[distillation]`): read, compared with the student, recorded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.folder import GENESIS_WEIGHTS
+from dictpfl.client.model import hub
+from dictpfl.client.model.build import build_model
+from dictpfl.client.training.calling import forward, tensors_of
+from dictpfl.client.training.distillation import require_alike
+from dictpfl.client.training.workbench import Workbench
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import tensors_digest
+from dictpfl.common.genesis import Genesis
+from dictpfl.common.law.stored import of_bytes
+from dictpfl.common.settings import Model
+from dictpfl.deploy.runs.run import STATE, first_institution
+
+
+def with_teacher(
+    config: FederationConfig, student: nn.Module, trials: Sequence[Samples], outputs: int
+) -> tuple[FederationConfig, bytes]:
+    """Read the teacher of a configuration, and record what it is built from and the digest of its weights.
+
+    Args:
+        config: checked.
+        student: model with W0.
+        trials: samples of one shape, at least one of which the student takes.
+        outputs: classes, or the tokens of the data.
+
+    Returns:
+        The configuration with `distillation.recorded` and `.sha256`, and the teacher's weights as safetensors; the same
+        configuration and nothing where there is no teacher.
+
+    Raises:
+        ConfigError: no such model, or one of other classes than the student.
+    """
+    if not config.distils:
+        return config, b""
+    teacher, described = _read(config, tuple(int(d) for d in trials[0].features.shape[1:]), outputs)
+    require_alike(*_widths(teacher, student, trials))
+    weights = {name: tensor.detach().contiguous().clone() for name, tensor in teacher.state_dict().items()}
+    recorded = {
+        "recorded": described.model_dump(mode="json"),
+        "sha256": tensors_digest({name: tensor.numpy() for name, tensor in weights.items()}).hex(),
+    }
+    settings = config.distillation.model_copy(update=recorded)
+    return config.model_copy(update={"distillation": settings}), save(weights)
+
+
+@torch.no_grad()
+def _widths(teacher: nn.Module, student: nn.Module, trials: Sequence[Samples]) -> tuple[int, int]:
+    """Number of classes that each of the two speaks of, where both take the samples."""
+    reasons: list[Exception] = []
+    for samples in trials:
+        few = samples.take(np.arange(1))
+        try:
+            said = [int(forward(copy.deepcopy(m).eval(), tensors_of(m, few)[0]).shape[-1]) for m in (teacher, student)]
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reasons.append(error)
+        else:
+            return said[0], said[1]
+    raise ConfigError(f"distillation.teacher does not take the student's samples: {reasons[0]}") from reasons[0]
+
+
+def _read(config: FederationConfig, shape: tuple[int, ...], outputs: int) -> tuple[nn.Module, Model]:
+    """The teacher, and a `[model]` without paths of this machine from which it is built elsewhere."""
+    name = config.distillation.teacher
+    if not hub.split(name)[0]:
+        if not Path(name).is_dir():
+            raise ConfigError(
+                f"distillation.teacher: no folder {name!r}; expected a run's folder, transformers:FOLDER or timm:NAME"
+            )
+        return _of_run(Path(name))
+    same = hub.split(name)[0] == hub.split(config.model.source)[0]
+    options = {key: value for key, value in config.model.options.items() if key == "head"} if same else {}
+    described = Model(source=name, options=options)
+    model = build_model(described, shape, outputs, config.seed).eval()
+    architecture = hub.architecture_of(model, name)
+    return model, _portable(described.model_copy(update={"architecture": architecture}))
+
+
+def _of_run(folder: Path) -> tuple[nn.Module, Model]:
+    """The model that a simulation ended with."""
+    institution = first_institution(folder)
+    genesis = Genesis.load(institution)
+    try:
+        state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout)
+    except OSError as error:
+        raise ConfigError(
+            f"distillation.teacher: {folder} holds no finished run ({error.strerror}); export the model with --format merged and name "
+            "transformers:FOLDER"
+        ) from error
+    bench = Workbench(genesis, institution / GENESIS_WEIGHTS)
+    return bench.merged(state).eval(), _portable(genesis.config.model)
+
+
+def _portable(model: Model) -> Model:
+    library, _ = hub.split(model.source)
+    source = f"{library}:teacher" if library else model.source
+    return model.model_copy(update={"source": source, "weights": "", "pretrain": Model().pretrain})

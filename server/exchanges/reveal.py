@@ -1,0 +1,68 @@
+"""Exchange about masks: it asks those in a masked sum for what takes the masks off it (`dictpfl.server.masks`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from dictpfl.common.errors import DictPFLError
+from dictpfl.common.messages.protocol import Reply, Request, Status
+from dictpfl.server.exchanges.exchange import CoordinatorState, Exchange, log_closed
+
+_log = structlog.get_logger(__name__)
+
+
+class Reveal(Exchange):
+    """Stage of taking the masks off the sum that waits; after the last one the round is closed."""
+
+    def __init__(self, state: CoordinatorState) -> None:
+        super().__init__(state, state.journal.next_round)
+        self._unmasking = state.unmasking
+
+    @property
+    def deadline_seconds(self) -> float:
+        """Seconds after which the exchange closes without stragglers."""
+        return self._agreement.reveal_seconds
+
+    @property
+    def satisfied(self) -> bool:
+        """True when all have answered, or enough have and the others had as much time again."""
+        return self._unmasking.waiting and self._unmasking.satisfied
+
+    def ask(self, nodes: Sequence[int]) -> dict[int, Request]:
+        """Ask those whose uploads are in the sum; unknown nodes, too, while some of these are not here."""
+        masks, limits = self._unmasking, self._agreement.uploads
+        questions = masks.questions(sorted(nodes))
+        _log.info("masks come off", round=self.number, stage=str(masks.stage), asked=len(questions))
+        bare = Request(self.number, masks.kind, limits.federation, limits.fingerprint, stage=masks.stage)
+        return {node: replace(bare, defence=question) for node, question in questions.items()}
+
+    def receive(self, node: int, reply: Reply) -> None:
+        """Take an answer; nobody is brought up to date in between."""
+        if reply.position > self.number:
+            self._ahead[node] = reply.position
+        if reply.status is not Status.REVEALED or reply.round != self.number:
+            self.failed(node, reply.code or str(reply.status))
+            return
+        try:
+            self._unmasking.take(node, reply.defence)
+        except DictPFLError as error:
+            _log.warning("an answer about masks left out", node=node, code=error.code, detail=str(error))
+            self.failed(node, error.code)
+
+    def close(self) -> None:
+        """Journal the sum if it is free of masks; otherwise the next exchange goes on with it, or the round is asked again.
+
+        Raises:
+            JournalError: the disk refuses; the sum waits on.
+        """
+        opened = self._unmasking.close()
+        if opened is None:
+            if self._must_restart(0):
+                self._unmasking.done()  # an old copy of the journal: the round was closed long ago
+            return
+        self._journal.record(*opened)
+        self._unmasking.done()
+        log_closed(*opened)

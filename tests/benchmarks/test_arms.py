@@ -1,0 +1,71 @@
+"""Arms have equal steps, resume cell by cell, and a claim says what its interval shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib import arms
+from lib.arms import Study, claims_table
+
+CALLS: list[tuple[Any, int]] = []
+
+
+def measure(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    CALLS.append((settings, seed))
+    return {
+        "steps": settings.get("steps", 10),
+        "samples": 320,
+        "figure": settings["lift"] + seed * 10.0 + seed % 2 * 0.1,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arms, "CELLS", tmp_path)
+    CALLS.clear()
+
+
+def study(**changes: Any) -> Study:
+    settings = {"plain": {"lift": 0.0}, "arm": {"lift": 2.0}, "same": {"lift": 0.0}}
+    return Study("test", measure, settings | changes.pop("arms", {}), changes.pop("seeds", (1, 2, 3)), **changes)
+
+
+def test_claims_and_verdicts() -> None:
+    cells = study().run()
+    assert cells.claim("figure", "arm", "plain").verdict == "better"
+    assert cells.claim("figure", "plain", "arm").verdict == "worse"
+    assert cells.claim("figure", "arm", "plain", higher=False).verdict == "worse"
+    same = cells.claim("figure", "same", "plain")
+    assert same.verdict == "no difference shown"
+    assert "no difference shown" in claims_table([same])
+    assert same.to_json()["mean"] == 0.0
+
+
+def test_cells_resume() -> None:
+    study(seeds=(1, 2)).run()
+    assert len(CALLS) == 6
+    study().run()
+    assert len(CALLS) == 9  # one more seed of each arm
+    study(arms={"arm": {"lift": 3.0}}).run()
+    assert len(CALLS) == 12  # an arm that is made otherwise is measured anew
+
+
+def test_unequal_steps_are_refused_by_their_counters() -> None:
+    with pytest.raises(AssertionError, match="unequal steps"):
+        study(arms={"long": {"lift": 0.0, "steps": 11}}).run()
+    study(arms={"long": {"lift": 0.0, "steps": 11}}, unequal={"long": "it is the ceiling"}).run()
+
+
+def test_a_figure_that_is_missing_is_no_verdict() -> None:
+    with pytest.raises(KeyError):
+        study().run().claim("other", "arm", "plain")
+
+
+def test_one_seed_shows_nothing() -> None:
+    claim = study(seeds=(1,)).run().claim("figure", "arm", "plain")
+    assert claim.verdict == "no difference shown"
+    assert claim.to_json()["low"] is None

@@ -1,0 +1,48 @@
+"""benchmarks/real_sizes.py: a row is a file, one that fails does not stop the others, and what was measured is not measured again."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import real_sizes
+
+
+def test_every_row_says_what_it_measures_and_can_be_measured() -> None:
+    assert {"a", "d", "e", "f"} <= set(real_sizes.rows())
+    for module in real_sizes.rows().values():
+        tree = ast.parse((real_sizes.ROWS / f"{module}.py").read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), module
+        assert len(real_sizes.title(module)) > 20
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert [argument.arg for argument in functions["measure"].args.args] == ["small"], module
+
+
+def test_rows_resume_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = list[str]()
+
+    def measured(module: str, *, small: bool) -> Mapping[str, Any] | None:
+        asked.append(module)
+        assert small
+        return {"a": {"seconds": 2.0}, "b": None, "c": {"skipped": "no GPU"}}[module.partition("_")[0]]  # type: ignore[return-value]
+
+    monkeypatch.setattr(real_sizes, "rows", lambda: {letter: f"{letter}_row" for letter in "abc"})
+    monkeypatch.setattr(real_sizes, "title", lambda module: f"What {module} is")
+    monkeypatch.setattr(real_sizes, "_in_a_process", measured)
+    monkeypatch.setattr(real_sizes, "place", lambda letter, *, small: tmp_path / f"{letter}-{small}.json")
+    monkeypatch.setattr(real_sizes, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["real_sizes.py", "--small"])
+    assert real_sizes.main() == 1
+    assert json.loads((tmp_path / "a-True.json").read_text())["figures"] == {"seconds": 2.0}
+    assert not (tmp_path / "c-True.json").exists()
+    assert "not measured: no GPU" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["real_sizes.py", "--small", "--only", "a,c"])
+    assert real_sizes.main() == 0
+    assert asked == ["a_row", "b_row", "c_row", "c_row"]

@@ -1,0 +1,227 @@
+"""What stays: scores by the slow way, integers that no division of the samples moves, sizes from a budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dictpfl.client.compress.cutting import choose as choosing
+from dictpfl.client.compress.cutting.activations import sums, taps_of, unit_scores
+from dictpfl.client.compress.cutting.axes import architecture_of, axes_of
+from dictpfl.client.compress.cutting.choose import Counted, choose, first, sizes_within
+from dictpfl.client.compress.cutting.cut import cut, silenced
+from dictpfl.client.compress.cutting.scores import HOW, digest, score
+from dictpfl.client.compress.cutting.shrink import shrink
+from dictpfl.client.data.samples import IGNORED, PADDING, Samples
+from dictpfl.client.training.calling import forward
+from dictpfl.client.training.tasks.causal_lm import CausalLM
+from dictpfl.client.training.tasks.classification import Classification
+from dictpfl.common.errors import ConfigError, ModelError
+from tests.client.compress.cutting.subjects import KINDS, inputs_of, model_of
+
+LANGUAGE = [k for k in KINDS if k not in ("mlp", "vit_tiny", "tabular", "timm-vit", "bert")]
+
+
+def samples_of(kind: str, count: int = 6) -> Samples:
+    if kind in ("mlp", "vit_tiny", "timm-vit", "tabular"):
+        x = inputs_of(kind).numpy()[:count].astype(np.float32)
+        return Samples(x, np.arange(len(x)) % 5)
+    ids = np.random.default_rng(0).integers(3, 40, (count, 9))
+    ids[0, 5:], ids[2, 3:] = PADDING, PADDING
+    return Samples(ids, np.arange(count) % 3 if kind == "bert" else np.where(ids == PADDING, IGNORED, ids))
+
+
+def task_of(kind: str) -> Any:
+    return CausalLM() if kind in LANGUAGE else Classification()
+
+
+def slow_means(model: nn.Module, module: str, is_input: bool, samples: Samples) -> np.ndarray:
+    """m[b, c], one sample at a time, without padding at all."""
+    rows = []
+    for row in samples.features:
+        ids = row[row != PADDING] if row.dtype == np.int64 else row
+        seen: list[torch.Tensor] = []
+        handle = model.get_submodule(module).register_forward_hook(
+            lambda _, i, o, seen=seen: seen.append((i[0] if is_input else o).detach())
+        )
+        x = torch.from_numpy(ids[None])
+        with torch.no_grad():
+            forward(model, x if x.dtype == torch.int64 else x.double())
+        handle.remove()
+        value = seen[0].abs().double()[0]
+        rows.append(value.reshape(-1, value.shape[-1]).mean(dim=0).numpy())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_are_the_papers(kind: str) -> None:
+    model, samples = model_of(kind), samples_of(kind)
+    axes = axes_of(model)
+    total = sums(model, [a for a in axes.values() if a.kind != "block"], samples)
+    for axis in axes.values():
+        if axis.kind == "block":
+            continue
+        taps = taps_of(axis)
+        means = [slow_means(model, tap.module, tap.is_input, samples) for tap in taps]
+        if axis.kind == "width":
+            expected = sum(np.sqrt((m**2).sum(axis=0)) for m in means)
+        else:
+            each = np.sqrt((means[0] ** 2).sum(axis=0))
+            expected = np.array([np.sqrt((each[index] ** 2).sum()) for index in taps[0].index])
+            expected = expected**2
+        np.testing.assert_allclose(unit_scores(axis, total), expected, rtol=1e-5)
+
+
+def test_a_mixer_is_read_at_x_alone() -> None:
+    """Rows of z are as many, and stand before it."""
+    model = model_of("nemotron_h")
+    axes = axes_of(model)
+    tap = taps_of(axes["mamba-head:model.layers.0.mixer"])[0]
+    inner = model.model.layers[0].mixer.intermediate_size
+    assert sorted(tap.index.reshape(-1)) == list(range(inner, 2 * inner))
+    assert tap.index[1].tolist() == [inner + 4, inner + 5, inner + 6, inner + 7]
+    channel = taps_of(axes["mamba-channel:model.layers.0.mixer"])[0]
+    assert channel.index[1].tolist() == [inner + 4 * h + 1 for h in range(8)]
+
+
+def test_heads_are_ranked_by_the_channels_that_stay() -> None:
+    model, samples = model_of("nemotron_h"), samples_of("nemotron_h")
+    axes = axes_of(model)
+    found = choose(model, axes, {"mamba_num_heads": 4, "mamba_head_dim": 2}, samples, CausalLM())
+    total = sums(model, [a for a in axes.values() if a.kind != "block"], samples)
+    for axis in axes.values():
+        if axis.kind == "mamba-head":
+            channels = found.kept[axis.name.replace("head", "channel")]
+            expected = total[axis.name][0][:, channels].sum(axis=1)
+            np.testing.assert_array_equal(found.scores[axis.name], expected)
+            assert not np.array_equal(expected, unit_scores(axis, total))
+            for g in range(2):
+                members = np.flatnonzero(axis.group == g)
+                best = sorted(members[np.argsort(-expected[members], kind="stable")[:2]])
+                assert [u for u in found.kept[axis.name] if u in members] == best
+
+
+@pytest.mark.parametrize("kind", ["mlp", "nemotron_h", "llama"])
+@pytest.mark.parametrize("how", HOW)
+def test_every_way_scores_every_axis(kind: str, how: str) -> None:
+    model, samples = model_of(kind), samples_of(kind)
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    for axis in axes_of(model).values():
+        if how == "ablation" and axis.units > 10:
+            continue
+        found = score(model, axis, samples, task_of(kind), how, seed=3)
+        assert found.shape == (axis.units,)
+        assert found.dtype == np.float64
+        assert len(np.unique(found)) > 1
+        assert (found == score(model, axis, samples, task_of(kind), how, seed=3)).all()
+    assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_ablation_and_attribution_by_hand() -> None:
+    model, samples = model_of("mlp"), samples_of("mlp")
+    axis, task = axes_of(model)["ffn:1"], Classification()
+    x, y = torch.from_numpy(samples.features).double(), torch.from_numpy(samples.labels)
+
+    def loss(m: nn.Module) -> torch.Tensor:
+        return task.loss(m(x), y)
+
+    expected = [abs(float((loss(silenced(model, axis, [u])) - loss(model)).detach())) for u in range(axis.units)]
+    np.testing.assert_allclose(score(model, axis, samples, task, "ablation"), expected, rtol=1e-9)
+    up, bias, down = model[1].weight, model[1].bias, model[3].weight
+    grads = torch.autograd.grad(loss(model), [up, bias, down])
+    by_unit = (grads[0] * up).sum(1) + grads[1] * bias + (grads[2] * down).sum(0)
+    np.testing.assert_allclose(score(model, axis, samples, task, "attribution"), by_unit.abs().detach(), rtol=1e-9)
+    norms = (up.square().sum(1) * down.square().sum(0)).sqrt()
+    np.testing.assert_allclose(score(model, axis, samples, task, "magnitude"), norms.detach(), rtol=1e-9)
+
+
+def test_a_model_that_is_not_finite_is_refused_by_axis() -> None:
+    model = model_of("mlp")
+    with torch.no_grad():
+        model[1].bias[0] = torch.nan
+    with pytest.raises(ModelError, match="ffn:1"):
+        choose(model, axes_of(model), {"hidden:1": 4}, samples_of("mlp"), Classification())
+
+
+def test_equal_scores_go_by_index_and_are_named() -> None:
+    model = model_of("mlp")
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.zero_()
+    found = choose(model, axes_of(model), {"hidden:1": 4}, samples_of("mlp"), Classification())
+    assert found.even == ("ffn:1",)
+    assert found.kept["ffn:1"].tolist() == [0, 1, 2, 3]
+    assert digest(found.scores) != digest({"ffn:1": np.ones(12)})
+
+
+def test_random_draws_differ_between_layers_and_seeds() -> None:
+    model = model_of("llama")
+    axes = axes_of(model)
+    counts = {"intermediate_size": 12}
+    one = choose(model, axes, counts, samples_of("llama"), CausalLM(), "random", seed=1).kept
+    two = choose(model, axes, counts, samples_of("llama"), CausalLM(), "random", seed=2).kept
+    assert len({tuple(u) for u in one.values()}) == 3
+    assert any(not np.array_equal(one[n], two[n]) for n in one)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "nemotron_h", "llama", "bamba"])
+def test_the_number_of_parameters_is_known_without_a_model(kind: str) -> None:
+    model = model_of(kind)
+    axes = axes_of(model)
+    free = list(dict.fromkeys(a.setting for a in axes.values() if a.kind != "block"))
+    counted = Counted(model, axes, free)
+    random = np.random.default_rng(1)
+    assert counted({}) == sum(p.numel() for p in model.parameters())
+    for _ in range(6):
+        sizes = {}
+        for setting in free:
+            axis = next(a for a in axes.values() if a.setting == setting)
+            sizes[setting] = int(random.integers(1, axis.units // axis.groups + 1)) * axis.groups
+        if kind == "llama":
+            sizes["hidden_size"] = 4 * (sizes["hidden_size"] // 4 or 1)
+        if kind == "bamba":
+            sizes |= {
+                "hidden_size": 8,
+                "mamba_n_heads": int(random.choice([2, 4, 8])),
+                "mamba_d_head": 4 * int(random.choice([1, 2])),
+            }
+        small = cut(model, {n: first(a, sizes[a.setting]) for n, a in axes.items() if a.setting in sizes})
+        assert counted(sizes) == sum(p.numel() for p in small.parameters()), sizes
+
+
+def test_a_budget_finds_sizes_that_can_be_the_evenest_first() -> None:
+    model = model_of("bamba")
+    axes, maker = axes_of(model), architecture_of(model)
+    budget = sum(p.numel() for p in model.parameters()) // 2
+    found = sizes_within(model, axes, maker, budget)
+    assert found
+    for sizes in found:
+        small = cut(model, {n: first(a, sizes[a.setting]) for n, a in axes.items() if a.setting in sizes})
+        assert abs(sum(p.numel() for p in small.parameters()) - budget) <= 0.03 * budget
+    spread = [choosing._unevenness(axes, sizes) for sizes in found]
+    assert spread == sorted(spread)
+    with pytest.raises(ConfigError, match=r"no sizes leave 10 parameters"):
+        sizes_within(model, axes, maker, 10)
+    with pytest.raises(ConfigError, match="layers: which blocks"):
+        sizes_within(model, axes, maker, budget, fixed={"num_hidden_layers": 2})
+
+
+def test_in_one_call() -> None:
+    model, samples = model_of("llama"), samples_of("llama")
+    found = shrink(model, samples, "causal-lm", to=0.6)
+    assert found.after == sum(p.numel() for p in found.model.parameters())
+    assert abs(found.after - 0.6 * found.before) < 0.03 * 0.6 * found.before
+    fewer = shrink(model, samples, "causal-lm", ffn=8, layers=2, score="magnitude")
+    assert (fewer.model.config.intermediate_size, fewer.model.config.num_hidden_layers) == (8, 2)
+    with pytest.raises(ConfigError, match=r"heads: this model has none that can be cut; it has ffn, width, layers"):
+        shrink(model, samples, "causal-lm", heads=2)
+    with pytest.raises(ConfigError, match=r"1\.5 of \d+ parameters cannot stay"):
+        shrink(model, samples, "causal-lm", to=1.5)
+    with pytest.raises(ConfigError, match="nothing to cut"):
+        shrink(model, samples, "causal-lm", ffn=24)

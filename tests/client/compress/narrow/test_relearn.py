@@ -1,0 +1,95 @@
+"""What is left of a dropped skill is placed between a model that has it and one that never had it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dictpfl.client.compress.narrow.heads import with_fresh_head
+from dictpfl.client.compress.narrow.relearn import (
+    NEVER,
+    THERE,
+    UNCLEAR,
+    probed,
+    relearnt,
+    residual,
+    verdicts,
+)
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.model.networks.mlp import mlp
+from dictpfl.client.training.task import load_task
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.settings import Training
+
+TASK = load_task("classification")
+CEILING, FLOOR = [90.0, 92.0, 91.0], [50.0, 48.0, 52.0]
+
+
+def test_the_ends_of_the_scale() -> None:
+    assert residual(CEILING, CEILING, FLOOR).verdict == THERE
+    assert residual(FLOOR, CEILING, FLOOR).verdict == NEVER
+    found = residual([one + 20.5 for one in FLOOR], CEILING, FLOOR)
+    assert found.interval is not None
+    assert found.interval.mean == pytest.approx(0.5)
+    assert found.verdict == UNCLEAR
+    below = residual([one - 40 for one in FLOOR], CEILING, FLOOR)
+    assert below.interval is not None
+    assert below.interval.mean < -0.9
+
+
+def test_an_interval_that_is_wide_is_unclear() -> None:
+    assert residual([50.0, 91.0, 60.0], CEILING, FLOOR).verdict == UNCLEAR
+
+
+def test_no_figure_where_nothing_can_be_told() -> None:
+    found = residual([52.0] * 3, [54.9] * 3, [50.0] * 3)
+    assert found.interval is None
+    assert "no figure" in found.verdict
+    assert residual([52.0] * 3, [55.0] * 3, [50.0] * 3).interval is not None
+    with pytest.raises(ConfigError, match="same seeds"):
+        residual([1.0], CEILING, FLOOR)
+
+
+def test_verdicts_of_all_arms() -> None:
+    curve = [{30: 50.0, 100: 60.0}, {30: 51.0, 100: 61.0}]
+    high = [{30: 90.0, 100: 91.0}, {30: 90.0, 100: 91.0}]
+    found = verdicts({"full": high, "scratch": curve, "arm": curve}, "full", "scratch")
+    assert list(found) == ["arm"]
+    assert found["arm"][30].interval is not None
+    assert found["arm"][30].interval.mean == 0.0
+
+
+def blobs(seed: int = 0) -> tuple[nn.Module, Samples, Samples]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, 300)
+    features = (random.normal(size=(300, 6)) + 3 * np.eye(6)[labels]).astype(np.float32)
+    torch.manual_seed(seed)
+    return mlp((6,), 3, (8, 5)), Samples(features[:200], labels[:200]), Samples(features[200:], labels[200:])
+
+
+def test_more_steps_bring_more_back_and_the_model_stays() -> None:
+    model, train, test = blobs()
+    before = model[1].weight.clone()
+    found = relearnt(model, train, test, TASK, Training(learning_rate=1e-2, device="cpu"), (1, 100), seed=1)
+    assert found[100] > 90 > found[1]
+    assert torch.equal(model[1].weight, before)
+
+
+def test_a_fresh_head_is_the_same_for_one_seed() -> None:
+    model, _, _ = blobs()
+    one, same, other = (with_fresh_head(model, seed) for seed in (1, 1, 2))
+    assert torch.equal(one[5].weight, same[5].weight)
+    assert not torch.equal(one[5].weight, other[5].weight)
+    assert torch.equal(one[3].weight, model[3].weight)
+
+
+def test_the_probe_reads_the_body_alone() -> None:
+    model, train, test = blobs()
+    with torch.no_grad():
+        model[5].weight.zero_()
+    assert probed(model, train, test) > 70
+    with torch.no_grad():
+        model[3].weight.zero_()
+    assert probed(model, train, test) < 50

@@ -1,0 +1,223 @@
+"""Samples, data sets by name, and the errors that name the remedy."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.source import load_dataset
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+
+
+def samples(count: int = 4) -> Samples:
+    return Samples(np.arange(2.0 * count).reshape(count, 2), np.arange(count) % 2)
+
+
+def test_samples_are_cast_taken_and_kept(tmp_path: Path) -> None:
+    every = samples()
+    assert (every.features.dtype, every.labels.dtype, len(every)) == (np.float32, np.int64, 4)
+    np.testing.assert_array_equal(every.take(np.array([2, 0])).features, [[4, 5], [0, 1]])
+    every.save(tmp_path / "s")
+    again = Samples.load(tmp_path / "s")
+    np.testing.assert_array_equal(again.features, every.features)
+    np.testing.assert_array_equal(again.labels, every.labels)
+    assert Samples(np.ones((2, 3), np.int32), np.ones(2, np.float64)).features.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "match"),
+    [
+        (np.ones((2, 2)), np.ones(3), "2 samples but 3 labels"),
+        (np.full((2, 2), np.nan), np.ones(2), "4 values are not finite"),
+        (np.ones((2, 2)), np.array([0, -1]), "from 0 on"),
+        (np.array([["a"], ["b"]]), np.ones(2), "expected numbers"),
+        (np.ones((2, 2)), np.zeros((2, 2), np.int64), "one class"),
+    ],
+)
+def test_bad_samples(features: Any, labels: Any, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        Samples(features, labels)
+
+
+def test_unreadable_samples(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"PK\x03\x04 cut")
+    np.savez(tmp_path / "other.npz", x=np.ones(3))
+    np.savez(tmp_path / "pickle.npz", features=np.array([{}], dtype=object), labels=np.ones(1))
+    for name in ("s", "other.npz", "pickle.npz", "absent"):
+        with pytest.raises(DataError, match="cannot read samples"):
+            Samples.load(tmp_path / name)
+
+
+def test_bad_data_sets() -> None:
+    with pytest.raises(DataError, match="no samples"):
+        Dataset(samples(0), 2)
+    with pytest.raises(DataError, match=r"label 1 with 1 classes"):
+        Dataset(samples(), 1)
+    with pytest.raises(DataError, match="outputs is 0"):
+        Dataset(samples(), 0)
+    with pytest.raises(DataError, match="3 groups for 4"):
+        Dataset(samples(), 2, np.array(["a"] * 3))
+
+
+@pytest.mark.parametrize(
+    ("source", "count", "shape", "outputs"),
+    [
+        ("digits", 1797, (1, 8, 8), 10),
+        ("breast_cancer", 569, (30,), 2),
+    ],
+)
+def test_embedded_sets_are_about_standardised(source: str, count: int, shape: tuple[int, ...], outputs: int) -> None:
+    found = load_dataset(Data(source=source), seed=1)
+    assert (len(found.samples), found.sample_shape, found.outputs) == (count, shape, outputs)
+    assert abs(found.samples.features.mean()) < 0.01
+    assert abs(found.samples.features.std() - 1) < 0.01
+
+
+def test_the_limit_is_drawn_by_seed() -> None:
+    one, same, other = (load_dataset(Data(limit=50), seed=s).samples.features for s in (1, 1, 2))
+    assert len(one) == 50
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert len(load_dataset(Data(limit=9999), seed=1).samples) == 1797
+
+
+def idx(*shape: int, fill: int = 3) -> bytes:
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + bytes([fill]) * int(np.prod(shape))
+
+
+def test_fashion_mnist(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(4, 28, 28, fill=255)))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(4))
+    data = Data(source="fashion_mnist", path=str(tmp_path))
+    found = load_dataset(data, seed=1)
+    assert (found.sample_shape, found.outputs, len(found.samples)) == ((1, 28, 28), 10, 4)
+    assert found.samples.features.max() == pytest.approx((1 - 0.286) / 0.353)
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx(2, 28, 28))
+    with pytest.raises(DataError, match="neither t10k-labels"):
+        load_dataset(data, seed=1)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(2))
+    assert len(load_dataset(data, seed=1).samples) == 6
+
+
+@pytest.mark.parametrize(
+    ("raw", "match"),
+    [
+        (b"\x00\x00\x08\x01" + idx(4, 28, 28)[4:], "begins 00000803, found 00000801"),
+        (idx(4, 28, 28)[:-1], "header promises"),
+        (idx(4, 28, 28)[:6], "header promises"),
+        (b"", "begins"),
+        (idx(3, 28, 28), "3 samples but 4 labels"),
+    ],
+)
+def test_damaged_idx(tmp_path: Path, raw: bytes, match: str) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(raw)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(4))
+    with pytest.raises(DataError, match=match):
+        load_dataset(Data(source="fashion_mnist", path=str(tmp_path)), seed=1)
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(4, 28, 28))[:-9])
+    with pytest.raises(DataError, match="download it again"):
+        load_dataset(Data(source="fashion_mnist", path=str(tmp_path)), seed=1)
+
+
+FRAME = pd.DataFrame({"age": [50.0, 62, 38], "dose": [1, 2, 3], "site": ["b", "a", "b"], "label": ["yes", "no", "yes"]})
+
+
+def table(
+    folder: Path, frame: pd.DataFrame = FRAME, *, kind: str = "csv", column: str = "site", **options: Any
+) -> Dataset:
+    path = folder / f"t.{kind}"
+    frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    return load_dataset(Data(source=kind, path=str(path), column=column, options=options), seed=1)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_tables(tmp_path: Path, kind: str) -> None:
+    found = table(tmp_path, kind=kind, scale={"age": [50, 12]})
+    np.testing.assert_array_equal(found.samples.features, np.float32([[0, 1], [1, 2], [-1, 3]]))
+    np.testing.assert_array_equal(found.samples.labels, [1, 0, 1])
+    assert found.groups is not None
+    assert found.groups.tolist() == ["b", "a", "b"]
+    assert (found.feature_names, found.class_names, found.outputs) == (("age", "dose"), ("no", "yes"), 2)
+
+
+def test_labels_of_tables(tmp_path: Path) -> None:
+    found = table(tmp_path, classes=["yes", "no", "unsure"])
+    assert (found.samples.labels.tolist(), found.outputs) == ([0, 1, 0], 3)
+    whole = table(tmp_path, FRAME.assign(label=[0, 4, 1]))
+    assert (whole.samples.labels.dtype, whole.outputs) == (np.int64, 5)
+    numbers = table(tmp_path, FRAME.assign(label=[0.5, 4, 1]))
+    assert (numbers.samples.labels.dtype, numbers.outputs) == (np.float32, 1)
+    assert table(tmp_path, FRAME.assign(label=[3, 4, 1]), target="regression").samples.labels.tolist() == [3, 4, 1]
+    assert table(tmp_path, shape=[1, 2]).sample_shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "match"),
+    [
+        (FRAME.drop(columns="label"), {}, "no column 'label'; it has age, dose, site"),
+        (FRAME.drop(columns="site"), {}, "no column 'site'"),
+        (FRAME.assign(age=[1, None, 2]), {}, "missing or infinite values in age"),
+        (FRAME.assign(label=["yes", None, "no"]), {}, "column 'label' has missing values"),
+        (FRAME.assign(sex=["f", "m", "f"]), {}, "columns sex are not numbers"),
+        (FRAME[["site", "label"]], {}, "no feature columns"),
+        (FRAME.iloc[:0], {}, "no rows"),
+        (FRAME.assign(label=[-1, 0, 1]), {}, "-1 is negative"),
+        (FRAME.assign(label=[0.5, 0, 1]), {"target": "classes"}, "has fractions"),
+        (FRAME, {"target": "regression"}, "is text"),
+        (FRAME, {"classes": ["yes"]}, "labels no are not in"),
+        (FRAME, {"shape": [3]}, "does not hold 2 feature"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        table(tmp_path, frame, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"scale": {"height": [1, 2]}}, r"scale\.height"),
+        ({"scale": {"age": [1, 0]}}, r"scale\.age"),
+        ({"target": "ranking"}, "expected `classes` or `regression`"),
+        ({"sep": ";"}, "unknown sep; 'csv' takes scale, classes, target, shape"),
+    ],
+)
+def test_bad_options(tmp_path: Path, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        table(tmp_path, **options)
+
+
+def test_missing_paths(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.path is empty"):
+        load_dataset(Data(source="csv"), seed=1)
+    for kind in ("csv", "parquet"):
+        with pytest.raises(DataError, match="cannot read"):
+            load_dataset(Data(source=kind, path=str(tmp_path / "absent")), seed=1)
+    with pytest.raises(DataError, match="folder of the IDX files"):
+        load_dataset(Data(source="fashion_mnist", path=str(tmp_path)), seed=1)
+
+
+def test_a_users_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = types.ModuleType("a_users_data")
+    own.make = lambda count: Dataset(samples(count), 2) if count else None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_users_data", own)
+    assert len(load_dataset(Data(source="a_users_data:make", options={"count": 6}), seed=1).samples) == 6
+    with pytest.raises(DataError, match="returned NoneType"):
+        load_dataset(Data(source="a_users_data:make", options={"count": 0}), seed=1)
+    with pytest.raises(ConfigError, match="takes"):
+        load_dataset(Data(source="a_users_data:make", options={"counts": 0}), seed=1)
+    with pytest.raises(ConfigError, match=r"unknown; known: .*digits"):
+        load_dataset(Data(source="cifar"), seed=1)

@@ -1,0 +1,126 @@
+"""Clips of files: the same frames whatever the container, and what is no clip is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.data.sources.short_events import drawn_clips
+from dictpfl.client.data.videos import reader, spaced
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Data
+
+
+def pictures(count: int = 7) -> list[Image.Image]:
+    """Frames whose grey says which they are."""
+    return [Image.fromarray(np.full((24, 24, 3), 30 * n + 20, dtype=np.uint8)) for n in range(count)]
+
+
+def written(path: Path, images: list[Image.Image]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lossless = {"lossless": True} if path.suffix == ".webp" else {}
+    images[0].save(path, save_all=True, append_images=images[1:], **lossless)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".gif", ".tif", ".webp"])
+def test_frames_are_evenly_spaced(tmp_path: Path, ending: str) -> None:
+    path = written(tmp_path / f"clip{ending}", pictures())
+    found = reader({"frames": 4, "size": 16, "mean": 0, "std": 1})(path)
+    assert found.shape == (4, 3, 16, 16)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 0, 8, 8] * 255, [20, 80, 140, 200], atol=1.5)
+
+
+def test_mp4_gives_the_same_frames(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 24
+        stream.pix_fmt = "yuv420p"
+        for image in pictures():
+            for packet in stream.encode(av.VideoFrame.from_image(image)):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    found = reader({"frames": 4, "size": 16, "mean": 0, "std": 1})(path)
+    np.testing.assert_allclose(found[:, 0, 8, 8] * 255, [20, 80, 140, 200], atol=8)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"broken\.mp4"):
+        reader({"frames": 4})(broken)
+
+
+@pytest.mark.parametrize(
+    ("count", "frames", "expected"), [(5, 5, [0, 1, 2, 3, 4]), (2, 4, [0, 1, 1, 1]), (9, 3, [0, 4, 8]), (9, 1, [0])]
+)
+def test_wanted_frames(count: int, frames: int, expected: list[int]) -> None:
+    assert spaced(count, frames) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.gif", b"GIF89a", r"cannot read the clip .*a\.gif"),
+        ("a.webp", b"no", r"a\.webp"),
+        ("a.txt", b"no", r"a\.txt is no clip"),
+    ],
+)
+def test_what_is_no_clip_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        reader({})(tmp_path / name)
+
+
+def test_a_folder_for_each_class(tmp_path: Path) -> None:
+    for name, first in (("fall", 0), ("rise", 3)):
+        for number in range(2):
+            written(tmp_path / name / f"{number}.gif", pictures()[first:])
+    data = Data(source="videofolder", path=str(tmp_path), options={"frames": 3, "size": 8, "mode": "L"})
+    found = load_dataset(data, 1)
+    assert found.samples.features.shape == (4, 3, 1, 8, 8)
+    assert found.samples.labels.tolist() == [0, 0, 1, 1]
+    assert found.class_names == ("fall", "rise")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"frames": 0}, ConfigError, "data.options.frames is 0"),
+        ({"speed": 2}, ConfigError, "unknown speed"),
+        ({"frames": 1024, "size": 200_000}, DataError, "no clips|take"),
+    ],
+)
+def test_options_say_what_is_wrong(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    if "size" in options:
+        (tmp_path / "empty").mkdir()
+    else:
+        written(tmp_path / "class" / "0.gif", pictures())
+    with pytest.raises(error, match=message):
+        load_dataset(Data(source="videofolder", path=str(tmp_path), options=options), 1)
+
+
+def test_clips_that_would_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "class" / "0.gif", pictures())
+    monkeypatch.setattr("os.sysconf", lambda _name: 10)
+    with pytest.raises(DataError, match="use fewer frames"):
+        load_dataset(Data(source="videofolder", path=str(tmp_path), options={"frames": 2, "size": 8}), 1)
+
+
+def test_short_events_show_their_digit_for_three_frames() -> None:
+    options = {"scenes": [3, 5], "distractors": 2, "contrast": 1.0, "everywhere": False}
+    clips, labels, shown = drawn_clips(5, 6, 12, 3, 4, options)
+    assert clips.shape == (6, 12, 1, 24, 24)
+    assert set(labels.tolist()) <= {0, 1, 2, 3}
+    assert (shown.sum(axis=(1, 2)) == 3).all()
+    assert (shown.any(axis=1).sum(axis=1) == 1).all()  # at one place
+    again = drawn_clips(5, 6, 12, 3, 4, options)
+    np.testing.assert_array_equal(clips, again[0])

@@ -1,0 +1,248 @@
+"""FastVID held to a slow version in plain loops; counts exact for every clip, ties by index, nothing else touched."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import dictpfl
+from dictpfl.client.model.networks.video import VideoTransformer
+from dictpfl.client.model.networks.vit import VitTiny
+from dictpfl.client.model.tokens.install import install, reduce_tokens
+from dictpfl.client.model.tokens.reducers.fastvid import FastVid, fastvid
+from dictpfl.client.model.tokens.seam import Frames, make_reducer
+from dictpfl.client.model.tokens.segments import segments
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.settings import Tokens as Settings
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    norm = float(one.norm() * other.norm())
+    return float(one @ other) / norm if norm > 0 else 0.0
+
+
+def cut(frames: Tensor, c: int, tau: float) -> list[int]:
+    """First frames of segments."""
+    alike = [cosine(frames[f], frames[f + 1]) for f in range(len(frames) - 1)]
+    lowest = sorted(range(len(alike)), key=lambda f: (alike[f], f))[: c - 1]
+    return [0, *(f + 1 for f in range(len(alike)) if f in lowest or alike[f] < tau)]
+
+
+def peaks_of(tokens: Tensor, places: list[int], count: int, nearest: int) -> list[int]:
+    width = tokens.shape[1]
+    apart = {(i, j): float((tokens[i] - tokens[j]).norm()) / math.sqrt(width) for i in places for j in places}
+    rho = {}
+    for i in places:
+        close = sorted(apart[i, j] for j in places)[:nearest]
+        rho[i] = math.exp(-sum(v * v for v in close) / len(close))
+    worth = {}
+    for i in places:
+        denser = [apart[i, j] for j in places if rho[j] > rho[i] or (rho[j] == rho[i] and j < i)]
+        worth[i] = rho[i] * (min(denser) if denser else max(apart.values()))
+    return sorted(places, key=lambda i: (-worth[i], i))[:count]
+
+
+def slowly(
+    hidden: Tensor, attention: Tensor, keep: float, *, c: int, tau: float, d: float, p: int, beta: float, nearest: int
+) -> tuple[Tensor, list[int]]:
+    """One clip (F, N, D), float64, one token at a time."""
+    frames, places, _ = hidden.shape
+    each = int(Fraction(str(keep)) * places)
+    dense = int(Fraction(str(d)) * each)
+    firsts = cut(hidden.mean(dim=1), c, tau)
+    out: dict[int, Tensor] = {}
+    salient = {
+        f: sorted(range(places), key=lambda i: (-float(attention[f, i]), i))[: each - dense] for f in range(frames)
+    }
+    for f, chosen in salient.items():
+        out |= {f * places + i: hidden[f, i] for i in chosen}
+    while p > 1 and p * dense > places - (each - dense):
+        p -= 1
+    for first, after in zip(firsts, [*firsts[1:], frames], strict=True):
+        run = list(range(first, after))
+        anchors = run[::-1][::p]
+        total = len(run) * dense
+        for number, f in enumerate(anchors):
+            quota = total // len(anchors) + (number < total % len(anchors))
+            free = [i for i in range(places) if i not in salient[f]]
+            chosen = peaks_of(hidden[f], free, quota, nearest) if quota else []
+            joined: dict[int, list[Tensor]] = {i: [] for i in chosen}
+            for g in run:
+                for i in range(places):
+                    if i in salient[g] or not chosen:
+                        continue
+                    home = i if g == f and i in chosen else max(
+                        chosen, key=lambda a: (round(cosine(hidden[g, i], hidden[f, a]), 12), -chosen.index(a))
+                    )  # fmt: skip
+                    joined[home].append(hidden[g, i])
+            for i, members in joined.items():
+                weight = max(beta, 1 / (len(members) + 1))
+                out[f * places + i] = weight * hidden[f, i] + (1 - weight) * torch.stack(members).mean(dim=0)
+    order = sorted(out)
+    return torch.stack([out[n] for n in order]), order
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_batched_is_that_of_loops(seed: int) -> None:
+    torch.manual_seed(seed)
+    frames, places = (6, 9), (12, 7)
+    f, n = frames[seed % 2], places[seed // 2 % 2]
+    hidden = torch.randn(3, f, n, 5, dtype=torch.float64)
+    if seed % 3:  # scenes: frames much alike
+        hidden = hidden[:, :1] + 0.2 * hidden
+        hidden[:, f // 2 :] = hidden[:, f // 2 :] + torch.randn(3, 1, n, 5, dtype=torch.float64)
+    attention = torch.rand(3, f, n, dtype=torch.float64)
+    options: dict[str, Any] = {
+        "c": 1 + seed % 4, "tau": (0.9, 0.2)[seed % 2], "d": (0.4, 1.0, 0.7)[seed % 3], "p": 1 + seed % 4,
+        "beta": 0.6, "nearest": 4,
+    }  # fmt: skip
+    keep = (0.3, 0.5, 0.9)[seed % 3]
+    found, positions = fastvid(hidden, None, attention, keep=keep, **options)
+    for clip in range(3):
+        expected, order = slowly(hidden[clip], attention[clip], keep, **options)
+        assert positions[clip].tolist() == order
+        torch.testing.assert_close(found[clip], expected, atol=1e-6, rtol=1e-6)
+        alone, places_alone = fastvid(hidden[clip], None, attention[clip], keep=keep, **options)
+        torch.testing.assert_close(alone, found[clip])
+        assert places_alone.tolist() == order
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 14), st.integers(1, 20), st.integers(1, 100), st.integers(1, 16), st.floats(-0.5, 1), st.integers(0, 10),
+    st.integers(1, 6), st.integers(0, 1 << 20), st.sampled_from(["fastvid", "dtm", "salient", "random", "frames", "grid"]),
+)  # fmt: skip
+def test_counts_are_exact(
+    frames: int, places: int, percent: int, c: int, tau: float, tenths: int, p: int, seed: int, arm: str
+) -> None:
+    keep = percent / 100
+    each = int(Fraction(str(keep)) * places)
+    if not each:
+        return
+    rng = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, frames, places, 4, generator=rng)
+    hidden[:, frames // 2 :] = 0.0 if seed % 3 == 0 else hidden[:, frames // 2 :]  # zero vectors, equal frames
+    options: dict[str, Any] = {}
+    if arm == "fastvid":
+        options = {"c": c, "tau": tau, "d": tenths / 10, "p": p}
+    elif arm == "dtm":
+        options = {"c": c, "tau": tau, "p": p}
+    made = make_reducer(Settings(reducer=arm, keep=min(keep, 0.999), options=options)) if each < places else None
+    if made is None:
+        return
+    if not int(Fraction(str(min(keep, 0.999))) * places):
+        return
+    found = made.once(Frames(hidden))  # type: ignore[union-attr]
+    assert found.hidden.shape[1] == made.kept(frames, places)  # type: ignore[union-attr]
+    assert bool((found.positions.diff(dim=1) > 0).all())
+    assert bool(torch.isfinite(found.hidden).all())
+    untouched = hidden.flatten(1, 2).gather(1, found.positions.unsqueeze(-1).expand(-1, -1, 4))
+    assert torch.equal(found.hidden[~found.merged], untouched[~found.merged])
+
+
+def test_all_tokens_are_all_tokens() -> None:
+    hidden = torch.randn(2, 5, 6, 3)
+    found, positions = fastvid(hidden, keep=1.0)
+    assert torch.equal(found, hidden.flatten(1, 2))
+    assert positions[0].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("frames", "c", "tau", "expected"),
+    [
+        (torch.ones(1, 6, 2), 3, 0.9, [0, 1, 2]),  # a still clip: cuts by index
+        (torch.ones(1, 6, 2), 1, 0.9, [0]),
+        (torch.ones(1, 3, 2), 9, 0.9, [0, 1, 2]),  # more segments than frames
+        (torch.ones(1, 1, 2), 8, 0.9, [0]),
+        (torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1], [1, 0]]]), 1, 0.9, [0, 2, 4]),  # cuts below tau
+        (torch.tensor([[[1.0, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 0]]]), 2, -1.0, [0, 2]),  # the lowest one
+        (torch.zeros(1, 4, 2), 1, 0.0, [0]),  # no direction: cosine 0, which is not below 0
+    ],
+)
+def test_segments_of_known_clips(frames: Tensor, c: int, tau: float, expected: list[int]) -> None:
+    assert torch.nonzero(segments(frames, c, tau)[0]).flatten().tolist() == expected
+
+
+def test_merged_tokens_lie_between_those_that_they_stand_for() -> None:
+    torch.manual_seed(0)
+    hidden = torch.rand(2, 8, 10, 4)
+    found = FastVid(0.3, d=1.0, c=2, tau=-1.0).once(Frames(hidden))
+    assert bool(found.merged.all())
+    low, high = hidden.amin(dim=(1, 2)), hidden.amax(dim=(1, 2))
+    assert bool((found.hidden >= low.unsqueeze(1)).all())
+    assert bool((found.hidden <= high.unsqueeze(1)).all())
+    assert not torch.equal(
+        found.hidden, hidden.flatten(1, 2).gather(1, found.positions.unsqueeze(-1).expand(-1, -1, 4))
+    )
+
+
+def test_gradients_flow_to_all_that_was_merged() -> None:
+    hidden = torch.rand(1, 6, 8, 4, requires_grad=True)
+    FastVid(0.25, d=1.0, c=1, tau=-1.0, p=6).once(Frames(hidden)).hidden.sum().backward()
+    assert hidden.grad is not None
+    assert bool((hidden.grad.abs().sum(dim=-1) > 0).all())  # one anchor frame takes up the whole clip
+
+
+def test_the_token_that_stands_out_is_kept() -> None:
+    hidden = torch.ones(1, 6, 9, 4)
+    hidden[0, 3, 5] = torch.tensor([-1.0, 2, 0, 1])
+    found = FastVid(0.25).once(Frames(hidden))
+    assert 3 * 9 + 5 in found.positions[0].tolist()
+
+
+def video(**changes: Any) -> VideoTransformer:
+    torch.manual_seed(3)
+    return VideoTransformer((6, 1, 24, 24), 4, **{"width": 16, "layers": 2, "heads": 2, "patch": 8} | changes)
+
+
+@pytest.mark.parametrize("reducer", ["fastvid", "dtm", "salient", "random", "frames", "grid"])
+def test_a_video_transformer_reads_fewer(reducer: str) -> None:
+    model, clips = video().eval(), torch.randn(3, 6, 1, 24, 24)
+    whole = model(clips)
+    assert install(model, Settings(reducer=reducer, keep=1.0)) is None
+    assert torch.equal(model(clips), whole)
+    reduce_tokens(model, reducer, keep=0.34)
+    found = model(clips)
+    assert found.shape == (3, 4)
+    assert not torch.allclose(found, whole)
+    torch.testing.assert_close(torch.cat([model(clip[None]) for clip in clips]), found, atol=1e-5, rtol=1e-5)
+    found.sum().backward()
+    assert model.patch_embed.weight.grad is not None
+
+
+def test_patches_of_a_picture_are_one_frame() -> None:
+    torch.manual_seed(3)
+    model, images = VitTiny((1, 8, 8), 3, dim=16, depth=1, patch=1).eval(), torch.randn(4, 1, 8, 8)
+    whole = model(images)
+    reduce_tokens(model, "grid", keep=0.25)
+    seen: list[int] = []
+    model.blocks[0].register_forward_hook(lambda _module, args, _out: seen.append(args[0].shape[1]))
+    assert not torch.allclose(model(images), whole)
+    assert seen == [17]
+
+
+@pytest.mark.parametrize(
+    ("reducer", "keep", "options", "message"),
+    [
+        ("fastvid", 0.05, {}, "tokens.keep = 0.05 leaves none of 9 tokens a frame; the least here is 0.112"),
+        ("fastvid", 0.5, {"c": 0}, "c = 0, p = 4, nearest = 4; expected at least 1"),
+        ("fastvid", 0.5, {"d": 1.5}, "expected 0 to 1"),
+        ("fastvid", 0.5, {"size": 3}, "tokens.options of 'fastvid'"),
+        ("autoprune", 0.5, {}, "works between layers"),
+    ],
+)
+def test_options_that_leave_nothing_say_so(reducer: str, keep: float, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reduce_tokens(video(), reducer, keep=keep, **options)
+
+
+def test_shapes_of_no_clip_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected tokens \\(frames, places, width\\)"):
+        dictpfl.fastvid(torch.ones(3, 4))

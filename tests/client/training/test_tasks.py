@@ -1,0 +1,40 @@
+"""Losses and metrics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dictpfl.client.training.task import load_task
+from dictpfl.common.errors import ConfigError, DataError, ModelError
+
+
+def test_classification() -> None:
+    task = load_task("classification")
+    outputs, targets = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
+    assert float(task.metric(outputs, targets)) == 2
+    expected = -(outputs.log_softmax(1)[range(3), targets]).mean()
+    assert float(task.loss(outputs, targets)) == pytest.approx(float(expected))
+    with pytest.raises(DataError, match=r"outside of 0\.\.1"):
+        task.loss(outputs, torch.tensor([0, 1, 2]))
+    with pytest.raises(ModelError, match="integer labels"):
+        task.loss(outputs, targets.float())
+    with pytest.raises(ModelError, match="expected outputs"):
+        task.loss(outputs[0], targets)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2)])
+def test_regression(shape: tuple[int, ...]) -> None:
+    task = load_task("regression")
+    outputs = torch.zeros(3, 1) if len(shape) == 1 else torch.zeros(shape)
+    targets = torch.full(shape, 2.0, dtype=torch.float64)
+    assert float(task.loss(outputs, targets)) == 4
+    assert float(task.metric(outputs, targets)) == 6
+    with pytest.raises(ModelError, match="do not fit"):
+        task.loss(torch.zeros(3, 3), targets)
+
+
+def test_unknown_tasks() -> None:
+    with pytest.raises(ConfigError, match=r"training\.task: 'ranking' is unknown"):
+        load_task("ranking")
+    assert load_task("dictpfl.client.training.tasks.regression:Regression").metric_name == "absolute error"

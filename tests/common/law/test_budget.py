@@ -1,0 +1,113 @@
+"""Allocators and schedules by name: built in, a user's own, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.law.budget import allocator, spend
+from dictpfl.common.law.facts import Facts
+from dictpfl.common.law.schedule import schedule
+from dictpfl.common.rounds import Pruning
+
+
+def test_seams_by_name() -> None:
+    assert allocator("uniform").ranks(Facts({"a": (3, 4), "b": (5, 6)}), 2) == {"a": 2, "b": 2}
+    by_path = allocator("dictpfl.common.law.allocators.uniform:UniformAllocator")
+    assert by_path.ranks(Facts({"a": (1, 1)}), 7) == {"a": 7}
+    assert schedule("constant").at(Facts({}, updates=9), Pruning()) == Pruning()
+    for name, words in (
+        ("unknown", "known: .*uniform"),
+        ("no.such:thing", "cannot load"),
+        ("dictpfl.common.law.budget:none", "cannot load"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            allocator(name)
+
+
+choices = st.lists(st.tuples(st.integers(1, 1 << 20), st.integers(1, 40), st.integers(1, 12)), min_size=1, max_size=8)
+
+
+@settings(max_examples=500, deadline=None)
+@given(choices, st.data())
+def test_a_budget_is_spent_exactly_and_larger_scores_never_get_less(
+    said: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    weights = [w for w, _, _ in said]
+    sizes = [[columns * r for r in range(1, most + 1)] for _, columns, most in said]
+    budget = sum(data.draw(st.sampled_from(each)) for each in sizes)
+    found = spend(weights, sizes, budget)
+    spent = [each[i] for each, i in zip(sizes, found, strict=True)]
+    assert sum(spent) == budget
+    which = data.draw(st.integers(0, len(said) - 1))
+    # Others stay as they are: the largest weight sets the scale in which weights are compared.
+    most = max(weights)
+    raised = [min(most, w * 3) if i == which else w for i, w in enumerate(weights)]
+    assert sizes[which][spend(raised, sizes, budget)[which]] >= spent[which]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 5)), min_size=1, max_size=4), st.data())
+def test_the_division_is_the_nearest_of_all(said: list[tuple[int, int]], data: st.DataObject) -> None:
+    sizes = [[columns * r for r in range(1, 5)] for _, columns in said]
+    weights = [w for w, _ in said]
+    budget = sum(data.draw(st.sampled_from(each)) for each in sizes)
+
+    def cost(spent: Sequence[int]) -> float:
+        return sum(x * x / w for x, w in zip(spent, weights, strict=True))
+
+    best = min(cost(spent) for spent in itertools.product(*sizes) if sum(spent) == budget)
+    found = [each[i] for each, i in zip(sizes, spend(weights, sizes, budget), strict=True)]
+    assert cost(found) <= best * (1 + 1e-6)
+
+
+SHAPES = {"a": (30, 8), "b": (30, 16), "c": (12, 24), "small": (2, 2)}
+
+
+def facts(scores: Mapping[str, float], **changes: Any) -> Facts:
+    return Facts(SHAPES, scores=scores, **changes)
+
+
+def cost_of(ranks: Mapping[str, int]) -> int:
+    return sum(r * SHAPES[name][1] for name, r in ranks.items())
+
+
+def test_ranks_follow_scores_at_the_cost_of_uniform_ones() -> None:
+    equal = allocator("layerif").ranks(facts(dict.fromkeys(SHAPES, 1.0)), 3)
+    assert equal == dict.fromkeys(SHAPES, 3), "equal scores are uniform ranks"
+    scores = {"a": 0.6, "b": 0.3, "c": 0.1, "small": 0.0}
+    found = {
+        name: allocator(name).ranks(facts(scores, gradients={**scores, "a": 0.0}), 3)
+        for name in ("layerif", "reversed", "random", "gradient")
+    }
+    assert {cost_of(ranks) for ranks in found.values()} == {cost_of(equal)}
+    assert found["layerif"]["a"] > found["layerif"]["c"]
+    assert found["reversed"]["a"] < found["reversed"]["c"]
+    assert found["gradient"]["a"] < 3
+    assert allocator("layerif").ranks(facts(dict(reversed(scores.items()))), 3) == found["layerif"], (
+        "whatever the order of names"
+    )
+    assert all(1 <= r <= 6 for ranks in found.values() for r in ranks.values())
+    bounded = allocator("layerif").ranks(facts(scores, most=4, least=2), 3)
+    assert {2 <= r <= 4 for r in bounded.values()} == {True}
+    assert cost_of(bounded) == cost_of(equal)
+    assert allocator("layerif").ranks(facts(dict.fromkeys(SHAPES, 0.0)), 3) == equal, "scores that say nothing"
+
+
+def test_scores_that_cannot_be_divided_by_are_refused() -> None:
+    for made, words in (
+        (facts({}), "audit layers"),
+        (facts({"a": -1.0}), "from 0 up"),
+        (facts({"a": 1.0}), "nothing of b, c"),
+        (facts({"a": 1.0}, least=4), "rank_min"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            allocator("layerif").ranks(made, 3)
+    with pytest.raises(ConfigError, match="no ranks between"):
+        spend([1, 1], [[2, 4], [2, 4]], 10)

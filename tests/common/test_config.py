@@ -1,0 +1,238 @@
+"""The configuration file: what is refused, what must be admitted, presets and overrides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dictpfl.common.config import FederationConfig, known_keys, literal_values
+from dictpfl.common.errors import ConfigError, ParameterError
+from dictpfl.common.presets import METHODS
+from dictpfl.common.protection import Encryption
+from dictpfl.common.rounds import Pruning
+
+
+def test_the_default_is_sound() -> None:
+    config = FederationConfig.of({})
+    assert config.insecurities == ()
+    assert config.capacity == 3
+    assert json.loads(config.canonical()) == config.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"training": {"epoch": 1}}, "nearest known key is 'training.epochs'"),
+        ({"nonsense": 1}, "unknown key 'nonsense'"),
+        ({"pruning": {"s": 1.5}}, r"pruning\.s"),
+        ({"pruning": {"beta": 0.0}}, r"pruning\.beta"),
+        ({"grid": {"first_range": float("inf")}}, "first_range"),
+        ({"method": "magic"}, "unknown method"),
+        ({"federation": {"participants": 5, "max_participants": 4}}, "raise max_participants"),
+        ({"federation": {"participants": 3, "min_participants": 4}}, "no round could ever close"),
+        ({"encryption": {"ring_degree": 1000}}, "ring_degree"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(raw: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        FederationConfig.of(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"encryption": {"sealer": "identity"}}, {"encryption": {"sealed_share": 0.5}}, {"method": "plaintext"},
+        {"method": "fedml-he"}, {"federation": {"participants": 2, "min_participants": 2}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_protects_nobody_must_be_admitted(raw: dict[str, object]) -> None:
+    with pytest.raises(ParameterError, match="toy_insecure", check=lambda e: e.code == "insecure"):
+        FederationConfig.of(raw)
+    assert FederationConfig.of({**raw, "toy_insecure": True}).insecurities
+
+
+def test_encryption_under_a_public_key_is_refused_by_name() -> None:
+    with pytest.raises(
+        ConfigError, match=r"profile is 'public_key', but encryption under a public key was removed.*0027"
+    ):
+        FederationConfig.of({"encryption": {"profile": "public_key"}})
+    saved_by_an_earlier_release = {"encryption": {"profile": "symmetric", "security": 128}}
+    assert FederationConfig.of(saved_by_an_earlier_release).encryption == Encryption(security=128)
+    assert "encryption.profile" not in known_keys()
+
+
+def test_overrides_and_presets() -> None:
+    assert FederationConfig.of({}, {"training.epochs": 3}).training.epochs == 3
+    with pytest.raises(ConfigError, match="not a section"):
+        FederationConfig.of({"name": "x"}, {"name.more": 1})
+    mild = FederationConfig.of({"method": "fedml-he", "encryption": {"sealed_share": 0.3}, "toy_insecure": True})
+    assert mild.encryption.sealed_share == 0.3
+    assert FederationConfig.of({"method": "dictpfl-paper", "pruning": {"beta": 0.9}}).pruning.beta == 0.2
+    for method in METHODS:
+        FederationConfig.of({"method": method, "toy_insecure": True})
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    with pytest.raises(ConfigError, match="no configuration file"):
+        FederationConfig.load(path)
+    for text in (b"a = = b", b"\xff\xfe"):
+        path.write_bytes(text)
+        with pytest.raises(ConfigError):
+            FederationConfig.load(path)
+    path.write_text("[training]\nepochs = 2\n", encoding="utf-8")
+    assert FederationConfig.load(path).training.epochs == 2
+    with pytest.raises(ConfigError, match="cannot read"):
+        FederationConfig.load(tmp_path)
+
+
+def test_known_keys_and_words() -> None:
+    keys = set(known_keys())
+    assert {"training.epochs", "model.pretrain.epochs", "toy_insecure"} <= keys
+    assert literal_values(Pruning, "pruned") == ("accumulate", "freeze", "discard")
+
+
+def test_what_is_set_by_name_wins_over_a_preset() -> None:
+    config = FederationConfig.of({"pruning": {"tau": 9}}, {"method": "dictpfl-paper", "pruning.beta": 0.8})
+    assert (config.pruning.tau, config.pruning.beta, config.pruning.residual_decay) == (3, 0.8, 1.0)
+
+
+def test_equal_sizes_are_of_partitions_that_can_have_them() -> None:
+    for partition in ("iid", "dirichlet"):
+        assert FederationConfig.of({"data": {"partition": partition, "sizes": "equal"}}).data.sizes == "equal"
+    for partition in ("column", "ShardPartitioner"):
+        with pytest.raises(ConfigError, match="decides sizes itself"):
+            FederationConfig.of({"data": {"partition": partition, "sizes": "equal"}})
+
+
+def test_scores_come_anew_only_where_they_pick_what_is_encrypted() -> None:
+    said = {"method": "fedml-he", "toy_insecure": True}
+    assert FederationConfig.of(said, {"encryption.rescore_every": 5}).encryption.rescore_every == 5
+    for wrong in ({"encryption.sensitivity": "magnitude"}, {"encryption.sealed_share": 1.0}):
+        with pytest.raises(ConfigError, match="no scores pick what is encrypted"):
+            FederationConfig.of(said, {"encryption.rescore_every": 5, **wrong})
+
+
+def test_the_paper_as_printed_leaves_the_head_open_and_nothing_else() -> None:
+    """A file that suits this project's own method does not soften it; what is set by name does."""
+    ours = {"decomposition": {"rank": 16, "head": "frozen", "norms": True, "refresh_every": 5, "scaling": "normalised"}}
+    found = FederationConfig.of({"method": "dictpfl-paper", "pruning": {"residual_decay": 0.8}, **ours})
+    d, p = found.decomposition, found.pruning
+    assert (d.rank, d.head, d.scaling, d.refresh_every) == (4, "frozen", "paper", 0)
+    assert not any((d.biases, d.norms, d.positions, d.tokens))
+    assert (p.s, p.tau, p.beta, p.residual_decay, p.window, p.threshold) == (0.7, 3, 0.2, 1.0, "literal", "sent")
+    assert FederationConfig.of({"method": "dictpfl-paper"}, {"decomposition.rank": 8}).decomposition.rank == 8
+    assert FederationConfig.of({"method": "dictpfl-paper"}).decomposition.head == "dense"
+
+
+# What earlier releases named
+
+
+@pytest.mark.parametrize(("given", "expected"), [("auto", "none"), ("always", "none")])
+def test_seeded_sums_of_a_saved_configuration_are_read(given: str, expected: str) -> None:
+    config = FederationConfig.of({"encryption": {"seeded_sums": given}})
+    assert config.encryption.pad_to == expected
+    assert "seeded_sums" not in config.model_dump(mode="json")["encryption"]
+
+
+def test_sums_without_seeds_are_refused_by_name() -> None:
+    with pytest.raises(
+        ConfigError, match=r"seeded_sums is 'never', but sums always carry seeds since protocol 4; remove the line"
+    ):
+        FederationConfig.of({"encryption": {"seeded_sums": "never"}})
+
+
+@pytest.mark.parametrize(
+    ("encryption", "expected"),
+    [({"pad_uploads": True}, "full"), ({"pad_uploads": False}, "none"), ({}, "none"), ({"pad_to": "steps"}, "steps"),
+     ({"pad_uploads": True, "pad_to": "steps"}, "steps")],
+    ids=str,
+)  # fmt: skip
+def test_former_padding_is_read(encryption: dict[str, object], expected: str) -> None:
+    config = FederationConfig.of({"encryption": encryption})
+    assert config.encryption.pad_to == expected
+    assert FederationConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_padding_is_one_of_three() -> None:
+    with pytest.raises(ConfigError, match="pad_to"):
+        FederationConfig.of({"encryption": {"pad_to": "twice"}})
+    assert "pad_uploads" not in known_keys()
+    assert "seeded_sums" not in known_keys()
+
+
+TALLIED = {"tallies.opening": ["classes"], "tallies.closing": ["x:Y"]}
+
+
+def test_tallies_are_read() -> None:
+    config = FederationConfig.of({}, {**TALLIED, "tallies.options": {"classes": {"split": "validation"}}})
+    assert (config.tallies.opening, config.tallies.closing) == (["classes"], ["x:Y"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"federation.participants": 2, "federation.min_participants": 2, "toy_insecure": True},
+            "fewer than 3 vectors tells each",
+        ),
+        (
+            {"federation.participants": 5, "federation.min_participants": 2, "toy_insecure": True},
+            "min_participants is 2.* raise it to 3",
+        ),
+        ({"privacy.mechanism": "example", "privacy.epsilon": 8.0}, "no epsilon counts tallies"),
+        ({"privacy.mechanism": "institution", "privacy.noise_multiplier": 1.0}, "no epsilon counts tallies"),
+        ({"federation.participants": 9, "federation.sample": 4}, "a round asks a sample of them"),
+        (
+            {"encryption.sealed_share": 0.3, "encryption.rescore_every": 2, "toy_insecure": True},
+            "could not tell scores that come anew from closing tallies",
+        ),
+        ({"tallies.opening": ["a", "b", "a"]}, r"tallies.opening names a tally twice: \['a', 'b', 'a'\]"),
+        ({"tallies.closing": ["a", "a"]}, "tallies.closing names a tally twice"),
+        ({"tallies.options": {"other": {}}}, r"tallies.options has \['other'\], which neither"),
+    ],
+    ids=str,
+)
+def test_tallies_that_would_tell_of_one_institution_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        FederationConfig.of({}, {**TALLIED, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"federation.participants": 2, "federation.min_participants": 2, "toy_insecure": True},
+            "fewer than 3 histograms",
+        ),
+        ({"federation.participants": 9, "federation.sample": 4}, "tell them apart"),
+        ({"privacy.mechanism": "example", "privacy.epsilon": 8.0}, "nobody would be told a figure"),
+        ({"training.metrics": ["auroc", "auroc"]}, "names a metric twice"),
+    ],
+    ids=str,
+)
+def test_metrics_that_would_tell_of_one_institution_or_nobody_are_refused(
+    changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        FederationConfig.of({}, {"training.metrics": ["auroc"], **changes})
+    private = {"privacy.mechanism": "example", "privacy.epsilon": 8.0, "privacy.figures": True}
+    assert FederationConfig.of({}, {"training.metrics": ["auroc"], **private}).training.metrics == ["auroc"]
+
+
+def test_without_tallies_none_of_that_is_refused() -> None:
+    for changes in (
+        {"federation.participants": 2, "federation.min_participants": 2, "toy_insecure": True},
+        {"federation.participants": 9, "federation.sample": 4},
+        {
+            "encryption.sealed_share": 0.3,
+            "encryption.rescore_every": 2,
+            "toy_insecure": True,
+            "tallies.opening": ["classes"],
+        },
+    ):
+        assert FederationConfig.of({}, changes).federation.participants

@@ -1,0 +1,77 @@
+"""The folder that `dictpfl app write` makes; `tests/processes/test_flower_app.py` runs it with stock Flower programs."""
+
+from __future__ import annotations
+
+import io
+import os
+import runpy
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.app.bundle import build
+from dictpfl.deploy.app.writing import own_modules, write_federation
+from tests.support.federations import as_toml, encrypted
+
+
+def test_the_bundle_has_the_code_and_no_key_nor_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text(as_toml())
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\n\ndef net(sample_shape, outputs):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = encrypted(name='Ward "7"', model__source="nets:net", model__options={})
+    app = write_federation(config, tmp_path / "app", source=tmp_path / "mine.toml", publisher="ward")
+    project = tomllib.loads((app / "pyproject.toml").read_text())
+    assert project["project"]["name"] == "ward-7"
+    assert any(line.startswith("torch") for line in project["project"]["dependencies"])
+    with zipfile.ZipFile(io.BytesIO(build(app))) as fab:
+        names = set(fab.namelist())
+    assert {"flower_app/server_app.py", "flower_app/client_app.py", "dictpfl/server/app.py", "nets.py"} <= names
+    assert [
+        name for name in names if name.startswith("parties") or name.endswith((".npz", ".key", ".safetensors", ".json"))
+    ] == []
+    assert (app / "parties" / "institutions" / "institution-002" / "federation.key").exists()
+    assert (app / ".gitignore").read_text() == "/parties/\n"
+
+
+def test_a_folder_that_the_environment_names_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.toml").write_text(as_toml())
+    app = write_federation(encrypted(), tmp_path / "app", source=tmp_path / "mine.toml", publisher="me")
+    for name, file, folder in (
+        ("COORDINATOR", "server_app", "coordinator"),
+        ("INSTITUTIONS", "client_app", "institutions"),
+    ):
+        monkeypatch.delenv(f"DICTPFL_{name}", raising=False)
+        runpy.run_path(str(app / "flower_app" / f"{file}.py"))
+        assert os.environ[f"DICTPFL_{name}"] == str(app / "parties" / folder)
+        monkeypatch.setenv(f"DICTPFL_{name}", "/elsewhere")
+        runpy.run_path(str(app / "flower_app" / f"{file}.py"))
+        assert os.environ[f"DICTPFL_{name}"] == "/elsewhere"
+
+
+def test_what_cannot_be_an_app_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "mine.toml"
+    source.write_text(as_toml())
+    with pytest.raises(ConfigError, match="stock Flower does not tell it"):
+        write_federation(
+            encrypted(federation__sample=3, federation__participants=4), tmp_path / "app", source=source, publisher="me"
+        )
+    with pytest.raises(DataError):
+        write_federation(encrypted(data__limit=3), tmp_path / "app", source=source, publisher="me")
+    assert not (tmp_path / "app").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(ConfigError, match="missing or empty folder"):
+        write_federation(encrypted(), tmp_path / "full", source=source, publisher="me")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
+
+
+def test_only_modules_of_the_folder_travel(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").touch()
+    config = encrypted(model__source="nets:net", data__source="sklearn.datasets:load_digits", model__options={})
+    assert list(own_modules(config, tmp_path)) == [tmp_path / "nets.py"]

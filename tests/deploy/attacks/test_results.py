@@ -1,0 +1,29 @@
+"""Results of attacks are read as they were written, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.attacks.results import RESULTS, PrivacyResults
+
+
+def test_results_are_read_as_they_were_written(example_results: PrivacyResults, tmp_path: Path) -> None:
+    example_results.save(tmp_path)
+    assert PrivacyResults.load(tmp_path) == example_results
+    verdicts = [f.verdict for f in example_results.findings]
+    assert verdicts == ["succeeds", "no better than blind"]
+    assert example_results.broken == []
+    assert example_results.wrong == []
+
+
+def test_results_of_another_kind_are_refused(example_results: PrivacyResults, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dictpfl attack"):
+        PrivacyResults.load(tmp_path)
+    example_results.save(tmp_path)
+    text = (tmp_path / RESULTS).read_text()
+    (tmp_path / RESULTS).write_text(text.replace("dictpfl-privacy-2", "dictpfl-privacy-9"))
+    with pytest.raises(ConfigError, match="cannot use"):
+        PrivacyResults.load(tmp_path)

@@ -1,0 +1,158 @@
+"""Each party's view is what it has and no more; recording changes nothing; two together open what one cannot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dictpfl.common.ckks.keys import load_key
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.common.messages.wire import Blob, with_words
+from dictpfl.deploy.attacks.observations import in_clear, in_collusion, of_the_others
+from dictpfl.deploy.attacks.published.collusion import collusion_attack, collusion_finding, pry
+from dictpfl.deploy.attacks.recorded import RecordedRun, play
+from dictpfl.deploy.attacks.views import InstitutionView, OutsiderView, ServerView
+from dictpfl.deploy.simulation.founding import found
+from dictpfl.deploy.simulation.local import run_local
+from dictpfl.server.recording import EVENTS, RECORDING
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def test_recording_changes_nothing(
+    encrypted_run: RecordedRun, tiny: Callable[..., FederationConfig], tmp_path: Path
+) -> None:
+    founded = found(tiny(), tmp_path)
+    run_local(founded.coordinator, founded.institutions, 3)
+    plain = RecordedRun(tmp_path)
+    assert plain.auditor.state.digest == encrypted_run.auditor.state.digest
+    assert plain.server.uploads == ()
+    assert len(plain.server.aggregates) == len(encrypted_run.server.aggregates) == 3  # a measurement at the end
+
+
+def test_the_coordinator_sees_every_upload_and_its_times(encrypted_run: RecordedRun) -> None:
+    view = encrypted_run.server
+    assert len(view.uploads) == 9
+    assert {seen.kind for seen in view.uploads} == {RoundKind.UPDATE, RoundKind.MEASURE}
+    assert all(seen.answered >= seen.asked > 0 for seen in view.uploads)
+    for number in range(3):
+        counted = set(view.aggregates[number].counted)
+        uploads = view.uploads_of(number).values()
+        assert len(counted) == len(uploads) == 3
+        assert all(any(mark in seen.blob[:232] for mark in counted) for seen in uploads)
+    events = encrypted_run.folder / "coordinator" / RECORDING / EVENTS
+    assert {json.loads(line)["event"] for line in events.read_text().splitlines()} == {"asked", "answered"}
+
+
+def test_the_coordinators_view_holds_no_key(encrypted_run: RecordedRun) -> None:
+    secret = load_key(encrypted_run.home(0) / "federation.key").secret[96:]
+    view = encrypted_run.server
+    everything = repr(view.agreement).encode() + b"".join(seen.blob for seen in view.uploads)
+    everything += b"".join(aggregate.blob for aggregate in view.aggregates.values())
+    assert not any(secret[at : at + 16] in everything for at in range(0, len(secret) - 16, 16))
+
+
+def test_two_together_open_exactly_what_was_added(encrypted_run: RecordedRun) -> None:
+    view = encrypted_run.collusion
+    for number, opened in view.institution.sums.items():
+        parts = [view.open(seen) for seen in view.server.uploads_of(number).values()]
+        np.testing.assert_array_equal(sum(update for update, _ in parts), opened.total)
+        assert sum(ledger.samples for _, ledger in parts) == opened.ledger.samples
+        assert all(ledger.participants == 1 for _, ledger in parts)
+
+
+def test_what_is_recovered_is_the_gradient_of_the_true_batch(
+    plain_run: RecordedRun, encrypted_run: RecordedRun
+) -> None:
+    """The experimenter's truth, the model before the round and the decoding agree: a wrong one would look like privacy."""
+    for recorded in (plain_run, encrypted_run):
+        number = recorded.update_rounds[0]
+        matcher = recorded.matcher(number)
+        victims = recorded.victims(number)
+        assert [v.index for v in victims] == [0, 1, 2]
+        for victim in victims:
+            seen = in_collusion(recorded.collusion, victim.seen) if recorded is encrypted_run else in_clear(
+                recorded.genesis, recorded.auditor.sums[number].plan, victim.seen
+            )  # fmt: skip
+            x = torch.from_numpy(np.stack([b.features for b in victim.batches])).double()[None]
+            y = torch.nn.functional.one_hot(torch.from_numpy(np.stack([b.labels for b in victim.batches])), 10)[None]
+            truth = matcher.updates(x, y.double())[0]
+            found = matcher.observed(seen.update, victim.weight)
+            assert float((found - truth).norm() / truth.norm()) < 2e-3
+
+
+def test_ciphertexts_are_not_read_as_values(encrypted_run: RecordedRun) -> None:
+    """They would be noise under a cipher that leaks as well: a row that no fault changes is no evidence."""
+    number = encrypted_run.update_rounds[0]
+    plan = encrypted_run.auditor.sums[number].plan
+    for victim in encrypted_run.victims(number):
+        with pytest.raises(ConfigError, match="needs values, and all of this upload is encrypted"):
+            in_clear(encrypted_run.genesis, plan, victim.seen)
+
+
+def test_an_institution_sees_sums_and_subtracts_itself(encrypted_run: RecordedRun) -> None:
+    view = InstitutionView.read(encrypted_run.home(1), encrypted_run.server.aggregates.values())
+    assert view.state.digest == encrypted_run.auditor.state.digest
+    number = encrypted_run.update_rounds[0]
+    own, *others = [in_collusion(encrypted_run.collusion, v.seen).update for v in encrypted_run.victims(number)]
+    np.testing.assert_array_equal(of_the_others(view, number, own).update, sum(others))
+    assert not hasattr(view, "uploads")
+
+
+def test_a_view_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        ServerView.read(tmp_path)
+    with pytest.raises(ConfigError, match="cannot read a model"):
+        OutsiderView.read(tmp_path / "model.safetensors")
+
+
+def test_who_saw_what_is_counted_from_the_recording(encrypted_run: RecordedRun, plain_run: RecordedRun) -> None:
+    rows = {(seen.party, seen.what): seen for seen in encrypted_run.seen()}
+    uploads = rows["server", "uploads, encrypted"]
+    assert uploads.count == 9
+    assert uploads.bytes == sum(len(seen.blob) for seen in encrypted_run.server.uploads)
+    assert not uploads.readable
+    assert any(seen.readable and seen.bytes for seen in plain_run.seen() if seen.party == "server")
+
+
+def test_the_collusion_attack_opens_another_institution_whole(encrypted_run: RecordedRun) -> None:
+    pried = collusion_attack(encrypted_run)
+    assert [one.victim for one in pried] == [1, 2]
+    for one in pried:
+        assert one.passes
+        assert one.correlation > 0.999
+        assert one.largest <= 0.5 + 1e-6
+    finding = collusion_finding(encrypted_run, "dictpfl")
+    assert finding.verdict == "succeeds"
+    assert finding.more["exact to the last digit sent"] == 1.0
+
+
+def test_prying_gets_noise_out_of_what_was_altered(encrypted_run: RecordedRun) -> None:
+    """Where the ciphertext carries something else besides, the attack must say so and not fail: as with pairwise masks."""
+    number = encrypted_run.update_rounds[0]
+    victim = encrypted_run.victims(number)[1]
+    blob = Blob.own(victim.seen.blob, encrypted_run.genesis.parameters.word_bits)
+    noise = np.random.default_rng(0).integers(0, 2**40, blob.header.words, dtype=np.uint64)
+    altered = replace(victim.seen, blob=with_words(blob, noise << np.uint64(blob.word_bits - 41)))
+    with pytest.raises(DictPFLError):
+        encrypted_run.collusion.open(altered)
+    pried = pry(encrypted_run.collusion, altered)
+    truth = in_collusion(encrypted_run.collusion, victim.seen).update
+    assert abs(np.corrcoef(pried, truth)[0, 1]) < 5 / np.sqrt(truth.size)
+
+
+def test_masks_leave_two_together_with_noise(tiny: Callable[..., FederationConfig], tmp_path: Path) -> None:
+    """The same attack on the same run, with pairwise masks on."""
+    masked = play(tiny(defences__masks=True), tmp_path)
+    for one in collusion_attack(masked):
+        assert not one.passes
+        assert abs(one.correlation) < 0.15  # a few hundred values; the benchmark of defences has more
+    assert collusion_finding(masked, "dictpfl with masks").verdict != "succeeds"

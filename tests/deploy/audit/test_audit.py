@@ -1,0 +1,356 @@
+"""The audit of runs that its own implementation fabricated: nothing is wrong in them, and each planted fault is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.audit.audit import audited
+from dictpfl.deploy.audit.checks.check import Check
+from dictpfl.deploy.audit.replay.state import State
+from tests.deploy.audit.fabricated import Maker, Member, config
+
+
+def failed(run: Path) -> list[Check]:
+    return [check for check in audited(run) if check.failed]
+
+
+RUNS = {
+    "plain": Maker(),
+    "masks": Maker(config(defences={"masks": True})),
+    "an upload too late": Maker(
+        config(defences={"masks": True}, federation={"min_participants": 2}), missing=((1, 2),)
+    ),
+    "identity": Maker(config(encryption={"sealer": "identity"})),
+    "padded in steps": Maker(config(encryption={"pad_to": "steps"})),
+    "padded in full": Maker(config(encryption={"pad_to": "full"})),
+    "one threshold a tensor": Maker(config(pruning={"scope": "tensor"})),
+    "equation 4 as printed": Maker(config(pruning={"window": "literal", "tau": 1, "beta": 0.8}), rounds=6),
+    "theta over all, as printed": Maker(
+        config(pruning={"threshold": "all", "quantile": "printed", "tau": 1}), rounds=6
+    ),
+    "pruned for good": Maker(config(pruning={"reactivation": False, "tau": 1}), rounds=6),
+    "sensitive values only": Maker(config(encryption={"sealed_share": 0.3}), scores=(0,)),
+    "scores anew": Maker(config(encryption={"sealed_share": 0.3, "rescore_every": 2}), rounds=7, scores=(0, 3, 6)),
+    "scores anew, once more": Maker(
+        config(encryption={"sealed_share": 0.3, "rescore_every": 2}), rounds=6, scores=(0, 3, 4)
+    ),
+    "noise": Maker(
+        config(privacy={"mechanism": "institution", "max_update_norm": 0.05, "noise_multiplier": 1.0, "curious": 1})
+    ),
+    "refreshes": Maker(config(decomposition={"refresh_every": 2}), rounds=6),
+    "refreshes at a stall": Maker(
+        config(decomposition={"refresh_every": 1, "refresh_when": "stall-tensor", "refresh_stall": 0.99}), rounds=6
+    ),
+    **{
+        rule: Maker(config(aggregation={"rule": rule, "rate": 0.1}, decomposition={"refresh_every": 2}))
+        for rule in ("momentum", "adagrad", "adam", "yogi")
+    },
+    "ranks that grow": Maker(config(decomposition={"refresh_every": 2, "refresh_ranks": [1, 4]}), rounds=6),
+}
+
+
+VOTES: dict[str, object] = {
+    "name": "votes", "when": "opening", "weight": "none", "bound": 6, "fraction": 4, "layout": [["v", [5], "dense"], ["n", [1], "dense"]],
+}  # fmt: skip
+LAST: dict[str, object] = {**VOTES, "name": "last", "when": "closing"}
+TALLIED = config(federation={"rounds": 2})
+RUNS |= {
+    "tallies": Maker(TALLIED, rounds=5, scores=(0, 1, 4), tallies=(VOTES, {**VOTES, "name": "more"}, LAST)),
+    "tallies behind sensitive values": Maker(
+        config(federation={"rounds": 2}, encryption={"sealed_share": 0.3}),
+        rounds=5,
+        scores=(0, 1, 4),
+        tallies=(VOTES, LAST),
+    ),
+}
+
+
+class MoreThanAgreed(Maker):
+    """The last member seals more than it may, within the sum's bound."""
+
+    def tallied(self, member: Member, values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, 1025) if member.number == 2 else np.zeros_like(values)
+
+
+def test_a_tally_beyond_its_bound_is_told(tmp_path: Path) -> None:
+    (check,) = failed(MoreThanAgreed(TALLIED, rounds=3, scores=(0,), tallies=(VOTES,)).make(tmp_path / "run"))
+    assert check.detail == "1 wrong; first: 000002.upload: an integer of tally 'votes' beyond 1024"
+
+
+class MoreThanAllMay(Maker):
+    """The last member seals so much that the sum shows it: a round that institutions pass over."""
+
+    def tallied(self, member: Member, values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, 3073) if member.number == 2 else np.zeros_like(values)
+
+
+def test_a_sum_beyond_all_bounds_is_void_in_the_replay(tmp_path: Path) -> None:
+    made = MoreThanAllMay(TALLIED, rounds=1, scores=(0,), tallies=(VOTES,)).make(tmp_path / "run")
+    details = [check.detail for check in failed(made)]
+    assert "1 wrong; first: round 0: sums of tally 'votes' beyond 3 times 1024" in details
+
+
+class OtherSums(Maker):
+    """A memory whose tally is not that of the sums."""
+
+    def remembered(self, member: Member, state: State) -> State:
+        (one,) = state.tallies
+        return replace(state, tallies=(replace(one, sums=one.sums + (member.number == 1)),))
+
+
+def test_a_memory_with_another_tally_is_told(tmp_path: Path) -> None:
+    (check,) = failed(OtherSums(TALLIED, rounds=2, scores=(0,), tallies=(VOTES,)).make(tmp_path / "run"))
+    assert "hospital-1: another state before round 2" in check.detail
+
+
+@pytest.mark.parametrize(("scores", "first"), [((), 0), ((0, 2), 2), ((0, 3), 4)])
+def test_tallies_in_other_rounds_than_agreed_are_told(scores: tuple[int, ...], first: int, tmp_path: Path) -> None:
+    """An opening one left out, a closing one before the last update, or an update after it."""
+    made = Maker(TALLIED, rounds=5, scores=scores, tallies=(VOTES, LAST))
+    details = [check.detail for check in failed(made.make(tmp_path / "run"))]
+    kind = "score" if first in scores else "update"
+    assert any(f"round {first}: {kind}, which the agreement does not provide for here" in detail for detail in details)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_without_fault_passes(name: str, tmp_path: Path) -> None:
+    assert failed(RUNS[name].make(tmp_path / "run")) == []
+
+
+def test_void_round_is_replayed_and_its_upload_told(tmp_path: Path) -> None:
+    (check,) = failed(Maker(void=(1,)).make(tmp_path / "run"))
+    assert check.detail.startswith("1 wrong; first: 000003.upload: a ledger of 1 participants, -100000 samples")
+
+
+@pytest.mark.parametrize(("scores", "first"), [((0,), 3), ((0, 2), 2), ((), 0), ((0, 1), 1)])
+def test_rounds_of_another_kind_than_agreed_are_told(scores: tuple[int, ...], first: int, tmp_path: Path) -> None:
+    """Scores left out, where they are due after every second update, or sent where they are not."""
+    made = Maker(config(encryption={"sealed_share": 0.3, "rescore_every": 2}), scores=scores)
+    (check,) = failed(made.make(tmp_path / "run"))
+    kind = "score" if first in scores else "update"
+    assert f"round {first}: {kind}, which the agreement does not provide for here" in check.detail
+
+
+def test_audit_needs_recorded_uploads(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    for upload in (run / "coordinator" / "recording").iterdir():
+        upload.unlink()
+    with pytest.raises(ConfigError, match="--record"):
+        list(audited(run))
+
+
+class OwnMaskOfNothing(Maker):
+    def mask_seeds(self, masker, blob):
+        return replace(masker, secret=b"").seeds(blob)
+
+
+class SamePairStreams(Maker):
+    def mask_seeds(self, masker, blob):
+        own, *_ = masker.seeds(blob)[0]
+        plus, minus = masker.seeds(replace(blob, round=0))
+        return [own, *plus[1:]], minus
+
+
+class PairSecretsWithoutX25519(Maker):
+    def pair_secret(self, one: Member, two: Member, context: bytes) -> bytes:
+        return hashlib.sha256(min(one.public, two.public) + max(one.public, two.public)).digest()
+
+
+class NoMasks(Maker):
+    def mask_seeds(self, masker, blob):
+        return [], []
+
+
+class ValuesInTheId(Maker):
+    def upload_id(self, member, blob, bare, components):
+        return super().upload_id(member, blob, bare, components)[:12] + int(components[1]).to_bytes(4, "little")
+
+
+class RandomIds(Maker):
+    def upload_id(self, member, blob, bare, components):
+        return super().upload_id(member, blob, bare, components)[:8] + self.random.bytes(8)
+
+
+class NoErrors(Maker):
+    def errors(self, count: int) -> list[int]:
+        return [0] * count
+
+
+class WideErrors(Maker):
+    def errors(self, count: int) -> list[int]:
+        return (4 * np.array(super().errors(count))).tolist()
+
+
+class ConstantSeed(Maker):
+    def seed(self, member, state):
+        return bytes(range(32))
+
+
+class SeedOfTheMember(Maker):
+    def seed(self, member, state):
+        return hashlib.sha256(member.secret).digest()
+
+
+class ZeroKey(Maker):
+    def key(self):
+        return np.zeros(self.parameters.degree)
+
+
+class SparseKey(Maker):
+    def key(self):
+        key = np.zeros(self.parameters.degree)
+        key[:64] = 1
+        return key
+
+
+class WideKey(Maker):
+    def key(self):
+        return self.random.integers(-2, 3, self.parameters.degree)
+
+
+class ChosenEncryptions(Maker):
+    """Encryptions are drawn again until the lowest bit of the first word is that of the sample count."""
+
+    def sealed(self, box, member, state, components):
+        while True:
+            seed, words = super().sealed(box, member, state, components)
+            if int(words[0]) & 1 == int(components[1]) & 1:
+                return seed, words
+
+
+class UntaggedId(Maker):
+    def tags(self, agreement, blob, bare):
+        return super().tags(agreement, replace(blob, entries=[replace(blob.entries[0], upload_id=bytes(16))]), bare)
+
+
+class MovedSum(Maker):
+    def aggregate(self, blob):
+        words = blob.words.copy()
+        words[3] = (words[3] + np.uint64(1 << 30)) % np.uint64(self.parameters.p)
+        return replace(blob, words=words)
+
+
+class ShortList(Maker):
+    def aggregate(self, blob):
+        return replace(blob, entries=blob.entries[:2])
+
+
+class BeyondItsDigits(Maker):
+    def _components(self, agreement, member, made, number):
+        components = super()._components(agreement, member, made, number)
+        components[made.encrypted[1][0].start] += (made.sealed.digits.largest + 1) * (member.number == 1)
+        return components
+
+
+class StrangeKeys(Maker):
+    def _write_genesis(self, folder, agreement, key, everybody):
+        super()._write_genesis(folder, agreement, key, everybody)
+        path = folder / "institutions" / "institution-001" / "peers.key"
+        path.write_text(json.dumps({"receiving": bytes(range(1, 33)).hex()}))
+
+
+class OtherMemory(Maker):
+    def remembered(self, member, state):
+        values = state.values.copy()
+        values[0] = np.nextafter(values[0], np.inf)
+        return replace(state, values=values) if member.number == 1 else state
+
+
+class NoNoise(Maker):
+    def noise(self, member, agreement, count):
+        return np.zeros(count, dtype=np.int64)
+
+
+class SameNoise(Maker):
+    def noise(self, member, agreement, count):
+        self.random, kept = np.random.default_rng(member.number), self.random
+        drawn = super().noise(member, agreement, count)
+        self.random = kept
+        return drawn
+
+
+MASKED = config(defences={"masks": True})
+NOISY = config(privacy={"mechanism": "institution", "max_update_norm": 0.02, "noise_multiplier": 1.0, "curious": 1})
+NOISY["pruning"]["enabled"] = False
+FAULTS: dict[str, tuple[Callable[[], Maker], str]] = {
+    "own masks from an empty secret": (lambda: OwnMaskOfNothing(MASKED), "masks, recomputed"),
+    "streams that repeat every round": (lambda: SamePairStreams(MASKED), "masks, recomputed"),
+    "pair secrets without X25519": (lambda: PairSecretsWithoutX25519(MASKED), "masks, recomputed"),
+    "no masks": (lambda: NoMasks(MASKED), "masks, recomputed"),
+    "values in the upload id": (ValuesInTheId, "ids follow"),
+    "random ids": (RandomIds, "ids follow"),
+    "no error term": (NoErrors, "errors move"),
+    "errors too wide": (WideErrors, "rests have the variance"),
+    "a constant seed": (ConstantSeed, "seeds are distinct"),
+    "one encryption of zero for each institution": (SeedOfTheMember, "seeds are distinct"),
+    "a key of zeros": (ZeroKey, "key's coefficients are uniform"),
+    "a sparse key": (SparseKey, "key's coefficients are uniform"),
+    "a wide key": (WideKey, "key is ternary"),
+    "rejection-sampled ciphertexts": (lambda: ChosenEncryptions(rounds=34), "goes with a bit of the content"),
+    "tags that do not bind the id": (UntaggedId, "tags fit"),
+    "a sum that was altered": (MovedSum, "word for word"),
+    "a sum whose list is too short": (ShortList, "word for word"),
+    "more than its digits": (BeyondItsDigits, "digits of their round's plan"),
+    "another private key": (StrangeKeys, "own private keys"),
+    "too small a sum": (lambda: Maker(missing=((1, 2),)), "uploads or more"),
+    "another memory": (OtherMemory, "memories hold"),
+    "no noise": (lambda: NoNoise(NOISY), "agreed noise"),
+    "the same noise every round": (lambda: SameNoise(NOISY), "noise is new"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_fault_is_told(name: str, tmp_path: Path) -> None:
+    make, line = FAULTS[name]
+    try:
+        lines = [check.what for check in failed(make().make(tmp_path / "run"))]
+    except Exception as error:  # noqa: BLE001 -- a run so wrong that it cannot even be fabricated
+        pytest.fail(f"{name}: {type(error).__name__}: {error}")
+    assert any(line in what for what in lines), lines
+
+
+KEY_LEAKS: dict[str, Callable[[bytes], bytes]] = {
+    "raw": lambda key: b"x" * 13 + key[808:840],
+    "hexadecimal": lambda key: b"key=" + key[80:120].hex().encode(),
+    "upper case": lambda key: key[88:113].hex().upper().encode(),
+    "base64": lambda key: b"key " + __import__("base64").b64encode(key[101:161]),
+    "numbers": lambda key: str(np.frombuffer(key, "<u8", 3, 80).tolist()).encode(),
+}
+
+
+@pytest.mark.parametrize("name", KEY_LEAKS)
+def test_key_in_a_log_is_told(name: str, tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    from dictpfl.deploy.audit.folder import RunFolder
+
+    key = RunFolder(run).keys[0].secret.astype("<u8").tobytes()
+    (run / "institutions" / "institution-000" / "diary.jsonl").write_bytes(b'{"event": 1}\n' + KEY_LEAKS[name](key))
+    (check,) = failed(run)
+    assert "diary.jsonl: bytes of the key" in check.detail
+
+
+def test_secrets_of_institutions_in_a_log_are_told(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    from dictpfl.deploy.audit.folder import RunFolder
+
+    folder = RunFolder(run)
+    party = folder.parties[1]
+    for data in (party.secret, party.receiving, folder.agreement.seed):
+        (run / "engine.log").write_text(f"made with {data.hex()}")
+        assert len(failed(run)) == 1
+
+
+def test_further_logs_are_searched(tmp_path: Path) -> None:
+    run, log = Maker(rounds=1).make(tmp_path / "run"), tmp_path / "service.log"
+    from dictpfl.deploy.audit.folder import RunFolder
+
+    log.write_text(RunFolder(run).agreement.seed.hex())
+    assert [check.what for check in audited(run, [log]) if check.failed]

@@ -1,0 +1,158 @@
+"""`dictpfl cut` and `dictpfl distil`: a folder that its library loads, and a record of what was decided by what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.training.calling import forward
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.client.compress.cutting.subjects import model_of
+from tests.support.federations import tiny
+
+pytestmark = pytest.mark.usefixtures("quiet")
+RUNNER = CliRunner()
+
+
+def samples() -> Samples:
+    random = np.random.default_rng(0)
+    ids = random.integers(3, 40, (60, 12))
+    return Samples(ids, ids)
+
+
+@pytest.fixture
+def hybrid(tmp_path: Path) -> tuple[str, list[str]]:
+    """A folder of a small hybrid, and the options that say its data."""
+    model_of("nemotron_h", layers_block_type=["linear_attention", "mlp"] * 2).float().save_pretrained(
+        tmp_path / "large"
+    )
+    samples().save(tmp_path / "ids.npz")
+    samples().take(np.arange(20)).save(tmp_path / "held.npz")
+    config = tmp_path / "own.toml"
+    config.write_text(
+        'toy_insecure = true\n[data]\nsource = "digits"\n[model]\nsource = "transformers:x"\n[model.options]\nhead = "causal-lm"\n'
+        '[training]\ntask = "causal-lm"\nbatch_size = 20\ndevice = "cpu"\n'
+    )
+    options = ["--config", str(config), "--data", str(tmp_path / "ids.npz"), "--measure", str(tmp_path / "held.npz")]
+    return f"transformers:{tmp_path / 'large'}", options
+
+
+def ran(*arguments: str) -> Any:
+    result = RUNNER.invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_a_hybrid_cut_to_a_share_comes_back_through_transformers(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    ran("cut", source, "-o", str(tmp_path / "small"), "--to", "0.6", *options)
+    record = json.loads((tmp_path / "small" / "cut.json").read_text())
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small", output_loading_info=True)
+    assert not any(report.values())
+    count = sum(p.numel() for p in model.parameters())
+    assert count == record["parameters"]["after"] == sum(record["parts"]["after"].values())
+    assert 0.57 < count / record["parameters"]["before"] < 0.63
+    held = Samples.load(tmp_path / "held.npz")
+    with torch.no_grad():
+        logits = forward(model.eval(), torch.from_numpy(held.features))
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), torch.from_numpy(held.labels[:, 1:]).flatten()
+    )
+    assert float(loss) == pytest.approx(record["loss"]["after"], rel=1e-5)
+    assert (tmp_path / "small" / "README.md").read_text().count("cut.json") == 1
+    for axis in record["axes"].values():
+        if axis["kept"] != "all":
+            assert sorted(set(axis["kept"])) == axis["kept"]
+            assert max(axis["kept"]) < axis["units"]
+
+
+def test_given_numbers_are_kept_and_what_cannot_be_is_refused(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    ran("cut", source, "-o", str(tmp_path / "small"), "--heads", "4", "--ffn", "9", "--layers", "3", *options)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "small")
+    assert (config.mamba_num_heads, config.intermediate_size, len(config.layers_block_type)) == (4, 9, 3)
+    for wrong, word in (
+        (["--heads", "3"], "2 or 4"),
+        ([], "nothing to cut"),
+        (["--ffn", "24"], "nothing to cut"),
+        (["--to", "0.01"], "smallest"),
+        (["--to", "half"], "share such as 0.6"),
+        (["--search", "2"], "--to"),
+        (["--to", "0.6", "--layers", "2"], "layers"),
+        (["--heads", "4", "--score", "guess"], "activation, ablation"),
+    ):
+        result = RUNNER.invoke(app, ["cut", source, "-o", str(tmp_path / f"w{len(wrong)}{word[:3]}"), *wrong, *options])
+        assert result.exit_code != 0, wrong
+        assert word in str(result.exception) + result.output, (wrong, result.exception)
+
+
+def test_a_search_keeps_the_best_of_what_it_distilled(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    said = ran(
+        "cut",
+        source,
+        "-o",
+        str(tmp_path / "small"),
+        "--to",
+        "0.6",
+        "--search",
+        "2",
+        "--most",
+        "5",
+        "--steps",
+        "2",
+        *options,
+    )
+    record = json.loads((tmp_path / "small" / "cut.json").read_text())
+    assert "5 sizes within 3 %" in said.output
+    rows = [line.split() for line in said.output.splitlines()]
+    distilled = [float(row[-2]) for row in rows if len(row) == 8 and "," in row[4]]
+    assert len(distilled) == 2
+    assert record["loss"]["after"] == pytest.approx(min(distilled), abs=6e-5)
+
+
+def test_a_distilled_folder_is_nearer_to_its_teacher(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    ran("cut", source, "-o", str(tmp_path / "small"), "--ffn", "12", *options)
+    ran(
+        "distil", f"transformers:{tmp_path / 'small'}", "--teacher", source, "-o", str(tmp_path / "taught"), "--steps", "60",
+        *options,
+    )  # fmt: skip
+    record = json.loads((tmp_path / "taught" / "distil.json").read_text())
+    assert (
+        record["samples_seen"] == 60 * 16
+    )  # of 60 samples a fifth is kept for the test, and batches are of 20, 20 and 8
+    large, small, taught = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()
+        for name in ("large", "small", "taught")
+    )
+    ids = torch.from_numpy(samples().features)
+    with torch.no_grad():
+        said = [model(ids).logits.log_softmax(-1) for model in (large, small, taught)]
+    far = [float((said[0].exp() * (said[0] - each)).sum(-1).mean()) for each in said[1:]]
+    assert far[1] < 0.7 * far[0]
+
+
+def test_a_run_of_this_project_is_cut_and_says_how_it_is_made_again(tmp_path: Path) -> None:
+    run = simulate(tiny(federation__rounds=1, data__public_share=0.2), tmp_path / "run", engine="local")
+    ran("cut", str(run.folder), "-o", str(tmp_path / "small"), "--ffn", "10")
+    record = json.loads((tmp_path / "small" / "cut.json").read_text())
+    from dictpfl.client.model.build import build_model
+    from dictpfl.common.settings import Model
+
+    shape = Samples.load(run.folder / "test.npz").features.shape[1:]
+    weights = str(tmp_path / "small" / "model.safetensors")
+    model = build_model(
+        Model(source=run.config.model.source, options=record["options"], weights=weights), shape, 10, seed=5
+    )
+    assert sum(p.numel() for p in model.parameters()) == record["parameters"]["after"]
+    assert "several institutions" in (tmp_path / "small" / "README.md").read_text()

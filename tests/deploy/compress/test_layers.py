@@ -1,0 +1,203 @@
+"""`dictpfl audit layers`, ranks and zeros by its scores: as one types them."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dictpfl.client.model.scored import read_scores
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.audit.audit import audited
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.compress.pruning import read_figures
+from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import as_toml, encrypted, tiny
+
+pytestmark = pytest.mark.usefixtures("quiet")
+TALLIED = {
+    "tallies__opening": ["layerif"],
+    "tallies__closing": ["layerif"],
+    "tallies__options": {"layerif": {"samples": 16, "validation": 8}},
+    "model__options": {"hidden": [24, 24, 24]},
+    "federation__rounds": 1,
+    "data__public_share": 0.2,
+    "training__batch_size": 16,
+}
+
+UNTALLIED = TALLIED | {"tallies__opening": [], "tallies__closing": [], "tallies__options": {}, "federation__rounds": 2}
+
+
+@pytest.fixture(scope="module")
+def uniform(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return simulate(encrypted(**UNTALLIED), tmp_path_factory.mktemp("uniform") / "run", engine="local")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """The same federation, in clear and encrypted, recorded."""
+    folder = tmp_path_factory.mktemp("layers")
+    clear = simulate(tiny(**TALLIED), folder / "clear", engine="local")
+    return clear, simulate(encrypted(**TALLIED), folder / "ckks", engine="local", record=True)
+
+
+@pytest.fixture(scope="module")
+def scores(runs: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("map") / "map"
+    ran("audit", "layers", runs[1].folder, "-o", folder)
+    return folder / "layers-opening.json"
+
+
+def ran(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result.output
+
+
+def test_the_map_is_the_same_encrypted_and_costs_one_ciphertext(runs: tuple[Run, Run]) -> None:
+    clear, sealed = runs
+    assert clear.summary["state_digest"] == sealed.summary["state_digest"]
+    assert clear.summary["tallies"] == sealed.summary["tallies"]
+    rounds = [record for record in sealed.records if record.kind == "score"]
+    assert [record.ciphertexts for record in rounds] == [1, 1]
+    assert not [check for check in audited(sealed.folder) if check.verdict == "FAILED"]
+
+
+def test_the_command_shows_what_institutions_tallied(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    said = ran("audit", "layers", runs[1].folder, "-o", tmp_path / "map")
+    assert "3 institutions together" in said
+    opening, closing = (read_scores(tmp_path / "map" / f"layers-{when}.json") for when in ("opening", "closing"))
+    assert read_scores(tmp_path / "map" / "layers.json") == closing
+    assert list(opening.blocks) == ["1", "3", "5"]
+    assert [block.weights for block in opening.blocks.values()] == [["1.weight"], ["3.weight"], ["5.weight"]]
+    for scores in (opening, closing):
+        assert sum(block.influence for block in scores.blocks.values()) == pytest.approx(1.0)
+        assert sum(block.gradient for block in scores.blocks.values()) == pytest.approx(1.0)
+    assert opening.blocks != closing.blocks
+    tally = runs[1].summary["tallies"][0]
+    sums = [tally["sums"][f"influence/{name}"][0] for name in opening.blocks]
+    assert [b.influence for b in opening.blocks.values()] == [s / sum(sums) for s in sums]
+    assert (tmp_path / "map" / "layers.svg").read_text().startswith("<svg")
+    assert "influence, opening" in (tmp_path / "map" / "layers.svg").read_text()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "map").iterdir()} == {0o600}
+    assert "Layers that the task moves" in (runs[1].folder / "report.html").read_text()
+    ran("audit", "layers", runs[1].folder, "-o", tmp_path / "own", "--own", "--training", 20, "--device", "cpu")
+    own = read_scores(tmp_path / "own" / "layers.json")
+    assert (own.when, own.institutions, own.training) == ("own", 0, 20)
+
+
+def test_samples_are_listed_in_the_institution_s_folder_alone(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    home = runs[0].folder / "institutions" / "institution-001"
+    others = {path for path in runs[0].folder.rglob("*") if home not in path.parents}
+    ran("audit", "layers", home, "-o", tmp_path / "map", "--list", "--training", 0, "--device", "cpu")
+    listed = json.loads((home / "influence.json").read_bytes())
+    rows = listed["samples"]
+    assert stat.S_IMODE((home / "influence.json").stat().st_mode) == 0o600
+    assert sorted(row["row"] for row in rows) == list(range(len(rows)))
+    values = [row["influence"] for row in rows]
+    assert values == sorted(values, reverse=True)
+    with np.load(home / "train.npz") as file:
+        assert [row["label"] for row in rows] == file["labels"][[row["row"] for row in rows]].tolist()
+    assert {path for path in runs[0].folder.rglob("*") if home not in path.parents} == others
+    assert not any("label" in text.read_text() for text in (tmp_path / "map").glob("*.json"))
+    said = ran("audit", "layers", runs[0].folder, "-o", tmp_path / "none", "--list", code=1)
+    assert "error" in said or said == ""
+
+
+@pytest.mark.parametrize("allocator", ["layerif", "reversed", "random", "gradient"])
+def test_ranks_by_scores_cost_what_uniform_ones_do(allocator: str, scores: Path, uniform: Run, tmp_path: Path) -> None:
+    """Equal digests with and without encryption, as many ciphertexts as uniform ranks in every round, and no path in genesis."""
+    chosen = UNTALLIED | {"decomposition__allocator": allocator, "decomposition__scores": str(scores)}
+    sealed = simulate(encrypted(**chosen), tmp_path / "sealed", engine="local")
+    assert sealed.summary["trained"]["values"] == uniform.summary["trained"]["values"], "the budget is spent exactly"
+    assert [r.ciphertexts for r in sealed.records] == [r.ciphertexts for r in uniform.records]
+    genesis = Genesis.load(sealed.folder / "institutions" / "institution-000")
+    assert genesis.config.decomposition.scores.startswith("sha256:")
+    assert str(scores) not in (sealed.folder / "institutions" / "institution-000" / "genesis.json").read_text()
+    ranks = {name: d.rank for name, d in genesis.dictionaries.items()}
+    if allocator == "layerif":
+        found = read_scores(scores).by_weight("influence")
+        assert len(set(ranks.values())) > 1, "these scores differ enough to move a rank"
+        low, high = sorted(("3.weight", "5.weight"), key=found.__getitem__)  # of equal shapes
+        assert ranks[low] <= ranks[high]
+        clear = simulate(tiny(**chosen), tmp_path / "clear", engine="local")
+        assert clear.summary["state_digest"] == sealed.summary["state_digest"]
+        assert clear.summary["federation"] == sealed.summary["federation"]
+
+
+@pytest.mark.parametrize("allocate", ["layerif", "reversed", "random", "gradient"])
+def test_zeros_by_scores_are_as_many(allocate: str, runs: tuple[Run, Run], scores: Path, tmp_path: Path) -> None:
+    ran(
+        "prune",
+        runs[0].folder,
+        "-o",
+        tmp_path / "out",
+        "--sparsity",
+        0.6,
+        "--allocate",
+        allocate,
+        "--scores",
+        scores,
+        "--device",
+        "cpu",
+    )
+    figures = read_figures(tmp_path / "out")
+    assert figures["allocate"] == allocate
+    assert figures["kept"] == figures["entries"] - figures["entries"] * 6 // 10
+    if allocate == "layerif":
+        shares = {name: 1 - block["kept"] / block["entries"] for name, block in figures["blocks"].items()}
+        found = read_scores(scores).by_weight("influence")
+        most = max(found, key=found.__getitem__).partition(".")[0]
+        assert shares[most] == max(shares.values()), "the higher the score, the more is pruned"
+        ran(
+            "prune",
+            runs[0].folder,
+            "-o",
+            tmp_path / "own",
+            "--sparsity",
+            0.6,
+            "--allocate",
+            allocate,
+            "--device",
+            "cpu",
+        )
+
+
+def test_options_that_nobody_reads_are_refused(runs: tuple[Run, Run], scores: Path, tmp_path: Path) -> None:
+    from dictpfl.deploy.compress.pruning import scoring
+
+    with pytest.raises(ConfigError, match="--allocate is 'uniform'"):
+        scoring("uniform", scores, None)
+    with pytest.raises(ConfigError, match="holds no scores"):
+        scoring("layerif", runs[0].folder / "summary.json", None)
+    for said, words in (
+        ({"decomposition.allocator": "layerif"}, "name their file"),
+        ({"decomposition.scores": "x.json"}, "read by allocators"),
+        ({"decomposition.rank_max": 8}, "read by allocators"),
+        ({"decomposition.allocator": "random", "decomposition.scores": "x", "decomposition.rank_max": 2}, "rank_max"),
+        (
+            {"decomposition.allocator": "layerif", "decomposition.scores": "x", "decomposition.refresh_ranks": [2]},
+            "refresh_ranks",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            FederationConfig.of({}, said)
+    assert as_toml()
+    with pytest.raises(ConfigError, match="audit layers"):
+        simulate(
+            tiny(decomposition__allocator="layerif", decomposition__scores=str(tmp_path / "none")),
+            tmp_path / "run",
+            engine="local",
+        )
+
+
+def test_a_tally_of_a_federation_without_tables_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="lookup tables"):
+        simulate(tiny(**TALLIED, decomposition__enabled=False), tmp_path / "run", engine="local")

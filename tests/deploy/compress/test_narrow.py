@@ -1,0 +1,228 @@
+"""`dictpfl narrow`: a plain model that a process without dictpfl loads, a report that fits its schema, words that are measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
+
+from dictpfl.client.data.samples import Samples
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.compress.narrow_report import NarrowReport
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import tiny
+
+ROOT = Path(__file__).parents[3]
+SHORT = ["--steps", "4", "--recover", "3"]
+
+
+def called(*arguments: str) -> str:
+    """Call the command as a user does; its errors are raised."""
+    result = CliRunner().invoke(app, ["narrow", *arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return str(result.output)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("narrow") / "run"
+    config = tiny(federation__rounds=1, data__limit=600, data__public_share=0.4, model__options={"hidden": [16, 12]})
+    simulate(config, folder, engine="local")
+    return folder
+
+
+def report(folder: Path) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads((folder / "narrow.json").read_text(encoding="utf-8"))
+    jsonschema.validate(written, NarrowReport.model_json_schema())
+    return written
+
+
+@pytest.mark.parametrize("method", ["gates", "lasso", "attribution", "scratch", "distil", "uncut"])
+def test_a_run_is_narrowed(run: Path, tmp_path: Path, method: str) -> None:
+    output = tmp_path / "out"
+    called(str(run), "--skill", "classes=0,2,4", "-o", str(output), "--method", method, *SHORT)
+    written, tensors = report(output), load_file(output / "model.safetensors")
+    assert written["classes"] == [0, 2, 4]
+    widths = (16, 12) if method == "uncut" else (4, 3)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.endswith("weight")} == {
+        "1.weight": (widths[0], 64), "3.weight": (widths[1], widths[0]), "5.weight": (3, widths[1]),
+    }  # fmt: skip
+    assert written["after_recovery"]["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    assert written["steps"] == 7
+    assert written["after_recovery"]["kept"]["samples"] == len(Samples.load(run / "test.npz").of_classes((0, 2, 4)))
+
+
+def test_the_audit_compares_equal_steps(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    words = called(
+        str(run), "--skill", "classes=0,2,4", "--dropped", "classes=1,3", "-o", str(output), "--relearn", "1,5", "--seeds", "2", *SHORT
+    )  # fmt: skip
+    audits = report(output)["audits"]
+    assert [audit["head"] for audit in audits] == ["as it is", "fresh"]
+    assert [curve["steps"] for curve in audits[0]["curves"]] == [1, 5]
+    assert all(len(curve[arm]) == 2 for curve in audits[0]["curves"] for arm in ("arm", "ceiling", "floor"))
+    assert audits[0]["probe"].keys() == {"arm", "ceiling", "floor"}
+    assert "verdict" in words
+    assert "not erased" in (output / "README.md").read_text(encoding="utf-8")
+
+
+def test_export_narrow(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(run), "--narrow", "classes=0,2", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert report(tmp_path / "out")["method"] == "gates"
+    refused = CliRunner().invoke(
+        app, ["export", str(run), "--narrow", "classes=0", "--format", "peft", "-o", str(tmp_path / "no")]
+    )
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_a_federations_own_cut(tmp_path: Path) -> None:
+    gated = {"narrow__axes": ["ffn"], "narrow__keep": 5, "narrow__classes": [0, 2, 4], "federation__rounds": 2}
+    simulate(tiny(**gated), tmp_path / "run", engine="local")
+    result = CliRunner().invoke(
+        app, ["export", str(tmp_path / "run"), "--format", "narrow", "-o", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 0, result.output
+    assert load_file(tmp_path / "out" / "model.safetensors")["1.weight"].shape == (5, 64)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "Classes of the skill: 0, 2, 4" in card
+    shares = [int(found) for found in re.findall(r"(\d+)% ?", result.output + card.split("went with")[0])]
+    # Barely trained gates are all near 1, and 5 of 16 units stay.
+    assert shares
+    assert all(40 < share < 80 for share in shares), (shares, result.output)
+    assert "not erased" in card
+
+
+def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", str(run), "--format", "narrow", "-o", str(tmp_path / "out")])
+    assert isinstance(result.exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "reason"),
+    [
+        (["--skill", "classes=eleven"], ConfigError, "no class is called"),
+        (["--skill", "topic=1"], ConfigError, "expected classes="),
+        (["--skill", "column=ward"], DataError, "names no group"),
+        (["--skill", "classes=0,1", "--dropped", "classes=1,2"], DataError, "shared|belong"),
+        (["--skill", "classes=0,1", "--keep", "40"], ConfigError, "cannot stay"),
+        (["--skill", "classes=0,1", "--axes", "width"], ConfigError, "gates stand"),
+        (["--skill", "classes=0,1", "--method", "random", "--axes", "mamba-head"], ConfigError, "no axis of kind"),
+        (["--skill", "classes=0,1", "--relearn", "ten"], ConfigError, "numbers of steps"),
+    ],
+)
+def test_what_cannot_be(run: Path, tmp_path: Path, arguments: list[str], error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        called(str(run), *arguments, "-o", str(tmp_path / "out"), *SHORT)
+    assert not (tmp_path / "out").exists()
+
+
+def tokens(folder: Path, *, labels: bool) -> Path:
+    """Samples of random token ids, with three classes or with themselves as labels."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 40, size=(120, 9))
+    path = folder / "samples.npz"
+    Samples(ids, random.integers(0, 3, 120) if labels else ids).save(path)
+    return path
+
+
+def saved(folder: Path, kind: str) -> tuple[Path, str]:
+    """A small folder of transformers, and the class that loads it."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 40, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    if kind == "bert":
+        model = transformers.BertForSequenceClassification(
+            transformers.BertConfig(**small, intermediate_size=24, num_labels=3)
+        )
+    elif kind == "llama":
+        config = transformers.LlamaConfig(
+            **small, intermediate_size=24, num_key_value_heads=2, tie_word_embeddings=True
+        )
+        model = transformers.LlamaForCausalLM(config)
+    else:
+        config = transformers.NemotronHConfig(
+            hidden_size=16, vocab_size=40, num_attention_heads=2, num_key_value_heads=2, head_dim=8, intermediate_size=24,
+            layers_block_type=["linear_attention", "mlp", "full_attention", "mlp"], mamba_num_heads=4, mamba_head_dim=8,
+            n_groups=2, ssm_state_size=8, chunk_size=8,
+        )  # fmt: skip
+        model = transformers.NemotronHForCausalLM(config)
+    model.save_pretrained(folder / "model")
+    return folder / "model", type(model).__name__
+
+
+LOADED = """
+import sys, torch, transformers
+model = getattr(transformers, sys.argv[1]).from_pretrained(sys.argv[2]).eval()
+assert not any(name.startswith("dictpfl") for name in sys.modules)
+with torch.no_grad():
+    torch.save(model(torch.arange(9)[None]).logits, sys.argv[3])
+print(sum(p.numel() for p in model.parameters()))
+"""
+
+
+@pytest.mark.parametrize(
+    "kind", ["bert", pytest.param("llama", marks=pytest.mark.slow), pytest.param("nemotron_h", marks=pytest.mark.slow)]
+)
+def test_folders_of_transformers(tmp_path: Path, kind: str) -> None:
+    folder, name = saved(tmp_path, kind)
+    data, config = tokens(tmp_path, labels=kind == "bert"), tmp_path / "config.toml"
+    task = "classification" if kind == "bert" else "causal-lm"
+    head = "sequence-classification" if kind == "bert" else "causal-lm"
+    config.write_text(
+        f'[model]\nsource = "transformers:{folder}"\noptions = {{ head = "{head}" }}\n'
+        f'[training]\ntask = "{task}"\nbatch_size = 8\ndevice = "cpu"\n',
+        encoding="utf-8",
+    )
+    skill, output = "classes=0,2" if kind == "bert" else "all", tmp_path / "out"
+    called(
+        f"transformers:{folder}",
+        "--config",
+        str(config),
+        "--data",
+        str(data),
+        "--skill",
+        skill,
+        "-o",
+        str(output),
+        *SHORT,
+    )
+    written = report(output)
+    assert 0 < len(next(iter(written["kept"].values()))) == 6
+    assert written["after_recovery"]["parameters"] < written["before"]["parameters"]
+    plain = [sys.executable, "-I", "-c", LOADED, name, str(output), str(tmp_path / "logits.pt")]
+    loaded = subprocess.run(plain, capture_output=True, text=True, check=False)
+    assert loaded.returncode == 0, loaded.stderr
+    assert int(loaded.stdout.split()[-1]) == written["after_recovery"]["parameters"]
+    import transformers
+
+    here = getattr(transformers, name).from_pretrained(output).eval()
+    with torch.no_grad():
+        logits = here(torch.arange(9)[None]).logits
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), logits)
+    assert logits.shape[-1] == (2 if kind == "bert" else 40)
+    assert isinstance(here, nn.Module)
+
+
+def test_no_page_says_more_than_was_measured() -> None:
+    """`erased` and `unlearned` stand only where `harder to` or `not` goes with them."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*narrow*.md")]:
+        for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
+            if re.search(r"\b(erased?|unlearn(t|ed))\b", paragraph, re.IGNORECASE):
+                assert re.search(r"\b(harder to|not|never|nothing)\b", paragraph, re.IGNORECASE), (
+                    f"{page.name}: {paragraph}"
+                )

@@ -1,0 +1,220 @@
+"""`dictpfl prune`, sparse folders, and what loads them without this project."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+from typer.testing import CliRunner
+
+import dictpfl
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.model.build import build_model
+from dictpfl.client.model.sparse.masks import Masks
+from dictpfl.client.training.task import load_task
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Model
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.compress.pruning import pattern_of, read_figures
+from dictpfl.deploy.exports.exporter import load_exporter
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import as_toml, tiny
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("pruning") / "run"
+    return simulate(tiny(federation__rounds=1, data__public_share=0.2), folder, engine="local")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny language model with tied embeddings, samples of its, and a configuration."""
+    folder = tmp_path_factory.mktemp("llama")
+    config = transformers.LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+    ids = np.random.default_rng(0).integers(0, 16, (30, 6))
+    Samples(ids, ids).save(folder / "ids.npz")
+    text = as_toml(training__task="causal-lm", model__options={"head": "causal-lm"})
+    (folder / "c.toml").write_text(text.replace('"mlp"', f'"transformers:{folder / "model"}"'))
+    return folder
+
+
+def ran(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
+def test_a_run_is_pruned_and_both_forms_hold_the_same_model(run: Run, tmp_path: Path) -> None:
+    said = ran("prune", run.folder, "-o", tmp_path / "merged", "--sparsity", 0.6, "--device", "cpu")
+    ran("prune", run.folder, "-o", tmp_path / "sparse", "--sparsity", 0.6, "--device", "cpu", "--format", "sparse")
+    merged, figures = load_file(tmp_path / "merged" / "model.safetensors"), read_figures(tmp_path / "merged")
+    again = dictpfl.load_sparse(tmp_path / "sparse")
+    assert all(torch.equal(value, merged[name]) for name, value in again.state_dict().items())
+    assert figures["masks_sha256"] == read_figures(tmp_path / "sparse")["masks_sha256"]
+    assert figures["masks_sha256"] in said
+    assert figures["kept"] == figures["entries"] - figures["entries"] * 6 // 10
+    packed = {name: bits.numpy() for name, bits in load_file(tmp_path / "merged" / "masks.safetensors").items()}
+    shapes = {name: tuple(weight["shape"]) for name, weight in figures["weights"].items()}
+    masks = Masks.unpacked({n: packed[n] for n in shapes}, shapes)
+    assert masks.kept == figures["kept"]
+    for name, mask in masks.by_name.items():
+        assert np.array_equal(merged[name].numpy() != 0, mask)
+    assert stat.S_IMODE((tmp_path / "merged").stat().st_mode) == 0o700
+    assert "accuracy" in said
+    assert "zeros save size" in said
+    card = (tmp_path / "sparse" / "README.md").read_text()
+    assert "dictpfl.load_sparse" in card
+    assert str(tmp_path) not in card
+
+
+def test_a_language_model_comes_back_bit_for_bit_and_smaller(llama: Path, tmp_path: Path) -> None:
+    words = (
+        "prune",
+        f"transformers:{llama / 'model'}",
+        "--config",
+        llama / "c.toml",
+        "--data",
+        llama / "ids.npz",
+        "--device",
+        "cpu",
+    )
+    ran(*words, "-o", tmp_path / "sparse", "--sparsity", 0.7, "--method", "sparsegpt", "--format", "sparse")
+    ran(*words, "-o", tmp_path / "merged", "--sparsity", 0.7, "--method", "sparsegpt")
+    plain = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "merged")
+    own = dictpfl.load_sparse(tmp_path / "sparse")
+    assert equal(own, plain)
+    assert type(own) is transformers.LlamaForCausalLM
+    figures = read_figures(tmp_path / "sparse")
+    written = sum(f.stat().st_size for f in (tmp_path / "sparse").glob("weights.safetensors"))
+    assert figures["bytes"]["packed"] == written < figures["bytes"]["dense"]
+    assert str(llama) not in json.dumps(figures)
+    with pytest.raises(ConfigError, match="is there and holds something"):
+        app([*map(str, words), "-o", str(tmp_path / "merged")], standalone_mode=False)
+
+
+def test_plain_transformers_loads_it_in_a_process_without_this_project(llama: Path, tmp_path: Path) -> None:
+    ran(
+        "prune", f"transformers:{llama / 'model'}", "--config", llama / "c.toml", "--data", llama / "ids.npz", "-o",
+        tmp_path / "m", "--device", "cpu",
+    )  # fmt: skip
+    code = (
+        "import sys; sys.modules['dictpfl'] = None\n"
+        "import torch, transformers\n"
+        f"m = transformers.LlamaForCausalLM.from_pretrained({str(tmp_path / 'm')!r}).eval()\n"
+        "x = torch.arange(12).reshape(2, 6)\n"
+        "w = m.model.layers[0].mlp.up_proj.weight\n"
+        "print(float((w == 0).float().mean()), repr(m(x).logits.double().sum().item()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    share, total = done.stdout.split()
+    assert abs(float(share) - 0.5) < 0.01
+    model = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m")
+    model.train(mode=False)
+    assert float(total) == pytest.approx(model(torch.arange(12).reshape(2, 6)).logits.double().sum().item(), abs=1e-9)
+
+
+def test_a_federation_with_zeros_is_exported_packed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter = load_exporter("sparse")
+    with pytest.raises(ConfigError, match="no zeros"):
+        exporter.export(run.folder, tmp_path / "dense")
+    plain = Finished.load(run.folder).merged()
+    with torch.no_grad():
+        next(p for p in plain.parameters() if p.ndim == 2)[:, ::2] = 0.0
+    monkeypatch.setattr(Finished, "merged", lambda _self, _bench=None: plain)
+    words = exporter.export(run.folder, tmp_path / "sparse")
+    assert equal(dictpfl.load_sparse(tmp_path / "sparse"), plain)
+    assert read_figures(tmp_path / "sparse")["masks_sha256"] in words
+
+
+def test_thresholds_are_learnt_by_the_command(run: Run, tmp_path: Path) -> None:
+    words = ("prune", run.folder, "--method", "lua", "--sparsity", 0.8, "--device", "cpu", "--rate", 0.05)
+    ran(*words, "--steps", 20, "-o", tmp_path / "lua")
+    ran(*words, "--steps", 1, "-o", tmp_path / "start")
+    one, other = read_figures(tmp_path / "lua"), read_figures(tmp_path / "start")
+    assert one["masks_sha256"] != other["masks_sha256"]
+    assert one["kept"] == other["kept"]
+    assert one["method"] == "lua"
+
+
+def test_damaged_folders_are_refused(run: Run, tmp_path: Path) -> None:
+    ran("prune", run.folder, "-o", tmp_path / "s", "--format", "sparse", "--device", "cpu")
+    file, document = tmp_path / "s" / "weights.safetensors", tmp_path / "s" / "sparsity.json"
+    tensors, text = load_file(file), document.read_text()
+    name = next(n for n in tensors if n.endswith(":mask"))
+    values = name.replace(":mask", ":values")
+    flipped = tensors[name].clone()
+    flipped[0] ^= 128
+    for wrong in (
+        {**tensors, name: flipped},
+        {**tensors, values: tensors[values][1:]},
+        {n: t for n, t in tensors.items() if n != name},
+    ):
+        save_file(wrong, file)
+        with pytest.raises(DataError):
+            dictpfl.load_sparse(tmp_path / "s")
+    save_file(tensors, file)
+    document.write_text(text.replace('"form": 1', '"form": 2'))
+    with pytest.raises(DataError, match="form 2"):
+        dictpfl.load_sparse(tmp_path / "s")
+    with pytest.raises(ConfigError, match="no sparse folder"):
+        dictpfl.load_sparse(tmp_path)
+
+
+def test_texts_to_decide_by_are_cut_to_max_tokens(llama: Path, run: Run, tmp_path: Path) -> None:
+    words = (
+        "prune",
+        f"transformers:{llama / 'model'}",
+        "--config",
+        llama / "c.toml",
+        "--data",
+        llama / "ids.npz",
+        "--device",
+        "cpu",
+    )
+    found = {}
+    for most in (0, 2, 6):
+        ran(*words, "-o", tmp_path / str(most), "--max-tokens", most, "--at-once")
+        found[most] = read_figures(tmp_path / str(most))["masks_sha256"]
+    assert found[0] == found[6] != found[2]
+    with pytest.raises(ConfigError, match="no texts"):
+        app(["prune", str(run.folder), "-o", str(tmp_path / "x"), "--max-tokens", "3"], standalone_mode=False)
+
+
+def test_thresholds_are_learnt_from_python() -> None:
+    model = build_model(Model(source="mlp", options={"hidden": [12]}), (1, 8, 8), 10, seed=1)
+    samples = Samples(np.random.default_rng(0).normal(size=(32, 1, 8, 8)).astype(np.float32), np.arange(32) % 10)
+    learnt = dictpfl.learn_thresholds(model, samples, load_task("classification"), 0.6, steps=3, rate=0.05)
+    assert isinstance(learnt, dictpfl.Thresholds)
+    assert learnt.masks().kept == 64 * 12 - 64 * 12 * 6 // 10
+    assert all(np.abs(t - 0.6).max() > 1e-3 for t in learnt.values.values())
+
+
+def test_patterns_are_read() -> None:
+    assert pattern_of("") is None
+    assert pattern_of("2:4") == (2, 4)
+    for wrong in ("2", "4:2", "0:4", "a:b"):
+        with pytest.raises(ConfigError, match="2:4"):
+            pattern_of(wrong)

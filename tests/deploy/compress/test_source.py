@@ -1,0 +1,99 @@
+"""SOURCE of the compression commands: which model, and which samples decide and measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.folder import TRAIN, VALIDATION
+from dictpfl.client.training.calling import forward
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.compress.source import read_source
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import as_toml, tiny
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("source") / "run"
+    return simulate(tiny(federation__rounds=1, data__public_share=0.2), folder, engine="local")
+
+
+def rows(samples: Samples) -> set[bytes]:
+    return {row.tobytes() for row in samples.features}
+
+
+def test_an_institution_decides_by_its_training_samples_and_measures_on_its_validation_samples(run: Run) -> None:
+    home = run.folder / "institutions" / "institution-000"
+    source = read_source(str(home), calibration=10, seed=3)
+    assert len(source.calibration) == 10
+    assert rows(source.calibration) <= rows(Samples.load(home / TRAIN))
+    assert rows(source.measure) == rows(Samples.load(home / VALIDATION))
+    expected = Finished.load(home).merged().state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in source.model.state_dict().items())
+    again = read_source(str(home), calibration=10, seed=4)
+    assert rows(again.calibration) != rows(source.calibration)
+
+
+def test_a_run_decides_by_its_public_share_alone(run: Run) -> None:
+    source = read_source(str(run.folder))
+    assert len(source.calibration) == 40  # a fifth of 200
+    assert rows(source.measure) == rows(Samples.load(run.folder / "test.npz"))
+    for home in sorted((run.folder / "institutions").iterdir()):
+        for name in (TRAIN, VALIDATION):
+            assert not rows(source.calibration) & rows(Samples.load(home / name))
+    assert not rows(source.calibration) & rows(source.measure)
+
+
+def test_a_run_without_public_samples_wants_some(tmp_path: Path) -> None:
+    run = simulate(tiny(federation__rounds=1), tmp_path / "run", engine="local")
+    with pytest.raises(ConfigError, match=r"--data"):
+        read_source(str(run.folder))
+    named = Samples(np.zeros((3, 1, 8, 8), np.float32), np.array([0, 1, 2]))
+    named.save(tmp_path / "own.npz")
+    source = read_source(str(run.folder), data=tmp_path / "own.npz")
+    assert rows(source.calibration) == rows(named)
+    Samples(np.zeros((3, 5), np.float32), np.array([0, 1, 2])).save(tmp_path / "other.npz")
+    with pytest.raises(DataError, match=r"--measure: samples of shape"):
+        read_source(str(run.folder), data=tmp_path / "own.npz", measure=tmp_path / "other.npz")
+
+
+def test_a_library_model_comes_as_it_is_with_the_file_s_data(tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    own = transformers.LlamaForCausalLM(config)
+    own.train(False)
+    own.save_pretrained(tmp_path / "model")
+    ids = np.random.default_rng(0).integers(0, 16, (20, 6))
+    Samples(ids, ids).save(tmp_path / "ids.npz")
+    (tmp_path / "c.toml").write_text(as_toml(training__task="causal-lm", model__options={"head": "causal-lm"}))
+    toml = (tmp_path / "c.toml").read_text().replace('"mlp"', f'"transformers:{tmp_path / "model"}"')
+    (tmp_path / "c.toml").write_text(toml)
+    source = read_source(f"transformers:{tmp_path / 'model'}", config=tmp_path / "c.toml", data=tmp_path / "ids.npz")
+    x = torch.from_numpy(ids)
+    with torch.no_grad():
+        assert torch.equal(forward(source.model, x), own(x).logits)
+    assert len(source.calibration) + len(source.measure) == 20
+    assert not rows(source.calibration) & rows(source.measure)
+
+
+def test_what_contradicts_itself_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--config"):
+        read_source("timm:resnet18")
+    with pytest.raises(ConfigError, match="of its own"):
+        read_source(str(run.folder), config=tmp_path / "c.toml")
+    with pytest.raises(ConfigError, match="only keys of"):
+        read_source(str(run.folder), settings=["federation.rounds=2"])
+    with pytest.raises(ConfigError, match="no folder"):
+        read_source("nowhere")

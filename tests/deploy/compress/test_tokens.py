@@ -1,0 +1,83 @@
+"""`dictpfl tokens` as typed, in an empty folder: a clip's picture, and a table of arms for a model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.compress.tokens import look, picture
+
+
+def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dictpfl.deploy.cli", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def clip(path: Path) -> Path:
+    """Three still scenes of 4 frames each, with a bright square in one frame of the second."""
+    rng = np.random.default_rng(3)
+    frames = []
+    for _ in range(3):
+        scene = rng.integers(0, 120, (64, 64, 3), dtype=np.uint8)
+        frames += [scene.copy() for _ in range(4)]
+    frames[6][16:24, 40:48] = 255
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:])
+    return path
+
+
+def test_a_picture_shows_cuts_and_kept_tokens(tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.tif")
+    seen = look(source, reducer="fastvid", keep=0.125, frames=12, side=8, encoder="", options={"c": 3, "tau": -1.0})
+    assert seen.cuts == [0, 4, 8]
+    assert seen.kept == 12 * 8
+    assert 6 * 64 + 2 * 8 + 5 in seen.reduced.positions[0].tolist()  # the square
+    sheet = np.asarray(picture(seen))
+    side, gap = seen.images.shape[1], 4
+    red = (sheet == (214, 48, 49)).all(axis=-1)
+    for number in range(12):
+        left, top = number % 8 * (side + 2 * gap) + gap, number // 8 * (side + 2 * gap) + gap
+        assert bool(red[top + 5, left - 2]) == (number in (0, 4, 8))
+
+
+def test_command(tmp_path: Path) -> None:
+    clip(tmp_path / "clip.gif")
+    ran = dictpfl(
+        "tokens", "clip.gif", "--keep", "0.125", "--frames", 12, "--option", "c=3", "--picture", "out.png", cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert 'fastvid {"c": 3}: 96 of 768 tokens stay (12 frames of 8 x 8)' in ran.stdout
+    assert "segments begin at frames 0" in ran.stdout
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size[0] > 8 * 100
+    refused = dictpfl("tokens", "clip.gif", "--config", "x.toml", cwd=tmp_path)
+    assert refused.returncode != 0
+    assert "is a clip" in refused.stderr + refused.stdout
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_model_s_table(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    (tmp_path / "c.toml").write_text(
+        '[data]\nsource = "digits"\nlimit = 200\n[model]\nsource = "timm:vit_tiny_patch16_224"\n'
+        "options = { pretrained = false, img_size = 8, patch_size = 1, embed_dim = 16, depth = 3, num_heads = 2 }\n"
+    )
+    ran = dictpfl(
+        "tokens", "timm:vit_tiny_patch16_224", "--config", "c.toml", "--keep", "0.3", "--reducer", "grid", cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    for arm in ("all tokens", "fixed", "flat", "pyramid", "random tokens", "grid"):
+        assert arm in ran.stdout
+
+
+def test_a_reducer_between_layers_has_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has nothing to do before a stack"):
+        look(clip(tmp_path / "a.tif"), reducer="autoprune", keep=0.5, frames=4, side=8, encoder="", options={})

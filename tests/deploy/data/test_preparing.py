@@ -1,0 +1,198 @@
+"""`dictpfl data prepare`, as typed: one path of data for simulations and deployments."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dictpfl.client.data.preparing.preparation import preparation_of
+from dictpfl.client.data.raw import Table
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.stored import Stored
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony.charter import draw_up
+from dictpfl.deploy.data.preparing import prepare
+from dictpfl.deploy.simulation.founding import found
+
+TOML = """
+name = "patients"
+
+[data]
+source = "csv"
+path = "all.csv"
+label = "ill"
+column = "site"
+partition = "column"
+features = ["height", "age"]
+exclude = ["id"]
+options = { classes = ["no", "yes"] }
+
+[model]
+options = { hidden = [4] }
+"""
+TOY = {"toy_insecure": True, "encryption.sealer": "identity"}
+
+
+def rows(count: int = 60) -> pd.DataFrame:
+    draw = np.random.default_rng(1)
+    age, height = draw.normal(50, 10, count), draw.normal(1.7, 0.1, count)
+    return pd.DataFrame(
+        {"id": range(count), "age": age, "height": height, "ill": np.where(age > 50, "yes", "no"),
+         "site": [("north", "south", "west")[i % 3] for i in range(count)]}
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "federation.toml").write_text(TOML, encoding="utf-8")
+    rows().to_csv("all.csv", index=False)
+    rows().query("site == 'north'").drop(columns="site")[["ill", "age", "id", "height"]].to_csv(
+        "north.csv", index=False
+    )
+    return tmp_path
+
+
+def typed(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "dictpfl"
+    return subprocess.run(
+        [str(program), *words],
+        cwd=place,
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_as_typed(place: Path) -> None:
+    done = typed(place, "data", "prepare", "north.csv", "--config", "federation.toml")
+    assert done.returncode == 0, done.stderr
+    assert "features height, age" in done.stdout
+    train, validation = (Samples.load(place / "institution" / f"{part}.npz") for part in ("train", "validation"))
+    assert (len(train), len(validation)) == (17, 3)
+    for file in (place / "institution").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    again = typed(place, "data", "prepare", "north.csv", "--config", "federation.toml")
+    assert again.returncode == 1
+    assert "would be written over" in again.stderr
+
+
+def test_by_genesis_each_sample_is_what_the_simulation_makes_of_the_row(place: Path) -> None:
+    """One path of data: prepared by the agreed names, in whatever order the columns stand, the rows are the simulation's samples."""
+    config = FederationConfig.load("federation.toml", TOY)
+    founded = found(config, place / "run")
+    assert Genesis.load(founded.home(0)).features == ("height", "age")
+    (place / "site").mkdir(mode=0o700)
+    founded.genesis.save(place / "site")  # as a bundle lays it there
+    prepared = prepare(place / "site", Path("north.csv"))
+    mine = np.concatenate([Samples.load(file).features for file in prepared.files])
+    theirs = [Samples.load(founded.home(0) / name).features for name in ("train.npz", "validation.npz")]
+    everything = {row.tobytes() for row in mine}
+    assert {row.tobytes() for part in theirs for row in part} <= everything
+    assert len(everything) == 20
+
+
+def test_what_does_not_fit_the_agreement_is_refused(place: Path) -> None:
+    founded = found(FederationConfig.load("federation.toml", TOY), place / "run")
+    folder = founded.home(0)
+    (folder / "train.npz").unlink()
+    (folder / "validation.npz").unlink()
+    with pytest.raises(ConfigError, match="would be ignored: this folder has a genesis"):
+        prepare(folder, Path("north.csv"), config=Path("federation.toml"))
+    with pytest.raises(ConfigError, match=r"only keys of \[data\]"):
+        prepare(folder, Path("north.csv"), changes={"training.epochs": 2})
+    with pytest.raises(DataError, match=r"samples of shape \(1,\), the federation agreed on \(2,\)"):
+        prepare(folder, Path("north.csv"), changes={"data.features": ["age"], "data.exclude": ["id", "height"]})
+    with pytest.raises(DataError, match="features age, height, the federation agreed on height, age"):
+        prepare(folder, Path("north.csv"), changes={"data.features": ["age", "height"]})
+    with pytest.raises(DataError, match="labels yes are not in"):
+        prepare(folder, Path("north.csv"), changes={"data.options": {"classes": ["no", "maybe"]}})
+    with pytest.raises(ConfigError, match="nothing says how the federation reads data"):
+        prepare(place / "empty", Path("north.csv"))
+    assert not (folder / "train.npz").exists()
+
+
+def test_classes_need_an_agreement(place: Path) -> None:
+    text = TOML.replace('options = { classes = ["no", "yes"] }', "")
+    (place / "federation.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="nobody agreed on their numbers"):
+        prepare(place / "site", Path("north.csv"), config=Path("federation.toml"))
+
+
+def test_names_are_part_of_the_federation_id(place: Path) -> None:
+    genesis = found(FederationConfig.load("federation.toml", TOY), place / "run").genesis
+    assert replace(genesis, features=("age", "height")).federation != genesis.federation
+    assert replace(genesis, classes=("yes", "no")).federation != genesis.federation
+
+
+def test_rows_marked_for_the_test_are_kept_apart(place: Path) -> None:
+    frame = pd.read_csv("north.csv")
+    frame["use"] = ["test" if n < 4 else "validation" if n < 9 else "train" for n in range(len(frame))]
+    frame.to_csv("north.csv", index=False)
+    prepared = prepare(
+        place / "site", Path("north.csv"), config=Path("federation.toml"), changes={"data.split_column": "use"}
+    )
+    assert {file.name: count for file, count in prepared.files.items()} == {
+        "train.npz": 11,
+        "validation.npz": 5,
+        "test.npz": 4,
+    }
+
+
+def test_pictures(place: Path) -> None:
+    for number in range(8):
+        folder = place / "pictures" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), number * 20).save(folder / f"{number}.png")
+    (place / "pictures.toml").write_text(
+        '[data]\nsource = "imagefolder"\npath = "everybody"\npartition = "column"\n'
+        'options = { sites = true, size = 8, mode = "L", classes = ["cat", "dog"] }\n',
+        encoding="utf-8",
+    )
+    done = typed(place, "data", "prepare", "pictures", "--config", "pictures.toml", "--folder", "clinic")
+    assert done.returncode == 0, done.stderr
+    assert Samples.load(place / "clinic" / "train.npz").features.shape[1:] == (1, 8, 8)
+
+
+def test_a_deployment_prepares_what_its_authority_never_saw(place: Path) -> None:
+    """The authority has names alone; an institution prepares its file by the genesis of its bundle, and its rows stay as they stand."""
+    text = TOML.replace(
+        "[model]", '[data.preprocessing]\nimpute = "mean"\nscale = "standard"\ncategories = { site = 8 }\n\n[model]'
+    )
+    text = text.replace('features = ["height", "age"]', 'features = ["height", "age", "site"]').replace(
+        'column = "site"\n', ""
+    )
+    text = text.replace('partition = "column"', "") + "\n[federation]\nsample_cap = 64\n"
+    (place / "federation.toml").write_text(text, encoding="utf-8")
+    config = FederationConfig.load("federation.toml")
+    with pytest.raises(ConfigError, match=r"the 3 columns of data.features make 11 features; set it to 11"):
+        draw_up(config, (3,), 2)
+    genesis = draw_up(config, (11,), 2).genesis
+    assert (genesis.features, genesis.classes) == (("height", "age", "site"), ("no", "yes"))
+    assert [tally.name for tally in genesis.tallies] == ["columns"]
+    (place / "clinic").mkdir(mode=0o700)
+    genesis.save(place / "clinic")
+    frame = rows()
+    frame.loc[::5, "age"] = np.nan
+    frame.to_csv("clinic.csv", index=False)
+    prepared = prepare(place / "clinic", Path("clinic.csv"))
+    assert prepared.sample_shape == (11,)
+    table = Table.load(place / "clinic" / "train.npz")
+    assert table.features.shape[1] == 3
+    assert np.isnan(table.features[:, 1]).any()
+    stored = Stored(place / "clinic" / "train.npz", preparing=preparation_of(genesis.config))
+    assert stored.open(genesis.start()).features.shape == (0, 11), "nobody trains before the sums are opened"
+    with pytest.raises(DataError, match="prepared by its federation's statistics"):
+        Samples.load(place / "clinic" / "train.npz")

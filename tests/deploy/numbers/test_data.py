@@ -1,0 +1,178 @@
+"""`dictpfl audit numbers` on tables, and the tally of them: clean ones pass, planted faults are pointed to."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from dictpfl.client.data.digits import histogram, read_numbers
+from dictpfl.deploy.audit.audit import audited
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.numbers.fit import EVEN, FIRST, SECOND, fits
+from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import as_toml, encrypted, tiny
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def wide(count: int, seed: int) -> list[str]:
+    """Numbers over five orders of magnitude, which follow Benford."""
+    return [f"{x:.2f}" for x in 10 ** np.random.default_rng(seed).uniform(0, 5, count)]
+
+
+def pressures(count: int, seed: int, rounded: float) -> list[str]:
+    draw = np.random.default_rng(seed)
+    exact = draw.integers(90, 180, count)
+    return [str(p // 10 * 10 if r < rounded else p) for p, r in zip(exact, draw.random(count), strict=True)]
+
+
+def flagged(words: list[str]) -> set[str]:
+    return {fit.what for fit in fits(histogram(words)) if fit.flagged}
+
+
+def test_the_laws_are_those_of_the_paper() -> None:
+    assert np.round(100 * FIRST, 1).tolist() == [30.1, 17.6, 12.5, 9.7, 7.9, 6.7, 5.8, 5.1, 4.6]
+    assert np.round(100 * SECOND, 1).tolist() == [12.0, 11.4, 10.9, 10.4, 10.0, 9.7, 9.3, 9.0, 8.8, 8.5]
+    for law in (FIRST, SECOND, EVEN):
+        assert law.sum() == pytest.approx(1.0)
+
+
+def test_clean_data_are_seldom_flagged() -> None:
+    """At 1 % over all tests: of 100 clean tables, 8 or more flagged would happen once in millions."""
+    assert sum(bool(flagged(wide(400, seed))) for seed in range(100)) < 8
+
+
+def test_planted_faults_are_pointed_to() -> None:
+    assert flagged(pressures(600, 1, 0.3)) == {"last"}
+    assert flagged(pressures(600, 1, 0.0)) == set()
+    tests = {fit.what: fit for fit in fits(histogram(pressures(600, 1, 0.3)))}
+    assert "preference for the digit 0" in tests["last"].verdict
+    assert "does not apply" in tests["first"].verdict
+    invented = [
+        f"{x:.2f}"
+        for x in np.random.default_rng(1).uniform(1, 9.99, 600) * 10.0 ** np.random.default_rng(2).integers(0, 5, 600)
+    ]
+    assert "first" in flagged(invented)
+    assert flagged(pressures(200, 1, 0.9)) == set(), "no test of so few"
+    stripped = [word.rstrip("0").rstrip(".") for word in wide(3000, 3)]
+    assert "last" not in flagged(stripped), "programs leave zeros out, hands do not"
+
+
+def test_the_statistic_is_that_of_a_plain_sum() -> None:
+    found = histogram(wide(1000, 5))
+    (first, *_) = fits(found)
+    counts, expected = found.part("first"), FIRST * found.part("first").sum()
+    assert first.statistic == pytest.approx(float(((counts - expected) ** 2 / expected).sum()))
+    assert first.p == pytest.approx(float(stats.chi2.sf(first.statistic, 8)))
+
+
+def ran(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result.output
+
+
+def table(path: Path, seed: int, rounded: float) -> Path:
+    rows = zip(pressures(250, seed, rounded), wide(250, seed), strict=True)
+    path.write_text("patient,pressure,dose\n" + "".join(f"{i},{p},{d}\n" for i, (p, d) in enumerate(rows)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("tables")
+    return [table(folder / f"{name}.csv", seed, 0.3) for seed, name in enumerate(("north", "south", "east"))]
+
+
+def founded(tables: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, *, sealed: bool) -> Run:
+    """A federation whose institutions each laid their counts into their folder before the first round."""
+    from dictpfl.deploy.simulation import founding
+
+    plain = founding.found
+
+    def with_counts(*args: object, **kwargs: object) -> object:
+        made = plain(*args, **kwargs)
+        for number, path in enumerate(tables):
+            home = folder / "institutions" / f"institution-{number:03d}"
+            ran("audit", "numbers", "--data", path, "--into", home)
+        return made
+
+    changes = {"tallies__opening": ["numbers"], "federation__rounds": 1}
+    for module in list(sys.modules.values()):
+        if getattr(module, "found", None) is plain:
+            monkeypatch.setattr(module, "found", with_counts)
+    return simulate((encrypted if sealed else tiny)(**changes), folder, engine="local", record=sealed)
+
+
+def test_the_tally_is_that_of_the_pooled_tables(
+    tables: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear = founded(tables, tmp_path / "clear", monkeypatch, sealed=False)
+    sealed = founded(tables, tmp_path / "sealed", monkeypatch, sealed=True)
+    assert clear.summary["state_digest"] == sealed.summary["state_digest"]
+    homes = sorted((sealed.folder / "institutions").glob("institution-*"))
+    pooled = sum((read_numbers(home / "numbers.json") for home in homes[1:]), read_numbers(homes[0] / "numbers.json"))
+    (tally,) = sealed.summary["tallies"]
+    assert [count for counts in tally["sums"].values() for count in counts] == pooled.counts.tolist()
+    assert pooled.part("numbers")[0] == 3 * 500
+    assert {stat.S_IMODE((home / "numbers.json").stat().st_mode) for home in homes} == {0o600}
+    assert [r.ciphertexts for r in sealed.records if r.kind == "score"] == [1]
+    assert not [check for check in audited(sealed.folder) if check.verdict == "FAILED"]
+    said = ran("audit", "numbers", sealed.folder, "-o", tmp_path / "page")
+    assert "3 institutions" in said
+    document = json.loads((tmp_path / "page" / "numbers.json").read_bytes())
+    tests = {test["what"]: test for test in document["data"]["tests"]}
+    assert tests["last"]["flagged"], "30 % of the pressures end in 0"
+    assert not tests["first"]["flagged"], "doses follow Benford, and pressures are not asked to"
+    html = (tmp_path / "page" / "numbers.html").read_text()
+    assert "<svg" in html
+    assert "nobody saw the counts of one" in html
+
+
+def test_nobody_learns_who_has_no_counts(tmp_path: Path) -> None:
+    run = simulate(tiny(tallies__opening=["numbers"], federation__rounds=1), tmp_path / "run", engine="local")
+    (tally,) = run.summary["tallies"]
+    assert not any(count for counts in tally["sums"].values() for count in counts)
+    assert "0 numbers" in ran("audit", "numbers", run.folder)
+
+
+def test_samples_stand_in_where_they_are_asked_for(tmp_path: Path) -> None:
+    said = {
+        "tallies__opening": ["numbers"],
+        "tallies__options": {"numbers": {"samples": True}},
+        "federation__rounds": 1,
+    }
+    run = simulate(tiny(**said, data__source="breast_cancer"), tmp_path / "run", engine="local")
+    (tally,) = run.summary["tallies"]
+    homes = (run.folder / "institutions").glob("institution-*")
+    cells = [np.load(home / "train.npz")["features"] for home in homes]
+    assert tally["sums"]["numbers"][0] + tally["sums"]["zeros"][0] == sum(c.size for c in cells)
+
+
+def test_as_typed_in_an_empty_folder(tables: list[Path], tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "dictpfl"
+    words = [str(program), "audit", "numbers", "--data", str(tables[0]), "--columns", "pressure", "-o", "page"]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pressure of north.csv" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["numbers.html", "numbers.json"]
+    words[-4:] = ["--into", "nowhere"]
+    wrong = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert "no such folder" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    both = subprocess.run([*words[:3]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "one of them" in both.stderr
+    assert as_toml()

@@ -1,0 +1,79 @@
+"""Callbacks that log a run while it goes on: TensorBoard's files are read back; MLflow and W&B by what they are told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.reports.loggers import MLflowLogger, TensorBoardLogger, WandbLogger
+from dictpfl.deploy.runs.record import RoundRecord
+
+ROUND = RoundRecord(
+    3, "update", 4, 3, {}, 7, {}, 1, 90, 95, 0.5, 1.0, None, None, 1.25, refreshed=False, seconds={"train": 2.0}
+)
+TOLD = {
+    "accuracy/test": 0.5, "loss/test": 1.0, "loss/train": 1.25, "traffic/values sent": 7, "traffic/bytes up": 90,
+    "traffic/bytes down": 95, "seconds/train": 2.0,
+}  # fmt: skip
+
+
+def test_events_are_there_after_each_round(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with TensorBoardLogger(tmp_path) as log:
+        log(ROUND)
+        events = accumulator.EventAccumulator(str(tmp_path))  # before the log is closed
+        events.Reload()
+        assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == pytest.approx(TOLD)
+        assert events.Scalars("accuracy/test")[0].step == 3
+
+
+class Told(ModuleType):
+    """Stands for a package that is not installed here, and notes what it is told."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def called(*words: Any, **named: Any) -> Told:
+            self.calls.append((name, words, named))
+            return self
+
+        return called
+
+
+def test_mlflow_is_told_figures_and_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Told("mlflow")
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    log = MLflowLogger(experiment="ward", run="one", parameters={"seed": 1})
+    with log:
+        log(ROUND)
+    log.__exit__(RuntimeError, RuntimeError("the engine stopped"), None)
+    names = [name for name, _, _ in package.calls]
+    assert names == ["set_experiment", "start_run", "log_params", "log_metrics", "end_run", "end_run"]
+    assert package.calls[3] == ("log_metrics", (TOLD,), {"step": 3})
+    assert [words for _, words, _ in package.calls[4:]] == [("FINISHED",), ("FAILED",)]
+
+
+def test_wandb_is_told_figures_and_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Told("wandb")
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with WandbLogger(project="ward", run="one") as log:
+        log(ROUND)
+    assert package.calls == [
+        ("init", (), {"project": "ward", "name": "one", "config": {}}), ("log", (TOLD,), {"step": 3}), ("finish", (), {"exit_code": 0})
+    ]  # fmt: skip
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"dictpfl\[wandb\]"):
+        WandbLogger(project="ward", run="one")

@@ -1,0 +1,118 @@
+"""A run as an object in a notebook: its rounds as a table, its plots, and figures of earlier formats."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import dictpfl
+from dictpfl.common.errors import ConfigError
+from tests.support.federations import encrypted
+
+PLOTS = ("plot_accuracy", "plot_loss", "plot_bytes", "plot_sent", "plot_tensors", "plot_time", "plot_classes")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dictpfl.Run:
+    config = encrypted(federation__rounds=2, data__limit=150, training__steps=2)
+    return dictpfl.simulate(config, tmp_path_factory.mktemp("run") / "run", engine="local")
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> dictpfl.Run:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4)).astype(np.float32)
+    data = dictpfl.Dataset(dictpfl.Samples(features, features[:, :1] * 2), outputs=1, name="slopes")
+    config = encrypted(
+        model__options={"hidden": [8]}, training__task="regression", federation__rounds=1, training__steps=1
+    )
+    return dictpfl.simulate(config, tmp_path_factory.mktemp("numbers") / "run", engine="local", data=data)
+
+
+def test_the_rounds_are_a_table_numbered_from_one(run: dictpfl.Run) -> None:
+    table = run.history
+    assert list(table.index) == [1, 2, 3]
+    assert list(table["kind"]) == ["update", "update", "measure"]
+    assert table["test"].iloc[1] == run.test == run.accuracy
+    assert table["bytes_up"].sum() == run.summary["bytes"]["up"]
+    assert "format" not in table.columns
+
+
+def test_without_pandas_the_table_says_what_to_install(run: dictpfl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dictpfl\[institution\]'"):
+        _ = run.history
+    assert len(run.records) == 3, "the records need no pandas"
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_a_plot_is_a_figure_that_a_notebook_shows_and_the_report_has(plot: str, run: dictpfl.Run) -> None:
+    figure = getattr(run, plot)()
+    assert isinstance(figure, Figure)
+    shown = figure._repr_svg_()
+    assert figure.axes[0].get_title(loc="left") in shown
+    if plot != "plot_loss":  # all others are the report's own
+        assert shown in (run.folder / "report.html").read_text()
+
+
+def test_no_classes_no_plot_of_them(regression: dictpfl.Run) -> None:
+    with pytest.raises(ConfigError, match="counted no classes"):
+        regression.plot_classes()
+
+
+def test_only_an_accuracy_is_called_so(run: dictpfl.Run, regression: dictpfl.Run) -> None:
+    named = {"accuracy", "accuracy_history", "validation_accuracy"}
+    for one, expected in ((run, named), (regression, set())):
+        written = json.loads((one.folder / "summary.json").read_bytes())
+        assert written["format"] == 2
+        assert {key for key in written if "accuracy" in key} == expected
+        assert written["test"] == written["test_history"][-1] == one.test
+        lines = [json.loads(line) for line in (one.folder / "history.jsonl").read_text().splitlines()]
+        assert {line["format"] for line in lines} == {2}
+        assert not any("accuracy" in key for line in lines for key in line)
+
+
+def former(run: dictpfl.Run, folder: Path) -> Path:
+    """The same folder as dictpfl 0.1 wrote it."""
+    shutil.copytree(run.folder, folder)
+    names = {"test": "accuracy", "test_loss": "loss", "validation": "validation_accuracy"}
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    lines = [{names.get(key, key): value for key, value in line.items() if key != "format"} for line in lines]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((folder / "summary.json").read_bytes())
+    for key in ("format", "test", "test_history", "validation"):
+        del summary[key]
+    if summary["best"]:
+        summary["best"]["accuracy"] = summary["best"].pop("test")
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_run_of_the_former_format_is_read(run: dictpfl.Run, tmp_path: Path) -> None:
+    again = dictpfl.Run.load(former(run, tmp_path / "old"))
+    assert list(again.records) == list(run.records)
+    assert again.test == run.test
+    assert again.summary["best"] == run.summary["best"]
+    assert repr(again).partition(";")[0] == repr(run).partition(";")[0]
+
+
+def test_a_key_that_a_later_release_adds_is_passed_over(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "more")
+    (folder / "history.jsonl").write_text(
+        (folder / "history.jsonl").read_text().replace('{"format"', '{"more": 1, "format"')
+    )
+    assert list(dictpfl.Run.load(folder).records) == list(run.records)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "history.jsonl"])
+def test_a_later_format_says_what_to_do(name: str, run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "later")
+    (folder / name).write_text((folder / name).read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(ConfigError, match=f"{name} has format 3, this release reads 1 to 2: read the run with"):
+        dictpfl.Run.load(folder)

@@ -1,0 +1,162 @@
+"""Comparisons over seeds, beside baselines, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import dictpfl
+from dictpfl.client.data.samples import Samples
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.runs.compared import Comparison, Row
+from dictpfl.deploy.simulation.comparison import _of_one, compare, configurations
+from dictpfl.deploy.simulation.partition import Division, Regrouping, Share
+from tests.support.federations import as_toml
+
+SEEDS = (1, 2)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "tiny.toml").write_text(as_toml(name="tiny", federation__rounds=2, data__limit=150, training__steps=2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(place: Path) -> Comparison:
+    configs = configurations(place / "tiny.toml", ["majority", "alone", "pooled", "dictpfl"])
+    return compare(configs, place / "out", engine="local", seeds=SEEDS)
+
+
+def row(compared: Comparison, method: str) -> Row:
+    return next(one for one in compared.rows if one.method == method)
+
+
+def test_each_seed_is_a_run_and_the_figure_has_an_interval(compared: Comparison) -> None:
+    ours = row(compared, "dictpfl")
+    assert [run.config.seed for run in ours.runs] == list(SEEDS)
+    assert ours.figures == tuple(run.test for run in ours.runs)
+    assert ours.interval == pytest.approx(
+        stats.t.interval(0.95, 1, loc=statistics.fmean(ours.figures), scale=stats.sem(ours.figures)), nan_ok=True
+    )
+    assert len({run.summary["state_digest"] for run in ours.runs}) == len(SEEDS)
+
+
+def test_baselines_have_the_same_samples_as_the_federation(compared: Comparison) -> None:
+    ours, alone, pooled = (row(compared, name).runs for name in ("dictpfl", "alone", "pooled"))
+    for number, federation in enumerate(ours):
+
+        def own(run: dictpfl.Run, index: int) -> Samples:
+            return Samples.load(run.folder / "institutions" / f"institution-{index:03d}" / "train.npz")
+
+        parts = [own(federation, index) for index in range(3)]
+        for index, part in enumerate(parts):
+            assert np.array_equal(own(alone[3 * number + index], 0).features, part.features)
+        assert np.array_equal(own(pooled[number], 0).features, np.concatenate([part.features for part in parts]))
+        tests = [
+            Samples.load(run.folder / "test.npz").labels for run in (federation, pooled[number], alone[3 * number])
+        ]
+        assert all(np.array_equal(tests[0], other) for other in tests[1:])
+    assert row(compared, "alone").figures[0] == pytest.approx(statistics.fmean(run.test for run in alone[:3]))
+
+
+def test_the_majority_is_the_baseline_that_every_run_states(compared: Comparison) -> None:
+    majority = row(compared, "majority")
+    assert majority.figures == tuple(run.summary["baseline"]["figure"] for run in row(compared, "dictpfl").runs)
+    assert not majority.runs
+
+
+def test_what_it_writes(compared: Comparison) -> None:
+    document = json.loads((compared.folder / "compare.json").read_bytes())
+    assert (document["format"], document["metric"]) == (2, "accuracy")
+    assert [one["method"] for one in document["methods"]] == ["majority", "alone", "pooled", "dictpfl"]
+    assert "bytes" not in document["methods"][2], "a baseline sends nothing"
+    for one in document["methods"]:
+        assert all((compared.folder / run["folder"] / "report.html").exists() for run in one["runs"])
+    page = (compared.folder / "compare.html").read_text()
+    assert all(word in page for word in ("95 % confidence", "seed 2", "no federation", "dictpfl/seed-1/report.html"))
+    table = compared.table
+    assert table.loc["dictpfl", "accuracy"] == row(compared, "dictpfl").test
+    assert np.isnan(table.loc["pooled", "bytes_up"])
+
+
+def test_resuming_runs_only_what_is_missing(compared: Comparison, place: Path) -> None:
+    configs = configurations(place / "tiny.toml", ["majority", "alone", "pooled", "dictpfl"])
+    begun: list[str] = []
+
+    class Watched:
+        def __init__(self, named: str) -> None:
+            begun.append(named)
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def founded(self, shared: int) -> None: ...
+
+        def closed(self, record: dictpfl.RoundRecord) -> None: ...
+
+    (row(compared, "dictpfl").runs[1].folder / "summary.json").unlink()  # as if stopped before it was written
+    again = compare(
+        configs, compared.folder, engine="local", seeds=SEEDS, resume=True, watch=lambda named, _: Watched(named)
+    )
+    assert begun == ["dictpfl, seed 2"]
+    assert [run.summary["state_digest"] for run in again] == [run.summary["state_digest"] for run in compared]
+    with pytest.raises(ConfigError, match="not empty"):
+        compare(configs, compared.folder, engine="local", seeds=SEEDS)
+    other = configurations(place / "tiny.toml", ["dictpfl"], {"training.steps": 3})
+    with pytest.raises(ConfigError, match="another configuration"):
+        compare(other, compared.folder, engine="local", seeds=SEEDS, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        (["majority"], "trains nothing"),
+        (["majority", "alone"], "trains nothing"),
+        (["pool"], "unknown method"),
+        (["pooled", "pooled"], "once"),
+        ([], "at least one"),
+    ],
+)
+def test_what_cannot_be_compared(methods: list[str], words: str, place: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compare(configurations(place / "tiny.toml", methods), place / "never", engine="local")
+    assert not (place / "never").exists()
+
+
+def test_a_seed_is_named_once(place: Path) -> None:
+    with pytest.raises(ConfigError, match="each once"):
+        compare(configurations(place / "tiny.toml", ["dictpfl"]), place / "never", engine="local", seeds=[1, 1])
+
+
+def test_a_baseline_is_trained_without_privacy(place: Path) -> None:
+    """As long as the federation does, by one party; whatever protects others is not in its way."""
+    private = {"privacy.mechanism": "example", "privacy.noise_multiplier": 1.0, "federation.sample": 3}
+    (config,) = configurations(place / "tiny.toml", ["pooled"], private).values()
+    one = _of_one(config)
+    assert (one.federation.participants, one.federation.sample, one.privacy.mechanism) == (1, 0, "none")
+    assert one.training == config.training
+    ours = _of_one(config.of({}, {"method": "dictpfl"}))
+    assert (ours.method, ours.decomposition.enabled) == ("plaintext", False), "whatever federation it stands beside"
+    assert one.federation.rounds == config.federation.rounds
+
+
+def test_regrouping_keeps_test_and_public_samples() -> None:
+    def some(first: int) -> Samples:
+        return Samples(np.full((2, 1), first, np.float32), np.zeros(2, np.int64))
+
+    division = Division(some(8), some(9), None, tuple(Share(some(n), some(n + 4), str(n)) for n in range(3)))
+    pooled, second = Regrouping(3).of(division), Regrouping(3, 1).of(division)
+    assert (pooled.public, pooled.test) == (division.public, division.test)
+    assert pooled.institutions[0].train.features.ravel().tolist() == [0, 0, 1, 1, 2, 2]
+    assert pooled.institutions[0].validation.features.ravel().tolist() == [4, 4, 5, 5, 6, 6]
+    assert [share.name for share in second.institutions] == ["1"]

@@ -1,0 +1,397 @@
+"""A study from its text to its last round: what each party types, what lies where, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import dictpfl.client.institution
+import dictpfl.deploy.studies.cli
+import dictpfl.deploy.studies.taking_part
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.institution import Institution
+from dictpfl.client.keys.epochs import home
+from dictpfl.client.memory.record import Memory
+from dictpfl.common.errors import BundleError, ConfigError, DictPFLError, StudyError
+from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony.custody import verify
+from dictpfl.deploy.ceremony.passphrase import change_passphrase
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
+from dictpfl.deploy.simulation.local import run_local
+from dictpfl.deploy.studies.coordinating import install_half
+from dictpfl.deploy.studies.deciding import abort, approve, pause, refuse
+from dictpfl.deploy.studies.keying import make_key
+from dictpfl.deploy.studies.limits import Limits, one_of
+from dictpfl.deploy.studies.policy import Policy
+from dictpfl.deploy.studies.store import QUEUED, Study
+from dictpfl.deploy.studies.taking_part import make_ready, take_key
+from dictpfl.server.agreement import Agreement
+from tests.deploy.studies.conftest import APP, World
+from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
+from tests.support.study_page import Send, missing, pieces
+
+NETWORK = {"coordinator": "federation.example.org:9443", "ca": "ca.pem"}
+
+
+# as the page says
+
+
+def machines(world: World) -> dict[str, Path]:
+    """For each party a folder as the page has it: its own folder below, its passphrase beside."""
+    found = {}
+    for party in ("authority", "coordinator", *NAMES):
+        place = world.made.root.parent / "machines" / party
+        place.mkdir(parents=True)
+        (place / (party if party in ("authority", "coordinator") else "institution")).symlink_to(world.home(party))
+        if party != "coordinator":
+            shutil.copy(world.home(party) / "passphrase", place / "passphrase")
+        if party in NAMES:
+            NodeSettings.updated(world.home(party), **NETWORK)
+        found[party] = place
+    return found
+
+
+def roles(role: str) -> tuple[str, ...]:
+    return {"institution": NAMES, "lead": ("kyoto",)}.get(role, (role,))
+
+
+def test_the_page_up_to_the_sealed_key_in_three_commands_a_site(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed as they stand, but for what runs processes: tests/processes/test_studies.py types it all in shells."""
+    places = machines(world)
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)  # a build for each command takes long
+    ran: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        dictpfl.deploy.studies.taking_part,
+        "run",
+        lambda _studies, _study, told, **_: ran.append((told["coordinator"], told["port"])),
+    )
+    before = {name: set(world.home(name).glob("*.key")) for name in NAMES}
+    counted = dict.fromkeys(NAMES, 0)
+    for piece in pieces():
+        if isinstance(piece, Send):
+            send(piece, places)
+            continue
+        for party in roles(piece.role):
+            monkeypatch.chdir(places[party])
+            if piece.file:
+                (places[party] / piece.file).write_text(piece.code)
+                continue
+            printed = "".join(typed(line) for line in piece.commands if line.startswith("dictpfl study "))
+            assert missing(piece.shows, printed) is None, printed
+            counted[party] = counted.get(party, 0) + len(piece.commands) * (piece.role == "institution")
+    assert counted == {**dict.fromkeys(NAMES, 3), "authority": 0, "coordinator": 0}
+    assert ran == [(NETWORK["coordinator"], 9095)] * 3, "the network's address, and the port after the network's own"
+    assert {name: set(world.home(name).glob("*.key")) for name in NAMES} == before, "no new identity"
+    for name in NAMES:
+        place = world.home(name) / "studies" / "wide"
+        assert (place / "node.key").read_bytes() == (world.home(name) / "node.key").read_bytes()
+        assert not (place / "identity.key").exists()
+        assert (place / "train.npz").resolve() == world.home(name) / "train.npz"
+        assert InstitutionSettings.load(place).allowed_code == ()
+
+
+def typed(line: str) -> str:
+    words = [word.replace("$LOCAL", "9092") for word in shlex.split(line)[1:]]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, (line, done.output, done.exception)
+    return done.output
+
+
+def send(piece: Send, places: dict[str, Path]) -> None:
+    """A file from whoever has it to whom the page says."""
+    readers = [n for n in NAMES if "each institution" in piece.reader]
+    readers += [one for one in ("authority", "coordinator") if f"the {one}" in piece.reader]
+    assert readers, piece
+    for sender, place_of in places.items():
+        for reader in readers:
+            name = reader if sender == "authority" else sender
+            source = place_of / piece.source.replace("$NAME", reader)
+            if not source.exists():
+                continue
+            target = places[reader] / piece.target.replace("wide.approved", f"{name}.approved")
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            elif source != target:
+                shutil.copy(source, target)
+
+
+# one study, run
+
+
+@pytest.fixture(scope="module")
+def run_one(standing: Ceremony, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A study with its key at all parties, and its three rounds run; not to be changed."""
+    world = World(standing.copy(tmp_path_factory.mktemp("run") / "network"))
+    ready(world, world.proposed(), world.made.root.parent / "out")
+    play(world, 3)
+    return world
+
+
+def ready(world: World, study: Study, out: Path, *names: str) -> None:
+    """Approved by these, keyed, installed everywhere."""
+    names = names or NAMES
+    world.handed(study, "authority", *names)
+    for name in names:
+        notice = approve(world.studies(name), world.studies(name).get(study.name), world.identity(name), APP)
+        world.studies("authority").receive(notice, "a notice")
+    studies = world.studies("authority")
+    issued = make_key(studies, studies.get(study.name), world.identity("authority"), PASSPHRASES["authority"], out)
+    install_half(world.studies("coordinator"), issued.coordinator)
+    for name in names:
+        made, _ = take_key(
+            world.studies(name), issued.bundle(name), PASSPHRASES[name], world.home(name) / "passphrase", APP
+        )
+        make_ready(world.studies(name), made, None, APP, **NETWORK)
+
+
+def play(world: World, parties: int, name: str = "wide") -> None:
+    """All rounds, in this process."""
+    institutions = world.made.root / f"institutions-{name}"
+    shutil.rmtree(institutions, ignore_errors=True)
+    institutions.mkdir()
+    for index, party in enumerate(NAMES[:parties]):
+        (institutions / f"institution-{index:03d}").symlink_to(place(world, party, name))
+    dictpfl.client.institution._OPEN.clear()
+    run_local(place(world, "coordinator", name), institutions, parties)
+    dictpfl.client.institution._OPEN.clear()
+
+
+def place(world: World, party: str, name: str = "wide") -> Path:
+    return world.home(party) / "studies" / name
+
+
+def test_it_runs_as_any_federation_below_the_network(run_one: World) -> None:
+    records = []
+    for name in NAMES:
+        folder = place(run_one, name)
+        genesis = Genesis.load(home(folder))
+        record = Memory(folder / "memory", genesis.federation).recall()
+        assert record is not None
+        records.append((genesis.federation, record.shared.updates, record.shared.digest))
+        assert run_one.studies(name).get("wide").state(run_one.identity(name).public) == "ended"
+        assert not (run_one.home(name) / "memory").exists(), "the network's own federation is untouched"
+    assert len(set(records)) == 1
+    assert records[0][1] == 3
+    assert records[0][0] != run_one.studies("berlin").network.id
+    assert run_one.studies("coordinator").get("wide").state(run_one.studies("coordinator").network.own) == "ended"
+    settings = CoordinatorSettings.load(place(run_one, "coordinator"))
+    assert (
+        place(run_one, "coordinator") / settings.certificate
+    ).resolve() == run_one.made.coordinator / "tls" / "server.pem"
+
+
+def test_everything_is_in_the_custody_logs(run_one: World) -> None:
+    events = {
+        party: [entry["event"] for entry in run_one.logged(party)] for party in ("authority", "coordinator", *NAMES)
+    }
+    assert events["kyoto"][-4:] == ["study proposed", "study approved", "bundle opened", "epoch joined"]
+    assert events["berlin"][-3:] == ["study approved", "bundle opened", "epoch joined"]
+    assert events["authority"][-1] == "genesis"
+    assert events["coordinator"][-1] == "study installed"
+    digest = run_one.studies("berlin").get("wide").wanted.digest.hex()
+    named = [entry for entry in run_one.logged("authority") if entry.get("study") == "wide"]
+    assert [entry["proposal"] for entry in named] == [digest]
+    (said,) = [entry for entry in run_one.logged("berlin") if entry["event"] == "study approved"]
+    assert (said["proposal"], said["policy"]) == (digest, "default")
+    for party in ("authority", "coordinator", *NAMES):
+        assert verify(run_one.home(party))
+
+
+def test_the_coordinator_gets_no_text(run_one: World) -> None:
+    files = [path for path in place(run_one, "coordinator").rglob("*") if path.is_file()]
+    assert not any(b"try a wider model" in path.read_bytes() or b'"hidden"' in path.read_bytes() for path in files)
+
+
+def test_the_coordinators_part_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import dictpfl.deploy.studies.coordinating, dictpfl.deploy.studies.deciding"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_more_rounds_than_were_approved_are_refused(run_one: World, tmp_path: Path) -> None:
+    """Whoever runs the coordinator writes another number into its half: institutions send nothing more."""
+    world = World(run_one.made.copy(tmp_path / "network"))
+    path = place(world, "coordinator") / "federation.json"
+    replace(Agreement.load(path), rounds=9).save(path)
+    with pytest.raises(DictPFLError):
+        play(world, 3)
+    diaries = [(place(world, name) / "diary.jsonl").read_text() for name in NAMES]
+    assert all("makes 3 at most" in diary for diary in diaries)
+    record = Memory(place(world, "oslo") / "memory", Genesis.load(home(place(world, "oslo"))).federation).recall()
+    assert record is not None
+    assert record.shared.updates == 3
+
+
+def test_a_new_passphrase_opens_the_studies_too(run_one: World, tmp_path: Path) -> None:
+    world = World(run_one.made.copy(tmp_path / "network"))
+    new = tmp_path / "passphrase"
+    new.write_bytes(b"other six random words\n")
+    new.chmod(0o600)
+    assert "studies/wide/epochs/0001/federation.key.sealed" in change_passphrase(
+        world.home("berlin"), PASSPHRASES["berlin"], b"other six random words", new_file=new
+    )
+    dictpfl.client.institution._OPEN.clear()
+    Institution(place(world, "berlin"))
+    change_passphrase(world.made.authority, PASSPHRASES["authority"], b"other six random words")
+
+
+# who may do what
+
+
+@pytest.mark.parametrize(
+    ("party", "words", "error"),
+    [
+        ("coordinator", ["propose", "c.toml", "--sample-shape", "6", "--outputs", "3"], "holds no identity"),
+        ("coordinator", ["approve", "wide"], "holds no identity"),
+        ("coordinator", ["abort", "wide"], "holds no identity"),
+        ("authority", ["approve", "wide"], "only institutions approve, refuse or pause"),
+        ("authority", ["refuse", "wide"], "only institutions approve, refuse or pause"),
+        ("authority", ["pause", "wide"], "only institutions approve, refuse or pause"),
+        ("authority", ["install", "out/coordinator"], "expected the coordinator's"),
+        ("berlin", ["abort", "wide"], "for the lead or the authority to say"),
+        ("berlin", ["key", "wide", "x.approved", "--out", "new"], "cannot read x.approved"),
+        ("berlin", ["install", "out/coordinator"], "expected the coordinator's"),
+    ],
+)
+def test_what_a_role_may_not_do(
+    run_one: World, party: str, words: list[str], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_one.made.root.parent)
+    before = run_one.logged(party)
+    keys = ["--passphrase-file", str(run_one.home(party) / "passphrase")] if words[0] != "install" else []
+    if party == "coordinator":
+        keys = ["--passphrase-file", str(run_one.home("berlin") / "passphrase")]
+    if party == "authority" and words[0] == "install":
+        monkeypatch.setattr("dictpfl.deploy.studies.cli.asked_passphrase", lambda _file: PASSPHRASES["authority"])
+    done = CliRunner().invoke(app, ["study", *words, "--folder", str(run_one.home(party)), *keys])
+    assert isinstance(done.exception, DictPFLError), (done.output, done.exception)
+    assert error in str(done.exception)
+    assert run_one.logged(party) == before
+
+
+def test_an_institution_makes_no_key(run_one: World, tmp_path: Path) -> None:
+    studies = run_one.studies("kyoto")
+    with pytest.raises(BundleError, match="for the authority to say"):
+        make_key(studies, studies.get("wide"), run_one.identity("kyoto"), PASSPHRASES["kyoto"], tmp_path / "out")
+
+
+# what stops it, and what it waits for
+
+
+def test_pause_refuse_and_abort_hold(run_one: World, tmp_path: Path) -> None:
+    world = World(run_one.made.copy(tmp_path / "network"))
+    berlin = world.identity("berlin")
+    own = lambda: world.studies("berlin").get("wide")
+    (place(world, "berlin") / "diary.jsonl").unlink()
+    pause(world.studies("berlin"), own(), berlin, "new scanner")
+    assert own().state(berlin.public) == "paused"
+    with pytest.raises(StudyError, match="is paused here"):
+        make_ready(world.studies("berlin"), own(), None, APP, **NETWORK)
+    approve(world.studies("berlin"), own(), berlin, APP)
+    make_ready(world.studies("berlin"), own(), None, APP, **NETWORK)
+    (world.home("berlin") / "policy.toml").write_text("rounds = 2\n")
+    with pytest.raises(StudyError, match="2 are allowed here"):
+        make_ready(world.studies("berlin"), own(), None, APP, **NETWORK)
+    (world.home("berlin") / "policy.toml").unlink()
+    refuse(world.studies("berlin"), own(), berlin, "")
+    with pytest.raises(StudyError, match="nothing to pause"):
+        pause(world.studies("berlin"), own(), berlin, "")
+    with pytest.raises(BundleError, match="for the lead or the authority"):
+        abort(world.studies("berlin"), own(), berlin, "")
+    notice = abort(world.studies("kyoto"), world.studies("kyoto").get("wide"), world.identity("kyoto"), "wrong labels")
+    for party in ("berlin", "coordinator", "authority"):
+        study = world.studies(party).receive(notice, "it")
+        assert study.state(world.studies(party).network.own) == "aborted"
+    with pytest.raises(StudyError, match="aborted by kyoto: wrong labels"):
+        approve(world.studies("berlin"), own(), berlin, APP)
+    assert [entry["event"] for entry in world.logged("berlin")][-3:] == [
+        "study paused",
+        "study approved",
+        "study refused",
+    ]
+
+
+def test_further_studies_wait_and_time_runs_out(run_one: World, tmp_path: Path) -> None:
+    world = World(run_one.made.copy(tmp_path / "network"))
+    study = world.studies("berlin").get("wide")
+    (study.folder / "diary.jsonl").unlink()
+    root = world.home("berlin") / "studies"
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from dictpfl.deploy.studies.limits import one_of\nfrom dictpfl.deploy.studies.store import listed\n"
+        "home = Path(sys.argv[1])\n(study,) = listed(home)\n"
+        "with one_of(home / 'studies', study, 1):\n    print('runs', flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(world.home("berlin"))]
+    with one_of(root, study, 1), subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            until = time.monotonic() + 60
+            while not (study.folder / "run" / QUEUED).exists() and other.poll() is None and time.monotonic() < until:
+                time.sleep(0.05)
+            assert world.studies("berlin").get("wide").state(world.identity("berlin").public) == "queued"
+        finally:
+            other.kill()
+    with one_of(root, study, 1):
+        assert world.studies("berlin").get("wide").state(world.identity("berlin").public) == "keyed", (
+            "who was killed waits no more"
+        )
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "runs\n"
+    (study.folder / "run" / "processes.json").write_text('{"supervisor": 1, "programs": {}}')
+    assert study.running == 0, "that number is another's by now"
+    limits = Limits.of(study, Policy(hours=1.0, memory_gib=2.0))
+    assert limits.ends == pytest.approx(time.time() + 3600, abs=60)
+    assert limits.memory == 2 << 30
+    (study.folder / "began").write_text("0")
+    with pytest.raises(StudyError, match="has had its hours"):
+        Limits.of(study, Policy()).require_time(study.wanted)
+
+
+def test_a_clone_is_a_text_of_its_own(run_one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(run_one.made.copy(tmp_path / "network"))
+    monkeypatch.chdir(tmp_path)
+    printed = world.typed("oslo", "clone", "wide", "wider", "--set", "federation.rounds=5", "--institution", "oslo",
+                          "--institution", "kyoto", "--institution", "berlin")  # fmt: skip
+    assert "wider, version 1" in printed
+    made, of = world.studies("oslo").get("wider").wanted, world.studies("oslo").get("wide").wanted
+    assert (made.parent, made.lead.name, made.config.federation.rounds) == (of.digest.hex(), "oslo", 5)
+    assert made.config.model == of.config.model
+    done = CliRunner().invoke(app, ["study", "list", "--folder", str(world.home("oslo"))])
+    lines = [line.split() for line in done.output.splitlines()]
+    assert [(line[0], line[1]) for line in lines] == [("wide", "ended"), ("wider", "proposed")]
+    with pytest.raises(StudyError, match=r"kyoto.*another name|of kyoto"):
+        world.studies("kyoto").receive(replace(made, name="wide", version=7).signed(world.identity("oslo")), "it")
+
+
+def test_those_who_approve_run_it_without_the_rest(world: World, tmp_path: Path) -> None:
+    """Two of three, where two are enough: the third one gets no bundle."""
+    study = world.proposed(federation__min_participants=2, toy_insecure=True, defences__masks=False)
+    world.handed(study, "berlin")
+    with pytest.raises(StudyError, match="protects nobody"):
+        approve(world.studies("berlin"), world.studies("berlin").get("wide"), world.identity("berlin"), APP)
+
+
+def test_data_come_from_where_they_are_said_to_be(run_one: World, tmp_path: Path) -> None:
+    world = World(run_one.made.copy(tmp_path / "network"))
+    berlin, folder = world.studies("berlin"), place(world, "berlin")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("train.npz", "validation.npz"):
+        (folder / name).unlink()  # links, which a copy of the network made into files
+    with pytest.raises(ConfigError, match="--data"):
+        make_ready(berlin, berlin.get("wide"), other, APP, **NETWORK)
+    for name in ("train.npz", "validation.npz"):
+        shutil.copy(world.home("berlin") / name, other / name)
+    make_ready(berlin, berlin.get("wide"), other, APP, **NETWORK)
+    assert (folder / "train.npz").resolve() == other / "train.npz"
+    assert (folder / "train.npz").readlink().parts[0] == ".."
+    assert json.loads((folder / "authority.json").read_text())["name"] == "ministry"

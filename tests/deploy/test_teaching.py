@@ -1,0 +1,116 @@
+"""A federation with a teacher: encrypted and in clear alike, and no other teacher than the agreed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dictpfl.client.compress.cutting.shrink import shrink
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.folder import TEACHER
+from dictpfl.client.institution import Institution
+from dictpfl.client.model.build import build_model
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import Genesis
+from dictpfl.common.settings import Model
+from dictpfl.deploy.audit.replay.identity import federation_id
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.founding import found
+from dictpfl.deploy.simulation.simulate import simulate
+from dictpfl.deploy.teaching import with_teacher
+from tests.support.federations import tiny
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return simulate(tiny(federation__rounds=2), tmp_path_factory.mktemp("first") / "run", engine="local")
+
+
+def second(first: Run, small: Path, **changes: object) -> FederationConfig:
+    model = Finished.load(first.folder).merged()
+    samples = Samples.load(first.folder / "test.npz")
+    cut = shrink(model, samples, ffn=8)
+    save_file({n: t.contiguous() for n, t in cut.model.state_dict().items()}, small)
+    sizes = [m.out_features for m in cut.model if isinstance(m, torch.nn.Linear)][:-1]
+    options: dict[str, object] = {
+        "training__task": "distillation", "distillation__teacher": str(first.folder), "distillation__temperature": 2.0,
+        "model__weights": str(small), "model__options": {"hidden": sizes}, "federation__rounds": 2,
+    }  # fmt: skip
+    return tiny(**options | changes)
+
+
+def test_a_second_federation_learns_from_the_first_ones_model(first: Run, tmp_path: Path) -> None:
+    sealed = simulate(
+        second(first, tmp_path / "small.safetensors", encryption__sealer="ckks", toy_insecure=False),
+        tmp_path / "sealed",
+        engine="local",
+    )
+    clear = simulate(
+        second(first, tmp_path / "small.safetensors"),
+        tmp_path / "clear",
+        engine="local",
+    )
+    assert sealed.summary["model_sha256"] == clear.summary["model_sha256"]
+    assert sealed.summary["state_digest"] == clear.summary["state_digest"]
+    labels = simulate(
+        second(first, tmp_path / "small.safetensors", distillation__weight=0.0), tmp_path / "labels", engine="local"
+    )
+    assert labels.summary["model_sha256"] != sealed.summary["model_sha256"]
+    home = sealed.folder / "institutions" / "institution-001"
+    genesis = Genesis.load(home)
+    assert federation_id(home) == genesis.federation, "the audit computes another id"
+    assert genesis.config.distillation.recorded["source"] == "mlp"
+    teacher, expected = load_file(home / TEACHER), Finished.load(first.folder).merged().state_dict()
+    assert all(torch.equal(teacher[name], tensor) for name, tensor in expected.items())
+
+
+def test_another_teacher_is_refused_and_so_is_none(first: Run, tmp_path: Path) -> None:
+    config = second(first, tmp_path / "small.safetensors")
+    founded = found(config, tmp_path / "run")
+    home = founded.home(0)
+    Institution(home)
+    held = load_file(home / TEACHER)
+    (home / TEACHER).unlink()
+    with pytest.raises(ConfigError, match="cannot read the teacher"):
+        Institution(home)
+    name = next(iter(held))
+    held[name] = held[name] + 1e-3
+    save_file(held, home / TEACHER)
+    with pytest.raises(ConfigError, match="not the teacher of this federation"):
+        Institution(home)
+
+
+def test_the_id_says_the_teacher_and_not_where_it_lay(first: Run, tmp_path: Path) -> None:
+    config = second(first, tmp_path / "small.safetensors")
+    one = found(config, tmp_path / "one").genesis
+    (tmp_path / "moved").symlink_to(first.folder)
+    moved = config.model_copy(
+        update={"distillation": config.distillation.model_copy(update={"teacher": str(tmp_path / "moved")})}
+    )
+    assert found(moved, tmp_path / "two").genesis.federation == one.federation
+    warm = config.model_copy(update={"distillation": config.distillation.model_copy(update={"temperature": 1.5})})
+    assert found(warm, tmp_path / "three").genesis.federation != one.federation
+
+
+def test_what_contradicts_itself_is_refused(first: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"distillation\.teacher names no model"):
+        tiny(training__task="distillation")
+    with pytest.raises(ConfigError, match=r"training\.task is 'classification'"):
+        tiny(distillation__teacher="runs/first")
+    with pytest.raises(ConfigError, match="no folder 'nowhere'"):
+        found(tiny(training__task="distillation", distillation__teacher="nowhere"), tmp_path / "run")
+
+
+def test_a_teacher_of_other_classes_is_refused(first: Run) -> None:
+    samples = Samples.load(first.folder / "test.npz")
+    config = tiny(training__task="distillation", distillation__teacher=str(first.folder))
+    student = build_model(Model(source="mlp"), samples.features.shape[1:], 3, seed=1)
+    with pytest.raises(ConfigError, match="knows 10 classes or tokens, the student 3"):
+        with_teacher(config, student, [samples], 3)

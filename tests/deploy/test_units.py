@@ -1,0 +1,28 @@
+"""Figures as people read them."""
+
+import re
+
+import pytest
+
+from dictpfl.deploy.units import human_bytes, human_factor, human_seconds, percent
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (human_bytes(0), "0 B"),
+        (human_bytes(999), "999 B"),
+        (human_bytes(33_204), "33.2 kB"),
+        (human_bytes(5.12e6), "5.12 MB"),
+        (human_bytes(3e13), "30 TB"),
+        (human_factor(11.57), "11.6x"),
+        (human_factor(402), "402x"),
+        (human_seconds(0.0021), "2.1 ms"),
+        (human_seconds(43.14), "43.1 s"),
+        (human_seconds(300), "5.0 min"),
+        (percent(None), "-"),
+        (percent(0.9192), "91.9 %"),
+    ],
+)
+def test_units(shown: str, expected: str) -> None:
+    assert re.sub(r"\s+", " ", shown) == expected

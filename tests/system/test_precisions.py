@@ -1,0 +1,50 @@
+"""Institutions that train in other arithmetic than each other hold the same shared state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.institution import Institution
+from dictpfl.common.errors import ConfigError
+from tests.support.federations import encrypted, tiny
+from tests.support.harness import World
+
+
+def own(world: World, autocast: dict[int, str]) -> World:
+    for node, name in autocast.items():
+        home = world.home(node)
+        InstitutionSettings.load(home).model_copy(update={"autocast": name}).save(home)
+    return world
+
+
+def test_other_arithmetic_changes_an_update_and_no_shared_bit(tmp_path: Path) -> None:
+    config = encrypted(
+        federation__rounds=2, training__optimizer="sgd", training__learning_rate=0.5, training__steps=5,
+        training__frozen="narrow", training__autocast="auto",
+    )  # fmt: skip
+    alike, mixed = World.found(config, tmp_path / "alike"), World.found(config, tmp_path / "mixed")
+    own(mixed, {1: "bfloat16", 2: "none"}).run()
+    alike.run()
+    assert mixed.genesis.federation == alike.genesis.federation
+    assert len(set(mixed.digests())) == 1, "shared state follows from opened sums alone"
+    assert mixed.digest() != alike.digest(), "arithmetic made no difference, so nothing was tested"
+    named = [
+        {
+            line["device"]
+            for line in map(json.loads, (mixed.home(n) / "diary.jsonl").read_text().splitlines())
+            if "device" in line
+        }
+        for n in mixed.nodes
+    ]
+    assert named == [{"cpu, float32"}, {"cpu, bfloat16"}, {"cpu, float32"}]
+
+
+def test_arithmetic_that_hides_single_samples_is_refused(tmp_path: Path) -> None:
+    config = tiny(privacy__mechanism="example", privacy__noise_multiplier=1.0)
+    world = own(World.found(config, tmp_path), {0: "bfloat16"})
+    with pytest.raises(ConfigError, match="gradients of single samples"):
+        Institution(world.home(0))

@@ -1,0 +1,73 @@
+"""Fewer tokens in a federation: encrypted and not it is one state, no byte more or less is sent, and without the section nothing changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dictpfl.client.model.tokens.install import reduction_of
+from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.audit.replay.identity import federation_id
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import encrypted, tiny
+
+TOKENS: dict[str, Any] = {
+    "model__source": "vit_tiny",
+    "model__options": {"dim": 16, "depth": 3, "patch": 1},
+    "training__steps": 2,
+    "federation__rounds": 2,
+}
+REDUCED = TOKENS | {"tokens__reducer": "autoprune", "tokens__keep": 0.3}
+
+
+def test_one_state_and_no_other_bytes(tmp_path: Path) -> None:
+    sealed = simulate(encrypted(**REDUCED), tmp_path / "ckks", engine="local").summary
+    opened = simulate(tiny(**REDUCED), tmp_path / "identity", engine="local").summary
+    whole = simulate(encrypted(**TOKENS), tmp_path / "whole", engine="local").summary
+    assert sealed["state_digest"] == opened["state_digest"]
+    assert sealed["state_digest"] != whole["state_digest"]
+    assert sealed["bytes"] == whole["bytes"]
+    home = tmp_path / "ckks" / "institutions" / "institution-000"
+    assert federation_id(home) == Genesis.load(home).federation
+    home = tmp_path / "whole" / "institutions" / "institution-000"
+    assert federation_id(home) == Genesis.load(home).federation
+    found = reduction_of(Finished.load(tmp_path / "ckks").merged())
+    assert found is not None
+
+
+def test_a_budget_that_leaves_nothing_is_refused_before_round_1(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leaves less than one of 60 free tokens"):
+        simulate(tiny(**REDUCED | {"tokens__keep": 0.01}), tmp_path / "run", engine="local")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens__keep": 0.5}, r"\[tokens\] is set, but tokens.reducer is \"none\""),
+        ({"tokens__reducer": "autoprune", "training__compile": True}, "training.compile and gradient_checkpointing"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**TOKENS | change)
+
+
+def test_clips_too(tmp_path: Path) -> None:
+    clips: dict[str, Any] = {
+        "data__source": "short_events",
+        "data__options": {"count": 60, "frames": 5, "side": 3, "classes": 3},
+        "model__source": "video",
+        "model__options": {"width": 16, "layers": 1, "heads": 2},
+        "training__steps": 2,
+        "federation__rounds": 2,
+    }
+    reduced = clips | {"tokens__reducer": "fastvid", "tokens__keep": 0.34}
+    sealed = simulate(encrypted(**reduced), tmp_path / "ckks", engine="local").summary
+    opened = simulate(tiny(**reduced), tmp_path / "identity", engine="local").summary
+    whole = simulate(encrypted(**clips), tmp_path / "whole", engine="local").summary
+    assert sealed["state_digest"] == opened["state_digest"] != whole["state_digest"]
+    assert sealed["bytes"] == whole["bytes"]
