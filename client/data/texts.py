@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.samples import IGNORED, PADDING, Dataset, Samples, drawn
 from dictpfl.client.data.tables import groups_of, labels_of, require_columns, splits_of
-from dictpfl.client.model.hub import asked_once, folder_of, library
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -106,6 +105,8 @@ def load_tokenizer(name: str) -> Any:
         raise ConfigError(
             "data.options.text needs data.options.tokenizer: the folder or name that model.source has after `transformers:`"
         )
+    from dictpfl.client.model.hub import asked_once, folder_of, library
+
     transformers = library("transformers")
     folder = folder_of(name, "data.options.tokenizer")
     try:

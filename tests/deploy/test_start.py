@@ -45,6 +45,13 @@ def test_processes_that_fork_load_no_numpy_of_their_own_accord(name: str) -> Non
     assert imported("-c", f"import dictpfl.deploy.operations.{name}") & {"numpy", "torch"} == set()
 
 
+@pytest.mark.parametrize("name", ["institution", "coordinator"])
+def test_a_process_that_waits_for_rounds_loads_no_torch(name: str) -> None:
+    """It lives as long as the federation, and thirty of them may share a machine: torch is a hundred megabytes in each."""
+    modules = imported("-c", f"import dictpfl.deploy.operations.{name}")
+    assert modules & {"torch", "sklearn", "matplotlib", "transformers"} == set()
+
+
 def test_help_comes_at_once(tmp_path: Path) -> None:
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import structlog
-import torch
 from numpy.typing import NDArray
 
 from dictpfl.client.data.lazy import Known, Numbers
@@ -23,6 +22,8 @@ _log = structlog.get_logger(__name__)
 
 def is_own(found: Any) -> bool:
     """Tell whether an object is a map-style Dataset, or some of them by split."""
+    import torch
+
     parts = list(found.values()) if isinstance(found, Mapping) else [found]
     # A class is called first; the others are more likely a slip than a Dataset.
     plain = (type, list, tuple, str, bytes, np.ndarray, torch.Tensor)
@@ -124,6 +125,8 @@ class OwnReader:
             return None
 
     def _item(self, number: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        import torch
+
         part = int(np.searchsorted(self._ends, number, side="right"))
         place = number - (int(self._ends[part - 1]) if part else 0)
         drawn = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
@@ -148,6 +151,8 @@ class OwnReader:
 
 
 def _array(found: Any) -> NDArray[Any]:
+    import torch
+
     if isinstance(found, torch.Tensor):
         found = found.detach().cpu().numpy()
     if not isinstance(found, (np.ndarray, np.generic, int, float, list)):
@@ -164,6 +169,8 @@ def _label(found: NDArray[Any]) -> NDArray[Any]:
 @contextmanager
 def _as_they_were() -> Iterator[None]:
     """Leave the process's generators as they were: the training that reads here draws from them, too."""
+    import torch
+
     own, others = random.getstate(), np.random.get_state()  # noqa: NPY002 -- the global generator is meant
     try:
         with torch.random.fork_rng(devices=[]):
