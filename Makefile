@@ -2,7 +2,7 @@
 # make quick   format, lint, import contracts and the unit tests of common, client and server: a minute and a half
 # make test    every test that needs no deployment, on all cores
 # make test-deploy  run a federation of real processes over TLS on this machine, kill them, and follow docs/deploy.md
-# make nightly what is slow: random cases beyond the fixed ones, thousands for each property
+# make nightly what is slow: random cases beyond the fixed ones, thousands for each property, and tests that take minutes
 # make lint    format, lint, types, import contracts
 # make docs    write the generated pages anew and build the documentation's site
 # make bench   write every figure that the README states; a requirement that is not met is said, and the rest goes on
@@ -52,12 +52,13 @@ test: $(VENV)/dev.stamp
 
 # One file at a time: two at once met deadlines on two cores (a load of 16, one of 29 tests failed, November 2026).
 test-deploy: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m deployment tests/processes -rs --durations=15 $(AGAIN)
+	$(BIN)/python -m pytest -m "deployment and not nightly" tests/processes -rs --durations=15 $(AGAIN)
 
 # Properties are tried on the same sixty cases by `make test`, so that it says the same everywhere. New cases are looked for here,
 # where a failure is news about old code and should not stop a change; the oracle of whole rounds and the fuzzers gain most.
 nightly: $(VENV)/dev.stamp
-	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest $(CORES) -m "not deployment and not flower" tests/common tests/client tests/server tests/system
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest $(CORES) -m "not deployment and not flower and not nightly" tests/common tests/client tests/server tests/system
+	$(BIN)/python -m pytest -m nightly -rs --durations=15 tests
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

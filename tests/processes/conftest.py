@@ -11,7 +11,7 @@ import pytest
 
 SHARED = ("test_refusals", "test_rotation", "test_secrets")
 """Modules that use one `world`, in this order."""
-LONG = (*SHARED, "test_docs_deploy", "test_deploy", "test_thirty", "test_faults_together")
+LONG = (*SHARED, "test_docs_deploy", "test_deploy", "test_faults_together")
 """Modules that take longest, which go first: two are at work at a time."""
 
 

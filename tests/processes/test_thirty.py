@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.machines import Deployment, config, deployed, until
 
-pytestmark = pytest.mark.deployment
+pytestmark = [pytest.mark.deployment, pytest.mark.nightly]
 
 FEW, MANY, ROUNDS = 6, 30, 5
 TASKS = 4

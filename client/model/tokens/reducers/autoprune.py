@@ -114,10 +114,17 @@ class AutoPrune:
         return attention.mean(dim=(1, 2))
 
 
+_GRAIN = 0.05
+"""Step to which a token's values are rounded for a draw: far coarser than what the size of a batch changes in them."""
+
+
 def drawn(hidden: Tensor, salt: int) -> Tensor:
-    """Draw numbers from 0 to 1 for tokens from their own values, so that they depend on no order of samples: (..., T, D) to (..., T)."""
+    """Draw numbers from 0 to 1 for tokens from their own values and places, whatever else is in the batch: (..., T, D) to (..., T)."""
     weights = torch.tensor(
         [math.sin(n + 1.0) for n in range(hidden.shape[-1])], dtype=torch.float64, device=hidden.device
     )
-    mixed = torch.sin(hidden.detach().double() @ weights * 12.9898 + salt * 78.233) * 43758.5453
+    own = torch.round(hidden.detach().double() @ weights / _GRAIN)
+    # Equal tokens would draw alike: the place is mixed in.
+    place = torch.arange(1, hidden.shape[-2] + 1, dtype=torch.float64, device=hidden.device)
+    mixed = torch.sin(own * 12.9898 + place * 43.917 + salt * 78.233) * 43758.5453
     return mixed - mixed.floor()

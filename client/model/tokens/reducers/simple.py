@@ -38,11 +38,7 @@ class RandomTokens(_Rule):
 
     def _stays(self, hidden: Tensor, each: int) -> Tensor:
         clips, frames, places = hidden.shape[:3]
-        flat = hidden.flatten(1, 2)
-        # Equal tokens would draw alike: the place is mixed in.
-        place = torch.arange(flat.shape[1], dtype=torch.float64, device=hidden.device)
-        scores = torch.sin(drawn(flat, 0) * 9176.21 + (place + 1) * 43.917) * 43758.5453
-        chosen = best(scores - scores.floor(), frames * each)
+        chosen = best(drawn(hidden.flatten(1, 2), 0), frames * each)
         empty = torch.zeros(clips, frames * places, dtype=torch.bool, device=hidden.device)
         return empty.scatter(1, chosen, value=True).reshape(clips, frames, places)
 

@@ -16,6 +16,7 @@ import dictpfl
 from dictpfl.client.model.networks.video import VideoTransformer
 from dictpfl.client.model.networks.vit import VitTiny
 from dictpfl.client.model.tokens.install import install, reduce_tokens
+from dictpfl.client.model.tokens.reducers.autoprune import drawn
 from dictpfl.client.model.tokens.reducers.fastvid import FastVid, fastvid
 from dictpfl.client.model.tokens.seam import Frames, make_reducer
 from dictpfl.client.model.tokens.segments import segments
@@ -246,3 +247,14 @@ def test_options_that_leave_nothing_say_so(reducer: str, keep: float, options: d
 def test_shapes_of_no_clip_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected tokens \\(frames, places, width\\)"):
         dictpfl.fastvid(torch.ones(3, 4))
+
+
+def test_a_draw_does_not_hear_what_a_batch_changes_in_the_last_digits() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 50, 384)
+    noisy = tokens * (1 + 1e-6 * torch.randn_like(tokens))
+    here, there = drawn(tokens, 0), drawn(noisy, 0)
+    assert (here != there).float().mean() < 0.01
+    assert not torch.equal(drawn(tokens, 1), here)
+    assert len(set(drawn(torch.ones(1, 50, 8), 0).flatten().tolist())) == 50, "equal tokens draw by their places"
+    assert here.mean().item() == pytest.approx(0.5, abs=0.1)
