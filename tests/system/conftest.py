@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dictpfl.client.defences import limits
 from tests.support.harness import World
+
+
+@pytest.fixture(autouse=True)
+def refusals_leave_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals wait for a whole second each; when they leave is tested in `test_refusals.py`."""
+    monkeypatch.setattr(limits, "REFUSAL_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

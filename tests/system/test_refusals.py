@@ -79,6 +79,11 @@ def said(reply: Reply) -> bytes:
 
 
 @pytest.fixture
+def refusals_leave_sooner() -> None:
+    """They leave when they leave: that is what is measured here."""
+
+
+@pytest.fixture
 def victim(tmp_path: Path) -> Victim:
     return Victim(World.found(encrypted(model__options={"hidden": [256]}), tmp_path))
 
@@ -129,6 +134,5 @@ def test_neither_bytes_nor_times_tell_why_a_sum_is_refused(victim: Victim) -> No
 
 def test_without_holding_back_times_would_tell(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "waiting", lambda passed, every, *, refuses: 0.0)
-    refused = measure(victim.refusals(), times=10)
-    with pytest.raises(AssertionError, match="times tell the reason"):
-        require_alike(refused, public=["locked"])
+    # On a busy machine it takes more of them until milliseconds stand out.
+    assert any(measure(victim.refusals(), times=times).told_apart() for times in (10, 30, 100))
