@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
+from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.common.settings import Section, Training
 
 GENESIS_WEIGHTS = "weights.safetensors"
@@ -22,6 +23,7 @@ PEERS, PEER_KEY, SEALED_PEER_KEY = "peers.json", "peers.key", "peers.key.sealed"
 """Files with the members of the epoch, and with this institution's own private keys, in clear and sealed."""
 SETTINGS, DIARY = "institution.toml", "diary.jsonl"
 FORMER_SETTINGS = "site.toml"
+"""Name of the settings' file in dictpfl 0.1."""
 TRAIN, VALIDATION = "train.npz", "validation.npz"
 LOSS_SCALE = "loss_scale.json"
 """File with float16's loss scale of the last round (`training.autocast`)."""
@@ -123,7 +125,9 @@ class InstitutionSettings(Section):
         """
         path = folder / SETTINGS
         if not path.exists() and (folder / FORMER_SETTINGS).exists():
-            raise ConfigError(f"{folder} has {FORMER_SETTINGS}, which is called {SETTINGS} since 0.2: rename it")
+            raise ConfigError(
+                f"{folder} has {FORMER_SETTINGS}, so it is of dictpfl 0.1 and of protocol 3, expected {PROTOCOL}: {FOUND_ANEW}"
+            )
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from dictpfl.common.errors import ParameterError
-from dictpfl.common.messages.protocol import PROTOCOL
+from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.common.protection import Encryption
 from dictpfl.common.settings import NO_PUBLIC_KEY
 from dictpfl.common.words import WORD_BITS, word_prime
@@ -132,10 +132,7 @@ class CKKSParameters:
                 f"CKKS parameters of profile {profile!r}, expected {_PROFILE!r}: {NO_PUBLIC_KEY}; found a new federation"
             )
         if "seeded_sums" in fields:
-            raise ParameterError(
-                f"CKKS parameters of protocol 3, expected {PROTOCOL}: found the federation anew from its last model "
-                "(docs/how-to/move-to-protocol-4.md)"
-            )
+            raise ParameterError(f"CKKS parameters of protocol 3, expected {PROTOCOL}: {FOUND_ANEW}")
         try:
             return cls(**{**fields, "primes": tuple(fields["primes"])})
         except (TypeError, KeyError) as error:

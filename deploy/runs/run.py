@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
+from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.deploy.runs.formats import summary_now
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.units import human_bytes, human_count
@@ -259,8 +260,8 @@ def first_institution(folder: Path) -> Path:
     """
     if (folder / _FORMER_INSTITUTIONS).is_dir() and not (folder / INSTITUTIONS).exists():
         raise ConfigError(
-            f"{folder} was made by dictpfl 0.1, which called the folder {_FORMER_INSTITUTIONS}: rename it to {INSTITUTIONS}, and "
-            "site.toml to institution.toml in each folder within"
+            f"{folder} was made by dictpfl 0.1, in protocol 3, expected {PROTOCOL}: its figures are read, and no more. To go on, export its model with "
+            f"that release and {FOUND_ANEW}"
         )
     return folder / INSTITUTIONS / "institution-000"
 

@@ -25,11 +25,12 @@ NETWORKS = (
     Network("20 Mbps, 50 ms", 2e7, 0.05),
 )
 LAN, WAN = NETWORKS[0], NETWORKS[2]
-TRIPS = 4
-"""Round trips of a round: look for the message, fetch its content, announce the reply, hand over its content."""
-NODE_POLL, TASK_POLL, COORDINATOR_POLL = 3.0, 0.25, 1.0
-"""Seconds between two looks for work or replies in a deployment: Flower's SuperNode (its constant), the task that
-`deploy/operations/places.py` starts, and the longest pause of `server/strategy.py`."""
+TRIPS = 5
+"""Round trips of a round: hear that there is a message (docs/decisions/0069), ask for it, fetch its content, announce the reply, hand over its
+content."""
+TASK_POLL, COORDINATOR_POLL = 0.25, 1.0
+"""Longest pause between two looks inside one machine, seconds: of the task that `deploy/operations/places.py` starts, and of
+`server/strategy.py`."""
 
 
 def waiting(participants: int) -> float:
@@ -37,8 +38,7 @@ def waiting(participants: int) -> float:
 
     Institutions look at moments of their own, and the round waits for the last of n: n / (n + 1) of the interval.
     """
-    last = participants / (participants + 1)
-    return last * (NODE_POLL + TASK_POLL) + COORDINATOR_POLL / 2
+    return participants / (participants + 1) * TASK_POLL + COORDINATOR_POLL / 2
 
 
 def phases(figures: Mapping[str, Any], network: Network) -> dict[str, float]:

@@ -9,7 +9,7 @@ from lib.paper import tables
 from lib.paper.cells import Store
 from lib.paper.institutions import SAMPLES
 from lib.paper.measured import Measured
-from lib.paper.network import NODE_POLL, TASK_POLL, TRIPS
+from lib.paper.network import COORDINATOR_POLL, TASK_POLL, TRIPS
 from lib.paper.pictures import PICTURES, svg
 from lib.paper.verdicts import CLAIMS, OPEN, counts, first_line, told
 
@@ -52,8 +52,8 @@ def measured(found: Measured) -> str:
         tables.institution_table(found),
         "## Time to accuracy",
         "Work and bytes are measured (median round, mean bytes); the network is modelled: its rate, "
-        f"{TRIPS} round trips a round, and a deployment's polling (SuperNodes look every {NODE_POLL:g} s at most, tasks every "
-        f"{TASK_POLL:g} s). Institutions work and send at the same time, and do not share the coordinator's line.",
+        f"{TRIPS} round trips a round, and a deployment's looks for work inside one machine (tasks after {TASK_POLL:g} s at most, the coordinator "
+        f"after {COORDINATOR_POLL:g} s). Institutions work and send at the same time, and do not share the coordinator's line.",
         tables.time_table(found, "cifar10"),
         "## Pictures",
         "Of what the paper's figures 2, 4, 5, 6 and 8 are about: time by phase, updates that shrink, single coordinates, accuracy against "

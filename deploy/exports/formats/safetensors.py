@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dictpfl.client.folder import GENESIS_WEIGHTS, SETTINGS
+from dictpfl.client.folder import FORMER_SETTINGS, GENESIS_WEIGHTS, SETTINGS
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.deploy.ceremony.identity import PUBLIC, Role
@@ -40,7 +40,7 @@ class SafetensorsExporter(Exporter):
             ConfigError: a file name that belongs to another format.
         """
         _require_name(output)
-        if (folder / SETTINGS).exists():
+        if any((folder / name).exists() for name in (SETTINGS, FORMER_SETTINGS)):
             return write_model(folder, output, checkpoint)
         if (folder / PUBLIC).exists():
             begun.require(folder, Role.INSTITUTION)  # not joined yet, or another party: it says so

@@ -14,7 +14,7 @@ from lib.paper.catalogue import accuracy, arm, counted, tuning
 from lib.paper.cells import Store
 from lib.paper.measured import Measured, Row
 from lib.paper.methods import FULL, METHODS, ML10, OURS
-from lib.paper.network import LAN, NETWORKS, NODE_POLL, Network, common_target, ends, phases, seconds_to, waiting
+from lib.paper.network import LAN, NETWORKS, Network, common_target, ends, phases, seconds_to, waiting
 from lib.paper.pictures import PICTURES, svg
 from lib.paper.verdicts import CLAIMS, DIFFERS, OPEN, REPRODUCED, Goal, first_line
 
@@ -163,8 +163,8 @@ def test_time_on_a_network() -> None:
     run = figures(90.0) | {
         "others": [{"kind": "score", "up": 4000, "down": 1000}, {"kind": "measure", "up": 9, "down": 9}]
     }
-    idle = 4 * 0.5 + waiting(3)
-    assert waiting(3) == pytest.approx(0.75 * (NODE_POLL + 0.25) + 0.5)
+    idle = 5 * 0.5 + waiting(3)
+    assert waiting(3) == pytest.approx(0.75 * 0.25 + 0.5)
     assert phases(run, network)["send"] == pytest.approx(3.0)
     assert ends(run, network) == pytest.approx([5 + idle + n * (12 + 3 + idle) for n in (1, 2, 3)])
     assert seconds_to(run, 80.0, network) == pytest.approx(ends(run, network)[1])
