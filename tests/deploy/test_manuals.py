@@ -157,7 +157,7 @@ def beside() -> dict[str, list[str]]:
     _, _, text = text_of("explanation/beside-others.md").partition("## Beside FLARE, Flower, OpenFL")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.partition("\n1. ")[0].splitlines()
+        for line in text.partition("\n(1) ")[0].splitlines()
         if line.startswith("|")
     ]
     return {row[0]: row[1:] for row in rows}
