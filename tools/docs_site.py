@@ -22,7 +22,7 @@ PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 """Target of a relative link or picture, without its anchor."""
 FENCE = re.compile(r"^```(\w+) (.+)$", re.MULTILINE)
-"""Opening of a block with words after the language: docs/deploy.md says there who types it, and the tests read it."""
+"""Opening of a block with words after the language: the manuals in docs/deploy say there who types it, and the tests read it."""
 MODULE = re.compile(r"(?<!\[)`(dictpfl(?:\.[a-z_]+)+)`")
 ITEM = re.compile(r"(?:[-*+]|\d+\.) ")
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n"

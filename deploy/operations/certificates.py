@@ -109,7 +109,7 @@ def standing(days: float) -> str:
         return f"{days:.0f} days left"
     return (
         f"{days:.0f} days left: renew it now" if days > 0 else f"ENDED {-days:.0f} days ago: renew it"
-    ) + " (docs/deploy.md, A certificate expires); rounds go on by themselves"
+    ) + " (docs/deploy/coordinator.md#a-certificate-expires); rounds go on by themselves"
 
 
 def require_valid(path: Path) -> Validity:

@@ -174,7 +174,7 @@ def _organisation(known: Known, record: Egress) -> Iterator[Answer]:
         "egress",
     )  # fmt: skip
     yield Answer("What happens when something goes wrong?", "GDPR Art. 33, 34; HIPAA 164.308(a)(6)", "in part",
-                 "docs/deploy.md has a runbook: lost passphrase, leaked key, lost disk, drift. Who is told, and when, is for the organisations.")  # fmt: skip
+                 "docs/how-to/incidents.md is a runbook: lost passphrase, leaked key, lost disk, drift. Who is told, and when, is for the organisations.")  # fmt: skip
     yield Answer("Where do machines stand; are there transfers abroad?", "GDPR Art. 44 to 49", "yours",
                  "Ask each party. Ciphertexts, sizes and times go to the coordinator, and sums to all institutions.")  # fmt: skip
     yield Answer("Who is controller, who processor; which contracts?", "GDPR Art. 26, 28", "yours",

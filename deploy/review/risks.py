@@ -151,13 +151,13 @@ def _of_operation(known: Known) -> Iterator[Risk]:
         "Recorded today, opened later",
         "Whoever keeps ciphertexts can open them if the key leaks later. They do not expire.",
         "Keys are sealed under a passphrase in a deployment; rotate the key when somebody leaves; the coordinator drops old sums.",
-        "caution", "docs/deploy.md (rotation)",
+        "caution", "docs/deploy/lead.md (rotation)",
     )  # fmt: skip
     yield Risk(
         "Disks and people",
         "An institution's folder holds its data, the model and unsent training in clear; the administrator of a machine sees what "
         "runs on it. What people agree by phone no program can check.",
-        "Encrypt disks; few accounts; compare fingerprints as docs/deploy.md says.", "caution", "docs/threat-model.md (deployment)",
+        "Encrypt disks; few accounts; compare fingerprints as docs/deploy.md (calls) says.", "caution", "docs/threat-model.md (deployment)",
     )  # fmt: skip
     if known.simulated:
         yield Risk(

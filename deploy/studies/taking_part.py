@@ -9,8 +9,9 @@ from typing import Any
 
 from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
-from dictpfl.common.errors import ConfigError, StudyError
+from dictpfl.common.errors import ConfigError, IdentityError, StudyError
 from dictpfl.common.files import write_private
+from dictpfl.deploy.ceremony.identity import Role
 from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
 from dictpfl.deploy.ceremony.keeping import STUDIES
 from dictpfl.deploy.ceremony.nodes import NODE, NODE_PUBLIC, node_key
@@ -69,11 +70,16 @@ def require_going(studies: Studies, study: Study) -> Proposal:
     """Return the proposal of a study that this institution has approved and not withdrawn from.
 
     Raises:
-        StudyError: it has not, or it was aborted.
+        StudyError: it has not, or it was aborted. IdentityError: the folder is no institution's.
     """
+    own = studies.network.own
+    if own.role is not Role.INSTITUTION:
+        raise IdentityError(
+            f"{studies.party} is the folder of the {own.role} {own.name}; only institutions run a study"
+        )
     if study.aborted:
         raise StudyError(f"{study.name} was aborted by {study.aborted.by.name}")
-    said = study.said(studies.network.own)
+    said = study.said(own)
     if said is None or said.kind != "approved":
         raise StudyError(
             f"{study.name}, version {study.wanted.version}, is {said.kind if said else 'not approved'} here; `dictpfl study approve "

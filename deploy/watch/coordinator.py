@@ -1,6 +1,6 @@
 """The page of a coordinator's folder: times, sizes and counts, and who answered; it knows no more, and shows no more.
 
-What it may show is `MAY_KNOW`; `docs/deploy.md` ("What each party sees") has the same list for people.
+What it may show is `MAY_KNOW`; `docs/reference/what-each-party-sees.md` has the same list for people.
 """
 
 from __future__ import annotations

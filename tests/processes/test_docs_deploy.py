@@ -1,7 +1,8 @@
-"""docs/deploy.md, followed word for word: every role a shell and a folder of its own, real processes over TLS.
+"""The three manuals of docs/deploy, followed word for word: every role a shell and a folder of its own, real processes over TLS.
 
-What the page leaves to people is done here as they would: files are carried where a **Send** line says, words are read
-out from one party's screen to another's, and the lines in CAPITALS are filled in. All else is typed as it stands.
+They are typed in the order of docs/deploy.md (`tests.support.manuals`). What they leave to people is done here as they would:
+files are carried where a **Send** line says, words are read out from one party's screen to another's, and the lines in
+CAPITALS are filled in. All else is typed as it stands.
 """
 
 from __future__ import annotations
@@ -26,148 +27,22 @@ import pytest
 
 from dictpfl.deploy.simulation.flower import session
 from tests.support import ROOT
-
-PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-FOUNDERS, NEWCOMER = ("berlin", "kyoto", "oslo"), "quito"
-INSTITUTIONS = (*FOUNDERS, NEWCOMER)
-AUTHORITY, COORDINATOR = "authority", "coordinator"
-ROLES = {"everybody": (AUTHORITY, COORDINATOR, *FOUNDERS), "institution": FOUNDERS}
-ROLES |= {name: (name,) for name in (AUTHORITY, COORDINATOR, *INSTITUTIONS)}
-BLOCK_SECONDS = 400.0
-
-_PIECE = re.compile(
-    r"^### (?P<step>\d+)\. [^\n]*$"
-    r"|^##+ (?P<section>[^\n]*)$"
-    r"|^```(?P<language>\w*) *(?P<label>[^\n]*)\n(?P<code>.*?)^```$"
-    r"|^- \*\*Send\*\* `(?P<source>[^`]+)` to (?P<reader>[\w ]+), who keeps it as `(?P<target>[^`]+)`\.$"
-    r"|<!-- run: (?P<who>\w+) (?P<steps>[\d ]+) -->",
-    re.MULTILINE | re.DOTALL,
+from tests.support.manuals import (
+    AUTHORITY,
+    COORDINATOR,
+    FOUNDERS,
+    INSTITUTIONS,
+    NEWCOMER,
+    Block,
+    Piece,
+    Send,
+    pages,
+    plan,
+    shown,
 )
 
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block, what it must print, and on which machines it is typed."""
-
-    line: int
-    code: str
-    machines: tuple[str, ...]
-    settings: bool = False
-    file: str = ""
-    shows: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Send:
-    """A file, or a folder, that travels."""
-
-    source: str
-    target: str
-    senders: tuple[str, ...]
-    readers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Again:
-    """One machine does earlier steps."""
-
-    machine: str
-    steps: tuple[int, ...]
-
-
-Piece = Block | Send | Again
-
-
-class UnreadableError(Exception):
-    """The page has something that this walk cannot follow."""
-
-
-def read(page: str) -> dict[int | None, list[Piece]]:
-    """The page's pieces by step; those after the steps under None, in the order of the page."""
-    pieces: dict[int | None, list[Piece]] = {}
-    step: int | None = None
-    for found in _PIECE.finditer(page):
-        line = page.count("\n", 0, found.start()) + 1
-        if found["step"] is not None:
-            step = int(found["step"])
-            if step in pieces:
-                raise UnreadableError(f"line {line}: step {step} is there twice")
-        elif found["section"] is not None:
-            step = None
-        elif found["language"] is not None:
-            _add_block(pieces.setdefault(step, []), line, found)
-        elif found["who"] is not None:
-            pieces.setdefault(step, []).append(Again(found["who"], tuple(map(int, found["steps"].split()))))
-        else:
-            here = pieces.setdefault(step, [])
-            pieces[step].append(_send(here, line, found))
-    if page.count("**Send** `") != sum(isinstance(p, Send) for part in pieces.values() for p in part):
-        raise UnreadableError("a **Send** line is not of the form that this walk reads")
-    return pieces
-
-
-def _add_block(here: list[Piece], line: int, found: re.Match[str]) -> None:
-    language, label, code = found["language"], found["label"].split(), found["code"]
-    if (language, label) == ("text", ["output"]):
-        before = here[-1] if here else None
-        if not isinstance(before, Block) or before.shows or before.settings or before.file:
-            raise UnreadableError(f"line {line}: output that belongs to no command")
-        here[-1] = Block(before.line, before.code, before.machines, shows=tuple(code.splitlines()))
-        return
-    settings = label[-1:] == ["settings"]
-    file = label.pop() if language in {"toml", "python"} and len(label) > 1 else ""
-    roles = label[:-1] if settings else label
-    known = language in {"bash", "toml", "python"} and bool(roles) and set(roles) <= set(ROLES)
-    if not known or (language != "bash") != bool(file):
-        raise UnreadableError(f"line {line}: ```{language} {found['label']} names no machine that would run it")
-    machines = tuple(machine for role in roles for machine in ROLES[role])
-    here.append(Block(line, code, machines, settings, file))
-
-
-def _send(here: list[Piece], line: int, found: re.Match[str]) -> Send:
-    senders = next((piece.machines for piece in reversed(here) if isinstance(piece, Block)), None)
-    readers = {
-        "the authority": (AUTHORITY,),
-        "the coordinator": (COORDINATOR,),
-        "each institution": INSTITUTIONS,
-        "the newcomer": (NEWCOMER,),
-    }.get(found["reader"])
-    if senders is None or readers is None:
-        raise UnreadableError(f"line {line}: from whom, or to whom?")
-    return Send(found["source"], found["target"], senders, readers)
-
-
-def plan(page: str) -> list[Piece]:
-    """What is done, in order: the steps by number, then the rest."""
-    pieces = read(page)
-    numbers = sorted(number for number in pieces if number is not None)
-    if numbers != list(range(len(numbers))):
-        raise UnreadableError(f"steps {numbers}, expected 0, 1, 2 and so on")
-    done: list[Piece] = [piece for number in numbers for piece in pieces[number]]
-    for piece in pieces.get(None, []):
-        done += _again(piece, pieces) if isinstance(piece, Again) else [piece]
-    return done
-
-
-def _again(again: Again, pieces: dict[int | None, list[Piece]]) -> Iterator[Piece]:
-    """A newcomer's part of earlier steps."""
-    for number in again.steps:
-        for piece in pieces[number]:
-            if isinstance(piece, Block):
-                yield Block(piece.line, piece.code, (again.machine,), piece.settings, piece.file, piece.shows)
-            elif isinstance(piece, Send):
-                yield Send(piece.source, piece.target, (again.machine,), piece.readers)
-
-
-def shown(expected: Sequence[str], printed: str) -> str | None:
-    """The first expected line that was not printed, in order; `…` stands for anything."""
-    lines = iter(printed.splitlines())
-    for line in expected:
-        pattern = re.compile(".*".join(map(re.escape, line.strip().split("…"))))
-        if not any(pattern.fullmatch(found.strip()) for found in lines):
-            return line
-    return None
+NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+BLOCK_SECONDS = 400.0
 
 
 @dataclass
@@ -201,7 +76,7 @@ class Machine:
 
     def type(self, block: Block, code: str) -> str:
         """Run a block as typed; what it printed."""
-        script = self.folder.parent / f"{self.name}-{block.line}.sh"
+        script = self.folder.parent / f"{self.name}-{Path(block.page).stem}-{block.line}.sh"
         script.write_text(code, encoding="utf-8")
         mark = f"done-{block.line}-{time.monotonic_ns()}"
         self._tell(f". {shlex.quote(str(script))} < /dev/null; echo; echo {mark}")
@@ -218,7 +93,7 @@ class Machine:
             if not piece:
                 why = "failed" if ready else f"took more than {BLOCK_SECONDS:.0f} s"
                 raise AssertionError(
-                    f"docs/deploy.md, line {block.line}, at {self.name}: {why}\n{block.code}\n--- printed\n"
+                    f"docs/{block.page}, line {block.line}, at {self.name}: {why}\n{block.code}\n--- printed\n"
                     f"{text.decode(errors='replace')[-3000:]}\n--- errors\n{self.errors[-3000:]}\n--- up.log\n{self.log[-3000:]}"
                 )
             text += piece
@@ -277,7 +152,7 @@ class World:
             self.end()
             raise
         self.ports = dict(zip(("proxy", "metrics", *self.machines), free_ports(len(self.machines) + 2), strict=True))
-        self.typed: set[int] = set()
+        self.typed: set[tuple[str, int]] = set()
 
     def follow(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
@@ -295,11 +170,13 @@ class World:
             printed = machine.type(block, self.filled_in(block, machine.name) if block.settings else block.code)
             missing = shown(block.shows, printed)
             assert missing is None, (
-                f"docs/deploy.md, line {block.line}, at {machine.name}: the page shows\n  {missing}\nprinted was\n{printed}\n"
+                f"docs/{block.page}, line {block.line}, at {machine.name}: the page shows\n  {missing}\nprinted was\n{printed}\n"
                 f"{machine.errors[-2000:]}"
             )
-            sys.stdout.write(f"line {block.line:4} {machine.name:12} {time.monotonic() - began:6.1f} s\n")
-        self.typed.add(block.line)
+            sys.stdout.write(
+                f"{block.page:22} line {block.line:4} {machine.name:12} {time.monotonic() - began:6.1f} s\n"
+            )
+        self.typed.add(block.place)
 
     def filled_in(self, block: Block, name: str) -> str:
         """The lines in CAPITALS, as this operator fills them in."""
@@ -363,44 +240,7 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-# the page, read
-
-
-def test_every_block_of_the_page_is_typed_somewhere() -> None:
-    """A fenced block that the walk would leave out fails here, without starting anything."""
-    fences = re.findall(r"^```\S.*$", PAGE, re.MULTILINE)
-    blocks = [piece for piece in plan(PAGE) if isinstance(piece, Block)]
-    outputs = sum(bool(block.shows) for block in {block.line: block for block in blocks}.values())
-    assert len({block.line for block in blocks}) + outputs == len(fences)
-    assert outputs >= 10
-    assert len(re.findall(r"^ *```", PAGE, re.MULTILINE)) == 2 * len(fences), "indented, or without a language"
-    assert not re.search(r"^    (dictpfl|nginx|\$) ", PAGE, re.MULTILINE), "a command in an indented block"
-
-
-@pytest.mark.parametrize(
-    ("page", "why"),
-    [
-        ("### 0. A\n```bash\nls\n```\n", "names no machine"),
-        ("### 0. A\n```bash nobody\nls\n```\n", "names no machine"),
-        ("### 0. A\n```sh authority\nls\n```\n", "names no machine"),
-        ("### 0. A\n```text output\nls\n```\n", "belongs to no command"),
-        ("### 1. A\n```bash authority\nls\n```\n", "expected 0, 1, 2"),
-        ("### 0. A\n```bash authority\nls\n```\n- **Send** `x` to somebody, who keeps it as `y`.\n", "to whom"),
-        ("### 0. A\n```bash authority\nls\n```\n**Send** `x` to the authority.\n", "not of the form"),
-    ],
-)
-def test_what_the_walk_cannot_follow_is_said(page: str, why: str) -> None:
-    with pytest.raises(UnreadableError, match=why):
-        plan(page)
-
-
-def test_output_is_compared_in_order() -> None:
-    assert shown(["a …", "c"], "x\na 1\nb\n  c\n") is None
-    assert shown(["c", "a …"], "a 1\nc\n") == "a …"
-    assert shown(["a …"], "ab\n") == "a …"
-
-
-# the page, followed
+# the manuals, followed
 
 
 @pytest.fixture
@@ -413,11 +253,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.deployment
-@pytest.mark.skipif(NGINX is None, reason="NO PROXY, so the page cannot be followed: apt-get install nginx-light")
-def test_the_page_word_for_word(world: World) -> None:
-    pieces = plan(PAGE)
+@pytest.mark.skipif(NGINX is None, reason="NO PROXY, so the manuals cannot be followed: apt-get install nginx-light")
+def test_the_manuals_word_for_word(world: World) -> None:
+    pieces = plan(pages())
     world.follow(pieces)
-    assert world.typed == {piece.line for piece in pieces if isinstance(piece, Block)}
+    assert world.typed == {piece.place for piece in pieces if isinstance(piece, Block)}
     screens = {name: machine.heard for name, machine in world.machines.items()}
 
     # What people compare by phone.
@@ -441,7 +281,7 @@ def test_the_page_word_for_word(world: World) -> None:
 
 
 def status(machine: Machine) -> dict[str, object]:
-    block = Block(0, "dictpfl status --folder institution --json\n", (machine.name,))
+    block = Block("", 0, "dictpfl status --folder institution --json\n", (machine.name,))
     found = json.loads(machine.type(block, block.code))
     assert isinstance(found, dict)
     return found

@@ -26,7 +26,7 @@ def test_real_federations_are_offered_masks_and_simulations_are_not(tmp_path: Pa
 
 
 def test_the_walk_s_configuration_sets_what_the_template_does() -> None:
-    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/deploy/lead.md").read_text(encoding="utf-8")
     blocks = re.search(r"```toml authority federation.toml\n(.*?)```", page, re.DOTALL)
     assert blocks is not None
     shown, offered = tomllib.loads(blocks[1]), tomllib.loads(template())

@@ -80,7 +80,10 @@ def test_every_alarm_says_what_to_do_and_names_what_there_is() -> None:
         assert rule["labels"]["severity"] in {"warn", "page"}
         assert re.fullmatch(r"\d+[smh]", rule["for"])
         assert set(rule["annotations"]) == {"summary", "action"}
-        for page, anchor in re.findall(r"(docs/[a-z-]+\.md)#([a-z-]+)", rule["annotations"]["action"]):
+        action = rule["annotations"]["action"]
+        named = re.findall(r"(docs/[a-z/-]+\.md)#([a-z-]+)", action)
+        assert len(named) == action.count("docs/"), rule["alert"]
+        for page, anchor in named:
             heads = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^a-z -]", "", head.lower()).replace(" ", "-") for head in heads}, rule["alert"]
 

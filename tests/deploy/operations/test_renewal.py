@@ -72,7 +72,7 @@ def test_status_says_thirty_days_ahead(coordinator: Path, days: int, said: str) 
     try_out(coordinator / "tls", [], days=days)
     shown = CliRunner().invoke(app, ["status", "--folder", str(coordinator)]).output
     assert f"certificate: {said}" in shown
-    assert ("docs/deploy.md" in shown) == (days < 30)
+    assert ("docs/deploy/coordinator.md#a-certificate-expires" in shown) == (days < 30)
 
 
 def test_before_it_has_joined_an_institution_is_told_so(tmp_path: Path) -> None:

@@ -245,38 +245,7 @@ def test_a_new_passphrase_opens_the_studies_too(run_one: World, tmp_path: Path) 
     change_passphrase(world.made.authority, PASSPHRASES["authority"], b"other six random words")
 
 
-# who may do what
-
-
-@pytest.mark.parametrize(
-    ("party", "words", "error"),
-    [
-        ("coordinator", ["propose", "c.toml", "--sample-shape", "6", "--outputs", "3"], "holds no identity"),
-        ("coordinator", ["approve", "wide"], "holds no identity"),
-        ("coordinator", ["abort", "wide"], "holds no identity"),
-        ("authority", ["approve", "wide"], "only institutions approve, refuse or pause"),
-        ("authority", ["refuse", "wide"], "only institutions approve, refuse or pause"),
-        ("authority", ["pause", "wide"], "only institutions approve, refuse or pause"),
-        ("authority", ["install", "out/coordinator"], "expected the coordinator's"),
-        ("berlin", ["abort", "wide"], "for the lead or the authority to say"),
-        ("berlin", ["key", "wide", "x.approved", "--out", "new"], "cannot read x.approved"),
-        ("berlin", ["install", "out/coordinator"], "expected the coordinator's"),
-    ],
-)
-def test_what_a_role_may_not_do(
-    run_one: World, party: str, words: list[str], error: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(run_one.made.root.parent)
-    before = run_one.logged(party)
-    keys = ["--passphrase-file", str(run_one.home(party) / "passphrase")] if words[0] != "install" else []
-    if party == "coordinator":
-        keys = ["--passphrase-file", str(run_one.home("berlin") / "passphrase")]
-    if party == "authority" and words[0] == "install":
-        monkeypatch.setattr("dictpfl.deploy.studies.cli.asked_passphrase", lambda _file: PASSPHRASES["authority"])
-    done = CliRunner().invoke(app, ["study", *words, "--folder", str(run_one.home(party)), *keys])
-    assert isinstance(done.exception, DictPFLError), (done.output, done.exception)
-    assert error in str(done.exception)
-    assert run_one.logged(party) == before
+# who may do what: test_roles.py tries each "no" of the page's table
 
 
 def test_an_institution_makes_no_key(run_one: World, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_an_institution_s_page_has_its_own_figures_and_nobody_else_s(run: Run) -
 def test_a_coordinator_s_page_is_made_of_what_it_may_know_and_nothing_else(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/deploy.md, "What each party sees", is the list; whatever else finds its way into the standing is not shown."""
+    """docs/reference/what-each-party-sees.md is the list; whatever else finds its way into the standing is not shown."""
     folder = run.folder / "coordinator"
     standing = of_coordinator(folder)
     assert set(standing) == MAY_KNOW, "a new fact: decide whether the coordinator may know it, and its page show it"
