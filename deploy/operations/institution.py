@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         DictPFLError: something in the folder cannot be used, or the coordinator is not who it should be.
     """
     folder = folder.resolve()
+    with readiness.kept(folder):
+        _up(folder, log_json=log_json, given=given)
+
+
+def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     finish_change(folder)
     begun.require(folder, Role.INSTITUTION)
     institution = InstitutionSettings.load(folder)

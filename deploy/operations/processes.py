@@ -27,7 +27,7 @@ from dictpfl.deploy.operations.environment import PARENT
 from dictpfl.deploy.operations.health import free_port
 from dictpfl.deploy.operations.log_format import wants_json
 from dictpfl.deploy.operations.logs import ProgramLog
-from dictpfl.deploy.operations.places import LOOPBACK, PROCESSES
+from dictpfl.deploy.operations.places import LOCK, LOOPBACK, PROCESSES
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 8.0
@@ -287,7 +287,7 @@ def alone(run: Path) -> Iterator[None]:
     Raises:
         ProcessError: somebody else holds it.
     """
-    descriptor = lock_if_free(run / "lock")
+    descriptor = lock_if_free(run / LOCK)
     if descriptor is None:
         raise ProcessError(f"another `up` runs in {run.parent}; stop that one first")
     try:

@@ -21,14 +21,21 @@ def show_coordinator(standing: dict[str, Any]) -> None:
         console.say(f"INSECURE (toy_insecure): {reason}")
     if standing["trouble"]:
         console.say(f"STOPPED: {standing['trouble']}")
+    if standing["not_ready"]:
+        console.say(f"`up` ended: {standing['not_ready']}")
     if standing["disk"]:
         console.say(f"DISK: {standing['disk']}")
+    for program in standing["down"]:
+        console.say(f"DOWN: {program}")
     table = console.table(
         "round", "kind", "in the sum", "ciphertexts", "up", "down", "time", "of it adding", "not in the sum"
     )
     names = {str(node["node"]): node["name"] for node in standing["nodes"] or ()}
     for r in standing["rounds"]:
         missing = ", ".join(f"{names.get(node) or node}: {why}" for node, why in r["rejected"].items())
+        if vain := r["vain"]:
+            # Of a round that is closed, too: a fault that mended itself in seconds is explained afterwards.
+            missing = "; ".join(filter(None, [missing, f"asked again ({len(vain)}), since {vain[-1]}"]))
         table.add_row(
             str(r["round"]), f"{r['kind']}, void" if r["void"] else r["kind"], str(r["contributors"]), str(r["ciphertexts"]), human_bytes(r["bytes_up"]),
             human_bytes(r["bytes_down"]), human_seconds(r["seconds"]), human_seconds(r["fold_seconds"]), missing,
