@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,7 +31,9 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="KIND,KIND", help=f"of {', '.join(whole.KINDS)}")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="keep everything there; it must not exist")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON for the table")
-    parser.add_argument("--render", action="store_true", help="only make the tables of docs/explanation/reliability.md anew")
+    parser.add_argument(
+        "--render", action="store_true", help="only make the tables of docs/explanation/reliability.md anew"
+    )
     given = parser.parse_args()
     if given.render:
         page.write()
@@ -48,7 +51,9 @@ def main() -> int:
     _tell(whole.table(report.rows))
     for wrong in report.wrong:
         _tell(f"WRONG: {wrong}")
-    _tell(f"seed {given.seed}: {len(report.rows)} faults, {'equal' if not report.wrong else f'{len(report.wrong)} wrong'}")
+    _tell(
+        f"seed {given.seed}: {len(report.rows)} faults, {'equal' if not report.wrong else f'{len(report.wrong)} wrong'}"
+    )
     return 1 if report.wrong else 0
 
 
@@ -62,9 +67,9 @@ def _with_own_mounts() -> None:
     if _ALONE in os.environ or unshare is None:
         return
     how = [unshare, "--mount"] if os.geteuid() == 0 else [unshare, "--map-root-user", "--mount"]
-    if os.spawnv(os.P_WAIT, unshare, [*how, "true"]) == 0:
+    if subprocess.run([*how, "true"], capture_output=True, check=False).returncode == 0:
         os.environ[_ALONE] = "1"
-        os.execv(unshare, [*how, sys.executable, *sys.argv])
+        os.execv(unshare, [*how, sys.executable, *sys.argv])  # noqa: S606  ourselves
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def _in_touch(folder: Path, alive: Health) -> Health:
 def _health(name: str, facts: dict[str, Any]) -> Health:
     pid, restarts, port = facts.get("pid"), facts.get("restarts", 0), facts.get("health")
     if pid is None:
-        return Health(name, serves=False, found=f"down, starts again soon; restarts {restarts}; see logs/{name}.log")
+        why = f": {facts['why']}" if facts.get("why") else ""
+        found = f"down, starts again soon{why}; restarts {restarts}; see logs/{name}.log"
+        return Health(name, serves=False, found=found)
     if port is None or not serves(port):
         return Health(
             name, serves=False, found=f"process {pid} does not serve; restarts {restarts}; see logs/{name}.log"

@@ -83,6 +83,7 @@ class _Running:
         self.failures = 0
         self.restarts = -1
         self.health = 0
+        self.why = ""
 
     def start(self) -> None:
         self.restarts += 1
@@ -102,12 +103,13 @@ class _Running:
         self.log.follow(self.process)
         _log.info("started", program=self.program.name, pid=self.process.pid, restarts=self.restarts)
 
-    def facts(self) -> dict[str, int | None]:
-        """Process id (None: down), restarts so far, and the port of its health server."""
+    def facts(self) -> dict[str, int | str | None]:
+        """Process id (None: down), restarts so far, the port of its health server, and why it ended last, if that is known."""
         return {
             "pid": self.process.pid if self.process else None,
             "restarts": max(0, self.restarts),
             "health": self.health,
+            "why": self.why,
         }
 
     def ended(self) -> int | None:
@@ -144,6 +146,7 @@ class _Running:
         wait = min(delays.first * 2**self.failures, delays.most)
         self.failures += 1
         self.due, self.process = time.monotonic() + wait, None
+        self.why = self.program.advice.get(code or 0, self.log.reason if code else "")
         _log.warning(
             "ended, starts again", program=self.program.name, status=status, flower_code=code, seconds=wait,
             reason=self.log.reason, advice=self.program.advice.get(code or 0, f"see {self.log.path}"),

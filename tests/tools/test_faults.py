@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults import page
 from tests.support.faults.ground import NAMES, flip, unflip
 from tests.support.faults.lines import CUT, HANDSHAKE, OPEN, SLOW, Line
 from tests.support.faults.played import STOPPED, UNEXPLAINED, Row
@@ -94,6 +95,18 @@ def test_the_table_is_markdown() -> None:
     lines = table([Row("line cut", "oslo", "", 3, COORDINATOR, "oslo: offline | 9 s", "", STOPPED, 1.0)]).splitlines()
     assert len(lines) == 3
     assert "offline \\| 9 s" in lines[2]
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    """`python tools/faults.py --render` changes nothing; another figure would show."""
+    text, found = page.PAGE.read_text(encoding="utf-8"), page.reports()
+    assert page.rendered(text, found) == text
+    assert found, "nothing was measured"
+    for one in found:
+        assert one["wrong"] == [], one["seed"]
+        assert {row["kind"] for row in one["rows"]} == set(KINDS)
+    changed = [found[0] | {"disturbed": found[0]["disturbed"] | {"digests": {"berlin": "another"}}}]
+    assert "DIFFER" in page.rendered(text, changed)
 
 
 # lines

@@ -51,8 +51,9 @@ def test_a_clock_that_is_wrong_by_a_day(days: int, word: str, proxy: tuple[str, 
         mock.patch.object(_Proxy, "date_time_string", return_value=there),
         structlog.testing.capture_logs() as logs,
     ):
-        institution._compare_clocks(*proxy)
+        said = institution._compare_clocks(*proxy)
     (entry,) = logs
+    assert said == entry["event"], "kept for `status`, as the reason for which the SuperNode is refused"
     assert abs(abs(entry["seconds"]) - DAY) < 60
     assert f"{word} the coordinator's" in entry["event"]
     assert "timedatectl" in entry["event"]

@@ -119,7 +119,9 @@ class Ground(Ceremonial):
         for party in disks:
             (folder / party).mkdir(mode=0o700)
             mounted = subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "size=1g,mode=700", "tmpfs", folder / party], capture_output=True, check=False
+                ["mount", "-t", "tmpfs", "-o", "size=1g,mode=700", "tmpfs", folder / party],
+                capture_output=True,
+                check=False,
             )
             if mounted.returncode == 0:
                 made.disks.add(party)
@@ -191,11 +193,15 @@ class Ground(Ceremonial):
         raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
     def _coordinator_alive(self) -> bool:
-        return self.up is not None and self.up.process.poll() is None and "superlink" in self.processes(self.coordinator)
+        return (
+            self.up is not None and self.up.process.poll() is None and "superlink" in self.processes(self.coordinator)
+        )
 
     def reached(self, rounds: int, seconds: float = 240) -> int:
         """Wait for so many closed rounds."""
-        return int(self.wait(lambda: self.finished or self.closed_rounds() >= rounds, seconds, f"{rounds} closed rounds"))
+        return int(
+            self.wait(lambda: self.finished or self.closed_rounds() >= rounds, seconds, f"{rounds} closed rounds")
+        )
 
     def closed_rounds(self) -> int:
         with suppress(Exception):  # a journal that is being replaced
@@ -206,7 +212,9 @@ class Ground(Ceremonial):
 
     def look(self, *parties: str, folder: Path | None = None) -> dict[str, str]:
         """What `dictpfl status` prints for these parties."""
-        homes = {party: folder or (self.coordinator if party == "coordinator" else self.home(party)) for party in parties}
+        homes = {
+            party: folder or (self.coordinator if party == "coordinator" else self.home(party)) for party in parties
+        }
         asked = {}
         for party, home in homes.items():
             log = self.logs / f"status-{party}.txt"
@@ -284,9 +292,7 @@ class Ground(Ceremonial):
         self._size(party, "1g")
 
     def _size(self, party: str, size: str) -> None:
-        subprocess.run(
-            ["mount", "-o", f"remount,size={size}", self.folder / party], capture_output=True, check=False
-        )
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.folder / party], capture_output=True, check=False)
 
     # processes and files
 

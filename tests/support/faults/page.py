@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tests.support import ROOT
@@ -18,7 +17,9 @@ _MOST = 220
 
 def reports() -> list[dict[str, Any]]:
     """What was measured, by seed."""
-    return sorted((json.loads(path.read_text()) for path in RESULTS.glob("seed-*.json")), key=lambda one: int(one["seed"]))
+    return sorted(
+        (json.loads(path.read_text()) for path in RESULTS.glob("seed-*.json")), key=lambda one: int(one["seed"])
+    )
 
 
 def rendered(page: str, found: Sequence[Mapping[str, Any]]) -> str:
@@ -46,7 +47,10 @@ def _faults(found: Sequence[Mapping[str, Any]]) -> str:
     for one in found:
         for row in one["rows"]:
             groups.setdefault((row["kind"], _file(row)), []).append((one["seed"], row))
-    lines = ["| fault | of | struck (seed: where, after round) | seen by | what it said, once | mended by | outcome |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| fault | of | struck (seed: where, after round) | seen by | what it said, once | mended by | outcome |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for (kind, file), rows in sorted(groups.items(), key=lambda group: ("flipped" in group[0][0], group[0])):
         struck = "; ".join(f"{seed}: {row['where']}, {row['round']}" for seed, row in rows)
         said = max((row["said"] for _, row in rows), key=len)
@@ -64,8 +68,8 @@ def _file(row: Mapping[str, Any]) -> str:
 
 def _whose(row: Mapping[str, Any]) -> str:
     """Roles in place of names."""
-    seen = str(row["seen_by"])
-    return seen if seen in ("coordinator",) or not row["where"] else seen.replace(row["where"], "institution" if row["where"] != "coordinator" else "coordinator")
+    role = "coordinator" if row["where"] == "coordinator" else "institution"
+    return str(row["seen_by"]).replace(row["where"], role)
 
 
 def _cell(text: str) -> str:

@@ -6,24 +6,34 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from dictpfl.server.coordinator import JOURNAL
 from tests.support.faults.ground import DEADLINE, Ground, durable, flip, kill, unflip
 from tests.support.faults.lines import CUT, HANDSHAKE, OPEN, SLOW
-from tests.support.faults.schedule import COORDINATOR, FLIPS, INSTITUTION, Fault
-from tests.support.machines import Command, free_port, until
+from tests.support.faults.schedule import COORDINATOR, Fault
+from tests.support.machines import free_port, until
 
 HOOKS = Path(__file__).parent / "hooks"
 """On an institution's path it makes a clock that is wrong."""
+JOURNAL_BITS = 3
+"""Bits that are flipped in the journal, one at a time: a third of its bytes or so belong to no row."""
 PATIENCE = 120.0
 """Seconds until `status` must have explained a fault; a machine may be busy."""
-MENDED, STOPPED, UNHARMED, NOT_PLAYED, UNEXPLAINED = "went on by itself", "stopped", "no stop", "not played", "UNEXPLAINED"
+MENDED, STOPPED, UNHARMED, NOT_PLAYED, UNEXPLAINED = (
+    "went on by itself",
+    "stopped",
+    "no stop",
+    "not played",
+    "UNEXPLAINED",
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,9 @@ class Player:
         self.tell(f"round {self.ground.closed_rounds()}: {kind}, {fault.where}")
         try:
             for row in getattr(self, f"_{kind.replace(' ', '_')}")(fault):
-                self.tell(f"  {row.what or kind}: {row.outcome}; {row.seen_by or 'nobody'}: {row.said[:160]} ({row.seconds:.0f} s)")
+                self.tell(
+                    f"  {row.what or kind}: {row.outcome}; {row.seen_by or 'nobody'}: {row.said[:160]} ({row.seconds:.0f} s)"
+                )
                 yield row
         except AssertionError as error:
             self.tell(f"  FAILED: {error}")
@@ -264,7 +276,12 @@ class Player:
         shutil.rmtree(clone)
         ground.start_institution(fault.where)
         yield self._row(
-            fault, began, ("", ""), "the clone was stopped, the original started: it catches up", UNHARMED, "for a round"
+            fault,
+            began,
+            ("", ""),
+            "the clone was stopped, the original started: it catches up",
+            UNHARMED,
+            "for a round",
         )
 
     # backups
@@ -305,7 +322,12 @@ class Player:
         ground.wait(ground.ready, 90, "coordinator ready")
         ground.reached(before + 1)
         yield self._row(
-            fault, began, told, "`coordinator up` and `run`: it goes on from the institutions' state", STOPPED, f"{age} rounds old"
+            fault,
+            began,
+            told,
+            "`coordinator up` and `run`: it goes on from the institutions' state",
+            STOPPED,
+            f"{age} rounds old",
         )
 
     # flipped bits
@@ -340,7 +362,8 @@ class Player:
         assert ground.up is not None
         ground.up.stop(30)
         for path in [path for path in files if not _unread(path)]:
-            yield self._flipped(fault, ground.coordinator, path, draw, self._coordinator_stops)
+            for _ in range(JOURNAL_BITS if path.name == JOURNAL else 1):
+                yield self._flipped(fault, ground.coordinator, path, draw, self._coordinator_stops)
         gate.set(OPEN)
         ground.start_coordinator()
         ground.wait(ground.ready, 90, "coordinator ready")
@@ -352,12 +375,18 @@ class Player:
         began, file = time.monotonic(), home / path
         bit = draw.randrange(8 * file.stat().st_size)
         whole, damaged = flip(file, bit)
+        harmless = _of_no_weight(path) or (path.name == JOURNAL and _same_rows(whole, damaged, self.ground.folder))
         said = stops(fault, path)
         unflip(file, whole, damaged)
-        harmless = not said[0] and _of_no_weight(path)
+        harmless = harmless and not said[0]
         repaired = "the file was restored from the backup" if said[0] else "put back"
         return self._row(
-            fault, began, said, repaired, UNHARMED if harmless else STOPPED, f"{_general(path)}, bit {bit % 8} of byte {bit // 8}"
+            fault,
+            began,
+            said,
+            repaired,
+            UNHARMED if harmless else STOPPED,
+            f"{_general(path)}, bit {bit % 8} of byte {bit // 8}",
         )
 
     def _looked_at(self, fault: Fault, path: Path) -> tuple[str, str]:
@@ -439,9 +468,24 @@ class Player:
             command.stop(30)
 
 
+def _same_rows(whole: bytes, damaged: bytes, folder: Path) -> bool:
+    """Whether two SQLite files hold the same rows: parts of a page that no row uses may hold anything."""
+    held = []
+    for data in (whole, damaged):
+        copy = folder / "journal-compared.sqlite"
+        copy.write_bytes(data)
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError), closing(sqlite3.connect(copy)) as database:
+            held.append(list(database.iterdump()))
+        copy.unlink()
+    return len(held) == 2 and held[0] == held[1]
+
+
 def _unread(path: Path) -> bool:
     """Files that no party reads while it runs, or on which nothing rests."""
-    return any(fnmatch(str(path), pattern) for pattern in ("custody.*", "diary.jsonl", "handover.state", "node.pub", "tls/ca.key"))
+    return any(
+        fnmatch(str(path), pattern)
+        for pattern in ("custody.*", "diary.jsonl", "handover.state", "node.pub", "tls/ca.key")
+    )
 
 
 def _at_a_round(path: Path) -> bool:
@@ -462,7 +506,11 @@ def _of_no_weight(path: Path) -> bool:
 
 def _general(path: Path) -> str:
     """A file's name without the federation's id, which differs from seed to seed."""
-    return f"memory/*{''.join(path.suffixes[-2:] if path.suffix in ('.json', '.jsonl') else path.suffixes[-1:])}" if path.parts[0] == "memory" else str(path)
+    return (
+        f"memory/*{''.join(path.suffixes[-2:] if path.suffix in ('.json', '.jsonl') else path.suffixes[-1:])}"
+        if path.parts[0] == "memory"
+        else str(path)
+    )
 
 
 def _root() -> Path:

@@ -58,9 +58,7 @@ class Fault:
         return random.Random(self.number)
 
 
-def drawn(
-    seed: int, names: Sequence[str], rounds: int, kinds: Collection[str] | None = None
-) -> list[Fault]:
+def drawn(seed: int, names: Sequence[str], rounds: int, kinds: Collection[str] | None = None) -> list[Fault]:
     """Draw a schedule: each kind once, over the rounds, in an order and at institutions that follow from the seed.
 
     Args:

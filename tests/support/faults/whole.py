@@ -55,7 +55,10 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        ends = {name: vars(one) if one else None for name, one in (("undisturbed", self.undisturbed), ("disturbed", self.disturbed))}
+        ends = {
+            name: vars(one) if one else None
+            for name, one in (("undisturbed", self.undisturbed), ("disturbed", self.disturbed))
+        }
         return {
             "seed": self.seed, "rounds": self.rounds, "institutions": self.institutions, **self.facts, **ends,
             "wrong": self.wrong, "rows": [row.to_json() for row in self.rows],
@@ -104,7 +107,9 @@ def play(
 def _facts() -> dict[str, Any]:
     import os
 
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": commit.stdout.strip(), "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -136,7 +141,9 @@ def _outcome(ground: Ground) -> Outcome:
     records = {name: ground.record(name) for name in ground.founders}
     updates = {record.shared.updates for record in records.values()}
     with ground.journal() as journal:
-        return Outcome({name: one.shared.digest.hex() for name, one in records.items()}, max(updates), journal.next_round)
+        return Outcome(
+            {name: one.shared.digest.hex() for name, one in records.items()}, max(updates), journal.next_round
+        )
 
 
 def wrong_of(report: Report, schedule: list[Fault]) -> Iterator[str]:
@@ -210,7 +217,10 @@ def write(report: Report, path: Path) -> None:
 
 def table(rows: list[Row]) -> str:
     """The table, in Markdown."""
-    lines = ["| kind | where | what | round | seen by | what `status` said | repaired by | outcome | seconds |", "|---" * 9 + "|"]
+    lines = [
+        "| kind | where | what | round | seen by | what `status` said | repaired by | outcome | seconds |",
+        "|---" * 9 + "|",
+    ]
     for row in rows:
         said = row.said.replace("|", "\\|")
         lines.append(

@@ -4,12 +4,12 @@ Python's own `time.time` and `datetime.now` are all that an institution's proces
 clock would have to be installed.
 """
 
-import datetime
+import datetime as dt
 import os
 import time
 
 OFF = float(os.environ.get("FAULTS_CLOCK_OFF", "0"))
-_true, _datetime = time.time, datetime.datetime
+_true, _datetime = time.time, dt.datetime
 
 
 class _Any(type):
@@ -20,14 +20,14 @@ class _Any(type):
 class Shifted(_datetime, metaclass=_Any):
     @classmethod
     def now(cls, tz=None):
-        return _datetime.now(tz) + datetime.timedelta(seconds=OFF)
+        return _datetime.now(tz) + dt.timedelta(seconds=OFF)
 
     @classmethod
     def utcnow(cls):
-        return _datetime.utcnow() + datetime.timedelta(seconds=OFF)
+        return _datetime.utcnow() + dt.timedelta(seconds=OFF)
 
 
 if OFF:
     time.time = lambda: _true() + OFF
     time.time_ns = lambda: int((_true() + OFF) * 1e9)
-    datetime.datetime = Shifted
+    dt.datetime = Shifted
