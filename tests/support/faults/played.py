@@ -84,6 +84,7 @@ class Player:
         kind, began = fault.kind, time.monotonic()
         self.tell(f"round {self.ground.closed_rounds()}: {kind}, {fault.where}")
         try:
+            assert not self.ground.finished, "the rounds were over before it came"
             for row in getattr(self, f"_{kind.replace(' ', '_')}")(fault):
                 self.tell(
                     f"  {row.what or kind}: {row.outcome}; {row.seen_by or 'nobody'}: {row.said[:160]} ({row.seconds:.0f} s)"
@@ -212,6 +213,9 @@ class Player:
             further = ground.explained(said, 45)
         finally:
             ground.room(fault.where)
+        leader = ground.up if fault.where == COORDINATOR else ground.nodes[fault.where]
+        assert leader is not None
+        assert leader.process.poll() is None, f"`up` ended on a full disk: {leader.text[-300:]}"
         said_more = f"{told[1]}; {further[0]}: {further[1]}" if further[0] else told[1]
         yield self._row(fault, began, (told[0], said_more), "room was made", STOPPED)
 
