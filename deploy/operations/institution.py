@@ -130,7 +130,8 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False, cl
         *("--superexec-auth-secret-file", str(secret)),
     ]
     # 305: the coordinator does not know the node, or still takes its last process for alive (two heartbeats).
-    advice = {305: clock} if clock else _ADVICE
+    # Or, at the first sign of life: a SuperNode whose signature is refused there ends as if it had been asked to, without a code (0).
+    advice = {305: clock, 0: clock} if clock else _ADVICE
     delays = {305: Delays(first=3.0, most=15.0), None: Delays()}
     return [
         Program("supernode", node, setting, ready=lambda: _listens(settings.port), delays=delays, advice=advice),
