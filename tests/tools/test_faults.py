@@ -14,7 +14,7 @@ from tests.support.faults import page
 from tests.support.faults.ground import NAMES, flip, unflip
 from tests.support.faults.lines import CUT, HANDSHAKE, OPEN, SLOW, Line
 from tests.support.faults.played import STOPPED, UNEXPLAINED, Row
-from tests.support.faults.schedule import BACKED_UP, COORDINATOR, KINDS, LATE, drawn
+from tests.support.faults.schedule import BACKED_UP, COORDINATOR, FLIPS, KINDS, LATE, drawn
 from tests.support.faults.whole import Outcome, Report, table, wrong_of
 
 FOUR = NAMES[:4]
@@ -101,12 +101,26 @@ def test_the_page_shows_what_was_measured() -> None:
     """`python tools/faults.py --render` changes nothing; another figure would show."""
     text, found = page.PAGE.read_text(encoding="utf-8"), page.reports()
     assert page.rendered(text, found) == text
-    assert found, "nothing was measured"
     for one in found:
         assert one["wrong"] == [], one["seed"]
         assert {row["kind"] for row in one["rows"]} == set(KINDS)
-    changed = [found[0] | {"disturbed": found[0]["disturbed"] | {"digests": {"berlin": "another"}}}]
-    assert "DIFFER" in page.rendered(text, changed)
+
+
+def test_tables_of_the_page() -> None:
+    rows = [
+        Row("line cut", "oslo", "", 3, COORDINATOR, "oslo: offline, seen 21 s ago", "the line is whole again", STOPPED, 1.0),
+        Row(FLIPS["institution"], "oslo", "node.key, bit 3 of byte 9", 4, "oslo", "CANNOT TAKE PART: key", "put back", STOPPED, 1.0),
+    ]  # fmt: skip
+    report = reported(["aa"] * 4)
+    report.rows += rows
+    report.facts |= {"seconds": 90, "date": "2026-11-27", "processor": "one", "cores": 2, "commit": "abc"}
+    made = page.rendered("<!-- faults: begin -->\nold\n<!-- faults: end -->", [report.to_json()])
+    assert "old" not in made
+    assert "| 1 | 2 | 4, 3 | `aa` | the same at all | equal |" in made
+    assert "| line cut | - | 1: oslo, 3 | coordinator | oslo: offline, seen 21 s ago |" in made
+    assert "| `node.key` | 1: oslo, 4 | institution | CANNOT TAKE PART: key |" in made
+    report.disturbed = Outcome(dict.fromkeys(FOUR, "bb"), 3, 4)
+    assert "DIFFER" in page.rendered(made, [report.to_json()])
 
 
 # lines
@@ -126,7 +140,7 @@ def echo() -> Iterator[int]:
                 threading.Thread(target=answer, args=(one,), daemon=True).start()
 
         def answer(one: socket.socket) -> None:
-            with one:
+            with suppress(OSError), one:
                 while piece := one.recv(4096):
                     one.sendall(piece)
 

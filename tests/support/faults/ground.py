@@ -80,6 +80,8 @@ class Ground(Ceremonial):
     """A federation in which every round waits for all, so that a fault delays rounds and changes none."""
 
     heartbeat = 10.0
+    abandoned = False
+    """Set by whoever waits for nothing of it any more."""
 
     def __init__(self, folder: Path, names: Sequence[str], rounds: int) -> None:
         """Found it, as operators do: identities, genesis, bundles, and all have joined."""
@@ -184,7 +186,7 @@ class Ground(Ceremonial):
     def wait(self, condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.2) -> Any:
         """Wait, while the run is kept going."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self.abandoned:
             if value := condition():
                 return value
             if self.runs and self._coordinator_alive():

@@ -13,6 +13,7 @@ PAGE = ROOT / "docs" / "explanation" / "reliability.md"
 RESULTS = ROOT / "benchmarks" / "results" / "faults"
 _PLACE = re.compile(r"(<!-- faults: begin -->\n).*?(<!-- faults: end -->)", re.DOTALL)
 _MOST = 220
+NOTHING = "*No seed has been run to its end with all kinds yet. `make nightly` runs three; the two commands above make the tables.*"
 
 
 def reports() -> list[dict[str, Any]]:
@@ -24,6 +25,8 @@ def reports() -> list[dict[str, Any]]:
 
 def rendered(page: str, found: Sequence[Mapping[str, Any]]) -> str:
     """The page with its tables made anew."""
+    if not found:
+        return _PLACE.sub(lambda place: f"{place[1]}{NOTHING}\n{place[2]}", page)
     return _PLACE.sub(lambda place: f"{place[1]}{_runs(found)}\n\n{_faults(found)}\n{place[2]}", page)
 
 

@@ -92,7 +92,8 @@ def play(
     player = Player(ground, tell)
     # Beside each other, since the disturbed run waits most of its time.
     with ThreadPoolExecutor(1) as beside, ground.running():
-        calm = beside.submit(_undisturbed, founded.copy(folder / "undisturbed"))
+        quiet = founded.copy(folder / "undisturbed")
+        calm = beside.submit(_undisturbed, quiet)
         try:
             report.rows += _disturbed(ground, player, schedule)
             if sabotage is not None:
@@ -101,6 +102,8 @@ def play(
             report.wrong = [*wrong_of(report, schedule), *_differing(ground, player.journals, report)]
         except AssertionError as error:
             report.wrong.append(str(error))
+        finally:
+            quiet.abandoned = True  # nobody waits for it any more, as after Ctrl-C
     report.facts["seconds"] = round(time.monotonic() - began)
     return report
 
