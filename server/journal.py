@@ -174,6 +174,15 @@ class Journal(VerdictTables, PartyTables):
         reasons = {names.get(node, node): str(why) for node, why in json.loads(rows[-1][3]).items()}
         return AskedAgain(self.next_round, len(rows), rows[-1][2], reasons)
 
+    def vain_attempts(self) -> dict[int, list[str]]:
+        """Return, by round that was asked for in vain, open or closed since, who did not answer and why: a line an attempt."""
+        names = {str(node): name for node, name in self.node_names().items()}
+        told: dict[int, list[str]] = {}
+        for _, number, _, reasons in self._rows("refusals"):
+            why = {names.get(node, node): code for node, code in json.loads(reasons).items()}
+            told.setdefault(number, []).append(", ".join(f"{who}: {why[who]}" for who in sorted(why)) or "no answer")
+        return told
+
     def times_asked_again(self) -> int:
         """Count how often any round was asked for in vain."""
         return len(self._rows("refusals"))

@@ -256,7 +256,7 @@ def health(
     for program in programs:
         console.say(f"{program.program}: {program.found}")
     if not programs:
-        console.say("`up` is not running in this folder")
+        console.say(probe.NOT_UP)
     if not programs or not all(program.serves for program in programs):
         raise typer.Exit(1)
 
@@ -333,6 +333,8 @@ def _show_institution(standing: dict[str, Any]) -> None:
     for word, reason in (("CANNOT TAKE PART", standing["not_ready"]), ("DISK", standing["disk"])):
         if reason:
             console.say(f"{word}: {reason}")
+    for program in standing["down"]:
+        console.say(f"DOWN: {program}")
     console.say(f"state digest {standing['state_digest']}")
     if standing["best_after_updates"] is not None:
         stop = "; all institutions have stopped" if standing["stopped"] else ""

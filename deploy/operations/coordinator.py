@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from dictpfl.deploy.ceremony.installing import install as checked_and_installed
 from dictpfl.deploy.ceremony.installing import require_consistent
 from dictpfl.deploy.ceremony.pinning import pinned
 from dictpfl.deploy.ceremony.terms import Terms
-from dictpfl.deploy.operations import begun
+from dictpfl.deploy.operations import begun, readiness
 from dictpfl.deploy.operations.agreed import held_to_agreed
 from dictpfl.deploy.operations.certificates import validity
 from dictpfl.deploy.operations.control import Control, connected, is_up
@@ -48,6 +48,11 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         DictPFLError: something in the folder cannot be used; the message says what to do.
     """
     folder = folder.resolve()
+    with readiness.kept(folder):
+        _up(folder, log_json=log_json, given=given)
+
+
+def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     begun.require(folder, Role.COORDINATOR)
     agreement = Agreement.load(folder / AGREEMENT)
     prepare(folder)
@@ -57,6 +62,7 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
     if require_consistent(folder, agreement) and pinned(folder) is None:
         _log.warning("nobody compared the authority's fingerprint; `dictpfl coordinator install` asks for it")
     settings = held_to_agreed(folder, folder, settings)
+    readiness.note(folder, None)
     certificate = validity(folder / settings.certificate)
     _log.info(
         "coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(certificate.days_left)

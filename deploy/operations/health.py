@@ -17,6 +17,7 @@ from dictpfl.deploy.operations import disk, readiness
 from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, PROCESSES, RUN
 
 _ASK_SECONDS = 3.0
+NOT_UP = "`up` is not running in this folder"
 CUT_OFF_SECONDS = 90.0
 """Seconds without an answer of the coordinator after which a SuperNode that is alive counts as cut off; it asks every three
 seconds, and waits twenty at most between two tries."""
@@ -42,13 +43,23 @@ def processes(folder: Path) -> dict[str, Any]:
 
 def of(folder: Path) -> list[Health]:
     """Health of each program that a supervisor of this folder runs; empty if none is up."""
-    found = [_health(name, facts) for name, facts in processes(folder).get("programs", {}).items()]
-    found = [_in_touch(folder, one) if one.program == "supernode" and one.serves else one for one in found]
+    found = _programs(folder)
     if found and (reason := readiness.trouble(folder)):
         found.append(Health("institution", serves=False, found=f"cannot take part: {reason}"))
     if found and (reason := disk.trouble(folder)):
         found.append(Health("disk", serves=False, found=reason))
     return found
+
+
+def down(folder: Path) -> list[str]:
+    """Say which programs of a folder do not serve, and that none is up: what an operator sees first when rounds stand still."""
+    found = _programs(folder)
+    return [f"{one.program}: {one.found}" for one in found if not one.serves] if found else [NOT_UP]
+
+
+def _programs(folder: Path) -> list[Health]:
+    found = [_health(name, facts) for name, facts in processes(folder).get("programs", {}).items()]
+    return [_in_touch(folder, one) if one.program == "supernode" and one.serves else one for one in found]
 
 
 def last_contact(folder: Path) -> float | None:
@@ -98,7 +109,9 @@ def _in_touch(folder: Path, alive: Health) -> Health:
 def _health(name: str, facts: dict[str, Any]) -> Health:
     pid, restarts, port = facts.get("pid"), facts.get("restarts", 0), facts.get("health")
     if pid is None:
-        return Health(name, serves=False, found=f"down, starts again soon; restarts {restarts}; see logs/{name}.log")
+        why = f": {facts['why']}" if facts.get("why") else ""
+        found = f"down, starts again soon{why}; restarts {restarts}; see logs/{name}.log"
+        return Health(name, serves=False, found=found)
     if port is None or not serves(port):
         return Health(
             name, serves=False, found=f"process {pid} does not serve; restarts {restarts}; see logs/{name}.log"

@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         DictPFLError: something in the folder cannot be used, or the coordinator is not who it should be.
     """
     folder = folder.resolve()
+    with readiness.kept(folder):
+        _up(folder, log_json=log_json, given=given)
+
+
+def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     finish_change(folder)
     begun.require(folder, Role.INSTITUTION)
     institution = InstitutionSettings.load(folder)
@@ -74,12 +80,12 @@ def up(folder: Path, *, log_json: bool = False, **given: Any) -> None:
         Stored(folder / part, config.narrow.classes, preparation_of(config), config.data)
     readiness.note(folder, None)
     require_trusted(settings.coordinator, folder / settings.ca)
-    _compare_clocks(settings.coordinator, folder / settings.ca)
+    clock = _compare_clocks(settings.coordinator, folder / settings.ca)
     settings = held_to_agreed(folder, home(folder), settings)
     _log.info("institution", name=institution.name, coordinator=settings.coordinator, bundle=settings.bundle)
     refusals = Refusals(folder)
     refusals.look()  # a lock is said before anything else happens
-    supervisor = Supervisor(programs(folder, settings, log_json=log_json), folder, ports=[settings.port])
+    supervisor = Supervisor(programs(folder, settings, log_json=log_json, clock=clock), folder, ports=[settings.port])
     with (
         served(settings.metrics_port, InstitutionMetrics(folder, settings)),
         watched(Handover(folder).look, "handover"),
@@ -95,8 +101,8 @@ def _require_identity(folder: Path, institution: InstitutionSettings) -> None:
         open_identity(folder, passphrase)
 
 
-def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) -> list[Program]:
-    """Return the programs to run, in the order in which they start."""
+def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False, clock: str = "") -> list[Program]:
+    """Return the programs to run, in the order in which they start; `clock`: what is wrong with this machine's."""
     address = f"{LOOPBACK}:{settings.port}"
     secret = secret_file(folder / RUN / SECRET)
     setting = environment(
@@ -124,9 +130,11 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False) ->
         *("--superexec-auth-secret-file", str(secret)),
     ]
     # 305: the coordinator does not know the node, or still takes its last process for alive (two heartbeats).
+    # Or, at the first sign of life: a SuperNode whose signature is refused there ends as if it had been asked to, without a code (0).
+    advice = {305: clock, 0: clock} if clock else _ADVICE
     delays = {305: Delays(first=3.0, most=15.0), None: Delays()}
     return [
-        Program("supernode", node, setting, ready=lambda: _listens(settings.port), delays=delays, advice=_ADVICE),
+        Program("supernode", node, setting, ready=lambda: _listens(settings.port), delays=delays, advice=advice),
         Program("superexec", execute, setting, follows=True),
     ]
 
@@ -170,15 +178,17 @@ def clock_difference(coordinator: str, ca: Path) -> float | None:
     return time.time() - there.timestamp()
 
 
-def _compare_clocks(coordinator: str, ca: Path) -> None:
-    # Said, not refused: it mends itself once the clock is set, and the certificate has been checked already.
+def _compare_clocks(coordinator: str, ca: Path) -> str:
+    """Say that this machine's clock is wrong, if it is: not refused, since it mends itself once the clock is set."""
     ahead = clock_difference(coordinator, ca)
-    if ahead is not None and abs(ahead) > CLOCK_SECONDS / 2:
-        _log.error(
-            f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's: requests "
-            f"are refused (305) beyond {CLOCK_SECONDS:.0f} s. Set it (timedatectl set-ntp true); rounds go on by themselves",
-            seconds=round(ahead),
-        )
+    if ahead is None or abs(ahead) <= CLOCK_SECONDS / 2:
+        return ""
+    text = (
+        f"this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator's: requests "
+        f"are refused (305) beyond {CLOCK_SECONDS:.0f} s. Set it (timedatectl set-ntp true); rounds go on by themselves"
+    )
+    _log.error(text, seconds=round(ahead))
+    return text
 
 
 def _listens(port: int) -> bool:

@@ -17,6 +17,13 @@ _EXIT = re.compile(r"Exit Code: (\d+)")
 _BYTES, _KEPT = 5_000_000, 3
 
 
+class _Bounded(RotatingFileHandler):
+    """A file that does not grow for ever; while the disk is full, lines are lost without a traceback for each."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Lose the line."""
+
+
 class ProgramLog:
     """Output of a program, and the exit code that Flower's programs only say in words."""
 
@@ -32,7 +39,7 @@ class ProgramLog:
         self._as_json = as_json
         self.exit_code: int | None = None
         self.reason = ""
-        self._handler = RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_KEPT, encoding="utf-8")
+        self._handler = _Bounded(path, maxBytes=_BYTES, backupCount=_KEPT, encoding="utf-8")
         self._thread: threading.Thread | None = None
 
     def follow(self, process: subprocess.Popen[bytes]) -> None:

@@ -11,6 +11,7 @@ from dictpfl.deploy.operations.log_format import LOG_JSON
 
 RUN, LOGS, FLOWER = "run", "logs", "flower"
 SECRET, DATABASE, PROCESSES, LAST_CONTACT = "superexec.secret", "superlink.sqlite", "processes.json", "contact"
+LOCK = "lock"
 NODES = "nodes"
 LOOPBACK = "127.0.0.1"
 _TASK_POLL_SECONDS = {"clientapp": "0.25", "serverapp": "1"}

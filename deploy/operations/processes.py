@@ -21,13 +21,14 @@ from types import FrameType
 
 import structlog
 
-from dictpfl.common.errors import ProcessError
+from dictpfl.common.errors import JournalError, ProcessError
 from dictpfl.common.files import lock_if_free, write_private
+from dictpfl.deploy.operations import disk
 from dictpfl.deploy.operations.environment import PARENT
 from dictpfl.deploy.operations.health import free_port
 from dictpfl.deploy.operations.log_format import wants_json
 from dictpfl.deploy.operations.logs import ProgramLog
-from dictpfl.deploy.operations.places import LOOPBACK, PROCESSES
+from dictpfl.deploy.operations.places import LOCK, LOOPBACK, PROCESSES
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 8.0
@@ -37,6 +38,8 @@ FATAL = {104, 105, 302, 303, 304, 400, 401, 402, 600, 602, 603, 604, 605, 606}
 _STEADY_SECONDS = 60.0
 PORT_SECONDS = 5.0
 """Seconds to wait for a port that is taken."""
+FULL_SECONDS = 5.0
+"""Seconds until what a full disk refused is tried again."""
 _log = structlog.get_logger(__name__)
 
 
@@ -83,6 +86,7 @@ class _Running:
         self.failures = 0
         self.restarts = -1
         self.health = 0
+        self.why = ""
 
     def start(self) -> None:
         self.restarts += 1
@@ -102,12 +106,13 @@ class _Running:
         self.log.follow(self.process)
         _log.info("started", program=self.program.name, pid=self.process.pid, restarts=self.restarts)
 
-    def facts(self) -> dict[str, int | None]:
-        """Process id (None: down), restarts so far, and the port of its health server."""
+    def facts(self) -> dict[str, int | str | None]:
+        """Process id (None: down), restarts so far, the port of its health server, and why it ended last, if that is known."""
         return {
             "pid": self.process.pid if self.process else None,
             "restarts": max(0, self.restarts),
             "health": self.health,
+            "why": self.why,
         }
 
     def ended(self) -> int | None:
@@ -144,6 +149,7 @@ class _Running:
         wait = min(delays.first * 2**self.failures, delays.most)
         self.failures += 1
         self.due, self.process = time.monotonic() + wait, None
+        self.why = self.program.advice.get(code or 0, self.log.reason if code else "")
         _log.warning(
             "ended, starts again", program=self.program.name, status=status, flower_code=code, seconds=wait,
             reason=self.log.reason, advice=self.program.advice.get(code or 0, f"see {self.log.path}"),
@@ -173,7 +179,8 @@ class Supervisor:
         self._run = folder / "run"
         self._once_ready, self._ports = once_ready, ports
         self._started: set[str] = set()
-        self._stop = False
+        self._stop = self._untold = False
+        self._again = 0.0
 
     def run(self) -> None:
         """Supervise until SIGTERM or SIGINT.
@@ -204,10 +211,27 @@ class Supervisor:
                 self._write_status()
             if running.process is None or not running.program.ready():
                 return
+        if time.monotonic() < self._again:
+            return
+        if self._untold:
+            self._write_status()
         if self._started:
-            started, self._started = frozenset(self._started), set()
+            started = frozenset(self._started)
             _log.info("ready", programs=sorted(started))
-            self._once_ready(started)
+            if self._done(lambda: self._once_ready(started)):
+                self._started.clear()
+
+    def _done(self, writing: Callable[[], object]) -> bool:
+        """Do what writes; where the disk is full that is said and tried again, since programs that run need not end for it."""
+        try:
+            writing()
+        except (OSError, JournalError) as error:
+            if not (full := disk.trouble(self._run)):
+                raise
+            self._again = time.monotonic() + FULL_SECONDS
+            _log.error(full, reason=str(error))
+            return False
+        return True
 
     def _take_along(self, ended: _Running) -> None:
         following = self._all[self._all.index(ended) + 1 :]
@@ -219,7 +243,8 @@ class Supervisor:
 
     def _write_status(self) -> None:
         facts = {r.program.name: r.facts() for r in self._all}
-        write_private(self._run / PROCESSES, json.dumps({"supervisor": os.getpid(), "programs": facts}).encode())
+        told = json.dumps({"supervisor": os.getpid(), "programs": facts}).encode()
+        self._untold = not self._done(lambda: write_private(self._run / PROCESSES, told))
 
     def _end(self) -> None:
         _log.info("stopping")
@@ -287,7 +312,7 @@ def alone(run: Path) -> Iterator[None]:
     Raises:
         ProcessError: somebody else holds it.
     """
-    descriptor = lock_if_free(run / "lock")
+    descriptor = lock_if_free(run / LOCK)
     if descriptor is None:
         raise ProcessError(f"another `up` runs in {run.parent}; stop that one first")
     try:

@@ -13,22 +13,13 @@ from dictpfl.deploy.units import human_bytes, human_seconds
 
 def show_coordinator(standing: dict[str, Any]) -> None:
     """Print what `dictpfl.deploy.operations.status.of_coordinator` tells."""
-    done = sum(r["kind"] == "update" and not r["void"] for r in standing["rounds"])
-    console.say(f"federation {standing['federation'][:16]}, {done} of {standing['rounds_wanted']} update rounds")
-    if standing["stopped_before_round"] is not None:
-        console.say(f"institutions stopped early: no update from round {standing['stopped_before_round']} on")
-    for reason in standing["insecurities"]:
-        console.say(f"INSECURE (toy_insecure): {reason}")
-    if standing["trouble"]:
-        console.say(f"STOPPED: {standing['trouble']}")
-    if standing["disk"]:
-        console.say(f"DISK: {standing['disk']}")
+    _show_troubles(standing)
     table = console.table(
         "round", "kind", "in the sum", "ciphertexts", "up", "down", "time", "of it adding", "not in the sum"
     )
     names = {str(node["node"]): node["name"] for node in standing["nodes"] or ()}
     for r in standing["rounds"]:
-        missing = ", ".join(f"{names.get(node) or node}: {why}" for node, why in r["rejected"].items())
+        missing = "; ".join(_missing(r, names))
         table.add_row(
             str(r["round"]), f"{r['kind']}, void" if r["void"] else r["kind"], str(r["contributors"]), str(r["ciphertexts"]), human_bytes(r["bytes_up"]),
             human_bytes(r["bytes_down"]), human_seconds(r["seconds"]), human_seconds(r["fold_seconds"]), missing,
@@ -47,6 +38,32 @@ def show_coordinator(standing: dict[str, Any]) -> None:
         console.say(f"{node['name'] or node['node']}: {node['status']}, {seen}")
     if standing["certificate_days_left"] is not None:
         console.say(f"certificate: {certificate_standing(standing['certificate_days_left'])}")
+
+
+def _show_troubles(standing: dict[str, Any]) -> None:
+    """Print how far it has come, and what is wrong."""
+    done = sum(r["kind"] == "update" and not r["void"] for r in standing["rounds"])
+    console.say(f"federation {standing['federation'][:16]}, {done} of {standing['rounds_wanted']} update rounds")
+    if standing["stopped_before_round"] is not None:
+        console.say(f"institutions stopped early: no update from round {standing['stopped_before_round']} on")
+    for reason in standing["insecurities"]:
+        console.say(f"INSECURE (toy_insecure): {reason}")
+    if standing["trouble"]:
+        console.say(f"STOPPED: {standing['trouble']}")
+    if standing["not_ready"]:
+        console.say(f"`up` ended: {standing['not_ready']}")
+    if standing["disk"]:
+        console.say(f"DISK: {standing['disk']}")
+    for program in standing["down"]:
+        console.say(f"DOWN: {program}")
+
+
+def _missing(closed: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
+    """Say who is not in a round's sum, and why it was asked for again: what mended itself in seconds is explained afterwards."""
+    if closed["rejected"]:
+        yield ", ".join(f"{names.get(node) or node}: {why}" for node, why in closed["rejected"].items())
+    if vain := closed["vain"]:
+        yield f"asked again ({len(vain)}), since {vain[-1]}"
 
 
 def _judged(standing: dict[str, Any]) -> Iterator[str]:

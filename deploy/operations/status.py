@@ -15,7 +15,7 @@ from dictpfl.deploy.operations import disk
 from dictpfl.deploy.operations.agreed import agreed
 from dictpfl.deploy.operations.certificates import days_left
 from dictpfl.deploy.operations.control import Node, connected
-from dictpfl.deploy.operations.health import last_contact, processes
+from dictpfl.deploy.operations.health import down, last_contact, processes
 from dictpfl.deploy.operations.readiness import trouble as trouble_here
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 from dictpfl.server.agreement import Agreement
@@ -45,8 +45,10 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "rounds_wanted": agreement.rounds,
         "epoch": agreement.epoch,
         **_journalled(folder, agreement),
+        "not_ready": trouble_here(folder),
         "disk": disk.trouble(folder),
         "processes": processes(folder),
+        "down": down(folder),
         "disk_free": disk.free(folder),
         "nodes": _nodes(folder, settings),
     }
@@ -79,6 +81,7 @@ def _journalled(folder: Path, agreement: Agreement) -> dict[str, Any]:
 
 def _rounds(journal: Journal) -> list[dict[str, Any]]:
     sums, voids = journal.contributors(), {void.round: void_text(void) for void in journal.voids()}
+    vain = journal.vain_attempts()
     return [
         {
             "round": r.round,
@@ -93,6 +96,7 @@ def _rounds(journal: Journal) -> list[dict[str, Any]]:
             "ended": r.ended,
             "rejected": dict(r.rejected),
             "void": voids.get(r.round, ""),
+            "vain": vain.get(r.round, []),
         }
         for r in journal.rounds()
     ]
@@ -145,6 +149,7 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "upload_waiting_for": record.pending.round if record and record.pending else None,
         "privacy": spent(genesis.config, memory.path),
         "processes": processes(folder),
+        "down": down(folder),
         "coordinator_reached": last_contact(folder),
         "not_ready": trouble_here(folder),
         "disk": disk.trouble(folder),

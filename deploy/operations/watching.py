@@ -25,9 +25,10 @@ def watched(look: Callable[[], object], what: str) -> Iterator[None]:
     def try_to_look() -> None:
         try:
             look()
-        except DictPFLError as error:
+        except (DictPFLError, OSError) as error:  # a full disk, too
             if str(error) != said[0]:
-                _log.error(f"{what}: failed, is tried again", code=error.code, reason=str(error))
+                code = error.code if isinstance(error, DictPFLError) else "system"
+                _log.error(f"{what}: failed, is tried again", code=code, reason=str(error))
             said[0] = str(error)
         else:
             said[0] = ""

@@ -19,14 +19,14 @@ MAY_KNOW = frozenset(
     {
         "federation", "key", "encrypted", "insecurities", "bundle", "rounds_wanted", "epoch", "stopped_before_round",
         "rounds", "refused", "excluded", "trouble", "processes", "nodes", "certificate_days_left", "disk", "disk_free",
-        "asked_again", "times_asked_again",
+        "asked_again", "times_asked_again", "not_ready", "down",
     }
 )  # fmt: skip
 """Facts that the page may be made of: ids and digests, what was agreed on, what each round weighed and took, and who was there."""
 ROUNDS_MAY_KNOW = frozenset(
     {
         "round", "kind", "contributors", "senders", "ciphertexts", "bytes_up", "bytes_down", "seconds", "fold_seconds", "ended",
-        "rejected", "void",
+        "rejected", "void", "vain",
     }
 )  # fmt: skip
 """Facts of a round that it may be made of."""
@@ -71,6 +71,8 @@ class CoordinatorWatch:
 def _alarms(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[str]:
     if told["trouble"]:
         yield f"stopped: {told['trouble']}"
+    if told["not_ready"]:
+        yield f"`dictpfl coordinator up` ended: {told['not_ready']}"
     if told["disk"]:
         yield told["disk"]
     yield from (f"insecure: {reason}" for reason in told["insecurities"])

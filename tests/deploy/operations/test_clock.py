@@ -16,6 +16,8 @@ import structlog
 
 from dictpfl.deploy.operations import institution
 from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.places import prepare
+from dictpfl.deploy.operations.settings import NodeSettings
 
 DAY = 86400.0
 
@@ -51,8 +53,9 @@ def test_a_clock_that_is_wrong_by_a_day(days: int, word: str, proxy: tuple[str, 
         mock.patch.object(_Proxy, "date_time_string", return_value=there),
         structlog.testing.capture_logs() as logs,
     ):
-        institution._compare_clocks(*proxy)
+        said = institution._compare_clocks(*proxy)
     (entry,) = logs
+    assert said == entry["event"], "kept for `status`, as the reason for which the SuperNode is refused"
     assert abs(abs(entry["seconds"]) - DAY) < 60
     assert f"{word} the coordinator's" in entry["event"]
     assert "timedatectl" in entry["event"]
@@ -71,3 +74,11 @@ def test_a_proxy_that_does_not_say(proxy: tuple[str, Path]) -> None:
     with mock.patch.object(_Proxy, "date_time_string", return_value="soon"):
         assert institution.clock_difference(*proxy) is None
     assert institution.clock_difference("127.0.0.1:1", proxy[1]) is None
+
+
+def test_what_is_wrong_with_the_clock_is_the_reason_however_the_supernode_ends(tmp_path: Path) -> None:
+    """Flower's ends with code 305, or without any at its first sign of life (1.42)."""
+    programs = institution.programs(
+        prepare(tmp_path / "party"), NodeSettings(coordinator="a:1", bundle="0"), clock="9 s off"
+    )
+    assert [programs[0].advice.get(code) for code in (305, 0)] == ["9 s off", "9 s off"]

@@ -145,3 +145,13 @@ def test_a_program_is_given_a_port_that_the_probe_finds(folder: Path, supervised
     supervised([Program("one", program, {})], serving)
     assert health.of(folder) == []
     assert not (folder / RUN / PROCESSES).exists()
+
+
+def test_a_program_that_is_down_says_why_it_ended(folder: Path) -> None:
+    facts = {"pid": None, "restarts": 2, "health": 1, "why": "this machine's clock is 600 s ahead of the coordinator's"}
+    (folder / RUN / PROCESSES).write_text(json.dumps({"supervisor": 1, "programs": {"supernode": facts}}))
+    (said,) = health.down(folder)
+    assert (
+        "supernode: down, starts again soon: this machine's clock is 600 s ahead of the coordinator's; restarts 2"
+        in said
+    )

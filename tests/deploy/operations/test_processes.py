@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -229,3 +230,42 @@ def test_a_port_that_is_let_go_in_time_is_waited_for() -> None:
     later.start()
     processes.require_free(other.getsockname()[1], 10.0)
     later.join()
+
+
+def test_a_full_disk_ends_no_supervisor(
+    folder: Path,
+    code: Callable[[str], list[str]],
+    supervised: Callable[..., Supervisor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither its own notes nor what follows a start: both are made up for once there is room."""
+    full, refused, told = [True], [], []
+    write = processes.write_private
+
+    def refuse(*_: object) -> None:
+        refused.append(1)
+        full[0] = len(refused) < 4
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def once_ready(started: frozenset[str]) -> None:
+        if full[0]:
+            refuse()
+        told.append(started)
+
+    monkeypatch.setattr(processes, "write_private", lambda *given: refuse() if full[0] else write(*given))
+    monkeypatch.setattr(processes, "FULL_SECONDS", 0.05)
+    monkeypatch.setattr(processes.disk, "trouble", lambda _: "0 B are free")
+    program = Program("one", code("time.sleep(60)"), {})
+    supervised([program], lambda: bool(told) and bool(facts(folder)), once_ready=once_ready)
+    assert told == [frozenset({"one"})]
+    assert len(refused) >= 4
+
+
+def test_another_error_of_the_system_does(
+    code: Callable[[str], list[str]], supervised: Callable[..., Supervisor]
+) -> None:
+    def once_ready(_: frozenset[str]) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        supervised([Program("one", code("time.sleep(60)"), {})], lambda: False, once_ready=once_ready)

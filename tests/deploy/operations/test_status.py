@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, KeyFileError, ProcessError
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations import readiness
 from dictpfl.deploy.operations.certificates import try_out
 from dictpfl.deploy.operations.control import Node
+from dictpfl.deploy.operations.places import prepare
+from dictpfl.deploy.operations.processes import alone
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 from dictpfl.deploy.operations.status import _node, of_coordinator, of_institution
 from dictpfl.server.agreement import Agreement
@@ -43,7 +46,7 @@ def test_a_coordinator_with_rounds(coordinator: Path) -> None:
     assert found["rounds"] == [
         {
             "round": 0, "kind": "update", "contributors": 2, "senders": [], "void": "", "ciphertexts": 7, "bytes_up": 999, "bytes_down": 10,
-            "seconds": 3.0, "fold_seconds": 0.25, "ended": 103.0, "rejected": {"42": "late"},
+            "seconds": 3.0, "fold_seconds": 0.25, "ended": 103.0, "rejected": {"42": "late"}, "vain": [],
         }
     ]  # fmt: skip
     assert found["certificate_days_left"] == pytest.approx(10, abs=0.2)
@@ -70,6 +73,30 @@ def test_a_round_that_is_asked_for_again_and_again_is_shown_with_its_reasons(coo
     assert news(journal) == []
     assert of_coordinator(coordinator)["times_asked_again"] == 2
     journal.close()
+    # Of a closed round, too: what mended itself is still explained.
+    assert of_coordinator(coordinator)["rounds"][0]["vain"] == ["43: data, oslo: late", "43: deadline, oslo: data"]
+    shown = CliRunner().invoke(app, ["status", "--folder", str(coordinator)], env={"COLUMNS": "300"}).output
+    assert "asked again (2), since 43: deadline, oslo: data" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("who", ["coordinator", "institution"])
+def test_a_party_that_is_not_up_says_so_and_why_up_ended(who: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(who)
+    prepare(folder)
+    told = of_coordinator if who == "coordinator" else of_institution
+    assert (told(folder)["down"], told(folder)["not_ready"]) == (["`up` is not running in this folder"], "")
+    with pytest.raises(KeyFileError), readiness.kept(folder):
+        raise KeyFileError("node.key is damaged; restore it")
+    shown = CliRunner().invoke(app, ["status", "--folder", str(folder)], env={"COLUMNS": "300"}).output
+    assert "key-file: node.key is damaged; restore it" in shown
+    assert "DOWN: `up` is not running in this folder" in shown
+
+
+def test_a_second_up_that_is_refused_does_not_speak_for_the_first(institution: Path) -> None:
+    prepare(institution)
+    with alone(institution / "run"), pytest.raises(ProcessError), readiness.kept(institution):
+        raise ProcessError("another `up` runs")
+    assert of_institution(institution)["not_ready"] == ""
 
 
 def refused(coordinator: Path, voids: int = 1) -> Path:
