@@ -14,6 +14,8 @@ from dictpfl.deploy.operations.log_format import as_json_line
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _EXIT = re.compile(r"Exit Code: (\d+)")
+_TAKEN = re.compile(r"Port in server address \S+ is already in use")
+"""Line of Flower 1.42 about its health server, after which one of its threads ends: the process lives on and does nothing."""
 _BYTES, _KEPT = 5_000_000, 3
 
 
@@ -39,12 +41,13 @@ class ProgramLog:
         self._as_json = as_json
         self.exit_code: int | None = None
         self.reason = ""
+        self.port_taken = False
         self._handler = _Bounded(path, maxBytes=_BYTES, backupCount=_KEPT, encoding="utf-8")
         self._thread: threading.Thread | None = None
 
     def follow(self, process: subprocess.Popen[bytes]) -> None:
         """Copy the output of a process until it ends."""
-        self.exit_code, self.reason = None, ""
+        self.exit_code, self.reason, self.port_taken = None, "", False
         self._thread = threading.Thread(target=self._copy, args=(process,), daemon=True)
         self._thread.start()
 
@@ -62,6 +65,8 @@ class ProgramLog:
                 line = _ANSI.sub("", raw.decode("utf-8", "replace")).rstrip()
                 kept = as_json_line(line, self.path.stem) if self._as_json and line else line
                 self._handler.emit(logging.makeLogRecord({"msg": kept, "levelno": logging.INFO}))
+                if _TAKEN.search(line):
+                    self.port_taken = True
                 if match := _EXIT.search(line):
                     self.exit_code, listening = int(match[1]), 3
                 elif listening and line.strip():

@@ -119,6 +119,8 @@ class _Running:
         """Return the exit status, once the process is gone; what it started is gone then, too."""
         if self.process is None or self.process.returncode is not None:
             return None if self.process is None else self.process.returncode
+        if self.log.port_taken:
+            self.end_group()  # between `free_port` and its use somebody else took it; it starts again with another one
         # Before reaping: as long as it is a zombie, nobody else gets its number, hence its group.
         if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None

@@ -61,6 +61,17 @@ def test_a_program_that_dies_is_started_again(folder: Path, code: Code, supervis
     assert not (folder / RUN / PROCESSES).exists(), "nothing is said to run when nothing runs"
 
 
+def test_a_program_whose_health_port_was_taken_is_started_again(folder: Path, code: Code, supervised) -> None:
+    """Flower says so, and stays alive without doing anything."""
+    starts = folder / "starts"
+    text = (
+        f"Path({str(starts)!r}).open('a').write('.')\n"
+        f"if len(Path({str(starts)!r}).read_text()) < 2: print('Port in server address 127.0.0.1:48665 is already in use.', flush=True)\n"
+    )
+    program = Program("one", code(text + FOREVER), {}, delays={None: Delays(first=0.2, most=0.4)})
+    supervised([program], lambda: facts(folder).get("one", {}).get("restarts", 0) == 1)
+
+
 @pytest.mark.parametrize("flower_code", sorted(FATAL))
 def test_what_no_restart_mends_ends_with_the_reason(folder: Path, code: Code, flower_code: int) -> None:
     text = f"print('ERROR :   Exit Code: {flower_code}\\nERROR :   no such thing', flush=True); sys.exit(1)"
