@@ -66,7 +66,7 @@ PRIVATE = {
 """One protects samples, the other institutions, with masks as well, which keep single uploads from being opened."""
 
 
-@pytest.fixture(params=list(PRIVATE))
+@pytest.fixture(params=["example", pytest.param("institution", marks=pytest.mark.nightly)])
 def private(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ceremonial]:
     pytest.importorskip("opacus", reason="the extra `dp` is not installed")
     made = Ceremonial(tmp_path / "world", MEMBERS[:3], (), privacy__delta=DELTA, **PRIVATE[request.param])

@@ -144,6 +144,7 @@ def test_one_that_is_too_slow_is_dropped_and_told_so(tmp_path: Path) -> None:
         assert "is not in the sum" in (deployment.home(slow) / "logs" / "superexec.log").read_text()
 
 
+@pytest.mark.nightly
 def test_all_faults_in_one_run(tmp_path: Path) -> None:
     """Three institutions of which every round needs all, until a fourth comes; something dies at every turn."""
     rounds = 12

@@ -74,7 +74,7 @@ def request_of(world: World) -> Request:
     return further
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_latecomer_at_round_1000_fetches_one_snapshot_and_the_rounds_since(tmp_path: Path) -> None:
     """Over Flower's messages: the fourth institution sees nothing before round 1000."""
     rounds = 1000
