@@ -163,7 +163,7 @@ def split_sentence(found: Mapping[str, Mapping[str, Any]]) -> str:
     return (
         f"Under the same encoding an institution sends {parts['bytes_up']:.0f} times fewer bytes with {OURS} than with "
         f"{FULL} ({parts['bytes_up_and_down']:.0f} times counting both directions): decomposition brings "
-        f"{parts['decomposition']:.1f}x, pruning {parts['pruning']:.2f}x, and whole ciphertexts, the ledger and headers "
+        f"{parts['decomposition']:.1f}x, pruning {parts['pruning']:.2f}x, and the ledger, tags and headers "
         f"leave {parts['whole_ciphertexts']:.2f} of that."
     )
 
