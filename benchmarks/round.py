@@ -102,7 +102,7 @@ def figures(run: Run, samples: int) -> dict[str, Any]:
 
 
 def split(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Where the ratio of bytes comes from: decomposition x pruning x packing into whole ciphertexts."""
+    """Where the ratio of bytes comes from: decomposition x pruning x what is beside values (tags, ledger, headers)."""
     ours, full = found[f"ViT, {OURS}"], found[f"ViT, {FULL}"]
     ratio = full["bytes"]["up"] / ours["bytes"]["up"]
     return {
