@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from dictpfl.client.data.lazy import INDEX_FORMAT, Form, LazySamples
 from dictpfl.client.data.raw import Table
-from dictpfl.client.data.samples import NUMBERS, Samples
+from dictpfl.client.data.samples import NUMBERS, UNREADABLE, Samples, arrays_in
 from dictpfl.client.data.source import SOURCES, reader_of
 from dictpfl.common.errors import DataError
 from dictpfl.common.settings import Data
@@ -32,13 +29,13 @@ def opened(path: Path, data: Data) -> Samples:
     if not is_index(path):
         return Table.load(path) if data.preprocessing.on else Samples.load(path)
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with arrays_in(path) as file:
             numbers, labels = file[NUMBERS], file.get("labels")
             about = json.loads(str(file["about"]))
             own = Data.model_validate(about["data"])
             form = Form(tuple(about["shape"]), about["dtype"], tuple(about["label_shape"]), about["label_dtype"])
             written, digest = about["format"], about["digest"]
-    except (OSError, ValueError, KeyError, EOFError, ValidationError, zipfile.BadZipFile, zlib.error) as error:
+    except (*UNREADABLE, ValidationError) as error:
         raise DataError(f"cannot read the index {path}: {error}; write it again with `dictpfl data prepare`") from error
     if written != INDEX_FORMAT:
         raise DataError(f"{path} has the form {written!r}, this version reads {INDEX_FORMAT!r}; prepare the data again")
@@ -59,7 +56,7 @@ def opened(path: Path, data: Data) -> Samples:
 def is_index(path: Path) -> bool:
     """Tell whether a file is an index; False of one that cannot be read."""
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with arrays_in(path) as file:
             return NUMBERS in file
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return False  # whoever reads it next says what is wrong

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.samples import TABLE, Samples
+from dictpfl.client.data.samples import TABLE, UNREADABLE, Samples, arrays_in
 from dictpfl.common.errors import DataError
 from dictpfl.common.files import write_private
 
@@ -56,9 +54,9 @@ class Table(Samples):
             DataError: missing, damaged or of other content.
         """
         try:
-            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            with arrays_in(path) as file:
                 return cls(file[TABLE], file["labels"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"cannot read a table from {path}: {error}; this federation prepares columns by pooled statistics and wants them as they "
                 "stand: write the file with `dictpfl data prepare`"

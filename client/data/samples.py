@@ -6,7 +6,8 @@ import glob
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +37,10 @@ NUMBERS = "numbers"
 
 IGNORED = -100
 """Label of a token that is not learnt, as in torch and transformers."""
+
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""Errors of an .npz file that is missing, damaged or of other content."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +117,7 @@ class Samples:
             DataError: missing, damaged or of other content.
         """
         try:
-            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            with arrays_in(path) as file:
                 if TABLE in file:
                     raise DataError(
                         f"{path} holds a table that is prepared by its federation's statistics (data.preprocessing), which this cannot do; "
@@ -124,10 +129,17 @@ class Samples:
                         "themselves: name the data they are read from"
                     )
                 return cls(file["features"], file["labels"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"cannot read samples from {path}: {error}; expected an .npz file with `features` and `labels`"
             ) from error
+
+
+@contextmanager
+def arrays_in(path: Path | str) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Open an .npz file, whose arrays are read when they are asked for; nothing in it is executed. Raises one of `UNREADABLE`."""
+    with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        yield file
 
 
 @dataclass(frozen=True, eq=False)

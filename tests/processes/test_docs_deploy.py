@@ -38,8 +38,8 @@ from tests.support.manuals import (
     Send,
     pages,
     plan,
-    shown,
 )
+from tests.support.shown import not_shown
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 BLOCK_SECONDS = 400.0
@@ -168,7 +168,7 @@ class World:
         else:
             began = time.monotonic()
             printed = machine.type(block, self.filled_in(block, machine.name) if block.settings else block.code)
-            missing = shown(block.shows, printed)
+            missing = not_shown(block.shows, printed)
             assert missing is None, (
                 f"docs/{block.page}, line {block.line}, at {machine.name}: the page shows\n  {missing}\nprinted was\n{printed}\n"
                 f"{machine.errors[-2000:]}"

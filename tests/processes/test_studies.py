@@ -28,7 +28,8 @@ from dictpfl.deploy.studies.store import Studies
 from tests.support import ROOT
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
 from tests.support.machines import NGINX, free_port, until
-from tests.support.study_page import Block, Send, missing, pieces
+from tests.support.shown import not_shown
+from tests.support.study_page import Block, Send, pieces
 
 pytestmark = pytest.mark.deployment
 PARTIES = ("authority", "coordinator", *NAMES)
@@ -93,7 +94,7 @@ class Shells:
         shells = {party: self.start(party, block.code, log) for party in parties}
         for party, shell in shells.items():
             assert shell.wait(400) == 0, (block.code, self.read(party, log))
-            lacking = missing(block.shows, self.read(party, log))
+            lacking = not_shown(block.shows, self.read(party, log))
             assert lacking is None, (lacking, self.read(party, log))
 
     def read(self, party: str, log: str) -> str:
@@ -169,7 +170,7 @@ def test_a_second_study_from_nothing_to_its_last_round(shells: Shells) -> None:
             for name in NAMES:
                 shells.start(name, piece.code, "up.log")
             until(
-                lambda shown=piece.shows: all(missing(shown, shells.read(name, "up.log")) is None for name in NAMES),
+                lambda shown=piece.shows: all(not_shown(shown, shells.read(name, "up.log")) is None for name in NAMES),
                 200, "all keys taken",
             )  # fmt: skip
         elif not piece.settings:

@@ -257,15 +257,18 @@ class Deployment:
         return [pid for pid in tasks if _parent(pid) in tasks]
 
     def busy(self) -> int | None:
-        """The number of an institution that is at work on a request right now: its memory is locked."""
-        for index in range(self.participants):
-            for lock in (self.home(index) / "memory").glob("*.lock"):
-                with lock.open("rb") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        return index
-        return None
+        """The number of an institution that is at work on a request right now."""
+        return next((index for index in range(self.participants) if self.is_busy(index)), None)
+
+    def is_busy(self, index: Any) -> bool:
+        """Whether an institution is at work on a request: its memory is locked."""
+        for lock in (self.home(index) / "memory").glob("*.lock"):
+            with lock.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+        return False
 
     def rounds(self) -> int:
         """Closed rounds."""

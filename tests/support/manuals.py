@@ -240,13 +240,3 @@ def plan(found: Mapping[str, str]) -> list[Piece]:
         for piece in row.pieces()
         if not (isinstance(piece, Block) and piece.code.splitlines()[0] in SKIPPED)
     ]
-
-
-def shown(expected: Sequence[str], printed: str) -> str | None:
-    """The first expected line that was not printed, in order; `…` stands for anything."""
-    lines = iter(printed.splitlines())
-    for line in expected:
-        pattern = re.compile(".*".join(map(re.escape, line.strip().split("…"))))
-        if not any(pattern.fullmatch(found.strip()) for found in lines):
-            return line
-    return None

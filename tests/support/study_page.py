@@ -60,13 +60,3 @@ def pieces() -> Iterator[Block | Send]:
             role, _, more = found["label"].partition(" ")
             last = Block(step, role, found["code"], more == "settings", more if found["language"] == "toml" else "")
             yield last
-
-
-def missing(expected: tuple[str, ...], printed: str) -> str | None:
-    """The first expected line that was not printed, in order."""
-    lines = iter(printed.splitlines())
-    for line in expected:
-        pattern = re.compile(".*".join(map(re.escape, line.strip().split("…"))))
-        if not any(pattern.fullmatch(found.strip()) for found in lines):
-            return line
-    return None

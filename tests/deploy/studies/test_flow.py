@@ -38,7 +38,8 @@ from dictpfl.deploy.studies.taking_part import make_ready, take_key
 from dictpfl.server.agreement import Agreement
 from tests.deploy.studies.conftest import APP, World
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
-from tests.support.study_page import Send, missing, pieces
+from tests.support.shown import not_shown
+from tests.support.study_page import Send, pieces
 
 NETWORK = {"coordinator": "federation.example.org:9443", "ca": "ca.pem"}
 
@@ -87,7 +88,7 @@ def test_the_page_up_to_the_sealed_key_in_three_commands_a_site(world: World, mo
                 (places[party] / piece.file).write_text(piece.code)
                 continue
             printed = "".join(typed(line) for line in piece.commands if line.startswith("dictpfl study "))
-            assert missing(piece.shows, printed) is None, printed
+            assert not_shown(piece.shows, printed) is None, printed
             counted[party] = counted.get(party, 0) + len(piece.commands) * (piece.role == "institution")
     assert counted == {**dict.fromkeys(NAMES, 3), "authority": 0, "coordinator": 0}
     assert ran == [(NETWORK["coordinator"], 9095)] * 3, "the network's address, and the port after the network's own"

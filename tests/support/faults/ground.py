@@ -248,18 +248,6 @@ class Ground(Ceremonial):
             if self.runs and self._coordinator_alive():
                 self.keep_running()
 
-    def is_busy(self, name: str) -> bool:
-        """Whether an institution is at work on a request."""
-        import fcntl
-
-        for lock in (self.home(name) / "memory").glob("*.lock"):
-            with lock.open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-        return False
-
     def recover(self) -> None:
         """Whole lines, room, everybody up: after a fault that did not go as it should."""
         for line in self.lines.values():
