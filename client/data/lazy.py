@@ -78,6 +78,10 @@ class Reader(Protocol):
         """
         ...
 
+
+class Source(Reader, Protocol):
+    """Reads all samples of a source, and tells what is known of them."""
+
     def known(self) -> Known:
         """Find out what is known of all samples; asked once, when data are divided."""
         ...
@@ -378,7 +382,3 @@ class Chain:
         features = np.concatenate([x for x, _ in parts])[order]
         labels = [y for _, y in parts if y is not None]
         return features, np.concatenate(labels)[order] if len(labels) == len(parts) else None
-
-    def known(self) -> Known:
-        """Not asked: whoever chains readers knows them one by one."""
-        raise NotImplementedError

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dictpfl.client.data.lazy import Chain, LazySamples, Reader
+from dictpfl.client.data.lazy import Chain, LazySamples, Reader, Source
 from dictpfl.client.data.readers.files import clip_files, image_files
 from dictpfl.client.data.readers.own import OwnReader, is_own
 from dictpfl.client.data.readers.rows import parquet_rows, saved_rows
@@ -26,7 +26,7 @@ SOURCES: Registry[Callable[..., Dataset]] = Registry(
 
 COLUMNS = ("csv", "parquet", "jsonl", "datasets")
 """Sources of files with columns."""
-LAZY: Mapping[str, Callable[[Data], Reader]] = {
+LAZY: Mapping[str, Callable[[Data], Source]] = {
     "imagefolder": image_files,
     "videofolder": clip_files,
     "datasets": saved_rows,
@@ -133,14 +133,18 @@ def _both(one: Samples, other: Samples, data: Data) -> Samples:
 
 
 def reader_of(data: Data) -> Reader:
-    """Make what reads a section's samples one by one.
+    """Make what reads a section's samples one by one, those of its test path after the others.
 
     Raises:
         ConfigError, DataError: as `load_dataset`.
     """
-    if data.test_path:
-        place = {"path": data.test_path, "paths": {}, "test_path": ""}
-        return Chain([reader_of(data.model_copy(update=one)) for one in ({"test_path": ""}, place)])
+    if not data.test_path:
+        return _source(data)
+    place = {"path": data.test_path, "paths": {}, "test_path": ""}
+    return Chain([_source(data.model_copy(update=one)) for one in ({"test_path": ""}, place)])
+
+
+def _source(data: Data) -> Source:
     if data.source in LAZY and data.source not in _FILES and sites_of(data):
         raise ConfigError(
             "data.lazy reads one data set of columns, and data.path or data.paths names several; put them into one, with a column that names "
@@ -168,7 +172,7 @@ def _called(data: Data) -> Any:
     return load(**data.options)
 
 
-def _lazily(reader: Reader, data: Data) -> Dataset:
+def _lazily(reader: Source, data: Data) -> Dataset:
     """All samples of a reader."""
     known = reader.known()
     numbers = np.arange(len(reader)) if known.kept is None else known.kept
@@ -209,7 +213,7 @@ def _read(data: Data, seed: int) -> Dataset:
             "set data.lazy where the source can"
         )
     if data.source in SOURCES.own():
-        return _lazily(reader_of(data), data) if data.lazy else load(data, seed)
+        return _lazily(_source(data), data) if data.lazy else load(data, seed)
     found = _called(data)
     if not isinstance(found, Dataset) and is_own(found):
         return _lazily(OwnReader(found, data), data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -71,7 +72,7 @@ class Unguarded:
         return ledger
 
 
-class _Accountable:
+class _Accountable(ABC):
     """Guard with an account; subclasses say in `_release` what an upload costs."""
 
     trainer: Trainer | None = None
@@ -84,8 +85,8 @@ class _Accountable:
         self._privacy, self._path = genesis.config.privacy, path
         self._prepare(genesis, samples)
 
-    def _prepare(self, genesis: Genesis, samples: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _prepare(self, genesis: Genesis, samples: int) -> None: ...
 
     def charge(self, number: int) -> None:
         """See `Guard`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from dictpfl.client.model.tokens.reducers.fastvid import FastVid, of_mask, share
 from dictpfl.client.model.tokens.seam import REDUCERS, Frames, Reduced, best
 
 
-class _Rule:
+class _Rule(ABC):
     """A rule that merges nothing. As many tokens stay as of FastVID: floor(keep N) times F."""
 
     def __init__(self, keep: float) -> None:
@@ -28,8 +29,8 @@ class _Rule:
         stays = self._stays(hidden, share(self._keep, hidden.shape[2]))
         return of_mask(hidden, stays, torch.zeros_like(stays), None)
 
-    def _stays(self, hidden: Tensor, each: int) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _stays(self, hidden: Tensor, each: int) -> Tensor: ...
 
 
 @REDUCERS.register("random")
