@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dictpfl.client.compress.cutting.architectures import parts
-from dictpfl.client.compress.cutting.architectures.mamba2 import expanded
+from dictpfl.client.compress.cutting.architectures.mamba2 import found_in, hybrid
 from dictpfl.client.compress.cutting.axes import ARCHITECTURES, Axes, Axis, Sizes
 
 _WRITES = ("mamba.out_proj", "self_attn.o_proj", "feed_forward.down_proj")
@@ -27,9 +27,7 @@ class Bamba:
         axes, at = Axes(model), parts.list_of_blocks(model)
         for number in range(len(model.get_submodule(at))):  # type: ignore[arg-type]
             block = f"{at}.{number}"
-            mixer = getattr(model.get_submodule(block), "mamba", None)
-            if isinstance(mixer, nn.Module):
-                axes.found += parts.mamba(axes, f"{block}.mamba", mixer, "mamba_n_heads", "mamba_d_head")
+            found_in(axes, model, block)
             ups = ["gate_proj", "up_proj"]
             axes.found.append(parts.feed_forward(axes, f"{block}.feed_forward", ups, "down_proj", "intermediate_size"))
         stream = parts.width(
@@ -47,15 +45,12 @@ class Bamba:
         """See `Architecture.resized`."""
         facts: Any = model
         config = facts.config
-        changes = expanded(config, sizes, "mamba_n_heads", "mamba_d_head", "mamba_expand", "mamba_n_groups")
-        stay = parts.kept_blocks(sizes, "num_hidden_layers", config.num_hidden_layers)
+        changes, stay = hybrid(config, sizes)
         attention = set(config.attn_layer_indices or ())
         return parts.of_configuration(
             model,
             {
                 **changes,
-                "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-                "num_hidden_layers": len(stay),
                 "attn_layer_indices": [new for new, old in enumerate(stay) if old in attention],
             },
         )

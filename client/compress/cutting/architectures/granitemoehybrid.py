@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dictpfl.client.compress.cutting.architectures import parts
-from dictpfl.client.compress.cutting.architectures.mamba2 import expanded
+from dictpfl.client.compress.cutting.architectures.mamba2 import found_in, hybrid
 from dictpfl.client.compress.cutting.axes import ARCHITECTURES, Axes, Axis, Sizes
 from dictpfl.common.errors import ConfigError
 
@@ -34,9 +34,7 @@ class GraniteMoeHybrid:
         axes, at = Axes(model), parts.list_of_blocks(model)
         for number in range(len(model.get_submodule(at))):  # type: ignore[arg-type]
             block = f"{at}.{number}"
-            mixer = getattr(model.get_submodule(block), "mamba", None)
-            if isinstance(mixer, nn.Module):
-                axes.found += parts.mamba(axes, f"{block}.mamba", mixer, "mamba_n_heads", "mamba_d_head")
+            found_in(axes, model, block)
             mlp = f"{block}.shared_mlp"
             axes.found.append(
                 parts.packed_feed_forward(axes, mlp, "input_linear", "output_linear", "shared_intermediate_size")
@@ -56,14 +54,11 @@ class GraniteMoeHybrid:
         """See `Architecture.resized`."""
         facts: Any = model
         config = facts.config
-        changes = expanded(config, sizes, "mamba_n_heads", "mamba_d_head", "mamba_expand", "mamba_n_groups")
-        stay = parts.kept_blocks(sizes, "num_hidden_layers", config.num_hidden_layers)
+        changes, stay = hybrid(config, sizes)
         return parts.of_configuration(
             model,
             {
                 **changes,
-                "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-                "num_hidden_layers": len(stay),
                 "layer_types": [config.layer_types[i] for i in stay],
             },
         )

@@ -48,5 +48,5 @@ class Llama:
         stay = parts.kept_blocks(sizes, "num_hidden_layers", config.num_hidden_layers)
         if getattr(config, "layer_types", None):
             changes["layer_types"] = [config.layer_types[i] for i in stay]
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return parts.of_configuration(model, {**changes, "head_dim": size, "num_hidden_layers": len(stay)})
+        changes |= {"head_dim": parts.head_size(config), "num_hidden_layers": len(stay)}
+        return parts.of_configuration(model, changes)

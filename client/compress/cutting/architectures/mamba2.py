@@ -62,3 +62,21 @@ def expanded(config: Any, sizes: Sizes, heads: str, channels: str, expand: str, 
         count * size, wide, f"heads times channels ({heads} x {channels}) of a model that says it by `{expand}`"
     )
     return {**changes, expand: count * size // wide}
+
+
+def found_in(axes: Axes, model: nn.Module, block: str) -> None:
+    """Add the axes of a block's mixer, where it has one in place of attention (Bamba, Granite)."""
+    mixer = getattr(model.get_submodule(block), "mamba", None)
+    if isinstance(mixer, nn.Module):
+        axes.found += parts.mamba(axes, f"{block}.mamba", mixer, "mamba_n_heads", "mamba_d_head")
+
+
+def hybrid(config: Any, sizes: Sizes) -> tuple[dict[str, Any], Sequence[int]]:
+    """Changes of a configuration whose blocks have a mixer or attention (Bamba, Granite), and the blocks that stay.
+
+    Raises:
+        ConfigError: sizes that it cannot say.
+    """
+    changes = expanded(config, sizes, "mamba_n_heads", "mamba_d_head", "mamba_expand", "mamba_n_groups")
+    stay = parts.kept_blocks(sizes, "num_hidden_layers", config.num_hidden_layers)
+    return {**changes, "head_dim": parts.head_size(config), "num_hidden_layers": len(stay)}, stay

@@ -151,6 +151,11 @@ def list_of_blocks(model: nn.Module, attribute: str = "layers") -> str:
     raise ConfigError(f"{type(model).__name__} has no list of blocks named {attribute!r}")
 
 
+def head_size(config: Any) -> int:
+    """Size of a head of attention, which stays when the width goes down."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def of_configuration(model: nn.Module, changes: dict[str, Any]) -> nn.Module:
     """Make a model of transformers of the same class from a changed copy of its configuration.
 

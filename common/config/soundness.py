@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
 from dictpfl.common.rounds import CLEAR_LEAST, Budget
 from dictpfl.common.settings import ACTIVATIONS, SCORED, Distillation, Narrow, Preprocessing, Sparsity, Tokens
 
-if TYPE_CHECKING:
-    from dictpfl.common.config import FederationConfig
 
-
-def require_sound(config: FederationConfig, origin: str = "configuration") -> None:
+def require_sound(config: Sections, origin: str = "configuration") -> None:
     """Refuse what contradicts itself or protects nobody without saying so."""
     least, most = config.federation.min_participants, config.capacity
     _require_samplable(config, origin)
@@ -70,7 +67,7 @@ def require_sound(config: FederationConfig, origin: str = "configuration") -> No
         )
 
 
-def _require_divisible(config: FederationConfig, origin: str) -> None:
+def _require_divisible(config: Sections, origin: str) -> None:
     data = config.data
     if data.test_path and data.split_column:
         raise ConfigError(
@@ -91,7 +88,7 @@ def _require_divisible(config: FederationConfig, origin: str) -> None:
         )
 
 
-def _require_used(config: FederationConfig, origin: str) -> None:
+def _require_used(config: Sections, origin: str) -> None:
     """Refuse what would have no effect."""
     if config.scores.decision and config.decision != config.scores.decision:
         raise ConfigError(
@@ -111,7 +108,7 @@ def _require_used(config: FederationConfig, origin: str) -> None:
         )
 
 
-def _require_samplable(config: FederationConfig, origin: str) -> None:
+def _require_samplable(config: Sections, origin: str) -> None:
     """Refuse a sample that no round could close with, or that other settings contradict."""
     f = config.federation
     wrong = {
@@ -130,7 +127,7 @@ def _require_samplable(config: FederationConfig, origin: str) -> None:
         _refuse_first(wrong, f"{origin}: federation.sample is {f.sample}, but ")
 
 
-def _require_tallied(config: FederationConfig, origin: str) -> None:
+def _require_tallied(config: Sections, origin: str) -> None:
     """Refuse tallies that would tell of one institution, or that contradict other settings."""
     said = config.tallies
     for when, names in (("opening", said.opening), ("closing", said.closing)):
@@ -159,7 +156,7 @@ def _require_tallied(config: FederationConfig, origin: str) -> None:
         _refuse_first(wrong, f"{origin}: {what}, but ")
 
 
-def _require_prepared(config: FederationConfig, origin: str) -> None:
+def _require_prepared(config: Sections, origin: str) -> None:
     """Refuse preparation of columns with what would read them before they are prepared, or that says a thing twice."""
     said = config.data.preprocessing
     if said.pipeline and said.model_copy(update={"pipeline": ""}) != Preprocessing():
@@ -186,7 +183,7 @@ def _require_prepared(config: FederationConfig, origin: str) -> None:
         _refuse_first(wrong, f"{origin}: data.preprocessing prepares columns by pooled statistics, and ")
 
 
-def _require_allottable(config: FederationConfig, origin: str) -> None:
+def _require_allottable(config: Sections, origin: str) -> None:
     """Refuse an allocator by scores without them, and what only an allocator reads where there is none."""
     d = config.decomposition
     wrong = {
@@ -204,7 +201,7 @@ def _require_allottable(config: FederationConfig, origin: str) -> None:
     _refuse_first(wrong, f"{origin}: ")
 
 
-def _require_measured(config: FederationConfig, origin: str) -> None:
+def _require_measured(config: Sections, origin: str) -> None:
     """Refuse metrics from sums that would tell of one institution, or that nobody would be told."""
     said, least, privacy = config.training.metrics, config.federation.min_participants, config.privacy
     if len(set(said)) < len(said):
@@ -222,7 +219,7 @@ def _require_measured(config: FederationConfig, origin: str) -> None:
         _refuse_first(wrong, f"{origin}: training.metrics {said} are asked for, but ")
 
 
-def _require_maskable(config: FederationConfig, origin: str) -> None:
+def _require_maskable(config: Sections, origin: str) -> None:
     defences = config.defences
     if defences.masks and (config.encryption.sealer != "ckks" or config.federation.participants < 3):  # noqa: PLR2004
         raise ConfigError(
@@ -233,7 +230,7 @@ def _require_maskable(config: FederationConfig, origin: str) -> None:
         raise ConfigError(f"{origin}: defences.mask_partners is {defences.mask_partners}, expected an even number")
 
 
-def _require_teachable(config: FederationConfig, origin: str) -> None:
+def _require_teachable(config: Sections, origin: str) -> None:
     """Refuse a teacher that nobody asks, and a pupil without one."""
     if config.distils and not (config.distillation.teacher or config.distillation.recorded):
         raise ConfigError(
@@ -247,7 +244,7 @@ def _require_teachable(config: FederationConfig, origin: str) -> None:
         )
 
 
-def _require_narrowable(config: FederationConfig, origin: str) -> None:
+def _require_narrowable(config: Sections, origin: str) -> None:
     """Refuse gates with what does not know of them, and settings of gates where there are none."""
     if not config.narrow.axes:
         if config.narrow != Narrow():
@@ -262,7 +259,7 @@ def _require_narrowable(config: FederationConfig, origin: str) -> None:
         )
 
 
-def _require_sparse(config: FederationConfig, origin: str) -> None:
+def _require_sparse(config: Sections, origin: str) -> None:
     """Refuse thresholds with what would train something else or tell more, and settings of thresholds where there are none."""
     said, d = config.sparsity, config.decomposition
     if said.method == "none":
@@ -287,7 +284,7 @@ def _require_sparse(config: FederationConfig, origin: str) -> None:
     _refuse_first(wrong, f"{origin}: sparsity.method is {said.method!r}, but ")
 
 
-def _require_spendable(config: FederationConfig, origin: str) -> None:
+def _require_spendable(config: Sections, origin: str) -> None:
     """Refuse a budget that nobody spends, and a schedule without one."""
     said = config.pruning
     wrong = {
@@ -307,7 +304,7 @@ def _require_spendable(config: FederationConfig, origin: str) -> None:
     _refuse_first(wrong, f"{origin}: ")
 
 
-def _require_precise(config: FederationConfig, origin: str) -> None:
+def _require_precise(config: Sections, origin: str) -> None:
     """Refuse arithmetic that nothing would use."""
     training = config.training
     wrong = {
@@ -323,7 +320,7 @@ def _require_precise(config: FederationConfig, origin: str) -> None:
     _refuse_first(wrong, f"{origin}: ")
 
 
-def _require_reducible(config: FederationConfig, origin: str) -> None:
+def _require_reducible(config: Sections, origin: str) -> None:
     """Refuse a reducer of tokens with what needs all of them or the same number in every step, and settings of none."""
     said, training = config.tokens, config.training
     if said.reducer == "none":
@@ -342,7 +339,7 @@ def _require_reducible(config: FederationConfig, origin: str) -> None:
     _refuse_first(wrong, f"{origin}: tokens.reducer is {said.reducer!r}, but ")
 
 
-def _require_private(config: FederationConfig, origin: str) -> None:
+def _require_private(config: Sections, origin: str) -> None:
     privacy, training = config.privacy, config.training
     is_example = privacy.mechanism == "example"
     wrong = {
