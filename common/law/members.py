@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -63,9 +64,10 @@ class Roster:
         raise ConfigError(f"{name!r} is no member of this epoch, or has another key there; join again with the bundle")
 
     def to_bytes(self) -> bytes:
-        """Encode as JSON."""
+        """Encode as JSON, with a digest: most flipped bits would make another name or key, which looks like any other."""
         peers = [[peer.name, peer.receiving.hex(), peer.signing.hex()] for peer in self.peers]
-        return (json.dumps({"format": _FORMAT, "peers": peers}, indent=1) + "\n").encode()
+        document = {"format": _FORMAT, "peers": peers, "sha256": _digest(peers)}
+        return (json.dumps(document, indent=1) + "\n").encode()
 
     @classmethod
     def of_bytes(cls, data: bytes, origin: str) -> Self:
@@ -76,9 +78,16 @@ class Roster:
         """
         try:
             document = parse_document(data, _FORMAT, origin, ConfigError)
-            return cls(tuple(Peer(str(name), bytes.fromhex(r), bytes.fromhex(s)) for name, r, s in document["peers"]))
+            peers = document["peers"]
+            if document["sha256"] != _digest(peers):
+                raise ConfigError(f"{origin} is damaged: its digest is another one; restore it, or join again with the bundle")
+            return cls(tuple(Peer(str(name), bytes.fromhex(r), bytes.fromhex(s)) for name, r, s in peers))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{origin} is no list of members ({type(error).__name__}); join again") from error
+
+
+def _digest(peers: list[list[str]]) -> str:
+    return hashlib.sha256(json.dumps(peers, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -73,3 +73,12 @@ def test_a_stranger_has_no_number() -> None:
 def test_a_damaged_roster_is_refused(text: bytes) -> None:
     with pytest.raises(ConfigError):
         Roster.of_bytes(text, "peers.json")
+
+
+def test_no_single_flipped_bit_of_a_roster_makes_another_one() -> None:
+    data = Roster(peers(3)).to_bytes()
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ConfigError):
+            Roster.of_bytes(bytes(flipped), "peers.json")

@@ -499,7 +499,7 @@ def _at_a_round(path: Path) -> bool:
 
 _NO_WEIGHT = (
     "diary.jsonl", "custody.*", "handover.state", "node.pub", "identity.pub", "*.toml", "ca.key", "*.pem", "*.npz",
-    "authority.json", "nodes/*.pub", "custody.key", "*.told.json", "*.opened.jsonl", "peers.json", "node.key", "server.key",
+    "authority.json", "nodes/*.pub", "custody.key", "*.told.json", "*.opened.jsonl", "node.key", "server.key",
 )  # fmt: skip
 """Files of which not every bit matters, or that nothing reads in a round: a flip need not stop anything, and the digest tells."""
 
