@@ -80,7 +80,9 @@ class Roster:
             document = parse_document(data, _FORMAT, origin, ConfigError)
             peers = document["peers"]
             if document["sha256"] != _digest(peers):
-                raise ConfigError(f"{origin} is damaged: its digest is another one; restore it, or join again with the bundle")
+                raise ConfigError(
+                    f"{origin} is damaged: its digest is another one; restore it, or join again with the bundle"
+                )
             return cls(tuple(Peer(str(name), bytes.fromhex(r), bytes.fromhex(s)) for name, r, s in peers))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{origin} is no list of members ({type(error).__name__}); join again") from error
