@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from click import Context
+from click import Command, Context
 from typer.core import TyperGroup
 
 from dictpfl.common.errors import ConfigError, DictPFLError, own_place
@@ -41,9 +41,32 @@ from dictpfl.deploy.studies import cli as studies
 from dictpfl.deploy.units import listed, percent
 from dictpfl.deploy.watch import cli as watching
 
+WORKFLOW = {
+    "Begin": ("doctor", "new", "init", "data", "describe"),
+    "Simulate": ("simulate", "watch", "inspect", "compare", "report", "attack", "audit"),
+    "Use the model": ("evaluate", "personalise", "export"),
+    "Smaller models": ("prune", "cut", "distil", "narrow", "tokens"),
+    "Deploy": (
+        "authority", "institution", "coordinator", "certificates", "bundle", "run", "status", "health", "study", "app",
+    ),
+}  # fmt: skip
+"""Commands in the order in which people come to need them, by the heading that help shows them under."""
+
 
 class _Commands(TyperGroup):
     """The commands, of which one that is interrupted ends with the shell's code for it; Typer alone says "Aborted" and 1."""
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        """See click's `Group.list_commands`: by `WORKFLOW`, what is not named there last."""
+        order = [name for names in WORKFLOW.values() for name in names]
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order))
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        """See click's `Group.get_command`; Typer's help puts a command under its `rich_help_panel`."""
+        command: Any = super().get_command(ctx, cmd_name)
+        if command is not None:
+            command.rich_help_panel = next((h for h, names in WORKFLOW.items() if cmd_name in names), None)
+        return command  # type: ignore[no-any-return]
 
     def invoke(self, ctx: Context) -> Any:
         """See click's `Group.invoke`."""

@@ -1,4 +1,4 @@
-"""The help of each command ends with an example, and each example is one that the command takes."""
+"""Help: commands stand in the order of work; each ends with an example, which is one that the command takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 import pytest
 import typer
 
-from dictpfl.deploy.cli import app
+from dictpfl.deploy.cli import WORKFLOW, app
 from dictpfl.deploy.examples import EXAMPLES
 
 
@@ -41,4 +41,14 @@ def test_it_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         typer.main.get_command(app)(["export", "--help"])
     assert "Example: dictpfl export runs/mine -o model.safetensors" in " ".join(
         capsys.readouterr().out.replace("`", "").split()
+    )
+
+
+def test_commands_stand_in_the_order_of_work() -> None:
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    context = click.Context(group)
+    assert group.list_commands(context) == [name for names in WORKFLOW.values() for name in names]
+    assert {getattr(group.get_command(context, name), "rich_help_panel", "") for name in group.commands} == set(
+        WORKFLOW
     )
