@@ -26,6 +26,7 @@ def crypto(
     from rich.text import Text
 
     from dictpfl.deploy.audit.audit import audited, report, write_report
+    from dictpfl.deploy.audit.checks.check import UNTOLD
 
     checks = []
     table = console.table("count", "verdict")
@@ -38,7 +39,8 @@ def crypto(
     outcome = report(run, checks)
     path = output or run / "audit.json"
     write_report(path, outcome)
-    failed = outcome["failed"]
-    console.say(f"{len(checks) - failed} of {len(checks)} lines without fault, {failed} failed  {path}")
+    failed, untold = outcome["failed"], sum(check.verdict == UNTOLD for check in checks)
+    told = f", {untold} cannot tell in a run of this size" if untold else ""
+    console.say(f"{len(checks) - failed - untold} of {len(checks)} lines hold, {failed} failed{told}  {path}")
     if failed:
         raise typer.Exit(1)

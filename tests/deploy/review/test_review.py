@@ -151,6 +151,9 @@ def audited(copied: Path) -> Path:
     """A run that was audited, by the command."""
     done = CliRunner().invoke(app, ["audit", "crypto", str(copied)])
     assert done.exit_code == 0, done.output
+    lines = json.loads((copied / "audit.json").read_text())["checks"]
+    told = sum(line["verdict"] == "ok" for line in lines)
+    assert f"{told} of {len(lines)} lines hold, 0 failed" in done.output  # what cannot tell is not said to hold
     return copied
 
 
