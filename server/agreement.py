@@ -104,6 +104,10 @@ class Agreement:
     closing_from: AtLeastZero = 0
     """Update rounds from which on they may come; a run that ends with fewer leaves them out, unless institutions stopped early."""
 
+    restart_from: AtLeastZero | None = None
+    """Round whose state, as most institutions hold it, the operator lets a federation go on from whose journal was lost; 0: none so
+    far; None: any, as in a simulation, where one person is all parties."""
+
     def snapshot_most(self, number: int) -> int:
         """Most bytes of a snapshot of the state before a round; 0: none is taken."""
         return self.snapshot_length + number * self.snapshot_growth if self.snapshot_length else 0

@@ -23,7 +23,7 @@ from dictpfl.common.files import sync_folder
 
 APPLICATION = 0x44504C34
 """SQLite's application id of a file of this release ("DPL4")."""
-REMEDY = "restore it from backup, or move it away: the next run then goes on from the institutions' state"
+REMEDY = "restore it from backup, or move it away: the next run then says how it goes on from the institutions' state"
 Row = tuple[Any, ...]
 _REFERENCE = struct.Struct("<QQ32s")
 _TYPES: Mapping[str, Callable[[Any], Any]] = {"INTEGER": int, "REAL": float, "TEXT": str, "BLOB": bytes}

@@ -12,6 +12,8 @@ MOST_VOIDS = 3
 """Void rounds in a row after which a run ends."""
 NOTED_AFTER = 2
 """Times that a round is asked for in vain before it is news: once happens whenever somebody is late."""
+UNCONFIRMED = "unconfirmed-"
+"""Reason of an institution, before the round that it has reached: it is ahead of the journal, and the operator has to say what now."""
 _WRONG = "held nonsense or bore a wrong tag, or the sum was altered here or on its way"
 
 
@@ -50,8 +52,26 @@ def news(journal: Journal) -> list[str]:
     return [*map(refused_text, journal.disputed()), *map(void_text, journal.voids()), *waiting]
 
 
+def lost_text(asked: AskedAgain) -> str:
+    """Say of an open round whether most institutions are further, and what the operator has to decide; empty where they are not."""
+    ahead = {
+        who: int(why.removeprefix(UNCONFIRMED)) for who, why in asked.reasons.items() if why.startswith(UNCONFIRMED)
+    }
+    if not ahead:
+        return ""
+    number = next(iter(ahead.values()))
+    return (
+        f"the journal ends before round {asked.round}, and {spoken(sorted(ahead))} hold the state of round {number}: it was lost, or is "
+        "an old copy. If there is a newer backup of journal.sqlite, put that in its place. If there is none, have them compare round "
+        "and digest (their `dictpfl status`) by phone; where most agree, `dictpfl run --from-institutions "
+        f"{number}` goes on from there"
+    )
+
+
 def trouble(journal: Journal) -> str:
     """Say why the rounds cannot go on by themselves; empty where they can."""
+    if (asked := journal.asked_again()) and (lost := lost_text(asked)):
+        return lost
     voids = {void.round: void for void in journal.voids()}
     # Of the last round it may not be known yet: institutions say so when they are asked for the next one.
     last = next((number for number in (journal.next_round - 1, journal.next_round - 2) if number in voids), -1)

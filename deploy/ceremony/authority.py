@@ -305,7 +305,9 @@ def _write(issued: Issued, contents: Contents, authority: Identity, half: bytes,
 def _half(federation: Kept) -> bytes:
     """Return the coordinator's half of genesis, but for the terms that name its digest."""
     agreement, last = agreement_of(federation.genesis, _roster(federation)), federation.table.last
-    agreement = replace(agreement, epoch=last.number, first_round=last.first_round, rounds=federation.rounds)
+    agreement = replace(
+        agreement, epoch=last.number, first_round=last.first_round, rounds=federation.rounds, restart_from=0
+    )
     return agreement.to_bytes()
 
 

@@ -271,6 +271,14 @@ def run(
             "--drain", help="End after the round that is open, as before a rotation; everybody gets the last sum."
         ),
     ] = False,
+    from_institutions: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ROUND",
+            min=1,
+            help="Go on from the state of this round, which most institutions hold: the journal was lost, and there is no newer backup.",
+        ),
+    ] = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
     """Start the federation, or go on with it, and show each round as it closes."""
@@ -281,6 +289,10 @@ def run(
 
     if drain and rounds is not None:
         raise ConfigError("run: expected one of --rounds and --drain")
+    if drain and from_institutions is not None:
+        raise ConfigError(
+            "run: --drain waits for the open round, which cannot close before --from-institutions was typed alone"
+        )
     configure(as_json=log_json)
 
     def show(closed: ClosedRound, contributors: int, size: int) -> None:
@@ -290,7 +302,8 @@ def run(
         console.say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
     with _said(as_json=log_json):
-        done = run_to_the_end(folder, rounds_to_end_with(folder) if drain else rounds, on_round=show)
+        wanted = rounds_to_end_with(folder) if drain else rounds
+        done = run_to_the_end(folder, wanted, restart_from=from_institutions, on_round=show)
     absent = away(folder)
     if log_json:
         console.say(json.dumps({"event": "done", "rounds": done} | ({"not_told": absent} if absent else {})))

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from dictpfl.common.errors import EngineError, ProcessError
+from dictpfl.common.errors import ConfigError, EngineError, ProcessError
 from dictpfl.deploy.ceremony.custody import record
 from dictpfl.deploy.ceremony.identity import coordinator_signer
 from dictpfl.deploy.operations import disk
@@ -34,27 +34,38 @@ OnRound = Callable[[ClosedRound, int, int], None]
 _log = structlog.get_logger(__name__)
 
 
-def run(folder: Path, rounds: int | None = None, *, on_round: OnRound = lambda *_: None) -> int:
+def run(
+    folder: Path,
+    rounds: int | None = None,
+    *,
+    restart_from: int | None = None,
+    on_round: OnRound = lambda *_: None,
+) -> int:
     """Run a federation to its end; started again, it goes on where the journal stops; return the rounds closed.
 
     Args:
         folder: the coordinator's.
         rounds: update rounds in all; kept in `federation.json`.
+        restart_from: round whose state, as most institutions hold it, the federation may go on from, since the journal was lost;
+            kept in `federation.json`.
         on_round: told of each round that closes.
 
     Raises:
+        ConfigError: the journal leads to that round already.
         EngineError: rounds keep failing. The journal keeps what was reached.
         ProcessError: `dictpfl coordinator up` does not run.
         AppBundleError: the app installed here is not the agreed one.
     """
     folder = folder.resolve()
     agreement = Agreement.load(folder / AGREEMENT)
-    changed = rounds is not None and rounds != agreement.rounds
-    if changed and rounds is not None:
-        agreement = replace(agreement, rounds=rounds)
-        agreement.save(folder / AGREEMENT)
-    watch = _Watch(folder, agreement, on_round)
+    wanted = agreement if rounds is None else replace(agreement, rounds=rounds)
+    wanted = wanted if restart_from is None else replace(wanted, restart_from=restart_from)
+    watch = _Watch(folder, wanted, on_round)
     try:
+        if restart_from is not None:
+            watch.allow(restart_from)
+        if changed := wanted != agreement:
+            wanted.save(folder / AGREEMENT)
         watch.to_the_end(restart=changed)
         return watch.seen
     finally:
@@ -75,6 +86,19 @@ class _Watch:
         self._away: float | None = None
         self._asked = float("-inf")
         self._full = False
+
+    def allow(self, number: int) -> None:
+        """Note that the operator lets the federation go on from the institutions' state.
+
+        Raises:
+            ConfigError: nothing was lost before that round.
+        """
+        if number <= self.journal.next_round:
+            raise ConfigError(
+                f"--from-institutions {number}: the journal leads to round {self.journal.next_round}, so nothing before it is lost; "
+                "`dictpfl run` goes on"
+            )
+        self._noted("restart allowed", round=number, journal=self.journal.next_round)
 
     def to_the_end(self, *, restart: bool) -> None:
         """Start runs until the rounds are done; `restart`: a run that is on does not know of the new number."""

@@ -201,6 +201,15 @@ def _agreed(agreement: Agreement) -> Iterator[Meaning]:
         if agreement.snapshots_kept
         else "This coordinator keeps every sum.",
     )
+    asks = agreement.restart_from is not None
+    yield Meaning(
+        "restart_from",
+        str(agreement.restart_from or "no round"),
+        "After a lost journal nothing goes on before the coordinator's operator has said from which round."
+        if asks
+        else "After a lost journal the federation goes on from the institutions' state by itself.",
+        "good" if asks else "caution",
+    )
     yield Meaning("epoch", str(agreement.epoch), f"The key in force since round {agreement.first_round}.")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,6 +17,7 @@ from dictpfl.server.journal import Journal
 from dictpfl.server.masks import Unmasking
 from dictpfl.server.members import Members
 from dictpfl.server.rows import ClosedRound
+from dictpfl.server.troubles import UNCONFIRMED, require_calm
 
 _log = structlog.get_logger(__name__)
 RESTARTS = 3
@@ -145,8 +148,32 @@ class Exchange(ABC):
                 journal=self.number, institutions=sorted(set(self._ahead.values())),
             )  # fmt: skip
             return False
+        self._require_allowed(newest_of_most(self._ahead))
         self._state.holders = dict(self._ahead)
         return True
+
+    def _require_allowed(self, number: int) -> None:
+        """Stop where the operator has not said that the federation may go on from the institutions' state.
+
+        An old copy looks like a lost journal, and the backup that has all rounds may lie on a shelf.
+
+        Raises:
+            RoundError: he has not; the journal notes it, and the message says what he can do.
+        """
+        if self._agreement.restart_from in {None, number}:
+            return
+        reasons = {str(node): f"{UNCONFIRMED}{number}" for node in self._ahead}
+        self._journal.refuse(self.number, time.time(), self._reasons | reasons)
+        require_calm(self._journal)
+
+
+def newest_of_most(holders: Mapping[int, int]) -> int:
+    """Choose the newest round that more than half of those ahead hold the state of; where none is, the newest of all.
+
+    Who alone claims a later one must not decide what all others go on from: it is left out, and told that it is ahead.
+    """
+    rounds = Counter(holders.values())
+    return max((number for number, count in rounds.items() if 2 * count > len(holders)), default=max(rounds))
 
 
 def log_closed(closed: ClosedRound, aggregate: Aggregate) -> None:

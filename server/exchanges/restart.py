@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import structlog
 
 from dictpfl.common.messages.protocol import Request
 from dictpfl.server.exchanges.delivery import Delivery
-from dictpfl.server.exchanges.exchange import RESTARTS, CoordinatorState
+from dictpfl.server.exchanges.exchange import RESTARTS, CoordinatorState, newest_of_most
 from dictpfl.server.snapshots import SnapshotVotes
 
 _log = structlog.get_logger(__name__)
-
-
-def newest_of_most(holders: Mapping[int, int]) -> int:
-    """Choose the newest round that more than half of those ahead hold the state of; where none is, the newest of all.
-
-    Who alone claims a later one must not decide what all others go on from: it is left out, and told that it is ahead.
-    """
-    rounds = Counter(holders.values())
-    return max((number for number, count in rounds.items() if 2 * count > len(holders)), default=max(rounds))
 
 
 class Restart(Delivery):

@@ -26,7 +26,7 @@ CODES = {
 """Every code that leaves an institution or is logged: others' alerts and runbooks name them, so none changes."""
 
 
-COORDINATORS = {"deadline", "ahead-of-journal", "excluded", "flower-error", "not-needed", "wrong-member"}
+COORDINATORS = {"deadline", "ahead-of-journal", "excluded", "flower-error", "not-needed", "unconfirmed", "wrong-member"}
 """Reasons that the coordinator gives itself where an institution said nothing."""
 
 

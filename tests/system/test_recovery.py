@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import structlog
 
-from dictpfl.common.errors import EngineError
+from dictpfl.common.errors import EngineError, RoundError
 from dictpfl.common.messages.protocol import Status
 from dictpfl.deploy.operations.status import of_institution
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, JOURNAL
-from dictpfl.server.exchanges.restart import newest_of_most
+from dictpfl.server.exchanges.exchange import newest_of_most
+from dictpfl.server.troubles import trouble
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import World
 
@@ -239,6 +240,37 @@ def test_without_a_majority_for_any_state_a_person_has_to_look() -> None:
     assert (
         newest_of_most({1: 8, 2: 7}) == 8
     )  # and then nobody else stands for it: fewer than half, nothing is restarted
+
+
+def test_in_a_deployment_the_operator_says_from_which_round(three: World, undisturbed: dict[str, bytes]) -> None:
+    """The journal was lost: nothing goes on before the operator has named the round that most institutions hold."""
+    for _ in range(3):
+        three.exchange()
+    lose_journal(three)
+    path = three.coordinator_folder / AGREEMENT
+    for allowed in (0, 1):
+        replace(Agreement.load(path), restart_from=allowed).save(path)
+        with pytest.raises(RoundError, match=r"hold the state of round 2: .*--from-institutions 2"):
+            three.exchange()
+        assert three.coordinator._journal.next_round == 0
+        assert "--from-institutions 2" in trouble(three.coordinator._journal)
+        three.close()
+    replace(Agreement.load(path), restart_from=2).save(path)
+    three.run()
+    assert three.digest() == undisturbed["three"]
+    assert trouble(three.coordinator._journal) == ""
+
+
+def test_no_round_closes_beside_institutions_that_are_ahead(five: World) -> None:
+    """Two are in step with the old journal, three ahead: the two would be enough for a sum, and go another way."""
+    path = five.coordinator_folder / AGREEMENT
+    replace(Agreement.load(path), restart_from=0, min_participants=2).save(path)
+    for _ in range(3):
+        five.exchange(offline=[0, 1])
+    lose_journal(five)
+    with pytest.raises(RoundError, match="--from-institutions 2"):
+        five.exchange()
+    assert five.coordinator._journal.next_round == 0
 
 
 def test_a_coordinator_of_an_older_release_restarts_nothing(three: World) -> None:

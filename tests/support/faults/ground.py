@@ -21,7 +21,7 @@ from dictpfl.deploy.simulation.founding import found
 from dictpfl.server.coordinator import JOURNAL
 from tests.support.ceremonial import Ceremonial
 from tests.support.faults.lines import Line
-from tests.support.machines import NGINX, Command, config, free_port
+from tests.support.machines import NGINX, Command, config, free_port, until
 
 NAMES = ("berlin", "kyoto", "oslo", "quito", "turin", "vienna")
 NOT_BACKED_UP = ("run", "logs", "flower", "nginx.conf")
@@ -178,6 +178,21 @@ class Ground(Ceremonial):
         if self.runs and self.runs[-1].process.returncode == 0:
             return
         self.runs.append(self.run(log=f"run-{len(self.runs) + 1}.log"))
+
+    @property
+    def asks_from(self) -> bool:
+        """True where the run that was typed last asks from which round to go on."""
+        return bool(self.runs) and "--from-institutions" in self.runs[-1].text
+
+    def from_institutions(self) -> tuple[str, str]:
+        """Read in `status` from which round the run may go on whose journal is an old copy, and type that; return party and sentence."""
+        party, told = self.explained({"coordinator": r"^STOPPED: .*--from-institutions"}, 120)
+        asked = re.search(r"--from-institutions (\d+)", told)
+        assert asked, "no status says from which round to go on"
+        until(lambda: self.runs[-1].process.poll() is not None, 60, "the run that asks ends")
+        again = f"run-{len(self.runs) + 1}.log"
+        self.runs.append(self.run("--from-institutions", asked[1], log=again))
+        return party, told
 
     @property
     def finished(self) -> bool:

@@ -324,12 +324,16 @@ class Player:
         age = before - ground.closed_rounds()
         ground.start_coordinator()
         ground.wait(ground.ready, 90, "coordinator ready")
+        # With a backup of one round ago, institutions may not have applied what it lacks; then nothing is lost.
+        ground.wait(lambda: ground.closed_rounds() > before - age or ground.asks_from, 180, "the run goes on or asks")
+        asked = ground.asks_from
+        told = ground.from_institutions() if asked else told
         ground.reached(before + 1)
         yield self._row(
             fault,
             began,
             told,
-            "`coordinator up` and `run`: it goes on from the institutions' state",
+            "`coordinator up` and `run --from-institutions`" if asked else "`coordinator up` and `run`",
             STOPPED,
             f"{age} rounds old",
         )
