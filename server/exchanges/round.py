@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from dictpfl.common.errors import DictPFLError, JournalError
+from dictpfl.common.errors import CorruptError, DictPFLError, JournalError
 from dictpfl.common.messages.masks import attempt_bytes
 from dictpfl.common.messages.protocol import REFUSED, Aggregate, Reply, Request, RoundKind, Status
 from dictpfl.server.exchanges.delivery import Delivery
@@ -79,7 +79,8 @@ class Round(Delivery):
 
     def _add(self, node: int, reply: Reply, fold: Fold) -> None:
         member = member_of(reply.blob)
-        if reason := self._state.members.objection(node, member):
+        unfit = CorruptError.code if self._state.unmasking.is_unfit(self.number, member) else ""
+        if reason := self._state.members.objection(node, member) or unfit:
             _log.warning("upload rejected", node=node, code=reason)
             self.failed(node, reason)
             return

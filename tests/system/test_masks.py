@@ -524,6 +524,30 @@ def test_one_wrong_commitment_to_an_own_mask_stalls_nothing(five: World, undistu
     assert five.digest() == undisturbed["five"]
 
 
+def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(five: World) -> None:
+    """Its stream never fits what it said, in no attempt: from the second on the round does without it, and it takes part in the next."""
+    held = five.institution(VICTIM)._masks
+    assert isinstance(held, Masks)
+    honest = Masks.note
+
+    def told(masks: Masks, *arguments: Any) -> bytes:
+        note = Note.of_bytes(honest(masks, *arguments))
+        partners = dict(note.partners)
+        if masks is held:
+            partners[OTHER] = replace(partners[OTHER], commitment=bytes(16))
+        return replace(note, partners=partners).to_bytes()
+
+    with mock.patch.object(Masks, "note", told):
+        for _ in range(5):
+            five.exchange(offline=[OTHER])
+    (closed, *_) = five.coordinator._journal.rounds()
+    assert closed.round == 0
+    assert closed.rejected == {str(VICTIM): "corrupt"}
+    five.run()
+    assert five.coordinator._journal.contributors()[1][0] == 5
+    five.digest()
+
+
 # Bounds
 
 
