@@ -1,0 +1,21 @@
+{{- define "dictpfl.labels" -}}
+app.kubernetes.io/name: dictpfl
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: {{ .Values.role }}
+{{- end -}}
+
+{{- define "dictpfl.image" -}}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag }}{{ end }}
+{{- end -}}
+
+{{/* What every container may do: nothing but its work. */}}
+{{- define "dictpfl.hardened" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The party's folder. Not the volume's root: Kubernetes gives that to the group, and dictpfl refuses a folder that others may enter. */}}
+{{- define "dictpfl.folder" -}}
+/volume/party
+{{- end -}}

@@ -1,0 +1,182 @@
+"""The Helm chart: what it renders fits Kubernetes' own schemas, is hardened, and calls commands that exist.
+
+No cluster runs here: none of this shows that a pod starts. With `helm` on the path the chart is linted and rendered anew; without it
+the rendered examples are looked at, which name the chart that they are of.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from dictpfl.client.keys.vault import CREDENTIAL
+from tests.deploy.operations.test_containers import whole
+from tests.support import ROOT
+from tests.support.called import require_command, require_process_test
+from tools import chart
+
+HELM = shutil.which("helm")
+needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed (https://helm.sh/docs/intro/install/)")
+KINDS = tuple(chart.PARTIES)
+OBJECTS = ["NetworkPolicy", "PersistentVolumeClaim", "Service", "StatefulSet"]
+
+
+def objects(kind: str) -> dict[str, dict[str, Any]]:
+    """What an example holds, by kind of object."""
+    text = (chart.EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
+    return {found["kind"]: found for found in yaml.safe_load_all(text) if found}
+
+
+def pod(kind: str) -> dict[str, Any]:
+    return objects(kind)["StatefulSet"]["spec"]["template"]["spec"]
+
+
+def containers() -> list[tuple[str, dict[str, Any]]]:
+    return [(kind, container) for kind in KINDS for container in pod(kind)["containers"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_examples_are_of_this_chart(kind: str) -> None:
+    first = (chart.EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.endswith(chart.digest()), "python tools/chart.py"
+
+
+@needs_helm
+@pytest.mark.parametrize("kind", KINDS)
+def test_helm_renders_the_examples(kind: str) -> None:
+    assert HELM
+    assert chart.example(HELM, kind) == (chart.EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
+    said = [option for key, value in chart.PARTIES[kind][1].items() for option in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        [HELM, "lint", "--strict", str(chart.CHART), *said], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("kind", "more", "said"),
+    [
+        ("coordinator", {"role": ""}, "role"),
+        ("coordinator", {"image.repository": ""}, "repository"),
+        ("institution", {"institution.address": "federation.example.org"}, "address"),
+        ("institution", {"institution.passphraseSecret": ""}, "passphraseSecret"),
+        ("institution", {"institution.adress": "a:1"}, "adress"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(kind: str, more: dict[str, str], said: str) -> None:
+    assert HELM
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        chart.rendered(HELM, kind, **more)
+    assert said in refused.value.stderr
+
+
+@needs_helm
+def test_paused_runs_nothing_of_dictpfl() -> None:
+    assert HELM
+    for kind in KINDS:
+        text = chart.rendered(HELM, kind, paused="true")
+        found = {one["kind"]: one for one in yaml.safe_load_all(text) if one}
+        (container,) = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+        assert container["command"] == ["sleep", "infinity"]
+        assert not {"args", "readinessProbe"} & set(container)
+
+
+@needs_helm
+def test_gpus_are_asked_for_beside_other_limits() -> None:
+    assert HELM
+    text = chart.rendered(HELM, "institution", **{"institution.gpus": "2", "resources.limits.memory": "64Gi"})
+    found = {one["kind"]: one for one in yaml.safe_load_all(text) if one}
+    (container,) = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("version", ["1.25", "1.31"])
+def test_every_object_fits_the_schema_of_kubernetes(kind: str, version: str) -> None:
+    found = objects(kind)
+    assert sorted(found) == OBJECTS
+    for one in found.values():
+        kubernetes_validate.validate(one, version, strict=True)
+    broken = found["StatefulSet"]
+    broken["spec"]["template"]["spec"]["containers"][0]["readyness"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pod_has_one_unprivileged_account_and_no_token(kind: str) -> None:
+    found = pod(kind)
+    context = found["securityContext"]
+    (account,) = [rest for word, rest in whole(kind) if word == "USER"]
+    assert f"{context['runAsUser']}:{context['runAsGroup']}" == account
+    assert context["runAsNonRoot"] is True
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert context["fsGroupChangePolicy"] == "OnRootMismatch", "else keys are opened to the group at each start"
+    assert found["automountServiceAccountToken"] is False
+    assert objects(kind)["StatefulSet"]["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "container"), containers(), ids=lambda one: one if isinstance(one, str) else one["name"]
+)
+def test_every_container_is_hardened(kind: str, container: dict[str, Any]) -> None:
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
+    }  # fmt: skip
+    assert "memory" in container["resources"]["limits"]
+    assert not re.search("(?i)passphrase|password|token", str(container.get("env", [])))
+    assert container["name"] == "proxy" or kind in container["image"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_commands_exist_and_are_tested(kind: str) -> None:
+    container = pod(kind)["containers"][0]
+    program, *probe = container["readinessProbe"]["exec"]["command"]
+    assert program == "/opt/dictpfl/bin/dictpfl"
+    for arguments in (container["args"], probe):
+        require_process_test(require_command(arguments))
+    assert "livenessProbe" not in container, "an institution that waits for its coordinator must not be killed for it"
+
+
+def test_the_passphrase_is_a_file_that_only_the_account_reads() -> None:
+    (secret,) = [volume["secret"] for volume in pod("institution")["volumes"] if "secret" in volume]
+    assert secret == {"secretName": "berlin-passphrase", "defaultMode": 0o440}
+    container = pod("institution")["containers"][0]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "passphrase"]
+    assert {"name": "CREDENTIALS_DIRECTORY", "value": mount["mountPath"]} in container["env"]
+    assert f"`{CREDENTIAL}`" in (chart.CHART / "values.yaml").read_text(encoding="utf-8")
+
+
+def test_only_the_proxy_is_reached_and_the_coordinator_calls_nobody() -> None:
+    rules = {kind: objects(kind)["NetworkPolicy"]["spec"] for kind in KINDS}
+    assert all(rule["policyTypes"] == ["Ingress", "Egress"] for rule in rules.values())
+    assert rules["coordinator"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8443}]}]
+    assert rules["coordinator"]["egress"] == []
+    assert rules["institution"]["ingress"] == []
+    reached = {(port["protocol"], port["port"]) for rule in rules["institution"]["egress"] for port in rule["ports"]}
+    assert reached == {("TCP", 443), ("UDP", 53), ("TCP", 53)}
+
+
+def test_the_claim_outlives_the_release() -> None:
+    for kind in KINDS:
+        assert objects(kind)["PersistentVolumeClaim"]["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_page_types_what_the_chart_takes() -> None:
+    page = (ROOT / "docs" / "deploy-running.md").read_text(encoding="utf-8")
+    section = page[page.index("## Kubernetes") :].split("\n## ")[0]
+    keys = set(re.findall(r"--set ([a-zA-Z.]+)=", section))
+    known = yaml.safe_load((chart.CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert {"role", "image.repository", "paused", "institution.address", "institution.passphraseSecret"} <= keys
+    for key in keys:
+        found: Any = known
+        for part in key.split("."):
+            assert part in found, key
+            found = found[part]
