@@ -1,4 +1,4 @@
-"""What a configuration says, section by section, and what follows from it."""
+"""Sections of a configuration, and what follows from them."""
 
 from __future__ import annotations
 
