@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.server.recording import open_coordinator
@@ -47,5 +47,6 @@ def give_up_fetching(seconds: float) -> None:
     A reply whose maker's line broke in the middle is announced, and the rest of it does not come. Flower 1.42 would ask for it for as
     long as the SuperLink keeps its place, minutes in which no other reply is looked at and no deadline holds.
     """
-    fetching = importlib.import_module("flwr.supercore.inflatable.inflatable_utils").__dict__["pull_objects"]
-    fetching.__kwdefaults__["max_time"] = seconds
+    defaults = pull_objects.__kwdefaults__
+    assert defaults is not None and "max_time" in defaults  # noqa: S101, PT018  Flower 1.42 has it by keyword
+    defaults["max_time"] = seconds
