@@ -280,7 +280,7 @@ def audit_fingerprint(file: Annotated[Path, typer.Argument(metavar="identity.pub
     """Show the fingerprint of an identity, to compare by phone."""
     from dictpfl.deploy.ceremony.identity import PublicIdentity
 
-    _say_identity(PublicIdentity.load(file))
+    say_identity(PublicIdentity.load(file))
 
 
 def _make(folder: Path, name: str, role: Literal["authority", "institution"], passphrase_file: Path | None) -> None:
@@ -290,7 +290,7 @@ def _make(folder: Path, name: str, role: Literal["authority", "institution"], pa
     identity = make_identity(folder, name, Role(role), asked_passphrase(passphrase_file, new=True))
     record(folder, identity, "identity made", fingerprint=identity.public.fingerprint.hex())
     console.say(f"{folder / PUBLIC}: hand it out, and read this fingerprint out by phone")
-    _say_identity(identity.public)
+    say_identity(identity.public)
 
 
 def _change(folder: Path, old_file: Path | None, new_file: Path | None) -> None:
@@ -375,7 +375,7 @@ def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
 
     for path in files.values():
         identity = PublicIdentity.load(path)
-        _say_identity(identity)
+        say_identity(identity)
         if checked:
             continue
         if not _at_terminal() or not typer.confirm(f"Did {identity.name} read out the same by phone?"):
@@ -386,7 +386,7 @@ def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
 
 def confirmed(sender: PublicIdentity) -> bool:
     """Ask a person for the authority's fingerprint; whether it is this one's."""
-    _say_identity(sender)
+    say_identity(sender)
     if not _at_terminal():
         return False
     said = str(typer.prompt("Call the authority and type the eight words that it reads out"))
@@ -406,5 +406,6 @@ def say_issued(issued: Any) -> None:
     console.say(f"federation  {issued.genesis.federation.hex()}")
 
 
-def _say_identity(identity: PublicIdentity) -> None:
+def say_identity(identity: PublicIdentity) -> None:
+    """Print a fingerprint, to compare by phone."""
     console.say(f"{identity.role} {identity.name}\n  {spoken(identity.fingerprint)}\n  {identity.fingerprint.hex()}")

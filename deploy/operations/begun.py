@@ -24,7 +24,7 @@ def role_of(folder: Path) -> Role:
         return Role.COORDINATOR
     if not (folder / PUBLIC).exists():
         raise ConfigError(
-            f"{folder} is no party's folder yet: an institution begins with `dictpfl institution identity --folder {folder}`, a "
+            f"{folder} is no party's folder yet: an institution begins with `dictpfl institution accept INVITATION --name NAME --folder {folder}`, a "
             f"coordinator with `dictpfl coordinator install HALF --folder {folder}`"
         )
     identity = PublicIdentity.load(folder / PUBLIC)
