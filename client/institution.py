@@ -67,6 +67,8 @@ from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, read_header
 _log = structlog.get_logger(__name__)
 _ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
 """Codes of refusals that come after a message was parsed: on the wire they are one, since whoever asks learns from each."""
+_NOTED_WITH_SUM = _ABOUT_SUMS - {"reveal"}
+"""Those whose reason the diary gets where the sum is; of masks that were asked for wrongly there is no sum."""
 
 
 class Institution:
@@ -157,7 +159,7 @@ class Institution:
                 _log.error(
                     "request refused", institution=self.settings.name, code=error.code, reason=str(error), **raised
                 )
-                if error.code not in {*_ABOUT_SUMS, LOCKED}:  # those are noted where the sum is
+                if error.code not in {*_NOTED_WITH_SUM, LOCKED}:
                     self._diary.note("failed", request.round, 0, reason=_said(str(error), error))
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
             except Exception as error:

@@ -41,6 +41,13 @@ class Reveals:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @property
+    def _remedy(self) -> str:
+        return (
+            "a second sum could give an upload away. Only if the coordinator's journal was lost meanwhile, or an institution's memory is an "
+            f"old copy, and all agree on it by phone, each removes its memory/*.told.json, here {self._path}"
+        )
+
     def require_open(self, number: int, attempt: int) -> None:
         """Refuse an upload for this round and attempt.
 
@@ -50,9 +57,7 @@ class Reveals:
         marks = self._of(number)
         if marks.opened and attempt != marks.attempt:
             raise RoundError(
-                f"round {number} was opened here in attempt {marks.attempt}, and attempt {attempt} is asked for: a second sum "
-                "could give an upload away. Only if the coordinator's journal was lost meanwhile, and all agree on it, remove "
-                f"{self._path}",
+                f"round {number} was opened here in attempt {marks.attempt}, and attempt {attempt} is asked for: {self._remedy}",
                 code="reveal",
             )
         if attempt < marks.attempt:
@@ -85,7 +90,9 @@ class Reveals:
         """
         marks, opened = self._current(number, question.attempt), _digest(question)
         if marks.opened and marks.opened != opened:
-            raise RoundError(f"round {number} was opened already, as another sum; nothing was told", code="reveal")
+            raise RoundError(
+                f"round {number} was opened already, as another sum; nothing was told: {self._remedy}", code="reveal"
+            )
         if uncovered := sorted(set(marks.missing) & set(question.uploads)):
             raise RoundError(
                 f"members {uncovered} were said to be missing from round {number}; nothing was told", code="reveal"

@@ -402,7 +402,11 @@ def _show_institution(standing: dict[str, Any]) -> None:
     console.say(
         f"{standing['name']} in federation {standing['federation'][:16]}: round {standing['round']}, {standing['updates']} updates"
     )
-    for word, reason in (("CANNOT TAKE PART", standing["not_ready"]), ("DISK", standing["disk"])):
+    for word, reason in (
+        ("CANNOT TAKE PART", standing["not_ready"]),
+        ("NOT ANSWERED", standing["not_answered"]),
+        ("DISK", standing["disk"]),
+    ):
         if reason:
             console.say(f"{word}: {reason}")
     for program in standing["down"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -156,10 +157,17 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "disk_free": disk.free(folder),
         "delivery": delivery.summary(lately),
         "void": delivery.troubles(lately)["void"],
+        "not_answered": _not_answered(lately),
         "refusals": Refusals(folder).standing().to_json(),
         "certificate_days_left": _authority_days_left(folder),
         "diary": _diary(folder / DIARY, _DIARY_LINES),
     }
+
+
+def _not_answered(diary: Sequence[Mapping[str, Any]]) -> str:
+    """Say why the last request was not answered as asked; empty where it was."""
+    last = diary[-1] if diary else {}
+    return f"round {last['round']}: {last.get('reason')}" if last.get("event") == "failed" else ""
 
 
 def _authority_days_left(folder: Path) -> float | None:

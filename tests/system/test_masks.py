@@ -27,6 +27,7 @@ from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQue
 from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
 from dictpfl.common.messages.wire import Blob, with_words
 from dictpfl.common.words import add_modulo
+from dictpfl.deploy.operations.status import of_institution
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT
 from tests.support.federations import encrypted
@@ -464,6 +465,8 @@ def test_a_round_that_was_opened_takes_no_other_attempt(five: World) -> None:
     assert {node: reply.code for node, reply in replies.items() if reply.status is Status.REFUSED} == dict.fromkeys(
         (0, 1), REFUSED
     )
+    said = of_institution(five.home(0))["not_answered"]
+    assert "told.json" in said, "its operator reads what can be done, and that all have to agree"
     five.close()
 
 

@@ -156,6 +156,17 @@ def test_an_institution_before_its_first_round(institution: Path) -> None:
     )
 
 
+def test_an_institution_whose_last_request_was_refused_says_why(institution: Path) -> None:
+    diary, reason = institution / "diary.jsonl", "round 9 was opened already, as another sum"
+    lines = [{"event": "applied", "round": 8, "at": 1.0}, {"event": "failed", "round": 9, "at": 2.0, "reason": reason}]
+    diary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    printed = CliRunner().invoke(app, ["status", "--folder", str(institution)], env={"COLUMNS": "200"}).stdout
+    assert f"NOT ANSWERED: round 9: {reason}" in printed
+    with diary.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "applied", "round": 9, "at": 3.0}) + "\n")
+    assert of_institution(institution)["not_answered"] == ""
+
+
 def test_another_folder(tmp_path: Path) -> None:
     for look in (of_coordinator, of_institution):
         with pytest.raises(ConfigError):

@@ -328,15 +328,31 @@ class Player:
         ground.wait(lambda: ground.closed_rounds() > before - age or ground.asks_from, 180, "the run goes on or asks")
         asked = ground.asks_from
         told = ground.from_institutions() if asked else told
+        how = "`coordinator up` and `run --from-institutions`" if asked else "`coordinator up` and `run`"
+        # Masks of the sum that was lost may have been told, and an institution's memory may be an old copy, so that it trained again.
+        agreed = asked and ground.wait(
+            lambda: ground.closed_rounds() > before or self._refused_masks(), 240, "a round closes"
+        )
+        if agreed is not True and asked:
+            told, how = agreed, f"{how}, then `memory/*.told.json` removed at all"
+            ground.masks_forgotten()
         ground.reached(before + 1)
         yield self._row(
             fault,
             began,
             told,
-            "`coordinator up` and `run --from-institutions`" if asked else "`coordinator up` and `run`",
+            how,
             STOPPED,
             f"{age} rounds old",
         )
+
+    def _refused_masks(self) -> tuple[str, str] | None:
+        """Party and sentence of an institution whose status says that masks were asked for of another sum."""
+        for party, text in self.ground.look(*self.ground.founders).items():
+            for line in text.splitlines():
+                if line.startswith("NOT ANSWERED") and "told.json" in line:
+                    return party, " ".join(line.split())
+        return None
 
     # flipped bits
 
