@@ -26,7 +26,7 @@ def main() -> int:
     """Play, print, write; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="of the schedule")
-    parser.add_argument("--rounds", type=int, default=12, help="update rounds")
+    parser.add_argument("--rounds", type=int, default=24, help="update rounds; fewer than kinds leave some out")
     parser.add_argument("--institutions", type=int, default=4, choices=range(3, 7))
     parser.add_argument("--only", default="", metavar="KIND,KIND", help=f"of {', '.join(whole.KINDS)}")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="keep everything there; it must not exist")

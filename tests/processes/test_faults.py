@@ -58,6 +58,6 @@ def test_a_round_that_is_applied_twice_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_every_fault_of_a_seed(seed: int, tmp_path: Path) -> None:
     out = tmp_path / "report.json"
-    done = faults("--seed", seed, "--rounds", 12, "--institutions", 4, "--out", out, seconds=5400)
+    done = faults("--seed", seed, "--rounds", 24, "--institutions", 4, "--out", out, seconds=5400)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     assert {row["kind"] for row in json.loads(out.read_text())["rows"]} == set(KINDS)

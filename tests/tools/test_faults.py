@@ -14,7 +14,7 @@ from tests.support.faults import page
 from tests.support.faults.ground import NAMES, flip, unflip
 from tests.support.faults.lines import CUT, HANDSHAKE, OPEN, SLOW, Line
 from tests.support.faults.played import STOPPED, UNEXPLAINED, Row
-from tests.support.faults.schedule import BACKED_UP, COORDINATOR, FLIPS, KINDS, LATE, drawn
+from tests.support.faults.schedule import BACKED_UP, COORDINATOR, FLIPS, KINDS, LATE, REPLACED, drawn
 from tests.support.faults.whole import Outcome, Report, table, wrong_of
 
 FOUR = NAMES[:4]
@@ -27,6 +27,7 @@ def test_each_kind_occurs_and_all_follows_from_the_seed(seed: int) -> None:
     assert schedule == drawn(seed, FOUR, 12)
     assert schedule != drawn(seed + 1, FOUR, 12)
     assert [fault.after for fault in schedule] == sorted(fault.after for fault in schedule)
+    assert schedule[-1].kind == REPLACED, "what comes after it cannot be compared with an undisturbed run"
     for fault in schedule:
         assert (fault.where == COORDINATOR) == (KINDS[fault.kind] == COORDINATOR)
         assert fault.where in (*FOUR, COORDINATOR)
@@ -68,6 +69,13 @@ def reported(digests: list[str], updates: int = 3, rounds: int = 4) -> Report:
 
 def test_equal_runs_are_equal() -> None:
     assert list(wrong_of(reported(["aa"] * 4), [])) == []
+
+
+def test_after_an_old_memory_other_digests_are_no_fault() -> None:
+    report = reported(["bb"] * 4)
+    assert len(list(wrong_of(report, []))) == 4
+    report.replaced = 2
+    assert list(wrong_of(report, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -120,6 +128,11 @@ def test_tables_of_the_page() -> None:
     assert "| line cut | - | 1: oslo, 3 | coordinator | oslo: offline, seen 21 s ago |" in made
     assert "| `node.key` | 1: oslo, 4 | institution | CANNOT TAKE PART: key |" in made
     report.disturbed = Outcome(dict.fromkeys(FOUR, "bb"), 3, 4)
+    report.replaced = 2
+    assert "| the same in each of 2 rounds; then one at all | equal |" in page.rendered(made, [report.to_json()])
+    report.wrong = ["after round 1 the sums give another state than those of the undisturbed run"]
+    assert "| DIFFERS |" in page.rendered(made, [report.to_json()])
+    report.replaced = None
     assert "DIFFER" in page.rendered(made, [report.to_json()])
 
 

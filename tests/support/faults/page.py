@@ -37,7 +37,10 @@ def _runs(found: Sequence[Mapping[str, Any]]) -> str:
         calm, after = one["undisturbed"], one["disturbed"] or {"digests": {}, "updates": 0}
         digests, held = set(calm["digests"].values()), set(after["digests"].values())
         equal = "the same at all" if digests == held and len(held) == 1 else "DIFFER"
-        read = "equal" if not any("replayed" in wrong or "journals" in wrong for wrong in one["wrong"]) else "DIFFERS"
+        if (until := one.get("replaced")) is not None and equal == "DIFFER" and len(held) == 1:
+            equal = f"the same in each of {until} rounds; then one at all"
+        amiss = ("replayed", "journals", "the sums give")
+        read = "equal" if not any(word in wrong for word in amiss for wrong in one["wrong"]) else "DIFFERS"
         lines.append(
             f"| {one['seed']} | {len(one['rows'])} | {one['institutions']}, {after['updates']} | `{min(digests)[:16]}` | {equal} | {read} | "
             f"{one['seconds'] / 60:.0f} | {one['date']}, {one['processor']}, {one['cores']} cores, commit {one['commit']} |"

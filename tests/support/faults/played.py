@@ -77,14 +77,18 @@ class Player:
         self.ground, self.tell = ground, tell
         self.journals: list[Path] = []
         """Copies of journals that were replaced by an older one."""
+        self.replaced: int | None = None
+        """Closed rounds when an institution's memory was replaced by an old one."""
 
     def play(self, fault: Fault) -> Iterator[Row]:
         """Wait for the fault's round, strike, see that `status` explains it, mend it."""
         self.ground.reached(fault.after)
         kind, began = fault.kind, time.monotonic()
         self.tell(f"round {self.ground.closed_rounds()}: {kind}, {fault.where}")
+        if self.ground.finished:
+            self.tell("  not played: the rounds were over before it came; give more by --rounds")
+            return
         try:
-            assert not self.ground.finished, "the rounds were over before it came"
             for row in getattr(self, f"_{kind.replace(' ', '_')}")(fault):
                 self.tell(
                     f"  {row.what or kind}: {row.outcome}; {row.seen_by or 'nobody'}: {row.said[:160]} ({row.seconds:.0f} s)"
@@ -299,6 +303,7 @@ class Player:
         ground.nodes[fault.where].process.wait()
         told = ground.explained({fault.where: r"^DOWN: "}, PATIENCE)
         before = ground.closed_rounds()
+        self.replaced = before
         ground.restore(fault.where)
         held = ground.held(fault.where)
         ground.start_institution(fault.where)

@@ -28,7 +28,9 @@ KINDS: dict[str, str] = {
     FLIPS[COORDINATOR]: COORDINATOR,
 }
 """Who is struck, by kind of fault."""
-LATE = ("old backup at an institution", "old backup at the coordinator")
+REPLACED = "old backup at an institution"
+"""Kind that comes last: what an institution had trained and not yet delivered is lost with its memory, so that rounds differ afterwards."""
+LATE = (REPLACED, "old backup at the coordinator")
 """Kinds that come after some rounds: a backup must have got old."""
 BACKED_UP = 2
 """Closed rounds when backups are made."""
@@ -81,6 +83,9 @@ def drawn(seed: int, names: Sequence[str], rounds: int, kinds: Collection[str] |
         # Anywhere in the second half, for a backup has got old by then.
         order.remove(kind)
         order.insert(draw.randint(half, len(order)), kind)
+    if REPLACED in order:
+        order.remove(REPLACED)
+        order.append(REPLACED)
     last = max(1, rounds - 2)
     return [
         Fault(
