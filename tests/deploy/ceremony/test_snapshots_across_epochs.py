@@ -12,7 +12,7 @@ from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.client.memory.snapshots import open_snapshot, seal_snapshot
-from dictpfl.common.errors import KeyFileError, SnapshotError, WireError
+from dictpfl.common.errors import KeyFileError, RoundError, SnapshotError, WireError
 from dictpfl.common.messages.protocol import Request, Status
 from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
 from dictpfl.deploy.ceremony import authority
@@ -129,11 +129,16 @@ def test_a_newcomer_cannot_open_those_of_the_epoch_before(world: Ceremony) -> No
 
 
 def test_a_journal_that_was_lost_after_a_rotation(world: Ceremony) -> None:
-    """The new journal begins where the epoch does, and goes on where the institutions are."""
-    digest = world.state("berlin").digest
+    """The new journal begins where the epoch does, and goes on where the institutions are, once the operator has said so."""
+    digest, number = world.state("berlin").digest, world.state("berlin").round
     for path in world.coordinator.glob(f"{JOURNAL}*"):
         path.unlink()
-    replace(Agreement.load(world.coordinator / AGREEMENT), rounds=8).save(world.coordinator / AGREEMENT)
+    agreed = replace(Agreement.load(world.coordinator / AGREEMENT), rounds=8)
+    agreed.save(world.coordinator / AGREEMENT)
+    with pytest.raises(RoundError, match=f"--from-institutions {number}"):
+        world.run(("berlin", "quito", "turin", "kyoto"))
+    assert world.state("berlin").digest == digest
+    replace(agreed, restart_from=number).save(world.coordinator / AGREEMENT)
     world.run(("berlin", "quito", "turin", "kyoto"))
     states = [world.state(name) for name in ("berlin", "quito", "turin", "kyoto")]
     assert len({state.digest for state in states}) == 1
