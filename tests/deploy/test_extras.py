@@ -42,7 +42,7 @@ def test_nothing_heavy_is_installed(dictpfl: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--help", "Commands"),
+        ("--help", "Begin"),
         ("doctor", "pip install 'dictpfl[institution]'"),
         ("init federation.toml", "federation.toml written"),
         ("bundle", ""),
