@@ -68,7 +68,7 @@ _log = structlog.get_logger(__name__)
 _ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
 """Codes of refusals that come after a message was parsed: on the wire they are one, since whoever asks learns from each."""
 _NOTED_WITH_SUM = _ABOUT_SUMS - {"reveal"}
-"""Those whose reason the diary gets where the sum is; of masks that were asked for wrongly there is no sum."""
+"""Codes whose reason the diary gets where the sum is; of masks that were asked for wrongly there is no sum."""
 
 
 class Institution:
