@@ -16,10 +16,7 @@ from dictpfl.common.config.sections import Sections
 from dictpfl.common.config.soundness import require_sound
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.presets import METHODS
-from dictpfl.common.settings import (
-    ACTIVATIONS,
-    Section,
-)
+from dictpfl.common.settings import ACTIVATIONS, Section
 
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FREE = ("options", "architecture")

@@ -533,14 +533,14 @@ def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(five
     assert isinstance(held, Masks)
     honest = Masks.note
 
-    def told(masks: Masks, *arguments: Any) -> bytes:
+    def misled(masks: Masks, *arguments: Any) -> bytes:
         note = Note.of_bytes(honest(masks, *arguments))
         partners = dict(note.partners)
         if masks is held:
             partners[OTHER] = replace(partners[OTHER], commitment=bytes(16))
         return replace(note, partners=partners).to_bytes()
 
-    with mock.patch.object(Masks, "note", told):
+    with mock.patch.object(Masks, "note", misled):
         for _ in range(5):
             five.exchange(offline=[OTHER])
     (closed, *_) = five.coordinator._journal.rounds()

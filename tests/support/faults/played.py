@@ -335,12 +335,11 @@ class Player:
         told = ground.from_institutions() if asked else told
         how = "`coordinator up` and `run --from-institutions`" if asked else "`coordinator up` and `run`"
         # Masks of the sum that was lost may have been told, and an institution's memory may be an old copy, so that it trained again.
-        agreed = asked and ground.wait(
-            lambda: ground.closed_rounds() > before or self._refused_masks(), 240, "a round closes"
-        )
-        if agreed is not True and asked:
-            told, how = agreed, f"{how}, then `memory/*.told.json` removed at all"
-            ground.masks_forgotten()
+        if asked:
+            seen = ground.wait(lambda: ground.closed_rounds() > before or self._refused_masks(), 240, "a round closes")
+            if seen is not True:
+                told, how = seen, f"{how}, then `memory/*.told.json` removed at all"
+                ground.masks_forgotten()
         ground.reached(before + 1)
         yield self._row(
             fault,
