@@ -14,18 +14,9 @@ import typer
 
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.cli import (
-    AuthorityFolder,
-    Fingerprint,
-    PassphraseFile,
-    app_here,
-    asked_passphrase,
-    authority,
-    confirmed,
-    institution,
-    say_identity,
-)
+from dictpfl.deploy.ceremony.cli import Fingerprint, authority, institution
 from dictpfl.deploy.extras import require
+from dictpfl.deploy.operations.inviting_cli import accept, invite
 from dictpfl.deploy.operations.unlocking import unlock
 from dictpfl.deploy.units import human_bytes, human_seconds
 
@@ -220,53 +211,8 @@ def proxy(
     console.say(f"{path} written; {command(program, path)}")
 
 
-@authority.command("invite")
-def authority_invite(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="To write, and to send to each institution.")],
-    address: Annotated[
-        str,
-        typer.Option("--coordinator", metavar="HOST:PORT", help="Where institutions connect, from the coordinator."),
-    ],
-    ca: Annotated[
-        Path, typer.Option(metavar="ca.pem", help="From the coordinator; its fingerprint compared by phone.")
-    ],
-    folder: AuthorityFolder = Path("authority"),
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Write an invitation: your identity, the coordinator's address and certificate, and the app, signed by you."""
-    from dictpfl.deploy.operations.inviting import invite
-
-    console.require_place(out)
-    invite(folder, asked_passphrase(passphrase_file), out, coordinator=address, ca=ca, app=app_here())
-    console.say(f"{out}: send it to each institution, and read your eight words out by phone")
-
-
-@institution.command("accept")
-def institution_accept(
-    invitation: Annotated[Path, typer.Argument(metavar="FILE", help="From the authority.")],
-    name: Annotated[
-        str | None, typer.Option(help="The institution's name: letters, digits, '.', '_', '-'. Needed once.")
-    ] = None,
-    authority_fingerprint: Fingerprint = None,
-    folder: InstitutionFolder = Path("institution"),
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Accept an invitation: make the institution's keys, and keep whom to trust and where to connect."""
-    require("institution", "institution accept")
-    from dictpfl.deploy.ceremony.identity import PUBLIC
-    from dictpfl.deploy.operations.inviting import accept
-
-    own = accept(
-        folder,
-        name,
-        lambda: asked_passphrase(passphrase_file, new=True),
-        invitation,
-        app=app_here(),
-        said=authority_fingerprint,
-        confirm=confirmed,
-    )
-    console.say(f"{folder / PUBLIC}: send it to the authority, and read this fingerprint out by phone")
-    say_identity(own)
+authority.command("invite")(invite)
+institution.command("accept")(accept)
 
 
 @institution.command()
