@@ -162,7 +162,7 @@ class Exchange(ABC):
         """
         if self._agreement.restart_from in {None, number}:
             return
-        reasons = {str(node): f"{UNCONFIRMED}{number}" for node in self._ahead}
+        reasons = {str(node): f"{UNCONFIRMED}{number}" for node, held in self._ahead.items() if held == number}
         self._journal.refuse(self.number, time.time(), self._reasons | reasons)
         require_calm(self._journal)
 

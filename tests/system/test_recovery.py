@@ -261,6 +261,18 @@ def test_in_a_deployment_the_operator_says_from_which_round(three: World, undist
     assert trouble(three.coordinator._journal) == ""
 
 
+def test_who_holds_another_state_is_not_said_to_hold_it(five: World) -> None:
+    for _ in range(2):
+        five.exchange()
+    for _ in range(2):
+        five.exchange(offline=[VICTIM])
+    lose_journal(five)
+    path = five.coordinator_folder / AGREEMENT
+    replace(Agreement.load(path), restart_from=0).save(path)
+    with pytest.raises(RoundError, match=r"and 0, 2, 3, 4 hold the state of round 3: "):
+        five.exchange()
+
+
 def test_no_round_closes_beside_institutions_that_are_ahead(five: World) -> None:
     """Two are in step with the old journal, three ahead: the two would be enough for a sum, and go another way."""
     path = five.coordinator_folder / AGREEMENT
