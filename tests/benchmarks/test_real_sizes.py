@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import real_sizes
+from lib import sizes_section
 
 
 def test_every_row_says_what_it_measures_and_can_be_measured() -> None:
@@ -46,3 +47,15 @@ def test_rows_resume_one_by_one(
     monkeypatch.setattr("sys.argv", ["real_sizes.py", "--small", "--only", "a,c"])
     assert real_sizes.main() == 0
     assert asked == ["a_row", "b_row", "c_row", "c_row"]
+
+
+def test_the_page_says_what_was_missed_and_what_is_missing(tmp_path: Path) -> None:
+    machine = {"processor": "P", "cores": 2, "date": "2026-01-02 03:04 UTC", "commit": "abc", "load": 0.1}
+    found = {"layers": 22, "rank": 8, "seconds": 89.0, "seconds_before": 300.0, "peak_gib": 1.0, "apart_at_most": 1e-15}
+    (tmp_path / "f.json").write_text(json.dumps({"machine": machine, "figures": found}))
+    page = sizes_section.section(tmp_path)
+    assert "| f | founding TinyLlama's shapes, rank 8 | 300 s" in page
+    assert page.count("reached") == 1
+    assert page.count("not measured yet") == len(real_sizes.rows()) - 2  # f is there, h is the GPU's page
+    (tmp_path / "f.json").write_text(json.dumps({"machine": machine, "figures": found | {"seconds": 91.0}}))
+    assert "**missed**" in sizes_section.section(tmp_path)
