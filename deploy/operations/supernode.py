@@ -1,9 +1,13 @@
-"""Repairs of the SuperNode of Flower 1.42: it looks in time, answers in step, waits for no dead app, and gives no line up."""
+"""Repairs of the SuperNode of Flower 1.42: it looks in time, answers in step, waits for no dead app, and gives no line up.
+
+Its signs of life go on, too, after a coordinator that could not take one.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -145,7 +149,7 @@ class Contact:
         text = f"{type(error).__name__}: {error}"
         if text != self._said:
             self._said = text
-            print(f"coordinator not reached, keeps trying: {text}", file=sys.stderr, flush=True)  # noqa: T201  this program's log
+            _say(f"coordinator not reached, keeps trying: {text}")
 
 
 def give_no_line_up(contact: Contact) -> None:
@@ -181,10 +185,49 @@ def give_no_line_up(contact: Contact) -> None:
     module["make_simple_http_retry_invoker"] = make_patient
 
 
+def keep_beating() -> None:
+    """Have signs of life go on after an answer that Flower does not expect.
+
+    Flower's thread for them ends at any error of the SuperLink's own, such as 500 while its disk is full (flwr 1.42). The SuperNode lives
+    on, asks for work and is never given any: it counts as offline until somebody restarts it. An error of the SuperLink is tried
+    again here, and any other ends the SuperNode, as Flower does when it is not let in, so that its supervisor starts it anew.
+    """
+    import httpx
+
+    module = importlib.import_module("flwr.supernode.fleet_http_connection").__dict__
+    sender = module["HeartbeatSender"]
+
+    def patient(beat: Callable[[], bool]) -> Any:
+        said = ""
+
+        def beat_again() -> bool:
+            nonlocal said
+            try:
+                taken = beat()
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the thread must not end while the process lives
+                if (text := f"{type(error).__name__}: {error}") != said:
+                    _say(f"a sign of life was not taken: {text}")
+                said = text
+                if not (isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error):
+                    os.kill(os.getpid(), signal.SIGINT)
+                return False
+            said = ""
+            return taken
+
+        return sender(beat_again)
+
+    module["HeartbeatSender"] = patient
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  this program's log
+
+
 def mend() -> None:
     """Make all repairs, in this process."""
     noted = os.environ.get(CONTACT)
     give_no_line_up(Contact(Path(noted) if noted else None))
+    keep_beating()
     drop_what_never_comes()
     answer_in_step()
     set_pace()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -21,7 +22,7 @@ from flwr.supernode import start_client_internal as flower
 from flwr.supernode.nodestate import NodeStateFactory
 
 from dictpfl.deploy.operations.certificates import try_out
-from dictpfl.deploy.operations.supernode import Contact, answer_in_step, give_no_line_up
+from dictpfl.deploy.operations.supernode import Contact, answer_in_step, give_no_line_up, keep_beating
 
 STALE_RUN, RUN = 1, 2
 
@@ -150,9 +151,9 @@ def breaking(tmp_path: Path) -> Iterator[Breaking]:
 @pytest.fixture
 def connection() -> Iterator[Any]:
     found = importlib.import_module("flwr.supernode.fleet_http_connection")
-    before = found.make_simple_http_retry_invoker
+    before, sender = found.make_simple_http_retry_invoker, found.HeartbeatSender
     yield found
-    found.make_simple_http_retry_invoker = before
+    found.make_simple_http_retry_invoker, found.HeartbeatSender = before, sender
 
 
 def ask(connection: Any, server: Breaking, authority: Path) -> int:
@@ -205,3 +206,56 @@ def test_contacts_are_noted_once_a_second(tmp_path: Path) -> None:
     now[0] = 1.5
     contact.made()
     assert path.stat().st_mtime > 1
+
+
+class Pulse:
+    """Signs of life that fail as they are told to, and the thread that gives them."""
+
+    def __init__(self, connection: Any, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
+        monkeypatch.setattr("flwr.supercore.heartbeat.exponential", lambda **_: iter([0.0] * 9))
+        monkeypatch.setattr("flwr.supercore.heartbeat.HEARTBEAT_DEFAULT_INTERVAL", 5.05)
+        self.left, self.taken = list(errors), threading.Event()
+        self.sender = connection.HeartbeatSender(self._beat)
+
+    def _beat(self) -> bool:
+        if self.left:
+            raise self.left.pop(0)
+        self.taken.set()
+        return True
+
+    def goes_on(self) -> bool:
+        self.sender.start()
+        went_on = self.taken.wait(3.0)
+        self.sender._stop_event.set()
+        self.sender._thread.join(10)
+        return went_on
+
+
+def full_disk() -> httpx.HTTPStatusError:
+    return httpx.HTTPStatusError("500", request=httpx.Request("POST", "https://a"), response=httpx.Response(500))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_flower_by_itself_gives_no_more_signs_of_life_after_an_error_of_the_coordinator(
+    connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # If this fails, Flower has mended it, and `keep_beating` can go.
+    assert not Pulse(connection, monkeypatch, full_disk()).goes_on()
+
+
+def test_ours_tries_again_and_says_so_once(
+    connection: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    keep_beating()
+    assert Pulse(connection, monkeypatch, full_disk(), full_disk(), full_disk()).goes_on()
+    assert capfd.readouterr().err.count("a sign of life was not taken: HTTPStatusError: 500") == 1
+
+
+def test_a_node_that_is_not_known_any_more_ends_so_that_it_is_started_anew(
+    connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = list[int]()
+    monkeypatch.setattr(os, "kill", lambda _process, number: ended.append(number))
+    keep_beating()
+    Pulse(connection, monkeypatch, RuntimeError("The SuperLink does not recognize this SuperNode.")).goes_on()
+    assert ended == [signal.SIGINT]
