@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.config.soundness import require_precise
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
@@ -69,6 +71,11 @@ class InstitutionSettings(Section):
         description="Arithmetic of this institution's own forward pass, in place of training.autocast: what its GPU is good at changes its "
         "update, and nothing that institutions share. Left out: as agreed.",
     )
+    frozen: Literal["full", "8bit", "4bit"] | None = Field(
+        None,
+        description="Bits in which frozen weights are held here while a model trains, in place of training.frozen: what its GPU has room "
+        "for. Left out: as agreed.",
+    )
 
     allowed_code: tuple[str, ...] | None = Field(
         None,
@@ -95,18 +102,27 @@ class InstitutionSettings(Section):
             )
 
     def own_training(self, config: FederationConfig, place: Path) -> Training:
-        """Return the settings of training, in this institution's own arithmetic and number of processes where it names them.
+        """Return the settings of training, in this institution's own arithmetic, bits and number of processes where it names them.
 
         Args:
             config: configuration of the federation.
             place: file to name in messages.
 
         Raises:
-            ConfigError: a narrow type where differential privacy needs the gradients of single samples.
+            ConfigError: a narrow type where differential privacy needs the gradients of single samples; few bits with what needs frozen
+                weights as they are, or without bitsandbytes.
         """
         training = config.training
         if self.workers is not None:
             training = training.model_copy(update={"workers": self.workers})
+        if self.frozen is not None:
+            training = training.model_copy(update={"frozen": self.frozen})
+            require_precise(training, config.sparsity.method, str(place))
+        if training.frozen in {"8bit", "4bit"} and find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                f"frozen is {training.frozen!r}, which needs bitsandbytes, and it is not installed: pip install 'dictpfl[quantised]'; or set "
+                f'frozen = "full" in {place}'
+            )
         if self.autocast is None:
             return training
         if self.autocast != "none" and config.privacy.mechanism == "example":
@@ -155,6 +171,8 @@ class InstitutionSettings(Section):
             lines.append(f"passphrase_file = {_quoted(self.passphrase_file)}")
         if self.autocast is not None:
             lines.append(f"autocast = {_quoted(self.autocast)}")
+        if self.frozen is not None:
+            lines.append(f"frozen = {_quoted(self.frozen)}")
         if self.allowed_code is not None:
             lines.append(f"allowed_code = [{', '.join(map(_quoted, self.allowed_code))}]")
         return ("\n".join(lines) + "\n").encode()

@@ -476,10 +476,11 @@ class Training(Section):
         description="Narrow arithmetic of the forward pass. `auto`: bfloat16 (or float16) on a GPU, none on a CPU. Other than "
         "`none`, results differ between devices.",
     )
-    frozen: Literal["full", "narrow"] = Field(
+    frozen: Literal["full", "narrow", "8bit", "4bit"] = Field(
         "full",
         description="`narrow`: frozen weights of linear layers and convolutions are held in autocast's type where a model trains and is "
-        "measured: half of their memory on a GPU, and the bits of autocast alone. W0 waits on the processor as it is.",
+        "measured: half of their memory on a GPU, and the bits of autocast alone. `8bit`, `4bit`: those of linear layers in blocks of so many bits "
+        "(bitsandbytes; NF4), as in QLoRA: a fourth or a seventh of float32, and other results. W0 waits on the processor as it is.",
     )
     tf32: bool = Field(
         False,

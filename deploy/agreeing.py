@@ -23,6 +23,7 @@ from dictpfl.client.training.calling import forward
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.reached import require_tables_reached
 from dictpfl.client.training.scorer import SCORERS
+from dictpfl.client.training.speed import Precision
 from dictpfl.client.training.tally import Subject, tallies_of
 from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
@@ -162,14 +163,17 @@ def require_trainable(
         decision(config.decision)
         SCORERS.load(config.scores.measure)
     task = task_of(config.measuring)
+    # Weights of few bits serve linear layers alone: a model whose layers look at values is found here.
+    held = Precision(config.training.model_copy(update={"autocast": "none"}), torch.device("cpu"))
     reasons: list[Exception] = []
     for samples in trials:
-        few, tried = samples.take(np.arange(min(_TRIED, len(samples)))), copy.deepcopy(model)
+        few, tried = samples.take(np.arange(min(_TRIED, len(samples)))), copy.deepcopy(model).requires_grad_(False)
         try:
-            if loss:
-                evaluate(tried, few, task)
-            else:
-                forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
+            with held.at_work(tried):
+                if loss:
+                    evaluate(tried, few, task)
+                else:
+                    forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
             if config.sparsity.method == "none":
                 require_tables_reached(model, config.decomposition, few)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:

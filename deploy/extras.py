@@ -25,6 +25,7 @@ _BROUGHT_BY: Mapping[str, str] = {
     "timm": "timm",
     "peft": "hub",
     "av": "video",
+    "bitsandbytes": "quantised",
 }
 """The extra to install for a module."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from dictpfl.client.training.quantised import BITS, Quantised, readers
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.files import write_private
 from dictpfl.common.settings import Training
@@ -45,8 +46,8 @@ class Precision:
     Attributes:
         dtype: autocast's type; None: none.
         device: device to work on.
-        home: device on which a model waits. The processor where frozen weights are narrow (`training.frozen`): the GPU then holds
-            the narrow ones alone, and whatever else looks at the model sees W0 as it is.
+        home: device on which a model waits. The processor where frozen weights are held in fewer bits (`training.frozen`): the GPU then
+            holds these alone, and whatever else looks at the model sees W0 as it is.
         scaler: scale of the loss; None: none.
 
     Raises:
@@ -64,7 +65,8 @@ class Precision:
         self.dtype = _autocast_type(training.autocast, device)
         self.device = device
         self._is_narrow = training.frozen == "narrow" and self.dtype is not None
-        self.home = home_of(training, device) if self.dtype is not None else device
+        self._bits = BITS.get(training.frozen)
+        self.home = home_of(training, device) if self._is_narrow or self._bits else device
         self._is_tf32 = training.tf32 and device.type == "cuda"
         self._scale = scale
         is_half = self.dtype is torch.float16
@@ -82,12 +84,12 @@ class Precision:
 
     @contextmanager
     def at_work(self, module: nn.Module) -> Iterator[None]:
-        """Hold frozen weights in autocast's type, and allow TF32, while inside; afterwards weights are as they were, bit for bit.
+        """Hold frozen weights in fewer bits, and allow TF32, while inside; afterwards weights are as they were, bit for bit.
 
         Args:
             module: at `home`.
         """
-        with _tf32(on=self._is_tf32), self._narrow(module):
+        with _tf32(on=self._is_tf32), self._quantised(module) if self._bits else self._narrow(module):
             yield
 
     def keep(self) -> None:
@@ -112,10 +114,32 @@ class Precision:
             for name, parameter in layers.items():
                 parameter.data = wide[name]
 
+    @contextmanager
+    def _quantised(self, module: nn.Module) -> Iterator[None]:
+        layers = dict(narrowable(module))
+        read_by = readers(module, layers.values())
+        read = {id(weight) for _, weight in read_by}
+        layers = {name: parameter for name, parameter in layers.items() if id(parameter) in read}
+        wide = {name: parameter.data for name, parameter in layers.items()}
+        try:
+            few = {id(p): _quantised(p, wide[name], self._bits or 0, self.device) for name, p in layers.items()}
+            _move(module, layers, self.device)
+            for layer, weight in read_by:
+                # Not by attribute: torch would want a parameter, whose values could be looked at.
+                layer._parameters["weight"] = few[id(weight)]  # type: ignore[assignment]  # noqa: SLF001
+            yield
+        finally:
+            for layer, weight in read_by:
+                layer._parameters["weight"] = weight  # noqa: SLF001
+            _move(module, layers, self.home)
+            for name, parameter in layers.items():
+                parameter.data = wide[name]
+
 
 def home_of(training: Training, device: torch.device) -> torch.device:
     """Find the device on which a model waits; asks nothing of the device, so that a model can be looked at where it cannot be trained."""
-    return torch.device("cpu") if training.frozen == "narrow" and training.autocast != "none" else device
+    waits = training.frozen in BITS or (training.frozen == "narrow" and training.autocast != "none")
+    return torch.device("cpu") if waits else device
 
 
 def narrowable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -138,18 +162,26 @@ def narrowable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 _NARROWED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KEPT: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""Narrow copies by parameter: with the place and version of what they were made of."""
+"""Copies in fewer bits by parameter: with the place and version of what they were made of."""
 
 
 def _narrowed(parameter: nn.Parameter, wide: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the narrow copy of a weight; made once, and again after a refresh of W0 has written into it."""
+    return _kept(parameter, (wide.data_ptr(), dtype, device), lambda: wide.to(device, dtype))
+
+
+def _quantised(parameter: nn.Parameter, wide: torch.Tensor, bits: int, device: torch.device) -> torch.Tensor:
+    return _kept(parameter, (wide.data_ptr(), bits, device), lambda: Quantised.of(wide.to(device), bits))
+
+
+def _kept(parameter: nn.Parameter, made_of: tuple[object, ...], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Return the copy of a weight; made once, and again after a refresh of W0 has written into it."""
     # A tensor's version counts writes in place.
-    made_of = (wide.data_ptr(), parameter._version, dtype, device)  # noqa: SLF001 -- torch has no other name for it
+    wanted = (*made_of, parameter._version)  # noqa: SLF001 -- torch has no other name for it
     kept = _KEPT.get(parameter)  # type: ignore[no-untyped-call]  # torch says nothing of it
-    if kept is None or kept[0] != made_of:
-        kept = _KEPT[parameter] = (made_of, wide.to(device, dtype))
-    narrow: torch.Tensor = kept[1]
-    return narrow
+    if kept is None or kept[0] != wanted:
+        kept = _KEPT[parameter] = (wanted, make())
+    copy: torch.Tensor = kept[1]
+    return copy
 
 
 def _move(module: nn.Module, without: Mapping[str, nn.Parameter], device: torch.device) -> None:
@@ -230,7 +262,8 @@ def device_name(training: Training, device: torch.device) -> str:
     """Name a device and the arithmetic of training on it, such as `NVIDIA A100-SXM4-80GB, bfloat16`, or `cpu, float32`."""
     narrow = _autocast_type(training.autocast, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return f"{name}, {training.dtype if narrow is None else str(narrow).removeprefix('torch.')}"
+    said = f"{name}, {training.dtype if narrow is None else str(narrow).removeprefix('torch.')}"
+    return f"{said}, frozen in {BITS[training.frozen]} bits" if training.frozen in BITS else said
 
 
 def _autocast_type(name: str, device: torch.device) -> torch.dtype | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
 from dictpfl.common.rounds import CLEAR_LEAST, Budget
-from dictpfl.common.settings import ACTIVATIONS, SCORED, Distillation, Narrow, Preprocessing, Sparsity, Tokens
+from dictpfl.common.settings import ACTIVATIONS, SCORED, Distillation, Narrow, Preprocessing, Sparsity, Tokens, Training
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
@@ -56,7 +56,7 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
     _require_sparse(config, origin)
     _require_teachable(config, origin)
     _require_reducible(config, origin)
-    _require_precise(config, origin)
+    require_precise(config.training, config.sparsity.method, origin)
     _require_spendable(config, origin)
     if config.privacy.mechanism != "none":
         _require_private(config, origin)
@@ -304,18 +304,28 @@ def _require_spendable(config: Sections, origin: str) -> None:
     _refuse_first(wrong, f"{origin}: ")
 
 
-def _require_precise(config: Sections, origin: str) -> None:
-    """Refuse arithmetic that nothing would use."""
-    training = config.training
+def require_precise(training: Training, sparsity: str, origin: str) -> None:
+    """Refuse arithmetic that nothing would use, or that something else rules out.
+
+    Args:
+        training: settings of an agreement, or those of an institution.
+        sparsity: `sparsity.method`.
+        origin: what to name in messages.
+
+    Raises:
+        ConfigError: it is.
+    """
     wrong = {
         'training.frozen is "narrow", and training.autocast is "none": frozen weights take its type; set autocast = "auto"': (
             training.frozen == "narrow" and training.autocast == "none"
         ),
         'training.dtype is "float64", and training.frozen or tf32 narrows float32 alone; leave them out': (
-            training.dtype == "float64" and (training.frozen == "narrow" or training.tf32)
+            training.dtype == "float64" and (training.frozen != "full" or training.tf32)
         ),
-        f'training.frozen is "narrow", and sparsity.method is {config.sparsity.method!r}: thresholds compare frozen weights as they are; '
-        "leave frozen out": training.frozen == "narrow" and config.sparsity.method != "none",
+        f"training.frozen is {training.frozen!r}, and sparsity.method is {sparsity!r}: thresholds compare frozen weights as they are; "
+        "leave frozen out": training.frozen != "full" and sparsity != "none",
+        f"training.frozen is {training.frozen!r}, and training.compile is on: torch.compile cannot look into weights of few bits; leave one "
+        "out": training.frozen in {"8bit", "4bit"} and training.compile,
     }
     _refuse_first(wrong, f"{origin}: ")
 

@@ -48,3 +48,31 @@ def test_arithmetic_that_hides_single_samples_is_refused(tmp_path: Path) -> None
     world = own(World.found(config, tmp_path), {0: "bfloat16"})
     with pytest.raises(ConfigError, match="gradients of single samples"):
         Institution(world.home(0))
+
+
+def test_an_institution_may_hold_frozen_weights_in_few_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="the extra `quantised` is not installed")
+    config = encrypted(federation__rounds=2, training__optimizer="sgd", training__learning_rate=0.5, training__steps=5)
+    alike, mixed = World.found(config, tmp_path / "alike"), World.found(config, tmp_path / "mixed")
+    for node, form in {1: "4bit", 2: "8bit"}.items():
+        home = mixed.home(node)
+        InstitutionSettings.load(home).model_copy(update={"frozen": form}).save(home)
+        assert InstitutionSettings.load(home).frozen == form
+    mixed.run()
+    alike.run()
+    assert mixed.genesis.federation == alike.genesis.federation
+    assert len(set(mixed.digests())) == 1, "shared state follows from opened sums alone"
+    assert mixed.digest() != alike.digest(), "bits made no difference, so nothing was tested"
+
+
+def test_few_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.found(tiny(training__compile=True), tmp_path)
+    home = world.home(0)
+    InstitutionSettings.load(home).model_copy(update={"frozen": "8bit"}).save(home)
+    with pytest.raises(ConfigError, match=r"torch\.compile cannot look into weights of few bits"):
+        Institution(home)
+    monkeypatch.setattr("dictpfl.client.folder.find_spec", lambda _: None)
+    plain = World.found(tiny(), tmp_path / "plain").home(0)
+    InstitutionSettings.load(plain).model_copy(update={"frozen": "8bit"}).save(plain)
+    with pytest.raises(ConfigError, match=r"pip install 'dictpfl\[quantised\]'"):
+        Institution(plain)
