@@ -190,7 +190,7 @@ def keep_beating() -> None:
 
     Flower's thread for them ends at any error of the SuperLink's own, such as 500 while its disk is full (flwr 1.42). The SuperNode lives
     on, asks for work and is never given any: it counts as offline until somebody restarts it. An error of the SuperLink is tried
-    again here, and any other ends the SuperNode, as Flower does when it is not let in, so that its supervisor starts it anew.
+    again here, and any other ends the SuperNode, as Flower does when it is not let in (401), so that its supervisor starts it anew.
     """
     import httpx
 
@@ -208,7 +208,8 @@ def keep_beating() -> None:
                 if (text := f"{type(error).__name__}: {error}") != said:
                     _say(f"a sign of life was not taken: {text}")
                 said = text
-                if not (isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error):
+                status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+                if status < httpx.codes.INTERNAL_SERVER_ERROR and status != httpx.codes.UNAUTHORIZED:
                     os.kill(os.getpid(), signal.SIGINT)
                 return False
             said = ""
@@ -217,6 +218,15 @@ def keep_beating() -> None:
         return sender(beat_again)
 
     module["HeartbeatSender"] = patient
+
+
+def end_once() -> None:
+    """Have a second interrupt do nothing to a SuperNode that is ending; it must be called before Flower sets its own handler.
+
+    When a node is not let in, each of Flower's threads that hears so interrupts the process. The second interrupt broke into the end
+    that the first had begun, and left a process that neither worked nor ended (flwr 1.42 puts back the handler that it found).
+    """
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
 
 
 def _say(line: str) -> None:
@@ -228,6 +238,7 @@ def mend() -> None:
     noted = os.environ.get(CONTACT)
     give_no_line_up(Contact(Path(noted) if noted else None))
     keep_beating()
+    end_once()
     drop_what_never_comes()
     answer_in_step()
     set_pace()

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -259,3 +261,39 @@ def test_a_node_that_is_not_known_any_more_ends_so_that_it_is_started_anew(
     keep_beating()
     Pulse(connection, monkeypatch, RuntimeError("The SuperLink does not recognize this SuperNode.")).goes_on()
     assert ended == [signal.SIGINT]
+
+
+ENDING = """
+import os, signal, sys, threading, time
+from dictpfl.deploy.operations import supernode
+from flwr.supercore.telemetry import EventType
+from flwr.supercore.exit import register_signal_handlers
+
+if "mended" in sys.argv:
+    supernode.end_once()
+register_signal_handlers(event_type=EventType.RUN_SUPERNODE_LEAVE)
+real = threading.Thread.start
+
+def interrupted(thread):  # the moment at which it happened: Flower's exit starts a thread
+    threading.Thread.start = real
+    os.kill(os.getpid(), signal.SIGINT)
+    real(thread)
+
+threading.Thread.start = interrupted
+try:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("broken into", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("as it is", "broken into\n"), ("mended", "")])
+def test_a_second_interrupt_does_not_break_into_the_end(how: str, said: str) -> None:
+    # If "as it is" fails, Flower has mended it, and `end_once` can go.
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, how], env=os.environ | {"FLWR_TELEMETRY_ENABLED": "0"}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == said, done.stderr[-1000:]
+    assert done.returncode == 0
