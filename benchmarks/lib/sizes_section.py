@@ -95,6 +95,7 @@ def _two_nodes(found: Figures) -> list[Line]:
 
 
 def _empty_round(found: Figures) -> list[Line]:
+    digits = found["digits"]
     return [
         (
             f"a deployed round with nothing to do, {found['institutions']} institutions, {found['line']}: median of {found['rounds']} rounds",
@@ -102,7 +103,14 @@ def _empty_round(found: Figures) -> list[Line]:
             f"{found['after_seconds']:.2f} s (slowest {found['after_slowest_seconds']:.2f})",
             f"under {found['most_seconds']:g} s",
             found["after_seconds"] < found["most_seconds"],
-        )
+        ),
+        (
+            f"digits, deployed: from the end of its first round to that of its last, {digits['rounds']} rounds",
+            f"{digits['before_seconds']:.0f} s",
+            f"{digits['after_seconds']:.0f} s",
+            "",
+            None,
+        ),
     ]
 
 

@@ -1,9 +1,10 @@
-"""Seconds of a deployed round in which nobody has anything to do: three institutions, real processes, TLS through nginx.
+"""Seconds of a deployed round in which nobody has anything to do, and of digits' rounds: three institutions, real processes, TLS through nginx.
 
     python benchmarks/real_sizes.py --only e
     python benchmarks/sizes/e_empty_round.py        # this alone
 
-`before`: everybody looks as Flower 1.42 does, SuperNodes every 3 s, tasks every 0.25 s. `after`: as `up` has them look.
+`before`: everybody looks as Flower 1.42 does, SuperNodes every 3 s, tasks every 0.25 s. `after`: as `up` has them look. Digits' rounds are those of
+experiments/digits.toml, from the first round's end to the last one's.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dictpfl.deploy.operations.status import of_coordinator
 from dictpfl.deploy.simulation.founding import Founded, found
 
 INSTITUTIONS, MOST_SECONDS = 3, 1.5
-ROUNDS, SMALL_ROUNDS = 30, 8
+ROUNDS, SMALL_ROUNDS = 16, 8
 FLOWERS = {"DICTPFL_POLL": "3"}
 """How a SuperNode of Flower 1.42 looks: the same pause always."""
 EMPTY: Mapping[str, Any] = {
@@ -45,13 +46,17 @@ EMPTY: Mapping[str, Any] = {
     "federation.deadline_seconds": 120.0,
 }
 """One step of training on a few digits: what is left of the round is the deployment's."""
+DIGITS = Path(__file__).parents[2] / "experiments" / "digits.toml"
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
 def measure(small: bool) -> dict[str, Any]:  # noqa: FBT001  the entry point calls all parts alike
     """Seconds of the median empty round, before and after; `small`: fewer rounds."""
     rounds = SMALL_ROUNDS if small else ROUNDS
-    before, after = seconds_of_rounds(rounds, FLOWERS), seconds_of_rounds(rounds, {})
+    empty = FederationConfig.of({}, dict(EMPTY) | {"federation.rounds": rounds})
+    before, after = seconds_of_rounds(empty, FLOWERS), seconds_of_rounds(empty, {})
+    digits = FederationConfig.load(DIGITS, {"federation.rounds": SMALL_ROUNDS} if small else {})
+    digits_before, digits_after = seconds_of_rounds(digits, FLOWERS), seconds_of_rounds(digits, {})
     return {
         "institutions": INSTITUTIONS,
         "rounds": rounds,
@@ -60,15 +65,20 @@ def measure(small: bool) -> dict[str, Any]:  # noqa: FBT001  the entry point cal
         "after_seconds": round(statistics.median(after), 2),
         "before_slowest_seconds": round(max(before), 2),
         "after_slowest_seconds": round(max(after), 2),
+        "digits": {
+            "rounds": len(digits_after),
+            "before_seconds": round(sum(digits_before), 1),
+            "after_seconds": round(sum(digits_after), 1),
+        },
         "most_seconds": MOST_SECONDS,
     }
 
 
-def seconds_of_rounds(rounds: int, environment: Mapping[str, str]) -> list[float]:
+def seconds_of_rounds(config: FederationConfig, environment: Mapping[str, str]) -> list[float]:
     """Seconds from the end of a round to the end of the next, of a deployment of its own that is stopped at the end."""
     with tempfile.TemporaryDirectory(prefix="empty-round-") as place:
         folder = Path(place)
-        made = found(FederationConfig.of({}, dict(EMPTY) | {"federation.rounds": rounds}), folder / "federation")
+        made = found(config, folder / "federation")
         with deployed(made, environment):
             _call("run", "--folder", made.coordinator)
         ends = [closed["ended"] for closed in of_coordinator(made.coordinator)["rounds"]]
