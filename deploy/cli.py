@@ -83,6 +83,7 @@ app = typer.Typer(
     help="Federated fine-tuning on encrypted updates: decomposed, pruned by history, added under CKKS without a key.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    suggest_commands=False,  # click names near commands itself
 )
 
 

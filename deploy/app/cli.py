@@ -12,7 +12,9 @@ from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
 
-commands = typer.Typer(help="A Flower app, for `flwr run` and Flower's own programs.", no_args_is_help=True)
+commands = typer.Typer(
+    help="A Flower app, for `flwr run` and Flower's own programs.", no_args_is_help=True, suggest_commands=False
+)
 
 
 @commands.callback()

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from dictpfl.deploy.ceremony.identity import PublicIdentity
 
 authority = typer.Typer(
-    help="Make the key and the genesis; then not needed until the next epoch.", no_args_is_help=True
+    help="Make the key and the genesis; then not needed until the next epoch.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
-institution = typer.Typer(help="Take part: identity, bundle, exported state.", no_args_is_help=True)
-audit = typer.Typer(help="Check what parties recorded.", no_args_is_help=True)
+institution = typer.Typer(
+    help="Take part: identity, bundle, exported state.", no_args_is_help=True, suggest_commands=False
+)
+audit = typer.Typer(help="Check what parties recorded.", no_args_is_help=True, suggest_commands=False)
 
 PassphraseFile = Annotated[
     Path | None,

@@ -12,7 +12,9 @@ from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
 
-data = typer.Typer(help="Prepare an institution's own data, as the federation agreed.", no_args_is_help=True)
+data = typer.Typer(
+    help="Prepare an institution's own data, as the federation agreed.", no_args_is_help=True, suggest_commands=False
+)
 
 
 @data.command()

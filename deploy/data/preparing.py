@@ -117,7 +117,7 @@ def _agreed(genesis: Genesis | None, config: Path | None) -> FederationConfig:
     if config is None:
         raise ConfigError(
             "nothing says how the federation reads data: name its configuration with --config, or prepare after `dictpfl institution "
-            "install`, whose genesis has it"
+            "join`, whose genesis has it"
         )
     return with_pipeline(FederationConfig.load(config))
 

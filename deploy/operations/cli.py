@@ -22,7 +22,7 @@ from dictpfl.deploy.units import human_bytes, human_seconds
 
 commands = typer.Typer()
 """Commands of the root: certificates, bundle, health, run, status."""
-coordinator = typer.Typer(no_args_is_help=True, help="The coordinator's side of a deployment.")
+coordinator = typer.Typer(no_args_is_help=True, suggest_commands=False, help="The coordinator's side of a deployment.")
 commands.add_typer(coordinator, name="coordinator")
 
 

@@ -63,13 +63,15 @@ class Run:
         """Read a run folder.
 
         Raises:
-            ConfigError: not one, one whose run has not finished, or one of a later release.
+            ConfigError: not one, none there, one whose run has not finished, or one of a later release.
         """
         folder = Path(folder)
         try:
             summary = summary_now(json.loads((folder / SUMMARY).read_bytes()))
             return cls(folder, _read_config(folder), summary, _read_history(folder))
         except FileNotFoundError as error:
+            if not folder.exists():
+                raise ConfigError(f"there is no folder {folder}; name the folder of a run") from error
             raise ConfigError(
                 f"{folder} holds no finished run ({Path(error.filename).name} is missing); `dictpfl simulate {folder} "
                 "--resume` finishes one that was stopped"

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from dictpfl.deploy.studies.store import Studies, Study
 
 commands = typer.Typer(
-    help="Run study after study with the institutions of a federation, without another ceremony.", no_args_is_help=True
+    help="Run study after study with the institutions of a federation, without another ceremony.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
 
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The party's folder.")]
