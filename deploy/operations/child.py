@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import traceback
 from importlib.metadata import entry_points
 
 from dictpfl.deploy.operations.environment import HEARTBEAT, PARENT, TASK
@@ -50,7 +51,14 @@ def main() -> None:
 
         use_pinned_tasks(os.environ[TASK])
     (entry,) = entry_points(group="console_scripts", name=name)
-    sys.exit(entry.load()())
+    try:
+        ended = entry.load()()
+    except Exception:  # noqa: BLE001 -- whatever it is, this process is of no use any more
+        # Threads that Flower does not stop keep a process alive that does nothing: its supervisor must see it end, to start it anew.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(ended)
 
 
 if __name__ == "__main__":
