@@ -1,4 +1,4 @@
-"""What places of digits say: shares with intervals over questions, first errors, and what became of them without some neurons."""
+"""Measure places of digits: shares with intervals over questions, first errors, and what became of both without some neurons."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Reader:
         past, current, mask, where = self._begun([self.prompt(question, examples) for question in batch])
         for place in range(max(len(question.answer) for question in batch)):
             going = [row for row, question in enumerate(batch) if place < len(question.answer)]
-            answers = {}
+            answers: dict[str, list[int]] = {}
             for part in variants:
                 answers |= self._without(part, past, current, mask, where)
             with self._summing(sums, going):
@@ -197,7 +197,8 @@ class Reader:
         if tokens is not None:
             weight, bias = weight[tokens], None if bias is None else bias[tokens]
         logits = hidden.float() @ weight.t()
-        return logits if bias is None else logits + bias
+        found: Tensor = logits if bias is None else logits + bias
+        return found
 
     def _favourites(self, hidden: Tensor) -> list[int]:
         found: list[int] = self._logits(hidden, self.digits.to(hidden.device)).argmax(dim=1).tolist()

@@ -36,7 +36,8 @@ def of_vectors(reader: Reader, vectors: Tensor) -> Floats:
     """DSC of vectors of the residual stream (n, width), float64, (n, 10)."""
     matrix, digits = _unembedding(reader)
     found = torch.cat([_ranks_of(matrix @ part.float().t(), digits) for part in torch.split(vectors, _COLUMNS)], dim=1)
-    return selectivity(found.cpu().unsqueeze(0))[0].T
+    scores: Floats = selectivity(found.cpu().unsqueeze(0))[0].T
+    return scores
 
 
 def _unembedding(reader: Reader) -> tuple[Tensor, Tensor]:

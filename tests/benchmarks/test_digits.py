@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,6 +127,15 @@ def test_the_restriction_mends_what_was_no_digit() -> None:
     assert mended == sum(
         int(p == t) for p, t, f in zip(places.chosen["plain"], places.truth, places.fluent, strict=True) if not f
     )
+
+
+def test_its_cells_are_listed_as_typed(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "digits.py"
+    done = subprocess.run([sys.executable, str(script), "--list"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(lines) == 1 + 3 * 7 + 1 + 3 * 7
+    assert {line[-1] for line in lines} <= {"there", "missing"}
 
 
 def test_correlations_have_their_control() -> None:
