@@ -131,7 +131,9 @@ def test_the_restriction_mends_what_was_no_digit() -> None:
 
 def test_its_cells_are_listed_as_typed(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "digits.py"
-    done = subprocess.run([sys.executable, str(script), "--list"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script), "--list"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(lines) == 1 + 3 * 7 + 1 + 3 * 7
