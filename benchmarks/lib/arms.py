@@ -49,7 +49,17 @@ class Study:
     @property
     def is_measured(self) -> bool:
         """True where every cell is there, of this or an earlier run."""
-        return all(self._path(arm, seed).exists() for arm in self.arms for seed in self.seeds)
+        return not self.missing
+
+    @property
+    def wanted(self) -> list[tuple[str, int]]:
+        """Every cell, arm and seed; seed by seed, so that what is broken off has whole seeds."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Cells that were not measured yet."""
+        return [cell for cell in self.wanted if not self._path(*cell).exists()]
 
     def run(self, jobs: int = 1) -> Cells:
         """Measure what has no cell yet, on so many processes, and require equal counters.
@@ -57,8 +67,7 @@ class Study:
         Raises:
             AssertionError: arms of unequal steps or samples.
         """
-        wanted = [(arm, seed) for seed in self.seeds for arm in self.arms]  # so that what is broken off has whole seeds
-        missing = [cell for cell in wanted if not self._path(*cell).exists()]
+        missing = self.missing
         if jobs == 1:
             for done, cell in enumerate(missing, 1):
                 self._measured(*cell)
@@ -69,7 +78,7 @@ class Study:
                 for done, future in enumerate(as_completed(waiting), 1):
                     future.result()
                     _say(f"{done}/{len(missing)} {self.name}: {waiting[future][0]}, seed {waiting[future][1]}")
-        cells = Cells(self, {cell: json.loads(self._path(*cell).read_bytes()) for cell in wanted})
+        cells = Cells(self, {cell: json.loads(self._path(*cell).read_bytes()) for cell in self.wanted})
         cells.require_equal()
         return cells
 

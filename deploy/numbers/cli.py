@@ -60,7 +60,9 @@ def numbers(
     digit: Annotated[
         list[int] | None, typer.Option(min=0, max=9, help="Of --neurons: whose neurons; default: each of the ten.")
     ] = None,
-    draws: Annotated[int, typer.Option(min=0, help="Of --neurons: draws of as many random neurons.")] = 20,
+    draws: Annotated[
+        int, typer.Option(min=0, help="Of --neurons: draws of as many random neurons, for each digit.")
+    ] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of questions and draws.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
@@ -233,11 +235,8 @@ def _tell_neurons(found: dict[str, Any]) -> None:
             f"mean change of the own digit {100 * found['diagonal']:+.1f} points, 5th percentile of random draws {100 * found['random_low']:+.1f}: "
             f"{'these neurons carry the preference' if held else 'not shown that these neurons carry the preference'}"
         )
-        net = max(
-            found["effects"][f"digit {d}"]["mended"] - found["effects"][f"digit {d}"]["broken"] for d in found["digits"]
-        )
         console.say(
-            f"mended less broken at best {net:+d}, 95th percentile of random draws {found['random_mended']:+.0f}; in earlier probes the cure was mixed: "
+            f"mended less broken {found['mended']:+d}, 95th percentile of random draws {found['random_mended']:+.0f}; in earlier probes the cure was mixed: "
             "the preference moved to the next digit. Nothing of it is offered as a remedy"
         )
 

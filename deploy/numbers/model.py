@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from dictpfl.client.data.digits import Histogram, digits_of, histogram
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.numbers.fit import FIRST
+from dictpfl.deploy.numbers.lens import lens
+from dictpfl.deploy.numbers.measures import correlation, effect, first_errors, normalised, only_fluent, shares
 from dictpfl.deploy.numbers.reading import Places, Reader
 from dictpfl.deploy.numbers.selectivity import drawn, effective, most_selective, ranks, selectivity
 from dictpfl.deploy.numbers.tasks import TASKS, Question, questions
 
-_RESAMPLES = 1000
+LENS = 8
+"""Questions of each kind that the lens looks at."""
 Ints = NDArray[np.int64]
 Note = Callable[[str], None]
 
@@ -33,7 +36,7 @@ class Asked:
         free: True: the model also writes answers by itself.
         neurons: share of all neurons that is silenced for a digit; 0: none are.
         digits: digits whose neurons are silenced; empty: all ten.
-        draws: of random neurons.
+        draws: of random neurons, for each digit whose neurons are silenced.
     """
 
     tasks: tuple[str, ...] = ()
@@ -73,7 +76,8 @@ def audit(
 
     Returns:
         JSON values: `reading` (shares of digits that the model writes, with 95 % intervals over questions, and its accuracy), `first_errors`,
-        `tasks`, `profile` (mean selectivity of neurons by digit), and, if they were asked for, `free` and `neurons`.
+        `tasks`, `profile` (mean selectivity of neurons by digit), `lens` (see `dictpfl.deploy.numbers.lens`), and, if they were asked for,
+        `free` and `neurons`.
     """
     kinds = asked.tasks or tuple(TASKS)
     drawn_questions = {kind: questions(kind, asked.samples + asked.shots, asked.seed) for kind in kinds}
@@ -93,75 +97,25 @@ def audit(
     profile = selectivity(found).mean(axis=(0, 2))
     outcome: dict[str, Any] = {
         "asked": {**asked.__dict__, "tasks": list(kinds), "digits": list(asked.digits)},
-        "reading": _shares(whole, asked.seed),
-        "first_errors": _first_errors(whole),
-        "tasks": {kind: _shares(pair, asked.seed) for kind, pair in read.items()},
+        "reading": shares(whole, asked.seed),
+        "first_errors": first_errors(whole, asked.seed),
+        "tasks": {kind: shares(pair, asked.seed) for kind, pair in read.items()},
         "profile": {
             "selectivity": profile.tolist(),
-            "against_benford": _correlation(profile[1:], FIRST),
-            "against_corpus": None if corpus is None else _correlation(profile[1:], corpus.part("first")),
+            "against_benford": correlation(profile[1:], FIRST),
+            "against_corpus": None if corpus is None else correlation(profile[1:], corpus.part("first")),
         },
     }
+    note("looking behind every layer")
+    outcome["lens"] = lens(
+        reader, [(own[asked.shots :][:LENS], own[: asked.shots]) for own in drawn_questions.values()]
+    )
     if asked.free:
         note("letting it write")
         outcome["free"] = _free(reader, drawn_questions, asked)
     if asked.neurons:
         outcome["neurons"] = _neurons(reader, found, read, drawn_questions, asked, note)
     return outcome
-
-
-def _shares(every: Sequence[Places], seed: int, name: str = "plain") -> dict[str, Any]:
-    """Shares of digits at all places, with intervals by resampling questions, and how many places are right."""
-    truth, chosen = (np.concatenate(parts) for parts in zip(*((p.truth, p.chosen[name]) for p in every), strict=True))
-    offsets = np.cumsum([0, *(int(p.question.max()) + 1 for p in every)])
-    owner = np.concatenate([p.question + offset for p, offset in zip(every, offsets[:-1], strict=True)])
-    table = np.zeros((int(offsets[-1]), 10))
-    np.add.at(table, (owner, chosen), 1)
-    draw = np.random.default_rng(seed)
-    resampled = np.stack(
-        [_normalised(table[draw.integers(0, len(table), len(table))].sum(axis=0)) for _ in range(_RESAMPLES)]
-    )
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    shares = _normalised(table.sum(axis=0))
-    return {
-        "places": len(truth),
-        "truth": _normalised(np.bincount(truth, minlength=10)).tolist(),
-        "shares": shares.tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
-        "accuracy": float((truth == chosen).mean()),
-        "distance": float(np.maximum(shares - 0.1, 0).sum()),
-    }
-
-
-def _normalised(counts: Any) -> NDArray[np.float64]:
-    total = max(1.0, float(np.sum(counts)))
-    shares: NDArray[np.float64] = np.asarray(counts, dtype=np.float64) / total
-    return shares
-
-
-def _first_errors(every: Sequence[Places]) -> dict[str, Any]:
-    """The model's digit where an answer of its first differs from the truth."""
-    digits: list[int] = []
-    for places in every:
-        seen: set[int] = set()
-        for question, truth, chosen in zip(
-            places.question.tolist(), places.truth.tolist(), places.chosen["plain"].tolist(), strict=True
-        ):
-            if question not in seen and truth != chosen:
-                seen.add(question)
-                digits.append(chosen)
-    return {
-        "count": len(digits),
-        "shares": _normalised(np.bincount(np.array(digits, dtype=np.int64), minlength=10)).tolist(),
-    }
-
-
-def _correlation(one: Any, other: Any) -> float | None:
-    """Pearson's correlation; None where one of them is constant."""
-    if np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked) -> dict[str, Any]:
@@ -180,7 +134,7 @@ def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked)
         "answers": count,
         "numbers": int(found.part("numbers")[0]),
         "right": right / count,
-        "first": _normalised(found.part("first")).tolist(),
+        "first": normalised(found.part("first")).tolist(),
         "benford": FIRST.tolist(),
     }
 
@@ -204,50 +158,30 @@ def _neurons(
     chosen = {d: most_selective(scores, d, count) for d in digits}
     variants = {f"digit {d}": silenced for d, silenced in chosen.items()}
     variants |= {
-        f"random {draw} for {d}": drawn(chosen[d], scores.shape[2], asked.seed * 1000 + draw)
-        for d in digits[:1]
+        f"random {draw} for {d}": drawn(chosen[d], scores.shape[2], asked.seed, d, draw)
+        for d in digits
         for draw in range(asked.draws)
     }
     note(f"silencing {count} of {total} neurons, {len(variants)} ways")
     half = asked.samples // 2
     after = [reader.read(own[asked.shots + half :], own[: asked.shots], variants) for own in every.values()]
-    fluent = _only_fluent(after)
-    plain = _shares(fluent, asked.seed)
-    effects = {name: _effect(fluent, name, plain, asked.seed) for name in variants}
-    random = [effects[name] for name in effects if name.startswith("random")]
+    fluent = only_fluent(after)
+    plain = shares(fluent, asked.seed)
+    effects = {name: effect(fluent, name, plain) for name in variants}
+    # A draw is random neurons for each of the digits, since the changes that one set makes to all ten shares add up to 0.
+    random = [{d: effects[f"random {draw} for {d}"] for d in digits} for draw in range(asked.draws)]
     table = [[effects[f"digit {d}"]["change"][e] for e in range(10)] for d in digits]
     diagonal = [row[d] for row, d in zip(table, digits, strict=True)]
     return {
         "count": count, "of": total, "digits": list(digits), "plain": plain, "effects": effects, "table": table,
         "diagonal": float(np.mean(diagonal)),
-        "random_low": float(np.quantile([np.mean([r["change"][d] for d in digits]) for r in random], 0.05)) if random else None,
-        "random_mended": float(np.quantile([r["mended"] - r["broken"] for r in random], 0.95)) if random else None,
+        "random_low": float(np.quantile([np.mean([r[d]["change"][d] for d in digits]) for r in random], 0.05)) if random else None,
+        "random_mended": float(np.quantile([sum(_net(r[d]) for d in digits) for r in random], 0.95)) if random else None,
+        "mended": sum(_net(effects[f"digit {d}"]) for d in digits),
         "layers": {f"digit {d}": sorted(layer for layer, n in chosen[d].items() for _ in n) for d in digits},
     }  # fmt: skip
 
 
-def _only_fluent(every: Sequence[Places]) -> list[Places]:
-    """Places where a digit would be written: nothing is silenced elsewhere."""
-    return [
-        Places(
-            p.question[p.fluent], p.place[p.fluent], p.truth[p.fluent], {k: v[p.fluent] for k, v in p.chosen.items()}, p.fluent[p.fluent], p.activations
-        )
-        for p in every
-        if p.fluent.any()
-    ]  # fmt: skip
-
-
-def _effect(every: Sequence[Places], name: str, plain: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    shares = _shares(every, seed, name)
-    truth, before, after = (
-        np.concatenate(parts)
-        for parts in zip(*((p.truth, p.chosen["plain"], p.chosen[name]) for p in every), strict=True)
-    )
-    return {
-        "shares": shares["shares"],
-        "change": [a - b for a, b in zip(shares["shares"], plain["shares"], strict=True)],
-        "accuracy": shares["accuracy"],
-        "distance": shares["distance"],
-        "mended": int(((before != truth) & (after == truth)).sum()),
-        "broken": int(((before == truth) & (after != truth)).sum()),
-    }
+def _net(found: Mapping[str, Any]) -> int:
+    """Digits mended less those broken."""
+    return int(found["mended"]) - int(found["broken"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dictpfl.deploy.numbers.fit import FIRST
-from dictpfl.deploy.numbers.pictures import of_data, of_profile, of_shares, of_table
+from dictpfl.deploy.numbers.pictures import of_data, of_lens, of_profile, of_shares, of_table
 from dictpfl.deploy.reports.templates import template
 
 
@@ -27,6 +27,7 @@ def _of_model(name: str, outcome: Mapping[str, Any], corpus: Mapping[str, Any] |
         _figure(of_shares({"truth": reading["truth"], "written": reading["shares"], "first errors": errors["shares"]}, f"Digits of {name}"),
                 f"{name}: digits at {reading['places']:,} places of answers, {100 * reading['accuracy']:.1f} % of them right."),
         _figure(of_profile(profile["selectivity"], first), f"{name}: mean digit selectivity of its neurons."),
+        _figure(of_lens(outcome["lens"]["shares"]), f"{name}: what it would write if it ended behind that layer, {outcome['lens']['places']:,} places."),
     ]  # fmt: skip
     if "free" in outcome:
         free = outcome["free"]

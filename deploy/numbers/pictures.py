@@ -59,6 +59,16 @@ def of_profile(profile: Sequence[float], corpus: Sequence[float] | None) -> str:
     return svg(figure)
 
 
+def of_lens(shares: Sequence[Sequence[float]]) -> str:
+    """Probability of each digit behind each layer, a line a digit."""
+    figure, ax = axes("Digits behind each layer", "layer", "%")
+    values = 100 * np.array(shares)
+    for digit in _ALL:
+        ax.plot(range(1, len(values) + 1), values[:, digit], color=f"C{digit}", label=str(digit))
+    ax.legend(frameon=False, fontsize=7, ncols=2)
+    return svg(figure)
+
+
 def of_table(table: Sequence[Sequence[float]], digit_names: Sequence[int]) -> str:
     """Change of each digit's share when neurons of one digit are silenced, percentage points."""
     values = 100 * np.array(table)

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from dictpfl.common.errors import ModelError
 from dictpfl.deploy.numbers.tasks import Question
 
 BATCH = 16
+TOGETHER = 32
+"""Variants of one pass: as many tokens more, and the weights are read once for all."""
 _NEW = 12  # tokens of a free answer
 Silenced = Mapping[int, Tensor]
 """Neurons to silence, int64 indices by layer."""
@@ -66,8 +69,13 @@ class Reader:
         self.digits = torch.tensor(_digit_tokens(tokenizer))
         self.downs = _down_projections(model)
         # The argument's name changed with transformers 5.
-        self._cache = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+        self._cache = (
+            "cache" if "cache" in inspect.signature(type(model.base_model).forward).parameters else "past_key_values"
+        )
         self.device = next(model.parameters()).device
+        output = model.get_output_embeddings()
+        bias = getattr(output, "bias", None)
+        self._output = output.weight.detach().float(), None if bias is None else bias.detach().float()
 
     def prompt(self, question: Question, examples: Sequence[Question] = ()) -> list[int]:
         """Token ids of a question behind some examples, up to the place of the answer's first digit."""
@@ -97,11 +105,15 @@ class Reader:
         rows: dict[str, list[Any]] = {name: [] for name in ("question", "place", "truth", "fluent")}
         chosen: dict[str, list[int]] = {name: [] for name in ("plain", *(variants or {}))}
         sums = _Sums(self.downs) if activations else None
+        together = _Together.of(variants or {}, self.downs)
+        # Alike in length, so that few rows wait for others.
+        order = sorted(range(len(asked)), key=lambda number: (len(asked[number].answer), len(asked[number].text)))
         for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
-            for place, going, answers, favourite in self._places(batch, examples, variants or {}, sums):
+            numbers = order[start : start + BATCH]
+            batch = [asked[number] for number in numbers]
+            for place, going, answers, favourite in self._places(batch, examples, together, sums):
                 for row in going:
-                    rows["question"].append(start + row)
+                    rows["question"].append(numbers[row])
                     rows["place"].append(place)
                     rows["truth"].append(int(batch[row].answer[place]))
                     rows["fluent"].append(favourite[row])
@@ -119,44 +131,77 @@ class Reader:
         self,
         batch: Sequence[Question],
         examples: Sequence[Question],
-        variants: Mapping[str, Silenced],
+        variants: Sequence[_Together],
         sums: _Sums | None,
     ) -> Iterator[tuple[int, list[int], dict[str, list[int]], list[bool]]]:
-        ids, mask = self._padded([self.prompt(question, examples) for question in batch])
-        at = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        past = library("transformers").DynamicCache()
-        if ids.shape[1] > 1:
-            self._logits(past, ids[:, :-1], mask[:, :-1], at[:, :-1])
-        current, where = ids[:, -1:], at[:, -1:]
+        past, current, mask, where = self._begun([self.prompt(question, examples) for question in batch])
         for place in range(max(len(question.answer) for question in batch)):
             going = [row for row, question in enumerate(batch) if place < len(question.answer)]
-
-            def step(current: Tensor = current, where: Tensor = where, mask: Tensor = mask) -> Tensor:
-                return self._logits(past, current, mask, where)
-
-            answers = {}
-            for name, silenced in variants.items():
-                with self._silencing(silenced):
-                    answers[name] = self._favourites(step())
-                past.crop(-1)
+            answers: dict[str, list[int]] = {}
+            for part in variants:
+                answers |= self._without(part, past, current, mask, where)
             with self._summing(sums, going):
-                logits = step()
-            answers = {"plain": self._favourites(logits)} | answers
-            is_digit = torch.isin(logits.argmax(dim=1).cpu(), self.digits).tolist()
+                hidden = self._hidden(past, current, mask, where)[:, -1]
+            answers = {"plain": self._favourites(hidden)} | answers
+            is_digit = torch.isin(self._logits(hidden).argmax(dim=1).cpu(), self.digits).tolist()
             yield place, going, answers, is_digit
             told = [int(q.answer[place]) if place < len(q.answer) else 0 for q in batch]
             current = self.digits[torch.tensor(told)].to(self.device).unsqueeze(1)
             where = where + 1
             mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
 
-    def _logits(self, cache: Any, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
-        """Logits behind the last token, (samples, V); the cache grows by the tokens."""
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": at, "use_cache": True, "logits_to_keep": 1}
-        logits: Tensor = self.model(**given, **{self._cache: cache}).logits[:, -1].float()
-        return logits
+    def _begun(self, prompts: Sequence[list[int]]) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """Read all but the last token of each prompt; what all of them begin with is read once.
 
-    def _favourites(self, logits: Tensor) -> list[int]:
-        found: list[int] = logits[:, self.digits.to(logits.device)].argmax(dim=1).tolist()
+        Returns:
+            The cache, the last tokens (samples, 1), the mask of all tokens, and the last ones' positions.
+        """
+        alike = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False)))
+        shared = min(alike, min(map(len, prompts)) - 1)
+        past = library("transformers").DynamicCache()
+        if shared:
+            ids = torch.tensor([prompts[0][:shared]], device=self.device)
+            self._hidden(past, ids, torch.ones_like(ids), torch.arange(shared, device=self.device).unsqueeze(0))
+            past.batch_repeat_interleave(len(prompts))
+        ids, mask = self._padded([prompt[shared:] for prompt in prompts])
+        mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+        at = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        if ids.shape[1] > 1:
+            self._hidden(past, ids[:, :-1], mask[:, :-1], at[:, shared:-1])
+        return past, ids[:, -1:], mask, at[:, -1:]
+
+    def _without(
+        self, part: _Together, past: Any, current: Tensor, mask: Tensor, where: Tensor
+    ) -> dict[str, list[int]]:
+        """Favourites of some variants in one pass: the current token stands there once a variant, and none sees another's."""
+        count, rows = len(part.names), len(current)
+        own = torch.eye(count, dtype=torch.bool, device=self.device).expand(rows, 1, -1, -1)
+        seen = torch.cat([mask[:, None, None, :-1].bool().expand(-1, -1, count, -1), own], dim=3)
+        kind = self.model.dtype
+        hidden_from = torch.zeros(seen.shape, dtype=kind, device=self.device).masked_fill(~seen, torch.finfo(kind).min)
+        with self._silencing(part.gone):
+            hidden = self._hidden(past, current.expand(-1, count), hidden_from, where.expand(-1, count))
+        past.crop(-count)
+        favourites = self._favourites(hidden.reshape(rows * count, -1))
+        return {name: favourites[number::count] for number, name in enumerate(part.names)}
+
+    def _hidden(self, cache: Any, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
+        """Last hidden states behind the tokens, (samples, tokens, width); the cache grows by the tokens."""
+        given = {"input_ids": ids, "attention_mask": mask, "position_ids": at, "use_cache": True}
+        hidden: Tensor = self.model.base_model(**given, **{self._cache: cache}).last_hidden_state
+        return hidden
+
+    def _logits(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Logits of hidden states (n, width), of all tokens or of some; float32, since bfloat16 has ties, and a tie goes to the smaller digit."""
+        weight, bias = self._output
+        if tokens is not None:
+            weight, bias = weight[tokens], None if bias is None else bias[tokens]
+        logits = hidden.float() @ weight.t()
+        found: Tensor = logits if bias is None else logits + bias
+        return found
+
+    def _favourites(self, hidden: Tensor) -> list[int]:
+        found: list[int] = self._logits(hidden, self.digits.to(hidden.device)).argmax(dim=1).tolist()
         return found
 
     def _padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -186,12 +231,8 @@ class Reader:
         return found
 
     @contextmanager
-    def _silencing(self, silenced: Silenced) -> Iterator[None]:
-        handles = [
-            self.downs[layer].register_forward_pre_hook(_without(neurons))
-            for layer, neurons in silenced.items()
-            if len(neurons)
-        ]
+    def _silencing(self, gone: Mapping[int, Tensor]) -> Iterator[None]:
+        handles = [self.downs[layer].register_forward_pre_hook(_zeroing(where)) for layer, where in gone.items()]
         try:
             yield
         finally:
@@ -228,11 +269,39 @@ class _Sums:
         return np.stack(self._sums) / max(1, self._count)
 
 
-def _without(neurons: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+@dataclass(frozen=True)
+class _Together:
+    """Variants that are tried in one pass.
+
+    Attributes:
+        names: of the variants.
+        gone: by layer, True where a variant silences a neuron, (variants, neurons).
+    """
+
+    names: Sequence[str]
+    gone: Mapping[int, Tensor]
+
+    @classmethod
+    def of(cls, variants: Mapping[str, Silenced], downs: Sequence[nn.Linear]) -> list[_Together]:
+        """Divide variants into passes of about equal size."""
+        passes = -(-len(variants) // TOGETHER)
+        return [cls._of(list(variants)[number::passes], variants, downs) for number in range(passes)]
+
+    @classmethod
+    def _of(cls, names: Sequence[str], variants: Mapping[str, Silenced], downs: Sequence[nn.Linear]) -> _Together:
+        gone: dict[int, Tensor] = {}
+        for row, name in enumerate(names):
+            for layer, neurons in variants[name].items():
+                down = downs[layer]
+                if layer not in gone:
+                    gone[layer] = torch.zeros(len(names), down.in_features, dtype=torch.bool, device=down.weight.device)
+                gone[layer][row, neurons.to(down.weight.device)] = True
+        return cls(names, gone)
+
+
+def _zeroing(gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        changed = inputs[0].clone()
-        changed[..., neurons.to(changed.device)] = 0.0
-        return (changed, *inputs[1:])
+        return (inputs[0].masked_fill(gone, 0.0), *inputs[1:])
 
     return hook
 

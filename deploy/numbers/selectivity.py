@@ -23,15 +23,29 @@ Floats = NDArray[np.float64]
 @torch.no_grad()
 def ranks(reader: Reader) -> Tensor:
     """Rank of each digit for each neuron's +w, int64 (layers, 10, neurons), from 1."""
-    unembedding = reader.model.get_output_embeddings().weight.float()
-    gain = getattr(getattr(reader.model.base_model, "norm", None), "weight", None)
-    matrix = unembedding if gain is None else unembedding * gain.float()
-    digits = reader.digits.to(matrix.device)
+    matrix, digits = _unembedding(reader)
     layers = []
     for down in reader.downs:
         parts = [_ranks_of(matrix @ w, digits) for w in torch.split(down.weight.float(), _COLUMNS, dim=1)]
         layers.append(torch.cat(parts, dim=1))
     return torch.stack(layers).cpu()
+
+
+@torch.no_grad()
+def of_vectors(reader: Reader, vectors: Tensor) -> Floats:
+    """DSC of vectors of the residual stream (n, width), float64, (n, 10)."""
+    matrix, digits = _unembedding(reader)
+    found = torch.cat([_ranks_of(matrix @ part.float().t(), digits) for part in torch.split(vectors, _COLUMNS)], dim=1)
+    scores: Floats = selectivity(found.cpu().unsqueeze(0))[0].T
+    return scores
+
+
+def _unembedding(reader: Reader) -> tuple[Tensor, Tensor]:
+    """U with the last norm's gain folded in, float32, (V, width), and the digits' tokens."""
+    unembedding = reader.model.get_output_embeddings().weight.float()
+    gain = getattr(getattr(reader.model.base_model, "norm", None), "weight", None)
+    matrix = unembedding if gain is None else unembedding * gain.float()
+    return matrix, reader.digits.to(matrix.device)
 
 
 def _ranks_of(logits: Tensor, digits: Tensor) -> Tensor:
@@ -75,12 +89,19 @@ def most_selective(scores: Floats, digit: int, count: int) -> Silenced:
     return by_layer(chosen.tolist(), scores.shape[2])
 
 
-def drawn(like: Silenced, width: int, seed: int) -> Silenced:
-    """Draw as many neurons of the same layers, by seed."""
+def drawn(like: Silenced, width: int, *seed: int) -> Silenced:
+    """Draw as many neurons of the same layers, by seed: one number or several."""
     draw = np.random.default_rng(seed)
     return {
         layer: torch.from_numpy(np.sort(draw.permutation(width)[: len(neurons)])) for layer, neurons in like.items()
     }
+
+
+def largest(reader: Reader, count: int) -> Silenced:
+    """Find the neurons of the whole model whose output vectors are longest; ties by layer and index."""
+    lengths = torch.stack([down.weight.detach().float().norm(dim=0).cpu() for down in reader.downs])
+    chosen = np.argsort(-lengths.flatten().numpy(), kind="stable")[:count]
+    return by_layer(chosen.tolist(), lengths.shape[1])
 
 
 def by_layer(flat: Sequence[int], width: int) -> Silenced:

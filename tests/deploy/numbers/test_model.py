@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.numbers import reading
+from dictpfl.deploy.numbers.lens import lens, rises
+from dictpfl.deploy.numbers.measures import only_fluent
 from dictpfl.deploy.numbers.model import Asked, audit
-from dictpfl.deploy.numbers.reading import Reader
-from dictpfl.deploy.numbers.selectivity import by_layer, drawn, effective, most_selective, ranks, selectivity
+from dictpfl.deploy.numbers.reading import Places, Reader
+from dictpfl.deploy.numbers.selectivity import by_layer, drawn, effective, largest, most_selective, ranks, selectivity
 from dictpfl.deploy.numbers.sources import reader_of
 from dictpfl.deploy.numbers.tasks import TASKS, questions
 
@@ -48,6 +51,7 @@ def reader(folder: Path) -> Reader:
     found = reader_of(str(folder), "cpu")
     with torch.no_grad():
         found.model.base_model.norm.weight.uniform_(0.5, 2.0)
+        found.model.get_output_embeddings().weight[found.digits] *= 3  # so that a digit is the favourite at most places
     return found
 
 
@@ -155,9 +159,65 @@ def test_reading_is_that_of_whole_passes_one_by_one(reader: Reader) -> None:
         assert places.chosen["some"][mine].tolist() == [
             a if f else b for a, b, f in zip(expected, plain, fluent, strict=True)
         ]
+    assert places.fluent.mean() > 0.5
+    assert (places.chosen["some"] != places.chosen["plain"]).any()
     assert np.array_equal(places.chosen["none"], places.chosen["plain"])
     assert places.activations.shape == (2, 40)
     assert places.activations.std() > 0
+
+
+def test_variants_of_several_passes_do_not_see_each_other(reader: Reader) -> None:
+    """Each of many variants says what it says alone, wherever it stands among the others."""
+    made = questions("roots", 9, 5)
+    many = {str(n): {n % 2: torch.arange(n % 7, 40, 7)} for n in range(reading.TOGETHER + 5)}
+    together = reader.read(made[1:], made[:1], many)
+    for name in ("0", "1", str(reading.TOGETHER), str(reading.TOGETHER + 4)):
+        alone = reader.read(made[1:], made[:1], {name: many[name]})
+        assert np.array_equal(together.chosen[name], alone.chosen[name])
+    assert any((together.chosen[name] != together.chosen["plain"]).any() for name in many)
+
+
+def test_the_lens_is_that_of_whole_passes(reader: Reader) -> None:
+    made = questions("sums", 6, 3)
+    examples, asked = made[:1], made[1:]
+    found = lens(reader, [(asked, examples)])
+    streams: list[list[torch.Tensor]] = [[], []]
+    with torch.no_grad():
+        for question in asked:
+            told = [int(reader.digits[int(d)]) for d in question.answer[:-1]]
+            ids = torch.tensor([reader.prompt(question, examples) + told])
+            states = reader.model(input_ids=ids, output_hidden_states=True).hidden_states
+            # The last one has been through the norm already.
+            streams[0].append(reader.model.base_model.norm(states[1])[0, -len(question.answer) :])
+            streams[1].append(states[2][0, -len(question.answer) :])
+    assert found["places"] == sum(len(q.answer) for q in asked)
+    for layer, parts in enumerate(streams):
+        logits = torch.cat(parts) @ reader.model.get_output_embeddings().weight[reader.digits].T
+        expected = logits.softmax(dim=1).mean(dim=0).detach().numpy()
+        np.testing.assert_allclose(found["shares"][layer], expected, atol=1e-5)
+        assert -1 <= found["attention"][layer] <= 1
+    assert found["attention"] != found["feed-forward"]
+    assert rises({"shares": [[0.05] * 10, [0.2] * 10, [0.3] * 10]}, 1) == 2
+    assert rises({"shares": [[0.2] * 10, [0.05] * 10]}, 1) == 3
+
+
+def test_without_a_digit_anywhere_nothing_can_be_silenced(reader: Reader) -> None:
+    places = reader.read(questions("sums", 2, 1), ())
+    nowhere = Places(
+        places.question, places.place, places.truth, places.chosen, np.zeros_like(places.fluent), places.activations
+    )
+    with pytest.raises(ModelError, match="at no place"):
+        only_fluent([nowhere, nowhere])
+
+
+def test_the_longest_vectors_are_found(reader: Reader) -> None:
+    chosen = largest(reader, 6)
+    lengths = [
+        (-float(d.weight[:, n].detach().norm()), layer, n) for layer, d in enumerate(reader.downs) for n in range(40)
+    ]
+    assert sorted((layer, n) for _, layer, n in sorted(lengths)[:6]) == [
+        (layer, n) for layer, neurons in chosen.items() for n in neurons.tolist()
+    ]
 
 
 def test_an_audit_holds_its_own_controls(reader: Reader) -> None:
@@ -172,12 +232,17 @@ def test_an_audit_holds_its_own_controls(reader: Reader) -> None:
     )
     neurons = found["neurons"]
     assert (neurons["count"], neurons["of"]) == (4, 80)
-    assert set(neurons["effects"]) == {"digit 1", "digit 2", "random 0 for 1", "random 1 for 1", "random 2 for 1"}
+    assert set(neurons["effects"]) == {"digit 1", "digit 2"} | {f"random {n} for {d}" for n in range(3) for d in (1, 2)}
+    drawn_effects = [neurons["effects"][f"random {n} for {d}"]["change"][d] for n in range(3) for d in (1, 2)]
+    assert neurons["random_low"] == pytest.approx(np.quantile(np.reshape(drawn_effects, (3, 2)).mean(axis=1), 0.05))
+    for part in (found["reading"], found["first_errors"]):
+        assert part["low"][1] <= part["shares"][1] <= part["high"][1]
     for effect in neurons["effects"].values():
         assert sum(effect["change"]) == pytest.approx(0.0, abs=1e-9)
         right = (effect["accuracy"] - neurons["plain"]["accuracy"]) * neurons["plain"]["places"]
         assert effect["mended"] - effect["broken"] == round(right)
     assert found["free"]["answers"] == 16
+    assert len(found["lens"]["shares"]) == 2
     assert audit(reader, asked) == found, "the same again"
 
 
@@ -209,7 +274,7 @@ def test_the_command_writes_a_page(folder: Path, tmp_path: Path) -> None:
     assert list(document["models"]) == ["model"]
     assert document["corpus"]["first"][0] == pytest.approx(111 / 499)
     html = (tmp_path / "page" / "numbers.html").read_text()
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 5
     assert str(tmp_path) not in html
 
 

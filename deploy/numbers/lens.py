@@ -1,0 +1,110 @@
+"""Logit lens: which digits the residual stream prefers behind each layer, and whether attention or the feed-forward part wrote that.
+
+The stream behind a layer goes through the last norm and the unembedding, as if the model ended there (arXiv 2506.01734, section 4). Beside it:
+Spearman's correlation, over places and digits, of the selectivity of the stream with that of what the layer's attention and its
+feed-forward part add to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dictpfl.deploy.numbers.measures import correlation
+from dictpfl.deploy.numbers.reading import BATCH, Reader
+from dictpfl.deploy.numbers.selectivity import of_vectors
+from dictpfl.deploy.numbers.tasks import Question
+
+_PARTS = ("", ".self_attn", ".mlp")
+_NAMES = ("stream", "attention", "feed-forward")
+
+
+@torch.no_grad()
+def lens(reader: Reader, asked: Sequence[tuple[Sequence[Question], Sequence[Question]]]) -> dict[str, Any]:
+    """Look at the stream behind every layer, at the places of the answers' digits.
+
+    Args:
+        reader: the model.
+        asked: questions of each kind, with the examples in front of them.
+
+    Returns:
+        JSON values: `places`; `shares`, mean probability of each digit among the ten, by layer; `attention` and `feed-forward`, correlation
+        with the stream by layer (None: no spread).
+    """
+    layers = _layers(reader)
+    vectors: list[list[list[Tensor]]] = [[[] for _ in _PARTS] for _ in layers]
+    for questions, examples in asked:
+        for start in range(0, len(questions), BATCH):
+            _collect(reader, questions[start : start + BATCH], examples, layers, vectors)
+    whole = [[torch.cat(found) for found in layer] for layer in vectors]
+    output = reader.model.get_output_embeddings().weight[reader.digits.to(reader.device)].float()
+    norm = reader.model.base_model.norm
+    found: dict[str, Any] = {"places": len(whole[0][0]), "shares": [], **{name: [] for name in _NAMES[1:]}}
+    for layer in whole:
+        digits = norm(layer[0]).float() @ output.t()
+        found["shares"].append(digits.softmax(dim=1).mean(dim=0).tolist())
+        scores = [of_vectors(reader, part).ravel() for part in layer]
+        for name, score in zip(_NAMES[1:], scores[1:], strict=True):
+            found[name].append(correlation(scores[0], score, ranks=True))
+    return found
+
+
+def _layers(reader: Reader) -> list[str]:
+    return [name.removesuffix(".mlp.down_proj") for name, m in reader.model.named_modules() if m in set(reader.downs)]
+
+
+def _collect(
+    reader: Reader,
+    questions: Sequence[Question],
+    examples: Sequence[Question],
+    layers: Sequence[str],
+    vectors: list[list[list[Tensor]]],
+) -> None:
+    """Read questions with their answers, padded behind, and keep the vectors at the places before each digit."""
+    prompts = [reader.prompt(question, examples) for question in questions]
+    told = [[int(reader.digits[int(d)]) for d in question.answer[:-1]] for question in questions]
+    longest = max(len(p) + len(t) for p, t in zip(prompts, told, strict=True))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    for row, (prompt, digits) in enumerate(zip(prompts, told, strict=True)):
+        end = len(prompt) + len(digits)
+        ids[row, :end] = torch.tensor(prompt + digits)
+        mask[row, :end] = 1
+        wanted[row, len(prompt) - 1 : end] = True
+    with _keeping(reader, layers, wanted.to(reader.device), vectors):
+        reader.model.base_model(input_ids=ids.to(reader.device), attention_mask=mask.to(reader.device), use_cache=False)
+
+
+@contextmanager
+def _keeping(
+    reader: Reader, layers: Sequence[str], wanted: Tensor, vectors: list[list[list[Tensor]]]
+) -> Iterator[None]:
+    def into(kept: list[Tensor]) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            kept.append((output[0] if isinstance(output, tuple) else output)[wanted])
+
+        return hook
+
+    handles = [
+        reader.model.get_submodule(layer + part).register_forward_hook(into(vectors[number][which]))
+        for number, layer in enumerate(layers)
+        for which, part in enumerate(_PARTS)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def rises(found: dict[str, Any], digit: int) -> int:
+    """Name the first layer (from 1) from which on a digit's share stays above a tenth; one more than there are layers: none."""
+    above = np.array(found["shares"])[:, digit] > 0.1  # noqa: PLR2004 -- the even share
+    last = np.flatnonzero(~above)
+    return int(last[-1]) + 2 if len(last) else 1
