@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from dictpfl.client.compress.cutting.axes import axes_of as axes
     from dictpfl.client.compress.cutting.shrink import shrink as cut
     from dictpfl.client.compress.distil import distil
+    from dictpfl.client.compress.influence.layers import layer_influence
+    from dictpfl.client.compress.influence.shares import experts_by_layer, sparsity_by_layer
     from dictpfl.client.compress.sparse.lua import Thresholds, learn_thresholds
     from dictpfl.client.compress.sparse.prune import Pruned, prune
     from dictpfl.client.data.samples import Dataset, Samples
@@ -175,8 +177,10 @@ _HOMES = {
     "decompose": "client.model.twin",
     "distil": "client.compress.distil",
     "evaluate": "deploy.exports.objects",
+    "experts_by_layer": "client.compress.influence.shares",
     "export": "deploy.exports.objects",
     "fastvid": "client.model.tokens.reducers.fastvid",
+    "layer_influence": "client.compress.influence.layers",
     "learn_thresholds": "client.compress.sparse.lua",
     "load_sparse": "deploy.exports.sparse",
     "merge": "client.model.twin",
@@ -184,6 +188,7 @@ _HOMES = {
     "reduce_tokens": "client.model.tokens.install",
     "segments": "client.model.tokens.segments",
     "simulate": "deploy.simulation.simulate",
+    "sparsity_by_layer": "client.compress.influence.shares",
 }
 """Where each public name lives, and by what name where it has another there. Loaded when it is asked for: a coordinator imports `dictpfl.server` without torch."""
 
@@ -239,8 +244,10 @@ __all__ = [
     "decompose",
     "distil",
     "evaluate",
+    "experts_by_layer",
     "export",
     "fastvid",
+    "layer_influence",
     "learn_thresholds",
     "load_sparse",
     "merge",
@@ -248,6 +255,7 @@ __all__ = [
     "reduce_tokens",
     "segments",
     "simulate",
+    "sparsity_by_layer",
 ]
 
 

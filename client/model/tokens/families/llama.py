@@ -53,7 +53,7 @@ class _Reduced:
         if attention_mask is not None:
             real = attention_mask.bool()
         ended = []
-        between, how = self.reduction.between(NAME), _Layers(me.rotary_emb)
+        between, how = self.reduction.between(NAME), Layers(me.rotary_emb)
         for index, tokens in grouped(hidden, real, from_the_end=True):
             for inner, left in run(list(me.layers), how, tokens, tokens.fixed, between, self.reduction.told):
                 ended.append((index[inner], left))
@@ -61,7 +61,7 @@ class _Reduced:
 
 
 @dataclass
-class _Layers:
+class Layers:
     """How a layer is run, and looked into: the outputs of `q_proj` and `k_proj`, turned to their positions."""
 
     rotary: nn.Module
