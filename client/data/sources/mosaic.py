@@ -19,11 +19,18 @@ CELL = 8
 KINDS = ("cell", "count", "beside")
 """Questions: which digit is in a cell (easy: one token answers), how often a digit is there, whether one is beside another (hard)."""
 ANSWERS = (*map(str, range(10)), "no", "yes")
-_MOST_SIDE, _MOST_WORDS = 9, 24
+_LEAST_SIDE, _MOST_SIDE, _MOST_WORDS = 2, 9, 24
 WORDS = ("which", "row", "column", "how", "many", "in", "picture", "is", "beside", "another", "digit",
          *(f"place {n}" for n in range(1, _MOST_SIDE + 1)), *(f"digit {n}" for n in range(10)))  # fmt: skip
 """Vocabulary of questions; a word's number is its place here."""
-_DEFAULTS: dict[str, Any] = {"count": 2000, "side": 7, "questions": list(KINDS), "tokenizer": "", "scale": 1, "channels": 1}
+_DEFAULTS: dict[str, Any] = {
+    "count": 2000,
+    "side": 7,
+    "questions": list(KINDS),
+    "tokenizer": "",
+    "scale": 1,
+    "channels": 1,
+}
 _GREY = (0.305, 0.376)  # mean and deviation of the published digits, over 16
 
 
@@ -41,9 +48,16 @@ def mosaic(data: Data, seed: int) -> Dataset:
     o = _DEFAULTS | require_options(data, tuple(_DEFAULTS))
     count, side, scale, channels = (int(o[key]) for key in ("count", "side", "scale", "channels"))
     kinds = list(o["questions"])
-    if count < 1 or not 2 <= side <= _MOST_SIDE or scale < 1 or channels not in (1, 3) or not kinds or not set(kinds) <= set(KINDS):  # noqa: PLR2004 -- the least neighbours
+    if (
+        count < 1
+        or not _LEAST_SIDE <= side <= _MOST_SIDE
+        or scale < 1
+        or channels not in (1, 3)
+        or not kinds
+        or not set(kinds) <= set(KINDS)
+    ):
         raise ConfigError(
-            f"mosaic: count {count}, side {side}, scale {scale}, channels {channels}, questions {kinds}; expected at least 1, 2 to {_MOST_SIDE}, at "
+            f"mosaic: count {count}, side {side}, scale {scale}, channels {channels}, questions {kinds}; expected at least 1, {_LEAST_SIDE} to {_MOST_SIDE}, at "
             f"least 1, 1 or 3, and some of {', '.join(KINDS)}"
         )
     pixels, questions, labels, groups = _drawn(seed, count, side, kinds)
@@ -102,4 +116,11 @@ def _asked(kind: str, grid: NDArray[np.int64], random: np.random.Generator) -> t
         return ["how", "many", f"digit {one}", "in", "picture", "digit"], str(min(found, 9))
     across = ((grid[:, :-1] == one) & (grid[:, 1:] == other)) | ((grid[:, :-1] == other) & (grid[:, 1:] == one))
     down = ((grid[:-1] == one) & (grid[1:] == other)) | ((grid[:-1] == other) & (grid[1:] == one))
-    return ["is", f"digit {one}", "beside", "another", f"digit {other}", "picture"], "yes" if across.any() or down.any() else "no"
+    return [
+        "is",
+        f"digit {one}",
+        "beside",
+        "another",
+        f"digit {other}",
+        "picture",
+    ], "yes" if across.any() or down.any() else "no"

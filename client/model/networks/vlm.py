@@ -14,7 +14,7 @@ from dictpfl.client.model.build import MODELS
 from dictpfl.client.model.networks.shapes import image_shape
 from dictpfl.client.model.tokens.families import llama
 from dictpfl.client.model.tokens.reduction import Reduction
-from dictpfl.client.model.tokens.seam import Before, Between, Frames, Tokens
+from dictpfl.client.model.tokens.seam import Between, Frames, Tokens
 from dictpfl.client.model.tokens.stack import require_deep, run
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Model
@@ -66,7 +66,9 @@ class VisionLanguage(nn.Module):
                 f'samples are {tuple(sample_shape)}: use data.source = "mosaic", or one of your own'
             )
         self.pixels = pixels
-        self.language = _pretrained(language) if language else _decoder(words, width, layers, heads, int(width * mlp_ratio))
+        self.language = (
+            _pretrained(language) if language else _decoder(words, width, layers, heads, int(width * mlp_ratio))
+        )
         width = int(self.language.config.hidden_size)
         self.vision, wide, self.places = _vision(vision, self.image, patch, width)
         self.prefix = int(getattr(self.vision, "num_prefix_tokens", 0))
@@ -120,7 +122,12 @@ class VisionLanguage(nn.Module):
         everybody, length = torch.arange(len(seen), device=seen.device), asked.shape[1]
         places = torch.arange(self.places, device=seen.device).expand(len(seen), -1)
         behind = torch.arange(self.places, self.places + length, device=seen.device).expand(len(seen), -1)
-        tokens = Tokens(torch.cat([asked, seen], dim=1), torch.cat([behind, places], dim=1), seen.new_ones(len(seen), length + self.places), length)
+        tokens = Tokens(
+            torch.cat([asked, seen], dim=1),
+            torch.cat([behind, places], dim=1),
+            seen.new_ones(len(seen), length + self.places),
+            length,
+        )
         layers, how = list(self.language.layers), llama.Layers(self.language.rotary_emb)
         if self.reduction is not None and self.reduction.acts(training=self.training):
             if isinstance(self.reduction.reducer, Between):
@@ -128,7 +135,9 @@ class VisionLanguage(nn.Module):
                 return [(inner, left.hidden[:, length - 1]) for inner, left in ended]
             kept = self.reduction.reducer.once(Frames(seen.unsqueeze(1)))
             weight = seen.new_ones(len(seen), length + kept.positions.shape[1])
-            tokens = Tokens(torch.cat([asked, kept.hidden], dim=1), torch.cat([behind, kept.positions], dim=1), weight, length)
+            tokens = Tokens(
+                torch.cat([asked, kept.hidden], dim=1), torch.cat([behind, kept.positions], dim=1), weight, length
+            )
             self.reduction.read(len(seen), length + kept.positions.shape[1])
         for layer in layers:
             tokens = Tokens(how.run(layer, tokens), tokens.positions, tokens.weight, length)
@@ -148,7 +157,9 @@ def _pretrained(source: str) -> Any:
     """The decoder of a folder, without its head."""
     library, name = hub.split(source)
     if library != "transformers" or not name:
-        raise ConfigError(f"model.options.language is {source!r}; expected transformers:FOLDER, a decoder built as Llama")
+        raise ConfigError(
+            f"model.options.language is {source!r}; expected transformers:FOLDER, a decoder built as Llama"
+        )
     built = hub.build(Model(source=source, options={"head": "causal-lm"}), (1,), 1)
     if not llama.matches(built):
         raise ConfigError(f"model.options.language: {type(built).__name__} is none of {llama.NAME}")
@@ -159,7 +170,9 @@ def _vision(source: str, image: tuple[int, int, int], patch: int, width: int) ->
     """The encoder, its width and the number of its patches; one of timm is frozen."""
     if source == _PATCHES:
         if image[1] % patch or image[2] % patch:
-            raise ConfigError(f"vlm: patch {patch} must divide pictures of {image[1]} x {image[2]}; change model.options")
+            raise ConfigError(
+                f"vlm: patch {patch} must divide pictures of {image[1]} x {image[2]}; change model.options"
+            )
         return nn.Conv2d(image[0], width, patch, stride=patch), width, (image[1] // patch) * (image[2] // patch)
     library, name = hub.split(source)
     if library != "timm" or not name:

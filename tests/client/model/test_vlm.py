@@ -49,11 +49,17 @@ def test_questions_and_answers_are_those_of_the_picture() -> None:
     from sklearn.datasets import load_digits
 
     found, digits = drawn(count=300), load_digits()
-    known = {(image / 16).astype(np.float32).tobytes(): int(label) for image, label in zip(digits.images, digits.target, strict=True)}
+    known = {
+        (image / 16).astype(np.float32).tobytes(): int(label)
+        for image, label in zip(digits.images, digits.target, strict=True)
+    }
     assert set(found.groups) == {"cell", "count", "beside"}
     answered = set()
     for sample, label in zip(found.samples.features, found.samples.labels, strict=True):
-        pixels, question = sample[: (CELL * SIDE) ** 2].reshape(CELL * SIDE, CELL * SIDE), sample[(CELL * SIDE) ** 2 :].astype(int)
+        pixels, question = (
+            sample[: (CELL * SIDE) ** 2].reshape(CELL * SIDE, CELL * SIDE),
+            sample[(CELL * SIDE) ** 2 :].astype(int),
+        )
         grid = np.empty((SIDE, SIDE), dtype=int)
         for y in range(SIDE):
             for x in range(SIDE):
@@ -66,7 +72,13 @@ def test_questions_and_answers_are_those_of_the_picture() -> None:
             expected = str(min(9, int((grid == int(words[2].split()[1])).sum())))
         else:
             one, other = int(words[1].split()[1]), int(words[4].split()[1])
-            pairs = {(int(grid[y, x]), int(grid[v, u])) for y in range(SIDE) for x in range(SIDE) for v, u in ((y + 1, x), (y, x + 1)) if v < SIDE and u < SIDE}
+            pairs = {
+                (int(grid[y, x]), int(grid[v, u]))
+                for y in range(SIDE)
+                for x in range(SIDE)
+                for v, u in ((y + 1, x), (y, x + 1))
+                if v < SIDE and u < SIDE
+            }
             expected = "yes" if pairs & {(one, other), (other, one)} else "no"
         assert ANSWERS[label] == expected
         answered.add(expected)
@@ -96,7 +108,9 @@ def test_it_is_what_the_library_s_decoder_computes() -> None:
 @pytest.mark.parametrize(("reducer", "keep", "options"), [
     ("autoprune", 0.5, {}), ("autoprune", 0.5, {"adapt": "own", "gamma": 5.0}), ("grid", 0.5, {}), ("dtm", 0.5, {}),
 ])  # fmt: skip
-def test_fewer_tokens_are_read_and_every_sample_alone_reads_the_same(reducer: str, keep: float, options: dict[str, Any]) -> None:
+def test_fewer_tokens_are_read_and_every_sample_alone_reads_the_same(
+    reducer: str, keep: float, options: dict[str, Any]
+) -> None:
     model, samples = made()
     samples[::3, -1] = PADDING  # questions of two lengths
     whole = model(samples)
@@ -147,10 +161,16 @@ def test_frozen_encoder_and_a_decoder_of_a_folder(tmp_path: Path) -> None:
     arguments = {"img_size": 24, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 0}
     vision = timm.create_model("vit_tiny_patch16_224", **arguments)
     timm.models.save_for_hf(vision, tmp_path / "vision", model_args=arguments, safe_serialization=True)
-    config = LlamaConfig(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=len(WORDS))
+    config = LlamaConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=len(WORDS)
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "language")
     samples = torch.tensor(drawn(channels=3).samples.features)
-    chosen = {"image": [3, 24, 24], "vision": f"timm:{tmp_path / 'vision'}", "language": f"transformers:{tmp_path / 'language'}"}
+    chosen = {
+        "image": [3, 24, 24],
+        "vision": f"timm:{tmp_path / 'vision'}",
+        "language": f"transformers:{tmp_path / 'language'}",
+    }
     model = build_model(Model(source="vlm", options=chosen), tuple(samples.shape[1:]), 12, 1)
     assert model(samples).shape == (40, 12)
     assert model.places == 9

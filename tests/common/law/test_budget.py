@@ -120,7 +120,9 @@ def test_any_scores_and_shapes_spend_what_uniform_ranks_do(
         assert all(least <= r <= most for r in found.values())
         turned = list(shapes)
         order.shuffle(turned)
-        again = Facts({n: shapes[n] for n in turned}, scores={n: scores[n] for n in reversed(turned)}, least=least, most=most)
+        again = Facts(
+            {n: shapes[n] for n in turned}, scores={n: scores[n] for n in reversed(turned)}, least=least, most=most
+        )
         assert allocator(name).ranks(again, rank) == found
 
 

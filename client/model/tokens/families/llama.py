@@ -67,6 +67,7 @@ class Layers:
     rotary: nn.Module
 
     def run(self, layer: nn.Module, tokens: Tokens) -> Tensor:
+        """See `dictpfl.client.model.tokens.stack.Layer.run`."""
         places = tokens.positions.clamp(min=0)
         out = layer(
             tokens.hidden,
@@ -79,10 +80,12 @@ class Layers:
         return hidden
 
     def watched(self, layer: nn.Module) -> Sequence[nn.Module]:
+        """See `dictpfl.client.model.tokens.stack.Layer.watched`."""
         mixer: Any = layer.self_attn
         return [mixer.q_proj, mixer.k_proj]
 
     def attention(self, layer: nn.Module, tokens: Tokens, seen: Sequence[Tensor]) -> Tensor:
+        """See `dictpfl.client.model.tokens.stack.Layer.attention`."""
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
         mixer: Any = layer.self_attn

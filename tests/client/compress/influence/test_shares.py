@@ -46,7 +46,9 @@ def test_experts_obey_the_rule_that_the_published_ones_do() -> None:
     assert experts_by_layer({"a": 2.0, "b": 2.0, "c": 2.0}, 5) == {"a": 2, "b": 2, "c": 1}, "ties to the earlier"
 
 
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.integers(0, 300), st.sampled_from([0.5, 1, 2.5, 3, 4]))
+@given(
+    st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.integers(0, 300), st.sampled_from([0.5, 1, 2.5, 3, 4])
+)
 def test_experts_are_exactly_so_many(values: list[float], more: int, beta: float) -> None:
     scores = {str(i): value for i, value in enumerate(values)}
     found = experts_by_layer(scores, len(values) + more, beta)
@@ -59,7 +61,12 @@ def test_experts_are_exactly_so_many(values: list[float], more: int, beta: float
 
 
 def test_experts_that_cannot_be_divided_are_refused() -> None:
-    for scores, total, beta in (({"a": 1.0, "b": 2.0}, 1, 3.0), ({"a": np.inf}, 3, 3.0), ({}, 3, 3.0), ({"a": 1.0}, 3, 0.0)):
+    for scores, total, beta in (
+        ({"a": 1.0, "b": 2.0}, 1, 3.0),
+        ({"a": np.inf}, 3, 3.0),
+        ({}, 3, 3.0),
+        ({"a": 1.0}, 3, 0.0),
+    ):
         with pytest.raises(ConfigError, match="at least one expert a layer"):
             experts_by_layer(scores, total, beta)
 
