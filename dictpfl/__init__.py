@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from dictpfl.client.compress.cutting.shrink import shrink as cut
     from dictpfl.client.compress.distil import distil
     from dictpfl.client.compress.influence.layers import layer_influence
-    from dictpfl.client.compress.influence.shares import experts_by_layer, sparsity_by_layer
+    from dictpfl.client.compress.influence.shares import sparsity_by_layer
     from dictpfl.client.compress.sparse.lua import Thresholds, learn_thresholds
     from dictpfl.client.compress.sparse.prune import Pruned, prune
     from dictpfl.client.data.samples import Dataset, Samples
@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from dictpfl.common.config import FederationConfig
     from dictpfl.common.errors import DictPFLError
     from dictpfl.common.law.budget import BudgetAllocator
+    from dictpfl.common.law.experts import experts_by_layer
     from dictpfl.common.law.schedule import PruningSchedule
     from dictpfl.common.protection import Defences, Encryption, Privacy
     from dictpfl.common.rounds import Aggregation, Budget, Grid, Pruning, Scores, Selection, Tallies
@@ -177,7 +178,7 @@ _HOMES = {
     "decompose": "client.model.twin",
     "distil": "client.compress.distil",
     "evaluate": "deploy.exports.objects",
-    "experts_by_layer": "client.compress.influence.shares",
+    "experts_by_layer": "common.law.experts",
     "export": "deploy.exports.objects",
     "fastvid": "client.model.tokens.reducers.fastvid",
     "layer_influence": "client.compress.influence.layers",

@@ -77,35 +77,6 @@ def sparsity_by_layer(
     return dict(zip(scores, wanted.tolist(), strict=True))
 
 
-def experts_by_layer(scores: Mapping[str, float], total: int, beta: float = 3.0) -> dict[str, int]:
-    """Divide a number of experts among layers (LayerIF's first use): the lower a score, the more; each has one, the worst no more.
-
-    With v_l = max S - S_l, a layer gets 1 + floor((T - L) v_l^beta / sum v^beta), and what remains goes to the largest fractional parts, ties
-    to the earlier layer. Equal scores divide evenly.
-
-    Args:
-        scores: of each layer, in the order of the model.
-        total: T, at least one a layer; exactly so many are given.
-        beta: 1: in proportion; larger: fewer layers get most.
-
-    Raises:
-        ConfigError: fewer experts than layers, or numbers that are not finite.
-    """
-    values = np.array(list(scores.values()), dtype=np.float64)
-    if not len(values) or total < len(values) or not np.isfinite(values).all() or not 0.0 < beta < math.inf:
-        raise ConfigError(
-            f"{total} experts, beta {beta:g} and scores {dict(scores)}: expected finite scores, at least one expert a layer, and beta above 0"
-        )
-    good = values.max() - values
-    # Over the best one, so that a high power neither overflows nor leaves nothing.
-    weight = (good / good.max()) ** beta if good.max() > 0 else np.ones(len(values))
-    wanted = (total - len(values)) * weight / weight.sum()
-    given = np.floor(wanted).astype(np.int64)
-    order = np.argsort(given - wanted, kind="stable")[: total - len(values) - int(given.sum())]
-    given[order] += 1
-    return dict(zip(scores, (1 + given).tolist(), strict=True))
-
-
 def kept_by_shares(wanted: Mapping[str, float], sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
     """Entries of each weight that stay, K in all, from its block's share of zeros.
 

@@ -95,9 +95,15 @@ def test_the_command_shows_what_institutions_tallied(runs: tuple[Run, Run], tmp_
     assert (own.when, own.institutions, own.training) == ("own", 0, 20)
 
 
+def contents(folder: Path, but: Path) -> dict[Path, bytes]:
+    """All files of a run outside one institution's folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and but not in path.parents}
+
+
 def test_samples_are_listed_in_the_institution_s_folder_alone(runs: tuple[Run, Run], tmp_path: Path) -> None:
     home = runs[0].folder / "institutions" / "institution-001"
-    others = {path for path in runs[0].folder.rglob("*") if home not in path.parents}
+    others = contents(runs[0].folder, home)
+    said_sent = (home / "diary.jsonl").read_bytes()
     ran("audit", "layers", home, "-o", tmp_path / "map", "--list", "--training", 0, "--device", "cpu")
     listed = json.loads((home / "influence.json").read_bytes())
     rows = listed["samples"]
@@ -107,7 +113,10 @@ def test_samples_are_listed_in_the_institution_s_folder_alone(runs: tuple[Run, R
     assert values == sorted(values, reverse=True)
     with np.load(home / "train.npz") as file:
         assert [row["label"] for row in rows] == file["labels"][[row["row"] for row in rows]].tolist()
-    assert {path for path in runs[0].folder.rglob("*") if home not in path.parents} == others
+    assert contents(runs[0].folder, home) == others, (
+        "nobody else's file is written, the coordinator's journal least of all"
+    )
+    assert (home / "diary.jsonl").read_bytes() == said_sent, "the record of egress has no new line"
     assert not any("label" in text.read_text() for text in (tmp_path / "map").glob("*.json"))
     said = ran("audit", "layers", runs[0].folder, "-o", tmp_path / "none", "--list", code=1)
     assert "error" in said or said == ""

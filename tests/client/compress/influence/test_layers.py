@@ -118,17 +118,6 @@ def test_influence_is_that_of_gradients_formed_one_by_one(name: str, solver: str
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize(("solver", "near"), [("exact", 1e-8), ("datainf", 1e-10)])
-@pytest.mark.parametrize("shape", [(9, 4), (6, 30), (1, 5)])
-def test_inner_products_are_all_that_a_solver_needs(shape: tuple[int, int], solver: str, near: float) -> None:
-    """From K and a alone, as from the vectors: more samples than entries, fewer, and a single one."""
-    g = RNG.normal(size=shape) * 10.0 ** RNG.integers(-3, 3, (shape[0], 1))
-    v = RNG.normal(size=shape[1])
-    expected = direct(g, v, solver)
-    found = influence(g @ g.T, g @ v, shape[1], solver=solver)
-    np.testing.assert_allclose(found, expected, rtol=near, atol=near * np.abs(expected).max())
-
-
 @pytest.mark.parametrize("name", list(MODELS))
 def test_inner_products_without_gradients_are_the_same(name: str) -> None:
     model, training, validation = made(name)

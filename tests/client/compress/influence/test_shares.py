@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dictpfl
-from dictpfl.client.compress.influence.shares import arranged, experts_by_layer, kept_by_shares, sparsity_by_layer
+from dictpfl.client.compress.influence.shares import arranged, kept_by_shares, sparsity_by_layer
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.sparsity import kept_count
 
@@ -30,45 +29,6 @@ def test_published_scores_give_the_published_shares() -> None:
     names = [str(i) for i in range(len(raw))]
     found = sparsity_by_layer(dict(zip(names, raw, strict=True)), dict.fromkeys(names, 1000), 0.5, 0.3)
     np.testing.assert_allclose(list(found.values()), published, atol=1e-4)
-
-
-EXPERTS = "1 8 6 8 7 6 10 6 11 9 8 9 7 8 7 3 7 6 5 2 6 5 2 1 1 3 1 2 1 1 2 1"
-"""Experts of Mistral-7B by layer for CommonsenseQA, T = 160, as published; their scores are not."""
-
-
-def test_experts_obey_the_rule_that_the_published_ones_do() -> None:
-    """Scores that give the published numbers exactly are their own inverse: v = (s - 1)^(1 / beta) has no remainder to deal out."""
-    published = [int(word) for word in EXPERTS.split()]
-    assert sum(published) == 160
-    scores = {str(i): -float((s - 1) ** (1 / 3)) for i, s in enumerate(published)}
-    assert list(dictpfl.experts_by_layer(scores, 160).values()) == published
-    assert experts_by_layer({"a": 0.0, "b": 1.0, "c": 0.5}, 12, beta=1.0) == {"a": 7, "b": 1, "c": 4}
-    assert experts_by_layer({"a": 2.0, "b": 2.0, "c": 2.0}, 5) == {"a": 2, "b": 2, "c": 1}, "ties to the earlier"
-
-
-@given(
-    st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), st.integers(0, 300), st.sampled_from([0.5, 1, 2.5, 3, 4])
-)
-def test_experts_are_exactly_so_many(values: list[float], more: int, beta: float) -> None:
-    scores = {str(i): value for i, value in enumerate(values)}
-    found = experts_by_layer(scores, len(values) + more, beta)
-    assert sum(found.values()) == len(values) + more
-    assert min(found.values()) >= 1
-    order = sorted(scores, key=scores.__getitem__)
-    assert all(found[a] >= found[b] - 1 for a, b in itertools.pairwise(order)), "the lower a score, the more"
-    if max(values) > min(values):
-        assert found[order[-1]] == 1, "the worst has one"
-
-
-def test_experts_that_cannot_be_divided_are_refused() -> None:
-    for scores, total, beta in (
-        ({"a": 1.0, "b": 2.0}, 1, 3.0),
-        ({"a": np.inf}, 3, 3.0),
-        ({}, 3, 3.0),
-        ({"a": 1.0}, 3, 0.0),
-    ):
-        with pytest.raises(ConfigError, match="at least one expert a layer"):
-            experts_by_layer(scores, total, beta)
 
 
 blocks = st.lists(st.tuples(st.floats(0, 1e6), st.integers(40, 4000)), min_size=2, max_size=12)

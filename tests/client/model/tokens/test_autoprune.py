@@ -92,7 +92,19 @@ def test_merging_is_that_of_loops(seed: int) -> None:
     assert found.weight.sum(dim=1).tolist() == [size, size]
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e3])
+def test_distances_are_those_of_differences(shift: float) -> None:
+    """Of tokens that all lie far out as well, where inner products cancel."""
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 20, 16) + shift
+    expected = (hidden.double().unsqueeze(2) - hidden.double().unsqueeze(1)).norm(dim=-1) / 4.0
+    torch.testing.assert_close(distances(hidden), expected.float(), atol=1e-5, rtol=1e-5)
+
+
 def test_ties_go_by_index() -> None:
+    torch.manual_seed(0)
+    for equal in (torch.zeros(1, 5, 3), 1000.0 * torch.randn(7, 1, 384).expand(-1, 5, -1)):
+        assert not bool(distances(equal).any())
     apart = distances(torch.zeros(1, 5, 3))
     assert peaks(apart, torch.ones(1, 5, dtype=torch.bool), 3, nearest=2).tolist() == [[0, 1, 2]]
 
