@@ -103,7 +103,7 @@ class VisionLanguage(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         """(batch, C H W + words) to (batch, outputs)."""
-        seen = self.seen(samples[:, : self.pixels].unflatten(1, self.image))
+        seen = self.seen(samples[:, : self.pixels].reshape(-1, *self.image))
         ids = samples[:, self.pixels :].round().long()
         asked = self.language.embed_tokens(ids.clamp(min=0))
         lengths = (ids != PADDING).sum(dim=1).clamp(min=1)
