@@ -62,7 +62,7 @@ class _Reduced:
 
 @dataclass
 class Layers:
-    """How a layer is run, and looked into: the outputs of `q_proj` and `k_proj`, turned to their positions."""
+    """Way to run a layer of this family, and to look into it: the outputs of `q_proj` and `k_proj`, turned to their positions."""
 
     rotary: nn.Module
 
