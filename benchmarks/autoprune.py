@@ -1,7 +1,9 @@
 """Which tokens a vision transformer may leave unread between its layers, and does it help to ask each sample?
 
     python benchmarks/autoprune.py           # digits, 3 seeds, all arms, and the time of a step; about ten minutes
-    python benchmarks/autoprune.py --quick   # one seed, few arms, for a look; writes nothing
+    python benchmarks/autoprune.py --vit     # garments, 49 tokens, a model that is trained longer: autoprune_vit.md
+    python benchmarks/autoprune.py --mosaic  # questions about pictures of 49 digits, easy ones and hard ones: autoprune_mosaic.md; hours
+    python benchmarks/autoprune.py --quick   # one seed, few arms, for a look, of any of these; writes nothing
 
 A transformer of 6 blocks reads an image of 8 x 8 pixels as 64 tokens. It is trained once a seed on all of them; then each arm measures it
 with 24 or 16 of 64 tokens a layer in the mean, without training, and after as many further steps as the full model takes. A fixed curve's k
@@ -33,7 +35,9 @@ from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.settings import Data, Decomposition, Training
 from dictpfl.deploy.reports.plots import COLOURS
+from lib import between
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
+from lib.between import ARMS, FIXED, FLAT, FULL, OWN, QUICK, RANDOM, SHUFFLED, SLOPES, UNMERGED, UNTRAINED
 from lib.machine import Requirement, machine, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.steps import paired_steps
 
@@ -41,23 +45,7 @@ PATCHES, TRAINED_ON, VALIDATED_ON = 64, 1000, 300
 BASE, FURTHER = 300, 60
 TRAINING = Training(batch_size=32, learning_rate=3e-3, device="cpu")
 BUDGETS = (24, 16)
-SLOPES = (0.0, 0.1, 0.2, 0.4)
-FULL, FLAT, FIXED, OWN, SHUFFLED = "full", "flat", "fixed", "own MI", "shuffled MI"
-ARMS: Mapping[str, Mapping[str, Any]] = {
-    FULL: {},
-    FLAT: {"k": 0.0},
-    FIXED: {"k": "validated"},
-    "fixed, no merging": {"k": "validated", "merge": False, "trains": False},
-    OWN: {"adapt": "own", "gamma": "calibrated"},
-    SHUFFLED: {"adapt": "shuffled", "gamma": "calibrated"},
-    "reversed MI": {"adapt": "reversed", "gamma": "calibrated", "trains": False},
-    "pyramid": {"curve": "pyramid", "trains": False},
-    "early": {"curve": "early", "trains": False},
-    "random tokens": {"k": "validated", "pick": "random", "trains": False},
-}
 _WELL = 80.0
-_UNTRAINED = {arm: "it is measured without training only" for arm, made in ARMS.items() if not made.get("trains", True)}
-QUICK = (FULL, FLAT, FIXED, OWN, SHUFFLED)
 
 
 @cache
@@ -171,10 +159,10 @@ def _flops(tokens: float, width: int = 384, hidden: int = 1536) -> float:
 
 def claims(cells: Cells) -> list[Claim]:
     """Comparisons of the page."""
-    asked = [(FIXED, FLAT), (OWN, SHUFFLED), (OWN, FIXED), (FIXED, "random tokens"), (FIXED, "fixed, no merging")]
+    asked = [(FIXED, FLAT), (OWN, SHUFFLED), (OWN, FIXED), (FIXED, RANDOM), (FIXED, UNMERGED)]
     pairs = [(arm, rival) for arm, rival in asked if {arm, rival} <= set(cells.study.arms)]
     free = [cells.claim(f"free at {budget}", *pair) for budget in BUDGETS for pair in pairs]
-    further = [pair for pair in pairs if not {*pair} & set(_UNTRAINED)]
+    further = [pair for pair in pairs if not {*pair} & set(UNTRAINED)]
     return free + [cells.claim(f"trained at {BUDGETS[0]}", *pair) for pair in further]
 
 
@@ -270,10 +258,17 @@ def draw(cells: Cells) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write unless it was a look."""
-    asked = study_parser(__doc__, "one seed, few arms; writes nothing", seeds=3).parse_args(arguments)
+    parser = study_parser(__doc__, "one seed, few arms; writes nothing", seeds=3)
+    which = parser.add_mutually_exclusive_group()
+    for workload, load in between.WORKLOADS.items():
+        which.add_argument(f"--{workload}", action="store_const", dest="workload", const=workload, help=load.title)
+    asked = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     seeds, names = ((0,), QUICK) if asked.quick else (tuple(range(asked.seeds)), tuple(ARMS))
-    cells = Study("autoprune", measure, {n: ARMS[n] for n in names}, seeds, _UNTRAINED).run(asked.jobs)
+    if asked.workload:
+        between.run(asked.workload, seeds, asked.jobs, quick=asked.quick)
+        return 0
+    cells = Study("autoprune", measure, {n: ARMS[n] for n in names}, seeds, UNTRAINED).run(asked.jobs)
     timed = step_times(repeats=2 if asked.quick else 7)
     text, needed = page(cells, timed), requirements(cells, timed)
     print(text)

@@ -2,7 +2,11 @@
 
     python benchmarks/fastvid.py               # hit rates, training and the time of a step, 3 seeds; ten minutes on two idle cores
     python benchmarks/fastvid.py --untrained   # hit rates and time alone: a minute
-    python benchmarks/fastvid.py --quick       # one seed, few arms, for a look; writes nothing
+    python benchmarks/fastvid.py --short-event # hit rates and accuracy without training at 24 frames of 36 or 64 tokens: fastvid_events.md
+    python benchmarks/fastvid.py --real        # three real clips, spliced (experiments/fetch.py --only clips; extra `video`): fastvid_real.md
+    python benchmarks/fastvid.py --federation  # experiments/videos_digits.toml with and without its reducer: fastvid_federation.md
+    python benchmarks/fastvid.py --memory      # peak of a training step, full and reduced: fastvid_memory.md
+    python benchmarks/fastvid.py --quick       # one seed, few arms, for a look, of any of these; writes nothing
 
 Clips of 16 frames of 4 x 4 tokens (`data.source = "short_events"`): three to five still scenes, and one of four digits shows for 3 frames at
 one place; the label is which. Each arm trains a transformer of 2 blocks from random weights with 12.5 % of the tokens, for as many steps as
@@ -18,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -37,6 +42,7 @@ from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.settings import Decomposition, Training
 from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.reports.plots import COLOURS
+from lib import clip_federations, events, peaks, splices
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
 from lib.machine import Requirement, machine, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.steps import paired_steps
@@ -257,10 +263,30 @@ def draw(cells: Cells) -> Figure:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write unless it was a look."""
     parser = study_parser(__doc__, "one seed, few arms; writes nothing", seeds=3)
-    parser.add_argument("--untrained", action="store_true", help="hit rates and the time of a step alone")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--untrained", action="store_true", help="hit rates and the time of a step alone")
+    parts.add_argument("--short-event", action="store_true", help="events at the plan's sizes, without training")
+    parts.add_argument("--real", action="store_true", help="spliced real clips")
+    parts.add_argument("--federation", action="store_true", help="a federation with the reducer and without")
+    parts.add_argument("--memory", action="store_true", help="peak memory of a training step")
+    parser.add_argument(
+        "--clips", type=Path, default=splices.FOLDER, help="folder of clips of --real; default: data/clips"
+    )
     asked = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     seeds, names = ((0,), QUICK) if asked.quick else (tuple(range(asked.seeds)), tuple(ARMS))
+    if asked.short_event:
+        events.run(seeds, asked.jobs, quick=asked.quick)
+        return 0
+    if asked.real:
+        splices.run(seeds, asked.jobs, asked.clips, quick=asked.quick)
+        return 0
+    if asked.federation:
+        clip_federations.run([seed + 1 for seed in seeds], asked.jobs, quick=asked.quick)
+        return 0
+    if asked.memory:
+        peaks.run(quick=asked.quick)
+        return 0
     arms = {name: ARMS[name] for name in names}
     seen = Study("fastvid-hits", looked, arms, seeds).run(asked.jobs)
     trained = None if asked.untrained else Study("fastvid", measure, arms, seeds).run(asked.jobs)

@@ -1,7 +1,8 @@
 """Layers by influence: does it find wrong labels, and does it help to divide ranks or zeros by it?
 
-    python benchmarks/layerif.py              # labels 5 seeds, zeros 3, ranks 3; minutes of one core
+    python benchmarks/layerif.py              # labels 5 seeds, zeros 3, ranks 10; minutes of one core
     python benchmarks/layerif.py --labels     # that part alone; likewise --sparsity and --ranks; several go together; the page holds what is there
+    python benchmarks/layerif.py --language   # zeros of SmolLM2 on tales, 3 draws: layerif_language.md; hours
     python benchmarks/layerif.py --quick      # two seeds, for a look; writes nothing
     python benchmarks/layerif.py --jobs 2     # processes at a time
 
@@ -39,6 +40,7 @@ from dictpfl.client.training.task import load_task
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.settings import Data, Training
 from dictpfl.deploy.reports.plots import COLOURS
+from lib import layers_of_language
 from lib.arms import Cells, Claim, Study, claims_table, study_parser
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -48,7 +50,7 @@ WAYS = ("uniform", *BY_SCORES)
 LABELS: Mapping[str, Mapping[str, Any]] = {name: {"by": name} for name in ("exact", "datainf", "none", "gradient norm")}
 ZEROS: Mapping[str, Mapping[str, Any]] = {way: {"way": way} for way in WAYS}
 RANKS: Mapping[str, Mapping[str, Any]] = {way: {"way": way, "rank": 3, "rounds": 8} for way in WAYS}
-_SEEDS = {"labels": 5, "sparsity": 3, "ranks": 3}
+_SEEDS = {"labels": 5, "sparsity": 3, "ranks": 10}
 _LOOK = 2
 _WRONG = 40  # of 200
 
@@ -279,7 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = study_parser(__doc__, "two seeds; writes nothing")
     for part in PARTS:
         parser.add_argument(f"--{part}", action="store_true", help=f"the part on {part}")
+    parser.add_argument("--language", action="store_true", help="zeros of a language model alone, on a page of its own")
     asked = parser.parse_args(arguments)
+    if asked.language:
+        layers_of_language.run(range(_LOOK if asked.quick else 3), asked.jobs)
+        return 0
     chosen = [part for part in PARTS if getattr(asked, part)] or list(PARTS)
     parts, texts, needed, claims = {}, [], [], []
     for part, (measure, arms, page) in PARTS.items():

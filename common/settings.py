@@ -114,7 +114,7 @@ class Data(Section):
         "digits",
         description="`digits`, `breast_cancer` (scikit-learn), `fashion_mnist` (folder of IDX files), `csv`, `parquet`, "
         "`jsonl`, `datasets` (a folder that Hugging Face's `save_to_disk` wrote, or an .arrow file), `imagefolder` and `videofolder` (a folder "
-        "for each class), `short_events` (clips made up as they are needed), or `package.module:function` returning `dictpfl.client.data.samples.Dataset`.",
+        "for each class), `short_events` (clips made up as they are needed), `mosaic` (pictures with questions, likewise), or `package.module:function` returning `dictpfl.client.data.samples.Dataset`.",
     )
     path: str = Field(
         "",
@@ -206,7 +206,7 @@ class Model(Section):
 
     source: str = Field(
         "mlp",
-        description="`mlp`, `cnn`, `vit_tiny`, `video`, `tabular`, `timm:NAME`, `transformers:NAME` (a hub's name, or a folder) or "
+        description="`mlp`, `cnn`, `vit_tiny`, `video`, `vlm` (pictures and questions), `tabular`, `timm:NAME`, `transformers:NAME` (a hub's name, or a folder) or "
         "`package.module:function` returning a torch module.",
     )
     options: dict[str, Any] = Field(

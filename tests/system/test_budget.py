@@ -30,7 +30,7 @@ BUDGET: dict[str, Any] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), st.integers(1, 60), st.integers(0, 9), st.integers(1, 12), st.floats(-20, 20), st.booleans())
 def test_rounds_send_exactly_the_budget_whatever_the_history(
     data: st.DataObject, prunable: int, always: int, rounds: int, slope: float, reactivation: bool

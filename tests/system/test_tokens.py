@@ -39,6 +39,17 @@ def test_one_state_and_no_other_bytes(tmp_path: Path) -> None:
     assert found is not None
 
 
+@pytest.mark.slow
+@pytest.mark.flower
+@pytest.mark.parametrize("adapt", ["none", "own"])
+def test_both_engines_and_two_runs_give_the_same_bits(adapt: str, tmp_path: Path) -> None:
+    """With samples on one curve, and on several: what a batch is split into depends on nothing but its samples."""
+    config = tiny(**REDUCED | {"tokens__options": {"adapt": adapt, "gamma": 5.0} if adapt == "own" else {}})
+    engines = ("local", "local", "flower")
+    runs = [simulate(config, tmp_path / str(n), engine=engine).summary for n, engine in enumerate(engines)]
+    assert len({(run["state_digest"], run["model_sha256"]) for run in runs}) == 1
+
+
 def test_a_budget_that_leaves_nothing_is_refused_before_round_1(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leaves less than one of 60 free tokens"):
         simulate(tiny(**REDUCED | {"tokens__keep": 0.01}), tmp_path / "run", engine="local")

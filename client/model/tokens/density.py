@@ -33,7 +33,7 @@ def peaks(apart: Tensor, real: Tensor, count: int, nearest: int) -> Tensor:
     """
     pair = real.unsqueeze(-1) & real.unsqueeze(-2)
     far = apart.masked_fill(~pair, torch.inf)
-    close = far.sort(dim=-1).values[..., : min(nearest, apart.shape[-1])]
+    close = far.topk(min(nearest, apart.shape[-1]), dim=-1, largest=False).values
     counted = torch.isfinite(close)
     mean = close.masked_fill(~counted, 0.0).square().sum(-1) / counted.sum(-1).clamp(min=1)
     rho = torch.exp(-mean).masked_fill(~real, 0.0)

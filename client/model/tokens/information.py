@@ -9,7 +9,7 @@ _FLOOR = 1e-6
 
 
 def information(attention: Tensor, *, normalised: bool = False) -> Tensor:
-    """Sum over heads the mutual information of rows and columns, in bits where rows sum to 1: (B, H, R, V) to (B,) float32.
+    """Sum over heads the mutual information of rows and columns, in bits where rows sum to 1: (B, H, R, V) to (B,), float32 at least.
 
         p(x, y) = A[x, y] / R,   p(x) = 1 / R,   p(y) = sum_x p(x, y)
         MI = sum p(x, y) log2(max(p(x, y) / (p(x) p(y) + 1e-6), 1e-6))
@@ -20,7 +20,7 @@ def information(attention: Tensor, *, normalised: bool = False) -> Tensor:
         attention: as it is: rows need not sum to 1, since other keys take a part.
         normalised: divide rows by their sum first.
     """
-    a = attention.float()
+    a = attention if attention.dtype == torch.float64 else attention.float()
     rows = a.shape[-2]
     if rows < 2:  # noqa: PLR2004 -- one row selects nothing that another does not
         return a.new_zeros(len(a))

@@ -57,6 +57,20 @@ def test_mp4_gives_the_same_frames(tmp_path: Path) -> None:
         reader({"frames": 4})(broken)
 
 
+def test_a_file_without_frames_is_named(tmp_path: Path) -> None:
+    """Sound alone, in a container that holds clips otherwise."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in (*stream.encode(frame), *stream.encode()):
+            container.mux(packet)
+    with pytest.raises(DataError, match=r"sound\.mp4"):
+        reader({"frames": 4})(path)
+
+
 @pytest.mark.parametrize(
     ("count", "frames", "expected"), [(5, 5, [0, 1, 2, 3, 4]), (2, 4, [0, 1, 1, 1]), (9, 3, [0, 4, 8]), (9, 1, [0])]
 )

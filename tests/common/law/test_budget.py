@@ -100,6 +100,32 @@ def test_ranks_follow_scores_at_the_cost_of_uniform_ones() -> None:
     assert allocator("layerif").ranks(facts(dict.fromkeys(SHAPES, 0.0)), 3) == equal, "scores that say nothing"
 
 
+layers = st.lists(st.tuples(st.floats(0, 1e6), st.integers(2, 40), st.integers(2, 40)), min_size=2, max_size=7)
+
+
+@settings(max_examples=500, deadline=None)
+@given(layers, st.integers(1, 4), st.integers(0, 3), st.integers(0, 4), st.randoms(use_true_random=False))
+def test_any_scores_and_shapes_spend_what_uniform_ranks_do(
+    said: list[tuple[float, int, int]], rank: int, below: int, above: int, order: Any
+) -> None:
+    """Within least and most, and whatever the order in which scores and shapes come."""
+    shapes = {f"w{i}": (rows, columns) for i, (_, rows, columns) in enumerate(said)}
+    scores = {f"w{i}": score for i, (score, _, _) in enumerate(said)}
+    least, most = max(1, rank - below), rank + above
+    made = Facts(shapes, scores=scores, least=least, most=most)
+    uniform = sum(made.values(name, rank) for name in shapes)
+    for name in ("layerif", "reversed"):
+        found = allocator(name).ranks(made, rank)
+        assert sum(made.values(one, r) for one, r in found.items()) == uniform
+        assert all(least <= r <= most for r in found.values())
+        turned = list(shapes)
+        order.shuffle(turned)
+        again = Facts(
+            {n: shapes[n] for n in turned}, scores={n: scores[n] for n in reversed(turned)}, least=least, most=most
+        )
+        assert allocator(name).ranks(again, rank) == found
+
+
 def test_scores_that_cannot_be_divided_by_are_refused() -> None:
     for made, words in (
         (facts({}), "audit layers"),

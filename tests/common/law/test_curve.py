@@ -23,9 +23,24 @@ def test_goldens(slope: float) -> None:
     assert " ".join(map(str, logistic(160, 32, 2048, slope).left)) == GOLDENS[slope]
 
 
+curves = given(st.integers(3, 24), st.integers(2, 300), st.floats(0.05, 1.0), st.floats(0.0, 1.0), st.booleans())
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.integers(3, 24), st.integers(2, 300), st.floats(0.05, 1.0), st.floats(0.0, 1.0), st.booleans())
+@curves
 def test_budget_is_met_and_counts_fall(layers: int, first: int, share: float, slope: float, merge: bool) -> None:
+    check(layers, first, share, slope, merge=merge)
+
+
+@pytest.mark.nightly
+@settings(max_examples=1000, deadline=None)
+@curves
+def test_a_thousand_budgets_are_met(layers: int, first: int, share: float, slope: float, merge: bool) -> None:
+    check(layers, first, share, slope, merge=merge)
+
+
+def check(layers: int, first: int, share: float, slope: float, *, merge: bool) -> None:
+    """Within L of the wanted sum, unless a cap binds; counts never rise from layer 1 on."""
     total = int(layers * first * share)
     course = logistic(first, layers, total, slope, merge=merge)
     assert course.left[0] == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from dictpfl.deploy.compress.pruning import read_figures
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, encrypted, tiny
+from tests.support.harness import World, dies_at_once, dies_replying
 
 pytestmark = pytest.mark.usefixtures("quiet")
 TALLIED = {
@@ -93,9 +95,15 @@ def test_the_command_shows_what_institutions_tallied(runs: tuple[Run, Run], tmp_
     assert (own.when, own.institutions, own.training) == ("own", 0, 20)
 
 
+def contents(folder: Path, but: Path) -> dict[Path, bytes]:
+    """All files of a run outside one institution's folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and but not in path.parents}
+
+
 def test_samples_are_listed_in_the_institution_s_folder_alone(runs: tuple[Run, Run], tmp_path: Path) -> None:
     home = runs[0].folder / "institutions" / "institution-001"
-    others = {path for path in runs[0].folder.rglob("*") if home not in path.parents}
+    others = contents(runs[0].folder, home)
+    said_sent = (home / "diary.jsonl").read_bytes()
     ran("audit", "layers", home, "-o", tmp_path / "map", "--list", "--training", 0, "--device", "cpu")
     listed = json.loads((home / "influence.json").read_bytes())
     rows = listed["samples"]
@@ -105,7 +113,10 @@ def test_samples_are_listed_in_the_institution_s_folder_alone(runs: tuple[Run, R
     assert values == sorted(values, reverse=True)
     with np.load(home / "train.npz") as file:
         assert [row["label"] for row in rows] == file["labels"][[row["row"] for row in rows]].tolist()
-    assert {path for path in runs[0].folder.rglob("*") if home not in path.parents} == others
+    assert contents(runs[0].folder, home) == others, (
+        "nobody else's file is written, the coordinator's journal least of all"
+    )
+    assert (home / "diary.jsonl").read_bytes() == said_sent, "the record of egress has no new line"
     assert not any("label" in text.read_text() for text in (tmp_path / "map").glob("*.json"))
     said = ran("audit", "layers", runs[0].folder, "-o", tmp_path / "none", "--list", code=1)
     assert "error" in said or said == ""
@@ -130,6 +141,41 @@ def test_ranks_by_scores_cost_what_uniform_ones_do(allocator: str, scores: Path,
         clear = simulate(tiny(**chosen), tmp_path / "clear", engine="local")
         assert clear.summary["state_digest"] == sealed.summary["state_digest"]
         assert clear.summary["federation"] == sealed.summary["federation"]
+
+
+def test_other_data_cost_as_many_ciphertexts(scores: Path, uniform: Run, tmp_path: Path) -> None:
+    """Of the tally, and of every round with ranks by scores: lengths say nothing of what institutions hold."""
+    other = {"seed": 7, "data__partition": "dirichlet", "data__alpha": 0.5}
+    tallied = [
+        simulate(tiny(**TALLIED | more), tmp_path / name, engine="local")
+        for name, more in (("one", {}), ("two", other))
+    ]
+    assert tallied[0].summary["tallies"] != tallied[1].summary["tallies"]
+    assert len({tuple(r.ciphertexts for r in run.records) for run in tallied}) == 1
+    mapped = tmp_path / "map"
+    ran("audit", "layers", tallied[1].folder, "-o", mapped)
+    for number, named in enumerate((scores, mapped / "layers.json")):
+        chosen = UNTALLIED | {"decomposition__allocator": "layerif", "decomposition__scores": str(named)}
+        run = simulate(encrypted(**chosen | (other if number else {})), tmp_path / f"run-{number}", engine="local")
+        assert [r.ciphertexts for r in run.records] == [r.ciphertexts for r in uniform.records]
+
+
+def test_a_latecomer_and_one_that_was_killed_hold_the_same_map_and_ranks(scores: Path, tmp_path: Path) -> None:
+    """The map by replay of the tally's sum; the ranks because genesis says them."""
+    chosen = TALLIED | {
+        "federation__participants": 4, "federation__rounds": 2, "decomposition__allocator": "layerif", "decomposition__scores": str(scores),
+    }  # fmt: skip
+    world = World.found(tiny(**chosen), tmp_path / "world")
+    for point in (dies_replying, dies_at_once, nullcontext):
+        world.exchange({1: point}, offline=[3])
+    world.run()
+    assert len({repr(state.tallies) for state in world.states()}) == 1
+    assert world.states()[3].tallies
+    ranks = [Genesis.load(world.home(node)).dictionaries for node in world.nodes]
+    assert len({tuple(sorted((name, d.rank) for name, d in one.items())) for one in ranks}) == 1
+    assert len({d.rank for d in ranks[3].values()}) > 1
+    world.digest()
+    world.close()
 
 
 @pytest.mark.parametrize("allocate", ["layerif", "reversed", "random", "gradient"])

@@ -53,7 +53,7 @@ class _Reduced:
         if attention_mask is not None:
             real = attention_mask.bool()
         ended = []
-        between, how = self.reduction.between(NAME), _Layers(me.rotary_emb)
+        between, how = self.reduction.between(NAME), Layers(me.rotary_emb)
         for index, tokens in grouped(hidden, real, from_the_end=True):
             for inner, left in run(list(me.layers), how, tokens, tokens.fixed, between, self.reduction.told):
                 ended.append((index[inner], left))
@@ -61,12 +61,13 @@ class _Reduced:
 
 
 @dataclass
-class _Layers:
-    """How a layer is run, and looked into: the outputs of `q_proj` and `k_proj`, turned to their positions."""
+class Layers:
+    """Way to run a layer of this family, and to look into it: the outputs of `q_proj` and `k_proj`, turned to their positions."""
 
     rotary: nn.Module
 
     def run(self, layer: nn.Module, tokens: Tokens) -> Tensor:
+        """See `dictpfl.client.model.tokens.stack.Layer.run`."""
         places = tokens.positions.clamp(min=0)
         out = layer(
             tokens.hidden,
@@ -79,10 +80,12 @@ class _Layers:
         return hidden
 
     def watched(self, layer: nn.Module) -> Sequence[nn.Module]:
+        """See `dictpfl.client.model.tokens.stack.Layer.watched`."""
         mixer: Any = layer.self_attn
         return [mixer.q_proj, mixer.k_proj]
 
     def attention(self, layer: nn.Module, tokens: Tokens, seen: Sequence[Tensor]) -> Tensor:
+        """See `dictpfl.client.model.tokens.stack.Layer.attention`."""
         from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
         mixer: Any = layer.self_attn

@@ -6,10 +6,12 @@ import math
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 from torch import Tensor
 
 import dictpfl
@@ -115,7 +117,7 @@ def test_batched_is_that_of_loops(seed: int) -> None:
         assert places_alone.tolist() == order
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.integers(1, 14), st.integers(1, 20), st.integers(1, 100), st.integers(1, 16), st.floats(-0.5, 1), st.integers(0, 10),
     st.integers(1, 6), st.integers(0, 1 << 20), st.sampled_from(["fastvid", "dtm", "salient", "random", "frames", "grid"]),
@@ -182,6 +184,23 @@ def test_merged_tokens_lie_between_those_that_they_stand_for() -> None:
     assert not torch.equal(
         found.hidden, hidden.flatten(1, 2).gather(1, found.positions.unsqueeze(-1).expand(-1, -1, 4))
     )
+
+
+def test_a_merged_token_is_a_mixture_of_its_own_segment() -> None:
+    """In the convex hull: weights from 0 up that sum to 1 make it of tokens of the segment, and of those of another they do not."""
+    torch.manual_seed(1)
+    hidden = torch.rand(1, 8, 6, 60, dtype=torch.float64)
+    hidden[:, 4:, :, :30] = hidden[:, :4, :, 30:] = 0.0  # two scenes
+    found = FastVid(0.34, d=1.0, c=2, tau=-1.0).once(Frames(hidden))
+    assert found.cuts is not None
+    assert torch.nonzero(found.cuts[0]).flatten().tolist() == [0, 4]
+    assert int(found.merged.sum()) == 16
+    for token, place in zip(found.hidden[0].numpy(), found.positions[0].tolist(), strict=True):
+        for own, segment in enumerate((hidden[0, :4], hidden[0, 4:])):
+            # A row of ones, weighted, holds the sum of the weights to 1.
+            points = np.vstack([segment.flatten(0, 1).numpy().T, np.full(24, 100.0)])
+            _, apart = nnls(points, np.append(token, 100.0))
+            assert (apart < 1e-6) == (own == place // 6 // 4)
 
 
 def test_gradients_flow_to_all_that_was_merged() -> None:

@@ -1,0 +1,356 @@
+"""Arms of pruning between layers, and two workloads that take longer: a ViT on garments, and questions about mosaics (`autoprune.py --vit`, `--mosaic`).
+
+The model that an arm begins from is trained once a seed, and lies beside the cells, so that what is broken off goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.source import load_dataset
+from dictpfl.client.model.build import build_model
+from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
+from dictpfl.client.model.twin import Twin
+from dictpfl.client.training.calling import forward
+from dictpfl.client.training.task import load_task
+from dictpfl.client.training.train import train
+from dictpfl.common.settings import Data, Decomposition, Model, Training
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
+from lib.federations import CELLS
+from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+
+SLOPES = (0.0, 0.1, 0.2, 0.4)
+FULL, FLAT, FIXED, OWN, SHUFFLED = "full", "flat", "fixed", "own MI", "shuffled MI"
+RANDOM, UNMERGED = "random tokens", "fixed, no merging"
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    FULL: {},
+    FLAT: {"k": 0.0},
+    FIXED: {"k": "validated"},
+    UNMERGED: {"k": "validated", "merge": False, "trains": False},
+    OWN: {"adapt": "own", "gamma": "calibrated"},
+    SHUFFLED: {"adapt": "shuffled", "gamma": "calibrated"},
+    "reversed MI": {"adapt": "reversed", "gamma": "calibrated", "trains": False},
+    "pyramid": {"curve": "pyramid", "trains": False},
+    "early": {"curve": "early", "trains": False},
+    RANDOM: {"k": "validated", "pick": "random", "trains": False},
+}
+QUICK = (FULL, FLAT, FIXED, OWN, SHUFFLED)
+UNTRAINED = {arm: "it is measured without training only" for arm, made in ARMS.items() if not made.get("trains", True)}
+_MOST_GAMMA, _QUANTILE, _K0 = 5.0, 0.9, 0.4
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, its data, and the budgets at which arms are compared.
+
+    Attributes:
+        title: of the page.
+        model: section `[model]`.
+        data: section `[data]`.
+        free: tokens that may go.
+        budgets: tokens of a layer, in the mean; arms are trained at the first.
+        sizes: training, validation and test samples.
+        steps: of the model that arms begin from. `further`: of an arm's training.
+        batch, rate: of both.
+        asks: requirements, of the cells.
+    """
+
+    title: str
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    free: int
+    budgets: tuple[int, ...]
+    sizes: tuple[int, int, int]
+    steps: int
+    further: int
+    batch: int
+    rate: float
+    asks: Callable[[Cells, Workload], list[Requirement]] = field(compare=False)
+
+
+def _shape_matters(cells: Cells, load: Workload) -> list[Requirement]:
+    budget = load.budgets[0]
+    found = cells.claim(f"free at {budget}", FIXED, FLAT).interval
+    return [
+        Requirement(
+            f"fixed curve above flat at {budget} of {load.free} tokens, without training",
+            "at least",
+            2.0,
+            found.mean,
+            "points",
+        )
+    ]
+
+
+def _adapting_matters(cells: Cells, load: Workload) -> list[Requirement]:
+    return [
+        Requirement(f"own MI above shuffled at {b} of {load.free}: lower end", "at least", 0.0, cells.claim(f"free at {b}", OWN, SHUFFLED).interval.low, "points")
+        for b in load.budgets
+    ]  # fmt: skip
+
+
+WORKLOADS: Mapping[str, Workload] = {
+    "vit": Workload(
+        "Garments: vit_tiny on Fashion-MNIST",
+        {"source": "vit_tiny", "options": {"dim": 48, "depth": 6, "heads": 4, "patch": 4}},
+        {"source": "fashion_mnist", "path": "/usr/share/datasets/fashion-mnist", "limit": 13_000},
+        49, (24, 16), (10_000, 1000, 2000), 1500, 100, 64, 1e-3, _shape_matters,
+    ),
+    "mosaic": Workload(
+        "Questions about mosaics of 49 digits",
+        {"source": "vlm", "options": {"image": [1, 56, 56], "width": 128, "layers": 8, "heads": 4, "words": 64}},
+        {"source": "mosaic", "options": {"count": 13_500}},
+        49, (12, 24), (12_000, 500, 1000), 4000, 200, 32, 1e-3, _adapting_matters,
+    ),
+}  # fmt: skip
+
+
+@cache
+def _split(name: str, seed: int, shrunk: int) -> tuple[tuple[Samples, ...], NDArray[Any] | None]:
+    """Training, validation and test samples, and the groups of the last."""
+    load = WORKLOADS[name]
+    dataset = load_dataset(Data.model_validate(dict(load.data)), 1)
+    order = np.random.default_rng(seed).permutation(len(dataset.samples))
+    ends = np.cumsum([size // shrunk for size in load.sizes])
+    parts = tuple(dataset.samples.take(one) for one in np.split(order[: ends[2]], ends[:2]))
+    return parts, None if dataset.groups is None else np.asarray(dataset.groups)[order[ends[1] : ends[2]]]
+
+
+def _trained(model: nn.Module, samples: Samples, steps: int, seed: int, load: Workload) -> tuple[nn.Module, int, int]:
+    training = Training(batch_size=load.batch, learning_rate=load.rate, steps=steps, device="cpu")
+    twin = Twin(model, Decomposition(enabled=False, embeddings="dense"), {})
+    told = train(twin, samples, training, load_task("classification"), seed=seed)
+    return twin.merge().eval(), told.steps, told.samples_seen
+
+
+@cache
+def _base(name: str, seed: int, shrunk: int) -> nn.Module:
+    """The model that all arms begin from: read where it lies, or trained and written."""
+    load, (parts, _) = WORKLOADS[name], _split(name, seed, shrunk)
+    torch.set_num_threads(1)
+    answers = int(parts[0].labels.max()) + 1
+    model = build_model(Model.model_validate(dict(load.model)), parts[0].features.shape[1:], answers, seed)
+    made = {key: value for key, value in asdict(load).items() if key != "asks"}
+    digest = hashlib.sha256(json.dumps([made, seed, shrunk], sort_keys=True).encode()).hexdigest()[:16]
+    path = CELLS / f"autoprune-{name}-base-{seed}-{digest}.safetensors"
+    if path.exists():
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    trained, _, _ = _trained(model, parts[0], load.steps // shrunk, seed, load)
+    CELLS.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({key: value.contiguous() for key, value in trained.state_dict().items()}, part)
+    part.replace(path)
+    return trained
+
+
+@torch.no_grad()
+def _right(model: nn.Module, samples: Samples) -> NDArray[np.bool_]:
+    """Whether each sample is answered rightly."""
+    model.eval()
+    found = [
+        forward(model, torch.tensor(samples.features[n : n + _AT_ONCE])).argmax(dim=1).numpy()
+        == samples.labels[n : n + _AT_ONCE]
+        for n in range(0, len(samples), _AT_ONCE)
+    ]
+    return np.concatenate(found)
+
+
+def _reduced(name: str, seed: int, shrunk: int, budget: int, options: Mapping[str, Any]) -> nn.Module:
+    model = copy.deepcopy(_base(name, seed, shrunk))
+    if options:
+        reduce_tokens(model, "autoprune", keep=budget / WORKLOADS[name].free, **options)
+    return model
+
+
+@cache
+def _slope(name: str, seed: int, shrunk: int, budget: int) -> float:
+    """Choose k on validation samples; of equal ones the flatter."""
+    validation = _split(name, seed, shrunk)[0][1]
+    return max(
+        SLOPES, key=lambda k: (float(_right(_reduced(name, seed, shrunk, budget, {"k": k}), validation).mean()), -k)
+    )
+
+
+@cache
+def _gamma(name: str, seed: int, shrunk: int, budget: int) -> float:
+    """Calibrate: a validation sample at the 90th percentile of MI is on the flat curve."""
+    model = _reduced(name, seed, shrunk, budget, {"adapt": "own"})
+    reduction = reduction_of(model)
+    assert reduction is not None
+    seen: list[float] = []
+    kind: Any = type(reduction.reducer)
+
+    class Noting(kind):  # type: ignore[misc]
+        def level(self, values: torch.Tensor) -> torch.Tensor:
+            seen.extend(values.tolist())
+            found: torch.Tensor = kind.level(self, values)
+            return found
+
+    reduction.reducer.__class__ = Noting
+    _right(model, _split(name, seed, shrunk)[0][1])
+    return min(_MOST_GAMMA, _K0 / max(1e-9, float(np.quantile(seen, _QUANTILE))))
+
+
+def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Measure an arm at every budget without training, by group where there are any, and at the first after as many further steps as the rest."""
+    name, shrunk = arm["workload"], arm["shrunk"]
+    load, (parts, groups) = WORKLOADS[name], _split(name, seed, shrunk)
+    chosen = {key: value for key, value in arm.items() if key not in ("workload", "shrunk", "trains")}
+    found: dict[str, Any] = {STEPS: 0, SAMPLES: 0}
+    for budget in load.budgets:
+        options = dict(chosen)
+        if options.get("k") == "validated":
+            options["k"] = found[f"k at {budget}"] = _slope(name, seed, shrunk, budget)
+        if options.get("gamma") == "calibrated":
+            options["gamma"] = found[f"gamma at {budget}"] = _gamma(name, seed, shrunk, budget)
+        right = _right(_reduced(name, seed, shrunk, budget, options), parts[2])
+        found[f"free at {budget}"] = 100 * float(right.mean())
+        for group in [] if groups is None else sorted(set(groups.tolist())):
+            found[f"free at {budget}, {group}"] = 100 * float(right[groups == group].mean())
+        if arm.get("trains", True) and budget == load.budgets[0]:
+            model, steps, samples = _trained(
+                _reduced(name, seed, shrunk, budget, options), parts[0], load.further // shrunk, seed + 100, load
+            )
+            found |= {
+                f"trained at {budget}": 100 * float(_right(model, parts[2]).mean()),
+                STEPS: steps,
+                SAMPLES: samples,
+            }
+    return found
+
+
+def claims(cells: Cells, load: Workload) -> list[Claim]:
+    """Comparisons of the page."""
+    asked = [
+        (FIXED, FLAT),
+        (OWN, SHUFFLED),
+        (OWN, FIXED),
+        (OWN, "reversed MI"),
+        (FIXED, RANDOM),
+        (FIXED, UNMERGED),
+        (FIXED, "pyramid"),
+        (FIXED, "early"),
+    ]
+    pairs = [pair for pair in asked if {*pair} <= set(cells.study.arms)]
+    free = [cells.claim(f"free at {budget}", *pair) for budget in load.budgets for pair in pairs]
+    return free + [
+        cells.claim(f"trained at {load.budgets[0]}", *pair) for pair in pairs if not {*pair} & set(UNTRAINED)
+    ]
+
+
+def opening(cells: Cells, load: Workload) -> str:
+    """Say first what was not shown, as the plan's null clause words it."""
+    made = claims(cells, load)
+    adapts = [c for c in made if (c.arm, c.rival) == (OWN, SHUFFLED)]
+    helped = [c.figure for c in adapts if c.verdict == "better"]
+    shaped = [c.figure for c in made if (c.arm, c.rival) == (FIXED, FLAT) and c.verdict == "better"]
+    first = (
+        f"Adapting the curve to each sample helped ({', '.join(helped)}: above the MI of another sample)"
+        if helped
+        else "Adapting the curve to each sample was not shown to help here"
+    )
+    second = f"the shape of a fixed curve was ({', '.join(shaped)})" if shaped else "nor was the shape of a fixed curve"
+    if helped:
+        second = (
+            f"the shape of a fixed curve was shown to as well ({', '.join(shaped)})"
+            if shaped
+            else "the shape of a fixed curve was not shown to"
+        )
+    full = fmean(cells.of(FULL, f"free at {load.budgets[0]}"))
+    worst = min(fmean(cells.of(arm, f"free at {load.budgets[0]}")) for arm in cells.study.arms)
+    return (
+        f"{first}; {second}. The model is right about {full:.0f} % of samples with all tokens, and the worst arm at {load.budgets[0]} of them about "
+        f"{worst:.0f} %: so much is there to lose."
+    )
+
+
+def page(name: str, cells: Cells) -> str:
+    """benchmarks/results/autoprune_NAME.md."""
+    load, arms = WORKLOADS[name], list(cells.study.arms)
+    figures = [f"free at {b}" for b in load.budgets]
+    groups = sorted({key for key in cells.found[FULL, cells.study.seeds[0]] if key.startswith(f"{figures[0]}, ")})
+    heads = [
+        "arm",
+        *(f"no training, {b} of {load.free}" for b in load.budgets),
+        f"trained, {load.budgets[0]} of {load.free}",
+        *(g.removeprefix("free ") for g in groups),
+    ]
+    rows = [
+        [arm, *(_mean(cells, arm, f) for f in [*figures, f"trained at {load.budgets[0]}", *groups])] for arm in arms
+    ]
+    ks = {b: cells.of(FIXED, f"k at {b}") for b in load.budgets}
+    return f"""# {load.title}, tokens pruned between layers
+
+{opening(cells, load)}
+
+{load.steps} steps of {load.batch} on {load.sizes[0]:,} samples with all tokens, {load.sizes[2]:,} others measured, {len(cells.study.seeds)} seeds with splits of their own; percent that
+is right, mean ± standard deviation. *No training*: that model, measured with fewer. *Trained*: {load.further} further steps with the reducer, the full
+model's as well. k of the fixed curve, chosen on {load.sizes[1]} validation samples, by seed: {ks}.
+
+{markdown_table(heads, rows)}
+
+{preamble(cells.measured(), f"python benchmarks/autoprune.py --{name}")}
+
+## Verdicts
+
+{claims_table(claims(cells, load))}
+
+## Requirements
+
+{requirement_lines(load.asks(cells, load))}
+
+![by arm](autoprune_{name}.svg)
+"""
+
+
+def _mean(cells: Cells, arm: str, name: str) -> str:
+    if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
+        return "-"
+    values = cells.of(arm, name)
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def draw(load: Workload, cells: Cells) -> Figure:
+    """Percent right of each arm at the budgets, without training."""
+    figure, axes = panels(*(f"{budget} of {load.free} tokens, no training" for budget in load.budgets))
+    for axis, budget in zip(axes, load.budgets, strict=True):
+        for number, arm in enumerate(cells.study.arms):
+            values = cells.of(arm, f"free at {budget}")
+            axis.barh(number, fmean(values), color=COLOURS[number % len(COLOURS)])
+            axis.plot(values, [number] * len(values), "k.", markersize=3)
+        axis.set_yticks(range(len(cells.study.arms)), list(cells.study.arms), fontsize=7)
+        axis.invert_yaxis()
+        axis.set_xlabel("% right")
+    return figure
+
+
+def run(name: str, seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
+    """Measure, print, and write unless it was a look."""
+    load, shrunk = WORKLOADS[name], 50 if quick else 1
+    arms = {arm: {**ARMS[arm], "workload": name, "shrunk": shrunk} for arm in (QUICK if quick else ARMS)}
+    cells = Study(f"autoprune-{name}", measure, arms, seeds, UNTRAINED).run(jobs)
+    text = page(name, cells)
+    print(text)
+    if not quick:
+        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+                   "claims": [c.to_json() for c in claims(cells, load)], "requirements": [r.to_json() for r in load.asks(cells, load)],
+                   "machine": cells.measured()}  # fmt: skip
+        write_results(f"autoprune_{name}", figures, text, draw(load, cells))

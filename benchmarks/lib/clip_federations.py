@@ -1,0 +1,141 @@
+"""The federation of experiments/videos_digits.toml, which reads an eighth of its tokens, and the same that reads all (`fastvid.py --federation`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dictpfl.client.compress.verdicts import compared
+from dictpfl.deploy.reports.plots import COLOURS
+from lib.arms import Claim, claims_table
+from lib.federations import Cell, measure_all
+from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+
+EXPERIMENT, FULL = "videos_digits", "all tokens"
+READERS: dict[str, dict[str, Any]] = {
+    FULL: {"tokens.reducer": "none", "tokens.keep": 0.25, "tokens.options": {}},
+    "fastvid": {},
+    "dtm": {"tokens.reducer": "dtm"},
+    "frames": {"tokens.reducer": "frames", "tokens.options": {}},
+    "grid": {"tokens.reducer": "grid", "tokens.options": {}},
+}
+QUICK = (FULL, "fastvid")
+Found = dict[str, list[dict[str, Any]]]
+_LEFT, _SHARE = 3.0, 0.25
+
+
+def cell(reader: str, seed: int, *, quick: bool) -> Cell:
+    """One federation, without encryption, which changes no figure (tests/system/test_tokens.py holds the digests equal)."""
+    said = {"seed": seed, "encryption.sealer": "identity", "toy_insecure": True, "training.threads": 1} | READERS[
+        reader
+    ]
+    if quick:
+        said |= {"federation.rounds": 1, "training.steps": 2, "data.limit": 90}
+    return Cell(f"videos-{reader.replace(' ', '-')}-{seed}", said, EXPERIMENT)
+
+
+def claims(found: Found) -> list[Claim]:
+    """Every reader against the one that reads all."""
+    whole = _accuracies(found, FULL)
+    return [
+        Claim("accuracy", reader, FULL, compared(_accuracies(found, reader), whole))
+        for reader in found
+        if reader != FULL
+    ]
+
+
+def requirements(found: Found) -> list[Requirement]:
+    """Promises of the plan: as right within three points, in a quarter of the seconds of training, and not a byte more or less."""
+    mean = {reader: fmean(_accuracies(found, reader)) for reader in found}
+    share = fmean(_seconds(found, "fastvid")) / fmean(_seconds(found, FULL))
+    other = sum(one["bytes"] != whole["bytes"] for one, whole in zip(found["fastvid"], found[FULL], strict=True))
+    return [
+        Requirement("federation: FastVID below all tokens", "at most", _LEFT, mean[FULL] - mean["fastvid"], "points"),
+        Requirement("federation: seconds of training, of those of all tokens", "at most", _SHARE, share),
+        Requirement("federation: runs with other bytes", "at most", 0.0, float(other)),
+    ]
+
+
+def page(found: Found, seeds: Sequence[int]) -> str:
+    """benchmarks/results/fastvid_federation.md."""
+    rows = [
+        [
+            reader,
+            _told(_accuracies(found, reader)),
+            _told(_seconds(found, reader)),
+            f"{found[reader][0]['bytes']['up']:,}",
+        ]
+        for reader in found
+    ]
+    newest = max((one["machine"] for cells in found.values() for one in cells), key=lambda facts: facts["date"])
+    whole, chance = fmean(_accuracies(found, FULL)), 25.0
+    weak = (
+        f" This says little: with all tokens the model is right about {whole:.0f} % of clips, and chance is {chance:.0f} %."
+        if whole < chance + 25
+        else ""
+    )
+    lost = whole - fmean(_accuracies(found, "fastvid"))
+    first = f"With an eighth of the tokens the federation is {abs(lost):.1f} points {'below' if lost > 0 else 'above'} the one that reads all."
+    return f"""# A federation of clips, with fewer tokens
+
+{first}{weak}
+
+`experiments/videos_digits.toml`: three institutions, 12 rounds, without encryption, {len(seeds)} seeds; accuracy in percent, the mean of the last three rounds, mean ±
+standard deviation. Seconds are those of training at all institutions, wall time.
+
+{markdown_table(["reads", "accuracy, %", "s of training", "bytes up, first seed"], rows)}
+
+{claims_table(claims(found))}
+
+{preamble(newest, "python benchmarks/fastvid.py --federation")}
+
+## Requirements
+
+{requirement_lines(requirements(found))}
+
+![accuracy by reader](fastvid_federation.svg)
+"""
+
+
+def _accuracies(found: Found, reader: str) -> list[float]:
+    return [float(one["accuracy"]) for one in found[reader]]
+
+
+def _seconds(found: Found, reader: str) -> list[float]:
+    return [float(one["seconds"]["train"]) for one in found[reader]]
+
+
+def _told(values: Sequence[float]) -> str:
+    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def draw(found: Found) -> Figure:
+    """Accuracy over rounds, the mean of seeds."""
+    figure, (axis,) = panels("clips, % right")
+    for number, reader in enumerate(found):
+        history = [fmean(values) for values in zip(*(one["history"] for one in found[reader]), strict=True)]
+        axis.plot(range(1, len(history) + 1), history, color=COLOURS[number], label=reader)
+    axis.set_xlabel("round")
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
+    """Measure, print, and write unless it was a look."""
+    readers = QUICK if quick else tuple(READERS)
+    cells = [(reader, cell(reader, seed, quick=quick)) for seed in seeds for reader in readers]
+    found: Found = {}
+    for (reader, _), one in zip(cells, measure_all([c for _, c in cells], jobs), strict=True):
+        found.setdefault(reader, []).append(one)
+    text = page(found, seeds)
+    print(text)
+    if not quick:
+        figures = {
+            "cells": found,
+            "claims": [c.to_json() for c in claims(found)],
+            "requirements": [r.to_json() for r in requirements(found)],
+        }
+        write_results("fastvid_federation", figures, text, draw(found))
