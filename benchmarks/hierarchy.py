@@ -159,7 +159,9 @@ def draw(cells: Cells) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write unless it was a look."""
-    asked = study_parser(__doc__, "one seed, a tenth of the steps; writes nothing", seeds=10, cells=True).parse_args(arguments)
+    asked = study_parser(__doc__, "one seed, a tenth of the steps; writes nothing", seeds=10, cells=True).parse_args(
+        arguments
+    )
     seeds, steps = (range(1), STEPS // 10) if asked.quick else (range(asked.seeds), STEPS)
     arms = {name: {**arm, "steps": steps} for name, arm in ARMS.items()}
     study = Study("hierarchy", measure, arms, tuple(seeds), kept=not asked.quick)

@@ -117,7 +117,9 @@ class Study:
             return None
         one: Figures = json.loads(path.read_bytes())
         # As JSON: what was a tuple came back as a list.
-        return one if one.pop(SETTINGS, None) == (json.loads(json.dumps(self.arms[arm])) if self.kept else None) else None
+        return (
+            one if one.pop(SETTINGS, None) == (json.loads(json.dumps(self.arms[arm])) if self.kept else None) else None
+        )
 
     def _measured(self, arm: str, seed: int) -> None:
         facts, began = machine(), time.process_time()
@@ -240,7 +242,9 @@ def study_parser(about: str | None, quick: str, *, seeds: int = 0, cells: bool =
         parser.add_argument("--seeds", type=int, default=seeds, help=told)
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     if cells:
-        parser.add_argument("--list", action="store_true", help="the cells, and whether they are there; measures nothing")
+        parser.add_argument(
+            "--list", action="store_true", help="the cells, and whether they are there; measures nothing"
+        )
     return parser
 
 
