@@ -109,10 +109,17 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     small = made(parent, arm, seed)
     if arm.get("scratch"):
         small = hybrid.fresh(seed + 1000, **{key: getattr(small.config, key) for key in hybrid.MODEL})
-    found |= figures(small, "cut") | figures(small, VALIDATION, "validation") | {"parameters": parameters(small)}
+    found |= figures(small, "cut") | {"parameters": parameters(small)}
+    if is_candidate(arm):
+        found |= figures(small, VALIDATION, "validation")
     if arm.get("as cut"):
         return found
     return found | taught(small, seed, arm.get("weight", 1.0)) | speed(parent, small)
+
+
+def is_candidate(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm is one of the ways that a default is chosen from."""
+    return arm["what"] in KINDS.values() and not arm.keys() & {"order", "draw", "weight", "whose"}
 
 
 def made(parent: nn.Module, arm: Mapping[str, Any], seed: int) -> nn.Module:

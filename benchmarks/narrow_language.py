@@ -197,7 +197,7 @@ def requirements(cells: Cells) -> list[Requirement]:
     best = min(means, key=lambda arm: means[arm])
     lead = fmean(cells.of(FLOOR, "python")) - means[best]
     promise = f"a cut model ({best}, the best of {len(means)}) better than scratch on Python"
-    told = sum(bool(by[max(by)].verdict) for by in residuals(cells).values())
+    told = sum(by[max(by)].interval is not None for by in residuals(cells).values())
     return [
         Requirement(promise, "at least", 0.3, lead, "nats"),
         Requirement(

@@ -117,9 +117,8 @@ class Study:
             return None
         one: Figures = json.loads(path.read_bytes())
         # As JSON: what was a tuple came back as a list.
-        return (
-            one if one.pop(SETTINGS, None) == (json.loads(json.dumps(self.arms[arm])) if self.kept else None) else None
-        )
+        wanted = json.loads(json.dumps(self.arms[arm])) if self.kept else None
+        return one if one.pop(SETTINGS, None) == wanted else None
 
     def _measured(self, arm: str, seed: int) -> None:
         facts, began = machine(), time.process_time()

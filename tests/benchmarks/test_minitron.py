@@ -32,7 +32,8 @@ def cells(changes: Mapping[str, float] | None = None) -> Cells:
             one: dict[str, Any] = {"parameters": 1000, "steps": 0, "samples": 0}
             whens = ["cut"] if settings.get("as cut") or arm == minitron.PARENT else ["cut", "taught"]
             one |= {f"{w}{d}": loss + ("cut" in w) / 2 for w in whens for d in ("", " messages", " Python")}
-            one[minitron.VALIDATION] = loss + (changes or {}).get(arm, 0.0) * (1 + seed / 100)
+            if arm != minitron.PARENT and minitron.is_candidate(settings):
+                one[minitron.VALIDATION] = loss + (changes or {}).get(arm, 0.0) * (1 + seed / 100)
             one |= {"without B": loss + 1, "faster": 1.5, "voted": 50 + seed, "machine": FACTS}
             found[arm, seed] = one | ({"cut": loss} if arm == minitron.PARENT else {})
     return Cells(Study("minitron", minitron.measure, minitron.ARMS, SEEDS), found)

@@ -55,3 +55,10 @@ def test_scratch_has_the_shape_of_what_is_cut() -> None:
     kept = {n: np.arange(subject.SIZES[a.setting]) for n, a in axes_of(model).items() if a.setting in subject.SIZES}
     count = sum(p.numel() for p in cut(model, kept).parameters())
     assert count == sum(p.numel() for p in hybrid.fresh(1001, **subject.SIZES).parameters())
+
+
+def test_an_arm_that_cannot_be_placed_has_no_verdict() -> None:
+    found = cells(0.9)
+    for one in found.found.values():
+        one["relearnt"] = dict.fromkeys(one["relearnt"], 5.0)
+    assert [r.met for r in subject.requirements(found)] == [True, False]
