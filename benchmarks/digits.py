@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies = [command(extent), reading(extent), _profile(extent), effects(extent)]
     if asked.list:
         for study in studies:
-            for cell in study.wanted:
+            for cell in study.cells:
                 print(study.name, *cell, "missing" if cell in study.missing else "there", sep="\t")
         return 0
     # The command has both cores for itself: its time is asked for.

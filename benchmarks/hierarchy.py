@@ -1,6 +1,7 @@
 """Can a skill that rests on other skills be learnt alone, and does averaging weights stand in for data that holds all of them?
 
     python benchmarks/hierarchy.py              # 10 seeds, 8 million samples an arm: about an hour of one core; resumes
+    python benchmarks/hierarchy.py --list       # the cells, and whether they are there
     python benchmarks/hierarchy.py --quick      # one seed, a tenth of the steps, for a look; writes nothing
     python benchmarks/hierarchy.py --jobs 2     # processes at a time
 
@@ -8,7 +9,8 @@ Compositional multitask sparse parity (Michaud, Parker-Sartori, Tegmark 2025, se
 28-128-128-2, Adam 1e-3 (eps 1e-5), fresh samples at every step. The composite is the parity of all twelve bits. Arms, all of
 8,000 steps of 1,000 samples: with the atoms in the mix, alone, and as five institutions whose weights are averaged every 20
 steps (200 samples each, a fresh Adam a round): each with all codes, and each with one. A null exits 0; 1 means a number is missing.
-Averages are plain here: what a federation adds is, encrypted or not, the same sum. Results: `benchmarks/results/hierarchy.{json,md,svg}`.
+Averages are plain here: what a federation adds is, encrypted or not, the same sum. Every arm and seed is a cell, a file of its own in
+benchmarks/results/hierarchy. Results: `benchmarks/results/hierarchy.{json,md,svg}`.
 """
 
 from __future__ import annotations
@@ -157,10 +159,16 @@ def draw(cells: Cells) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write unless it was a look."""
-    asked = study_parser(__doc__, "one seed, a tenth of the steps; writes nothing", seeds=10).parse_args(arguments)
+    asked = study_parser(__doc__, "one seed, a tenth of the steps; writes nothing", seeds=10, cells=True).parse_args(
+        arguments
+    )
     seeds, steps = (range(1), STEPS // 10) if asked.quick else (range(asked.seeds), STEPS)
     arms = {name: {**arm, "steps": steps} for name, arm in ARMS.items()}
-    cells = Study("hierarchy", measure, arms, tuple(seeds)).run(asked.jobs)
+    study = Study("hierarchy", measure, arms, tuple(seeds), kept=not asked.quick)
+    if asked.list:
+        print(study.listed())
+        return 0
+    cells = study.run(asked.jobs)
     text = page(cells)
     print(text)
     if not asked.quick:

@@ -2,21 +2,26 @@
 
     python benchmarks/narrow_newsgroups.py              # 3 seeds: hours of two cores; resumes cell by cell
     python benchmarks/narrow_newsgroups.py --quick      # one seed, few samples and steps, for a look; writes nothing
+    python benchmarks/narrow_newsgroups.py --list       # the cells, and whether they are there
 
 Needs data/newsgroups.parquet and data/minilm (python experiments/fetch.py). The general model is a federation of
 experiments/newsgroups_minilm.toml. Arms: gates in a second federation (experiments/narrow_newsgroups.toml), then recovery on the pooled
 samples of the skill; magnitude, random, uncut and scratch on the pooled samples, as many steps before the cut as one institution
 took. A quarter of the feed-forward neurons stays. Then four dropped topics are learnt anew. Nothing was promised: verdicts only.
+Every arm and seed is a cell, a file of its own in benchmarks/results/narrow_newsgroups; the general model of a seed stands in
+`benchmarks/.cells`, and goes on round by round where it was broken off. Each process takes one core.
 Results: `benchmarks/results/narrow_newsgroups.{json,md,svg}`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -38,7 +43,7 @@ from dictpfl.client.training.train import evaluate
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.settings import Training
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import Cells, Study, claims_table, study_parser
+from lib.arms import Cells, Study, ahead, claims_table, study_parser
 from lib.federations import CELLS
 from lib.machine import ROOT, markdown_table, panels, preamble, write_results
 
@@ -60,10 +65,10 @@ _TIMED = 64
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Measure one arm under one seed."""
     quick, recover, counts = bool(arm["quick"]), int(arm["recover"]), tuple(arm["counts"])
-    changes = {"seed": seed, **(QUICK if quick else {})}
+    changes = _changes(seed, quick=quick)
     config = FederationConfig.load(ROOT / "experiments" / "narrow_newsgroups.toml", changes)
     torch.set_num_threads(config.training.threads)
-    run = _general(changes, quick=quick)
+    run = _general(seed, quick=quick)
     general, task, narrow_settings = _merged(run), task_of(config.training), config.narrow
     train, test = _pooled(run, config)
     names = load_dataset(config.data, config.seed).class_names
@@ -93,14 +98,20 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     }
 
 
-def _general(changes: Mapping[str, Any], *, quick: bool) -> Path:
-    """Run the general federation of a seed, once."""
+def _changes(seed: int, *, quick: bool) -> dict[str, Any]:
+    # One thread: two processes side by side take two cores.
+    return {"seed": seed, "training.threads": 1, **(QUICK if quick else {})}
+
+
+def _general(seed: int, *, quick: bool = False) -> Path:
+    """Run the general federation of a seed, once; what was broken off goes on."""
     from dictpfl.deploy.simulation.simulate import simulate
 
-    folder = CELLS / f"narrow-newsgroups-general-{changes['seed']}{'-quick' * quick}"
+    config = FederationConfig.load(ROOT / "experiments" / "newsgroups_minilm.toml", _changes(seed, quick=quick))
+    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+    folder = CELLS / f"narrow-newsgroups-general-{seed}-{digest}"
     if not (folder / "summary.json").exists():
-        config = FederationConfig.load(ROOT / "experiments" / "newsgroups_minilm.toml", changes)
-        simulate(config, folder, engine="local")
+        simulate(config, folder, engine="local", resume=folder.exists())
     return folder
 
 
@@ -231,16 +242,21 @@ def draw(cells: Cells) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write unless it was a look."""
-    asked = study_parser(__doc__, "one seed, few samples and steps; writes nothing").parse_args(arguments)
+    asked = study_parser(__doc__, "one seed, few samples and steps; writes nothing", cells=True).parse_args(arguments)
     os.chdir(ROOT)  # experiments name their data from there
+    seeds, recover, counts = ((1,), 3, (2, 4)) if asked.quick else ((1, 2, 3), RECOVER, COUNTS)
+    arms = {n: {"way": w, "quick": asked.quick, "recover": recover, "counts": list(counts)} for n, w in WAYS.items()}
+    unequal = {CEILING: "it is not narrowed", GATES: "its steps before the cut are those of three institutions"}
+    study = Study("narrow_newsgroups", measure, arms, seeds, unequal, kept=not asked.quick)
+    if asked.list:
+        print(study.listed())
+        return 0
     missing = [path for path in ("data/newsgroups.parquet", "data/minilm") if not (ROOT / path).exists()]
     if missing:
         print(f"{', '.join(missing)} missing: run python experiments/fetch.py", file=sys.stderr)
         return 1
-    seeds, recover, counts = ((1,), 3, (2, 4)) if asked.quick else ((1, 2, 3), RECOVER, COUNTS)
-    arms = {n: {"way": w, "quick": asked.quick, "recover": recover, "counts": list(counts)} for n, w in WAYS.items()}
-    unequal = {CEILING: "it is not narrowed", GATES: "its steps before the cut are those of three institutions"}
-    cells = Study("narrow-newsgroups", measure, arms, seeds, unequal).run(asked.jobs)
+    ahead(partial(_general, quick=asked.quick), study.wanting, asked.jobs)
+    cells = study.run(asked.jobs)
     text = page(cells, counts)
     print(text)
     if not asked.quick:

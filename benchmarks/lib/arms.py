@@ -1,7 +1,9 @@
 """Arms of a study: the same seeds, splits, steps and samples, each arm and seed a cell that resumes, and claims with verdicts.
 
 A cell is one arm under one seed. What it gave stands in `benchmarks/.cells/`, named by the digest of all that it was made from;
-`rm -r benchmarks/.cells` measures anew. Steps and samples are those that training counted, not those that a setting asks for.
+`rm -r benchmarks/.cells` measures anew. Cells of a study that takes hours are kept where others find them, as
+`benchmarks/results/NAME/ARM/seed-N.json`, with the settings that they were made from; one of other settings is measured anew.
+Steps and samples are those that training counted, not those that a setting asks for.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dictpfl.client.compress.verdicts import Interval, compared
 from lib.federations import CELLS, quiet
-from lib.machine import machine, markdown_table
+from lib.machine import RESULTS, machine, markdown_table
 
 STEPS, SAMPLES = "steps", "samples"
 """Counters that every cell has: the optimiser's steps, and samples seen over all of them."""
+SETTINGS = "settings"
+"""What a kept cell was made from."""
 Figures = dict[str, Any]
 Measure = Callable[[Mapping[str, Any], int], Figures]
 """Measures the settings of an arm under a seed; a function of a module, since other processes call it by name."""
@@ -38,6 +43,7 @@ class Study:
         arms: settings of each arm, JSON values.
         seeds: seeds that each arm has.
         unequal: arms that need not have the others' steps and samples, with the reason.
+        kept: True where cells are results, to be committed, and not this machine's alone.
     """
 
     name: str
@@ -45,6 +51,12 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]]
     seeds: Sequence[int]
     unequal: Mapping[str, str] = field(default_factory=dict)
+    kept: bool = False
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """Arms and seeds, one seed after the other, so that what is broken off has whole seeds."""
+        return [(arm, seed) for seed in self.seeds for arm in self.arms]
 
     @property
     def is_measured(self) -> bool:
@@ -52,14 +64,20 @@ class Study:
         return not self.missing
 
     @property
-    def wanted(self) -> list[tuple[str, int]]:
-        """Every cell, arm and seed; seed by seed, so that what is broken off has whole seeds."""
-        return [(arm, seed) for seed in self.seeds for arm in self.arms]
+    def missing(self) -> list[tuple[str, int]]:
+        """Cells that are not there, or were made from other settings."""
+        return [cell for cell in self.cells if self._found(*cell) is None]
 
     @property
-    def missing(self) -> list[tuple[str, int]]:
-        """Cells that were not measured yet."""
-        return [cell for cell in self.wanted if not self._path(*cell).exists()]
+    def wanting(self) -> list[int]:
+        """Seeds of which a cell is missing."""
+        return list(dict.fromkeys(seed for _, seed in self.missing))
+
+    def listed(self) -> str:
+        """A line for each cell: its file, and whether it is there."""
+        missing = set(self.missing)
+        lines = [f"{self._name(*cell)} {'missing' if cell in missing else 'there'}" for cell in self.cells]
+        return "\n".join(lines)
 
     def run(self, jobs: int = 1) -> Cells:
         """Measure what has no cell yet, on so many processes, and require equal counters.
@@ -78,20 +96,37 @@ class Study:
                 for done, future in enumerate(as_completed(waiting), 1):
                     future.result()
                     _say(f"{done}/{len(missing)} {self.name}: {waiting[future][0]}, seed {waiting[future][1]}")
-        cells = Cells(self, {cell: json.loads(self._path(*cell).read_bytes()) for cell in self.wanted})
+        cells = Cells(self, {cell: self._found(*cell) or {} for cell in self.cells})
         cells.require_equal()
         return cells
 
-    def _path(self, arm: str, seed: int) -> Any:
+    def _name(self, arm: str, seed: int) -> str:
+        word = arm.replace(" ", "-").replace("/", "-")
+        if self.kept:
+            return f"{self.name}/{word.replace(',', '')}/seed-{seed}.json"
         made = json.dumps([self.name, self.arms[arm], seed], sort_keys=True)
-        digest = hashlib.sha256(made.encode()).hexdigest()[:16]
-        return CELLS / f"{self.name}-{arm.replace(' ', '-').replace('/', '-')}-{seed}-{digest}.json"
+        return f"{self.name}-{word}-{seed}-{hashlib.sha256(made.encode()).hexdigest()[:16]}.json"
+
+    def _path(self, arm: str, seed: int) -> Path:
+        return (RESULTS if self.kept else CELLS) / self._name(arm, seed)
+
+    def _found(self, arm: str, seed: int) -> Figures | None:
+        """Figures of a finished cell; None where there is none of these settings."""
+        path = self._path(arm, seed)
+        if not path.exists():
+            return None
+        one: Figures = json.loads(path.read_bytes())
+        # As JSON: what was a tuple came back as a list.
+        wanted = json.loads(json.dumps(self.arms[arm])) if self.kept else None
+        return one if one.pop(SETTINGS, None) == wanted else None
 
     def _measured(self, arm: str, seed: int) -> None:
         facts, began = machine(), time.process_time()
         found = self.measure(self.arms[arm], seed)
         found |= {"machine": facts, "cpu_seconds": time.process_time() - began}
-        CELLS.mkdir(exist_ok=True)
+        if self.kept:
+            found = {SETTINGS: dict(self.arms[arm]), **found}
+        self._path(arm, seed).parent.mkdir(parents=True, exist_ok=True)
         part = self._path(arm, seed).with_suffix(".part")
         part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         part.replace(self._path(arm, seed))
@@ -170,12 +205,34 @@ class Claim:
                 "seeds": i.count, "verdict": self.verdict}  # fmt: skip
 
 
-def study_parser(about: str | None, quick: str, *, seeds: int = 0) -> argparse.ArgumentParser:
+def ahead(make: Callable[[int], Any], seeds: Sequence[int], jobs: int) -> None:
+    """Make what all cells of a seed read, once, before processes that would each make it.
+
+    Args:
+        make: a function of a module; what it makes stands on disk, and is not made twice.
+        seeds: of the study, those that have missing cells.
+        jobs: processes at a time.
+    """
+    if jobs == 1 or len(seeds) == 1:
+        for seed in seeds:
+            make(seed)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), quiet) as pool:
+        for _ in pool.map(_made, [make] * len(seeds), seeds):
+            pass
+
+
+def _made(make: Callable[[int], Any], seed: int) -> None:
+    make(seed)  # what it returns stays here: a model would travel
+
+
+def study_parser(about: str | None, quick: str, *, seeds: int = 0, cells: bool = False) -> argparse.ArgumentParser:
     """Options that the programs of studies share.
 
     Args:
         about: the program's docstring. `quick`: what `--quick` does.
         seeds: default of `--seeds`; 0: the study's number is fixed.
+        cells: True for a study whose cells are kept: they can be listed.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=quick)
@@ -183,6 +240,10 @@ def study_parser(about: str | None, quick: str, *, seeds: int = 0) -> argparse.A
         told = "number of seeds, beginning with 0; the page says how many"
         parser.add_argument("--seeds", type=int, default=seeds, help=told)
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    if cells:
+        parser.add_argument(
+            "--list", action="store_true", help="the cells, and whether they are there; measures nothing"
+        )
     return parser
 
 

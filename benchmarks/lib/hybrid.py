@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sysconfig
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,10 @@ from lib.machine import ROOT
 
 NEWS = ROOT / "data" / "newsgroups.parquet"
 VOCABULARY, LENGTH, STEPS = 2048, 128, 600
-SEQUENCES = {"train": 9600, "calibration": 32, "test": 96}
-"""Sequences of each of the two domains."""
+SEQUENCES = {"train": 9600, "calibration": 32, "test": 96, "validation": 64}
+"""Sequences of each of the two domains; what is chosen is chosen by those for validation."""
+TOPICAL, SPARE = 12, 3000
+"""Sequences of each topic of the messages, and messages that they are made of: the last ones, which no other part reaches."""
 MODEL: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 512, "mamba_num_heads": 16, "mamba_head_dim": 16,
     "n_groups": 4, "ssm_state_size": 16, "chunk_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
@@ -59,19 +63,44 @@ def texts() -> dict[str, list[str]]:
     library = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(p for p in library.rglob("*.py") if not {"site-packages", "test", "tests"} & set(p.parts))
     code = [path.read_text(encoding="utf-8", errors="replace") for path in files]
-    order = np.random.default_rng(0)
-    return {
-        "messages": [news[i] for i in order.permutation(len(news))],
-        "Python": [code[i] for i in order.permutation(len(code))],
-    }
+    return {"messages": [news[i] for i in _order(len(news))], "Python": [code[i] for i in _order(len(code))]}
+
+
+def _order(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng(0).permutation(count)
 
 
 @cache
 def tokens() -> dict[str, dict[str, Samples]]:
     """Sequences of token ids by domain and part; texts of one part are in no other."""
+    found = texts()
+    tokenizer = _tokenizer(found)
+    return {domain: _parts(tokenizer, each) for domain, each in found.items()}
+
+
+@cache
+def by_topic() -> Samples:
+    """Sequences of messages, as many of every topic; labels are the topics' numbers."""
+    import pandas as pd
+
+    tokenizer, table = _tokenizer(texts()), pd.read_parquet(NEWS)
+    last = table.iloc[_order(len(table))[-SPARE:]]
+    rows, labels = [], []
+    for number, topic in enumerate(sorted(set(table["topic"]))):
+        ids: list[int] = []
+        for text in last["text"][last["topic"] == topic]:
+            ids += [1, *tokenizer.encode(str(text)).ids]
+            if len(ids) >= TOPICAL * LENGTH:
+                break
+        assert len(ids) >= TOPICAL * LENGTH, f"{topic}: {len(ids)} tokens; raise SPARE"
+        rows.append(np.array(ids[: TOPICAL * LENGTH], dtype=np.int64).reshape(-1, LENGTH))
+        labels += [number] * TOPICAL
+    return Samples(np.concatenate(rows), np.array(labels, dtype=np.int64))
+
+
+def _tokenizer(found: dict[str, list[str]]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    found = texts()
     cache_file = CELLS / f"hybrid-bpe-{_digest([VOCABULARY, {d: len(t) for d, t in found.items()}])}.json"
     if not cache_file.exists():
         made = Tokenizer(models.BPE())
@@ -83,15 +112,16 @@ def tokens() -> dict[str, dict[str, Samples]]:
         )  # fmt: skip
         made.train_from_iterator([t[:20000] for texts_ in found.values() for t in texts_[:600]], trainer)
         CELLS.mkdir(exist_ok=True)
-        made.save(str(cache_file))
-    tokenizer = Tokenizer.from_file(str(cache_file))
-    return {domain: _parts(tokenizer, each) for domain, each in found.items()}
+        part = cache_file.with_suffix(f".{os.getpid()}.part")
+        made.save(str(part))
+        part.replace(cache_file)
+    return Tokenizer.from_file(str(cache_file))
 
 
 def _parts(tokenizer: Any, each: list[str]) -> dict[str, Samples]:
     made: dict[str, Samples] = {}
     at = 0
-    for part in ("test", "calibration", "train"):
+    for part in ("test", "calibration", "validation", "train"):
         wanted, ids = SEQUENCES[part] * LENGTH, list[int]()
         while len(ids) < wanted and at < len(each):
             ids += [1, *tokenizer.encode(each[at]).ids]
@@ -120,16 +150,35 @@ def fresh(seed: int, **changes: Any) -> nn.Module:
 
 def subject(seed: int) -> nn.Module:
     """The pretrained hybrid of a seed; trained once, then read."""
-    name = CELLS / f"hybrid-{seed}-{_digest([MODEL, TRAINING.model_dump(mode='json'), SEQUENCES, seed])}.safetensors"
     model = fresh(seed)
-    if not name.exists():
-        trained, _ = distil(model, None, both("train"), TRAINING, weight=0.0, seed=seed)
-        part = name.with_suffix(".part")
+    return stored(
+        f"hybrid-{seed}-{made_of()}",
+        model,
+        lambda: distil(model, None, both("train"), TRAINING, weight=0.0, seed=seed)[0],
+    )
+
+
+def stored(name: str, like: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+    """A model that is made once, then read.
+
+    Args:
+        name: of its file in `benchmarks/.cells`; says all that it was made from.
+        like: of its class and sizes; is given the weights, and returned.
+        make: trains it.
+    """
+    file = CELLS / f"{name}.safetensors"
+    if not file.exists():
+        made, part = make(), file.with_suffix(f".{os.getpid()}.part")
         CELLS.mkdir(exist_ok=True)
-        save_file({n: t.contiguous() for n, t in trained.state_dict().items()}, part)
-        part.replace(name)
-    model.load_state_dict(load_file(name))
-    return model.eval()
+        save_file({n: t.contiguous() for n, t in made.state_dict().items()}, part)
+        part.replace(file)
+    like.load_state_dict(load_file(file))
+    return like.eval()
+
+
+def made_of() -> str:
+    """What a subject is made from, as a digest: part of the settings of every cell that is measured on it."""
+    return _digest([MODEL, TRAINING.model_dump(mode="json"), SEQUENCES, VOCABULARY, LENGTH])
 
 
 def _digest(of: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from lib import arms
-from lib.arms import Study, claims_table
+from lib.arms import Study, ahead, claims_table
 
 CALLS: list[tuple[Any, int]] = []
 
@@ -26,6 +27,7 @@ def measure(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "CELLS", tmp_path)
+    monkeypatch.setattr(arms, "RESULTS", tmp_path / "results")
     CALLS.clear()
 
 
@@ -69,3 +71,33 @@ def test_one_seed_shows_nothing() -> None:
     claim = study(seeds=(1,)).run().claim("figure", "arm", "plain")
     assert claim.verdict == "no difference shown"
     assert claim.to_json()["low"] is None
+
+
+def test_kept_cells_are_results_and_are_measured_anew_when_their_settings_change(tmp_path: Path) -> None:
+    def kept(**changes: Any) -> Study:
+        return study(kept=True, seeds=(1,), **changes)
+
+    assert kept().listed().splitlines()[0] == "test/plain/seed-1.json missing"
+    cells = kept().run()
+    one = json.loads((tmp_path / "results" / "test" / "arm" / "seed-1.json").read_text())
+    assert (one["settings"], one["figure"]) == ({"lift": 2.0}, 12.1)
+    assert "settings" not in cells.found["arm", 1]
+    assert kept().is_measured
+    assert kept().listed().split()[1::2] == ["there"] * 3
+    changed = kept(arms={"arm": {"lift": 3.0}})
+    assert changed.missing == [("arm", 1)]
+    assert changed.run().of("arm", "figure") == [13.1]
+    assert len(CALLS) == 4  # three, and the one that changed
+
+
+def test_names_of_kept_cells_are_plain(tmp_path: Path) -> None:
+    study(kept=True, seeds=(1,), arms={"heads, random 1": {"lift": 0.0}}).run()
+    assert (tmp_path / "results" / "test" / "heads-random-1" / "seed-1.json").exists()
+
+
+def test_what_cells_share_is_made_for_seeds_that_miss_a_cell() -> None:
+    made: list[int] = []
+    study(seeds=(1, 2)).run()
+    more = study(seeds=(1, 2, 3))
+    ahead(made.append, more.wanting, 1)
+    assert made == [3]

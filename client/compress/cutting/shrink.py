@@ -18,7 +18,7 @@ from dictpfl.client.training.task import Task, load_task
 from dictpfl.common.errors import ConfigError
 
 BEST: Mapping[str, str] = dict.fromkeys(ORDER, "activation")
-"""Way to score each kind of units where none is named."""
+"""Way to score each kind of units where none is named: what benchmarks/minitron.py says, once it has run (tests/benchmarks)."""
 DEFAULT = "default"
 
 
