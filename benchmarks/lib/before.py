@@ -16,8 +16,8 @@ from typing import Any
 
 from lib.machine import ROOT
 
-COMMIT = "d87d107"
-"""The last commit before real sizes were worked on."""
+COMMIT = "0182c0f"
+"""The last commit before real sizes were worked on, at which their figures were first read."""
 
 
 def now(file: str, **arguments: Any) -> Mapping[str, Any]:
@@ -26,13 +26,14 @@ def now(file: str, **arguments: Any) -> Mapping[str, Any]:
     Raises:
         RuntimeError: it failed, and has said why.
     """
-    if (found := _called(ROOT, file, arguments)) is None:
-        raise RuntimeError(f"{Path(file).name} failed with {arguments}")
+    row = Path(file).resolve()
+    if (found := _called(ROOT, row.stem, "after", arguments, row.parent)) is None:
+        raise RuntimeError(f"{row.name} failed with {arguments}")
     return found
 
 
-def before(file: str, **arguments: Any) -> Mapping[str, Any] | None:
-    """Call it with the package of `COMMIT`; None where this checkout lacks that commit, or where it failed."""
+def before(function: str, **arguments: Any) -> Mapping[str, Any] | None:
+    """Call a function of `lib.earlier` with the package of `COMMIT`; None where this checkout lacks that commit, or where it failed."""
     with tempfile.TemporaryDirectory() as folder:
         git = shutil.which("git")
         kept = (
@@ -42,13 +43,14 @@ def before(file: str, **arguments: Any) -> Mapping[str, Any] | None:
             return None
         with tarfile.open(fileobj=io.BytesIO(kept.stdout)) as tree:
             tree.extractall(folder, filter="tar")
-        return _called(Path(folder), file, arguments)
+        return _called(Path(folder), "lib.earlier", function, arguments)
 
 
-def _called(tree: Path, file: str, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    row = Path(file).resolve()
-    code = f"import json; from {row.stem} import after; print(json.dumps(after(**{dict(arguments)!r})))"
-    path = os.pathsep.join(map(str, (tree, row.parent, ROOT / "benchmarks")))
+def _called(
+    tree: Path, module: str, function: str, arguments: Mapping[str, Any], *more: Path
+) -> Mapping[str, Any] | None:
+    code = f"import json; from {module} import {function}; print(json.dumps({function}(**{dict(arguments)!r})))"
+    path = os.pathsep.join(map(str, (tree, *more, ROOT / "benchmarks")))
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, cwd=tree, stdout=subprocess.PIPE, text=True, check=False
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """ViT-B/16, three institutions of one process, one round: peak memory, with tables, and with every value sent (fedhe-full).
 
-Weights are random and samples few: memory follows from shapes. "Before" is the same file on an earlier commit. `--small`: ViT-Ti/16.
+Weights are random and samples few: memory follows from shapes. "Before" is the same round on an earlier commit. `--small`: ViT-Ti/16.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def measure(small: bool) -> dict[str, Any]:  # noqa: FBT001 -- every row is call
     architecture = "vit_tiny_patch16_224" if small else "vit_base_patch16_224"
     found: dict[str, Any] = {"before_is": COMMIT}
     for method in METHODS:
-        was, is_now = (called(__file__, architecture=architecture, method=method) for called in (before, now))
-        if was is not None and was["digest"] != is_now["digest"]:
-            raise AssertionError(f"shared state of {method} is another one than at {COMMIT}")
-        found[method] = {"now": is_now, "before": was}
+        found[method] = {
+            "now": now(__file__, architecture=architecture, method=method),
+            "before": before("one_round", architecture=architecture, institutions=INSTITUTIONS, method=method),
+        }
     return found

@@ -28,7 +28,7 @@ def measure(small: bool) -> dict[str, Any]:  # noqa: FBT001 -- every row is call
     growth = (counts[str(many)]["peak_gib"] - counts[str(few)]["peak_gib"]) / (many - few)
     return {
         "now": counts,
-        "before": before(__file__, institutions=few),
+        "before": before("one_round", architecture=ARCHITECTURE, institutions=few, method="dictpfl"),
         "before_is": COMMIT,
         "gib_an_institution_more": growth,
     }
