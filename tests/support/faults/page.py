@@ -79,7 +79,7 @@ def _whose(row: Mapping[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    text = re.sub(r"/\S*/(?=[a-z]+/|[\w.-]+\.\w+)", "", text)
+    text = re.sub(r"(?<![\w.-])/\S*/(?=[a-z]+/|[\w.-]+\.\w+)", "", text)
     text = text if len(text) <= _MOST else f"{text[:_MOST].rpartition(' ')[0]} …"
     return text.replace("|", "\\|").replace("<", "&lt;") or "-"
 
