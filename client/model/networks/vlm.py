@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dictpfl.client.data.samples import PADDING
 from dictpfl.client.model import hub
 from dictpfl.client.model.build import MODELS
 from dictpfl.client.model.networks.shapes import image_shape
@@ -26,7 +25,7 @@ _PATCHES = "patches"
 class VisionLanguage(nn.Module):
     """A picture's tokens and a question's, one after the other, causal; the last word of the question answers, by a linear head.
 
-    A sample is the picture's pixels, then the question's token numbers, `PADDING` behind the last: float32 (C H W + words).
+    A sample is the picture's pixels, then the question's token numbers, -1 behind the last: float32 (C H W + words).
 
     Args:
         sample_shape: (C H W + words,).
@@ -106,7 +105,7 @@ class VisionLanguage(nn.Module):
         seen = self.seen(samples[:, : self.pixels].reshape(-1, *self.image))
         ids = samples[:, self.pixels :].round().long()
         asked = self.language.embed_tokens(ids.clamp(min=0))
-        lengths = (ids != PADDING).sum(dim=1).clamp(min=1)
+        lengths = (ids >= 0).sum(dim=1).clamp(min=1)  # what stands behind the last word is below 0
         index, answers = [], []
         for length in sorted(set(lengths.tolist())):  # a question is read as if it stood alone: there is no padding
             group = torch.nonzero(lengths == length).flatten()
