@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import signal
@@ -18,13 +19,20 @@ from typing import Any
 import httpx
 import pytest
 from flwr.app import Message, MessageType, RecordDict
+from flwr.proto.fab_pb2 import GetFabRequest
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as flower
 from flwr.supernode.nodestate import NodeStateFactory
 
 from dictpfl.deploy.operations.certificates import try_out
-from dictpfl.deploy.operations.supernode import Contact, answer_in_step, give_no_line_up, keep_beating
+from dictpfl.deploy.operations.supernode import (
+    Contact,
+    answer_in_step,
+    give_no_line_up,
+    keep_beating,
+    take_known_app,
+)
 
 STALE_RUN, RUN = 1, 2
 
@@ -208,6 +216,21 @@ def test_contacts_are_noted_once_a_second(tmp_path: Path) -> None:
     now[0] = 1.5
     contact.made()
     assert path.stat().st_mtime > 1
+
+
+def test_the_agreed_app_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+    client = importlib.import_module("flwr.supernode.fleet_http_client").FleetHttpClient
+    monkeypatch.setattr(client, "GetFab", lambda _self, request: asked.append(request.hash_str))
+    kept = tmp_path / "agreed.fab"
+    take_known_app(kept)
+    known, other = hashlib.sha256(b"app").hexdigest(), hashlib.sha256(b"another").hexdigest()
+    client.GetFab(None, GetFabRequest(hash_str=known))
+    kept.write_bytes(b"app")
+    answer = client.GetFab(None, GetFabRequest(hash_str=known))
+    assert (answer.fab.hash_str, answer.fab.content) == (known, b"app")
+    client.GetFab(None, GetFabRequest(hash_str=other))
+    assert asked == [known, other], "what is not here is asked for"
 
 
 class Pulse:
