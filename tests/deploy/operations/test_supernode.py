@@ -299,7 +299,7 @@ real = threading.Thread.start
 
 def interrupted(thread):  # the moment at which it happened: Flower's exit starts a thread
     threading.Thread.start = real
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # in this thread, at once; os.kill may reach another one first
     real(thread)
 
 threading.Thread.start = interrupted
