@@ -103,16 +103,10 @@ class Precision:
             yield
             return
         layers = dict(narrowable(module))
-        wide = {name: parameter.data for name, parameter in layers.items()}
-        try:
-            _move(module, layers, self.device)
+        with self._away(module, layers) as wide:
             for name, parameter in layers.items():
                 parameter.data = _narrowed(parameter, wide[name], self.dtype, self.device)
             yield
-        finally:
-            _move(module, layers, self.home)
-            for name, parameter in layers.items():
-                parameter.data = wide[name]
 
     @contextmanager
     def _quantised(self, module: nn.Module) -> Iterator[None]:
@@ -120,17 +114,25 @@ class Precision:
         read_by = readers(module, layers.values())
         read = {id(weight) for _, weight in read_by}
         layers = {name: parameter for name, parameter in layers.items() if id(parameter) in read}
+        with self._away(module, layers) as wide:
+            few = {id(p): _quantised(p, wide[name], self._bits or 0, self.device) for name, p in layers.items()}
+            try:
+                for layer, weight in read_by:
+                    # Not by attribute: torch would want a parameter, whose values could be looked at.
+                    layer._parameters["weight"] = few[id(weight)]  # type: ignore[assignment]  # noqa: SLF001
+                yield
+            finally:
+                for layer, weight in read_by:
+                    layer._parameters["weight"] = weight  # noqa: SLF001
+
+    @contextmanager
+    def _away(self, module: nn.Module, layers: Mapping[str, nn.Parameter]) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Work on the device without some weights, whose values wait and are put back."""
         wide = {name: parameter.data for name, parameter in layers.items()}
         try:
-            few = {id(p): _quantised(p, wide[name], self._bits or 0, self.device) for name, p in layers.items()}
             _move(module, layers, self.device)
-            for layer, weight in read_by:
-                # Not by attribute: torch would want a parameter, whose values could be looked at.
-                layer._parameters["weight"] = few[id(weight)]  # type: ignore[assignment]  # noqa: SLF001
-            yield
+            yield wide
         finally:
-            for layer, weight in read_by:
-                layer._parameters["weight"] = weight  # noqa: SLF001
             _move(module, layers, self.home)
             for name, parameter in layers.items():
                 parameter.data = wide[name]
