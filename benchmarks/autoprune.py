@@ -34,11 +34,10 @@ from dictpfl.client.model.twin import Twin
 from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.settings import Data, Decomposition, Training
-from dictpfl.deploy.reports.plots import COLOURS
 from lib import between
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
 from lib.between import ARMS, FIXED, FLAT, FULL, OWN, QUICK, RANDOM, SHUFFLED, SLOPES, UNMERGED, UNTRAINED
-from lib.machine import Requirement, machine, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import Requirement, bars, machine, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.steps import paired_steps
 
 PATCHES, TRAINED_ON, VALIDATED_ON = 64, 1000, 300
@@ -246,12 +245,7 @@ def draw(cells: Cells) -> Figure:
     """Accuracy of each arm at both budgets, without training."""
     figure, axes = panels(*(f"{budget} of 64 tokens, no training" for budget in BUDGETS))
     for axis, budget in zip(axes, BUDGETS, strict=True):
-        for number, arm in enumerate(cells.study.arms):
-            values = cells.of(arm, f"free at {budget}")
-            axis.barh(number, fmean(values), color=COLOURS[number % len(COLOURS)])
-            axis.plot(values, [number] * len(values), "k.", markersize=3)
-        axis.set_yticks(range(len(cells.study.arms)), list(cells.study.arms), fontsize=7)
-        axis.invert_yaxis()
+        bars(axis, {arm: cells.of(arm, f"free at {budget}") for arm in cells.study.arms})
         axis.set_xlabel("% of test images")
     return figure
 

@@ -30,10 +30,9 @@ from dictpfl.client.training.calling import forward
 from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import train
 from dictpfl.common.settings import Data, Decomposition, Model, Training
-from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
 from lib.federations import CELLS
-from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
 
 SLOPES = (0.0, 0.1, 0.2, 0.4)
 FULL, FLAT, FIXED, OWN, SHUFFLED = "full", "flat", "fixed", "own MI", "shuffled MI"
@@ -332,12 +331,7 @@ def draw(load: Workload, cells: Cells) -> Figure:
     """Percent right of each arm at the budgets, without training."""
     figure, axes = panels(*(f"{budget} of {load.free} tokens, no training" for budget in load.budgets))
     for axis, budget in zip(axes, load.budgets, strict=True):
-        for number, arm in enumerate(cells.study.arms):
-            values = cells.of(arm, f"free at {budget}")
-            axis.barh(number, fmean(values), color=COLOURS[number % len(COLOURS)])
-            axis.plot(values, [number] * len(values), "k.", markersize=3)
-        axis.set_yticks(range(len(cells.study.arms)), list(cells.study.arms), fontsize=7)
-        axis.invert_yaxis()
+        bars(axis, {arm: cells.of(arm, f"free at {budget}") for arm in cells.study.arms})
         axis.set_xlabel("% right")
     return figure
 

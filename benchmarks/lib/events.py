@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from dictpfl.client.data.sources.short_events import drawn_clips
 from dictpfl.client.model.tokens.seam import Frames, Reduced, make_reducer
 from dictpfl.common.settings import Tokens
-from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
-from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
 
 KEEP, FRAMES, CLASSES = 0.125, 24, 10
 CLIPS, TRAINED_ON, HEAD_STEPS, BATCH = 120, 400, 300, 32
@@ -239,12 +238,7 @@ def draw(cells: Cells) -> Figure:
     """Hits of each arm, a panel a scene."""
     figure, axes = panels(*(f"{name}: hits, %" for name in SCENES), across=2)
     for axis, name in zip(axes, SCENES, strict=True):
-        for number, arm in enumerate(cells.study.arms):
-            values = cells.of(arm, f"hits, {name}")
-            axis.barh(number, fmean(values), color=COLOURS[number % len(COLOURS)])
-            axis.plot(values, [number] * len(values), "k.", markersize=3)
-        axis.set_yticks(range(len(cells.study.arms)), list(cells.study.arms), fontsize=6)
-        axis.invert_yaxis()
+        bars(axis, {arm: cells.of(arm, f"hits, {name}") for arm in cells.study.arms}, size=6)
     return figure
 
 

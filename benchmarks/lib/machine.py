@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dictpfl.common.files import write_private
+from dictpfl.deploy.reports.plots import COLOURS
 from dictpfl.deploy.runs.run import processor, versions
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,15 @@ def panels(*titles: str, across: int = 0) -> tuple[Figure, list[Axes]]:
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
     return figure, plots
+
+
+def bars(axis: Axes, values: Mapping[str, Sequence[float]], size: int = 7) -> None:
+    """Draw a bar for the mean of each arm, with a point for each of its values; names in letters of `size`."""
+    for number, one in enumerate(values.values()):
+        axis.barh(number, statistics.fmean(one), color=COLOURS[number % len(COLOURS)])
+        axis.plot(one, [number] * len(one), "k.", markersize=3)
+    axis.set_yticks(range(len(values)), list(values), fontsize=size)
+    axis.invert_yaxis()
 
 
 def requirement_lines(requirements: Sequence[Requirement]) -> str:
