@@ -15,7 +15,7 @@ from dictpfl.common.config.soundness import require_precise
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
-from dictpfl.common.settings import Section, Training
+from dictpfl.common.settings import FEW_BITS, Section, Training
 
 GENESIS_WEIGHTS = "weights.safetensors"
 TEACHER = "teacher.safetensors"
@@ -118,7 +118,7 @@ class InstitutionSettings(Section):
         if self.frozen is not None:
             training = training.model_copy(update={"frozen": self.frozen})
             require_precise(training, config.sparsity.method, str(place))
-        if training.frozen in {"8bit", "4bit"} and find_spec("bitsandbytes") is None:
+        if training.frozen in FEW_BITS and find_spec("bitsandbytes") is None:
             raise ConfigError(
                 f"frozen is {training.frozen!r}, which needs bitsandbytes, and it is not installed: pip install 'dictpfl[quantised]'; or set "
                 f'frozen = "full" in {place}'

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -411,6 +412,10 @@ class Distillation(Section):
         {}, description="Filled in at genesis: the teacher's own `[model]`, from which an institution builds it."
     )
     sha256: str = Field("", description="Filled in at genesis: digest of the teacher's weights, hexadecimal.")
+
+
+FEW_BITS: Mapping[str, int] = {"8bit": 8, "4bit": 4}
+"""Bits of a frozen weight by the values of `training.frozen` that need bitsandbytes."""
 
 
 class Training(Section):

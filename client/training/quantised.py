@@ -18,9 +18,7 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor, nn
 
 from dictpfl.common.errors import ConfigError
-
-BITS: Mapping[str, int] = {"8bit": 8, "4bit": 4}
-"""Bits of a frozen weight by the value of `training.frozen`."""
+from dictpfl.common.settings import FEW_BITS
 
 
 class Quantised(Tensor):
@@ -44,14 +42,14 @@ class Quantised(Tensor):
         source = weight.detach().contiguous()
         made._bits = bits
         made._stored, made._scales = (
-            tools.quantize_4bit(source, quant_type="nf4") if bits == BITS["4bit"] else tools.quantize_blockwise(source, blocksize=256)
+            tools.quantize_4bit(source, quant_type="nf4") if bits == FEW_BITS["4bit"] else tools.quantize_blockwise(source, blocksize=256)
         )  # fmt: skip
         return made
 
     def plain(self, dtype: torch.dtype) -> Tensor:
         """Return the weight in full, as far as its bits tell."""
         tools = _tools()
-        read = tools.dequantize_4bit if self._bits == BITS["4bit"] else tools.dequantize_blockwise
+        read = tools.dequantize_4bit if self._bits == FEW_BITS["4bit"] else tools.dequantize_blockwise
         full: Tensor = read(self._stored, self._scales)
         return full.view(self.shape).to(dtype)
 

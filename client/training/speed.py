@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from dictpfl.client.training.quantised import BITS, Quantised, readers
+from dictpfl.client.training.quantised import Quantised, readers
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.files import write_private
-from dictpfl.common.settings import Training
+from dictpfl.common.settings import FEW_BITS, Training
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class Precision:
         self.dtype = _autocast_type(training.autocast, device)
         self.device = device
         self._is_narrow = training.frozen == "narrow" and self.dtype is not None
-        self._bits = BITS.get(training.frozen)
+        self._bits = FEW_BITS.get(training.frozen)
         self.home = home_of(training, device) if self._is_narrow or self._bits else device
         self._is_tf32 = training.tf32 and device.type == "cuda"
         self._scale = scale
@@ -140,7 +140,7 @@ class Precision:
 
 def home_of(training: Training, device: torch.device) -> torch.device:
     """Find the device on which a model waits; asks nothing of the device, so that a model can be looked at where it cannot be trained."""
-    waits = training.frozen in BITS or (training.frozen == "narrow" and training.autocast != "none")
+    waits = training.frozen in FEW_BITS or (training.frozen == "narrow" and training.autocast != "none")
     return torch.device("cpu") if waits else device
 
 
@@ -265,7 +265,7 @@ def device_name(training: Training, device: torch.device) -> str:
     narrow = _autocast_type(training.autocast, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     said = f"{name}, {training.dtype if narrow is None else str(narrow).removeprefix('torch.')}"
-    return f"{said}, frozen in {BITS[training.frozen]} bits" if training.frozen in BITS else said
+    return f"{said}, frozen in {FEW_BITS[training.frozen]} bits" if training.frozen in FEW_BITS else said
 
 
 def _autocast_type(name: str, device: torch.device) -> torch.dtype | None:

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
 from dictpfl.common.rounds import CLEAR_LEAST, Budget
-from dictpfl.common.settings import ACTIVATIONS, SCORED, Distillation, Narrow, Preprocessing, Sparsity, Tokens, Training
+from dictpfl.common.settings import (
+    ACTIVATIONS,
+    FEW_BITS,
+    SCORED,
+    Distillation,
+    Narrow,
+    Preprocessing,
+    Sparsity,
+    Tokens,
+    Training,
+)
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
@@ -325,7 +335,7 @@ def require_precise(training: Training, sparsity: str, origin: str) -> None:
         f"training.frozen is {training.frozen!r}, and sparsity.method is {sparsity!r}: thresholds compare frozen weights as they are; "
         "leave frozen out": training.frozen != "full" and sparsity != "none",
         f"training.frozen is {training.frozen!r}, and training.compile is on: torch.compile cannot look into weights of few bits; leave one "
-        "out": training.frozen in {"8bit", "4bit"} and training.compile,
+        "out": training.frozen in FEW_BITS and training.compile,
     }
     _refuse_first(wrong, f"{origin}: ")
 
