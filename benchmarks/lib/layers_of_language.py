@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from dictpfl.client.compress.influence.layers import layer_influence
 from dictpfl.client.compress.influence.shares import BY_SCORES
 from dictpfl.client.compress.sparse.prune import prune
+from dictpfl.client.compress.sparse.spectra import BY_WEIGHTS
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
@@ -27,8 +28,8 @@ from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
 from lib.federations import CELLS
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
-WAYS = ("uniform", *BY_SCORES)
-SPARSITIES, METHODS = (50, 60, 70), ("wanda", "magnitude")
+WAYS = ("uniform", *BY_SCORES, *BY_WEIGHTS)
+SPARSITIES, METHODS = (50, 60, 70), ("wanda", "magnitude", "sparsegpt")
 TRAINED, HELD, MEASURED, TOKENS = 64, 32, 40, 128
 TASK = "causal-lm"
 
@@ -78,7 +79,7 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
         for percent in SPARSITIES:
             made = prune(
                 model, training, task, percent / 100, method, allocate=arm["way"], seed=seed,
-                scores=None if arm["way"] == "uniform" else _scores(seed),
+                scores=_scores(seed) if arm["way"] in BY_SCORES else None,
             )  # fmt: skip
             reached = evaluate(made.model, test, task)
             found[f"{method}, {percent} %"] = reached.loss_sum / reached.count
@@ -131,7 +132,7 @@ def page(cells: Cells) -> str:
 {first}{turned}
 
 SmolLM2-135M-Instruct (a 4-bit checkpoint, widened) on tales: loss in nats a token on {MEASURED} held-out passages of {TOKENS} tokens, no retraining; {TRAINED} passages to
-decide by and {HELD} to validate on, {len(cells.study.seeds)} draws. Exactly as many entries stay in every arm. SparseGPT and the spectral ways of the paper are no part of it.
+decide by and {HELD} to validate on, {len(cells.study.seeds)} draws. Exactly as many entries stay in every arm.
 
 {markdown_table(["divided", *figures], rows)}
 

@@ -34,7 +34,7 @@ RULES: Mapping[str, Mapping[str, Any]] = {
     "c = 3 alone": {"c": 3, "tau": -2.0},
     "tau = 0.9 alone": {"c": 1, "tau": 0.9},
 }
-REDUCERS = ("fastvid", "dtm", "salient", "grid", "frames", "random")
+REDUCERS = ("fastvid", "dtm", "salient", "grid", "frames", "random", "tome")
 
 
 def sources(folder: Path) -> list[Path]:

@@ -61,10 +61,11 @@ def prune(
         ),
     ] = "wanda",
     allocate: Annotated[
-        Literal["uniform", "global", "layerif", "reversed", "random", "gradient"],
+        Literal["uniform", "global", "alpha", "owl", "layerif", "reversed", "random", "gradient"],
         typer.Option(
-            help="uniform: the same share of every weight; global: one threshold over all; layerif: more of the blocks that single samples "
-            "move far, by --scores or the samples to decide by; reversed, random, gradient: arms beside it."
+            help="uniform: the same share of every weight; global: one threshold over all; alpha: more of the blocks whose spectra have light "
+            "tails (AlphaPruning); owl: of those with few outliers; layerif: of those that single samples move far, by --scores or the samples "
+            "to decide by; reversed, random, gradient: arms beside it."
         ),
     ] = "uniform",
     scores: Annotated[
@@ -73,7 +74,9 @@ def prune(
     ] = None,
     spread: Annotated[
         float | None,
-        typer.Option(help="Of layerif and its arms: how far shares lie apart, from 0 to below 1; 0.3 by default."),
+        typer.Option(
+            help="Of layerif, its arms and alpha: how far shares lie apart, from 0 to below 1; 0.3 by default."
+        ),
     ] = None,
     pattern: Annotated[str, typer.Option(help="2:4: two of every four neighbours stay, in place of --sparsity.")] = "",
     at_once: Annotated[  # noqa: FBT002

@@ -53,12 +53,12 @@ def scoring(allocate: str, scores: Path | None, spread: float | None) -> dict[st
     Raises:
         ConfigError: a file of another form, or options of an allocation that has no scores.
     """
-    if allocate not in BY_SCORES:
-        if scores is not None or spread is not None:
-            raise ConfigError(
-                f"--scores and --spread say how {', '.join(BY_SCORES)} divide zeros; --allocate is {allocate!r}"
-            )
-        return {}
+    if allocate not in BY_SCORES and scores is not None:
+        raise ConfigError(f"--scores says how {', '.join(BY_SCORES)} divide zeros; --allocate is {allocate!r}")
+    if allocate not in (*BY_SCORES, "alpha") and spread is not None:
+        raise ConfigError(
+            f"--spread says how {', '.join(BY_SCORES)} and alpha divide zeros; --allocate is {allocate!r}"
+        )
     options: dict[str, Any] = {} if spread is None else {"spread": spread}
     if scores is not None:
         blocks = read_scores(scores).blocks

@@ -46,7 +46,7 @@ def arranged(way: str, layers: Layers | Mapping[str, Mapping[str, float]], seed:
 
 
 def sparsity_by_layer(
-    scores: Mapping[str, float], sizes: Mapping[str, int], sparsity: float, spread: float = 0.3
+    scores: Mapping[str, float], sizes: Mapping[str, int], sparsity: float, spread: float = 0.3, *, smooth: bool = True
 ) -> dict[str, float]:
     """Share of each block that becomes zero, at most 0.99.
 
@@ -55,6 +55,7 @@ def sparsity_by_layer(
         sizes: entries of each block.
         sparsity: share of all entries that becomes zero.
         spread: e, half the width of shares around it before they are scaled.
+        smooth: over neighbouring blocks, as the paper does.
 
     Raises:
         ConfigError: numbers out of range, other blocks, or one block alone.
@@ -73,7 +74,8 @@ def sparsity_by_layer(
     if not np.isfinite(values).all():
         raise ConfigError(f"scores of layers must be finite, found {dict(scores)}")
     amount = np.array(list(sizes.values()), dtype=np.float64)
-    wanted = _scaled(1.0 - spread + 2.0 * spread * _between(_smooth(_between(values))), amount, sparsity)
+    mapped = _between(_smooth(_between(values)) if smooth else values)
+    wanted = _scaled(1.0 - spread + 2.0 * spread * mapped, amount, sparsity)
     return dict(zip(scores, wanted.tolist(), strict=True))
 
 

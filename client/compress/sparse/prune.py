@@ -18,6 +18,7 @@ from dictpfl.client.compress.sparse import sparsegpt
 from dictpfl.client.compress.sparse.inputs import Grams, Squares, calibrate
 from dictpfl.client.compress.sparse.lua import learn_thresholds
 from dictpfl.client.compress.sparse.sequential import in_order
+from dictpfl.client.compress.sparse.spectra import BY_WEIGHTS, OWL_SPREAD, tail_exponents, without_outliers
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.masks import Masks
 from dictpfl.client.model.sparse.scores import Floats, magnitude, wanda
@@ -37,7 +38,7 @@ from dictpfl.common.law.sparsity import Bools
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "lua"]
 METHODS: tuple[str, ...] = get_args(Method)
-Allocation = Literal["uniform", "global", "layerif", "reversed", "random", "gradient"]
+Allocation = Literal["uniform", "global", "layerif", "reversed", "random", "gradient", "alpha", "owl"]
 Pattern = tuple[int, int]
 
 
@@ -120,10 +121,11 @@ def prune(
         method: see above.
         pattern: (2, 4) keeps 2 of every 4 neighbours in a row, in place of `sparsity`.
         allocate: `uniform`: the same share of every weight; `global`: one threshold over all of them; `layerif`: more of the blocks that
-            single samples move far, and its arms (`dictpfl.client.compress.influence.shares`).
+            single samples move far, and its arms (`dictpfl.client.compress.influence.shares`); `alpha`, `owl`: more of the blocks with light
+            tails, or few outliers (`dictpfl.client.compress.sparse.spectra`).
         scores: of such an allocation, `influence` and `gradient` of each block; None: measured here, on two thirds of the samples for
             training, at most 64, and the rest for validation, at most 32.
-        spread: of such an allocation, see `dictpfl.client.compress.influence.shares.sparsity_by_layer`.
+        spread: of such an allocation and of `alpha`, see `dictpfl.client.compress.influence.shares.sparsity_by_layer`.
         sequential: each part is calibrated on the outputs of the parts that were pruned before it; False: all on the dense model.
         cover, keep, layers: see `dictpfl.client.model.sparse.weights.covered`.
         measure: samples to measure before and after.
@@ -144,7 +146,7 @@ def prune(
         sparsity = 1.0 - pattern[0] / pattern[1]
     divided = (
         _divided(made, weights, samples, task, sparsity, allocate, scores, spread, seed)
-        if allocate in BY_SCORES
+        if allocate in (*BY_SCORES, *BY_WEIGHTS)
         else None
     )
     plan = _Plan(weights, sparsity, pattern, divided)
@@ -203,19 +205,28 @@ def _divided(
     scores: Mapping[str, Mapping[str, float]] | None, spread: float, seed: int,
 ) -> dict[str, int]:  # fmt: skip
     """Entries of each weight that stay, by scores of blocks."""
-    found: Layers | Mapping[str, Mapping[str, float]] | None = scores
-    if found is None:
-        training, validation = samples_for_scores(samples)
-        found = layer_influence(model, training, validation, task, weights=weights)
+    if allocate == "alpha":
+        by_block = tail_exponents(weights)
+    elif allocate == "owl":
+        squares = Squares()
+        calibrate(model, weights, samples, squares.see)
+        by_block, spread = without_outliers(weights, squares), min(OWL_SPREAD / sparsity, 0.99)
+    else:
+        found: Layers | Mapping[str, Mapping[str, float]] | None = scores
+        if found is None:
+            training, validation = samples_for_scores(samples)
+            found = layer_influence(model, training, validation, task, weights=weights)
+        by_block = arranged(allocate, found, seed)
     sizes: dict[str, int] = {}
     for weight in weights.values():
         sizes[weight.block] = sizes.get(weight.block, 0) + weight.size
-    by_block = arranged(allocate, found, seed)
     if missing := [block for block in sizes if block not in by_block]:
         raise ConfigError(
             f"scores say nothing of {', '.join(missing[:5])}; they are of {', '.join(list(by_block)[:5])}: name this model's"
         )
-    wanted = sparsity_by_layer({block: by_block[block] for block in sizes}, sizes, sparsity, spread)
+    wanted = sparsity_by_layer(
+        {block: by_block[block] for block in sizes}, sizes, sparsity, spread, smooth=allocate != "owl"
+    )
     return kept_by_shares(
         {n: wanted[w.block] for n, w in weights.items()}, {n: w.size for n, w in weights.items()}, sparsity
     )
@@ -283,7 +294,7 @@ def _require_sound(method: str, allocate: str, pattern: Pattern | None) -> None:
         raise ConfigError(
             "method = `lua` learns what goes from each row; it takes neither a pattern nor another way to divide it"
         )
-    if allocate in BY_SCORES and pattern is not None:
+    if allocate in (*BY_SCORES, *BY_WEIGHTS) and pattern is not None:
         raise ConfigError(f"a pattern keeps the same share of every weight; leave allocate `uniform`, not `{allocate}`")
     if allocate == "global" and (method == "sparsegpt" or pattern is not None):
         raise ConfigError(

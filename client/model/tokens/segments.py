@@ -1,4 +1,4 @@
-"""DySeg: runs of frames that show one scene, by how alike neighbours are (FastVID; arXiv 2503.11187)."""
+"""Frames that belong together: runs that show one scene (DySeg of FastVID; arXiv 2503.11187), even runs, and clusters."""
 
 from __future__ import annotations
 
@@ -40,3 +40,31 @@ def evenly(clips: int, frames: int, c: int, device: torch.device) -> Tensor:
     starts = torch.zeros(frames, dtype=torch.bool, device=device)
     starts[[n * frames // min(c, frames) for n in range(min(c, frames))]] = True
     return starts.expand(clips, -1)
+
+
+@torch.no_grad()
+def clusters(frames: Tensor, c: int, rounds: int = 10) -> Tensor:
+    """Group like frames wherever they are in the clip (k-means of directions), which loses their order: the rival of segments.
+
+    Centres begin at frame 0 and then at the frame that is farthest from all centres, ties by index, so that the same clip gives the same groups.
+
+    Args:
+        frames: one feature a frame, (B, F, E).
+        c: number of groups; at most F.
+        rounds: of Lloyd's steps.
+
+    Returns:
+        Number of each frame's group, int64, (B, F).
+    """
+    wide = F.normalize(frames.float(), dim=-1, eps=1e-12)
+    centres = wide[:, :1]
+    for _ in range(min(c, wide.shape[1]) - 1):
+        near = (wide @ centres.mT).amax(dim=2)
+        farthest = near.argsort(dim=1, stable=True)[:, :1]
+        centres = torch.cat([centres, wide.gather(1, farthest.unsqueeze(-1).expand(-1, -1, wide.shape[2]))], dim=1)
+    for _ in range(rounds):
+        member = F.one_hot((wide @ centres.mT).argmax(dim=2), centres.shape[1]).to(wide.dtype)
+        sums = member.mT @ wide
+        empty = (member.sum(dim=1) == 0).unsqueeze(-1)
+        centres = torch.where(empty, centres, F.normalize(sums, dim=-1, eps=1e-12))
+    return (wide @ centres.mT).argmax(dim=2)

@@ -129,6 +129,30 @@ def test_clips_that_would_not_fit_are_refused(tmp_path: Path, monkeypatch: pytes
         load_dataset(Data(source="videofolder", path=str(tmp_path), options={"frames": 2, "size": 8}), 1)
 
 
+def test_of_two_digits_in_two_scenes_the_first_is_the_label() -> None:
+    from sklearn.datasets import load_digits
+
+    options = {"scenes": [2, 4], "distractors": 0, "contrast": 1.0, "everywhere": False, "order": True}
+    clips, labels, shown = drawn_clips(7, 40, 10, 3, 4, options)
+    known = {label: load_digits().images[load_digits().target == label] / 16.0 for label in range(4)}
+    for clip, label, where in zip(clips, labels, shown, strict=True):
+        times = [np.flatnonzero(where[:, place]) for place in range(9) if where[:, place].any()]
+        both = np.flatnonzero(where.any(axis=1))
+        assert 1 <= len(times) <= 2  # two places, or one for both
+        assert 2 <= len(both) <= 6
+        first = both[0]
+        place = int(np.flatnonzero(where[first])[0])
+        top, left = 8 * (place // 3), 8 * (place % 3)
+        seen = clip[first, 0, top : top + 8, left : left + 8]
+        best = min(known, key=lambda n: min(float(np.std(seen - image)) for image in known[n]))
+        assert best == label
+    again = drawn_clips(7, 40, 10, 3, 4, options)
+    np.testing.assert_array_equal(clips, again[0])
+    for wrong in ({"scenes": [1, 3]}, {"everywhere": True}):
+        with pytest.raises(ConfigError, match="order shows two digits in two scenes"):
+            load_dataset(Data(source="short_events", options={"order": True, "count": 2} | wrong), 1)
+
+
 def test_short_events_show_their_digit_for_three_frames() -> None:
     options = {"scenes": [3, 5], "distractors": 2, "contrast": 1.0, "everywhere": False}
     clips, labels, shown = drawn_clips(5, 6, 12, 3, 4, options)

@@ -221,6 +221,11 @@ def test_options_that_nobody_reads_are_refused(runs: tuple[Run, Run], scores: Pa
 
     with pytest.raises(ConfigError, match="--allocate is 'uniform'"):
         scoring("uniform", scores, None)
+    with pytest.raises(ConfigError, match="--allocate is 'alpha'"):
+        scoring("alpha", scores, None)
+    with pytest.raises(ConfigError, match=r"--spread says.*--allocate is 'owl'"):
+        scoring("owl", None, 0.2)
+    assert scoring("alpha", None, 0.2) == {"spread": 0.2}
     with pytest.raises(ConfigError, match="holds no scores"):
         scoring("layerif", runs[0].folder / "summary.json", None)
     for said, words in (

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dictpfl.client.model.tokens.density import distances, peaks
 from dictpfl.client.model.tokens.seam import REDUCERS, Frames, Reduced, best, picked
-from dictpfl.client.model.tokens.segments import evenly, segments
+from dictpfl.client.model.tokens.segments import clusters, evenly, segments
 from dictpfl.common.errors import ConfigError
 
-_SEGMENTS = ("dyseg", "fixed")
+_SEGMENTS = ("dyseg", "fixed", "clusters")
 _SALIENCE = ("contrast", "mean")
 
 
@@ -30,7 +30,7 @@ class FastVid:
         p: every p-th frame of a segment, counted from its last, holds its density peaks.
         beta: least weight of a peak against the mean of the tokens that join it.
         nearest: neighbours that density is measured by.
-        segments: "dyseg", or "fixed": c even ones.
+        segments: "dyseg"; "fixed": c even ones; "clusters": c groups of like frames, wherever they are.
         salience: of clips without attention: "contrast", the distance to the frame's mean token; "mean", the cosine to it.
 
     Raises:
@@ -76,15 +76,25 @@ class FastVid:
             return everything(hidden)
         dense = int(Fraction(str(self._d)) * each)
         features = hidden.mean(dim=2) if frames.features is None else frames.features
+        attention = salience(hidden, self._salience) if frames.attention is None else frames.attention
+        if self._segments == "clusters":
+            group = clusters(features, self._c)
+            order = group.argsort(dim=1, stable=True)
+            group = group.gather(1, order)
+            cuts = F.pad(group[:, 1:] != group[:, :-1], (1, 0), value=True)
+            at = torch.arange(clips, device=hidden.device).unsqueeze(1)
+            return _put_back(self._reduced(hidden[at, order], attention[at, order], cuts, dense, each), order, places)
         cuts = (
             evenly(clips, count, self._c, hidden.device)
             if self._segments == "fixed"
             else segments(features, self._c, self._tau)
         )
-        with torch.no_grad():
-            attention = salience(hidden, self._salience) if frames.attention is None else frames.attention
-            stays = torch.zeros(clips, count, places, dtype=torch.bool, device=hidden.device)
-            stays = stays.scatter(2, best(attention, each - dense), value=True)
+        return self._reduced(hidden, attention, cuts, dense, each)
+
+    def _reduced(self, hidden: Tensor, attention: Tensor, cuts: Tensor, dense: int, each: int) -> Reduced:
+        """Reduce clips whose segments are runs of frames."""
+        stays = torch.zeros(hidden.shape[:3], dtype=torch.bool, device=hidden.device)
+        stays = stays.scatter(2, best(attention.detach(), each - dense), value=True)
         if not dense:
             return of_mask(hidden, stays, torch.zeros_like(stays), cuts)
         return self._with_peaks(hidden, stays, cuts, dense, each)
@@ -194,6 +204,14 @@ def share(keep: float, places: int) -> int:
     return each
 
 
+def _put_back(found: Reduced, order: Tensor, places: int) -> Reduced:
+    """Give tokens of frames that were put in another order their places in the clip, and sort them by these."""
+    there = order.gather(1, found.positions // places) * places + found.positions % places
+    positions, back = there.sort(dim=1)
+    return Reduced(picked(found.hidden, back), positions, found.merged.gather(1, back))
+
+
+@torch.no_grad()
 def salience(hidden: Tensor, kind: str) -> Tensor:
     """Compare tokens with their frame's mean token, (B, F, N): for encoders that give no attention."""
     wide = hidden.float()

@@ -21,7 +21,7 @@ from dictpfl.client.model.tokens.install import install, reduce_tokens
 from dictpfl.client.model.tokens.reducers.autoprune import drawn
 from dictpfl.client.model.tokens.reducers.fastvid import FastVid, fastvid
 from dictpfl.client.model.tokens.seam import Frames, make_reducer
-from dictpfl.client.model.tokens.segments import segments
+from dictpfl.client.model.tokens.segments import clusters, segments
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Tokens as Settings
 
@@ -120,7 +120,7 @@ def test_batched_is_that_of_loops(seed: int) -> None:
 @settings(max_examples=500, deadline=None)
 @given(
     st.integers(1, 14), st.integers(1, 20), st.integers(1, 100), st.integers(1, 16), st.floats(-0.5, 1), st.integers(0, 10),
-    st.integers(1, 6), st.integers(0, 1 << 20), st.sampled_from(["fastvid", "dtm", "salient", "random", "frames", "grid"]),
+    st.integers(1, 6), st.integers(0, 1 << 20), st.sampled_from(["fastvid", "dtm", "salient", "random", "frames", "grid", "tome", "clusters"]),
 )  # fmt: skip
 def test_counts_are_exact(
     frames: int, places: int, percent: int, c: int, tau: float, tenths: int, p: int, seed: int, arm: str
@@ -133,8 +133,10 @@ def test_counts_are_exact(
     hidden = torch.randn(2, frames, places, 4, generator=rng)
     hidden[:, frames // 2 :] = 0.0 if seed % 3 == 0 else hidden[:, frames // 2 :]  # zero vectors, equal frames
     options: dict[str, Any] = {}
-    if arm == "fastvid":
+    if arm in ("fastvid", "clusters"):
         options = {"c": c, "tau": tau, "d": tenths / 10, "p": p}
+        options |= {"segments": arm} if arm == "clusters" else {}
+        arm = "fastvid"
     elif arm == "dtm":
         options = {"c": c, "tau": tau, "p": p}
     made = make_reducer(Settings(reducer=arm, keep=min(keep, 0.999), options=options)) if each < places else None
@@ -217,12 +219,69 @@ def test_the_token_that_stands_out_is_kept() -> None:
     assert 3 * 9 + 5 in found.positions[0].tolist()
 
 
+def pairs_merged(frame: Tensor, keep: int) -> tuple[Tensor, list[int]]:
+    """One frame (N, D), float64: the most alike pairs become one, step by step."""
+    tokens = [(i, frame[i], 1) for i in range(len(frame))]
+    while len(tokens) > keep:
+        ones, others = tokens[::2], tokens[1::2]
+        wishes = []
+        for n, (_, value, _size) in enumerate(ones):
+            alike = [round(cosine(value, other), 12) for _, other, _ in others]
+            wishes.append((max(alike), n, alike.index(max(alike))))
+        wishes.sort(key=lambda w: (-w[0], w[1]))
+        sums = [(place, value * size, size) for place, value, size in others]
+        left = dict(enumerate(ones))
+        for _, n, to in wishes[: len(tokens) - keep]:
+            _, value, size = left.pop(n)
+            sums[to] = (sums[to][0], sums[to][1] + value * size, sums[to][2] + size)
+        tokens = sorted([*left.values(), *((p, v / c, c) for p, v, c in sums)], key=lambda t: t[0])
+    return torch.stack([value for _, value, _ in tokens]), [place for place, _, _ in tokens]
+
+
+@pytest.mark.parametrize(("places", "keep"), [(9, 0.5), (12, 0.1), (7, 0.9), (2, 0.5)])
+def test_merged_pairs_are_those_of_loops(places: int, keep: float) -> None:
+    torch.manual_seed(places)
+    hidden = torch.randn(2, 3, places, 5, dtype=torch.float64, requires_grad=True)
+    found = make_reducer(Settings(reducer="tome", keep=keep)).once(Frames(hidden))  # type: ignore[union-attr]
+    for clip in range(2):
+        slow = [pairs_merged(frame, int(Fraction(str(keep)) * places)) for frame in hidden[clip].detach()]
+        torch.testing.assert_close(
+            found.hidden[clip].detach(), torch.cat([values for values, _ in slow]), atol=1e-6, rtol=1e-6
+        )
+        assert found.positions[clip].tolist() == [f * places + i for f, (_, at) in enumerate(slow) for i in at]
+    found.hidden.sum().backward()
+    assert bool((hidden.grad.abs().sum(dim=-1) > 0).all()), "whatever was merged is heard"  # type: ignore[union-attr]
+
+
+def test_clusters_are_scenes_wherever_they_are() -> None:
+    torch.manual_seed(4)
+    one, other = torch.randn(2, 10, 4)
+    alternating = torch.stack([one, other, one, other, one, other]) + 0.01 * torch.randn(6, 10, 4)
+    features = alternating.mean(dim=1)
+    found = clusters(features[None], 2)[0].tolist()
+    assert found == [0, 1, 0, 1, 0, 1]
+    assert clusters(features[None], 1)[0].tolist() == [0] * 6
+    assert sorted(set(clusters(features[None], 9)[0].tolist())) == list(range(6)), "as many as frames at most"
+    # The same as segments of the clip whose scenes stand together.
+    order = torch.tensor([0, 2, 4, 1, 3, 5])
+    values, positions = fastvid(alternating, keep=0.4, segments="clusters", c=2, d=0.5)
+    sorted_values, there = fastvid(alternating[order], keep=0.4, c=2, tau=-2.0, d=0.5)
+    back = [int(order[p // 10]) * 10 + p % 10 for p in there.tolist()]
+    assert positions.tolist() == sorted(back)
+    assert torch.equal(values, sorted_values[torch.tensor(np.argsort(back))])
+    # One cluster is one segment.
+    assert torch.equal(
+        fastvid(alternating, keep=0.4, segments="clusters", c=1, d=0.5)[0],
+        fastvid(alternating, keep=0.4, c=1, tau=-2.0, d=0.5)[0],
+    )
+
+
 def video(**changes: Any) -> VideoTransformer:
     torch.manual_seed(3)
     return VideoTransformer((6, 1, 24, 24), 4, **{"width": 16, "layers": 2, "heads": 2, "patch": 8} | changes)
 
 
-@pytest.mark.parametrize("reducer", ["fastvid", "dtm", "salient", "random", "frames", "grid"])
+@pytest.mark.parametrize("reducer", ["fastvid", "dtm", "salient", "random", "frames", "grid", "tome"])
 def test_a_video_transformer_reads_fewer(reducer: str) -> None:
     model, clips = video().eval(), torch.randn(3, 6, 1, 24, 24)
     whole = model(clips)
