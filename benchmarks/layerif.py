@@ -3,6 +3,7 @@
     python benchmarks/layerif.py              # labels 5 seeds, zeros 3, ranks 10; minutes of one core
     python benchmarks/layerif.py --labels     # that part alone; likewise --sparsity and --ranks; several go together; the page holds what is there
     python benchmarks/layerif.py --language   # zeros of SmolLM2 on tales, 3 draws: layerif_language.md; hours
+    python benchmarks/layerif.py --newsgroups # ranks of MiniLM on 20 Newsgroups, 10 seeds: layerif_newsgroups.md; cells that resume; an hour and a half
     python benchmarks/layerif.py --quick      # two seeds, for a look; writes nothing
     python benchmarks/layerif.py --jobs 2     # processes at a time
 
@@ -17,10 +18,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -29,7 +28,6 @@ import torch
 from matplotlib.figure import Figure
 
 from dictpfl.client.compress.influence.layers import Measure, layer_influence
-from dictpfl.client.compress.influence.shares import BY_SCORES
 from dictpfl.client.compress.narrow.phases import trained
 from dictpfl.client.compress.narrow.relearn import figure
 from dictpfl.client.compress.sparse.prune import prune
@@ -38,16 +36,15 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.training.task import load_task
-from dictpfl.common.config import FederationConfig
 from dictpfl.common.settings import Data, Training
 from dictpfl.deploy.reports.plots import COLOURS
-from lib import layers_of_language
+from lib import layers_of_language, ranks_by_map
 from lib.arms import Cells, Claim, Study, claims_table, study_parser
-from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
 TRAINING = Training(batch_size=32, learning_rate=1e-2, device="cpu")
 SPARSITIES = (70, 80, 90)
-WAYS = ("uniform", *BY_SCORES)
+WAYS = ranks_by_map.WAYS
 ZERO_WAYS = (*WAYS, *BY_WEIGHTS)
 LABELS: Mapping[str, Mapping[str, Any]] = {name: {"by": name} for name in ("exact", "datainf", "none", "gradient norm")}
 ZEROS: Mapping[str, Mapping[str, Any]] = {way: {"way": way} for way in ZERO_WAYS}
@@ -108,34 +105,8 @@ def measure_zeros(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def measure_ranks(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Run a federation whose ranks are divided one way, by the map of a federation before it."""
-    from dictpfl.deploy.compress.layers import Found, pooled, write_layers
-    from dictpfl.deploy.exports.finished import Finished
-    from dictpfl.deploy.simulation.simulate import simulate
-
-    torch.set_num_threads(1)
-    base = {
-        "seed": seed, "encryption.sealer": "identity", "toy_insecure": True, "tallies.closing": [], "decomposition.rank": arm["rank"],
-        "training.threads": 1,
-    }  # fmt: skip
-    path = ROOT / "experiments" / "layerif_digits.toml"
-    with tempfile.TemporaryDirectory(prefix="layerif-") as name:
-        folder = Path(name)
-        first = simulate(FederationConfig.load(path, base | {"federation.rounds": 1}), folder / "first", engine="local")
-        (folder / "map").mkdir()
-        write_layers(Found(pooled(Finished.load(first.folder))), folder / "map")
-        chosen = base | {"federation.rounds": arm["rounds"], "tallies.opening": []}
-        if arm["way"] != "uniform":
-            chosen |= {
-                "decomposition.allocator": arm["way"],
-                "decomposition.scores": str(folder / "map" / "layers.json"),
-            }
-        run = simulate(FederationConfig.load(path, chosen), folder / "run", engine="local")
-        ranks = {name: d.rank for name, d in Finished.load(run.folder).genesis.dictionaries.items()}
-        return {
-            "steps": 0, "samples": 0,  # of institutions, who keep their counts to themselves
-            "accuracy": 100 * run.accuracy, "ranks": ranks, "values": run.summary["values"]["shared"], "sent": run.summary["values"]["sent"],
-        }  # fmt: skip
+    """Run a federation on digits whose ranks are divided one way, by the map of a federation before it."""
+    return ranks_by_map.ranked("layerif_digits", {"decomposition.rank": arm["rank"]}, arm["way"], arm["rounds"], seed)
 
 
 def zeros_claims(cells: Cells) -> list[Claim]:
@@ -284,7 +255,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in PARTS:
         parser.add_argument(f"--{part}", action="store_true", help=f"the part on {part}")
     parser.add_argument("--language", action="store_true", help="zeros of a language model alone, on a page of its own")
+    parser.add_argument("--newsgroups", action="store_true", help="ranks of MiniLM alone, on a page of its own")
     asked = parser.parse_args(arguments)
+    if asked.newsgroups:
+        ranks_by_map.run(range(_LOOK if asked.quick else _SEEDS["ranks"]), asked.jobs, quick=asked.quick)
+        return 0
     if asked.language:
         layers_of_language.run(range(_LOOK if asked.quick else 3), asked.jobs)
         return 0

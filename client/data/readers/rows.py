@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data import hubs, images, tables, texts
+from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.lazy import Known, Numbers
 from dictpfl.client.data.samples import Dataset, path_of
 from dictpfl.common.errors import ConfigError, DataError
@@ -137,6 +137,8 @@ class RowReader:
 
     def _made(self, frame: pd.DataFrame) -> Dataset:
         data, names = self._section, self._table.class_names
+        if {"text", "image"} <= data.options.keys():
+            return questions.asked(data, frame, names, seed=0)
         if "text" in data.options:
             return texts.tokens(data, frame, names, seed=0)
         if "image" in data.options:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dictpfl.client.data import hubs, images, tables, texts
+from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet
 from dictpfl.client.data.samples import Dataset, path_of, require_options, sites_of
 from dictpfl.client.data.source import SOURCES
@@ -24,7 +24,7 @@ _OPTIONS = ("scale", "classes", "target", "shape", "delimiter", "split")
 @SOURCES.register("jsonl")
 @SOURCES.register("datasets")
 def read_columns(data: Data, seed: int) -> Dataset:
-    """Read rows as samples: tokens of `data.options.text`, images of `data.options.image`, or numbers of all columns.
+    """Read rows as samples: tokens of `data.options.text`, images of `data.options.image`, both, or numbers of all columns.
 
     `data.options` for all of them: `classes`, `target` (see `dictpfl.client.data.tables`); `delimiter` of csv;
     `split` of a `datasets` folder with several.
@@ -37,7 +37,9 @@ def read_columns(data: Data, seed: int) -> Dataset:
         ConfigError: an option that this kind of sample does not take.
         DataError: unreadable, empty, columns missing.
     """
-    if "text" in data.options:
+    if {"text", "image"} <= data.options.keys():
+        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *questions.OPTIONS))
+    elif "text" in data.options:
         require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *texts.OPTIONS))
     elif "image" in data.options:
         require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], "image", *images.OPTIONS))
@@ -45,9 +47,11 @@ def read_columns(data: Data, seed: int) -> Dataset:
         require_options(data, (*_OPTIONS, "event"))
     if (data.features or data.exclude) and {"text", "image"} & data.options.keys():
         raise ConfigError(
-            "data.features and data.exclude choose columns of numbers, and data.options makes samples of one column; leave them out"
+            "data.features and data.exclude choose columns of numbers, and data.options makes samples of one column or two; leave them out"
         )
     data, frame, names = _sites(data, sites) if (sites := sites_of(data)) else (data, *_read(data))
+    if {"text", "image"} <= data.options.keys():
+        return questions.asked(data, frame, names, seed=seed)
     if "text" in data.options:
         return texts.tokens(data, frame, names, seed=seed)
     if "image" in data.options:

@@ -15,7 +15,7 @@ from dictpfl.client.model.tokens.families import llama
 from dictpfl.client.model.tokens.reduction import Reduction
 from dictpfl.client.model.tokens.seam import Between, Frames, Tokens
 from dictpfl.client.model.tokens.stack import require_deep, run
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Model
 
 _PATCHES = "patches"
@@ -62,7 +62,7 @@ class VisionLanguage(nn.Module):
         if len(sample_shape) != 1 or sample_shape[0] <= pixels:
             raise ConfigError(
                 f"vlm needs samples of {pixels} pixels (model.options.image = {list(self.image)}) and a question's tokens behind them; these "
-                f'samples are {tuple(sample_shape)}: use data.source = "mosaic", or one of your own'
+                f'samples are {tuple(sample_shape)}: name columns of pictures and of questions in data.options (image, text), use data.source = "mosaic", or one of your own'
             )
         self.pixels = pixels
         self.language = (
@@ -104,6 +104,11 @@ class VisionLanguage(nn.Module):
         """(batch, C H W + words) to (batch, outputs)."""
         seen = self.seen(samples[:, : self.pixels].reshape(-1, *self.image))
         ids = samples[:, self.pixels :].round().long()
+        if (largest := int(ids.max())) >= (known := self.language.embed_tokens.num_embeddings):
+            raise ModelError(
+                f"a question's token is {largest}, and the decoder knows {known} (0 to {known - 1}); set model.options.words to the tokenizer's "
+                "number of tokens, or name the tokenizer of model.options.language"
+            )
         asked = self.language.embed_tokens(ids.clamp(min=0))
         lengths = (ids >= 0).sum(dim=1).clamp(min=1)  # what stands behind the last word is below 0
         index, answers = [], []
