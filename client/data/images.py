@@ -113,8 +113,11 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
         else:
             whole, scale = image.convert(mode), 255.0
         fitted = ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)
-        values = np.asarray(fitted, dtype=np.float32).reshape(height, width, channels) / scale
-        return ((values - mean) / std).transpose(2, 0, 1).astype(np.float32)
+        values = np.array(fitted, dtype=np.float32).reshape(height, width, channels)
+        values /= np.float32(scale)  # in place: each array of an image is as large as the image
+        values -= mean
+        values /= std
+        return values.transpose(2, 0, 1)
 
     return fit
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
@@ -63,12 +63,15 @@ class Reader(Protocol):
         """Digest of what numbers stand for, such as the names of files: with another one, saved numbers mean nothing."""
         ...
 
-    def read(self, numbers: Numbers, seed: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def read(
+        self, numbers: Numbers, seed: int, out: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Read some samples, in this order.
 
         Args:
             numbers: of the samples.
             seed: of what a reader that is not steady draws.
+            out: of the form of all samples' features, (k, ...): where a reader may write them, and return it, to save a copy.
 
         Returns:
             Features (k, ...), and labels (k, ...) where they are read with the features.
@@ -169,8 +172,15 @@ class LazySamples(Samples):
         held = None if self._held is None else self._held[indices]
         return type(self)(self.reader, self.data, self.numbers[indices], held, self.form)
 
-    def read(self, places: NDArray[Any] | Sequence[int], seed: int = 0) -> Read:
+    def read(
+        self, places: NDArray[Any] | Sequence[int], seed: int = 0, room: Callable[[int], NDArray[Any]] | None = None
+    ) -> Read:
         """Read samples by their places here.
+
+        Args:
+            places: numbers among these samples.
+            seed: of what a reader that is not steady draws.
+            room: makes an array for the features of so many samples, which a reader may fill in place of one of its own.
 
         Raises:
             DataError: one cannot be read, or is not what it was: the message names it. With `data.skip_broken` it is left out
@@ -178,7 +188,7 @@ class LazySamples(Samples):
         """
         places = np.asarray(places, dtype=np.int64)
         try:
-            return self._checked(places, seed)
+            return self._checked(places, seed, None if room is None else room(len(places)))
         except DataError:
             if len(places) == 1 and not self.data.skip_broken:
                 raise
@@ -227,9 +237,9 @@ class LazySamples(Samples):
         np.savez(buffer, **arrays)
         write_private(Path(path), buffer.getvalue())
 
-    def _checked(self, places: Numbers, seed: int) -> Read:
+    def _checked(self, places: Numbers, seed: int, out: NDArray[Any] | None = None) -> Read:
         numbers = self.numbers[places]
-        features, labels = self.reader.read(numbers, seed)
+        features, labels = self.reader.read(numbers, seed, out)
         held = None if self._held is None else self._held[places]
         if held is not None and labels is not None and not np.array_equal(held, labels):
             raise DataError(
@@ -371,8 +381,12 @@ class Chain:
         """See `Reader`."""
         return "+".join(reader.digest for reader in self._readers)
 
-    def read(self, numbers: Numbers, seed: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def read(
+        self, numbers: Numbers, seed: int, out: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """See `Reader`."""
+        if len(self._readers) == 1:
+            return self._readers[0].read(numbers, seed, out)
         which = np.searchsorted(self._ends, numbers, side="right")
         parts = []
         for reader in np.unique(which):

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dictpfl.client.data.lazy import LazySamples
+from dictpfl.client.data.lazy import Form, LazySamples
 from dictpfl.common.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -71,13 +72,39 @@ class Unread:
     def read(self, places: Any, seed: int = 0) -> Prepared:
         """Read a batch; errors come back as words, since they cross from a process to another, where a traceback would be added."""
         try:
-            found = self.samples.read(np.asarray(places), seed)
+            shared = _Shared(self.samples.form) if get_worker_info() is not None else None
+            found = self.samples.read(np.asarray(places), seed, shared)
         except DataError as error:
             return torch.empty(0), torch.empty(0), (), str(error)
         features, labels = torch.from_numpy(found.features), torch.from_numpy(found.labels)
+        if shared is not None and shared.holds(found.features):
+            features = shared.tensor
         if labels.is_floating_point():
             labels = labels.to(self.dtype if self.dtype.is_floating_point else torch.float32)
         return features.to(self.dtype), labels, found.broken, ""
+
+
+class _Shared:
+    """Memory that this process shares with the one that it reads for: a batch that is written there crosses without a copy."""
+
+    def __init__(self, form: Form) -> None:
+        self._form, self.tensor = form, torch.empty(0)
+
+    def __call__(self, count: int) -> NDArray[Any]:
+        kind: torch.dtype = getattr(torch, self._form.dtype)
+        shape = (count, *self._form.shape)
+        size = math.prod(shape) * kind.itemsize
+        # As torch's own `default_collate` does in a worker.
+        storage = torch.UntypedStorage._new_shared(size)  # noqa: SLF001
+        self.tensor = torch.empty(0, dtype=kind).set_(storage, 0, shape)  # type: ignore[call-overload]
+        made: NDArray[Any] = self.tensor.numpy()
+        return made
+
+    def holds(self, features: NDArray[Any]) -> bool:
+        """Tell whether features were written here."""
+        return (
+            features.shape == self.tensor.shape and features.ctypes.data == self.tensor.data_ptr() and len(features) > 0
+        )
 
 
 class Broken:

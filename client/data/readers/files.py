@@ -62,9 +62,16 @@ class FileReader:
         """File of a sample."""
         return Path(self._root) / os.fsdecode(bytes(self._names[number]))
 
-    def read(self, numbers: Numbers, seed: int = 0) -> tuple[NDArray[Any], None]:  # noqa: ARG002 -- nothing is drawn
+    def read(self, numbers: Numbers, seed: int = 0, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], None]:  # noqa: ARG002 -- nothing is drawn
         """See `dictpfl.client.data.lazy.Reader`."""
-        return np.stack([self._decode(self.path(int(number))) for number in numbers]), None
+        found = (self._decode(self.path(int(number))) for number in numbers)
+        if out is None:
+            return np.stack([*found]), None
+        for row, one in zip(out, found, strict=True):
+            if one.shape != row.shape:
+                raise DataError(f"an image or clip of shape {one.shape}; expected {row.shape}, as the others")
+            row[...] = one
+        return out, None
 
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`."""

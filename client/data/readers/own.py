@@ -64,7 +64,7 @@ class OwnReader:
         """Splits and their lengths: nothing else is known of somebody else's Dataset; labels are compared when they are read."""
         return ",".join(f"{name}{len(part)}" for name, part in zip(self._names, self._parts, strict=True))
 
-    def read(self, numbers: Numbers, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(self, numbers: Numbers, seed: int, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: ARG002 -- pairs are checked before they stand together
         """See `dictpfl.client.data.lazy.Reader`."""
         with _as_they_were():
             pairs = [self._item(int(number), seed) for number in numbers]

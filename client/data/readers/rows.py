@@ -87,7 +87,12 @@ class RowReader:
         """See `dictpfl.client.data.lazy.Reader`."""
         return self._table.digest
 
-    def read(self, numbers: Numbers, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any] | None]:  # noqa: ARG002 -- nothing is drawn
+    def read(
+        self,
+        numbers: Numbers,
+        seed: int = 0,  # noqa: ARG002 -- nothing is drawn
+        out: NDArray[Any] | None = None,  # noqa: ARG002 -- a batch is made at once
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """See `dictpfl.client.data.lazy.Reader`."""
         try:
             made = self._made(self._table.rows(numbers, self._columns))

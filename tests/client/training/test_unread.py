@@ -18,6 +18,7 @@ from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.twin import Twin, decompose
 from dictpfl.client.training.tasks.classification import Classification
 from dictpfl.client.training.train import Measured, evaluate, train
+from dictpfl.client.training.unread import Unread
 from dictpfl.common.errors import DataError
 from dictpfl.common.protection import Privacy
 from dictpfl.common.settings import Data, Decomposition, Training
@@ -68,7 +69,7 @@ def test_features_of_a_frozen_encoder_are_those_of_memory_and_files_are_read_onc
     assert isinstance(lazy, LazySamples)
     whole = lazy.reader.read
     monkeypatch.setattr(
-        lazy.reader, "read", lambda numbers, seed: (read_files.extend(numbers), whole(numbers, seed))[1]
+        lazy.reader, "read", lambda numbers, seed, out: (read_files.extend(numbers), whole(numbers, seed, out))[1]
     )
     found = []
     for samples in (held, lazy):
@@ -113,3 +114,32 @@ def test_private_training_reads_what_poisson_draws(folder: Path, tmp_path: Path)
     found = dpsgd.train_privately(twin, samples, settings, Classification(), privacy=Privacy(), noise=1.0, seed=1)
     assert 20 < found.samples_seen < 110, "60 of 26 in 30 steps are expected, one of which is broken"
     assert not np.array_equal(twin.read(), before)
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_worker_writes_images_where_they_cross_without_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, skips: bool
+) -> None:
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        path = tmp_path / ("ill", "well")[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (9, 12), dtype=np.uint8)).save(path)
+    data = Data(source="imagefolder", path=str(tmp_path), lazy=True, options={"mode": "L", "size": 8})
+    samples = load_dataset(data.model_copy(update={"skip_broken": skips}), 1).samples
+    unread = Unread(samples, torch.float32)  # type: ignore[arg-type]
+    here = unread.read([7, 2, 5])[0]
+    assert not here.is_shared()
+    monkeypatch.setattr("dictpfl.client.training.unread.get_worker_info", object)
+    there = unread.read([7, 2, 5])[0]
+    assert there.is_shared()
+    assert torch.equal(here, there)
+    assert unread.read([1])[0].data_ptr() != there.data_ptr(), "each batch has memory of its own"
+    assert torch.equal(here, there)
+    next(iter(tmp_path.rglob("3.png"))).write_bytes(b"")
+    broken = unread.read([7, 8, 5])
+    if skips:
+        assert len(broken[0]) == 2
+        assert torch.equal(broken[0], here[[0, 2]])
+    else:
+        assert "3.png" in broken[3]
