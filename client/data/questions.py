@@ -19,7 +19,7 @@ OPTIONS = (
     *images.OPTIONS,
     *(option for option in texts.OPTIONS if option not in ("prompt", "template", "long")),
 )
-"""Of `data.options`: those of images, and of texts that answer by a class."""
+"""Options of `data.options` that are read: those of images, and of texts that answer by a class."""
 
 
 def asked(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (), *, seed: int) -> Dataset:

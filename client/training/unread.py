@@ -95,7 +95,7 @@ class _Shared:
         shape = (count, *self._form.shape)
         size = math.prod(shape) * kind.itemsize
         # As torch's own `default_collate` does in a worker.
-        storage = torch.UntypedStorage._new_shared(size)  # noqa: SLF001
+        storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]  # noqa: SLF001
         self.tensor = torch.empty(0, dtype=kind).set_(storage, 0, shape)  # type: ignore[call-overload]
         made: NDArray[Any] = self.tensor.numpy()
         return made

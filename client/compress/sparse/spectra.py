@@ -18,9 +18,9 @@ from dictpfl.client.model.sparse.weights import Weight
 BY_WEIGHTS = ("alpha", "owl")
 """Ways to divide zeros that need no gradients."""
 OUTLIER = 5.0
-"""An entry is an outlier from so many times the mean importance of its block on (OWL's M)."""
+"""Factor of a block's mean importance from which on an entry is an outlier (OWL's M)."""
 OWL_SPREAD = 0.08
-"""How far shares lie from the wanted one at most (OWL's lambda)."""
+"""Distance from the wanted share at most (OWL's lambda)."""
 
 
 def tail_exponents(weights: Mapping[str, Weight]) -> dict[str, float]:
