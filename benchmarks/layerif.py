@@ -3,7 +3,7 @@
     python benchmarks/layerif.py              # labels 5 seeds, zeros 3, ranks 10; minutes of one core
     python benchmarks/layerif.py --labels     # that part alone; likewise --sparsity and --ranks; several go together; the page holds what is there
     python benchmarks/layerif.py --language   # zeros of SmolLM2 on tales, 3 draws: layerif_language.md; hours
-    python benchmarks/layerif.py --newsgroups # ranks of MiniLM on 20 Newsgroups, 10 seeds: layerif_newsgroups.md; cells that resume; an hour and a half
+    python benchmarks/layerif.py --newsgroups # ranks of MiniLM on 20 Newsgroups, 10 seeds: layerif_newsgroups.md; cells that resume; hours of one core
     python benchmarks/layerif.py --quick      # two seeds, for a look; writes nothing
     python benchmarks/layerif.py --jobs 2     # processes at a time
 

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from dictpfl.client.compress.influence.shares import BY_SCORES
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, ahead, claims_table
 from lib.federations import CELLS
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
 WAYS = ("uniform", *BY_SCORES)
 RANK_OF = (2, 4)
+_MINILM = "layerif_newsgroups"
 OPEN: Mapping[str, Any] = {
     "encryption.sealer": "identity",
     "toy_insecure": True,
@@ -27,7 +28,15 @@ OPEN: Mapping[str, Any] = {
     "training.threads": 1,
 }
 """Without encryption, which changes no figure: the tests hold the digests equal."""
-SMALLER: Mapping[str, Any] = {"data.limit": 1200, "data.test_share": 0.3, "training.device": "cpu"}
+_MINILM = "layerif_newsgroups"
+SMALLER: Mapping[str, Any] = {
+    "data.path": str(ROOT / "data" / "newsgroups.parquet"),
+    "data.options.tokenizer": str(ROOT / "data" / "minilm"),
+    "model.source": f"transformers:{ROOT / 'data' / 'minilm'}",
+    "data.limit": 1200,
+    "data.test_share": 0.3,
+    "training.device": "cpu",
+}
 
 
 def ranked(
@@ -51,7 +60,7 @@ def ranked(
     path = ROOT / "experiments" / f"{experiment}.toml"
     with tempfile.TemporaryDirectory(prefix="layerif-") as name:
         folder = Path(name)
-        chosen = base | {"federation.rounds": rounds, "tallies.opening": []}
+        chosen = base | {"federation.rounds": rounds, "tallies.opening": [], "tallies.options": {}}
         if way != "uniform":
             scores = kept or folder / "layers.json"
             if not scores.exists():
@@ -81,10 +90,22 @@ def _map(config: FederationConfig, folder: Path, scores: Path) -> None:
 
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """MiniLM at one rank, divided one way."""
-    kept = CELLS / f"layerif-newsgroups-map-{arm['rank']}-{seed}.json"
-    return ranked(
-        "layerif_newsgroups", SMALLER | {"decomposition.rank": arm["rank"]}, arm["way"], arm["rounds"], seed, kept
-    )
+    changes = SMALLER | {"decomposition.rank": arm["rank"]}
+    return ranked(_MINILM, changes, arm["way"], arm["rounds"], seed, _kept(arm["rank"], seed))
+
+
+def _maps(seed: int) -> None:
+    """Make the maps that all arms of a seed read; arms that run at once would each make them."""
+    for rank in RANK_OF:
+        if not _kept(rank, seed).exists():
+            changes = {**OPEN, **SMALLER, "decomposition.rank": rank, "seed": seed, "federation.rounds": 1}
+            with tempfile.TemporaryDirectory(prefix="layerif-") as name:
+                config = FederationConfig.load(ROOT / "experiments" / f"{_MINILM}.toml", changes)
+                _map(config, Path(name), _kept(rank, seed))
+
+
+def _kept(rank: int, seed: int) -> Path:
+    return CELLS / f"layerif-newsgroups-map-{rank}-{seed}.json"
 
 
 def study(seeds: Sequence[int], rounds: int = 3) -> Study:
@@ -174,9 +195,9 @@ def draw(cells: Cells) -> Figure:
 
 def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     """Measure, print, and write unless it was a look."""
-    cells = (Study("layerif-newsgroups-quick", measure, study(seeds, 1).arms, seeds) if quick else study(seeds)).run(
-        jobs
-    )
+    asked = Study("layerif-newsgroups-quick", measure, study(seeds, 1).arms, seeds) if quick else study(seeds)
+    ahead(_maps, asked.wanting, jobs)
+    cells = asked.run(jobs)
     text = page(cells)
     print(text)
     if not quick:
