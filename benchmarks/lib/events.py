@@ -21,7 +21,7 @@ from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
 from lib.machine import Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
 
 KEEP, FRAMES, CLASSES = 0.125, 24, 10
-CLIPS, TRAINED_ON, HEAD_STEPS, BATCH = 120, 400, 300, 32
+CLIPS, TRAINED_ON, HEAD_STEPS, BATCH = 120, 800, 600, 32
 _PIXELS = 64
 Scene = Mapping[str, Any]
 SCENES: Mapping[str, Scene] = {
@@ -30,6 +30,8 @@ SCENES: Mapping[str, Scene] = {
     "6 distractors, faint": {"side": 6, "distractors": 6, "contrast": 0.6},
     "12 of 64, faint": {"side": 8, "distractors": 12, "contrast": 0.6},
 }
+LEARNT = 90.0
+"""Accuracy in percent, of all tokens, from which on the head's reading of fewer says anything."""
 CLEAR, FULL, FASTVID, DENSITY = "clear", "all tokens", "fastvid", "dtm"
 ARMS: Mapping[str, Mapping[str, Any]] = {
     FULL: {},
@@ -51,22 +53,25 @@ QUICK = (FULL, FASTVID, DENSITY, "salient", "grid", "frames", "random")
 
 
 class Head(nn.Module):
-    """Reader of any number of tokens, wherever they stood: each is looked at alone, and weights over all of them say whose class counts."""
+    """Reader of any number of tokens, wherever they stood: each is looked at alone, and of each class the token that speaks most for it counts.
+
+    A weighted mean in its place learns nothing in as many steps: three tokens of 864 show the digit.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.look = nn.Sequential(nn.Linear(_PIXELS, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU())
-        self.weight, self.read = nn.Linear(64, 1), nn.Linear(64, CLASSES)
+        self.look = nn.Sequential(
+            nn.Linear(_PIXELS, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, CLASSES)
+        )
 
     def weights(self, tokens: Tensor) -> Tensor:
-        """Weight of each token before the softmax, (..., T)."""
-        found: Tensor = self.weight(self.look(tokens)).squeeze(-1)
+        """Weight of each token, what it says for the class that it speaks most for, (..., T)."""
+        found: Tensor = self.look(tokens).amax(dim=-1)
         return found
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, 64) to (B, classes)."""
-        seen = self.look(tokens)
-        out: Tensor = self.read((seen * self.weight(seen).softmax(dim=1)).sum(dim=1))
+        out: Tensor = self.look(tokens).amax(dim=1)
         return out
 
 
@@ -162,12 +167,13 @@ def requirements(cells: Cells) -> list[Requirement]:
     """Promises of the plan."""
     mean = {arm: fmean(cells.of(arm, f"accuracy, {CLEAR}")) for arm in cells.study.arms}
     needed = [
+        Requirement("clear event: the head, of all tokens", "at least", LEARNT, mean[FULL], "%"),
         Requirement(
             "clear event, without training: FastVID of all tokens' accuracy",
             "at least",
             0.95,
             mean[FASTVID] / mean[FULL],
-        )
+        ),
     ]
     needed += [
         Requirement(f"clear event: FastVID above {rival}", "at least", 30.0, mean[FASTVID] - mean[rival], "points")
@@ -183,7 +189,11 @@ def opening(cells: Cells) -> str:
     """Say first what was not shown."""
     mean = {arm: fmean(cells.of(arm, f"accuracy, {CLEAR}")) for arm in cells.study.arms}
     near = [arm for arm in ("grid", "random") if mean[FASTVID] - mean[arm] <= 1.0]
-    if near:
+    if mean[FULL] < LEARNT:
+        first = (
+            f"The head did not learn ({mean[FULL]:.0f} % of all tokens), so that what it reads of fewer says nothing."
+        )
+    elif near:
         first = f"The density rule was not shown to beat evenly spread tokens: on clear short events FastVID is within a point of {', '.join(near)}, or below."
     else:
         lifts = ", ".join(f"{mean[FASTVID] - mean[arm]:.0f} points above {arm}" for arm in ("grid", "random", "frames"))
@@ -213,9 +223,9 @@ def page(cells: Cells) -> str:
 {opening(cells)}
 
 {CLIPS} clips of {FRAMES} frames of 6 x 6 tokens (8 x 8 in the last scene) of 8 x 8 pixels, {len(cells.study.seeds)} seeds, mean ± standard deviation; a digit shows for 3
-frames. All arms but the first keep {100 * KEEP:g} %. *Hits*: clips of which a token with the digit stays. *Right*: a head that looks at tokens one by one and
-pools them by weights, trained on all tokens of {TRAINED_ON} clear clips for {HEAD_STEPS} steps, reads what the arm leaves. *Faint*: 0.6 of the
-contrast. Salience is contrast, but for *learnt attention* (the head's weights, in the place of an encoder's class token) and *shuffled attention* (another clip's).
+frames. All arms but the first keep {100 * KEEP:g} %. *Hits*: clips of which a token with the digit stays. *Right*: a head that looks at tokens one by one, of
+each class the token that speaks most for it, trained on all tokens of {TRAINED_ON} clear clips for {HEAD_STEPS} steps, reads what the arm leaves. *Faint*: 0.6 of the
+contrast. Salience is contrast, but for *learnt attention* (what a token says to the head, in the place of an encoder's class token) and *shuffled attention* (another clip's).
 
 {markdown_table(heads, rows)}
 
