@@ -302,7 +302,8 @@ def page(name: str, cells: Cells) -> str:
 
 {load.steps} steps of {load.batch} on {load.sizes[0]:,} samples with all tokens, {load.sizes[2]:,} others measured, {len(cells.study.seeds)} seeds with splits of their own; percent that
 is right, mean ± standard deviation. *No training*: that model, measured with fewer. *Trained*: {load.further} further steps with the reducer, the full
-model's as well. k of the fixed curve, chosen on {load.sizes[1]} validation samples, by seed: {ks}.
+model's as well. k of the fixed curve, chosen on {load.sizes[1]} validation samples, by seed: {ks}. *Flat* (k = 0) and *early* are one
+curve where the budget leaves no choice: all that goes, goes after the first layer.
 
 {markdown_table(heads, rows)}
 
