@@ -48,7 +48,8 @@ WAYS = ranks_by_map.WAYS
 ZERO_WAYS = (*WAYS, *BY_WEIGHTS)
 LABELS: Mapping[str, Mapping[str, Any]] = {name: {"by": name} for name in ("exact", "datainf", "none", "gradient norm")}
 ZEROS: Mapping[str, Mapping[str, Any]] = {way: {"way": way} for way in ZERO_WAYS}
-RANKS: Mapping[str, Mapping[str, Any]] = {way: {"way": way, "rank": 3, "rounds": 8} for way in WAYS}
+RANKS: Mapping[str, Mapping[str, Any]] = {way: {"way": way, "rank": 3, "rounds": 20, "rate": 2e-2} for way in WAYS}
+"""The rate is that of uniform ranks, of 1e-3, 4e-3, 1e-2, 2e-2 and 4e-2 on two seeds of their own."""
 _SEEDS = {"labels": 5, "sparsity": 3, "ranks": 10}
 _LOOK = 2
 _WRONG = 40  # of 200
@@ -106,7 +107,8 @@ def measure_zeros(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def measure_ranks(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Run a federation on digits whose ranks are divided one way, by the map of a federation before it."""
-    return ranks_by_map.ranked("layerif_digits", {"decomposition.rank": arm["rank"]}, arm["way"], arm["rounds"], seed)
+    changes = {"decomposition.rank": arm["rank"], "training.learning_rate": arm["rate"]}
+    return ranks_by_map.ranked("layerif_digits", changes, arm["way"], arm["rounds"], seed)
 
 
 def zeros_claims(cells: Cells) -> list[Claim]:
