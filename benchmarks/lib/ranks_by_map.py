@@ -20,7 +20,6 @@ from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, req
 
 WAYS = ("uniform", *BY_SCORES)
 RANK_OF = (2, 4)
-_MINILM = "layerif_newsgroups"
 OPEN: Mapping[str, Any] = {
     "encryption.sealer": "identity",
     "toy_insecure": True,
@@ -64,7 +63,7 @@ def ranked(
         if way != "uniform":
             scores = kept or folder / "layers.json"
             if not scores.exists():
-                _map(FederationConfig.load(path, base | {"federation.rounds": 1}), folder, scores)
+                _map(experiment, base, scores)
             chosen |= {"decomposition.allocator": way, "decomposition.scores": str(scores)}
         run = simulate(FederationConfig.load(path, chosen), folder / "run", engine="local")
         ranks = {name: d.rank for name, d in Finished.load(run.folder).genesis.dictionaries.items()}
@@ -74,18 +73,22 @@ def ranked(
         }  # fmt: skip
 
 
-def _map(config: FederationConfig, folder: Path, scores: Path) -> None:
+def _map(experiment: str, base: Mapping[str, Any], scores: Path) -> None:
+    """Tally a map in a federation of one round, and write it; the file is whole or not there."""
     from dictpfl.deploy.compress.layers import Found, pooled, write_layers
     from dictpfl.deploy.exports.finished import Finished
     from dictpfl.deploy.simulation.simulate import simulate
 
-    first = simulate(config, folder / "first", engine="local")
-    (folder / "map").mkdir()
-    write_layers(Found(pooled(Finished.load(first.folder))), folder / "map")
-    part = scores.with_suffix(".part")
-    scores.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes((folder / "map" / "layers.json").read_bytes())
-    part.replace(scores)
+    config = FederationConfig.load(ROOT / "experiments" / f"{experiment}.toml", {**base, "federation.rounds": 1})
+    with tempfile.TemporaryDirectory(prefix="layerif-") as name:
+        folder = Path(name)
+        first = simulate(config, folder / "first", engine="local")
+        (folder / "map").mkdir()
+        write_layers(Found(pooled(Finished.load(first.folder))), folder / "map")
+        part = scores.with_suffix(".part")
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes((folder / "map" / "layers.json").read_bytes())
+        part.replace(scores)
 
 
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -98,10 +101,7 @@ def _maps(seed: int) -> None:
     """Make the maps that all arms of a seed read; arms that run at once would each make them."""
     for rank in RANK_OF:
         if not _kept(rank, seed).exists():
-            changes = {**OPEN, **SMALLER, "decomposition.rank": rank, "seed": seed, "federation.rounds": 1}
-            with tempfile.TemporaryDirectory(prefix="layerif-") as name:
-                config = FederationConfig.load(ROOT / "experiments" / f"{_MINILM}.toml", changes)
-                _map(config, Path(name), _kept(rank, seed))
+            _map(_MINILM, {**OPEN, **SMALLER, "decomposition.rank": rank, "seed": seed}, _kept(rank, seed))
 
 
 def _kept(rank: int, seed: int) -> Path:

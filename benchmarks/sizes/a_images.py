@@ -67,9 +67,8 @@ def _write(folder: Path, number: int) -> int:
     place = folder / ("ill", "well")[number % 2] / f"{number // 2 % 256:03d}" / f"{number:07d}.png"
     place.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(
-        place, compress_level=0
-    )  # noise: nothing would be smaller, and 133,000 files are written
+    # Noise: nothing would be smaller, and 133,000 files are written.
+    Image.fromarray(pixels).save(place, compress_level=0)
     return place.stat().st_size
 
 

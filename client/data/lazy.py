@@ -23,6 +23,8 @@ INDEX_FORMAT = "dictpfl-index-1"
 _SUSPICIOUS = 8  # samples of which nothing can be read: then it is not single files that are broken
 _TRIED = 16  # broken samples before the form of one is given up
 Numbers = NDArray[np.int64]
+Room = Callable[[int], NDArray[Any]]
+"""Makes an array for the features of so many samples."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,13 @@ class Reader(Protocol):
         """Digest of what numbers stand for, such as the names of files: with another one, saved numbers mean nothing."""
         ...
 
-    def read(
-        self, numbers: Numbers, seed: int, out: NDArray[Any] | None = None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def read(self, numbers: Numbers, seed: int, room: Room | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Read some samples, in this order.
 
         Args:
             numbers: of the samples.
             seed: of what a reader that is not steady draws.
-            out: of the form of all samples' features, (k, ...): where a reader may write them, and return it, to save a copy.
+            room: makes an array of the form of so many samples' features, which a reader may fill and return, to save a copy.
 
         Returns:
             Features (k, ...), and labels (k, ...) where they are read with the features.
@@ -172,15 +172,13 @@ class LazySamples(Samples):
         held = None if self._held is None else self._held[indices]
         return type(self)(self.reader, self.data, self.numbers[indices], held, self.form)
 
-    def read(
-        self, places: NDArray[Any] | Sequence[int], seed: int = 0, room: Callable[[int], NDArray[Any]] | None = None
-    ) -> Read:
+    def read(self, places: NDArray[Any] | Sequence[int], seed: int = 0, room: Room | None = None) -> Read:
         """Read samples by their places here.
 
         Args:
             places: numbers among these samples.
             seed: of what a reader that is not steady draws.
-            room: makes an array for the features of so many samples, which a reader may fill in place of one of its own.
+            room: see `Reader.read`.
 
         Raises:
             DataError: one cannot be read, or is not what it was: the message names it. With `data.skip_broken` it is left out
@@ -188,7 +186,7 @@ class LazySamples(Samples):
         """
         places = np.asarray(places, dtype=np.int64)
         try:
-            return self._checked(places, seed, None if room is None else room(len(places)))
+            return self._checked(places, seed, room)
         except DataError:
             if len(places) == 1 and not self.data.skip_broken:
                 raise
@@ -237,9 +235,9 @@ class LazySamples(Samples):
         np.savez(buffer, **arrays)
         write_private(Path(path), buffer.getvalue())
 
-    def _checked(self, places: Numbers, seed: int, out: NDArray[Any] | None = None) -> Read:
+    def _checked(self, places: Numbers, seed: int, room: Room | None = None) -> Read:
         numbers = self.numbers[places]
-        features, labels = self.reader.read(numbers, seed, out)
+        features, labels = self.reader.read(numbers, seed, room)
         held = None if self._held is None else self._held[places]
         if held is not None and labels is not None and not np.array_equal(held, labels):
             raise DataError(
@@ -381,12 +379,10 @@ class Chain:
         """See `Reader`."""
         return "+".join(reader.digest for reader in self._readers)
 
-    def read(
-        self, numbers: Numbers, seed: int, out: NDArray[Any] | None = None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    def read(self, numbers: Numbers, seed: int, room: Room | None = None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """See `Reader`."""
         if len(self._readers) == 1:
-            return self._readers[0].read(numbers, seed, out)
+            return self._readers[0].read(numbers, seed, room)
         which = np.searchsorted(self._ends, numbers, side="right")
         parts = []
         for reader in np.unique(which):

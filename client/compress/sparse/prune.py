@@ -38,6 +38,7 @@ from dictpfl.common.law.sparsity import Bools
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "lua"]
 METHODS: tuple[str, ...] = get_args(Method)
+_BY_BLOCKS = (*BY_SCORES, *BY_WEIGHTS)
 Allocation = Literal["uniform", "global", "layerif", "reversed", "random", "gradient", "alpha", "owl"]
 Pattern = tuple[int, int]
 
@@ -146,7 +147,7 @@ def prune(
         sparsity = 1.0 - pattern[0] / pattern[1]
     divided = (
         _divided(made, weights, samples, task, sparsity, allocate, scores, spread, seed)
-        if allocate in (*BY_SCORES, *BY_WEIGHTS)
+        if allocate in _BY_BLOCKS
         else None
     )
     plan = _Plan(weights, sparsity, pattern, divided)
@@ -294,7 +295,7 @@ def _require_sound(method: str, allocate: str, pattern: Pattern | None) -> None:
         raise ConfigError(
             "method = `lua` learns what goes from each row; it takes neither a pattern nor another way to divide it"
         )
-    if allocate in (*BY_SCORES, *BY_WEIGHTS) and pattern is not None:
+    if allocate in _BY_BLOCKS and pattern is not None:
         raise ConfigError(f"a pattern keeps the same share of every weight; leave allocate `uniform`, not `{allocate}`")
     if allocate == "global" and (method == "sparsegpt" or pattern is not None):
         raise ConfigError(

@@ -13,7 +13,7 @@ import structlog
 from numpy.typing import NDArray
 
 from dictpfl.client.data import images, videos
-from dictpfl.client.data.lazy import Known, LazySamples, Numbers
+from dictpfl.client.data.lazy import Known, LazySamples, Numbers, Room
 from dictpfl.client.data.samples import Dataset, Samples, drawn, path_of, require_options, sites_of
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
@@ -62,11 +62,12 @@ class FileReader:
         """File of a sample."""
         return Path(self._root) / os.fsdecode(bytes(self._names[number]))
 
-    def read(self, numbers: Numbers, seed: int = 0, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], None]:  # noqa: ARG002 -- nothing is drawn
+    def read(self, numbers: Numbers, seed: int = 0, room: Room | None = None) -> tuple[NDArray[Any], None]:  # noqa: ARG002 -- nothing is drawn
         """See `dictpfl.client.data.lazy.Reader`."""
         found = (self._decode(self.path(int(number))) for number in numbers)
-        if out is None:
+        if room is None:
             return np.stack([*found]), None
+        out = room(len(numbers))
         for row, one in zip(out, found, strict=True):
             if one.shape != row.shape:
                 raise DataError(f"an image or clip of shape {one.shape}; expected {row.shape}, as the others")

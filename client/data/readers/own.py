@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from dictpfl.client.data.lazy import Known, Numbers
+from dictpfl.client.data.lazy import Known, Numbers, Room
 from dictpfl.client.data.samples import SPLITS
 from dictpfl.common.errors import DataError
 from dictpfl.common.settings import Data
@@ -64,7 +64,7 @@ class OwnReader:
         """Splits and their lengths: nothing else is known of somebody else's Dataset; labels are compared when they are read."""
         return ",".join(f"{name}{len(part)}" for name, part in zip(self._names, self._parts, strict=True))
 
-    def read(self, numbers: Numbers, seed: int, out: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: ARG002 -- pairs are checked before they stand together
+    def read(self, numbers: Numbers, seed: int, room: Room | None = None) -> tuple[NDArray[Any], NDArray[Any]]:  # noqa: ARG002 -- pairs are checked before they stand together
         """See `dictpfl.client.data.lazy.Reader`."""
         with _as_they_were():
             pairs = [self._item(int(number), seed) for number in numbers]

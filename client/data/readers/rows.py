@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
-from dictpfl.client.data.lazy import Known, Numbers
+from dictpfl.client.data.lazy import Known, Numbers, Room
 from dictpfl.client.data.samples import Dataset, path_of
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
@@ -91,7 +91,7 @@ class RowReader:
         self,
         numbers: Numbers,
         seed: int = 0,  # noqa: ARG002 -- nothing is drawn
-        out: NDArray[Any] | None = None,  # noqa: ARG002 -- a batch is made at once
+        room: Room | None = None,  # noqa: ARG002 -- a batch is made at once
     ) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """See `dictpfl.client.data.lazy.Reader`."""
         try:

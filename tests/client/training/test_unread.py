@@ -69,7 +69,7 @@ def test_features_of_a_frozen_encoder_are_those_of_memory_and_files_are_read_onc
     assert isinstance(lazy, LazySamples)
     whole = lazy.reader.read
     monkeypatch.setattr(
-        lazy.reader, "read", lambda numbers, seed, out: (read_files.extend(numbers), whole(numbers, seed, out))[1]
+        lazy.reader, "read", lambda numbers, seed, room: (read_files.extend(numbers), whole(numbers, seed, room))[1]
     )
     found = []
     for samples in (held, lazy):
