@@ -29,14 +29,14 @@ from torch import nn
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.networks.vit import VitTiny
-from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
+from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of, with_gamma
 from dictpfl.client.model.twin import Twin
 from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate, train
-from dictpfl.common.settings import Data, Decomposition, Training
+from dictpfl.common.settings import Data, Decomposition, Tokens, Training
 from lib import between
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
-from lib.between import ARMS, FIXED, FLAT, FULL, OWN, QUICK, RANDOM, SHUFFLED, SLOPES, UNMERGED, UNTRAINED
+from lib.between import ARMS, CALIBRATED, FIXED, FLAT, FULL, OWN, QUICK, RANDOM, SHUFFLED, SLOPES, UNMERGED, UNTRAINED
 from lib.machine import Requirement, bars, machine, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.steps import paired_steps
 
@@ -87,25 +87,10 @@ def _slope(seed: int, budget: int) -> float:
 
 @cache
 def _gamma(seed: int) -> float:
-    """Calibrate: a sample at the 90th percentile of MI, on validation images, is on the flat curve."""
-    model = reduce_tokens(copy.deepcopy(_base(seed)), "autoprune", keep=0.5, adapt="own")
-    found = reduction_of(model)
-    seen: list[float] = []
-    original = type(found.reducer).level
-
-    class Noting(type(found.reducer)):  # type: ignore[misc]
-        def level(self, values: torch.Tensor) -> torch.Tensor:
-            seen.extend(values.tolist())
-            return original(self, values)
-
-    found.reducer.__class__ = Noting
-    _accuracy_of_module(model, _split(seed)[1])
-    return 0.4 / float(np.quantile(seen, 0.9))
-
-
-def _accuracy_of_module(model: nn.Module, samples: Samples) -> None:
-    with torch.no_grad():
-        model(torch.tensor(samples.features))
+    """Calibrate: a validation image at the 90th percentile of MI is on the flat curve."""
+    validation = torch.tensor(_split(seed)[1].features)
+    settings = Tokens(reducer="autoprune", keep=0.5, options=CALIBRATED)
+    return float(with_gamma(_base(seed), settings, lambda model: model(validation)).options["gamma"])
 
 
 def _reduced(seed: int, budget: int, options: Mapping[str, Any]) -> nn.Module:
@@ -125,7 +110,7 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
             options["k"] = _slope(seed, budget)
             found[f"k at {budget}"] = options["k"]
         if options.get("gamma") == "calibrated":
-            options["gamma"] = found["gamma"] = min(5.0, _gamma(seed))
+            options["gamma"] = found["gamma"] = _gamma(seed)
         model = _reduced(seed, budget, options)
         found[f"free at {budget}"] = _accuracy(model, test)
         if arm.get("trains", True) and budget == BUDGETS[0]:

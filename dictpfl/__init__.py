@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from dictpfl.client.compress.sparse.lua import Thresholds, learn_thresholds
     from dictpfl.client.compress.sparse.prune import Pruned, prune
     from dictpfl.client.data.samples import Dataset, Samples
-    from dictpfl.client.model.tokens.install import reduce_tokens
+    from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
     from dictpfl.client.model.tokens.reducers.fastvid import fastvid
     from dictpfl.client.model.tokens.segments import segments
     from dictpfl.client.model.twin import Twin, decompose, merge
@@ -187,6 +187,7 @@ _HOMES = {
     "merge": "client.model.twin",
     "prune": "client.compress.sparse.prune",
     "reduce_tokens": "client.model.tokens.install",
+    "reduction_of": "client.model.tokens.install",
     "segments": "client.model.tokens.segments",
     "simulate": "deploy.simulation.simulate",
     "sparsity_by_layer": "client.compress.influence.shares",
@@ -254,6 +255,7 @@ __all__ = [
     "merge",
     "prune",
     "reduce_tokens",
+    "reduction_of",
     "segments",
     "simulate",
     "sparsity_by_layer",

@@ -24,12 +24,12 @@ from torch import nn
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
-from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
+from dictpfl.client.model.tokens.install import reduce_tokens, with_gamma
 from dictpfl.client.model.twin import Twin
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import train
-from dictpfl.common.settings import Data, Decomposition, Model, Training
+from dictpfl.common.settings import Data, Decomposition, Model, Tokens, Training
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
 from lib.federations import CELLS
 from lib.machine import Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
@@ -51,7 +51,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 QUICK = (FULL, FLAT, FIXED, OWN, SHUFFLED)
 UNTRAINED = {arm: "it is measured without training only" for arm, made in ARMS.items() if not made.get("trains", True)}
-_MOST_GAMMA, _QUANTILE, _K0 = 5.0, 0.9, 0.4
+CALIBRATED: Mapping[str, Any] = {"adapt": "own", "gamma": "measured"}
 _AT_ONCE = 64
 
 
@@ -191,21 +191,11 @@ def _slope(name: str, seed: int, shrunk: int, budget: int) -> float:
 @cache
 def _gamma(name: str, seed: int, shrunk: int, budget: int) -> float:
     """Calibrate: a validation sample at the 90th percentile of MI is on the flat curve."""
-    model = _reduced(name, seed, shrunk, budget, {"adapt": "own"})
-    reduction = reduction_of(model)
-    assert reduction is not None
-    seen: list[float] = []
-    kind: Any = type(reduction.reducer)
-
-    class Noting(kind):  # type: ignore[misc]
-        def level(self, values: torch.Tensor) -> torch.Tensor:
-            seen.extend(values.tolist())
-            found: torch.Tensor = kind.level(self, values)
-            return found
-
-    reduction.reducer.__class__ = Noting
-    _right(model, _split(name, seed, shrunk)[0][1])
-    return min(_MOST_GAMMA, _K0 / max(1e-9, float(np.quantile(seen, _QUANTILE))))
+    settings = Tokens(reducer="autoprune", keep=budget / WORKLOADS[name].free, options=CALIBRATED)
+    validation = _split(name, seed, shrunk)[0][1]
+    return float(
+        with_gamma(_base(name, seed, shrunk), settings, lambda model: _right(model, validation)).options["gamma"]
+    )
 
 
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:

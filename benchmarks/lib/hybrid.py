@@ -149,7 +149,8 @@ def fresh(seed: int, **changes: Any) -> nn.Module:
 
 
 def subject(seed: int) -> nn.Module:
-    """The pretrained hybrid of a seed; trained once, then read."""
+    """The pretrained hybrid of a seed; trained once, on one thread, then read."""
+    torch.set_num_threads(1)  # two processes of two threads each would take three times as long on two cores
     model = fresh(seed)
     return stored(
         f"hybrid-{seed}-{made_of()}",

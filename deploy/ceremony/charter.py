@@ -22,6 +22,7 @@ from dictpfl.common.errors import ConfigError, ParameterError
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.seeds import SEED_BYTES, new_seed
 from dictpfl.deploy.agreeing import draw_genesis, require_trainable
+from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.teaching import with_teacher
 
 
@@ -62,7 +63,9 @@ def draw_up(
     if weights or config.model.weights:
         load_weights(model, weights or config.model.weights)
     require_accepts(model, sample_shape, outputs, config)
-    config, teacher = with_teacher(config, model, trials(sample_shape, outputs, config), outputs)
+    shaped = trials(sample_shape, outputs, config)
+    config, teacher = with_teacher(config, model, shaped, outputs)
+    config, _ = with_measured_tokens(config, model, shaped)  # `describe` shows the number
     seed = new_seed() if seed is None else seed
     if len(seed) != SEED_BYTES:
         raise ConfigError(f"a seed of {len(seed)} bytes, expected {SEED_BYTES}")

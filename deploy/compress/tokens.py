@@ -183,6 +183,7 @@ class Row:
         metric: mean over samples.
         loss: mean over samples.
         milliseconds: of a sample, forward.
+        products: multiply-adds of the layers as a share of those on all tokens.
     """
 
     arm: str
@@ -190,6 +191,7 @@ class Row:
     metric: float
     loss: float
     milliseconds: float
+    products: float
 
 
 def compared(source: Source, keep: float, reducers: Sequence[str]) -> list[Row]:
@@ -215,7 +217,9 @@ def _row(arm: str, source: Source, model: nn.Module) -> Row:
     found = evaluate(model, source.measure, source.task)
     spent = time.perf_counter() - began
     reduction = reduction_of(model)
-    read = float("nan")
+    read, products = float("nan"), 1.0
     if reduction is not None and reduction.told.samples:
-        read = sum(reduction.told.read) / len(reduction.told.read) / reduction.told.samples
-    return Row(arm, read, found.metric_sum / found.count, found.loss_sum / found.count, 1000 * spent / found.count)
+        report = reduction.report()
+        read, products = sum(report.tokens) / len(report.tokens), report.products
+    metric, loss = found.metric_sum / found.count, found.loss_sum / found.count
+    return Row(arm, read, metric, loss, 1000 * spent / found.count, products)

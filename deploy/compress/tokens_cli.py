@@ -56,7 +56,8 @@ def tokens(
     """Show what a reducer leaves of a clip, or measure a model that reads fewer tokens, without a federation.
 
     Of a clip it prints how many tokens stay, where scenes begin, and the milliseconds; --picture draws it. Of a model it prints one table:
-    tokens that a layer reads, the metric, the loss and the time, of all tokens and of each rule at the same budget.
+    tokens that a layer reads, multiply-adds of the layers as a share of those on all tokens, the metric, the loss and the time, of all
+    tokens and of each rule at the same budget.
     """
     use_working_directory()
     if Path(source).suffix.lower() in _ENDINGS:
@@ -72,10 +73,12 @@ def tokens(
     from dictpfl.deploy.compress.tokens import compared
 
     rows = compared(read_source(source, config=config, data=data, measure=measure), keep, reducer or [])
-    table = console.table("arm", "read a layer", "metric", "loss", "ms a sample")
+    table = console.table("arm", "read a layer", "products", "metric", "loss", "ms a sample")
     for row in rows:
         read = "all" if row.read != row.read else f"{row.read:.1f}"
-        table.add_row(row.arm, read, f"{row.metric:.4f}", f"{row.loss:.4f}", f"{row.milliseconds:.2f}")
+        table.add_row(
+            row.arm, read, f"{row.products:.2f}", f"{row.metric:.4f}", f"{row.loss:.4f}", f"{row.milliseconds:.2f}"
+        )
     console.out.print(table)
 
 

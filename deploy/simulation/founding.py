@@ -24,6 +24,7 @@ from dictpfl.client.defences.pairs import OwnKeys
 from dictpfl.client.folder import GENESIS_WEIGHTS, KEY, PEER_KEY, PEERS, TEACHER, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import read_roster
 from dictpfl.client.model.build import build_model, load_weights
+from dictpfl.client.model.tokens.install import is_unmeasured
 from dictpfl.client.training.directions import gradients
 from dictpfl.client.training.task import outputs_of, task_of
 from dictpfl.common.ckks.keys import FederationKey, load_key, make_key, save_key
@@ -37,6 +38,7 @@ from dictpfl.common.law.members import Roster
 from dictpfl.common.law.seeds import expand
 from dictpfl.common.settings import Data, Narrow
 from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable
+from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.runs.run import INSTITUTIONS, first_institution
 from dictpfl.deploy.simulation.counting import write_census
 from dictpfl.deploy.simulation.groups import write_groups
@@ -109,6 +111,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     trial = trial_of(division.institutions[0].train, sample_shape)
     require_trainable(model, [trial], config)
     config, teacher = with_teacher(config, model, [trial], outputs)
+    config, measured = with_measured_tokens(config, model, [trial], division.public)
     parameters = CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits)
     key = make_key(parameters) if config.encryption.sealer == "ckks" else None
     genesis, weights = draw_genesis(
@@ -127,7 +130,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
         else None,
         names=named,
     )
-    founded = Founded(genesis, key, folder, division.test, _values(model), notes_on(dataset))
+    founded = Founded(genesis, key, folder, division.test, _values(model), (*notes_on(dataset), *measured))
     try:
         _write(founded, division, weights, teacher)
         write_census(dataset, division, folder)
@@ -198,6 +201,9 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
         "distillation": {"recorded", "sha256"},
     }
     agreed, wanted = genesis.config, config
+    if is_unmeasured(wanted.tokens) and "gamma" in agreed.tokens.options:
+        options = wanted.tokens.options | {"gamma": agreed.tokens.options["gamma"]}
+        wanted = wanted.model_copy(update={"tokens": wanted.tokens.model_copy(update={"options": options})})
     changed = list(_differing(agreed.model_dump(exclude=left), wanted.model_dump(exclude=left)))
     changed += _differing(_filled(agreed.data, wanted.data).model_dump(), wanted.data.model_dump(), "data.")
     fixed = {"participants", "sample"}

@@ -11,7 +11,9 @@ from dictpfl.client.model.tokens.install import reduction_of
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.audit.replay.identity import federation_id
+from dictpfl.deploy.ceremony.charter import draw_up
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.simulation.founding import found, found_again
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import encrypted, tiny
 
@@ -48,6 +50,34 @@ def test_both_engines_and_two_runs_give_the_same_bits(adapt: str, tmp_path: Path
     engines = ("local", "local", "flower")
     runs = [simulate(config, tmp_path / str(n), engine=engine).summary for n, engine in enumerate(engines)]
     assert len({(run["state_digest"], run["model_sha256"]) for run in runs}) == 1
+
+
+@pytest.mark.parametrize("public_share", [0.0, 0.3])
+def test_gamma_is_measured_at_the_founding(public_share: float, tmp_path: Path) -> None:
+    """On public samples, or on noise: never on an institution's. The agreement holds the number, and a run resumes with the same file."""
+    options = {"adapt": "own", "gamma": "measured"}
+    config = tiny(**REDUCED | {"tokens__options": options, "data__public_share": public_share})
+    founded = found(config, tmp_path / "founded")
+    gamma = founded.genesis.config.tokens.options["gamma"]
+    assert 0 < gamma <= 5.0
+    assert founded.notes[-1].startswith(f"tokens.options.gamma is {gamma:.4g}, measured on ")
+    assert ("noise" in founded.notes[-1]) == (public_share == 0.0)
+    again = found_again(config, tmp_path / "founded")
+    assert again.genesis.federation == founded.genesis.federation
+    other = tiny(**REDUCED | {"tokens__options": options | {"k0": 0.3}, "data__public_share": public_share})
+    with pytest.raises(ConfigError, match=r"tokens\.options\.k0"):
+        found_again(other, tmp_path / "founded")
+    simulate(config, tmp_path / "run", engine="local")
+    assert Genesis.load(tmp_path / "run" / "institutions" / "institution-000").config.tokens.options["gamma"] == gamma
+
+
+def test_an_authority_measures_gamma_on_noise() -> None:
+    config = encrypted(
+        **REDUCED | {"tokens__options": {"adapt": "own", "gamma": "measured"}, "federation__sample_cap": 4096}
+    )
+    one, other = (draw_up(config, (1, 8, 8), 10, seed=bytes(32)) for _ in range(2))
+    assert 0 < one.genesis.config.tokens.options["gamma"] <= 5.0
+    assert one.genesis.config.tokens == other.genesis.config.tokens
 
 
 def test_a_budget_that_leaves_nothing_is_refused_before_round_1(tmp_path: Path) -> None:

@@ -89,14 +89,13 @@ class VideoTransformer(nn.Module):
         hidden = self.tokens(clips)
         where = self.frame_pos_embed.unsqueeze(1) + self.place_pos_embed
         if self.reduction is not None and self.reduction.acts(training=self.training):
-            assert isinstance(self.reduction.reducer, Before)  # noqa: S101 -- what `take_reduction` let in
-            kept = self.reduction.reducer.once(Frames(hidden))
+            kept = self.reduction.once(Frames(hidden))
             read = kept.hidden + where.flatten(0, 1)[kept.positions]
         else:
             read = (hidden + where).flatten(1, 2)
         x = torch.cat([self.cls_token.expand(len(clips), -1, -1), read], dim=1)
         if self.reduction is not None:
-            self.reduction.read(len(clips), x.shape[1])
+            self.reduction.read(self.layers, x, 1 + where.shape[0] * where.shape[1])
         for layer in self.layers:
             x = layer(x)
         outputs: Tensor = self.head(self.norm(x[:, 0]))

@@ -137,12 +137,12 @@ class VisionLanguage(nn.Module):
             if isinstance(self.reduction.reducer, Between):
                 ended = run(layers, how, tokens, 0, self.reduction.reducer, self.reduction.told)
                 return [(inner, left.hidden[:, length - 1]) for inner, left in ended]
-            kept = self.reduction.reducer.once(Frames(seen.unsqueeze(1)))
+            kept = self.reduction.once(Frames(seen.unsqueeze(1)))
             weight = seen.new_ones(len(seen), length + kept.positions.shape[1])
             tokens = Tokens(
                 torch.cat([asked, kept.hidden], dim=1), torch.cat([behind, kept.positions], dim=1), weight, length
             )
-            self.reduction.read(len(seen), length + kept.positions.shape[1])
+            self.reduction.read(layers, tokens.hidden, length + self.places)
         for layer in layers:
             tokens = Tokens(how.run(layer, tokens), tokens.positions, tokens.weight, length)
         return [(everybody, tokens.hidden[:, length - 1])]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from dictpfl.client.model.tokens.calibrate import Listening
 from dictpfl.client.model.tokens.families import bert, llama, vit
+from dictpfl.client.model.tokens.reducers.autoprune import MEASURED, AutoPrune
 from dictpfl.client.model.tokens.reduction import Reduction
-from dictpfl.client.model.tokens.seam import make_reducer
+from dictpfl.client.model.tokens.seam import Before, Between, make_reducer
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Tokens
 
@@ -22,15 +27,16 @@ def install(model: nn.Module, settings: Tokens) -> Reduction | None:
         ConfigError: a model of no family that is known, or settings that do not fit it.
     """
     reducer = make_reducer(settings)
-    if reducer is None:
-        return None
+    return None if reducer is None else _put(model, reducer, settings)
+
+
+def _put(model: nn.Module, reducer: Before | Between, settings: Tokens) -> Reduction:
+    reduction = Reduction(reducer, settings.apply == "evaluate")
     if getattr(model, "take_reduction", None) is not None:
-        reduction = Reduction(reducer, settings.apply == "evaluate")
         model.take_reduction(reduction)  # type: ignore[operator] # a model that has a place of its own for reducers
         return reduction
     for family in _FAMILIES:
         if family.matches(model):
-            reduction = Reduction(reducer, settings.apply == "evaluate")
             family.install(model, reduction)
             return reduction
     known = "; ".join(family.NAME for family in _FAMILIES)
@@ -40,7 +46,52 @@ def install(model: nn.Module, settings: Tokens) -> Reduction | None:
     )
 
 
-def reduce_tokens(model: nn.Module, reducer: str, *, keep: float, apply: str = "always", **options: Any) -> nn.Module:
+def is_unmeasured(settings: Tokens) -> bool:
+    """Tell whether settings leave a number to `with_gamma`."""
+    return settings.reducer == "autoprune" and settings.options.get("gamma") == MEASURED
+
+
+def with_gamma(model: nn.Module, settings: Tokens, read: Callable[[nn.Module], object]) -> Tokens:
+    """Measure gamma on samples, where the settings say so: k0 over the 90th percentile of mutual information.
+
+    Args:
+        model: without a reducer; it stays so.
+        settings: checked. Others than those with gamma = "measured" are returned as they are.
+        read: calls a model on samples.
+
+    Returns:
+        The settings with a number for gamma, from 0 to 5.
+
+    Raises:
+        ConfigError: a fixed curve (adapt = "none"), which has no use for gamma; a model of no family that is known.
+    """
+    if not is_unmeasured(settings):
+        return settings
+    if settings.options.get("adapt", "none") == "none":
+        raise ConfigError(
+            f'tokens.options: gamma = "{MEASURED}" with adapt = "none", where every sample is on one curve; leave gamma out, or set adapt '
+            'to "own"'
+        )
+    number = settings.model_copy(update={"options": settings.options | {"gamma": 0.0}})
+    reducer = make_reducer(number)
+    if not isinstance(reducer, AutoPrune):  # keep is 1: nothing is reduced
+        return number
+    listening, copied = Listening(reducer), copy.deepcopy(model).eval()
+    _put(copied, listening, settings)
+    with torch.no_grad():
+        read(copied)
+    return settings.model_copy(update={"options": settings.options | {"gamma": listening.gamma()}})
+
+
+def reduce_tokens(
+    model: nn.Module,
+    reducer: str,
+    *,
+    keep: float,
+    apply: str = "always",
+    calibration: Tensor | None = None,
+    **options: Any,
+) -> nn.Module:
     """Make a model of timm or transformers read fewer tokens, in place, for training and use: `reduce_tokens(model, "autoprune", keep=0.25)`.
 
     Args:
@@ -48,15 +99,19 @@ def reduce_tokens(model: nn.Module, reducer: str, *, keep: float, apply: str = "
         reducer: name of a reducer (`tokens.reducer`).
         keep: share of the tokens that is kept, the mean over the layers for one that works between them.
         apply: "always", or "evaluate": not while it is trained.
+        calibration: a batch of samples, on which gamma = "measured" of `autoprune` is measured.
         options: of the reducer.
 
     Returns:
-        The same model.
+        The same model. What it read since then: `dictpfl.reduction_of(model).report()`.
 
     Raises:
         ConfigError: unknown names, or a model of another family.
     """
-    install(model, Tokens.model_validate({"reducer": reducer, "keep": keep, "apply": apply, "options": options}))
+    settings = Tokens.model_validate({"reducer": reducer, "keep": keep, "apply": apply, "options": options})
+    if calibration is not None:
+        settings = with_gamma(model, settings, lambda plain: plain(calibration))
+    install(model, settings)
     return model
 
 

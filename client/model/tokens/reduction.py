@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dictpfl.client.model.tokens.seam import GONE, Before, Between, Tokens
-from dictpfl.client.model.tokens.stack import Told
-from dictpfl.common.errors import ConfigError
+from dictpfl.client.model.tokens.seam import GONE, Before, Between, Frames, Reduced, Tokens
+from dictpfl.client.model.tokens.stack import Told, products
+from dictpfl.common.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class Report:
+    """Report of what a model read since it was made to read fewer tokens, or since `Reduction.forget`.
+
+    Attributes:
+        samples: that were read.
+        tokens: that each layer read, mean over samples; one figure where all layers read the same.
+        levels: samples at each level of the curve; one level where the curve is fixed, none before a stack.
+        products: multiply-adds of the layers, as a share of those on all tokens.
+        milliseconds: of choosing and merging, a sample; wall time, on a GPU that of the launches.
+    """
+
+    samples: int
+    tokens: tuple[float, ...]
+    levels: tuple[int, ...]
+    products: float
+    milliseconds: float
 
 
 @dataclass
@@ -35,10 +55,47 @@ class Reduction:
         """Begin to count anew."""
         self.told = Told()
 
-    def read(self, samples: int, tokens: int) -> None:
-        """Count what a whole stack reads, where all its layers read the same."""
+    def once(self, frames: Frames) -> Reduced:
+        """Reduce tokens before a stack, and note the time.
+
+        Raises:
+            ConfigError: the reducer works between layers.
+        """
+        if not isinstance(self.reducer, Before):
+            raise ConfigError(
+                f"tokens.reducer: a {type(self.reducer).__name__} works between layers; expected one that works before them, such as "
+                '"fastvid" or "grid"'
+            )
+        began = time.perf_counter()
+        reduced = self.reducer.once(frames)
+        self.told.seconds += time.perf_counter() - began
+        return reduced
+
+    def read(self, layers: Iterable[nn.Module], hidden: Tensor, whole: int) -> None:
+        """Count what a stack reads, all its layers the same: (B, T, D), in place of `whole` tokens a sample."""
+        samples, tokens, width = hidden.shape
         self.told.samples += samples
         self.told.read = [sum(self.told.read) + float(samples * tokens)]
+        for layer in layers:
+            self.told.products += products(layer, samples, tokens, width)
+            self.told.whole += products(layer, samples, whole, width)
+
+    def report(self) -> Report:
+        """Sum up what the model read: tokens by layer, multiply-adds and milliseconds.
+
+        Raises:
+            ModelError: nothing was read yet.
+        """
+        told = self.told
+        if not told.samples:
+            raise ModelError("the model has read no sample with its reducer yet; run it first")
+        return Report(
+            told.samples,
+            tuple(tokens / told.samples for tokens in told.read),
+            tuple(told.levels),
+            told.products / told.whole,
+            1000 * told.seconds / told.samples,
+        )
 
     def between(self, family: str) -> Between:
         """The reducer, between layers.

@@ -47,16 +47,26 @@ class Told:
     """Counts of what a stack did, for reports.
 
     Attributes:
-        read: tokens that each layer read, mean over samples.
+        read: tokens that each layer read, summed over samples; one figure where all layers read the same.
         levels: samples at each level.
         samples: samples of the run.
         seconds: wall time of choosing and merging.
+        products: multiply-adds of the layers.
+        whole: those of the layers had they read all tokens.
     """
 
     read: list[float] = field(default_factory=list)
     levels: list[int] = field(default_factory=list)
     samples: int = 0
     seconds: float = 0.0
+    products: float = 0.0
+    whole: float = 0.0
+
+
+def products(layer: nn.Module, samples: int, tokens: int, width: int) -> float:
+    """Count the multiply-adds of a layer: each token through its matrices, and 2 n n d for the attention of n tokens of width d."""
+    matrices = sum(p.numel() for p in layer.parameters() if p.ndim == 2)  # noqa: PLR2004 -- a matrix
+    return float(samples) * (tokens * matrices + 2 * tokens * tokens * width)
 
 
 @contextmanager
@@ -110,6 +120,7 @@ def run(
     """
     courses = reducer.courses(len(layers), tokens.free, rows)
     told.samples += len(tokens.hidden)
+    told.whole += sum(products(layer, *tokens.hidden.shape) for layer in layers)
     told.levels = told.levels or [0] * len(courses)
     told.read = told.read or [0.0] * len(layers)
     everybody = torch.arange(len(tokens.hidden), device=tokens.hidden.device)
@@ -173,6 +184,7 @@ def _pruned(tokens: Tokens, attention: Tensor, stay: int, layer: int, reducer: B
 
 def _layer(layers: Sequence[nn.Module], number: int, how: Layer, tokens: Tokens, told: Told) -> tuple[Tokens, Tensor]:
     told.read[number] += float(tokens.hidden.shape[0] * tokens.hidden.shape[1])
+    told.products += products(layers[number], *tokens.hidden.shape)
     last = number == len(layers) - 1
     with watching([] if last else how.watched(layers[number])) as seen:
         hidden = how.run(layers[number], tokens)

@@ -32,9 +32,9 @@ class ReducedBlocks(nn.Sequential):
         if not self.reduction.acts(training=self.training):
             return self._all(x)
         if isinstance(self.reduction.reducer, Before):
-            kept = self.reduction.reducer.once(Frames(x[:, self.prefix :].unsqueeze(1)))
+            kept = self.reduction.once(Frames(x[:, self.prefix :].unsqueeze(1)))
             read = torch.cat([x[:, : self.prefix], kept.hidden], dim=1)
-            self.reduction.read(len(read), read.shape[1])
+            self.reduction.read(self, read, x.shape[1])
             return self._all(read)
         patches = x.shape[1] - self.prefix
         rows = [self.prefix + place for place in spread(patches, rows_a_side(patches))]

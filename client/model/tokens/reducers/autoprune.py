@@ -12,6 +12,7 @@ from dictpfl.client.model.tokens.seam import REDUCERS, Tokens
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.curve import Course, logistic, stepped
 
+MEASURED, MOST_SLOPE = "measured", 5.0
 _ADAPT = ("none", "own", "shuffled", "reversed")
 _CURVES = ("logistic", "pyramid", "early")
 _PICKS = ("attention", "random")
@@ -28,7 +29,8 @@ class AutoPrune:
         adapt: "none": every sample on the curve of `k`. "own": slope k0 - gamma MI by the sample's own mutual information. Arms that
             show what that is worth: "shuffled" (of the next sample of the batch), "reversed" (k0 minus it).
         levels: number of slopes that adapting chooses from.
-        k0, gamma: slope without information, and how fast it falls with it.
+        k0, gamma: slope without information, and how fast it falls with it. gamma = "measured": so that one sample in ten is on the flat
+            curve; the number is found when a federation is founded, or by `reduce_tokens` with `calibration`.
         x0: centre of the curve.
         first: tokens that layer 0 leaves, in mean counts; caps later ones, too.
         merge: merge some of what leaves (`dictpfl.client.model.tokens.merge`).
@@ -49,7 +51,7 @@ class AutoPrune:
         adapt: str = "none",
         levels: int = 4,
         k0: float = 0.4,
-        gamma: float = 0.2,
+        gamma: float | str = 0.2,
         x0: float = 14.9,
         first: float = 2.5,
         merge: bool = True,
@@ -59,7 +61,16 @@ class AutoPrune:
     ) -> None:
         self.keep, self.merge, self.normalised = keep, merge, mi == "normalised"
         self._k, self._adapt, self._levels = k, adapt, levels
-        self._k0, self._gamma, self._x0, self._first = k0, gamma, x0, first
+        if isinstance(gamma, str):
+            raise ConfigError(
+                f"tokens.options of 'autoprune': gamma = {gamma!r}; expected a number here. "
+                + (
+                    "It is measured when a federation is founded; from Python, give `reduce_tokens` samples to measure it on (calibration)"
+                    if gamma == MEASURED
+                    else f'Or "{MEASURED}", and it is measured when a federation is founded'
+                )
+            )
+        self.k0, self._gamma, self._x0, self._first = k0, gamma, x0, first
         self._curve, self._pick = curve, pick
         wrong = {
             f"adapt = {adapt!r}; expected one of {', '.join(_ADAPT)}": adapt not in _ADAPT,
@@ -67,7 +78,10 @@ class AutoPrune:
             f"pick = {pick!r}; expected one of {', '.join(_PICKS)}": pick not in _PICKS,
             f"mi = {mi!r}; expected paper or normalised": mi not in ("paper", "normalised"),
             f"levels = {levels}; expected 2 to 16": not 2 <= levels <= 16,  # noqa: PLR2004 -- each is a batch of its own
-            f"k = {k}, k0 = {k0}, gamma = {gamma}; expected 0 to 5": not all(0 <= v <= 5 for v in (k, k0, gamma)),  # noqa: PLR2004 -- steeper is a step
+            f"k = {k}, k0 = {k0}, gamma = {gamma}; expected 0 to {MOST_SLOPE:g}": not all(
+                0 <= v <= MOST_SLOPE
+                for v in (k, k0, gamma)  # steeper is a step
+            ),
             f"first = {first}; expected at least 1": not first >= 1,
             f"adapt = {adapt!r} with curve = {curve!r}: only the logistic curve has slopes": adapt != "none"
             and curve != "logistic",
@@ -92,19 +106,17 @@ class AutoPrune:
             return (stepped(shares, first, total, merge=self.merge),)
         if self._curve == "early":
             return (stepped((0.5,) * (layers - 1), first, total, merge=self.merge),)
-        slopes = (
-            [self._k] if self._adapt == "none" else [self._k0 * n / (self._levels - 1) for n in range(self._levels)]
-        )
+        slopes = [self._k] if self._adapt == "none" else [self.k0 * n / (self._levels - 1) for n in range(self._levels)]
         return tuple(
             logistic(first, layers, total, slope, centre=self._x0, most=first, merge=self.merge) for slope in slopes
         )
 
     def level(self, information: Tensor) -> Tensor:
         """See `Between.level`."""
-        slope = (self._k0 - self._gamma * information).clamp(min=0.0, max=self._k0)
+        slope = (self.k0 - self._gamma * information).clamp(min=0.0, max=self.k0)
         if self._adapt == "reversed":
-            slope = self._k0 - slope
-        level = torch.round(slope / max(self._k0, 1e-12) * (self._levels - 1)).long()
+            slope = self.k0 - slope
+        level = torch.round(slope / max(self.k0, 1e-12) * (self._levels - 1)).long()
         return level.roll(1) if self._adapt == "shuffled" else level
 
     def scores(self, layer: int, attention: Tensor, tokens: Tokens) -> Tensor:

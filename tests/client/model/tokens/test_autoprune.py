@@ -7,6 +7,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 import dictpfl
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.model.networks.vit import VitTiny
+from dictpfl.client.model.tokens.calibrate import Listening
 from dictpfl.client.model.tokens.density import distances, peaks
 from dictpfl.client.model.tokens.information import information
-from dictpfl.client.model.tokens.install import install, reduce_tokens, reduction_of
+from dictpfl.client.model.tokens.install import install, reduce_tokens, reduction_of, with_gamma
 from dictpfl.client.model.tokens.merge import merged
+from dictpfl.client.model.tokens.reducers.autoprune import AutoPrune
 from dictpfl.client.model.tokens.seam import Tokens, make_reducer
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Tokens as Settings
@@ -238,6 +241,94 @@ def test_every_arm_reads_as_many(options: dict[str, Any]) -> None:
     assert found is not None
     courses = make_reducer(Settings(reducer="autoprune", keep=0.4, options=options)).courses(5, 60, 4)  # type: ignore[union-attr]
     assert all(abs(course.total - 5 * (0.4 * 64 - 4)) <= 5 for course in courses)
+
+
+@every_family
+def test_gamma_puts_one_sample_in_ten_on_the_flat_curve(family: str) -> None:
+    model, batch = FAMILIES[family]()
+    with torch.no_grad():  # attention of random weights tells nothing: sharpen it
+        for name, parameter in model.named_parameters():
+            if name.endswith(("qkv.weight", "query.weight", "key.weight", "q_proj.weight", "k_proj.weight")):
+                parameter.mul_(12.0)
+    plain = outputs(model, batch)
+    settings = Settings(reducer="autoprune", keep=0.5, options={"adapt": "own", "gamma": "measured"})
+    found = with_gamma(model, settings, lambda copied: copied(**batch))
+    assert torch.equal(outputs(model, batch), plain), "the model is as it was"
+    listening = Listening(AutoPrune(0.5, **found.options))
+    install(model, found)
+    reduction = reduction_of(model)
+    assert reduction is not None
+    reduction.reducer = listening
+    outputs(model, batch)
+    information = torch.cat(listening.heard)
+    assert found.options == {
+        "adapt": "own",
+        "gamma": pytest.approx(0.4 / float(np.quantile(information.numpy(), 0.9)), rel=1e-4),
+    }
+    assert 1 <= int((listening.inner.level(information) == 0).sum()) < len(information)
+
+
+def test_gamma_is_that_of_known_information() -> None:
+    """Of 0.1, 0.2, ..., 1.1 the 90th percentile is 1.0; of none, and of information that is too small, the steepest is taken."""
+    listening = Listening(AutoPrune(0.5, adapt="own", k0=0.4))
+    for batch in torch.linspace(0.1, 1.1, 11).split(4):
+        listening.level(batch)
+    assert listening.gamma() == pytest.approx(0.4, rel=1e-6)
+    silent = Listening(AutoPrune(0.5, adapt="own", k0=0.4))
+    silent.level(torch.zeros(5))
+    assert silent.gamma() == 5.0
+    with pytest.raises(ConfigError, match="0 samples were read"):
+        Listening(AutoPrune(0.5, adapt="own")).gamma()
+    broken = Listening(AutoPrune(0.5, adapt="own"))
+    broken.level(torch.tensor([1.0, torch.nan]))
+    with pytest.raises(ConfigError, match="attention is not finite"):
+        broken.gamma()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapt": "own", "gamma": "measured"}, "measured when a federation is founded; from Python, give `reduce_tokens` samples"),
+        ({"adapt": "own", "gamma": "large"}, "gamma = 'large'; expected a number here. Or \"measured\""),
+        ({"gamma": "measured", "calibration": torch.zeros(2, 1, 8, 8)}, "where every sample is on one curve"),
+    ],
+)  # fmt: skip
+def test_a_gamma_that_nobody_measured_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        reduce_tokens(tiny_vit()[0], "autoprune", keep=0.5, **options)
+
+
+def test_reduce_tokens_measures_gamma_and_reports() -> None:
+    model, batch = tiny_vit()
+    reduce_tokens(model, "autoprune", keep=0.5, calibration=batch["images"], adapt="own", gamma="measured")
+    reduction = reduction_of(model)
+    assert reduction is not None
+    with pytest.raises(ModelError, match="no sample with its reducer yet"):
+        reduction.report()
+    outputs(model, batch)
+    report = reduction.report()
+    assert (report.samples, sum(report.levels), len(report.tokens)) == (9, 9, 4)
+    assert report.tokens[0] == 65
+    assert report.milliseconds > 0
+
+
+@pytest.mark.parametrize("reducer", ["autoprune", "grid"])
+def test_products_are_those_of_the_formula(reducer: str) -> None:
+    """4 n d d + 2 n d m for the matrices of a block, 2 n n d for its attention, counted token by token."""
+    model, batch = vit()
+    width, hidden = 32, 128
+    reduce_tokens(model, reducer, keep=0.4)
+    outputs(model, batch)
+    reduction = reduction_of(model)
+    assert reduction is not None
+    report = reduction.report()
+
+    def flops(n: float) -> float:
+        return 4 * n * width**2 + 2 * n * n * width + 2 * n * width * hidden
+
+    layers = report.tokens if len(report.tokens) > 1 else report.tokens * 5
+    assert report.products == pytest.approx(sum(map(flops, layers)) / (5 * flops(65)))
+    assert report.products < 0.6
 
 
 def test_the_tokens_that_rows_look_at_stay() -> None:
