@@ -33,7 +33,7 @@ longest number, sizes of the model, highest learning rate, steps of warm-up."""
 QUICK: Mapping[str, Any] = {
     **FULL,
     "steps": 40,
-    "every": 20,
+    "every": 5,
     "judged": 50,
     "width": 32,
     "inner": 64,

@@ -115,7 +115,7 @@ def sentences(cells: Cells) -> list[str]:
         title = f"`{arm}` against `{rival}`"
         if not there:
             best = [
-                100 * max(one["exact"] for one in averaged(c))
+                100 * max((one["exact"] for one in averaged(c)), default=0.0)
                 for name in (arm, rival)
                 for c in cells.of(name, "checkpoints")
             ]

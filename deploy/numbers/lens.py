@@ -69,7 +69,8 @@ def _chances(reader: Reader, hidden: Tensor, starts: Tensor) -> Tensor:
     """
     weight = reader.model.get_output_embeddings().weight
     if isinstance(reader.spelling, Singly):
-        return (hidden @ weight[reader.digits.to(reader.device)].float().t()).softmax(dim=1)
+        singly: Tensor = (hidden @ weight[reader.digits.to(reader.device)].float().t()).softmax(dim=1)
+        return singly
     found = hidden.new_zeros(len(hidden), 10)
     for place, chosen in enumerate((starts, ~starts)):
         tokens, heads = (part.to(reader.device) for part in reader.spelling.rivals(place))

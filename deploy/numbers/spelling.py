@@ -1,4 +1,4 @@
-"""How a tokenizer writes the digits of an answer: one to a token, or several ("2019" as one token, or as "201" and "9").
+"""Spelling of an answer's digits by a tokenizer: one to a token, or several ("2019" as one token, or as "201" and "9").
 
 Where they come singly, every place of an answer is a digit. Where they do not, a place is a token, told by its first character, and the rivals at
 a place are all tokens of digits alone: at an answer's beginning those that begin a number, behind it those that carry one on. Many tokenizers
