@@ -14,6 +14,8 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from dictpfl.common.errors import ModelError
@@ -122,6 +124,22 @@ def test_pairs_that_were_learnt_are_found_with_the_space_in_them() -> None:
         [*"0123456789", "10", "20", "19", "2019"]
     )
     assert found.begun([*found.answer("3102"), 5, found.goes_on and next(iter(found.goes_on))]) == [3, 1, 2]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=6, unique=True),
+    st.lists(st.integers(1, 10**7), min_size=1, max_size=5),
+)
+def test_whatever_pairs_were_learnt_an_answer_is_spelt_in_full(pairs: list[tuple[int, int]], asked: list[int]) -> None:
+    made = by_pairs(*SPACED, *(f"{one}|{other}" for one, other in pairs))
+    found = spelling_of(made, len(made))
+    assert isinstance(found, Severally)
+    for number in asked:
+        words = [name.removeprefix("Ġ") for name in made.convert_ids_to_tokens(found.answer(str(number)))]
+        assert "".join(words) == str(number)
+        assert found.heads(str(number)) == [int(word[0]) for word in words]
+        assert all(token in found.rivals(place)[0] for place, token in enumerate(found.answer(str(number))))
+        assert found.begun([*found.answer(str(number)), made.convert_tokens_to_ids("a")]) == found.heads(str(number))
 
 
 def test_one_pair_makes_the_difference() -> None:
