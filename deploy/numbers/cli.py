@@ -185,17 +185,27 @@ def _shares(found: Histogram) -> list[float]:
 
 
 def _tell_model(name: str, outcome: dict[str, Any]) -> None:
-    reading, errors = outcome["reading"], outcome["first_errors"]
+    reading, errors, spelling = outcome["reading"], outcome["first_errors"], outcome.get("spelling")
     table = console.table(
         "digit", "truth", "written", "95 %", "first errors", "selectivity", title=f"digits of {Path(name).name}"
     )
     for d in range(10):
         table.add_row(
             str(d), percent(reading["truth"][d]), percent(reading["shares"][d]), f"{100 * reading['low'][d]:.1f} to {100 * reading['high'][d]:.1f}",
-            percent(errors["shares"][d]), f"{outcome['profile']['selectivity'][d]:.1f}",
+            percent(errors["shares"][d]) if errors else "-", f"{outcome['profile']['selectivity'][d]:.1f}",
         )  # fmt: skip
     console.out.print(table)
+    if spelling:
+        console.say(
+            f"digits come up to {spelling['longest']} to a token: shares are those of tokens' first characters, beside the truth's own; first errors are left out; "
+            "selectivity is that of the tokens of one digit"
+        )
     told = f"{reading['places']:,} digits, {percent(reading['accuracy'])} right; {percent(reading['distance'])} away from even"
+    if spelling:
+        told = (
+            f"{reading['places']:,} tokens, {percent(reading['accuracy'])} of their first characters right, {percent(reading['chance'])} by chance; "
+            f"{percent(reading['distance'])} away from the truth's shares"
+        )
     against = outcome["profile"]["against_benford"]
     if against is not None:
         told += f"; neurons' selectivity against Benford r = {against:.2f}"
@@ -205,11 +215,17 @@ def _tell_model(name: str, outcome: dict[str, Any]) -> None:
         console.say(
             f"by itself: {free['numbers']} numbers in {free['answers']} answers, {percent(free['right'])} right, {percent(free['first'][0])} begin with 1"
         )
+        if "characters" in free:
+            own = free["characters"]
+            console.say(
+                f"by itself: 1 begins {percent(own['shares'][1])} of {own['tokens']:,} tokens ({100 * own['low'][1]:.1f} to {100 * own['high'][1]:.1f}), "
+                f"{percent(own['truth'][1])} of the truth's"
+            )
     if "neurons" in outcome:
-        _tell_neurons(outcome["neurons"])
+        _tell_neurons(outcome["neurons"], several=spelling is not None)
 
 
-def _tell_neurons(found: dict[str, Any]) -> None:
+def _tell_neurons(found: dict[str, Any], *, several: bool) -> None:
     table = console.table(
         "silenced",
         "its share before",
@@ -227,8 +243,12 @@ def _tell_neurons(found: dict[str, Any]) -> None:
         )  # fmt: skip
     console.out.print(table)
     console.say(
-        f"accuracy {percent(found['plain']['accuracy'])} before; away from even {percent(found['plain']['distance'])} before"
+        f"accuracy {percent(found['plain']['accuracy'])} before; away from {'the truth' if several else 'even'} {percent(found['plain']['distance'])} before"
     )
+    if several:
+        console.say(
+            "neurons are chosen by the tokens of one digit; longer tokens are not ranked, and what changes is their first character"
+        )
     if found["random_low"] is not None:
         held = found["diagonal"] < found["random_low"]
         console.say(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dictpfl.deploy.numbers.measures import correlation
 from dictpfl.deploy.numbers.reading import BATCH, Reader
 from dictpfl.deploy.numbers.selectivity import of_vectors
+from dictpfl.deploy.numbers.spelling import Singly
 from dictpfl.deploy.numbers.tasks import Question
 
 _PARTS = ("", ".self_attn", ".mlp")
@@ -33,7 +34,8 @@ def lens(reader: Reader, asked: Sequence[tuple[Sequence[Question], Sequence[Ques
         asked: questions of each kind, with the examples in front of them.
 
     Returns:
-        JSON values: `places`; `shares`, mean probability of each digit among the ten, by layer; `attention` and `feed-forward`, correlation
+        JSON values: `places`; `shares`, mean probability of each digit among the ten, by layer (where digits share tokens, of each first
+        character among all tokens of digits alone); `attention` and `feed-forward`, correlation
         with the stream by layer (None: no spread).
     """
     layers = _layers(reader)
@@ -42,15 +44,39 @@ def lens(reader: Reader, asked: Sequence[tuple[Sequence[Question], Sequence[Ques
         for start in range(0, len(questions), BATCH):
             _collect(reader, questions[start : start + BATCH], examples, layers, vectors)
     whole = [[torch.cat(found) for found in layer] for layer in vectors]
-    output = reader.model.get_output_embeddings().weight[reader.digits.to(reader.device)].float()
+    starts = torch.tensor([place == 0 for own, _ in asked for q in own for place in range(len(_spelt(reader, q)))])
     norm = reader.model.base_model.norm
     found: dict[str, Any] = {"places": len(whole[0][0]), "shares": [], **{name: [] for name in _NAMES[1:]}}
     for layer in whole:
-        digits = norm(layer[0]).float() @ output.t()
-        found["shares"].append(digits.softmax(dim=1).mean(dim=0).tolist())
+        found["shares"].append(_chances(reader, norm(layer[0]).float(), starts).mean(dim=0).tolist())
         scores = [of_vectors(reader, part).ravel() for part in layer]
         for name, score in zip(_NAMES[1:], scores[1:], strict=True):
             found[name].append(correlation(scores[0], score, ranks=True))
+    return found
+
+
+def _spelt(reader: Reader, question: Question) -> list[int]:
+    return reader.spelling.answer(question.answer)
+
+
+def _chances(reader: Reader, hidden: Tensor, starts: Tensor) -> Tensor:
+    """Probability of each digit as the next character, (places, 10), if one of the tokens of digits alone comes next.
+
+    Args:
+        reader: the model.
+        hidden: behind the last norm, float32 (places, width).
+        starts: True where an answer begins, (places,).
+    """
+    weight = reader.model.get_output_embeddings().weight
+    if isinstance(reader.spelling, Singly):
+        singly: Tensor = (hidden @ weight[reader.digits.to(reader.device)].float().t()).softmax(dim=1)
+        return singly
+    found = hidden.new_zeros(len(hidden), 10)
+    for place, chosen in enumerate((starts, ~starts)):
+        tokens, heads = (part.to(reader.device) for part in reader.spelling.rivals(place))
+        rows = chosen.to(reader.device)
+        chances = (hidden[rows] @ weight[tokens].float().t()).softmax(dim=1)
+        found[rows] = hidden.new_zeros(len(chances), 10).index_add_(1, heads, chances)
     return found
 
 
@@ -67,7 +93,7 @@ def _collect(
 ) -> None:
     """Read questions with their answers, padded behind, and keep the vectors at the places before each digit."""
     prompts = [reader.prompt(question, examples) for question in questions]
-    told = [[int(reader.digits[int(d)]) for d in question.answer[:-1]] for question in questions]
+    told = [_spelt(reader, question)[:-1] for question in questions]
     longest = max(len(p) + len(t) for p, t in zip(prompts, told, strict=True))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)

@@ -37,6 +37,44 @@ def shares(every: Sequence[Places], seed: int, name: str = "plain") -> dict[str,
     }
 
 
+def beside_truth(every: Sequence[Places], seed: int, name: str = "plain") -> dict[str, Any]:
+    """Shares as `shares` gives them, for characters that are not right equally often: the first ones of tokens, which are seldom 0.
+
+    Args:
+        every: places of each kind of questions.
+        seed: of the resampling.
+        name: variant.
+
+    Returns:
+        What `shares` returns, `distance` being how far they are above the truth's own; and `excess`, shares less those of the truth, in one
+        resampling of questions with ends `excess_low` and `excess_high`; `chance`, how many places would be right if what is written knew
+        nothing of the truth but the place: at each, the sum over characters of both shares' product.
+    """
+    found = shares(every, seed, name)
+    truth, chosen = (np.concatenate(parts) for parts in zip(*((p.truth, p.chosen[name]) for p in every), strict=True))
+    owner = owners(every)
+    written, right = (_resampled(values, owner, seed) for values in (chosen, truth))
+    low, high = np.quantile(written - right, [0.025, 0.975], axis=0)
+    excess = np.array(found["shares"]) - np.array(found["truth"])
+    return found | {
+        "distance": distance(np.array(found["shares"]), np.array(found["truth"])),
+        "excess": excess.tolist(),
+        "excess_low": low.tolist(),
+        "excess_high": high.tolist(),
+        "chance": _chance(np.concatenate([p.place for p in every]), truth, chosen),
+    }
+
+
+def _chance(place: NDArray[np.int64], truth: NDArray[np.int64], chosen: NDArray[np.int64]) -> float:
+    """Share of places at which two characters agree that are drawn apart, each from its own ones at the same place of an answer."""
+    agreed = 0.0
+    for number in np.unique(place):
+        here = place == number
+        both = [normalised(np.bincount(values[here], minlength=10)) for values in (truth, chosen)]
+        agreed += float(here.mean() * (both[0] @ both[1]))
+    return agreed
+
+
 def first_errors(every: Sequence[Places], seed: int) -> dict[str, Any]:
     """Shares of the model's digit where an answer of its first differs from the truth, with 95 % intervals over questions."""
     digits: list[int] = []
@@ -54,8 +92,10 @@ def first_errors(every: Sequence[Places], seed: int) -> dict[str, Any]:
     return {"count": len(digits), "shares": found.tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
-def effect(every: Sequence[Places], name: str, plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare a variant with the untouched model, whose shares are `plain`."""
+def effect(
+    every: Sequence[Places], name: str, plain: Mapping[str, Any], expected: Floats | float = 0.1
+) -> dict[str, Any]:
+    """Compare a variant with the untouched model, whose shares are `plain`; `expected` are those that nothing is away from."""
     truth, before, after = (
         np.concatenate(parts)
         for parts in zip(*((p.truth, p.chosen["plain"], p.chosen[name]) for p in every), strict=True)
@@ -65,7 +105,7 @@ def effect(every: Sequence[Places], name: str, plain: Mapping[str, Any]) -> dict
         "shares": found.tolist(),
         "change": [a - b for a, b in zip(found.tolist(), plain["shares"], strict=True)],
         "accuracy": float((truth == after).mean()),
-        "distance": distance(found),
+        "distance": distance(found, expected),
         "mended": int(((before != truth) & (after == truth)).sum()),
         "broken": int(((before == truth) & (after != truth)).sum()),
     }
@@ -91,9 +131,9 @@ def only_fluent(every: Sequence[Places]) -> list[Places]:
     return found
 
 
-def distance(found: Floats) -> float:
-    """Sum of what shares have above a tenth: 0 where all digits come equally often."""
-    return float(np.maximum(found - 0.1, 0).sum())
+def distance(found: Floats, expected: Floats | float = 0.1) -> float:
+    """Sum of what shares have above a tenth, or above those that are expected: 0 where all digits come as often as that."""
+    return float(np.maximum(found - expected, 0).sum())
 
 
 def normalised(counts: Any) -> Floats:
@@ -119,12 +159,42 @@ def owners(every: Sequence[Places]) -> NDArray[np.int64]:
     return np.concatenate([p.question + offset for p, offset in zip(every, offsets[:-1], strict=True)])
 
 
-def _interval(chosen: NDArray[np.int64], owner: NDArray[np.int64], seed: int) -> tuple[Floats, Floats, Floats]:
-    table = np.zeros((int(owner.max()) + 1, 10))
+def leading(heads: Sequence[Sequence[int]], truth: Sequence[Sequence[int]], seed: int) -> dict[str, Any]:
+    """Shares of the first characters of the tokens that answers begin with, with 95 % intervals over questions.
+
+    Args:
+        heads: first characters, by answer; none of an answer that is no number.
+        truth: those of the true answers.
+        seed: of the resampling.
+    """
+    owner = np.repeat(np.arange(len(heads)), [len(one) for one in heads])
+    chosen = np.array([digit for one in heads for digit in one], dtype=np.int64)
+    right = np.array([digit for one in truth for digit in one], dtype=np.int64)
+    told = normalised(np.bincount(right, minlength=10)).tolist()
+    if not len(chosen):  # no answer is a number
+        return {"tokens": 0, "truth": told, "shares": [0.0] * 10, "low": [0.0] * 10, "high": [0.0] * 10}
+    low, high, found = _interval(chosen, owner, seed, len(heads))
+    return {
+        "tokens": len(chosen),
+        "truth": told,
+        "shares": found.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+
+
+def _interval(
+    chosen: NDArray[np.int64], owner: NDArray[np.int64], seed: int, count: int = 0
+) -> tuple[Floats, Floats, Floats]:
+    low, high = np.quantile(_resampled(chosen, owner, seed, count), [0.025, 0.975], axis=0)
+    return low, high, normalised(np.bincount(chosen, minlength=10))
+
+
+def _resampled(chosen: NDArray[np.int64], owner: NDArray[np.int64], seed: int, count: int = 0) -> Floats:
+    """Shares of each resampling of questions, float64 (resamples, 10)."""
+    table = np.zeros((count or int(owner.max()) + 1, 10))
     np.add.at(table, (owner, chosen), 1)
     draw = np.random.default_rng(seed)
-    resampled = np.stack(
+    return np.stack(
         [normalised(table[draw.integers(0, len(table), len(table))].sum(axis=0)) for _ in range(_RESAMPLES)]
     )
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    return low, high, normalised(table.sum(axis=0))

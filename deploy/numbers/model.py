@@ -13,9 +13,19 @@ from dictpfl.client.data.digits import Histogram, digits_of, histogram
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.numbers.fit import FIRST
 from dictpfl.deploy.numbers.lens import lens
-from dictpfl.deploy.numbers.measures import correlation, effect, first_errors, normalised, only_fluent, shares
+from dictpfl.deploy.numbers.measures import (
+    beside_truth,
+    correlation,
+    effect,
+    first_errors,
+    leading,
+    normalised,
+    only_fluent,
+    shares,
+)
 from dictpfl.deploy.numbers.reading import Places, Reader
 from dictpfl.deploy.numbers.selectivity import drawn, effective, most_selective, ranks, selectivity
+from dictpfl.deploy.numbers.spelling import Severally
 from dictpfl.deploy.numbers.tasks import TASKS, Question, questions
 
 LENS = 8
@@ -77,7 +87,9 @@ def audit(
     Returns:
         JSON values: `reading` (shares of digits that the model writes, with 95 % intervals over questions, and its accuracy), `first_errors`,
         `tasks`, `profile` (mean selectivity of neurons by digit), `lens` (see `dictpfl.deploy.numbers.lens`), and, if they were asked for,
-        `free` and `neurons`.
+        `free` and `neurons`. Where digits share tokens, `spelling` says how, shares are those of tokens' first characters beside the
+        truth's own (see `dictpfl.deploy.numbers.measures.beside_truth`), `first_errors` is None, and the profile is that of the tokens of
+        one digit.
     """
     kinds = asked.tasks or tuple(TASKS)
     drawn_questions = {kind: questions(kind, asked.samples + asked.shots, asked.seed) for kind in kinds}
@@ -95,17 +107,21 @@ def audit(
     note("ranking digits for every neuron")
     found = ranks(reader)
     profile = selectivity(found).mean(axis=(0, 2))
+    several = spelt_severally(reader)
+    measured = beside_truth if several else shares
     outcome: dict[str, Any] = {
         "asked": {**asked.__dict__, "tasks": list(kinds), "digits": list(asked.digits)},
-        "reading": shares(whole, asked.seed),
-        "first_errors": first_errors(whole, asked.seed),
-        "tasks": {kind: shares(pair, asked.seed) for kind, pair in read.items()},
+        "reading": measured(whole, asked.seed),
+        "first_errors": None if several else first_errors(whole, asked.seed),
+        "tasks": {kind: measured(pair, asked.seed) for kind, pair in read.items()},
         "profile": {
             "selectivity": profile.tolist(),
             "against_benford": correlation(profile[1:], FIRST),
             "against_corpus": None if corpus is None else correlation(profile[1:], corpus.part("first")),
         },
     }
+    if several:
+        outcome["spelling"] = several.to_json()
     note("looking behind every layer")
     outcome["lens"] = lens(
         reader, [(own[asked.shots :][:LENS], own[: asked.shots]) for own in drawn_questions.values()]
@@ -118,17 +134,27 @@ def audit(
     return outcome
 
 
+def spelt_severally(reader: Reader) -> Severally | None:
+    """The spelling, where digits share tokens; None where each has its own."""
+    spelling = reader.spelling
+    return spelling if isinstance(spelling, Severally) and spelling.several else None
+
+
 def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked) -> dict[str, Any]:
     """First digits of what the model writes by itself, and how many answers are right."""
     words, right, count = [], 0, 0
+    several, heads, truth = spelt_severally(reader), [], []
     for own in every.values():
-        for question, text in zip(
-            own[asked.shots :], reader.written(own[asked.shots :], own[: asked.shots]), strict=True
-        ):
+        examples, questions_asked = own[: asked.shots], own[asked.shots :]
+        tokens = reader.tokens_written(questions_asked, examples)
+        for question, text in zip(questions_asked, reader.told(tokens), strict=True):
             word = text.strip().split(" ")[0].rstrip(".")
             words.append(word)
             right += digits_of(word) == int(question.answer)
             count += 1
+        if several:
+            heads += [several.begun(one) for one in tokens]
+            truth += [several.heads(question.answer) for question in questions_asked]
     found = histogram(words, every=True)
     return {
         "answers": count,
@@ -136,7 +162,7 @@ def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked)
         "right": right / count,
         "first": normalised(found.part("first")).tolist(),
         "benford": FIRST.tolist(),
-    }
+    } | ({"characters": leading(heads, truth, asked.seed)} if several else {})
 
 
 def _neurons(
@@ -166,8 +192,10 @@ def _neurons(
     half = asked.samples // 2
     after = [reader.read(own[asked.shots + half :], own[: asked.shots], variants) for own in every.values()]
     fluent = only_fluent(after)
-    plain = shares(fluent, asked.seed)
-    effects = {name: effect(fluent, name, plain) for name in variants}
+    several = spelt_severally(reader) is not None
+    plain = (beside_truth if several else shares)(fluent, asked.seed)
+    expected = np.array(plain["truth"]) if several else 0.1
+    effects = {name: effect(fluent, name, plain, expected) for name in variants}
     # A draw is random neurons for each of the digits, since the changes that one set makes to all ten shares add up to 0.
     random = [{d: effects[f"random {draw} for {d}"] for d in digits} for draw in range(asked.draws)]
     table = [[effects[f"digit {d}"]["change"][e] for e in range(10)] for d in digits]

@@ -23,10 +23,16 @@ def page(document: Mapping[str, Any]) -> str:
 def _of_model(name: str, outcome: Mapping[str, Any], corpus: Mapping[str, Any] | None) -> list[dict[str, str]]:
     reading, errors, profile = outcome["reading"], outcome["first_errors"], outcome["profile"]
     first = None if corpus is None else corpus["first"]
+    several = "spelling" in outcome
+    places = "tokens of answers, told by their first characters" if several else "places of answers"
+    written = {"truth": reading["truth"], "written": reading["shares"]} | (
+        {} if errors is None else {"first errors": errors["shares"]}
+    )
+    alone = ", by the tokens of one digit" if several else ""
     found = [
-        _figure(of_shares({"truth": reading["truth"], "written": reading["shares"], "first errors": errors["shares"]}, f"Digits of {name}"),
-                f"{name}: digits at {reading['places']:,} places of answers, {100 * reading['accuracy']:.1f} % of them right."),
-        _figure(of_profile(profile["selectivity"], first), f"{name}: mean digit selectivity of its neurons."),
+        _figure(of_shares(written, f"Digits of {name}"),
+                f"{name}: digits at {reading['places']:,} {places}, {100 * reading['accuracy']:.1f} % of them right."),
+        _figure(of_profile(profile["selectivity"], first), f"{name}: mean digit selectivity of its neurons{alone}."),
         _figure(of_lens(outcome["lens"]["shares"]), f"{name}: what it would write if it ended behind that layer, {outcome['lens']['places']:,} places."),
     ]  # fmt: skip
     if "free" in outcome:
@@ -40,6 +46,16 @@ def _of_model(name: str, outcome: Mapping[str, Any], corpus: Mapping[str, Any] |
                 f"{name}: first digits of {free['numbers']} numbers.",
             )
         )
+        if "characters" in free:
+            own = free["characters"]
+            found.append(
+                _figure(
+                    of_shares(
+                        {"truth": own["truth"], "written by itself": own["shares"]}, f"Tokens that {name} writes"
+                    ),
+                    f"{name}: first characters of {own['tokens']:,} tokens that it writes by itself.",
+                )
+            )
     if "neurons" in outcome:
         neurons = outcome["neurons"]
         found.append(_figure(of_table(neurons["table"], neurons["digits"]),

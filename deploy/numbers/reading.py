@@ -1,7 +1,8 @@
 """A language model at the digits of answers: which digit it would write, with and without some of its neurons.
 
 *Teacher-forced*: the true answer's digits are given one by one, and at each place the model's favourite among the ten digits is noted,
-so that a weak model tells something too. Neurons are silenced at the current place alone: what earlier places left in keys and values
+so that a weak model tells something too; where digits share tokens, the true tokens are given, and the favourite among those of digits alone is
+told by its first character (`dictpfl.deploy.numbers.spelling`). Neurons are silenced at the current place alone: what earlier places left in keys and values
 stays as it was.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from dictpfl.client.model.hub import library
 from dictpfl.common.errors import ModelError
+from dictpfl.deploy.numbers.spelling import BEFORE, Severally, spelling_of
 from dictpfl.deploy.numbers.tasks import Question
 
 BATCH = 16
@@ -30,11 +32,13 @@ _NEW = 12  # tokens of a free answer
 Silenced = Mapping[int, Tensor]
 """Neurons to silence, int64 indices by layer."""
 Ints = NDArray[np.int64]
+Rivals = tuple[Tensor, Tensor]
+"""Tokens of which one is chosen, and their first characters."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Every place of a digit in every answer.
+    """Every place of a digit in every answer; of a token, and its first digit, where digits share tokens.
 
     Attributes:
         question: number of the question, (places,).
@@ -66,8 +70,9 @@ class Reader:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.digits = torch.tensor(_digit_tokens(tokenizer))
         self.downs = _down_projections(model)
+        self.spelling = spelling_of(tokenizer, model.get_output_embeddings().weight.shape[0])
+        self.digits = self.spelling.digits
         # The argument's name changed with transformers 5.
         self._cache = (
             "cache" if "cache" in inspect.signature(type(model.base_model).forward).parameters else "past_key_values"
@@ -79,9 +84,11 @@ class Reader:
 
     def prompt(self, question: Question, examples: Sequence[Question] = ()) -> list[int]:
         """Token ids of a question behind some examples, up to the place of the answer's first digit."""
-        told = "".join(f"Question: {e.text}\nAnswer: {e.answer}\n\n" for e in examples)
-        text = f"{told}Question: {question.text}\nAnswer:"
+        told = "".join(f"Question: {e.text}\n{BEFORE} {e.answer}\n\n" for e in examples)
+        text = f"{told}Question: {question.text}\n{BEFORE}"
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if isinstance(self.spelling, Severally):
+            return [*ids, *self.spelling.space]
         space: list[int] = self.tokenizer(" 1", add_special_tokens=False)["input_ids"][:-1]
         return ids + space
 
@@ -107,7 +114,8 @@ class Reader:
         sums = _Sums(self.downs) if activations else None
         together = _Together.of(variants or {}, self.downs)
         # Alike in length, so that few rows wait for others.
-        order = sorted(range(len(asked)), key=lambda number: (len(asked[number].answer), len(asked[number].text)))
+        heads = [self.spelling.heads(question.answer) for question in asked]
+        order = sorted(range(len(asked)), key=lambda number: (len(heads[number]), len(asked[number].text)))
         for start in range(0, len(asked), BATCH):
             numbers = order[start : start + BATCH]
             batch = [asked[number] for number in numbers]
@@ -115,7 +123,7 @@ class Reader:
                 for row in going:
                     rows["question"].append(numbers[row])
                     rows["place"].append(place)
-                    rows["truth"].append(int(batch[row].answer[place]))
+                    rows["truth"].append(heads[numbers[row]][place])
                     rows["fluent"].append(favourite[row])
                     for name, digits in answers.items():
                         chosen[name].append(digits[row])
@@ -135,18 +143,20 @@ class Reader:
         sums: _Sums | None,
     ) -> Iterator[tuple[int, list[int], dict[str, list[int]], list[bool]]]:
         past, current, mask, where = self._begun([self.prompt(question, examples) for question in batch])
-        for place in range(max(len(question.answer) for question in batch)):
-            going = [row for row, question in enumerate(batch) if place < len(question.answer)]
+        spelt = [self.spelling.answer(question.answer) for question in batch]
+        for place in range(max(map(len, spelt))):
+            going = [row for row, tokens in enumerate(spelt) if place < len(tokens)]
+            rivals = self.spelling.rivals(place)
             answers: dict[str, list[int]] = {}
             for part in variants:
-                answers |= self._without(part, past, current, mask, where)
+                answers |= self._without(part, rivals, past, current, mask, where)
             with self._summing(sums, going):
                 hidden = self._hidden(past, current, mask, where)[:, -1]
-            answers = {"plain": self._favourites(hidden)} | answers
-            is_digit = torch.isin(self._logits(hidden).argmax(dim=1).cpu(), self.digits).tolist()
+            answers = {"plain": self._favourites(hidden, rivals)} | answers
+            is_digit = torch.isin(self._logits(hidden).argmax(dim=1).cpu(), rivals[0]).tolist()
             yield place, going, answers, is_digit
-            told = [int(q.answer[place]) if place < len(q.answer) else 0 for q in batch]
-            current = self.digits[torch.tensor(told)].to(self.device).unsqueeze(1)
+            told = [tokens[place] if place < len(tokens) else int(self.digits[0]) for tokens in spelt]
+            current = torch.tensor(told).to(self.device).unsqueeze(1)
             where = where + 1
             mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
 
@@ -171,7 +181,7 @@ class Reader:
         return past, ids[:, -1:], mask, at[:, -1:]
 
     def _without(
-        self, part: _Together, past: Any, current: Tensor, mask: Tensor, where: Tensor
+        self, part: _Together, rivals: Rivals, past: Any, current: Tensor, mask: Tensor, where: Tensor
     ) -> dict[str, list[int]]:
         """Favourites of some variants in one pass: the current token stands there once a variant, and none sees another's."""
         count, rows = len(part.names), len(current)
@@ -182,7 +192,7 @@ class Reader:
         with self._silencing(part.gone):
             hidden = self._hidden(past, current.expand(-1, count), hidden_from, where.expand(-1, count))
         past.crop(-count)
-        favourites = self._favourites(hidden.reshape(rows * count, -1))
+        favourites = self._favourites(hidden.reshape(rows * count, -1), rivals)
         return {name: favourites[number::count] for number, name in enumerate(part.names)}
 
     def _hidden(self, cache: Any, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
@@ -200,8 +210,10 @@ class Reader:
         found: Tensor = logits if bias is None else logits + bias
         return found
 
-    def _favourites(self, hidden: Tensor) -> list[int]:
-        found: list[int] = self._logits(hidden, self.digits.to(hidden.device)).argmax(dim=1).tolist()
+    def _favourites(self, hidden: Tensor, rivals: Rivals) -> list[int]:
+        """First characters of the favourites among some tokens."""
+        tokens, heads = rivals
+        found: list[int] = heads[self._logits(hidden, tokens.to(hidden.device)).argmax(dim=1).cpu()].tolist()
         return found
 
     def _padded(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -214,20 +226,25 @@ class Reader:
             mask[row, longest - len(prompt) :] = 1
         return ids.to(self.device), mask.to(self.device)
 
-    @torch.no_grad()
     def written(self, asked: Sequence[Question], examples: Sequence[Question]) -> list[str]:
         """Answers that the model writes by itself, greedily, up to the end of the line."""
-        found = []
+        return self.told(self.tokens_written(asked, examples))
+
+    def told(self, written: Sequence[list[int]]) -> list[str]:
+        """Text of tokens, up to the end of the line."""
+        return [text.split("\n")[0] for text in self.tokenizer.batch_decode(list(written), skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def tokens_written(self, asked: Sequence[Question], examples: Sequence[Question]) -> list[list[int]]:
+        """Tokens that the model writes by itself, greedily, the line's end or not."""
+        found: list[list[int]] = []
         for start in range(0, len(asked), BATCH):
             ids, mask = self._padded([self.prompt(question, examples) for question in asked[start : start + BATCH]])
             out = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=_NEW, do_sample=False,
                 use_cache=True, num_beams=1, pad_token_id=0, temperature=None, top_p=None,
             )  # fmt: skip
-            found += [
-                text.split("\n")[0]
-                for text in self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-            ]
+            found += out[:, ids.shape[1] :].tolist()
         return found
 
     @contextmanager
@@ -304,17 +321,6 @@ def _zeroing(gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Te
         return (inputs[0].masked_fill(gone, 0.0), *inputs[1:])
 
     return hook
-
-
-def _digit_tokens(tokenizer: Any) -> list[int]:
-    """Ids of the ten digits behind a space, each a token of its own."""
-    told = {d: tokenizer(f" {d}{d}", add_special_tokens=False)["input_ids"] for d in range(10)}
-    if any(len(ids) < 2 or ids[-1] != ids[-2] for ids in told.values()) or len({ids[-1] for ids in told.values()}) < 10:  # noqa: PLR2004 -- two digits, ten of them
-        seen = ", ".join(str(tokenizer.convert_ids_to_tokens(ids)) for ids in list(told.values())[:3])
-        raise ModelError(
-            f"the audit reads models whose digits are tokens of their own; this tokenizer makes {seen} of 00, 11 and 22"
-        )
-    return [ids[-1] for ids in told.values()]
 
 
 def _down_projections(model: Any) -> list[nn.Linear]:

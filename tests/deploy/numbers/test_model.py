@@ -292,7 +292,10 @@ def test_what_it_cannot_read_is_refused(folder: Path, tmp_path: Path) -> None:
 
     class Pairs:
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-            return {"input_ids": [int(text)]}
+            return {"input_ids": [len(text)]}
+
+        def get_vocab(self) -> dict[str, int]:
+            return {}
 
         def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
             return list(map(str, ids))
