@@ -140,8 +140,8 @@ class Data(Section):
     exclude: list[str] = Field([], description="Columns of a table of numbers that are no features, such as an id.")
     options: dict[str, Any] = Field(
         {},
-        description="Of the source: what makes text, images or numbers of its columns (docs/how-to/your-data.md), or keyword "
-        "arguments for a user's function.",
+        description="Of the source: what makes text, images or numbers of its columns (docs/how-to/your-data.md) or features of clips "
+        "(docs/how-to/video.md), or keyword arguments for a user's function.",
     )
     lazy: bool = Field(
         False,
