@@ -23,7 +23,7 @@ def test_clips_are_read_as_they_were_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.samples.features, two.samples.features)
     assert np.bincount(one.samples.labels).tolist() == [events.COUNT // events.CLASSES] * events.CLASSES
     assert one.samples.features.shape[1:] == (events.FRAMES, 1, 64, 64)
-    # Something shows for a moment: most of each clip's places change in few frames, at the cuts between scenes.
-    assert one.samples.features.min() >= 0
-    assert one.samples.features.max() > 0.7
-    assert len(np.unique(one.samples.features[0])) > 50
+    # Scenes stand still but for a little noise, and change at once.
+    moved = np.abs(np.diff(one.samples.features, axis=1)).mean(axis=(2, 3, 4))
+    assert np.median(moved) < 0.02
+    assert (moved.max(axis=1) > 0.03).all()

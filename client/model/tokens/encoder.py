@@ -31,6 +31,7 @@ class Encoder:
         size: side of a frame that it takes, in pixels.
         patch: side of one of its patches.
         mean, std: of each channel of a frame with values from 0 to 1, as timm's configuration has them.
+        digest: SHA-256 over architecture and weights as they are stored, hexadecimal; a classifier, which is left out, is no part of it.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Encoder:
     patch: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str
 
     @property
     def places(self) -> int:
@@ -48,17 +50,6 @@ class Encoder:
     def width(self) -> int:
         """Values of a token, D."""
         return int(self.model.num_features)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the architecture and all weights, hexadecimal; the classifier, which is not there, is no part of it."""
-        said = hub.architecture_of(self.model, "timm:")
-        arguments = {
-            key: value for key, value in said["arguments"].items() if key not in ("num_classes", "in_chans", "img_size")
-        }
-        weights = tensors_digest({name: weight.numpy() for name, weight in self.model.state_dict().items()})
-        made = json.dumps([said["architecture"], arguments, self.size], sort_keys=True, default=str)
-        return hashlib.sha256(made.encode() + weights).hexdigest()
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,11 +106,21 @@ def load_encoder(source: str, key: str, size: int = 0) -> Encoder:
             f"{key}: frames of {size} pixels, and patches of {source!r} are {patch} wide; expected a multiple of {patch}, as data.options.size, "
             f"or leave it at its own {own}"
         )
+    # Before positions are resized: another machine's last bits of that would make another digest of the same encoder.
+    digest = _digest(built)
     if size and size != own:
         built = _built(source, key, {"img_size": size})
     said = built.pretrained_cfg or {}
     mean, std = (tuple(float(value) for value in said.get(name) or (0.5,) * _COLOURS) for name in ("mean", "std"))
-    return Encoder(built, size or own, patch, mean, std)
+    return Encoder(built, size or own, patch, mean, std, digest)
+
+
+def _digest(built: Any) -> str:
+    said = hub.architecture_of(built, "timm:")
+    arguments = {key: value for key, value in said["arguments"].items() if key not in ("num_classes", "in_chans")}
+    weights = tensors_digest({name: weight.numpy() for name, weight in built.state_dict().items()})
+    made = json.dumps([said["architecture"], arguments], sort_keys=True, default=str)
+    return hashlib.sha256(made.encode() + weights).hexdigest()
 
 
 def _built(source: str, key: str, options: dict[str, Any]) -> Any:

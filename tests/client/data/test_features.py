@@ -93,7 +93,7 @@ def test_a_sample_is_the_encoder_s_tokens_and_its_class_token_s_attention(regist
     found = loaded(write_clips(tmp_path / "clips"), source)
     assert found.samples.features.shape == (6, 4, 1 + PLACES, WIDTH + 1)
     assert found.samples.features.dtype == np.float32
-    assert found.class_names == ("bright", "dark")  # and not the folder of what is kept
+    assert found.class_names == ("bright", "dark")
     with torch.no_grad():
         tokens, attention = slowly(source, tmp_path / "clips" / "bright" / "0.tif")
     one = found.samples.features[0]
@@ -116,6 +116,7 @@ def test_what_is_kept_is_read_without_the_encoder_and_bit_for_bit(
     assert encoded == [4] * 6
     np.testing.assert_array_equal(first.samples.features, again.samples.features)
     assert first.made_by == again.made_by
+    assert again.class_names == ("bright", "dark"), "the folder of what is kept is no class"
 
 
 def test_a_changed_clip_and_a_changed_encoder_are_seen(encoder: str, encoded: list[int], tmp_path: Path) -> None:
@@ -185,24 +186,29 @@ def test_files_are_the_owner_s_alone(encoder: str, tmp_path: Path) -> None:
         loaded(clips, encoder, features_folder=str(tmp_path / "file" / "in"))
 
 
-def damaged(content: bytes, how: str) -> bytes:
-    if how == "cut":
-        return content[: len(content) // 2]
-    if how == "empty":
-        return b""
-    if how == "number":  # of the next release
-        return content.replace(b"s\0\0\0-\0\0\0001", b"s\0\0\0-\0\0\0002")
+def damage(path: Path, how: str) -> None:
+    content = path.read_bytes()
     place = content.index(b"tokens.npy") + 200  # among the values
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    with np.load(path) as file:
+        tokens, form = file["tokens"], str(file["format"])
+    if how == "number":
+        np.savez(path, tokens=tokens + 1, format=np.array(form[:-1] + str(int(form[-1]) + 1)))
+    elif how == "shape":
+        np.savez(path, tokens=tokens[:-1], format=np.array(form))
+    elif how == "wider":
+        np.savez(path, tokens=tokens.astype(np.float32) + 1, format=np.array(form))
+    else:
+        flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        path.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "bit": flipped}[how])
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "bit", "number"])
+@pytest.mark.parametrize("how", ["cut", "empty", "bit", "number", "shape", "wider"])
 @pytest.mark.usefixtures("quiet")
 def test_a_file_that_is_damaged_is_made_anew(how: str, encoder: str, encoded: list[int], tmp_path: Path) -> None:
     clips = write_clips(tmp_path / "clips", each=1)
     first, path = loaded(clips, encoder), kept(clips)[0]
     whole = path.read_bytes()
-    path.write_bytes(damaged(whole, how))
+    damage(path, how)
     assert path.read_bytes() != whole
     again = loaded(clips, encoder)
     assert len(encoded) == 3
