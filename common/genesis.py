@@ -36,6 +36,7 @@ from dictpfl.common.law.tally import Tally
 from dictpfl.common.law.terms import Law
 from dictpfl.common.messages.protocol import PROTOCOL, RoundKind
 from dictpfl.common.messages.wire import Blob, Header, Limits
+from dictpfl.common.settings import MADE_BY
 from dictpfl.common.words import Words
 
 DOCUMENT, TENSORS = "genesis.json", "genesis.safetensors"
@@ -182,6 +183,7 @@ class Genesis:
             **self._measures_said,
             **self._names_said,
             **self._preparation_said,
+            **self._encoder_said,
             **gates,
         }
         return hashlib.sha256(json.dumps(agreed, sort_keys=True, separators=(",", ":")).encode()).digest()
@@ -207,6 +209,12 @@ class Genesis:
         """Preparation of columns as JSON values; nothing where there is none."""
         said = self.config.data.preprocessing
         return {"preprocessing": said.model_dump(mode="json")} if said.on else {}
+
+    @property
+    def _encoder_said(self) -> dict[str, Any]:
+        """Digest of the encoder of clips as a JSON value; nothing where samples are no features of an agreed one."""
+        made_by = self.config.data.made_by
+        return {MADE_BY: made_by} if made_by else {}
 
     @cached_property
     def law(self) -> Law:

@@ -108,6 +108,10 @@ class Preprocessing(Recipe):
         return Recipe(impute=self.impute, clip=self.clip, scale=self.scale)
 
 
+MADE_BY = "features_sha256"
+"""Option of clips' features: digest of the encoder that all use, and of what it is given."""
+
+
 class Data(Section):
     """Source of the samples, and their division among institutions."""
 
@@ -136,8 +140,8 @@ class Data(Section):
     exclude: list[str] = Field([], description="Columns of a table of numbers that are no features, such as an id.")
     options: dict[str, Any] = Field(
         {},
-        description="Of the source: what makes text, images or numbers of its columns (docs/how-to/your-data.md), or keyword "
-        "arguments for a user's function.",
+        description="Of the source: what makes text, images or numbers of its columns (docs/how-to/your-data.md) or features of clips "
+        "(docs/how-to/video.md), or keyword arguments for a user's function.",
     )
     lazy: bool = Field(
         False,
@@ -191,6 +195,16 @@ class Data(Section):
     validation_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.15, description="Share of each institution's samples kept for its own validation."
     )
+
+    @property
+    def of_features(self) -> bool:
+        """True where samples are what an encoder makes of clips."""
+        return self.source == "videofolder" and "features" in self.options
+
+    @property
+    def made_by(self) -> str:
+        """Digest of that encoder, hexadecimal; empty where nobody named one."""
+        return str(self.options.get(MADE_BY, "")) if self.of_features else ""
 
 
 class Pretrain(Section):

@@ -37,7 +37,7 @@ class Known:
         groups: name of each sample's institution, (n,); None: not known.
         splits: purpose of each sample, (n,); None: not known.
         kept: numbers of the samples that there are, rising; None: all. The others could not be read, and `data.skip_broken` is set.
-        name, feature_names, class_names: as of `dictpfl.client.data.samples.Dataset`.
+        name, feature_names, class_names, made_by: as of `dictpfl.client.data.samples.Dataset`.
     """
 
     outputs: int
@@ -48,6 +48,7 @@ class Known:
     name: str = ""
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    made_by: str = ""
 
 
 class Reader(Protocol):
@@ -276,7 +277,18 @@ def _anywhere(data: Data) -> Data:
 
     paths = data.paths
     named = {name: whole(path) for name, path in paths.items()} if isinstance(paths, dict) else list(map(whole, paths))
-    return data.model_copy(update={"path": whole(data.path), "paths": named, "test_path": whole(data.test_path)})
+    options = dict(data.options)
+    if data.source == "videofolder" and "features" in options:
+        library, _, name = str(options["features"]).partition(":")
+        options |= {"features": f"{library}:{whole(name)}"}
+        options |= (
+            {"features_folder": str(Path(kept).expanduser().resolve())}
+            if (kept := options.get("features_folder"))
+            else {}
+        )
+    return data.model_copy(
+        update={"path": whole(data.path), "paths": named, "test_path": whole(data.test_path), "options": options}
+    )
 
 
 @dataclass(frozen=True)

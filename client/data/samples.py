@@ -160,6 +160,8 @@ class Dataset:
     name: str = ""
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = field(default=())
+    made_by: str = ""
+    """SHA-256 of what made features of files (`dictpfl.client.data.features.Recipe`), hexadecimal; empty: they are what was read."""
 
     def __post_init__(self) -> None:
         """Check."""

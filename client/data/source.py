@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dictpfl.client.data.lazy import Chain, LazySamples, Reader, Source
-from dictpfl.client.data.readers.files import clip_files, image_files
+from dictpfl.client.data.readers.files import FileReader, clip_files, image_files
 from dictpfl.client.data.readers.own import OwnReader, is_own
 from dictpfl.client.data.readers.rows import parquet_rows, saved_rows
 from dictpfl.client.data.samples import TEST, TRAIN, Dataset, Samples, drawn, sites_of
@@ -64,7 +64,11 @@ def load_dataset(data: Data, seed: int) -> Dataset:
             "data.test_path, or leave it empty"
         )
     kept = drawn(len(dataset.samples), data, seed, dataset.splits)
-    return dataset if kept is None else dataset.take(kept)
+    dataset = dataset if kept is None else dataset.take(kept)
+    lazy = dataset.samples
+    if isinstance(lazy, LazySamples) and isinstance(lazy.reader, FileReader):
+        lazy.reader.make_ready(lazy.numbers, skip_broken=data.skip_broken)
+    return dataset
 
 
 def _with_test(data: Data, seed: int) -> Dataset:
@@ -182,7 +186,7 @@ def _lazily(reader: Source, data: Data) -> Dataset:
 
     return Dataset(
         LazySamples(reader, data, numbers, kept(known.labels)), known.outputs, kept(known.groups), kept(known.splits), known.name,
-        known.feature_names, known.class_names,
+        known.feature_names, known.class_names, known.made_by,
     )  # fmt: skip
 
 

@@ -35,9 +35,7 @@ def reader(options: Mapping[str, Any]) -> Callable[[Path], NDArray[np.float32]]:
     Raises:
         ConfigError: an option out of range.
     """
-    frames = options.get("frames", _FRAMES)
-    if not isinstance(frames, int) or not 1 <= frames <= _MOST:
-        raise ConfigError(f"data.options.frames is {frames!r}; expected a number from 1 to {_MOST}")
+    frames = wanted_frames(options)
     if options.get("mode") == DEEP:
         raise ConfigError(f"data.options.mode is {DEEP!r}, and frames are read in 8 bits; expected `RGB` or `L`")
     fit = fitting({key: value for key, value in options.items() if key != "frames"})
@@ -46,6 +44,18 @@ def reader(options: Mapping[str, Any]) -> Callable[[Path], NDArray[np.float32]]:
         return np.stack([fit(image) for image in images_of(path, frames)])
 
     return read
+
+
+def wanted_frames(options: Mapping[str, Any]) -> int:
+    """Number of frames of a clip that are read: `frames`, 32 by default.
+
+    Raises:
+        ConfigError: out of range.
+    """
+    frames = options.get("frames", _FRAMES)
+    if not isinstance(frames, int) or not 1 <= frames <= _MOST:
+        raise ConfigError(f"data.options.frames is {frames!r}; expected a number from 1 to {_MOST}")
+    return frames
 
 
 def images_of(path: Path, frames: int) -> Sequence[Any]:

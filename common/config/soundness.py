@@ -19,6 +19,10 @@ from dictpfl.common.settings import (
     Training,
 )
 
+_OF_PICTURES = ("mlp", "cnn", "vit_tiny", "tabular", "vlm")
+_LIBRARIES = ("timm", "transformers")
+"""Models that read no tokens of clips."""
+
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
     """Refuse what contradicts itself or protects nobody without saying so."""
@@ -66,6 +70,7 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
     _require_sparse(config, origin)
     _require_teachable(config, origin)
     _require_reducible(config, origin)
+    _require_readable(config, origin)
     require_precise(config.training, config.sparsity.method, origin)
     _require_spendable(config, origin)
     if config.privacy.mechanism != "none":
@@ -357,6 +362,22 @@ def _require_reducible(config: Sections, origin: str) -> None:
         or training.gradient_checkpointing,
     }
     _refuse_first(wrong, f"{origin}: tokens.reducer is {said.reducer!r}, but ")
+
+
+def _require_readable(config: Sections, origin: str) -> None:
+    """Refuse features of clips for models that would take them for pictures, and changes of pictures on them."""
+    if not config.data.of_features:
+        return
+    source = config.model.source
+    wrong = {
+        f'model.source is {source!r}, which reads images or numbers; set it to "video", or to a function of your own': (
+            source in _OF_PICTURES or source.partition(":")[0] in _LIBRARIES
+        ),
+        f"training.augment {list(config.training.augment)} changes images; leave it empty": bool(
+            config.training.augment
+        ),
+    }
+    _refuse_first(wrong, f"{origin}: data.options.features makes tokens of clips, and ")
 
 
 def _require_private(config: Sections, origin: str) -> None:

@@ -91,7 +91,8 @@ def _alike(guess: NDArray[Any], truth: NDArray[Any]) -> float:
 
 
 def _picture(case: Case, attack: str, pairs: Sequence[Any], mean: NDArray[Any], folder: Path) -> str:
-    if len(case.recorded.genesis.sample_shape) != 3:  # noqa: PLR2004 -- C, H, W
+    genesis = case.recorded.genesis
+    if len(genesis.sample_shape) != 3 or genesis.config.data.of_features:  # noqa: PLR2004 -- C, H, W
         return ""
     most = 8
     truth = [image for t, _ in pairs for image in t][:most]

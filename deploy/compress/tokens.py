@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from dictpfl.client.data.images import fitting
 from dictpfl.client.data.videos import images_of
-from dictpfl.client.model import hub
+from dictpfl.client.model.tokens.encoder import load_encoder
 from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
-from dictpfl.client.model.tokens.seam import Before, Frames, Reduced, Tokens, make_reducer
-from dictpfl.client.model.tokens.stack import rows_to_columns, watching
+from dictpfl.client.model.tokens.seam import Before, Frames, Reduced, make_reducer
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.settings import Model
 from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.compress.source import Source
 
@@ -116,35 +114,13 @@ def _of_pixels(images: Sequence[Any], side: int) -> Frames:
     )
 
 
-@torch.no_grad()
-def _encoded(images: Sequence[Any], encoder: str) -> tuple[Frames, int]:
+def _encoded(images: Sequence[Any], source: str) -> tuple[Frames, int]:
     """Tokens of a frozen encoder, its class token as the frames' features, and whom that attends to in the last block."""
-    library, name = hub.split(encoder)
-    if library != "timm" or not name:
-        raise ConfigError(f"--encoder {encoder!r}: expected timm:NAME or timm:FOLDER, a vision transformer")
-    first: Any = hub.build(Model(source=encoder), (3, 224, 224), 1).eval()
-    blocks, prefix = getattr(first, "blocks", None), int(getattr(first, "num_prefix_tokens", 0))
-    if not isinstance(blocks, nn.Sequential) or not prefix or not hasattr(getattr(blocks[-1], "attn", None), "q_norm"):
-        raise ConfigError(
-            f"--encoder {encoder!r}: a {type(first).__name__}; expected a vision transformer with a class token"
-        )
-    size = int(first.patch_embed.img_size[0])
-    fit = fitting({"size": size})
-    values = torch.tensor(np.stack([fit(image) for image in images]))
-    mixer: Any = blocks[-1].attn
-    hidden, attention = [], []
-    for part in torch.split(values, 8):
-        with watching([mixer.qkv]) as seen:
-            out: Tensor = first.forward_features(part)
-        q, k = torch.unflatten(seen[0], -1, (3, int(mixer.num_heads), -1)).permute(2, 0, 3, 1, 4)[:2]
-        q, k = mixer.q_norm(q), mixer.k_norm(k)
-        places = torch.arange(out.shape[1]).expand(len(part), -1)
-        tokens = Tokens(out, places, torch.ones(places.shape), prefix)
-        attention.append(rows_to_columns(q, k, tokens, q.shape[-1] ** -0.5)[:, :, 0].mean(dim=1))
-        hidden.append(out)
-    whole = torch.cat(hidden).unsqueeze(0)
-    side = round((whole.shape[2] - prefix) ** 0.5)
-    return Frames(whole[:, :, prefix:], whole[:, :, 0], torch.cat(attention).unsqueeze(0)), side
+    encoder = load_encoder(source, "--encoder")
+    fit = fitting({"size": encoder.size, "mean": encoder.mean, "std": encoder.std})
+    tokens, attention = encoder.encode(torch.tensor(np.stack([fit(image) for image in images])))
+    side = encoder.size // encoder.patch
+    return Frames(tokens[None, :, 1:], tokens[None, :, 0], attention[None]), side
 
 
 def picture(seen: Look) -> Any:

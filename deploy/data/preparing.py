@@ -20,7 +20,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.files import owner_only
 from dictpfl.common.genesis import DOCUMENT, Genesis
-from dictpfl.common.settings import Data
+from dictpfl.common.settings import MADE_BY, Data
 from dictpfl.deploy.simulation.founding import shape_of
 from dictpfl.deploy.simulation.partition import Share, split_share
 
@@ -143,7 +143,7 @@ def _section(agreed: FederationConfig, path: Path | None, changes: Mapping[str, 
 
 
 def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sample_shape: tuple[int, ...]) -> None:
-    """Refuse samples that the agreed model does not take, and classes whose numbers nobody agreed on.
+    """Refuse samples that the agreed model does not take, and classes and encoders that nobody agreed on.
 
     Raises:
         DataError: the message says what was agreed on.
@@ -157,8 +157,17 @@ def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sampl
             f"the classes here are {', '.join(dataset.class_names[:10])}, and nobody agreed on their numbers: an institution sees its own "
             "labels only. All set data.options.classes to the same list, before genesis"
         )
+    if dataset.made_by and not data.made_by:
+        raise DataError(
+            f"the features here are made by {data.options['features']!r}, and nobody agreed on it: those of another encoder would have the same "
+            f'shape. All set data.options.{MADE_BY} = "{dataset.made_by}", before genesis'
+        )
     if genesis is None:
         return
+    if genesis.config.data.made_by != data.made_by:
+        raise DataError(
+            f"data.options.{MADE_BY} is {data.made_by!r}, the federation agreed on {genesis.config.data.made_by!r}; use its encoder and options"
+        )
     if sample_shape != tuple(genesis.sample_shape):
         raise DataError(
             f"samples of shape {sample_shape}, the federation agreed on {tuple(genesis.sample_shape)}; prepare the data as the others "

@@ -19,7 +19,7 @@ from dictpfl.client.data.preparing.preparation import preparation_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.scales import notes_on
-from dictpfl.client.data.source import COLUMNS, load_dataset
+from dictpfl.client.data.source import COLUMNS, SOURCES, load_dataset
 from dictpfl.client.defences.pairs import OwnKeys
 from dictpfl.client.folder import GENESIS_WEIGHTS, KEY, PEER_KEY, PEERS, TEACHER, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import read_roster
@@ -36,7 +36,7 @@ from dictpfl.common.files import owner_only, write_private
 from dictpfl.common.genesis import DOCUMENT, TENSORS, Genesis
 from dictpfl.common.law.members import Roster
 from dictpfl.common.law.seeds import expand
-from dictpfl.common.settings import Data, Narrow
+from dictpfl.common.settings import MADE_BY, Data, Narrow
 from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable
 from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.runs.run import INSTITUTIONS, first_institution
@@ -140,8 +140,14 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
 
 
 def with_names(config: FederationConfig, dataset: Dataset) -> FederationConfig:
-    """The configuration with the names of a table's features and classes, by which other data are matched to the model."""
+    """The configuration with the names of a table's features and classes, by which other data are matched to the model.
+
+    Of features of clips it names what makes them, so that nobody mixes in those of another encoder.
+    """
     data = config.data
+    if dataset.made_by:
+        made = data.model_copy(update={"options": data.options | {MADE_BY: dataset.made_by}})
+        return config.model_copy(update={"data": made})
     if not dataset.feature_names or data.source not in COLUMNS:
         return config
     classes = {"classes": list(dataset.class_names)} if dataset.class_names else {}
@@ -150,7 +156,17 @@ def with_names(config: FederationConfig, dataset: Dataset) -> FederationConfig:
 
 
 def shape_of(config: FederationConfig, dataset: Dataset) -> tuple[int, ...]:
-    """Shape of a sample as the model takes it: of columns that are prepared, that of what becomes of them."""
+    """Shape of a sample as the model takes it: of columns that are prepared, that of what becomes of them.
+
+    Raises:
+        ConfigError: images for a model of clips, which would take them for features of some.
+    """
+    is_image = len(dataset.sample_shape) == 3 and not dataset.made_by  # noqa: PLR2004 -- channels, height, width
+    if config.model.source == "video" and is_image and config.data.source in SOURCES.own():
+        raise ConfigError(
+            f'model.source "video" needs clips (F, C, H, W) or features of clips, and samples of data.source {config.data.source!r} are '
+            f'{dataset.sample_shape}: use data.source = "videofolder", or model.source = "vit_tiny"'
+        )
     made = preparation_of(config)
     return tuple(dataset.sample_shape) if made is None else (made.columns.width,)
 

@@ -116,6 +116,8 @@ def tiny_settings(path: Path, config: FederationConfig) -> dict[str, Any]:
         pytest.skip(f"{config.data.path} is not on this machine: {how.group() if how else 'see the file'}")
     if (library := config.model.source.partition(":"))[1] and not Path(library[2]).exists():
         pytest.skip(f"{library[2]} is not on this machine: python experiments/fetch.py")
+    if config.data.of_features and not Path(config.data.options["features"].partition(":")[2]).exists():
+        pytest.skip(f"{config.data.options['features']} is not on this machine: python experiments/fetch.py")
     if config.privacy.mechanism != "none":
         pytest.importorskip("opacus", reason="the extra `dp` is not installed")
     return tiny

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dictpfl.client.model.tokens.install import reduction_of
+from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.audit.replay.identity import federation_id
@@ -15,6 +17,7 @@ from dictpfl.deploy.ceremony.charter import draw_up
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.founding import found, found_again
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.clips import tiny_encoder, write_clips
 from tests.support.federations import encrypted, tiny
 
 TOKENS: dict[str, Any] = {
@@ -112,3 +115,63 @@ def test_clips_too(tmp_path: Path) -> None:
     whole = simulate(encrypted(**clips), tmp_path / "whole", engine="local").summary
     assert sealed["state_digest"] == opened["state_digest"] != whole["state_digest"]
     assert sealed["bytes"] == whole["bytes"]
+
+
+def of_features(tmp_path: Path) -> dict[str, Any]:
+    clips, source = write_clips(tmp_path / "clips", each=12), tiny_encoder(tmp_path / "encoder")
+    return {
+        "data__source": "videofolder",
+        "data__path": str(clips),
+        "data__options": {"frames": 4, "features": source},
+        "model__source": "video",
+        "model__options": {"width": 16, "layers": 1, "heads": 2},
+        "training__steps": 2,
+        "federation__rounds": 2,
+    }
+
+
+def test_features_too(tmp_path: Path) -> None:
+    """Encrypted and not it is one state, in memory and by the batch, and the federation is of its encoder."""
+    settings = of_features(tmp_path)
+    reduced = settings | {"tokens__reducer": "fastvid", "tokens__keep": 0.5}
+    sealed = simulate(encrypted(**reduced), tmp_path / "ckks", engine="local").summary
+    opened = simulate(tiny(**reduced), tmp_path / "identity", engine="local").summary
+    lazily = simulate(tiny(**reduced, data__lazy=True), tmp_path / "lazy", engine="local").summary
+    whole = simulate(encrypted(**settings), tmp_path / "whole", engine="local").summary
+    assert sealed["state_digest"] == opened["state_digest"] == lazily["state_digest"] != whole["state_digest"]
+    assert sealed["bytes"] == whole["bytes"]
+    home = tmp_path / "ckks" / "institutions" / "institution-000"
+    genesis = Genesis.load(home)
+    assert genesis.sample_shape == (4, 5, 9)
+    assert len(genesis.config.data.made_by) == 64
+    assert federation_id(home) == genesis.federation
+    other = settings | {"data__options": {"frames": 4, "features": tiny_encoder(tmp_path / "other", seed=1)}}
+    simulate(tiny(**other | {"federation__rounds": 1}), tmp_path / "other-run", engine="local")
+    there = Genesis.load(tmp_path / "other-run" / "institutions" / "institution-000")
+    assert there.sample_shape == genesis.sample_shape
+    assert there.config.data.made_by != genesis.config.data.made_by
+    alike = dataclasses.replace(there, config=genesis.config)
+    assert alike.federation != dataclasses.replace(there, config=_of(genesis.config, there.config)).federation
+
+
+def _of(config: FederationConfig, other: FederationConfig) -> FederationConfig:
+    """The configuration with another one's encoder and nothing else of it."""
+    return config.model_copy(update={"data": other.data})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model__source": "cnn", "model__options": {}}, "model.source is 'cnn', which reads images or numbers"),
+        ({"model__source": "timm:resnet18"}, "model.source is 'timm:resnet18', which reads images"),
+        ({"training__augment": ["flip"]}, "training.augment"),
+    ],
+)
+def test_features_for_models_of_pictures_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**of_features(tmp_path) | change)
+
+
+def test_images_for_a_model_of_clips_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs clips \(F, C, H, W\) or features of clips, and samples of .*digits"):
+        simulate(tiny(model__source="video", model__options={}), tmp_path / "run", engine="local")

@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from dictpfl.client.data import images, videos
+from dictpfl.client.data import features, images, videos
 from dictpfl.client.data.lazy import Known, LazySamples, Numbers, Room
 from dictpfl.client.data.samples import Dataset, Samples, drawn, path_of, require_options, sites_of
 from dictpfl.common.errors import ConfigError, DataError
@@ -29,7 +29,7 @@ class FileReader:
 
     def __init__(
         self, name: str, found: Sequence[tuple[Path, int, str]], classes: Sequence[str], decode: Callable[[Path], NDArray[np.float32]],
-        *, has_sites: bool,
+        *, has_sites: bool, through: features.ClipFeatures | None = None,
     ) -> None:  # fmt: skip
         """Take files.
 
@@ -39,6 +39,7 @@ class FileReader:
             classes: names of the classes.
             decode: reads a file.
             has_sites: whether institutions are known.
+            through: what `decode` reads in place of pixels.
         """
         paths = [str(path) for path, _, _ in found]
         self._root = os.path.commonpath(paths) if len(paths) > 1 else str(Path(paths[0]).parent)
@@ -46,7 +47,7 @@ class FileReader:
         self._names = np.array([os.fsencode(os.path.relpath(path, self._root)) for path in paths])
         self._labels = np.array([number for _, number, _ in found], dtype=np.int64)
         self._sites = np.array([site for _, _, site in found]) if has_sites else None
-        self._name, self._classes, self._decode = name, tuple(classes), decode
+        self._name, self._classes, self._decode, self._through = name, tuple(classes), decode, through
 
     def __len__(self) -> int:
         """Number of files."""
@@ -54,9 +55,22 @@ class FileReader:
 
     @property
     def digest(self) -> str:
-        """Digest of names and classes."""
-        said = hashlib.sha256(b"\0".join(self._names.tolist()) + self._labels.tobytes())
+        """Digest of names and classes, and of what makes features."""
+        said = hashlib.sha256(b"\0".join(self._names.tolist()) + self._labels.tobytes() + self._made_by.encode())
         return said.hexdigest()
+
+    @property
+    def _made_by(self) -> str:
+        return "" if self._through is None else self._through.recipe.digest
+
+    def make_ready(self, numbers: Numbers, *, skip_broken: bool) -> None:
+        """Do once what reading these files takes: clips go through their encoder. Of pixels there is nothing to do.
+
+        Raises:
+            DataError, ConfigError: as `dictpfl.client.data.features.ClipFeatures.fill`.
+        """
+        if self._through is not None:
+            self._through.fill([self.path(int(number)) for number in numbers], skip_broken=skip_broken)
 
     def path(self, number: int) -> Path:
         """File of a sample."""
@@ -76,7 +90,14 @@ class FileReader:
 
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`."""
-        return Known(len(self._classes), self._labels, self._sites, name=self._name, class_names=self._classes)
+        return Known(
+            len(self._classes),
+            self._labels,
+            self._sites,
+            name=self._name,
+            class_names=self._classes,
+            made_by=self._made_by,
+        )
 
 
 def image_files(data: Data) -> FileReader:
@@ -118,7 +139,7 @@ def clip_files(data: Data) -> FileReader:
         ConfigError: an option out of range.
         DataError: no such folder, or nothing in it.
     """
-    options = require_options(data, (*videos.OPTIONS, "classes"))
+    options = require_options(data, (*videos.OPTIONS, *features.OPTIONS, "classes"))
     folder = path_of(data)
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; data.path must hold a folder of clips for each class")
@@ -126,6 +147,13 @@ def clip_files(data: Data) -> FileReader:
     found = [(path, number, "") for path, number in _listed(folder, classes, videos.BY_PILLOW | videos.BY_AV)]
     if not found:
         raise DataError(f"no clips in the folders of {folder}; expected CLASS/NAME.gif, .webp, .tif, .mp4 or the like")
+    if "features" in options:
+        through = features.ClipFeatures(options, folder)
+        return FileReader(folder.name, found, classes, through.read, has_sites=False, through=through)
+    if idle := sorted(options.keys() & set(features.OPTIONS)):
+        raise ConfigError(
+            f"data.options.{idle[0]} is of features, and data.options.features names no encoder; name one, or leave it out"
+        )
     decode = videos.reader({key: value for key, value in options.items() if key != "classes"})
     return FileReader(folder.name, found, classes, decode, has_sites=False)
 
@@ -141,12 +169,13 @@ def in_memory(reader: FileReader, data: Data, seed: int) -> Dataset:
     assert known.labels is not None  # noqa: S101 -- a file's label is its folder
     lazy = LazySamples(reader, data, numbers, known.labels[numbers])
     _require_room(lazy.features.nbytes, known.name)
-    features = np.empty(lazy.features.shape, dtype=np.float32)
+    reader.make_ready(numbers, skip_broken=data.skip_broken)
+    values = np.empty(lazy.features.shape, dtype=np.float32)
     read: list[int] = []
     for place in range(len(numbers)):
         found = lazy.read(np.array([place]))
         if len(found.features):
-            features[len(read)] = found.features[0]
+            values[len(read)] = found.features[0]
             read.append(place)
     if len(read) < len(numbers):
         _log.warning(
@@ -154,8 +183,9 @@ def in_memory(reader: FileReader, data: Data, seed: int) -> Dataset:
         )
     labels, groups = lazy.labels[read], None if known.groups is None else known.groups[numbers[read]]
     return Dataset(
-        Samples(features[: len(read)], labels), known.outputs, groups, name=known.name, class_names=known.class_names
-    )
+        Samples(values[: len(read)], labels), known.outputs, groups, name=known.name, class_names=known.class_names,
+        made_by=known.made_by,
+    )  # fmt: skip
 
 
 def _require_room(wanted: int, name: str) -> None:
@@ -180,4 +210,4 @@ def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> lis
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != features.KEPT)

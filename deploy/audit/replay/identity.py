@@ -73,6 +73,7 @@ def federation_id(folder: Path) -> bytes:
         "capacity": document["parameters"]["capacity"],
         **_gates(tensors),
         **_preparation(document["config"].get("data", {}).get("preprocessing", {})),
+        **_encoder(document["config"].get("data", {})),
         **{name: document[name] for name in ("seed", "sample_cap", "outputs", "sample_shape")},
         **{name: document[name] for name in ("tallies", "measures", "features", "classes") if document.get(name)},
     }
@@ -118,6 +119,14 @@ def _preparation(said: Mapping[str, Any]) -> dict[str, Any]:
     if not said or (idle(said) and not said["categories"] and all(map(idle, said["columns"].values()))):
         return {}
     return {"preprocessing": dict(said)}
+
+
+def _encoder(data: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of the encoder of clips, where samples are features of an agreed one."""
+    options = data.get("options", {})
+    of_features = data.get("source") == "videofolder" and "features" in options
+    agreed = options.get("features_sha256") if of_features else None
+    return {"features_sha256": str(agreed)} if agreed else {}
 
 
 def _gates(tensors: Mapping[str, NDArray[Any]]) -> dict[str, str]:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dictpfl.client.data.features import ClipFeatures
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.tokens import look, picture
+from tests.support.clips import tiny_encoder
 
 
 def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -46,6 +48,17 @@ def test_a_picture_shows_cuts_and_kept_tokens(tmp_path: Path) -> None:
     for number in range(12):
         left, top = number % 8 * (side + 2 * gap) + gap, number // 8 * (side + 2 * gap) + gap
         assert bool(red[top + 5, left - 2]) == (number in (0, 4, 8))
+
+
+def test_through_an_encoder_it_shows_what_a_federation_reads(tmp_path: Path) -> None:
+    source, path = tiny_encoder(tmp_path / "encoder"), clip(tmp_path / "clip.tif")
+    seen = look(path, reducer="salient", keep=0.5, frames=4, side=8, encoder=source, options={})
+    assert seen.side == 2
+    read = ClipFeatures({"features": source, "frames": 4}, tmp_path).read(path)
+    most = np.sort(np.argsort(-read[:, 1:, -1], axis=1, kind="stable")[:, :2], axis=1) + 4 * np.arange(4)[:, None]
+    assert seen.reduced.positions[0].tolist() == most.ravel().tolist()
+    with pytest.raises(ConfigError, match="--encoder is 'mlp'; expected timm:FOLDER"):
+        look(path, reducer="salient", keep=0.5, frames=4, side=8, encoder="mlp", options={})
 
 
 def test_command(tmp_path: Path) -> None:

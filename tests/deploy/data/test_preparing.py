@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dictpfl.client.data.features import ClipFeatures
 from dictpfl.client.data.preparing.preparation import preparation_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Samples
@@ -24,6 +26,7 @@ from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.charter import draw_up
 from dictpfl.deploy.data.preparing import prepare
 from dictpfl.deploy.simulation.founding import found
+from tests.support.clips import tiny_encoder, write_clips
 
 TOML = """
 name = "patients"
@@ -196,3 +199,39 @@ def test_a_deployment_prepares_what_its_authority_never_saw(place: Path) -> None
     assert stored.open(genesis.start()).features.shape == (0, 11), "nobody trains before the sums are opened"
     with pytest.raises(DataError, match="prepared by its federation's statistics"):
         Samples.load(place / "clinic" / "train.npz")
+
+
+def test_encoders_of_clips_need_an_agreement(place: Path) -> None:
+    """Features of two encoders have one shape: who has another than the federation's is told, and so is who nobody agreed with."""
+    write_clips(place / "clips", each=4)
+    tiny_encoder(place / "encoder")
+    tiny_encoder(place / "other", seed=1)
+    text = """
+[data]
+source = "videofolder"
+options = { classes = ["dark", "bright"], frames = 4, features = "timm:encoder" }
+
+[model]
+source = "video"
+options = { width = 8, layers = 1, heads = 2 }
+"""
+    (place / "clips.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="nobody agreed on it") as refused:
+        prepare(place / "one", Path("clips"), config=Path("clips.toml"))
+    agreed = re.search(r'data\.options\.features_sha256 = "(\w{64})"', str(refused.value))
+    assert agreed is not None
+    changes = {"data.path": "clips", "data.options.features_sha256": agreed[1]} | TOY
+    founded = found(FederationConfig.load("clips.toml", changes), place / "run")
+    (place / "elsewhere").mkdir()
+    (place / "encoder").rename(place / "elsewhere" / "encoder")
+    for name in ("train.npz", "validation.npz"):
+        (founded.home(0) / name).unlink()
+    own = {"data.options.features": "timm:elsewhere/encoder"}
+    prepared = prepare(founded.home(0), Path("clips"), changes=own)
+    assert prepared.sample_shape == (4, 5, 9)
+    with pytest.raises(ConfigError, match=f"all agreed on {agreed[1]}"):
+        prepare(founded.home(0), Path("clips"), changes={"data.options.features": "timm:other"}, replace=True)
+    other = ClipFeatures({"features": "timm:other", "frames": 4}, place / "clips").recipe.digest
+    both = {"data.options.features": "timm:other", "data.options.features_sha256": other}
+    with pytest.raises(DataError, match=f"the federation agreed on '{agreed[1]}'"):
+        prepare(founded.home(0), Path("clips"), changes=both, replace=True)
