@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes tokens of a clip.
+    """Recipe by which tokens are made of a clip.
 
     Attributes:
         source: `timm:FOLDER`, by its whole path, or `timm:NAME`.
