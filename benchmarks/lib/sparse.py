@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from dictpfl.client.compress.sparse import sparsegpt
 from dictpfl.client.compress.sparse.inputs import Grams
-from dictpfl.client.compress.sparse.lua import Thresholds, learn_thresholds, ranks_of
+from dictpfl.client.compress.sparse.lua import learn_thresholds, ranks_of
 from dictpfl.client.compress.sparse.prune import prune
 from dictpfl.client.compress.sparse.sequential import in_order
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.masks import Masks
 from dictpfl.client.model.sparse.select import by_thresholds
+from dictpfl.client.model.sparse.twin import Ranks
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.batches import batches
 from dictpfl.client.training.calling import forward
@@ -25,99 +29,134 @@ from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.settings import Training
 
-ARMS = (
-    "dense", "magnitude", "wanda", "global-wanda", "sparsegpt", "lua", "shuffled", "matrix-means", "random",
-    "equal-data", "equal-steps", "lua-sparsegpt",
-)  # fmt: skip
+LUA, EQUAL = "lua", "equal-steps"
+TRAINED = (LUA, EQUAL)
+"""Arms with a learning rate of their own."""
+LEARNT = (LUA, "shuffled", "matrix-means", "random", "lua-sparsegpt")
+"""Arms that are made from Lua's thresholds."""
 ABOUT: Mapping[str, str] = {
     "dense": "the model as it is",
     "magnitude": "the smallest of each matrix",
     "wanda": "size times input norm, row by row",
     "global-wanda": "one threshold on that over everything",
     "sparsegpt": "what stays makes up for what goes",
-    "lua": "a threshold a row, learnt",
+    LUA: "a threshold a row, learnt",
     "shuffled": "Lua's thresholds permuted among the rows of each matrix",
     "matrix-means": "every row at its matrix's mean threshold",
     "random": "thresholds of Lua's own standard deviation, drawn",
     "equal-data": "Wanda calibrated on exactly the samples that Lua trained on",
-    "equal-steps": "Wanda's mask, norms and biases trained for Lua's steps on its batches",
+    EQUAL: "Wanda's mask, norms and biases trained for Lua's steps on its batches",
     "lua-sparsegpt": "Lua's mask, what stays moved as SparseGPT does",
 }
+ARMS = tuple(ABOUT)
+Values = Mapping[str, NDArray[np.float64]]
+"""Thresholds of rows, by weight."""
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """Lua's thresholds, and the optimiser's steps and samples behind them, counted."""
+
+    values: Values
+    steps: int
+    samples: int
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A model, its samples, and one run of Lua on it, from which the controls are made.
+    """A model and its samples, from which the arms of a seed are made.
 
     Attributes:
-        counted: optimiser steps and samples of each arm that trains, counted as they happen.
+        model: dense.
+        calibration: samples whose inputs are measured.
+        training: samples to learn from.
+        validation: samples by which learning rates are chosen.
+        held: samples to measure on, by name.
+        task: the loss.
+        steps, batch_size: of whatever is trained.
+        seed: of batches and draws.
     """
 
-    def __init__(
-        self, model: nn.Module, calibration: Samples, training: Samples, task: Task, *, sparsity: float, steps: int, rate: float,
-        batch_size: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.model, self.calibration, self.training, self.task = model.eval(), calibration, training, task
-        self.sparsity, self.steps, self.rate, self.batch_size, self.seed = sparsity, steps, rate, batch_size, seed
-        self.weights = covered(self.model)
-        self.counted: dict[str, tuple[int, int]] = {}
-        self._learnt: Thresholds | None = None
+    model: nn.Module
+    calibration: Samples
+    training: Samples
+    validation: Samples
+    held: Mapping[str, Samples]
+    task: Task
+    steps: int
+    batch_size: int
+    seed: int
 
-    @property
-    def learnt(self) -> Thresholds:
-        """Lua's thresholds; learnt once."""
-        if self._learnt is None:
-            every = ranks_of(self.model, self.weights, self.calibration)
-            self._learnt = learn_thresholds(
-                self.model, self.training, self.task, self.sparsity, weights=self.weights, steps=self.steps, rate=self.rate,
-                batch_size=self.batch_size, seed=self.seed, every=every,
-            )  # fmt: skip
-            self.counted["lua"] = (self.steps, len(self.order))
-        return self._learnt
+    @cached_property
+    def every(self) -> Ranks:
+        """Ranks by Wanda's scores."""
+        return ranks_of(self.model, covered(self.model), self.calibration)
 
-    @property
-    def order(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
         """Indices of the samples that training looks at, step after step."""
         numbers = torch.arange(len(self.training))
         found = [y for _, y in batches(numbers, numbers, self.plan, self.seed, torch.device("cpu"))]
         assert len(found) == self.steps, "as many batches as steps"
-        return torch.cat(found).numpy()
+        seen: NDArray[np.int64] = torch.cat(found).numpy()
+        return seen
 
     @property
     def plan(self) -> Training:
         """Steps and batches of whatever is trained here."""
         return Training(steps=self.steps, batch_size=self.batch_size, optimizer="adamw")
 
-    def made(self, arm: str) -> nn.Module:
-        """The model of an arm, with exactly the same number of zeros as all others."""
+    def learnt(self, sparsity: float, rate: float) -> Learnt:
+        """Learn Lua's thresholds."""
+        found = learn_thresholds(
+            self.model, self.training, self.task, sparsity, weights=covered(self.model), steps=self.steps, rate=rate,
+            batch_size=self.batch_size, seed=self.seed, every=self.every,
+        )  # fmt: skip
+        return Learnt(found.values, found.steps, found.samples)
+
+    def made(self, arm: str, sparsity: float, rate: float, learnt: Callable[[], Learnt]) -> tuple[nn.Module, int, int]:
+        """Make the model of an arm, with exactly the same number of zeros as all others.
+
+        Args:
+            arm: its name.
+            sparsity: p.
+            rate: of an arm that trains by itself.
+            learnt: gives Lua's thresholds.
+
+        Returns:
+            The model; and optimiser's steps and samples, counted as they happened, 0 of an arm that does not train.
+        """
         if arm == "dense":
-            return self.model
+            return self.model, 0, 0
         if arm in ("magnitude", "wanda", "sparsegpt"):
-            return prune(self.model, self.calibration, self.task, self.sparsity, arm).model
+            return prune(self.model, self.calibration, self.task, sparsity, arm).model, 0, 0
         if arm == "global-wanda":
-            return prune(self.model, self.calibration, self.task, self.sparsity, "wanda", allocate="global").model
+            pruned = prune(self.model, self.calibration, self.task, sparsity, "wanda", allocate="global")
+            return pruned.model, 0, 0
         if arm == "equal-data":
             seen = self.training.take(np.unique(self.order))
-            return prune(self.model, seen, self.task, self.sparsity, "wanda", sequential=False).model
-        if arm == "equal-steps":
-            return self._tuned()
+            return prune(self.model, seen, self.task, sparsity, "wanda", sequential=False).model, 0, 0
+        if arm == EQUAL:
+            return self._tuned(sparsity, rate)
         model = copy.deepcopy(self.model)
         weights = covered(model)
-        masks = self._masks(arm)
+        found = learnt()
+        masks = self._masks(arm, sparsity, found.values)
         if arm == "lua-sparsegpt":
             self._moved(model, weights, masks)
         masks.put_on(weights)
-        return model
+        return model, found.steps, found.samples
 
-    def _masks(self, arm: str) -> Masks:
-        values, draw = self.learnt.values, np.random.default_rng(self.seed)
+    def _masks(self, arm: str, sparsity: float, values: Values) -> Masks:
+        draw = np.random.default_rng(self.seed)
         if arm == "shuffled":
             values = {n: draw.permutation(t) for n, t in values.items()}
         elif arm == "matrix-means":
             values = {n: np.full(len(t), t.mean()) for n, t in values.items()}
         elif arm == "random":
             spread = float(np.concatenate(list(values.values())).std())
-            values = {n: self.sparsity + spread * draw.normal(size=len(t)) for n, t in values.items()}
-        return by_thresholds(self.learnt.every, values, self.sparsity)
+            values = {n: sparsity + spread * draw.normal(size=len(t)) for n, t in values.items()}
+        return by_thresholds(self.every, values, sparsity)
 
     def _moved(self, model: nn.Module, weights: Mapping[str, Weight], masks: Masks) -> None:
         @torch.no_grad()
@@ -128,13 +167,13 @@ class Subject:
 
         in_order(model, weights, self.calibration, Grams, decide, by_input=True)
 
-    def _tuned(self) -> nn.Module:
-        model = prune(self.model, self.calibration, self.task, self.sparsity, "wanda", sequential=False).model
+    def _tuned(self, sparsity: float, rate: float) -> tuple[nn.Module, int, int]:
+        model = prune(self.model, self.calibration, self.task, sparsity, "wanda", sequential=False).model
         chosen = []
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.ndim == 1)
             chosen += [parameter] if parameter.ndim == 1 else []
-        optimizer = torch.optim.AdamW(chosen, self.rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(chosen, rate, weight_decay=0.0)
         features, labels = torch.from_numpy(self.training.features), torch.from_numpy(self.training.labels)
         steps = samples = 0
         for x, y in batches(features, labels, self.plan, self.seed, torch.device("cpu")):
@@ -142,11 +181,10 @@ class Subject:
             torch.autograd.backward(self.task.loss(forward(model, x), y))
             optimizer.step()
             steps, samples = steps + 1, samples + len(x)
-        self.counted["equal-steps"] = (steps, samples)
-        return model.eval()
+        return model.requires_grad_(requires_grad=True).eval(), steps, samples
 
 
-def figures(subject: Subject, model: nn.Module, held: Samples) -> dict[str, float]:
+def figures(model: nn.Module, samples: Samples, task: Task) -> dict[str, Any]:
     """Metric and loss of a model on samples."""
-    reached = evaluate(model, held, subject.task)
+    reached = evaluate(model, samples, task)
     return {"metric": reached.metric_sum / reached.count, "loss": reached.loss_sum / reached.count}

@@ -33,12 +33,15 @@ class Thresholds:
         every: ranks of each weight.
         sparsity: p.
         loss: mean training loss over the steps.
+        steps, samples: of the optimiser, counted as they happened.
     """
 
     values: Mapping[str, Floats]
     every: Ranks
     sparsity: float
     loss: float
+    steps: int
+    samples: int
 
     def masks(self) -> Masks:
         """The exact masks."""
@@ -99,4 +102,5 @@ def learn_thresholds(
         steps=steps, batch_size=batch_size, optimizer="adamw", learning_rate=rate, weight_decay=weight_decay, device=device,
     )  # fmt: skip
     trained = train(twin, samples, training, task, seed=seed)
-    return Thresholds(twin.thresholds(), every, sparsity, trained.loss_sum / max(1, trained.samples_seen))
+    loss = trained.loss_sum / max(1, trained.samples_seen)
+    return Thresholds(twin.thresholds(), every, sparsity, loss, trained.steps, trained.samples_seen)
