@@ -16,7 +16,7 @@ Every arm and subject is a cell, a file of its own in benchmarks/results/minitro
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -29,7 +29,7 @@ from dictpfl.client.compress.cutting.axes import Axis, axes_of
 from dictpfl.client.compress.cutting.choose import choose
 from dictpfl.client.compress.cutting.cut import cut
 from dictpfl.client.compress.cutting.shrink import parameters
-from dictpfl.client.compress.verdicts import BETTER
+from dictpfl.client.compress.verdicts import BETTER, LEVEL
 from dictpfl.client.training.task import load_task
 from dictpfl.common.keeping import keep
 from dictpfl.deploy.reports.plots import COLOURS
@@ -257,17 +257,21 @@ def requirements(cells: Cells) -> list[Requirement]:
     ]  # fmt: skip
 
 
+def nulls(judged: Sequence[Claim]) -> str:
+    """Say of which scores no difference to chance is shown after distillation, and of which one is."""
+    after = [claim for claim in judged if claim.figure == "taught" and "random" in claim.rival]
+    level = [claim.arm for claim in after if claim.verdict == LEVEL]
+    shown = [f"{claim.arm}: {claim.interval} nats, {claim.verdict}" for claim in after if claim.verdict != LEVEL]
+    said = f"**No difference shown after distillation between chance and: {'; '.join(level)}.** " if level else ""
+    return said + (f"Shown: {'; '.join(shown)}." if shown else "") + "\n\n"
+
+
 def page(cells: Cells) -> str:
     """The Markdown page."""
     rows = [[arm, f"{cells.of(arm, 'parameters')[0]:,}", *(_mean(cells, arm, f) for f in
             ("cut messages", "cut Python", "cut", "taught messages", "taught Python", "taught", "faster"))] for arm in cells.study.arms]  # fmt: skip
     judged = claims(cells)
-    after = [c for c in judged if c.figure == "taught" and "random" in c.rival]
-    null = (
-        "No difference shown after distillation between scores and chance. "
-        if all(c.verdict == "no difference shown" for c in after)
-        else ""
-    )
+    null = nulls(judged)
     able = requirements(cells)[0]
     state = (
         ""

@@ -17,8 +17,8 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.task import Task, load_task
 from dictpfl.common.errors import ConfigError
 
-BEST: Mapping[str, str] = dict.fromkeys(ORDER, "activation")
-"""Way to score each kind of units where none is named: what benchmarks/minitron.py says, once it has run (tests/benchmarks)."""
+BEST: Mapping[str, str] = dict.fromkeys(ORDER, "activation") | {"ffn": "magnitude"}
+"""Way to score each kind of units where none is named: what benchmarks/minitron.py says on texts for validation (tests/benchmarks)."""
 DEFAULT = "default"
 
 
@@ -75,7 +75,7 @@ def shrink(
         ffn: neurons that stay in each feed-forward layer.
         width: of the residual stream.
         layers: blocks that stay.
-        score: see `dictpfl.client.compress.cutting.scores.HOW`; `default`: the way that is best for each kind.
+        score: see `dictpfl.client.compress.cutting.scores.HOW`; `default`: the way that is best for each kind (`BEST`).
         seed: of `random`.
         architecture: see `dictpfl.client.compress.cutting.axes.architecture_of`.
         rescale: see `dictpfl.client.compress.cutting.cut.cut`.
@@ -107,6 +107,8 @@ def shrink_to(
 ) -> Shrunk:
     """Cut a model to numbers of units by setting; see `shrink` and `dictpfl.client.compress.cutting.choose.choose`.
 
+    Where there is a `total`, `default` is activation: institutions have summed that for this very decision.
+
     Raises:
         ConfigError: nothing to cut, or sizes that cannot be.
     """
@@ -116,7 +118,9 @@ def shrink_to(
             "nothing to cut: every size asked for is the one that is; name a share or a number of parameters, or numbers of units"
         )
     task = load_task(task) if isinstance(task, str) else task
-    how = BEST if score == DEFAULT else score
+    how: str | Mapping[str, str] = score
+    if score == DEFAULT:
+        how = BEST if total is None else "activation"
     # Sizes are refused before anything is scored, which takes long.
     if "block" not in axes or axes["block"].setting not in counts:
         with torch.device("meta"):

@@ -15,7 +15,7 @@ from dictpfl.client.compress.cutting.axes import architecture_of, axes_of
 from dictpfl.client.compress.cutting.choose import Counted, choose, first, sizes_within
 from dictpfl.client.compress.cutting.cut import cut, silenced
 from dictpfl.client.compress.cutting.scores import HOW, digest, score
-from dictpfl.client.compress.cutting.shrink import shrink
+from dictpfl.client.compress.cutting.shrink import shrink, shrink_to
 from dictpfl.client.data.samples import IGNORED, PADDING, Samples
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.tasks.causal_lm import CausalLM
@@ -210,6 +210,23 @@ def test_a_budget_finds_sizes_that_can_be_the_evenest_first() -> None:
         sizes_within(model, axes, maker, 10)
     with pytest.raises(ConfigError, match="layers: which blocks"):
         sizes_within(model, axes, maker, budget, fixed={"num_hidden_layers": 2})
+
+
+def test_a_default_is_what_was_measured_and_activation_where_institutions_summed_it() -> None:
+    model, maker = model_of("nemotron_h"), architecture_of(model_of("nemotron_h"))
+    axes, samples, task = axes_of(model), samples_of("nemotron_h"), task_of("nemotron_h")
+    counts = {axis.setting: axis.units // 2 for axis in axes.values() if axis.kind in ("ffn", "mamba-head")}
+    total = sums(model, [axis for axis in axes.values() if axis.kind != "block"], samples)
+
+    def kept(score: str, total: Any = None) -> dict[str, list[int]]:
+        made = shrink_to(model, axes, maker, counts, samples, task, score=score, total=total)
+        return {name: units.tolist() for name, units in made.chosen.kept.items()}
+
+    ways = {how: kept(how) for how in ("default", "activation", "magnitude")}
+    for name, units in ways["default"].items():
+        assert units == ways["magnitude" if axes[name].kind == "ffn" else "activation"][name]
+    assert any(ways["activation"][n] != ways["magnitude"][n] for n in ways["default"] if axes[n].kind == "ffn")
+    assert kept("default", total) == kept("activation", total) == ways["activation"]
 
 
 def test_in_one_call() -> None:
