@@ -48,7 +48,9 @@ def test_a_default_is_the_published_way_unless_another_is_shown_to_be_better() -
 def test_the_page_says_what_is_chosen_and_what_is_no_difference() -> None:
     text = minitron.page(cells({"neurons, magnitude": -0.1}))
     level = "heads, activation; heads, magnitude; channels, activation; neurons, activation; neurons, magnitude"
-    assert text.startswith(f"# Cutting a hybrid\n\n**No difference shown after distillation between chance and: {level}.**")
+    assert text.startswith(
+        f"# Cutting a hybrid\n\n**No difference shown after distillation between chance and: {level}.**"
+    )
     assert "Shown:" not in text
     assert [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| ffn |")] == ["magnitude |"]
     assert "51 to 53 sequences" in text

@@ -1,0 +1,276 @@
+"""Rounds with pairwise masks: what is never told of them, and what is never folded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import structlog
+
+from dictpfl.client.defences.masks import Masks
+from dictpfl.common.ckks.streams import SumOfStreams
+from dictpfl.common.errors import OpeningError
+from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
+from dictpfl.common.messages.wire import with_words
+from dictpfl.common.words import add_modulo
+from dictpfl.deploy.operations.status import of_institution
+from dictpfl.server.coordinator import AGREEMENT
+from tests.support.harness import World
+from tests.support.masked import OTHER, VICTIM, founded, opened, parsed, told, until, upload_of
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
+    return founded(tmp_path_factory.mktemp("templates"))
+
+
+def conversation(world: World, stage: Stage, defence: bytes, node: int = 0) -> Reply:
+    genesis = world.genesis
+    number, kind = world.coordinator._journal.next_round, world.coordinator._state.next_kind()
+    request = Request(number, kind, genesis.federation, genesis.fingerprint, stage=stage, defence=defence)
+    return world.institution(node).handle(request)
+
+
+def notes(world: World) -> dict[int, tuple[Note, bytes]]:
+    """Note and upload id by member."""
+    found = {}
+    for node in world.nodes:
+        pending = world.record(node).pending
+        if pending is not None:
+            note = Note.of_bytes(pending.defence)
+            found[note.member] = (note, pending.upload_id)
+    return found
+
+
+def question(world: World, members: Sequence[int], holder: int, **changes: Any) -> bytes:
+    known = notes(world)
+    shares = {m: {holder: known[m][0].partners[holder].share} for m in members if m != holder}
+    ids = {m: known[m][1] for m in members}
+    return replace(SharesQuestion(known[members[0]][0].attempt, ids, shares), **changes).to_bytes()
+
+
+def test_a_second_sum_of_a_round_is_not_opened(five: World) -> None:
+    five.exchange()
+    member = notes(five)
+    (own,) = (m for m in member if Note.of_bytes(five.record(0).pending.defence).member == m)  # type: ignore[union-attr]
+    everybody = question(five, sorted(member), own)
+    assert conversation(five, Stage.SHARES, everybody).status is Status.REVEALED
+    assert conversation(five, Stage.SHARES, everybody).status is Status.REVEALED, "the same again is no harm"
+    fewer = question(five, [m for m in sorted(member) if m != (own + 1) % 5], own)
+    reply = conversation(five, Stage.SHARES, fewer)
+    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, REFUSED, b"")
+    five.kill_institution(0)
+    assert conversation(five, Stage.SHARES, fewer).code == REFUSED, "it is remembered on disk"
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, ((own + 1) % 5,)).to_bytes()).code == REFUSED
+
+
+def test_of_an_upload_whose_streams_were_told_the_own_mask_stays(five: World) -> None:
+    five.exchange()
+    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
+    late = (own + 1) % 5
+    reply = conversation(five, Stage.SEEDS, SeedsQuestion(0, (late,)).to_bytes())
+    assert reply.status is Status.REVEALED
+    answer = Answer.of_bytes(reply.defence)
+    assert set(answer.others) == {late}
+    assert answer.own == b""
+    assert conversation(five, Stage.SHARES, question(five, range(5), own)).code == REFUSED
+    without = question(five, [m for m in range(5) if m != late], own)
+    answer = Answer.of_bytes(conversation(five, Stage.SHARES, without).defence)
+    assert late not in answer.others
+
+
+@pytest.mark.parametrize("what", ["too few", "own upload swapped", "another attempt", "nobody known", "itself missing"])
+def test_questions_that_would_uncover_too_much(what: str, five: World) -> None:
+    five.exchange()
+    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
+    ids = {m: upload for m, (_, upload) in notes(five).items()}
+    others = [m for m in range(5) if m != own]
+    if what == "too few":
+        reply = conversation(five, Stage.SHARES, question(five, [own, others[0]], own))
+    elif what == "own upload swapped":
+        reply = conversation(
+            five, Stage.SHARES, question(five, range(5), own, uploads=ids | {own: b"another upload!!"})
+        )
+    elif what == "another attempt":
+        reply = conversation(five, Stage.SHARES, question(five, range(5), own, attempt=3))
+    elif what == "nobody known":
+        reply = conversation(five, Stage.SHARES, question(five, range(5), own, uploads=ids | {77: b"a stranger's id!"}))
+    else:
+        reply = conversation(five, Stage.SEEDS, SeedsQuestion(0, (own,)).to_bytes())
+    assert reply.status is Status.REFUSED
+    assert reply.code == REFUSED, "whoever asks learns nothing of what was wrong"
+    assert reply.defence == b""
+    assert not told(five, 0).exists()
+
+
+def test_too_many_said_to_be_missing(five: World) -> None:
+    five.exchange()
+    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
+    missing = tuple(m for m in range(5) if m != own)[:3]
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, missing).to_bytes()).code == REFUSED
+
+
+def test_a_late_upload_is_not_folded_and_does_not_open(five: World) -> None:
+    """Its maker's partners have told the streams that they share with it: its own mask is still on it."""
+    five.exchange(lost=[VICTIM])
+    late = upload_of(five, VICTIM)
+    pending = five.record(VICTIM).pending
+    assert pending is not None
+    coordinator = five.coordinator
+    requests = coordinator.begin(five.nodes)
+    assert {request.stage for request in requests.values()} == {Stage.SEEDS}
+    seeds: dict[int, bytes] = {}
+    for node, request in requests.items():
+        if node == VICTIM:
+            continue
+        reply = five.institution(node).handle(request)
+        seeds |= {Answer.of_bytes(reply.defence).member: s for s in Answer.of_bytes(reply.defence).others.values()}
+        coordinator.receive(node, reply)
+    coordinator.receive(VICTIM, Reply(Status.UPLOAD, 0, 0, late, defence=pending.defence))
+    coordinator.close()
+    five.exchange()
+    ((_, aggregate),) = five.journal()
+    assert len(aggregate.counted) == 4
+    assert pending.upload_id not in aggregate.counted
+    # All its pairs' streams, as the coordinator and whoever taps it know them by now, taken off it:
+    member = Note.of_bytes(pending.defence).member
+    assert len(seeds) == 4
+    plus = [seed for other, seed in seeds.items() if other < member]
+    minus = [seed for other, seed in seeds.items() if other > member]
+    blob, prime = parsed(five, late), five.genesis.parameters.word_prime
+    bare = SumOfStreams(prime, plus=plus, minus=minus).take(blob.header.words)
+    add_modulo(bare, blob.words(), prime)
+    with pytest.raises(OpeningError, check=lambda e: e.code in ("guard", "noise")):
+        opened(five, with_words(blob, bare))
+    five.run()
+    five.digest()
+
+
+def test_an_upload_of_an_attempt_that_was_given_up_is_not_folded(five: World) -> None:
+    five.exchange(offline=[VICTIM])
+    old = {node: five.record(node).pending for node in (0, 1, OTHER)}
+    five.exchange(offline=[OTHER, VICTIM])
+    coordinator = five.coordinator
+    coordinator.begin(five.nodes)
+    for node, pending in old.items():
+        assert pending is not None
+        coordinator.receive(node, Reply(Status.UPLOAD, 0, 0, pending.blob, defence=pending.defence))
+    assert dict(coordinator.rejected) == dict.fromkeys(old, "wrong-round")
+    coordinator.close()
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (VICTIM,)).to_bytes()).status is Status.REVEALED
+    five.run()
+    five.digest()
+    assert conversation_refused_for_old(five)
+
+
+def conversation_refused_for_old(world: World) -> bool:
+    """Of attempts that were given up nothing is told."""
+    return conversation(world, Stage.SEEDS, SeedsQuestion(0, (VICTIM,)).to_bytes()).status is Status.REFUSED
+
+
+def test_a_round_that_was_opened_takes_no_other_attempt(five: World) -> None:
+    """A coordinator whose journal was lost in between: institutions do not help to open a second sum."""
+    until(five, Stage.SHARES)
+    older = five.folder / "older"
+    five.exchange(offline=[3, OTHER, VICTIM])
+    five.close()
+    shutil.copytree(five.coordinator_folder, older)
+    five.coordinator_folder = older
+    for path in older.glob("journal.sqlite*"):
+        path.unlink()
+    five.coordinator._journal.give_up(0, 0)
+    replies = five.exchange()
+    assert {node: reply.code for node, reply in replies.items() if reply.status is Status.REFUSED} == dict.fromkeys(
+        (0, 1), REFUSED
+    )
+    said = of_institution(five.home(0))["not_answered"]
+    assert "told.json" in said, "its operator reads what can be done, and that all have to agree"
+    five.close()
+
+
+def test_the_coordinator_refuses_uploads_without_a_note_and_of_pairs_that_differ(five: World) -> None:
+    five.exchange()
+    known = {node: five.record(node).pending for node in five.nodes}
+    fresh = five.folder / "fresh"
+    fresh.mkdir()
+    shutil.copy(five.coordinator_folder / AGREEMENT, fresh / AGREEMENT)
+    five.close()
+    five.coordinator_folder = fresh
+    coordinator = five.coordinator
+    coordinator.begin(five.nodes)
+    first, second, third = (known[node] for node in (0, 1, 2))
+    assert first
+    assert second
+    assert third
+    coordinator.receive(0, Reply(Status.UPLOAD, 0, 0, first.blob))
+    assert coordinator.rejected[0] == "corrupt"
+    coordinator.receive(1, Reply(Status.UPLOAD, 0, 0, second.blob, defence=second.defence))
+    note = Note.of_bytes(third.defence)
+    partners = {n: replace(p, commitment=bytes(16)) for n, p in note.partners.items()}
+    wrong = replace(note, partners=partners).to_bytes()
+    coordinator.receive(2, Reply(Status.UPLOAD, 0, 0, third.blob, defence=wrong))
+    assert coordinator.rejected[2] == "corrupt"
+    coordinator.receive(3, Reply(Status.UPLOAD, 0, 0, third.blob, defence=second.defence))
+    assert coordinator.rejected[3] == "wrong-round", "the note of another member"
+
+
+def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, bytes]) -> None:
+    until(five, Stage.SHARES)
+    coordinator = five.coordinator
+    requests = coordinator.begin(five.nodes)
+    for node, request in requests.items():
+        reply = five.institution(node).handle(request)
+        answer = Answer.of_bytes(reply.defence)
+        if node == VICTIM:
+            reply = replace(reply, defence=replace(answer, own=bytes(32)).to_bytes())
+        coordinator.receive(node, reply)
+    assert coordinator.rejected == {VICTIM: "corrupt"}
+    coordinator.close()
+    five.run()
+    assert five.digest() == undisturbed["five"]
+
+
+def test_one_wrong_commitment_to_an_own_mask_stalls_nothing(five: World, undisturbed: dict[str, bytes]) -> None:
+    """The seed is right, the commitment to it differs in a bit; what is in the sum is final, so the round must go on with it."""
+    until(five, Stage.SHARES)
+    masked = five.coordinator._unmasking._open
+    own = masked.uploads[VICTIM]
+    flipped = bytes([own.note.commitment[0] ^ 1]) + own.note.commitment[1:]
+    masked.uploads[VICTIM] = replace(own, note=replace(own.note, commitment=flipped))
+    with structlog.testing.capture_logs() as logs:
+        five.exchange()
+        assert five.coordinator._journal.next_round == 0  # not at once: a maker may only have answered wrongly
+        five.run()
+    assert [entry["members"] for entry in logs if "does not fit the seed" in entry["event"]] == [[VICTIM]]
+    assert five.digest() == undisturbed["five"]
+
+
+def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(five: World) -> None:
+    """Its stream never fits what it said, in no attempt: from the second on the round does without it, and it takes part in the next."""
+    held = five.institution(VICTIM)._masks
+    assert isinstance(held, Masks)
+    honest = Masks.note
+
+    def misled(masks: Masks, *arguments: Any) -> bytes:
+        note = Note.of_bytes(honest(masks, *arguments))
+        partners = dict(note.partners)
+        if masks is held:
+            partners[OTHER] = replace(partners[OTHER], commitment=bytes(16))
+        return replace(note, partners=partners).to_bytes()
+
+    with mock.patch.object(Masks, "note", misled):
+        for _ in range(5):
+            five.exchange(offline=[OTHER])
+    (closed, *_) = five.coordinator._journal.rounds()
+    assert closed.round == 0
+    assert closed.rejected == {str(VICTIM): "corrupt"}
+    five.run()
+    assert five.coordinator._journal.contributors()[1][0] == 5
+    five.digest()
