@@ -90,4 +90,8 @@ def test_requirements_of_language_are_shares_of_perplexity() -> None:
 def test_arms_with_other_zeros_are_refused() -> None:
     with pytest.raises(AssertionError, match="unequal zeros"):
         lua._require_equal(planted("fashion", 0.8, {}, {"wanda": 90}))
-    lua._require_equal(planted("fashion", 0.8, {}))
+    with pytest.raises(AssertionError, match="unequal zeros"):
+        lua._require_equal(planted("fashion", 0.8, {}, {"sparsegpt": 90}))
+    lua._require_equal(
+        planted("fashion", 0.8, {}, {"lua-sparsegpt": 110})
+    )  # what it moved may have come to lie at zero
