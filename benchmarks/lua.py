@@ -39,6 +39,7 @@ from dictpfl.deploy.simulation.partition import divide
 from dictpfl.deploy.simulation.pretraining import pretrain
 from lib.arms import Cells, Study, ahead
 from lib.federations import CELLS
+from lib.hybrid import stored
 from lib.lua_page import WORKLOADS, document, draw, page
 from lib.machine import write_results
 from lib.sparse import ABOUT, ARMS, EQUAL, LEARNT, TRAINED, Learnt, Subject, figures
@@ -226,7 +227,13 @@ def _pictures(name: str, seed: int, steps: int, *, quick: bool) -> Subject:
     dataset = load_dataset(config.data, seed)
     parts = divide(dataset, config.data, 3, seed)
     model = build_model(config.model, dataset.sample_shape, dataset.outputs, seed)
-    pretrain(model, parts.public, config.model.pretrain, config.training, seed)
+
+    def made() -> torch.nn.Module:
+        pretrain(model, parts.public, config.model.pretrain, config.training, seed)
+        return model
+
+    digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
+    model = stored(f"lua-{name}-dense-{seed}-{digest}", model, made)
     own = parts.institutions[0]
     return _made(name, model, own.train, own.validation, {"test": parts.test}, seed, steps, quick=quick)
 
