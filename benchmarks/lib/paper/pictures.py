@@ -121,12 +121,15 @@ def accuracy_by_bytes(found: Measured) -> Figure | None:
                 figures["accuracy_by_round"],
                 color=_COLOUR[method],
                 marker=".",
+                linewidth=2.2 if method == OURS else 1.2,
                 label=_title(method),
             )
         ax.set_xscale("log")
         ax.set_xlabel("MB of one institution, up and down")
         ax.set_ylabel("test, %")
-    plots[0].legend(frameon=False, fontsize=7)
+    # Workloads have other methods: one legend for all panels.
+    named = {label: line for ax in plots for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
