@@ -13,7 +13,8 @@ import pytest
 
 from dictpfl.client.training import batches as batching
 from dictpfl.client.training import train as training
-from lib.paper import traces
+from dictpfl.common.errors import EngineError
+from lib.paper import running, traces
 from lib.paper.catalogue import accuracy, counted
 from lib.paper.cells import Cell, Store
 from lib.paper.measured import composed
@@ -95,6 +96,18 @@ def test_a_rate_that_diverges_is_kept_as_the_worst(tmp_path: Path) -> None:
     cell = tiny(accuracy("digits", "iid", "dictpfl", 1), **{"training.optimizer": "sgd", "training.steps": 30})
     figures = run(replace(cell, tunes=True), 1e30, Store(tmp_path))
     assert (figures["validation"], figures["diverged"]) == (0.0, True)
+
+
+def test_an_error_of_a_cell_that_counts_bytes_is_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes one step at a tiny rate: what stops it is a defect, or a method that cannot be had."""
+
+    def refused(*_: object) -> None:
+        raise EngineError("institutions could not go on")
+
+    monkeypatch.setattr(running, "_simulated", refused)
+    with pytest.raises(EngineError, match="could not go on"):
+        run(tiny(counted("digits", COUNTED[0])), None, Store(tmp_path))
+    assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize("method", COUNTED)
