@@ -14,14 +14,22 @@ from lib.arms import Claim, claims_table
 from lib.federations import Cell, measure_all
 from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
-EXPERIMENT, FULL = "videos_digits", "all tokens"
+EXPERIMENT, FULL, LONG = "videos_digits", "all tokens", "all tokens, longer"
 READERS: dict[str, dict[str, Any]] = {
     FULL: {"tokens.reducer": "none", "tokens.keep": 0.25, "tokens.options": {}},
+    LONG: {
+        "tokens.reducer": "none",
+        "tokens.keep": 0.25,
+        "tokens.options": {},
+        "federation.rounds": 36,
+        "training.learning_rate": 1e-3,
+    },
     "fastvid": {},
     "dtm": {"tokens.reducer": "dtm"},
     "frames": {"tokens.reducer": "frames", "tokens.options": {}},
     "grid": {"tokens.reducer": "grid", "tokens.options": {}},
 }
+"""What the federations read. In 12 rounds the one that reads all learns nothing: there is one with three times the rounds, at a third of the rate."""
 QUICK = (FULL, "fastvid")
 Found = dict[str, list[dict[str, Any]]]
 _LEFT, _SHARE = 3.0, 0.25
@@ -38,22 +46,29 @@ def cell(reader: str, seed: int, *, quick: bool) -> Cell:
 
 
 def claims(found: Found) -> list[Claim]:
-    """Every reader against the one that reads all."""
-    whole = _accuracies(found, FULL)
+    """Every reader against both that read all."""
     return [
-        Claim("accuracy", reader, FULL, compared(_accuracies(found, reader), whole))
+        Claim("accuracy", reader, whole, compared(_accuracies(found, reader), _accuracies(found, whole)))
+        for whole in (FULL, LONG)
         for reader in found
-        if reader != FULL
+        if whole in found and reader not in (FULL, LONG)
     ]
 
 
+def best(found: Found) -> str:
+    """The better of both that read all."""
+    return max((reader for reader in (FULL, LONG) if reader in found), key=lambda r: fmean(_accuracies(found, r)))
+
+
 def requirements(found: Found) -> list[Requirement]:
-    """Promises of the plan: as right within three points, in a quarter of the seconds of training, and not a byte more or less."""
+    """Promises of the plan: within three points of the better that reads all, in a quarter of the seconds of as many rounds; equal bytes."""
     mean = {reader: fmean(_accuracies(found, reader)) for reader in found}
     share = fmean(_seconds(found, "fastvid")) / fmean(_seconds(found, FULL))
     other = sum(one["bytes"] != whole["bytes"] for one, whole in zip(found["fastvid"], found[FULL], strict=True))
     return [
-        Requirement("federation: FastVID below all tokens", "at most", _LEFT, mean[FULL] - mean["fastvid"], "points"),
+        Requirement(
+            "federation: FastVID below all tokens", "at most", _LEFT, mean[best(found)] - mean["fastvid"], "points"
+        ),
         Requirement("federation: seconds of training, of those of all tokens", "at most", _SHARE, share),
         Requirement("federation: runs with other bytes", "at most", 0.0, float(other)),
     ]
@@ -71,14 +86,14 @@ def page(found: Found, seeds: Sequence[int]) -> str:
         for reader in found
     ]
     newest = max((one["machine"] for cells in found.values() for one in cells), key=lambda facts: facts["date"])
-    whole, chance = fmean(_accuracies(found, FULL)), 25.0
+    whole, chance = fmean(_accuracies(found, best(found))), 25.0
     weak = (
         f" This says little: with all tokens the model is right about {whole:.0f} % of clips, and chance is {chance:.0f} %."
         if whole < chance + 25
         else ""
     )
     lost = whole - fmean(_accuracies(found, "fastvid"))
-    first = f"With an eighth of the tokens the federation is {abs(lost):.1f} points {'below' if lost > 0 else 'above'} the one that reads all."
+    first = f"With an eighth of the tokens the federation is {abs(lost):.1f} points {'below' if lost > 0 else 'above'} the one that reads all{', for three times the rounds' if best(found) == LONG else ''}."
     return f"""# A federation of clips, with fewer tokens
 
 {first}{weak}
