@@ -280,12 +280,9 @@ def _anywhere(data: Data) -> Data:
     options = dict(data.options)
     if data.source == "videofolder" and "features" in options:
         library, _, name = str(options["features"]).partition(":")
-        options |= {"features": f"{library}:{whole(name)}"}
-        options |= (
-            {"features_folder": str(Path(kept).expanduser().resolve())}
-            if (kept := options.get("features_folder"))
-            else {}
-        )
+        options["features"] = f"{library}:{whole(name)}"
+        if kept := options.get("features_folder"):
+            options["features_folder"] = str(Path(kept).expanduser().resolve())
     return data.model_copy(
         update={"path": whole(data.path), "paths": named, "test_path": whole(data.test_path), "options": options}
     )

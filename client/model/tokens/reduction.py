@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dictpfl.client.model.tokens.seam import GONE, Before, Between, Frames, Reduced, Tokens
-from dictpfl.client.model.tokens.stack import Told, products
+from dictpfl.client.model.tokens.stack import Told, matrices_of, products
 from dictpfl.common.errors import ConfigError, ModelError
 
 
@@ -76,9 +76,9 @@ class Reduction:
         samples, tokens, width = hidden.shape
         self.told.samples += samples
         self.told.read = [sum(self.told.read) + float(samples * tokens)]
-        for layer in layers:
-            self.told.products += products(layer, samples, tokens, width)
-            self.told.whole += products(layer, samples, whole, width)
+        for matrices in map(matrices_of, layers):
+            self.told.products += products(matrices, samples, tokens, width)
+            self.told.whole += products(matrices, samples, whole, width)
 
     def report(self) -> Report:
         """Sum up what the model read: tokens by layer, multiply-adds and milliseconds.

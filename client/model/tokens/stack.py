@@ -63,9 +63,13 @@ class Told:
     whole: float = 0.0
 
 
-def products(layer: nn.Module, samples: int, tokens: int, width: int) -> float:
+def matrices_of(layer: nn.Module) -> int:
+    """Count the entries of a layer's matrices."""
+    return sum(p.numel() for p in layer.parameters() if p.ndim == 2)  # noqa: PLR2004 -- a matrix
+
+
+def products(matrices: int, samples: int, tokens: int, width: int) -> float:
     """Count the multiply-adds of a layer: each token through its matrices, and 2 n n d for the attention of n tokens of width d."""
-    matrices = sum(p.numel() for p in layer.parameters() if p.ndim == 2)  # noqa: PLR2004 -- a matrix
     return float(samples) * (tokens * matrices + 2 * tokens * tokens * width)
 
 
@@ -120,7 +124,7 @@ def run(
     """
     courses = reducer.courses(len(layers), tokens.free, rows)
     told.samples += len(tokens.hidden)
-    told.whole += sum(products(layer, *tokens.hidden.shape) for layer in layers)
+    told.whole += sum(products(matrices_of(layer), *tokens.hidden.shape) for layer in layers)
     told.levels = told.levels or [0] * len(courses)
     told.read = told.read or [0.0] * len(layers)
     everybody = torch.arange(len(tokens.hidden), device=tokens.hidden.device)
@@ -184,7 +188,7 @@ def _pruned(tokens: Tokens, attention: Tensor, stay: int, layer: int, reducer: B
 
 def _layer(layers: Sequence[nn.Module], number: int, how: Layer, tokens: Tokens, told: Told) -> tuple[Tokens, Tensor]:
     told.read[number] += float(tokens.hidden.shape[0] * tokens.hidden.shape[1])
-    told.products += products(layers[number], *tokens.hidden.shape)
+    told.products += products(matrices_of(layers[number]), *tokens.hidden.shape)
     last = number == len(layers) - 1
     with watching([] if last else how.watched(layers[number])) as seen:
         hidden = how.run(layers[number], tokens)
