@@ -28,8 +28,8 @@ def head_after(module: nn.Module) -> nn.Module | None:
     """Find the part of a module that holds all that is trained, if it is a part and not the whole.
 
     Returns:
-        The smallest such part; None if nothing is trained, or the smallest is the module itself, or the rest has running statistics
-        that move.
+        The smallest such part; None if nothing is trained, the smallest is the module itself or a list of modules that nobody calls, or
+        the rest has running statistics that move.
     """
     trained = {id(p) for p in module.parameters() if p.requires_grad}
     if not trained:
@@ -38,7 +38,9 @@ def head_after(module: nn.Module) -> nn.Module | None:
     while len(inside := [m for m in head.children() if trained <= {id(p) for p in m.parameters()}]) == 1:
         head = inside[0]
     learnt = {id(p) for p in head.parameters()}
-    if head is module or all(id(p) in learnt for p in module.parameters()):
+    if head is module or isinstance(head, nn.ModuleList | nn.ModuleDict):
+        return None
+    if all(id(p) in learnt for p in module.parameters()):
         return None
     own = set(head.modules())
     rest = (m for m in module.modules() if m not in own and isinstance(m, _NormBase) and m.track_running_stats)
@@ -126,7 +128,8 @@ def _computed(module: nn.Module, head: nn.Module, samples: Tensor | Unread, batc
     device = _device(module) or samples.device
     if module.training:
         few = samples[:_TRIED] if isinstance(samples, Tensor) else next(in_order(samples, _TRIED, device))[0]
-        if not _is_steady(module, head, few.to(device)):
+        # Two samples first: sixteen and eight again through a language model cost as much as several steps.
+        if _inputs(module, head, few[:2].to(device)) is None or not _is_steady(module, head, few.to(device)):
             return None
     parts: list[Tensor] = []
     size = 0

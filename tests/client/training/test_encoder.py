@@ -132,6 +132,9 @@ def test_a_head_whose_output_is_not_the_models_is_left_alone() -> None:
 
     assert features_of(Scaled().eval(), inputs(), 4) is None
     assert features_of(Twice().eval(), inputs(), 4) is None
+    training = Scaled().train()
+    assert features_of(training, inputs(40), 4) is None
+    assert training.seen == 2  # samples: a model of which nothing can be kept is found out at little cost
 
 
 def test_head_after() -> None:
@@ -148,6 +151,14 @@ def test_head_after() -> None:
             self.inner = nn.Linear(3, 3)
 
     assert head_after(Wrapper()) is None  # the part that is trained is all there is
+
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Linear(3, 3).requires_grad_(requires_grad=False)
+            self.blocks = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+
+    assert head_after(Blocks()) is None  # a list is never called, so that it has no inputs
 
 
 def test_large_features_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
