@@ -158,6 +158,11 @@ def test_federations_of_clips_that_learn_nothing_say_little() -> None:
     found = {name: one(30.0, 9.0 if name == clip_federations.FULL else 1.0) for name in clip_federations.READERS}
     text = clip_federations.page(found, SEEDS)
     assert "This says little" in text
+    assert "no difference is shown to the federation that reads all" in text
     assert "NOT MET" not in text
     found["fastvid"][1]["bytes"] = {"up": 6}
     assert "runs with other bytes: required at most 0, measured 1: NOT MET" in clip_federations.page(found, SEEDS)
+    found["fastvid"] = one(90.0, 1.0)
+    better = clip_federations.page(found, SEEDS)
+    assert "is better than the one that reads all: 60.0 points above it" in better
+    assert "no difference is shown" not in better
