@@ -18,11 +18,11 @@ def distances(hidden: Tensor) -> Tensor:
     # In float64 the products of far tokens leave enough digits of what lies between them, and cost a sixth of `torch.cdist`, which
     # takes differences. Equal tokens have equal products up to rounding: what is below it is no distance, so that ties stay ties.
     wide = hidden.double()
-    size = wide.square().sum(dim=-1)
-    sizes = size.unsqueeze(-1) + size.unsqueeze(-2)
-    least = _ROUNDING * sizes
-    squares = sizes.sub_(wide @ wide.mT, alpha=2)
-    return squares.masked_fill_(squares <= least, 0.0).float().sqrt_().div_(math.sqrt(hidden.shape[-1]))
+    size = torch.linalg.vector_norm(wide, dim=-1).square_()
+    squares = (wide @ wide.mT).mul_(-2).add_(size.unsqueeze(-1)).add_(size.unsqueeze(-2)).float()
+    least = size.float().mul_(_ROUNDING)
+    squares.masked_fill_(squares <= least.unsqueeze(-1) + least.unsqueeze(-2), 0.0)
+    return squares.sqrt_().div_(math.sqrt(hidden.shape[-1]))
 
 
 @torch.no_grad()
@@ -38,15 +38,16 @@ def peaks(apart: Tensor, real: Tensor, count: int, nearest: int) -> Tensor:
         count: at most T.
         nearest: capped at T.
     """
-    pair = real.unsqueeze(-1) & real.unsqueeze(-2)
-    far = apart.masked_fill(~pair, torch.inf)
+    single = ~(real.unsqueeze(-1) & real.unsqueeze(-2))
+    far = apart.masked_fill(single, torch.inf)
     close = far.topk(min(nearest, apart.shape[-1]), dim=-1, largest=False).values
     counted = torch.isfinite(close)
     mean = close.masked_fill(~counted, 0.0).square().sum(-1) / counted.sum(-1).clamp(min=1)
     rho = torch.exp(-mean).masked_fill(~real, 0.0)
-    earlier = torch.ones(apart.shape[-2:], dtype=torch.bool, device=apart.device).tril(-1)
-    denser = (rho.unsqueeze(-2) > rho.unsqueeze(-1)) | ((rho.unsqueeze(-2) == rho.unsqueeze(-1)) & earlier)
-    delta = far.masked_fill(~(denser & pair), torch.inf).amin(dim=-1)
-    widest = apart.masked_fill(~pair, 0.0).amax(dim=(-2, -1), keepdim=True).squeeze(-1)
+    later = torch.ones(apart.shape[-2:], dtype=torch.bool, device=apart.device).triu()
+    # No denser: (i, j) where rho_j is no larger than rho_i.
+    no_denser = (rho.unsqueeze(-2) < rho.unsqueeze(-1)) | ((rho.unsqueeze(-2) == rho.unsqueeze(-1)) & later)
+    delta = far.masked_fill(no_denser, torch.inf).amin(dim=-1)
+    widest = far.masked_fill_(single, 0.0).amax(dim=(-2, -1), keepdim=True).squeeze(-1)
     delta = torch.where(torch.isinf(delta), widest, delta)
-    return best((rho * delta).masked_fill(~real, -1.0), count)
+    return best((rho * delta).masked_fill_(~real, -1.0), count)
