@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,28 @@ def test_a_lost_journal(at: int, templates: dict[str, World], tmp_path: Path) ->
     world.close()
 
 
+@pytest.mark.parametrize("phase", [1, 5])
+def test_a_journal_that_is_lost_after_a_void_tally(phase: int, templates: dict[str, World], tmp_path: Path) -> None:
+    """Nobody who began anew knows that a score round was void: institutions say that scores are due, and train nothing before."""
+    world = copy(templates, "defended", tmp_path)
+    until(world, phase - 1)
+    world.exchange({1: nonsense})
+    until(world, phase + 1)
+    world.exchange()
+    state = world.record(0).shared
+    assert (state.void_scores, state.round) == (1, phase + 1)
+    lose_journal(world)
+    with mock.patch("dictpfl.client.uploading.train", side_effect=Killed) if phase == 1 else nullcontext():
+        for _ in range(9):
+            world.exchange()
+            if len(world.record(0).shared.tallies) == 2:
+                break
+    world.run()
+    once(world)
+    assert len({state.digest for state in world.states()}) == 1
+    world.close()
+
+
 @pytest.mark.parametrize("snapshots", [0, 1])
 def test_a_latecomer(snapshots: int, tmp_path: Path) -> None:
     """By replay, or from a snapshot in which the tallies are."""
@@ -291,17 +314,22 @@ def test_a_latecomer(snapshots: int, tmp_path: Path) -> None:
     world.close()
 
 
+def nonsense() -> AbstractContextManager[Any]:
+    """This institution's tally is beyond what was agreed on."""
+    real = dictpfl.client.uploading.seal_tally
+
+    def beyond(*arguments: Any) -> Any:
+        made = real(*arguments)
+        return replace(made, components=np.append(made.components[:-1], made.components[-1] + 2**40))
+
+    return mock.patch("dictpfl.client.uploading.seal_tally", beyond)
+
+
 def test_void_rounds_of_tallies_are_made_up_for(templates: dict[str, World], tmp_path: Path) -> None:
     world = copy(templates, "plain", tmp_path)
     for phase in (1, 5):
         until(world, phase)
-        real = dictpfl.client.uploading.seal_tally
-
-        def nonsense(*arguments: Any, real: Any = real) -> Any:
-            made = real(*arguments)
-            return replace(made, components=np.append(made.components[:-1], made.components[-1] + 2**40))
-
-        world.exchange({1: lambda: mock.patch("dictpfl.client.uploading.seal_tally", nonsense)})
+        world.exchange({1: nonsense})
     world.run()
     assert kinds(world) == [SCORE, SCORE, SCORE, UPDATE, UPDATE, SCORE, SCORE, MEASURE]
     assert {state.void_scores for state in world.states()} == {2}
