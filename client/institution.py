@@ -43,7 +43,7 @@ from dictpfl.common.errors import (
     own_place,
 )
 from dictpfl.common.genesis import DOCUMENT
-from dictpfl.common.law.order import has_ended
+from dictpfl.common.law.order import admits, has_ended
 from dictpfl.common.law.refresh import forgotten
 from dictpfl.common.law.state import Residual
 from dictpfl.common.messages.masks import SeedsQuestion, SharesQuestion, read_attempt
@@ -52,6 +52,7 @@ from dictpfl.common.messages.protocol import (
     NEWCOMER,
     PROTOCOL,
     REFUSED,
+    SCORES_DUE,
     VOID,
     Aggregate,
     Reply,
@@ -124,7 +125,7 @@ class Institution:
         reply = self._handled(request)
         if reply.status is Status.REFUSED and reply.code in _ABOUT_SUMS:
             reply = replace(reply, code=REFUSED)
-        elif self._record is not None and self._record.void == request.round - 1 >= 0:
+        elif reply.code != SCORES_DUE and self._record is not None and self._record.void == request.round - 1 >= 0:
             reply = replace(reply, code=VOID)
         worked(
             self,
@@ -207,6 +208,12 @@ class Institution:
         if has_ended(self._genesis.law, record.shared, request.kind):
             self._diary.note("finished", record.shared.round, 0)
             return Reply(Status.FINISHED, request.round, record.shared.round)
+        if not admits(self._genesis.law, record.shared, request.kind):
+            raise RoundError(
+                f"round {request.round} asks for {request.kind}, and {len(record.shared.tallies)} tallies are open: scores are due first, so that "
+                "nobody would apply its sum; nothing was made. The coordinator asks for them next",
+                code="scores-due",
+            )
         most = self.settings.most_rounds
         if request.kind is RoundKind.UPDATE and most and record.shared.updates >= most:
             raise RoundError(

@@ -14,7 +14,7 @@
     │   └── CorruptError         corrupt
     ├── OpeningError             opening, noise
     │   └── GuardError           guard
-    ├── RoundError               round, too-few, drift, reveal, refused, locked
+    ├── RoundError               round, too-few, drift, reveal, refused, locked, scores-due
     │   ├── BehindError          behind
     │   ├── VoidError            void
     │   └── IntegrityError       integrity; reasons: form, count, invented, cross-round, cross-federation, members, tag
@@ -170,6 +170,7 @@ class RoundError(DictPFLError):
         "reveal": "an answer about masks would uncover two sums of a round, or too small a sum; nothing was told",
         "refused": "a sum is refused, or another one was tried for the same attempt at a round; only the institution's log says why",
         "locked": "this institution has refused as many sums as it may; it opens none until its operator has looked",
+        "scores-due": "something else is asked for where a score round is due; nothing was made",
     }
 
 

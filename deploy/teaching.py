@@ -95,7 +95,7 @@ def _of_run(folder: Path) -> tuple[nn.Module, Model]:
     institution = first_institution(folder)
     genesis = Genesis.load(institution)
     try:
-        state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout)
+        state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout, genesis.tallies)
     except OSError as error:
         raise ConfigError(
             f"distillation.teacher: {folder} holds no finished run ({error.strerror}); export the model with --format merged and name "

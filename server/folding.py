@@ -92,6 +92,12 @@ class Fold:
                 f"attempt {self._attempt}",
                 code="wrong-round",
             )
+        members = len(self._agreement.members)
+        if members and max(note.partners) >= members:
+            # They would count as missing, and so many missing ones that all others refuse to tell anything.
+            raise CorruptError(
+                f"a note on masks with partner {max(note.partners)}, expected members below {members}: compare bundles"
+            )
         for number, partner in note.partners.items():
             other = self._notes.get(number)
             seen = other.partners.get(note.member) if other else None

@@ -204,7 +204,7 @@ class Keyring:
             data = (self.home / START).read_bytes()
         except OSError as error:
             raise ConfigError(f"cannot read {self.home / START}: {error.strerror}; restore it from backup") from error
-        state = of_bytes(data, self.genesis.federation, self.genesis.layout)
+        state = of_bytes(data, self.genesis.federation, self.genesis.layout, self.genesis.tallies)
         if state.digest != self.table.start or state.round != self.table.last.first_round:
             raise ConfigError(
                 f"{self.home / START} is not the state that this epoch starts from; restore it from backup"

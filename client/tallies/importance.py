@@ -51,12 +51,14 @@ class Importance:
         entries = [(axis.name, _shape(axis)) for axis in tallied_axes(subject.twin.merge()).values()]
         return counting_form(entries, most=self._most, fraction=self._fraction)
 
-    def local(self, subject: Subject, own: Own, tally: Tally) -> Ints:
-        """See `dictpfl.client.training.tally.Source.local`.
+    def local(self, subject: Subject, own: Own, tally: Tally) -> Ints | None:
+        """See `dictpfl.client.training.tally.Source.local`; None without samples, as where none belongs to a skill.
 
         Raises:
             ModelError: an activation that is not finite; names the axis.
         """
+        if not len(own.training):
+            return None
         model, counting = subject.twin.merge(), Counting(tally)
         axes = list(tallied_axes(model).values())
         # One sample at a time: in a batch, its last bits would depend on its neighbours.

@@ -42,7 +42,8 @@ class Numbers:
         path = own.folder / FILE
         if path.exists():
             return read_numbers(path).counts
-        return _of_samples(own.training.features).counts if self._samples else None
+        is_counted = self._samples and len(own.training)  # none, where none of its samples belongs to a skill
+        return _of_samples(own.training.features).counts if is_counted else None
 
 
 def _of_samples(features: NDArray[Any]) -> Histogram:

@@ -24,6 +24,8 @@ When = Literal["opening", "closing"]
 Weight = Literal["samples", "none"]
 _MOST_BITS = 52
 """Most bits of an integer of a tally, sign left out: float64 holds all of them, and no component more."""
+_OF_COLUMNS, _SIGNED = ("columns", "quantiles"), "sum"
+"""Tallies that columns are prepared by, and their one entry that may be negative: the others are counts, and sums of squares."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def require_within(tally: Tally, sums: Ints, participants: int) -> None:
     """Refuse sums that no institutions following the protocol can have made.
 
     Raises:
-        VoidError: beyond what so many may send.
+        VoidError: beyond what so many may send, or counts below zero, from which nothing could be prepared at any institution.
     """
     largest = _magnitude(sums)
     if largest > participants * tally.largest:
@@ -172,6 +174,11 @@ def require_within(tally: Tally, sums: Ints, participants: int) -> None:
             f"a sum of tally {tally.name!r} is {largest}, {participants} institutions send at most {participants * tally.largest}; an "
             "upload does not follow the protocol"
         )
+    for entry in tally.layout.entries:
+        if tally.name in _OF_COLUMNS and entry.name != _SIGNED and (least := int(sums[entry.span].min())) < 0:
+            raise VoidError(
+                f"tally {tally.name!r} counts {least} in {entry.name!r}, expected 0 or more; an upload does not follow the protocol"
+            )
 
 
 def _magnitude(values: Ints) -> int:

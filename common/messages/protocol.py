@@ -15,6 +15,8 @@ REFUSED = "refused"
 """`Reply.code` of every refusal that comes after a message was parsed: whoever asks learns nothing of what was wrong."""
 VOID = "void"
 """`Reply.code` beside a usual answer: the sum of the round before held nonsense, and the round is void everywhere."""
+SCORES_DUE = "scores-due"
+"""`Reply.code` of an institution that is asked for something else where scores come first: a coordinator that lost its journal hears so."""
 LOCKED = "locked"
 """`Reply.code` of an institution that has refused as many sums as it may, until its operator has looked."""
 

@@ -78,6 +78,13 @@ def _leaves(proposal: Proposal) -> Iterator[str]:
     figures = config.privacy.mechanism == "none" or config.privacy.figures
     if figures:
         yield "Encrypted with them: losses and validation figures, of which all see the sum."
+    if figures and config.training.metrics:
+        yield (
+            f"Encrypted counts, histograms or matrices over your validation samples ({', '.join(config.training.metrics)}), of which all see the "
+            "exact sum in each round."
+        )
+    if config.decision:
+        yield "Encrypted scores that your data give to the model's values, of which all see the exact sum."
     if asked := [*config.tallies.opening, *config.tallies.closing]:
         yield f"Encrypted vectors of your data ({', '.join(asked)}), of which all see the exact sum."
     if config.data.preprocessing.on:

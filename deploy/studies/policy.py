@@ -37,7 +37,10 @@ class Policy(Section):
         0.0, description="Largest epsilon that a study may spend, with differential privacy. 0: it need have none."
     )
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(1e-4, description="Largest delta beside that epsilon.")
-    tallies: bool = Field(True, description="A study may add up vectors exactly (`[tallies]`, `[data.preprocessing]`).")
+    tallies: bool = Field(
+        True,
+        description="A study may add up vectors exactly (`[tallies]`, `[data.preprocessing]`, `training.metrics`, `[scores]`).",
+    )
     rounds: Annotated[int, Field(ge=1)] = Field(1000, description="Most rounds of training.")
     hours: Share = Field(168.0, description="Most hours that a study may run here, from its first start on.")
     memory_gib: Share = Field(16.0, description="Most GiB of memory that each process of a study may take.")
@@ -138,8 +141,14 @@ def _privacy(policy: Policy, proposal: Proposal) -> Iterator[str]:
         yield f"It has delta {privacy.delta:g}, and {policy.delta:g} at most is wanted here."
     if policy.epsilon and privacy.mechanism != "none" and privacy.figures:
         yield "It sends validation figures outside of epsilon (privacy.figures)."
-    if not policy.tallies and (config.tallies.opening or config.tallies.closing or config.data.preprocessing.on):
-        yield "It adds up vectors of the institutions exactly, which is not wanted here (tallies)."
+    exact = {
+        "tallies": config.tallies.opening or config.tallies.closing,
+        "data.preprocessing": config.data.preprocessing.on,
+        "training.metrics": config.training.metrics,
+        "scores": config.decision,
+    }
+    if not policy.tallies and (named := [name for name, asked in exact.items() if asked]):
+        yield f"It adds up vectors of the institutions exactly, which is not wanted here ({', '.join(named)})."
 
 
 def _resources(policy: Policy, proposal: Proposal) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import ConfigError, IdentityError, StudyError
 from dictpfl.common.files import write_private
+from dictpfl.deploy.ceremony.changing import finish_change
 from dictpfl.deploy.ceremony.identity import Role
 from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
 from dictpfl.deploy.ceremony.keeping import STUDIES
@@ -104,6 +105,8 @@ def make_ready(
     Raises:
         StudyError: not approved, no key, or against the policy by now. ConfigError: no data, or no address.
     """
+    # One that died amid a change of passphrase left some files under the old one, of the network and of studies: nothing else here opens the identity.
+    finish_change(studies.party)
     proposal = require_going(studies, study)
     if not installed(study.folder):
         raise StudyError(

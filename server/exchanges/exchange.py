@@ -44,6 +44,8 @@ class CoordinatorState:
     """Nodes by the round now open in which no usable answer came from them, where rounds ask a sample."""
     void_voices: dict[int, set[int]] = field(default_factory=dict)
     """Nodes that said of a round's sum that it is void, by round; until as many as a sum needs have."""
+    scores_due: int | None = None
+    """Open round for which enough institutions said that scores are due, though the journal, lost once, does not know it."""
     all_scored: bool = False
     """Institutions said that they have sent all closing scores, though the journal, lost once, does not know it."""
     members: Members = field(init=False)
@@ -58,7 +60,8 @@ class CoordinatorState:
 
         What was void is made up for. Scores come anew between updates, where that is agreed.
         """
-        if self.journal.next_round < self.agreement.score_rounds + self.journal.void_scores():
+        number = self.journal.next_round
+        if number == self.scores_due or number < self.agreement.score_rounds + self.journal.void_scores():
             return RoundKind.SCORE
         if not self.journal.updated(self.agreement.rounds):
             every, updates = self.agreement.rescore_every, self.journal.updates()

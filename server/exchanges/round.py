@@ -9,7 +9,7 @@ import structlog
 
 from dictpfl.common.errors import CorruptError, DictPFLError, JournalError
 from dictpfl.common.messages.masks import attempt_bytes
-from dictpfl.common.messages.protocol import REFUSED, Aggregate, Reply, Request, RoundKind, Status
+from dictpfl.common.messages.protocol import REFUSED, SCORES_DUE, Aggregate, Reply, Request, RoundKind, Status
 from dictpfl.server.exchanges.delivery import Delivery
 from dictpfl.server.exchanges.exchange import CoordinatorState, log_closed
 from dictpfl.server.folding import Fold
@@ -34,6 +34,8 @@ class Round(Delivery):
         """Sum so far; None once the round is closed."""
         self._through: set[int] = set()
         """Nodes that deliver no further update."""
+        self._unscored: set[int] = set()
+        """Nodes that deliver nothing before scores are sent."""
 
     @property
     def kind(self) -> RoundKind:
@@ -73,6 +75,9 @@ class Round(Delivery):
             self._add(node, reply, self._fold)
         elif reply.status is Status.FINISHED and self.kind is not RoundKind.MEASURE and reply.position == self.number:
             self._through.add(node)
+        elif reply.code == SCORES_DUE and self.kind is not RoundKind.SCORE and reply.position == self.number:
+            self._unscored.add(node)
+            return False
         else:
             return super()._takes(node, reply)
         return True
@@ -107,7 +112,12 @@ class Round(Delivery):
         self._state.failed = {self.number: self._state.failed.get(self.number, set()) | failed}
         self._state.members.keep()
         voided = self._verdict.close()
+        # As for the end of updates: as many as a sum needs have to say so, and more than go on.
+        if len(self._unscored) >= self._agreement.min_participants and len(self._unscored) > fold.count:
+            self._state.scores_due = self.number
         self._conclude(fold)
+        if self.kind is RoundKind.SCORE:
+            self._state.scores_due = None  # heard anew, if need be
         self._votes = None  # what it holds is as large as the model
         if voided:
             require_calm(self._journal)
@@ -118,7 +128,8 @@ class Round(Delivery):
         if self._must_restart(fold.count + len(self._through)):
             self._journal.refuse(self.number, now, self._reasons)
         elif (due := self._state.next_kind()) is not self.kind:
-            # The round before turned out to be void: institutions take no sum of another kind than the one that is due.
+            # The round before turned out to be void, now or before the journal was lost: institutions take no sum of another kind than
+            # the one that is due.
             _log.warning("the round is asked for again", round=self.number, asked=str(self.kind), due=str(due))
             self._journal.refuse(self.number, now, self._reasons)
         elif len(self._through) >= self._agreement.min_participants and len(self._through) > fold.count:

@@ -11,7 +11,7 @@ import pytest
 
 from dictpfl.common import errors
 from dictpfl.common.errors import BundleError, DictPFLError, IntegrityError
-from dictpfl.common.messages.protocol import LOCKED, NEWCOMER, REFUSED, VOID
+from dictpfl.common.messages.protocol import LOCKED, NEWCOMER, REFUSED, SCORES_DUE, VOID
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("client", "server", "common", "deploy")
@@ -19,7 +19,7 @@ CODES = {
     "behind", "bundle", "ceremony", "ceremony-bundle", "certificate", "config", "corrupt", "custody", "custody-cut", "data",
     "drift", "duplicate", "engine", "error", "evidence", "guard", "identity", "imprint", "insecure", "integrity", "journal", "key-file",
     "layout", "locked", "memory", "model", "noise", "not-a-blob", "not-a-bundle", "old-epoch", "old-proposal", "opening", "oversized", "packing",
-    "parameters", "passphrase", "policy", "privacy", "process", "refused", "reveal", "rotation", "round", "same-epoch", "snapshot",
+    "parameters", "passphrase", "policy", "privacy", "process", "refused", "reveal", "rotation", "round", "same-epoch", "scores-due", "snapshot",
     "study", "tampered-bundle", "too-few", "truncated", "truncated-bundle", "two-texts", "unknown-sender", "version", "void", "wire", "wrong-bundle",
     "wrong-federation", "wrong-key", "wrong-kind", "wrong-recipient", "wrong-round",
 }  # fmt: skip
@@ -61,7 +61,7 @@ def test_every_code_is_still_there() -> None:
 
 
 def test_codes_that_a_reply_names_apart_are_those_of_the_errors() -> None:
-    assert {REFUSED, VOID, LOCKED} <= CODES
+    assert {REFUSED, VOID, LOCKED, SCORES_DUE} <= CODES
 
 
 def test_the_tree_that_is_drawn_is_the_tree() -> None:

@@ -71,6 +71,12 @@ def test_a_second_federation_learns_from_the_first_ones_model(first: Run, tmp_pa
     assert all(torch.equal(teacher[name], tensor) for name, tensor in expected.items())
 
 
+def test_a_teacher_may_have_opened_tallies(tmp_path: Path) -> None:
+    run = simulate(tiny(federation__rounds=1, tallies__opening=["classes"]), tmp_path / "run", engine="local")
+    made = found(second(run, tmp_path / "small.safetensors"), tmp_path / "second")
+    assert made.genesis.config.distillation.recorded["source"] == "mlp"
+
+
 def test_another_teacher_is_refused_and_so_is_none(first: Run, tmp_path: Path) -> None:
     config = second(first, tmp_path / "small.safetensors")
     founded = found(config, tmp_path / "run")

@@ -221,6 +221,24 @@ def test_the_coordinator_refuses_uploads_without_a_note_and_of_pairs_that_differ
     assert coordinator.rejected[3] == "wrong-round", "the note of another member"
 
 
+def test_a_note_on_partners_that_are_nobody_stops_nobody_else(five: World) -> None:
+    """They would be missing for ever, and the others refuse to tell of so many: the upload is left out, and its sender named."""
+    real = Masks.note
+
+    def note(masks: Masks, *arguments: Any) -> bytes:
+        made = Note.of_bytes(real(masks, *arguments))
+        nobody = dict.fromkeys(range(100, 110), made.partners[0])
+        return replace(made, partners={**made.partners, **nobody}).to_bytes()
+
+    while not five.journal():
+        assert five.exchanges < 5, "the round is asked for again and again"
+        five.exchange({1: lambda: mock.patch.object(Masks, "note", note)})
+    (closed,) = five.coordinator._journal.rounds()
+    assert (closed.round, dict(closed.rejected)) == (0, {"1": "corrupt"})
+    assert len(five.journal()[0][1].counted) == 4
+    five.close()
+
+
 def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, bytes]) -> None:
     until(five, Stage.SHARES)
     coordinator = five.coordinator

@@ -95,6 +95,24 @@ def test_an_institution_without_the_skill_takes_part_with_weight_zero(
     assert np.abs(change - 2.0**-5).max() < 2.0**-9
 
 
+def test_an_institution_without_the_skill_is_in_every_tally(tmp_path: Path) -> None:
+    """Who refused one for want of samples would tell everybody that it has none."""
+    tallies: dict[str, Any] = {
+        "tallies__opening": ["classes", "importance", "layerif", "numbers"],
+        "tallies__options": {"numbers": {"samples": True}},
+    }
+    world = World.found(tiny(**{**NARROW, "federation__rounds": 1}, **tallies), tmp_path / "world")
+    samples = Samples.load(world.home(1) / TRAIN)
+    samples.take(np.flatnonzero(samples.labels % 2 == 1)).save(world.home(1) / TRAIN)
+    world.run()
+    journal = world.coordinator._journal
+    assert {len(senders.senders) for senders in journal.rounds()} == {3}
+    assert not any(closed.rejected for closed in journal.rounds())
+    assert not world.events(1, "failed")
+    world.digest()
+    world.close()
+
+
 def test_only_samples_of_the_skill_are_measured(tmp_path: Path) -> None:
     run = simulate(tiny(**NARROW), tmp_path / "run", engine="local")
     assert set(Samples.load(run.folder / "test.npz").labels.tolist()) <= {0, 2, 4}

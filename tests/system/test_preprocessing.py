@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, QuantileTransformer, RobustScaler, StandardScaler
 
+import dictpfl.client.uploading
 from dictpfl.client.data.pipelines import recipes_of
 from dictpfl.client.data.preparing.preparation import Preparation, preparation_of
 from dictpfl.client.data.preparing.statistics import BINS, REACH
@@ -25,6 +27,7 @@ from dictpfl.client.data.source import load_dataset
 from dictpfl.client.folder import TRAIN
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.law.tally import Tally
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.settings import Preprocessing, Recipe
 from dictpfl.deploy.audit.audit import audited
@@ -88,6 +91,27 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = World.found(configured(folder, RECIPES, **{"federation.participants": 3}), folder / "world")
     world.run()
     return world
+
+
+@pytest.mark.parametrize("tally", ["columns", "quantiles"])
+def test_negative_counts_of_one_institution_stop_nobody(tally: str, tmp_path: Path) -> None:
+    """Nothing could be prepared from them, at any institution, for ever: the round is void, and made up for."""
+    world = World.found(configured(tmp_path, RECIPES, **{"federation.participants": 3}), tmp_path / "world")
+    real, lied = dictpfl.client.uploading.integers_of, list[str]()
+
+    def lie(asked: Tally, *others: Any) -> Any:
+        made = real(asked, *others)
+        if asked.name != tally or lied:
+            return made
+        lied.append(tally)
+        return np.append(np.int64(-10_000), made[1:])
+
+    with mock.patch.object(dictpfl.client.uploading, "integers_of", lie):
+        world.run()
+    assert lied
+    assert {(state.void_scores, state.updates) for state in world.states()} == {(1, 2)}
+    world.digest()
+    world.close()
 
 
 def pooled(world: World) -> np.ndarray:

@@ -14,7 +14,7 @@ from dictpfl.client.replay import replay
 from dictpfl.common.ckks.opening import IdentityOpener
 from dictpfl.common.errors import RoundError
 from dictpfl.common.law.ledger import Ledger
-from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.common.messages.protocol import SCORES_DUE, RoundKind, Status
 from dictpfl.server.coordinator import AGREEMENT
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import Killed, World
@@ -142,7 +142,12 @@ def test_institutions_take_no_update_in_place_of_scores(world: World) -> None:
         world.exchange()
     journal = world.coordinator._journal
     with mock.patch.object(type(journal), "is_scored", return_value=True):
-        world.exchange()  # an update where scores are due
+        replies = world.exchange()  # an update where scores are due
+        assert {(reply.status, reply.code) for reply in replies.values()} == {(Status.REFUSED, SCORES_DUE)}
+        assert len(world.journal()) == 3
+        world.coordinator._state.scores_due = None
+        with mock.patch("dictpfl.client.institution.admits", return_value=True):
+            world.exchange()  # and if they made one
         world.exchange()
     (_, aggregate) = world.journal()[3]
     state = world.record(0).shared

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,26 @@ import pytest
 
 import dictpfl.client.uploading
 from dictpfl.client.data.samples import Samples
-from dictpfl.client.folder import TRAIN
+from dictpfl.client.folder import KEY, TRAIN
 from dictpfl.client.memory.snapshots import SLACK, seal_snapshot, snapshot_bytes
 from dictpfl.client.replay import replay
 from dictpfl.client.training.tally import Form, Own, Subject
-from dictpfl.common.ckks.opening import IdentityOpener
+from dictpfl.common.ckks.keys import load_key
+from dictpfl.common.ckks.opening import CKKSOpener, IdentityOpener
 from dictpfl.common.errors import DataError, RoundError
 from dictpfl.common.genesis import components
 from dictpfl.common.law.round import begin
+from dictpfl.common.law.tags import TAGS
 from dictpfl.common.law.tally import Tally
-from dictpfl.common.messages.protocol import Request, RoundKind, Status
+from dictpfl.common.law.tallying import tallied as unpacked
+from dictpfl.common.messages.protocol import Aggregate, Request, RoundKind, Status
 from dictpfl.common.messages.wire import Blob
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.deploy.simulation.simulate import simulate
 from dictpfl.server.coordinator import AGREEMENT, Coordinator
+from dictpfl.server.journal import Journal
+from dictpfl.server.rows import ClosedRound
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import (
     COORDINATOR_POINTS,
@@ -40,6 +46,7 @@ from tests.support.harness import (
     dies_before,
     statement,
 )
+from tests.system.test_refused_sums import altered
 
 pytestmark = pytest.mark.usefixtures("quiet")
 SCORE, UPDATE, MEASURE = RoundKind.SCORE, RoundKind.UPDATE, RoundKind.MEASURE
@@ -266,6 +273,28 @@ def test_a_lost_journal(at: int, templates: dict[str, World], tmp_path: Path) ->
     world.close()
 
 
+@pytest.mark.parametrize("phase", [1, 5])
+def test_a_journal_that_is_lost_after_a_void_tally(phase: int, templates: dict[str, World], tmp_path: Path) -> None:
+    """Nobody who began anew knows that a score round was void: institutions say that scores are due, and train nothing before."""
+    world = copy(templates, "defended", tmp_path)
+    until(world, phase - 1)
+    world.exchange({1: nonsense})
+    until(world, phase + 1)
+    world.exchange()
+    state = world.record(0).shared
+    assert (state.void_scores, state.round) == (1, phase + 1)
+    lose_journal(world)
+    with mock.patch("dictpfl.client.uploading.train", side_effect=Killed) if phase == 1 else nullcontext():
+        for _ in range(9):
+            world.exchange()
+            if len(world.record(0).shared.tallies) == 2:
+                break
+    world.run()
+    once(world)
+    assert len({state.digest for state in world.states()}) == 1
+    world.close()
+
+
 @pytest.mark.parametrize("snapshots", [0, 1])
 def test_a_latecomer(snapshots: int, tmp_path: Path) -> None:
     """By replay, or from a snapshot in which the tallies are."""
@@ -285,21 +314,52 @@ def test_a_latecomer(snapshots: int, tmp_path: Path) -> None:
     world.close()
 
 
+def nonsense() -> AbstractContextManager[Any]:
+    """This institution's tally is beyond what was agreed on."""
+    real = dictpfl.client.uploading.seal_tally
+
+    def beyond(*arguments: Any) -> Any:
+        made = real(*arguments)
+        return replace(made, components=np.append(made.components[:-1], made.components[-1] + 2**40))
+
+    return mock.patch("dictpfl.client.uploading.seal_tally", beyond)
+
+
 def test_void_rounds_of_tallies_are_made_up_for(templates: dict[str, World], tmp_path: Path) -> None:
     world = copy(templates, "plain", tmp_path)
     for phase in (1, 5):
         until(world, phase)
-        real = dictpfl.client.uploading.seal_tally
-
-        def nonsense(*arguments: Any, real: Any = real) -> Any:
-            made = real(*arguments)
-            return replace(made, components=np.append(made.components[:-1], made.components[-1] + 2**40))
-
-        world.exchange({1: lambda: mock.patch("dictpfl.client.uploading.seal_tally", nonsense)})
+        world.exchange({1: nonsense})
     world.run()
     assert kinds(world) == [SCORE, SCORE, SCORE, UPDATE, UPDATE, SCORE, SCORE, MEASURE]
     assert {state.void_scores for state in world.states()} == {2}
     once(world)
+    world.close()
+
+
+def test_a_limit_two_sums_of_a_tally_by_a_void_round(tmp_path: Path) -> None:
+    """What is left with masks and manifests: a coordinator that alters a true sum, and one member's key, read another's tally."""
+    defended: dict[str, Any] = {"defences__masks": True, "defences__integrity": True, "federation__participants": 4}
+    world = World.found(encrypted(tallies__opening=["classes"], federation__rounds=1, **defended), tmp_path / "world")
+    sums, bits, real = list[bytes](), world.genesis.parameters.word_bits, Journal.record
+
+    def record(journal: Journal, closed: ClosedRound, aggregate: Aggregate) -> None:
+        sums.append(aggregate.blob)
+        shown = altered(aggregate.blob, bits) if len(sums) == 1 else aggregate.blob
+        real(journal, closed, replace(aggregate, blob=shown))
+
+    with mock.patch.object(Journal, "record", record):
+        while len(sums) < 2:
+            world.exchange(offline=[3] if sums else [])
+    opener, genesis = CKKSOpener(load_key(world.home(0) / KEY)), world.genesis
+    plan, found = begin(genesis.law, genesis.start(), SCORE), []
+    for blob in (Blob.own(data, bits) for data in sums):
+        words, seeds = blob.words()[:-TAGS], [entry.seed for entry in blob.entries]
+        assert plan.tally is not None
+        found.append(unpacked(genesis.law, plan, plan.tally, opener.open(words, seeds, components(genesis, plan))))
+    victim = np.bincount(Samples.load(world.home(3) / TRAIN).labels, minlength=10)
+    assert (found[0] - found[1])[:10].tolist() == victim.tolist()
+    assert [world.record(node).shared.void_scores for node in (0, 1, 2)] == [1, 1, 1], "it shows at all of them"
     world.close()
 
 

@@ -15,19 +15,24 @@ from dictpfl.common.errors import RoundError
 
 @dataclass(frozen=True)
 class Tally:
-    """Agreed tally: name, when it is due, number of entries, exponents of its bound and of its steps."""
+    """Agreed tally: name, when it is due, number of entries, exponents of its bound and of its steps, places that are never negative."""
 
     name: str
     when: str
     size: int
     bound: int
     fraction: int
+    counted: tuple[slice, ...] = ()
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Tally:
         """Read an entry of the list `tallies` of genesis.json."""
-        size = sum(int(np.prod(shape, dtype=np.int64)) for _, shape, _ in said["layout"])
-        return cls(str(said["name"]), str(said["when"]), size, int(said["bound"]), int(said["fraction"]))
+        name, size, counted = str(said["name"]), 0, []
+        for entry, shape, _ in said["layout"]:
+            start, size = size, size + int(np.prod(shape, dtype=np.int64))
+            if name in ("columns", "quantiles") and entry != "sum":
+                counted.append(slice(start, size))
+        return cls(name, str(said["when"]), size, int(said["bound"]), int(said["fraction"]), tuple(counted))
 
     @property
     def most(self) -> int:
@@ -69,8 +74,10 @@ def opened_of(tally: Tally, values: Ints, participants: int, samples: int) -> Op
     """Keep the sums of a round.
 
     Raises:
-        RoundError: beyond what so many institutions may send; the round is void.
+        RoundError: beyond what so many institutions may send, or a negative count; the round is void.
     """
     if any(abs(value) > participants * tally.most for value in values.tolist()):
         raise RoundError(f"sums of tally {tally.name!r} beyond {participants} times {tally.most}")
+    if any((values[place] < 0).any() for place in tally.counted):
+        raise RoundError(f"counts of tally {tally.name!r} below zero")
     return Opened(tally.name, tally.when, participants, samples, values.astype(np.int64))

@@ -98,6 +98,20 @@ def test_a_sum_beyond_all_bounds_is_void_in_the_replay(tmp_path: Path) -> None:
     assert "1 wrong; first: round 0: sums of tally 'votes' beyond 3 times 1024" in details
 
 
+class FewerThanNone(Maker):
+    """One that counts below zero, of a tally that columns are prepared by."""
+
+    def tallied(self, member: Member, values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, -1) if member.number == 2 else np.zeros_like(values)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("quantiles", True), ("votes", False)])
+def test_negative_counts_of_columns_are_void_in_the_replay(name: str, wrong: bool, tmp_path: Path) -> None:
+    made = FewerThanNone(TALLIED, rounds=1, scores=(0,), tallies=({**VOTES, "name": name},)).make(tmp_path / "run")
+    details = [check.detail for check in failed(made)]
+    assert ("1 wrong; first: round 0: counts of tally 'quantiles' below zero" in details) == wrong
+
+
 class OtherSums(Maker):
     """A memory whose tally is not that of the sums."""
 

@@ -146,6 +146,31 @@ def test_one_leaves_two_come_and_the_model_goes_on(world: Ceremony) -> None:
     assert not any(secret in path.read_bytes() for path in world.coordinator.rglob("*") if path.is_file())
 
 
+def test_who_comes_starts_from_opened_tallies(tmp_path: Path) -> None:
+    """What a tally opened is a part of the state that an epoch starts from: a newcomer has it, and so has who lost its memory."""
+    world = Ceremony.found(tmp_path / "c", tallies__opening=["classes"])
+    for name in NAMES:
+        world.join(name)
+        world.give_data(name)
+    world.hand_over()
+    world.run(NAMES)
+    before = world.state("berlin")
+    for name in ("quito", "turin"):
+        world.identity(name)
+        world.give_data(name)
+    rotated(world)
+    for name in STAY_OR_COME:
+        world.join(name, 2)
+    shutil.rmtree(world.home("kyoto") / "memory")
+    for name in ("kyoto", "quito"):
+        keys = Keyring(world.home(name), InstitutionSettings.load(world.home(name)))
+        assert [one.facts() for one in keys.start().tallies] == [one.facts() for one in before.tallies]
+    world.hand_over(2)
+    world.run(STAY_OR_COME)
+    assert len({world.state(name).digest for name in STAY_OR_COME}) == 1
+    assert world.state("quito").updates == 6
+
+
 def test_one_that_was_behind_replays_under_the_old_key(world: Ceremony) -> None:
     """Its memory is from before the first round; the rounds of both epochs bring it to the others' state."""
     shutil.rmtree(world.home("kyoto") / "memory")

@@ -21,8 +21,9 @@ from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
-from dictpfl.common.errors import BundleError, ConfigError, DictPFLError, StudyError
+from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, DictPFLError, StudyError
 from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony.changing import CHANGE
 from dictpfl.deploy.ceremony.custody import verify
 from dictpfl.deploy.ceremony.passphrase import change_passphrase
 from dictpfl.deploy.cli import app
@@ -244,6 +245,29 @@ def test_a_new_passphrase_opens_the_studies_too(run_one: World, tmp_path: Path) 
     dictpfl.client.institution._OPEN.clear()
     Institution(place(world, "berlin"))
     change_passphrase(world.made.authority, PASSPHRASES["authority"], b"other six random words")
+
+
+def test_a_study_finishes_a_change_of_passphrase_that_died(
+    run_one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the network's own settings name the new file, and before the study's key is sealed under it."""
+    world = World(run_one.made.copy(tmp_path / "network"))
+    new, real = tmp_path / "passphrase", Path.replace
+    new.write_bytes(b"other six random words\n")
+    new.chmod(0o600)
+
+    def dying(path: Path, target: Path) -> Path:
+        if "studies" in path.parts and CHANGE in path.parts:
+            raise InterruptedError
+        return real(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", dying)
+        with pytest.raises(CeremonyError, match="any command of this party repeats it"):
+            change_passphrase(world.home("berlin"), PASSPHRASES["berlin"], b"other six random words", new_file=new)
+    dictpfl.client.institution._OPEN.clear()
+    make_ready(world.studies("berlin"), world.studies("berlin").get("wide"), None, APP, **NETWORK)
+    Institution(place(world, "berlin"))
 
 
 # who may do what: test_roles.py tries each "no" of the page's table

@@ -48,6 +48,8 @@ def read(path: Path) -> str:
         ("epsilon = 9.0", {**DP, "privacy__delta": 0.1}, "It has delta 0.1, and 0.0001 at most is wanted here."),
         ("epsilon = 9.0", {**DP, "privacy__figures": True}, "It sends validation figures outside of epsilon"),
         ("tallies = false", {"tallies__opening": ["classes"]}, "It adds up vectors of the institutions exactly"),
+        ("tallies = false", {"training__metrics": ["confusion"]}, "exactly, which is not wanted here (training.metrics)."),
+        ("tallies = false", {"scores__decision": "rest-least"}, "exactly, which is not wanted here (scores)."),
         ("rounds = 2", {}, "It asks for 3 rounds of training, and 2 are allowed here."),
         ("hours = 1.5", {}, "It asks for 2 hours, and 1.5 are allowed here."),
         ("memory_gib = 2.0", {}, "It asks for 4 GiB of memory, and 2 are allowed here."),
@@ -107,6 +109,15 @@ def test_the_page_says_what_runs_and_what_leaves(town: World, tmp_path: Path) ->
     ):  # fmt: skip
         assert words in page, words
     assert "losses and validation figures" not in page, "none are sent under this privacy"
+
+
+def test_the_page_names_every_vector_that_is_added_up_exactly(town: World, tmp_path: Path) -> None:
+    study = town.proposed(name="counted", training__metrics=["confusion", "auroc"], tallies__opening=["classes"])
+    page = read(write_page(study, [], tmp_path / "page.html"))
+    assert (
+        "histograms or matrices over your validation samples (confusion, auroc), of which all see the exact sum" in page
+    )
+    assert "Encrypted vectors of your data (classes), of which all see the exact sum" in page
 
 
 def test_a_title_that_is_markup_stays_text(town: World, tmp_path: Path) -> None:
