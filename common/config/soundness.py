@@ -272,6 +272,11 @@ def _require_narrowable(config: Sections, origin: str) -> None:
             f"{origin}: narrow.axes with privacy.mechanism {config.privacy.mechanism!r}: gates have no gradients of single samples "
             "and their penalty no account; narrow without privacy, or leave narrow.axes empty"
         )
+    if config.decision:
+        raise ConfigError(
+            f"{origin}: narrow.axes, but a score round picks by gradients of weights, and gates are none: leave scores.decision empty, and set "
+            'encryption.sensitivity = "magnitude", or sealed_share = 1'
+        )
 
 
 def _require_sparse(config: Sections, origin: str) -> None:
