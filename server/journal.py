@@ -152,6 +152,16 @@ class Journal(VerdictTables, PartyTables):
                 return Masked(closed_of(row), attempt, uploads, self._blob(blob), self._blob(manifests))
         return None
 
+    def drop_masked(self, number: int, attempt: int) -> None:
+        """Give up the masked sum of the open round, of which nobody told anything: the next attempt has other masks.
+
+        Raises:
+            JournalError: the disk refuses.
+        """
+        self.give_up(number, attempt)
+        with self._transaction():
+            self._forget_masked(number)
+
     def _forget_masked(self, number: int) -> None:
         """Delete masked sums of rounds up to a number."""
         for row in list(self._rows("masked")):

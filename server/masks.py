@@ -241,6 +241,16 @@ class Unmasking:
         counted = tuple(sorted(one.upload_id for one in masked.uploads.values()))
         return closed, Aggregate(closed.round, blob, counted, masked.manifests)
 
+    def give_up(self) -> None:
+        """Forget the sum, which nobody opens; the round is asked for again, under other masks.
+
+        Raises:
+            JournalError: the disk refuses; it waits on.
+        """
+        closed = self._open.closed
+        self._journal.drop_masked(closed.round, self._open.attempt)
+        self._sum = None
+
     def done(self) -> None:
         """Forget the sum: it is journalled."""
         self._sum = None

@@ -149,7 +149,8 @@ class Masks:
         """Tell what takes own masks off the uploads in the sum: this institution's seed, and the shares that it holds.
 
         Raises:
-            RoundError (reveal): of this round another sum was opened, or streams of an upload in it were told.
+            RoundError (reveal): of this round another sum was opened, or streams of an upload in it were told; or these scores
+                were opened of other members, in a round that was void.
             RoundError (too-few): fewer uploads than this institution opens.
         """
         context, pairs = self._context_of(pending), self._pairs
@@ -169,7 +170,9 @@ class Masks:
             raise RoundError(
                 "the sum is said to hold an upload that is not this institution's; nothing was told", code="reveal"
             )
-        self._reveals.tell_of_sum(context.round, question)
+        # Unchanged by a void round of scores, and by nothing else.
+        scores = record.shared.round - record.shared.void_scores if context.kind is RoundKind.SCORE else -1
+        self._reveals.tell_of_sum(context.round, question, scores)
         own = self._own(context, record.secret) if pairs.number in members else b""
         return Answer(pairs.number, own, dict(self._shares(context, question)))
 

@@ -3,6 +3,9 @@
 Two sums of a round that differ in one upload would give that upload away. So an institution that helped to open one
 sum tells nothing about another, and delivers to no other attempt at the round. And the own mask stays on an upload
 once the seeds of its pairs' masks were told.
+
+Scores are exact, and the same each time that they are made. So where a round of scores was void and they are made again, the
+sum has to hold the same members as the one that an institution helped to open: the difference is nothing then.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dictpfl.common.errors import MemoryFileError, RoundError
@@ -27,12 +30,20 @@ class Marks:
         attempt: newest attempt that was delivered to, or told of.
         missing: members whose pairs' seeds were told in that attempt.
         opened: digest of the sum that was opened, in hexadecimal; "": none.
+        scores: which scores were opened last, in this round or an earlier one (`Reveals.tell_of_sum`); -1: none.
+        scored: members in their sum, rising.
     """
 
     round: int = -1
     attempt: int = 0
     missing: tuple[int, ...] = ()
     opened: str = ""
+    scores: int = -1
+    scored: tuple[int, ...] = ()
+
+    def begun(self, number: int, attempt: int = 0) -> Marks:
+        """Make those of another round or attempt, of which nothing was told yet."""
+        return Marks(number, attempt, scores=self.scores, scored=self.scored)
 
 
 class Reveals:
@@ -69,7 +80,7 @@ class Reveals:
         """Record an upload for another attempt; nothing is told of earlier ones any more."""
         marks = self._of(number)
         if attempt != marks.attempt:
-            self._keep(Marks(number, attempt))
+            self._keep(marks.begun(number, attempt))
 
     def tell_of_missing(self, number: int, attempt: int, missing: Collection[int]) -> None:
         """Record that seeds of these members' pairs are told.
@@ -82,13 +93,27 @@ class Reveals:
             raise RoundError(f"round {number} was opened already; no pair's stream is told any more", code="reveal")
         self._keep(replace(marks, missing=tuple(sorted({*marks.missing, *missing}))))
 
-    def tell_of_sum(self, number: int, question: SharesQuestion) -> None:
+    def tell_of_sum(self, number: int, question: SharesQuestion, scores: int = -1) -> None:
         """Record the sum that is opened.
 
+        Args:
+            number: of the round.
+            question: names what is in the sum.
+            scores: which scores these are, as a number that a void round of scores leaves as it is; -1: no scores.
+
         Raises:
-            RoundError (reveal): another sum was opened, or seeds of the pairs of an upload in it were told.
+            RoundError (reveal): another sum was opened, seeds of the pairs of an upload in it were told, or the same scores of
+                other members were opened in a round that was void.
         """
         marks, opened = self._current(number, question.attempt), _digest(question)
+        members = tuple(sorted(question.uploads))
+        if scores >= 0 and marks.scores == scores and marks.scored != members:
+            raise RoundError(
+                f"scores of members {list(marks.scored)} were opened here, in a round that was void, and a sum of {list(members)} is asked for: their "
+                "difference would be what single institutions sent. Nothing was told. The same ones have to take part again; only if all "
+                f"agree by phone on others, each removes its memory/*.told.json, here {self._path}",
+                code="reveal",
+            )
         if marks.opened and marks.opened != opened:
             raise RoundError(
                 f"round {number} was opened already, as another sum; nothing was told: {self._remedy}", code="reveal"
@@ -98,7 +123,8 @@ class Reveals:
                 f"members {uncovered} were said to be missing from round {number}; nothing was told", code="reveal"
             )
         if not marks.opened:
-            self._keep(replace(marks, opened=opened))
+            marks = replace(marks, opened=opened)
+            self._keep(replace(marks, scores=scores, scored=members) if scores >= 0 else marks)
 
     def _current(self, number: int, attempt: int) -> Marks:
         marks = self._of(number)
@@ -106,7 +132,7 @@ class Reveals:
             raise RoundError(
                 f"attempt {attempt} at round {number} was given up here; nothing was told of it", code="reveal"
             )
-        return marks if attempt == marks.attempt else Marks(number, attempt)
+        return marks if attempt == marks.attempt else marks.begun(number, attempt)
 
     def _of(self, number: int) -> Marks:
         marks = self._load()
@@ -116,7 +142,7 @@ class Reveals:
                 f"coordinator's journal is an old copy. Restore the newest one; if there is none, remove {self._path}",
                 code="reveal",
             )
-        return marks if marks.round == number else Marks(number)
+        return marks if marks.round == number else marks.begun(number)
 
     def _load(self) -> Marks:
         try:
@@ -126,6 +152,8 @@ class Reveals:
                 int(document["attempt"]),
                 tuple(int(member) for member in document["missing"]),
                 str(document["opened"]),
+                int(document.get("scores", -1)),
+                tuple(int(member) for member in document.get("scored", ())),
             )
         except FileNotFoundError:
             return Marks()
@@ -135,9 +163,8 @@ class Reveals:
             ) from error
 
     def _keep(self, marks: Marks) -> None:
-        document = {"round": marks.round, "attempt": marks.attempt, "missing": marks.missing, "opened": marks.opened}
         try:
-            write_private(self._path, (json.dumps(document) + "\n").encode())
+            write_private(self._path, (json.dumps(asdict(marks)) + "\n").encode())
         except OSError as error:
             raise MemoryFileError(f"cannot write {self._path}: {error.strerror}; nothing was told") from error
 

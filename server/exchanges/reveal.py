@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
 
 from dictpfl.common.errors import DictPFLError
-from dictpfl.common.messages.protocol import Reply, Request, Status
+from dictpfl.common.messages.protocol import REFUSED, Reply, Request, RoundKind, Status
 from dictpfl.server.exchanges.exchange import CoordinatorState, Exchange, log_closed
 
 _log = structlog.get_logger(__name__)
@@ -20,6 +21,7 @@ class Reveal(Exchange):
     def __init__(self, state: CoordinatorState) -> None:
         super().__init__(state, state.journal.next_round)
         self._unmasking = state.unmasking
+        self._asked: set[int] = set()
 
     @property
     def deadline_seconds(self) -> float:
@@ -35,9 +37,17 @@ class Reveal(Exchange):
         """Ask those whose uploads are in the sum; unknown nodes, too, while some of these are not here."""
         masks, limits = self._unmasking, self._agreement.uploads
         questions = masks.questions(sorted(nodes))
+        self._asked = set(questions)
         _log.info("masks come off", round=self.number, stage=str(masks.stage), asked=len(questions))
         bare = Request(self.number, masks.kind, limits.federation, limits.fingerprint, stage=masks.stage)
         return {node: replace(bare, defence=question) for node, question in questions.items()}
+
+    @property
+    def _is_refused_by_all(self) -> bool:
+        """True where scores are made again, and institutions open no other sum of them than the first (`client.defences.reveals`)."""
+        if not self._unmasking.waiting or self._unmasking.kind is not RoundKind.SCORE:
+            return False
+        return bool(self._asked) and all(self.rejected.get(node) == REFUSED for node in self._asked)
 
     def receive(self, node: int, reply: Reply) -> None:
         """Take an answer; nobody is brought up to date in between."""
@@ -62,6 +72,13 @@ class Reveal(Exchange):
         if opened is None:
             if self._must_restart(0):
                 self._unmasking.done()  # an old copy of the journal: the round was closed long ago
+            elif self._is_refused_by_all:
+                _log.error(
+                    "nobody opens this sum of scores: others were in the sum that was void. Have the institutions look into their logs",
+                    round=self.number,
+                )
+                self._journal.refuse(self.number, time.time(), self._reasons)
+                self._unmasking.give_up()
             return
         self._journal.record(*opened)
         self._unmasking.done()

@@ -337,8 +337,8 @@ def test_void_rounds_of_tallies_are_made_up_for(templates: dict[str, World], tmp
     world.close()
 
 
-def test_a_limit_two_sums_of_a_tally_by_a_void_round(tmp_path: Path) -> None:
-    """What is left with masks and manifests: a coordinator that alters a true sum, and one member's key, read another's tally."""
+def test_no_second_sum_of_a_tally_after_a_void_round(tmp_path: Path) -> None:
+    """A coordinator that alters a true sum, and asks again without one institution, has no second sum to take from the first."""
     defended: dict[str, Any] = {"defences__masks": True, "defences__integrity": True, "federation__participants": 4}
     world = World.found(encrypted(tallies__opening=["classes"], federation__rounds=1, **defended), tmp_path / "world")
     sums, bits, real = list[bytes](), world.genesis.parameters.word_bits, Journal.record
@@ -349,17 +349,19 @@ def test_a_limit_two_sums_of_a_tally_by_a_void_round(tmp_path: Path) -> None:
         real(journal, closed, replace(aggregate, blob=shown))
 
     with mock.patch.object(Journal, "record", record):
-        while len(sums) < 2:
+        for _ in range(6):
             world.exchange(offline=[3] if sums else [])
+        assert [world.record(node).shared.void_scores for node in (0, 1, 2)] == [1, 1, 1], "it shows at all of them"
+        assert len(sums) == 1
+        for _ in range(6):
+            world.exchange()  # the same ones: it goes on by itself
     opener, genesis = CKKSOpener(load_key(world.home(0) / KEY)), world.genesis
     plan, found = begin(genesis.law, genesis.start(), SCORE), []
-    for blob in (Blob.own(data, bits) for data in sums):
+    for blob in (Blob.own(data, bits) for data in sums[:2]):
         words, seeds = blob.words()[:-TAGS], [entry.seed for entry in blob.entries]
         assert plan.tally is not None
         found.append(unpacked(genesis.law, plan, plan.tally, opener.open(words, seeds, components(genesis, plan))))
-    victim = np.bincount(Samples.load(world.home(3) / TRAIN).labels, minlength=10)
-    assert (found[0] - found[1])[:10].tolist() == victim.tolist()
-    assert [world.record(node).shared.void_scores for node in (0, 1, 2)] == [1, 1, 1], "it shows at all of them"
+    assert found[0].tolist() == found[1].tolist()
     world.close()
 
 
