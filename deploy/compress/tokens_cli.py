@@ -46,7 +46,7 @@ def tokens(
         str, typer.Option(help="timm:FOLDER or timm:NAME: a vision transformer whose patches are the tokens.")
     ] = "",
     config: Annotated[
-        Path | None, typer.Option(metavar="CONFIG.toml", help="[data] and [training] of a model of a library.")
+        Path | None, typer.Option(metavar="CONFIG.toml", help="\\[data] and \\[training] of a model of a library.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="An .npz of samples, or a file or folder of data.source.")] = None,
     measure: Annotated[
