@@ -240,8 +240,6 @@ class Uploads:
         weight = law.weight(len(self.own))
         if plan.kind is RoundKind.MEASURE:
             return np.zeros(law.layout.size), ledger
-        if plan.kind is RoundKind.SCORE and not len(self.own):
-            return np.zeros(law.layout.size), ledger  # as in a tally: none of its samples belongs to the skill
         if plan.kind is RoundKind.SCORE:
             with self.diary.timed("train"):
                 chosen = self.genesis.config.scores

@@ -47,8 +47,6 @@ class Numbers:
 
 def _of_samples(features: NDArray[Any]) -> Histogram:
     """Count the digits of each feature, written with the fewest digits that give it back."""
-    if not len(features):
-        return Histogram.empty()
     columns = features.reshape(len(features), -1).T
     words = ([np.format_float_positional(value, trim="-") for value in column] for column in columns)
     return sum((histogram(column) for column in words), Histogram.empty())

@@ -48,7 +48,7 @@ class Own:
     """Samples and folder of one institution.
 
     Attributes:
-        training: samples that it trains on; none, if none of its samples belongs to the skill (`[narrow]`).
+        training: samples that it trains on; at least one.
         validation: samples that it measures on; maybe none.
         task: task of the federation.
         folder: folder of the institution, for what its operator laid there.
@@ -155,9 +155,7 @@ def integers_of(tally: Tally, subject: Subject, own: Own, weight: float) -> Ints
         raise ConfigError(
             f"the source of tally {tally.name!r} gives it another form here than genesis says; code or releases differ from the authority's"
         )
-    # Who has no sample of a skill adds nothing, whatever the source would make of none: a refusal would tell who that is.
-    nothing = tally.weight == "samples" and not len(own.training)
-    values = None if nothing else source.local(subject, own, tally)
+    values = source.local(subject, own, tally)
     if values is None:
         return np.zeros(tally.layout.size, dtype=np.int64)
     _require_form(tally, values)
