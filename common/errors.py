@@ -336,9 +336,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_foreign(filename: str) -> bool:
-    # Packages of another environment on the path are nobody's own code either.
-    return filename.startswith((*_NOT_OWN, "<")) or not {"site-packages", "dist-packages"}.isdisjoint(
-        Path(filename).parts
+    # Packages of another environment on the path are nobody's own code either, and compiled ones name their sources without a place.
+    return (
+        filename.endswith((".pyx", ".pxd", ".pxi"))
+        or filename.startswith((*_NOT_OWN, "<"))
+        or not {"site-packages", "dist-packages"}.isdisjoint(Path(filename).parts)
     )
 
 

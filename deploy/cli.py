@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from dictpfl.common.errors import ConfigError, DictPFLError, own_place
 from dictpfl.deploy import console
 from dictpfl.deploy.app import cli as flower_app
+from dictpfl.deploy.arguments import keep_help
 from dictpfl.deploy.attacks import cli as attacks
 from dictpfl.deploy.audit import cli as audit
 from dictpfl.deploy.ceremony import cli as ceremony
@@ -77,6 +78,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(simulation.INTERRUPTED) from None
 
 
+keep_help()
 app = typer.Typer(
     name="dictpfl",
     cls=_Commands,
@@ -173,7 +175,7 @@ def evaluate(
         ),
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data].")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of \\[data].")
     ] = None,
     checkpoint: CheckpointOption = CheckpointName.LAST,
 ) -> None:

@@ -48,7 +48,7 @@ def with_teacher(
     if not config.distils:
         return config, b""
     teacher, described = _read(config, tuple(int(d) for d in trials[0].features.shape[1:]), outputs)
-    require_alike(*_widths(teacher, student, trials))
+    require_alike(*widths(teacher, student, trials))
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in teacher.state_dict().items()}
     recorded = {
         "recorded": described.model_dump(mode="json"),
@@ -59,8 +59,12 @@ def with_teacher(
 
 
 @torch.no_grad()
-def _widths(teacher: nn.Module, student: nn.Module, trials: Sequence[Samples]) -> tuple[int, int]:
-    """Number of classes that each of the two speaks of, where both take the samples."""
+def widths(teacher: nn.Module, student: nn.Module, trials: Sequence[Samples]) -> tuple[int, int]:
+    """Number of classes that each of the two speaks of, where both take the samples.
+
+    Raises:
+        ConfigError: the teacher takes none of them.
+    """
     reasons: list[Exception] = []
     for samples in trials:
         few = samples.take(np.arange(1))
@@ -70,7 +74,20 @@ def _widths(teacher: nn.Module, student: nn.Module, trials: Sequence[Samples]) -
             reasons.append(error)
         else:
             return said[0], said[1]
-    raise ConfigError(f"distillation.teacher does not take the student's samples: {reasons[0]}") from reasons[0]
+    raise ConfigError(f"the teacher does not take the student's samples: {reasons[0]}") from reasons[0]
+
+
+def require_taught(teacher: nn.Module, name: str, outputs: int) -> None:
+    """Refuse a model of a library that would teach by a head of random weights.
+
+    Raises:
+        ConfigError: weights that its checkpoint does not hold for so many classes.
+    """
+    if fresh := hub.fresh_of(teacher):
+        raise ConfigError(
+            f"the teacher {name} has no weights of its own in {', '.join(fresh[:5])} for the student's {outputs} classes or tokens, and would "
+            "teach what is random; name a model that was trained for the student's task"
+        )
 
 
 def _read(config: FederationConfig, shape: tuple[int, ...], outputs: int) -> tuple[nn.Module, Model]:
@@ -86,6 +103,7 @@ def _read(config: FederationConfig, shape: tuple[int, ...], outputs: int) -> tup
     options = {key: value for key, value in config.model.options.items() if key == "head"} if same else {}
     described = Model(source=name, options=options)
     model = build_model(described, shape, outputs, config.seed).eval()
+    require_taught(model, name, outputs)
     architecture = hub.architecture_of(model, name)
     return model, _portable(described.model_copy(update={"architecture": architecture}))
 

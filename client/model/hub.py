@@ -33,6 +33,7 @@ HEADS = {
 _PATIENCE = 10.0
 """Seconds that a hub has to answer in."""
 _RECORD = "dictpfl_architecture"
+_FRESH = "dictpfl_fresh"
 _FLOAT = "__float__"
 """Key of transformers' own form of an infinity or NaN in JSON."""
 _OFFLINE = (
@@ -74,6 +75,29 @@ def architecture_of(module: nn.Module, source: str) -> dict[str, Any]:
     return {}
 
 
+def classes_of(source: str) -> int:
+    """Number of classes that the configuration of a model's folder names; 0 where it names none, and of a hub's name."""
+    library, name = split(source)
+    folder = folder_of(name, "model.source") if name else None
+    try:
+        values = json.loads((Path(folder) / "config.json").read_bytes()) if folder else {}
+    except (OSError, ValueError):
+        return 0  # building it says what is wrong
+    said = values.get("id2label") if library == "transformers" else values.get("num_classes")
+    return said if isinstance(said, int) else len(said or ())
+
+
+def fresh_of(module: nn.Module) -> tuple[str, ...]:
+    """Names of the weights that a checkpoint did not hold, or held for other classes, so that they are random; empty for none."""
+    return tuple(getattr(module, _FRESH, ()))
+
+
+def _say_fresh(module: nn.Module, source: str, fresh: list[str]) -> None:
+    if fresh:
+        _log.warning("new weights, not in the checkpoint", model=source, weights=fresh)
+    object.__setattr__(module, _FRESH, tuple(fresh))
+
+
 def record(module: nn.Module, **arguments: Any) -> None:
     """Note with which other arguments timm would make a model that was changed; nothing to do for one of another library."""
     made = module.__dict__.get(_RECORD)
@@ -113,8 +137,7 @@ def _transformers(model: Model, name: str, sample_shape: tuple[int, ...], output
     fresh = sorted({*loading["missing_keys"], *(key[0] for key in loading.get("mismatched_keys", ()))})
     if len(fresh) == len(built.state_dict()):
         raise ConfigError(f"{weights} holds no weight of a {type(built).__name__}; check model.options.head")
-    if fresh:
-        _log.warning("new weights, not in the checkpoint", model=model.source, weights=fresh)
+    _say_fresh(built, model.source, fresh)
     return reading_rows(built) if head == _SEQUENCES else built
 
 
@@ -184,6 +207,12 @@ def _timm(model: Model, name: str, sample_shape: tuple[int, ...], outputs: int) 
         architecture = built.pretrained_cfg.get("architecture") or architecture  # type: ignore[union-attr, operator]
     # timm keeps the name, but not what it was called with.
     object.__setattr__(built, _RECORD, {"architecture": architecture, "arguments": arguments})
+    known: Any = built.pretrained_cfg
+    if pretrained and known.get("num_classes") != outputs:
+        # timm leaves a head of other classes out without a word.
+        heads = known.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        _say_fresh(built, model.source, sorted(n for n, _ in built.named_parameters() if n.rpartition(".")[0] in heads))
     return built.float()
 
 

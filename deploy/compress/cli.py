@@ -22,7 +22,7 @@ SourceArgument = Annotated[
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option(metavar="CONFIG.toml", help="[data] and [training] of a model of a library.")
+    Path | None, typer.Option(metavar="CONFIG.toml", help="\\[data] and \\[training] of a model of a library.")
 ]
 DataOption = Annotated[
     Path | None,
@@ -31,7 +31,7 @@ DataOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data] or [training].")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of \\[data] or \\[training].")
 ]
 CalibrationOption = Annotated[int, typer.Option(min=0, help="Samples to decide by, drawn by seed; 0: all.")]
 MeasureOption = Annotated[

@@ -13,13 +13,13 @@ from dictpfl.deploy.own_modules import use_working_directory
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="CONFIG.toml", help="[data] and [training], for a model of a library."),
+    typer.Option("--config", metavar="CONFIG.toml", help="\\[data] and \\[training], for a model of a library."),
 ]
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="An .npz of samples, or a file or folder of data.source.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data] or [training].")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of \\[data] or \\[training].")
 ]
 MeasureOption = Annotated[
     Path | None, typer.Option("--measure", help="Samples to measure before and after; default: the test split.")

@@ -12,6 +12,7 @@ from torch import nn
 from dictpfl.client.compress.cutting.shrink import parameters
 from dictpfl.client.compress.distil import distil
 from dictpfl.client.model import hub
+from dictpfl.client.training.distillation import require_alike
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.cutting import Figures, options_of
@@ -21,6 +22,7 @@ from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
+from dictpfl.deploy.teaching import require_taught, widths
 
 RECORD = "distil.json"
 
@@ -47,8 +49,9 @@ def distil_folder(
     """
     require_empty(output)
     read = read_source(student, config=config, data=data, settings=list(settings or []), seed=seed, measure=measure)
-    training = read.config.training.model_copy(update={"steps": steps})
+    training = read.training.model_copy(update={"steps": steps})
     large = teacher_of(teacher, read)
+    require_alike(*widths(large, read.model, [read.measure]))
     before = Figures.of(read.model, read)
     taught = Figures.of(large, read)
     small, trained = distil(
@@ -107,13 +110,19 @@ def teacher_of(name: str, student: Source) -> nn.Module:
 
 
 def teacher_model(name: str, config: FederationConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """A teacher of a library, with the student's kind of head."""
+    """A teacher of a library, with the student's kind of head.
+
+    Raises:
+        ConfigError: a model without weights for so many outputs.
+    """
     from dictpfl.client.model.build import build_model
     from dictpfl.common.settings import Model
 
     kept = {k: v for k, v in config.model.options.items() if k == "head"}
     same = hub.split(name)[0] == hub.split(config.model.source)[0]
-    return build_model(Model(source=name, options=kept if same else {}), sample_shape, outputs, config.seed).eval()
+    model = build_model(Model(source=name, options=kept if same else {}), sample_shape, outputs, config.seed).eval()
+    require_taught(model, name, outputs)
+    return model
 
 
 def outputs_of(student: Source) -> int:

@@ -20,6 +20,8 @@ from dictpfl.deploy.compress.cli import (
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import percent
 
+_TRAINING, _VALIDATION = 64, 32
+
 
 def layers(
     source: SourceArgument,
@@ -36,8 +38,8 @@ def layers(
     ] = False,
     training: Annotated[
         int, typer.Option(min=0, max=1000, help="Training samples, drawn by seed; 0: all, at most 1,000.")
-    ] = 64,
-    validation: Annotated[int, typer.Option(min=0, help="Validation samples, drawn by seed; 0: all.")] = 32,
+    ] = _TRAINING,
+    validation: Annotated[int, typer.Option(min=0, help="Validation samples, drawn by seed; 0: all.")] = _VALIDATION,
     solver: Annotated[
         Literal["exact", "datainf", "none"],
         typer.Option(
@@ -74,18 +76,21 @@ def layers(
     from dictpfl.common.errors import ConfigError
     from dictpfl.deploy.compress.layers import Found, measured, pooled, write_layers, write_samples
     from dictpfl.deploy.compress.source import read_source
-    from dictpfl.deploy.exports.exporter import require_empty
+    from dictpfl.deploy.exports.exporter import refuse_full, require_empty
     from dictpfl.deploy.exports.finished import Finished
 
+    refuse_full(output)
     chosen = Measure(solver, damping, part, top)
     maps = (
         ()
         if own or list_ or config is not None or data is not None or not Path(source).is_dir()
         else pooled(Finished.load(source, checkpoint))
     )
-    if maps and (set_ or measure):
+    is_own = set_ or measure or chosen != Measure() or (training, validation, seed) != (_TRAINING, _VALIDATION, 1)
+    if maps and is_own:
         raise ConfigError(
-            f"{source} shows the map that its institutions tallied; --set and --measure are of own samples: add --own"
+            f"{source} shows the map that its institutions tallied, as [tallies] of its configuration says; --set, --measure, --training, "
+            "--validation, --seed, and how to measure are of own samples: add --own, or leave them out"
         )
     if maps:
         found = Found(maps)

@@ -46,7 +46,7 @@ def narrow(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
     config: Annotated[
-        Path | None, typer.Option(help="File with [data] and [training], for a model of a library.")
+        Path | None, typer.Option(help="File with \\[data] and \\[training], for a model of a library.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Samples to narrow on: an .npz, or what data.path may be.")] = None,
     measure: Annotated[Path | None, typer.Option(help="Samples to measure on. Default: the test split.")] = None,
@@ -68,7 +68,7 @@ def narrow(
     ] = "trim",
     seed: Annotated[int, typer.Option(min=0, help="Of batches and draws.")] = 1,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of [data] or [training].")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of \\[data] or \\[training].")
     ] = None,
     checkpoint: Annotated[
         Literal["last", "best"], typer.Option(help="Of a federation: the newest model, or the best.")

@@ -139,9 +139,8 @@ def chosen_axes(model: nn.Module, kinds: Sequence[str]) -> dict[str, Axis]:
 
 
 def _training(source: Source) -> Training:
-    """Settings of the steps at home: those of `[training]`, at the rate of dense parameters."""
-    own = source.config.training
-    return own.model_copy(update={"learning_rate": own.dense_learning_rate or own.learning_rate, "proximal": 0.0})
+    """Settings of the steps at home."""
+    return source.training.model_copy(update={"proximal": 0.0})
 
 
 def _skills(source: Source, asked: Asked) -> tuple[Skilled, Skilled | None, tuple[str, ...]]:
@@ -175,6 +174,10 @@ def _skilled(source: Source, words: str, dataset: Dataset) -> Skilled:
         return _divided(source, words, load_dataset(section, source.config.seed).samples)
     skill = skill_of(words, dataset)
     if skill.group:
+        if source.arrays:
+            raise DataError(
+                f"{words!r}: an .npz names no group of a sample; name a file or folder of data.source by --data"
+            )
         return _divided(source, words, dataset.samples.take(skill.of(dataset)))
     made = Skilled(
         words, skill.classes, source.calibration.of_classes(skill.classes), source.measure.of_classes(skill.classes)

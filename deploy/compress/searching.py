@@ -12,7 +12,7 @@ import torch
 from dictpfl.client.compress.cutting.activations import sums
 from dictpfl.client.compress.cutting.axes import architecture_of
 from dictpfl.client.compress.cutting.choose import WORDS, sizes_within
-from dictpfl.client.compress.cutting.shrink import budget_of, counts_of, shrink_to
+from dictpfl.client.compress.cutting.shrink import BEST, DEFAULT, budget_of, counts_of, shrink_to
 from dictpfl.client.compress.distil import distil
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.deploy.compress.cutting import Figures, Made, number, tallied
@@ -56,7 +56,10 @@ def searched(
     budget = budget_of(source.model, number(to))
     candidates = sizes_within(source.model, axes, maker, budget, fixed=counts_of(axes, given), most=most)
     total, voted = tallied(source, score)
+    how: str | Mapping[str, str] = score
     if total is None:
+        # Sums that are made here, once for all sizes, are no tally: each kind is scored as without a search.
+        how = BEST if score == DEFAULT else score
         total = sums(source.model, [a for a in axes.values() if a.kind != "block"], source.calibration)
     before = Figures.of(source.model, source)
     words = {axis.setting: WORDS[axis.kind] for axis in axes.values()}
@@ -64,7 +67,7 @@ def searched(
     found = []
     for counts in candidates:
         shrunk = shrink_to(
-            source.model, axes, maker, counts, source.calibration, source.task, score=score, seed=seed, rescale=rescale,
+            source.model, axes, maker, counts, source.calibration, source.task, score=how, seed=seed, rescale=rescale,
             total=total,
         )  # fmt: skip
         figures = Figures.of(shrunk.model, source)
@@ -84,7 +87,7 @@ def searched(
     best: Made | None = None
     slow = seconds_of(source, source.model)
     for loss, counts, shrunk in found:
-        training = source.config.training.model_copy(update={"steps": steps})
+        training = source.training.model_copy(update={"steps": steps})
         model, _ = distil(shrunk.model, source.model, source.calibration, training, seed=seed)
         after = Figures.of(model.eval(), source)
         speed = slow / seconds_of(source, model)

@@ -18,15 +18,18 @@ from dictpfl.client.data.source import load_dataset
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION
 from dictpfl.client.model import hub
 from dictpfl.client.model.build import build_model
-from dictpfl.client.training.task import Task, task_of
+from dictpfl.client.training.task import Task, outputs_of, task_of
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.settings import Training
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.simulation.founding import TEST
 from dictpfl.deploy.simulation.partition import divide
 
 _CHANGEABLE = ("data.", "training.")
+_PLACES = {"data.path", "data.source"}
+"""Keys that name other data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,7 @@ class Source:
         tokenizer_folder: folder with the tokenizer of `data.options.tokenizer`; None where there is none, or a hub's name.
         finished: the federation that the model is of; None for a model of a library.
         outputs: classes, targets or tokens that the model was made for.
+        arrays: `calibration` is of an .npz, which names neither classes nor groups; else it is what `config.data` says.
     """
 
     model: nn.Module
@@ -52,11 +56,18 @@ class Source:
     tokenizer_folder: Path | None = None
     finished: Finished | None = None
     outputs: int = 1
+    arrays: bool = False
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return tuple(int(d) for d in self.measure.features.shape[1:])
+
+    @property
+    def training(self) -> Training:
+        """Settings of steps that train every parameter as it is: those of `config`, at the rate of dense parameters."""
+        own = self.config.training
+        return own.model_copy(update={"learning_rate": own.dense_learning_rate or own.learning_rate})
 
 
 def read_source(
@@ -142,7 +153,7 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
         section = section.model_copy(
             update={"source": source, "architecture": {}, "weights": "", "options": section.options if same else {}}
         )
-    config = config.model_copy(update={"model": section})
+    config = _reading(data, config.model_copy(update={"model": section}))
     torch.set_num_threads(config.training.threads)
     dataset = _dataset(data, config)
     # One institution: what a federation would divide is the user's own here.
@@ -156,27 +167,36 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
         }
     )
     parts = divide(dataset, alone, 1, config.seed)
-    model = build_model(section, dataset.sample_shape, dataset.outputs, config.seed).eval()
-    return Source(model, config, task_of(config.measuring), parts.institutions[0].train, parts.test, _tokenizer(config))
+    task = task_of(config.measuring)
+    outputs = outputs_of(task, dataset.outputs)
+    if _is_npz(data) and dataset.samples.labels.dtype == np.int64 and dataset.samples.labels.ndim == 1:
+        # Its highest label is a least number of classes: a model of more keeps the head that it has.
+        outputs = max(outputs, hub.classes_of(source))
+    model = build_model(section, dataset.sample_shape, outputs, config.seed).eval()
+    return Source(
+        model, config, task, parts.institutions[0].train, parts.test, _tokenizer(config), outputs=outputs,
+        arrays=_is_npz(data),
+    )  # fmt: skip
 
 
 def _of_folder(
     source: str, path: Path | None, data: Path | None, changes: Mapping[str, Any], checkpoint: Checkpoint
 ) -> Source:
-    if path is not None:
-        raise ConfigError(f"{source} has a configuration of its own; leave --config out, or change keys by --set")
     folder = Path(source)
     if not folder.is_dir():
         raise ConfigError(
             f"no folder {source!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config"
         )
+    if path is not None:
+        raise ConfigError(f"{source} has a configuration of its own; leave --config out, or change keys by --set")
+    _require_other_data(source, data, changes)
     finished = Finished.load(folder, checkpoint)
     agreed = finished.genesis.config
     raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
     changed = dict(changes)
     if data is not None or "data.path" in changes:
         changed = {"data.test_path": "", "data.paths": {}} | changed  # the federation's test samples are not these
-    config = FederationConfig.of(raw, changed).model_copy(update={"toy_insecure": agreed.toy_insecure})
+    config = _reading(data, FederationConfig.of(raw, changed).model_copy(update={"toy_insecure": agreed.toy_insecure}))
     is_institution = (folder / SETTINGS).exists()
     measure = _read(folder / (VALIDATION if is_institution else TEST), agreed)
     if data is not None or any(key.startswith("data.") for key in changes):
@@ -194,7 +214,26 @@ def _of_folder(
         _tokenizer(config),
         finished,
         finished.genesis.outputs,
+        _is_npz(data),
     )
+
+
+def _require_other_data(source: str, data: Path | None, changes: Mapping[str, Any]) -> None:
+    """Refuse settings by which a federation would decide by all of its own data, the measured samples included.
+
+    Raises:
+        ConfigError: the message says which.
+    """
+    wrong = next((key for key in changes if key.startswith("data.")), None)
+    if data is None and wrong is not None and not _PLACES & set(changes):
+        raise ConfigError(
+            f"--set {wrong}: with it, all data of {source} would be read anew, samples that it is measured on included; name other "
+            "data by --data (or `--set data.path=...`), or leave --set out for the samples that are there"
+        )
+
+
+def _is_npz(data: Path | None) -> bool:
+    return data is not None and data.suffix == ".npz"
 
 
 def _read(path: Path, config: FederationConfig) -> Samples:
@@ -214,13 +253,21 @@ def _public(folder: Path, config: FederationConfig) -> Samples:
 
 def _dataset(data: Path | None, config: FederationConfig) -> Dataset:
     """Samples of a file, or of `[data]`; those for the test are marked, where the data say which they are."""
-    if data is not None and data.suffix == ".npz":
+    if data is not None and _is_npz(data):
         samples = _read(data, config)
+        if not len(samples):
+            raise DataError(f"{data} holds no sample; expected at least one")
         labels = samples.labels
         outputs = int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:], dtype=np.int64))
         return Dataset(samples, max(1, outputs), name=data.name)
-    named = {} if data is None else {"path": str(data), "paths": {}}
-    return load_dataset(config.data.model_copy(update=named), config.seed)
+    return load_dataset(config.data, config.seed)
+
+
+def _reading(data: Path | None, config: FederationConfig) -> FederationConfig:
+    """A configuration whose data are a named file or folder; an .npz is read beside it."""
+    if data is None or _is_npz(data):
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(data), "paths": {}})})
 
 
 def _calibrating(dataset: Dataset) -> Samples:

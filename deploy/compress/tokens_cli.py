@@ -46,7 +46,7 @@ def tokens(
         str, typer.Option(help="timm:FOLDER or timm:NAME: a vision transformer whose patches are the tokens.")
     ] = "",
     config: Annotated[
-        Path | None, typer.Option(metavar="CONFIG.toml", help="[data] and [training] of a model of a library.")
+        Path | None, typer.Option(metavar="CONFIG.toml", help="\\[data] and \\[training] of a model of a library.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="An .npz of samples, or a file or folder of data.source.")] = None,
     measure: Annotated[
@@ -95,6 +95,10 @@ def _clip(
     from dictpfl.deploy.compress.tokens import look, picture
 
     if output is not None:
+        from PIL import Image
+
+        if output.suffix.lower() not in Image.registered_extensions():
+            raise ConfigError(f"--picture {output}: expected the name of a picture, such as {output.stem}.png")
         console.require_place(output)
     said: dict[str, Any] = dict(overrides(option))
     seen = look(clip, reducer=reducer, keep=keep, frames=frames, side=side, encoder=encoder, options=said)

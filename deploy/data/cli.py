@@ -30,7 +30,7 @@ def prepare(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="What is otherwise here: a key of [data], such as data.label=outcome."
+            "--set", metavar="KEY=VALUE", help="What is otherwise here: a key of \\[data], such as data.label=outcome."
         ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Write over what was prepared before.")] = False,  # noqa: FBT002

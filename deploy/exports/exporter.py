@@ -84,6 +84,15 @@ def require_empty(folder: Path) -> None:
     Raises:
         ConfigError: it is there and holds something.
     """
+    refuse_full(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_full(folder: Path) -> None:
+    """Check, before anything is computed, that a folder is missing or empty; none is made.
+
+    Raises:
+        ConfigError: it is there and holds something.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and holds something; name a new folder with --output")
-    folder.mkdir(parents=True, exist_ok=True)

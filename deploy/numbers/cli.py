@@ -75,12 +75,22 @@ def numbers(
 
     if bool(source) == (data is not None):
         raise ConfigError("name a MODEL or a run, or a table by --data; one of them")
+    if output is not None:
+        from dictpfl.deploy.exports.exporter import refuse_full
+
+        refuse_full(output)
+    of_model = {
+        "--corpus": corpus, "--against": against, "--tasks": tasks != "all", "--free": free, "--neurons": neurons, "--digit": digit,
+    }  # fmt: skip
+    unread = [option for option, said in of_model.items() if said]
     if data is not None:
+        if unread:
+            raise ConfigError(f"{', '.join(unread)}: of a language model; {data} is a table: leave it out")
         _of_table(data, columns, into, output)
         return
     if columns or into:
         raise ConfigError("--columns and --into are of a table; name it by --data")
-    if _of_tally(source, output):
+    if _of_tally(source, output, unread):
         return
     from dictpfl.deploy.numbers.model import Asked
 
@@ -111,8 +121,9 @@ def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) 
     _write(output, document)
 
 
-def _of_tally(source: str, output: Path | None) -> bool:
+def _of_tally(source: str, output: Path | None, unread: list[str]) -> bool:
     """Show what a run's institutions tallied together; False: they did not, or it is no run."""
+    from dictpfl.common.errors import ConfigError
     from dictpfl.deploy.exports.finished import Finished
     from dictpfl.deploy.numbers.data import described, tallied
 
@@ -123,6 +134,10 @@ def _of_tally(source: str, output: Path | None) -> bool:
     pooled = tallied(finished)
     if pooled is None:
         return False
+    if unread:
+        raise ConfigError(
+            f"{', '.join(unread)}: of a language model; {source} shows what its institutions tallied: leave it out"
+        )
     found, institutions = pooled
     name = finished.genesis.config.name
     document = {"format": "dictpfl-digits-1", "of": name, "institutions": institutions, "data": described(found)}

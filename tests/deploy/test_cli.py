@@ -234,3 +234,11 @@ def test_unicode_and_spaces_in_paths(config: Path, tmp_path: Path) -> None:
     done = dictpfl("simulate", config, "--engine", "local", "--out", folder / "Lauf 1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert summary(folder / "Lauf 1")["rounds"] == 3
+
+
+def test_help_shows_what_an_argument_is_and_names_in_brackets(tmp_path: Path) -> None:
+    done = dictpfl("prune", "--help", cwd=tmp_path)
+    said = " ".join(done.stdout.replace("│", " ").split())
+    assert "A run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config." in said
+    assert "[data] and [training] of a model of a library." in said
+    assert "Override a key of [data] or [training]." in said

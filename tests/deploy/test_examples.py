@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 import pytest
 import typer
+from rich.markup import render
 
 from dictpfl.deploy.cli import WORKFLOW, app
 from dictpfl.deploy.examples import EXAMPLES
@@ -42,6 +43,20 @@ def test_it_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Example: dictpfl export runs/mine -o model.safetensors" in " ".join(
         capsys.readouterr().out.replace("`", "").split()
     )
+
+
+@pytest.mark.parametrize("path", EVERY)
+def test_its_help_says_all_that_is_written(path: str) -> None:
+    command = EVERY[path]
+    for text in (command.help, command.epilog, *(getattr(one, "help", None) for one in command.params)):
+        written = (text or "").replace("\\[", "[")
+        assert render(text or "").plain == written, "brackets are markup: write \\\\[data]"
+
+
+def test_arguments_keep_their_help() -> None:
+    silent = ("init", "describe", "audit fingerprint")  # which have none
+    arguments = {path: one for path, c in EVERY.items() for one in c.params if isinstance(one, click.Argument)}
+    assert not [path for path, one in arguments.items() if not getattr(one, "help", None) and path not in silent]
 
 
 def test_commands_stand_in_the_order_of_work() -> None:

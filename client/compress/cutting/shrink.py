@@ -100,7 +100,7 @@ def shrink_to(
     samples: Samples,
     task: Task | str,
     *,
-    score: str = DEFAULT,
+    score: str | Mapping[str, str] = DEFAULT,
     seed: int = 0,
     rescale: bool = False,
     total: Mapping[str, list[Any]] | None = None,

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.calling import forward
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.client.compress.cutting.subjects import model_of
-from tests.support.federations import tiny
+from tests.support.federations import as_toml, tiny
 
 pytestmark = pytest.mark.usefixtures("quiet")
 RUNNER = CliRunner()
@@ -156,3 +157,59 @@ def test_a_run_of_this_project_is_cut_and_says_how_it_is_made_again(tmp_path: Pa
     )
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]["after"]
     assert "several institutions" in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_a_search_scores_each_kind_as_a_cut_without_one(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    ran("cut", source, "-o", str(tmp_path / "alone"), "--to", "0.6", *options)
+    ran(
+        "cut",
+        source,
+        "-o",
+        str(tmp_path / "of"),
+        "--to",
+        "0.6",
+        "--search",
+        "1",
+        "--most",
+        "1",
+        "--steps",
+        "1",
+        *options,
+    )
+    alone, of = (json.loads((tmp_path / name / "cut.json").read_text()) for name in ("alone", "of"))
+    assert alone["scores_sha256"] == of["scores_sha256"]
+    assert alone["axes"] == of["axes"]
+
+
+def test_what_is_trained_at_home_has_the_rate_of_dense_parameters(
+    hybrid: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    source, options = hybrid
+    still = ["--set", "training.learning_rate=0.1", "--set", "training.dense_learning_rate=1e-12", "--steps", "2"]
+    ran("distil", source, "--teacher", source, "-o", str(tmp_path / "taught"), *still, "--weight", "0", *options)
+    before, after = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("large", "taught")
+    )
+    assert all(torch.allclose(tensor, after[name], atol=1e-6) for name, tensor in before.items())
+
+
+def test_a_teacher_that_cannot_teach_is_refused(tmp_path: Path) -> None:
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_labels=3
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "student")
+    transformers.BertModel(config).save_pretrained(tmp_path / "headless")
+    ids = samples().features
+    Samples(ids, np.arange(len(ids)) % 3).save(tmp_path / "own.npz")
+    (tmp_path / "c.toml").write_text(as_toml())
+    run = simulate(tiny(federation__rounds=1), tmp_path / "run", engine="local")
+    for teacher, word in (
+        (f"transformers:{tmp_path / 'headless'}", "classifier.bias, classifier.weight"),
+        (str(run.folder), "does not take the student's samples"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            ran(
+                "distil", f"transformers:{tmp_path / 'student'}", "--teacher", teacher, "-o", str(tmp_path / "taught"), "--steps", "1",
+                "--config", str(tmp_path / "c.toml"), "--data", str(tmp_path / "own.npz"),
+            )  # fmt: skip

@@ -219,6 +219,17 @@ def test_zeros_by_scores_are_as_many(allocate: str, runs: tuple[Run, Run], score
 def test_options_that_nobody_reads_are_refused(runs: tuple[Run, Run], scores: Path, tmp_path: Path) -> None:
     from dictpfl.deploy.compress.pruning import scoring
 
+    for options in (["--solver", "none"], ["--training", "8"], ["--top", "1"], ["--seed", "2"]):
+        with pytest.raises(AssertionError, match=r"ConfigError.*institutions tallied"):
+            ran("audit", "layers", runs[0].folder, "-o", tmp_path / "map", *options)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    home = runs[0].folder / "institutions" / "institution-000"
+    (home / "influence.json").unlink(missing_ok=True)
+    with pytest.raises(AssertionError, match=r"ConfigError.*holds something"):
+        ran("audit", "layers", home, "-o", tmp_path / "full", "--list")
+    assert not (home / "influence.json").exists()
+
     with pytest.raises(ConfigError, match="--allocate is 'uniform'"):
         scoring("uniform", scores, None)
     with pytest.raises(ConfigError, match="--allocate is 'alpha'"):

@@ -226,3 +226,42 @@ def test_no_page_says_more_than_was_measured() -> None:
                 assert re.search(r"\b(harder to|not|never|nothing)\b", paragraph, re.IGNORECASE), (
                     f"{page.name}: {paragraph}"
                 )
+
+
+def test_a_group_is_of_the_data_that_are_named(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, rows, ward in (("agreed.csv", 60, "north"), ("own.csv", 40, "south")):
+        lines = [f"{random.normal()},{random.normal()},{n % 2},{ward}" for n in range(rows)]
+        (tmp_path / name).write_text("\n".join(["a,b,y,ward", *lines]) + "\n")
+    config = tiny(
+        federation__rounds=1, data__source="csv", data__path=str(tmp_path / "agreed.csv"), data__limit=0, data__label="y",
+        data__column="ward", data__partition="iid", model__options={"hidden": [8]},
+    )  # fmt: skip
+    folder = simulate(config, tmp_path / "run", engine="local").folder
+    with pytest.raises(DataError, match="column=north"):
+        called(
+            str(folder),
+            "--data",
+            str(tmp_path / "own.csv"),
+            "--skill",
+            "column=north",
+            "-o",
+            str(tmp_path / "a"),
+            *SHORT,
+        )
+    called(
+        str(folder), "--data", str(tmp_path / "own.csv"), "--skill", "column=south", "-o", str(tmp_path / "b"), *SHORT
+    )
+    assert report(tmp_path / "b")["before"]["kept"]["samples"] == 8  # a fifth of 40
+    Samples(np.zeros((10, 2), np.float32), np.arange(10) % 2).save(tmp_path / "own.npz")
+    with pytest.raises(DataError, match=r"an \.npz names no group"):
+        called(
+            str(folder),
+            "--data",
+            str(tmp_path / "own.npz"),
+            "--skill",
+            "column=north",
+            "-o",
+            str(tmp_path / "c"),
+            *SHORT,
+        )

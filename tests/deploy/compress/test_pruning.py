@@ -218,3 +218,44 @@ def test_patterns_are_read() -> None:
     for wrong in ("2", "4:2", "0:4", "a:b"):
         with pytest.raises(ConfigError, match="2:4"):
             pattern_of(wrong)
+
+
+@pytest.mark.parametrize("library", ["transformers", "timm"])
+def test_a_classifier_of_a_library_keeps_its_head_and_comes_back_from_its_sparse_folder(
+    tmp_path: Path, library: str
+) -> None:
+    random = np.random.default_rng(0)
+    if library == "timm":
+        timm = pytest.importorskip("timm")
+        sizes = {
+            "img_size": 8,
+            "patch_size": 4,
+            "embed_dim": 16,
+            "depth": 1,
+            "num_heads": 2,
+            "num_classes": 5,
+            "in_chans": 1,
+        }
+        own = timm.create_model("vit_tiny_patch16_224", **sizes)
+        timm.models.save_for_hf(own, str(tmp_path / "model"), model_args=sizes, safe_serialization=True)
+        features, head = random.normal(size=(30, 1, 8, 8)).astype(np.float32), "head.weight"
+    else:
+        config = transformers.BertConfig(
+            vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_labels=5,
+        )  # fmt: skip
+        own = transformers.BertForSequenceClassification(config)
+        own.save_pretrained(tmp_path / "model")
+        features, head = random.integers(0, 16, (30, 6)), "classifier.weight"
+    # Three of five classes occur: an .npz says no more of their number.
+    Samples(features, np.arange(30) % 3).save(tmp_path / "own.npz")
+    (tmp_path / "c.toml").write_text(as_toml())
+    for form in ("sparse", "merged"):
+        done = subprocess.run(
+            [sys.executable, "-m", "dictpfl.deploy.cli", "prune", f"{library}:model", "--config", "c.toml", "--data", "own.npz",
+             "--format", form, "-o", form], cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    again = dictpfl.load_sparse(tmp_path / "sparse").state_dict()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert torch.equal(again[head], own.state_dict()[head])
+    assert all(torch.equal(tensor, again[name]) for name, tensor in merged.items())

@@ -11,6 +11,7 @@ import transformers
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
+from dictpfl.client.model import hub
 from dictpfl.client.training.calling import forward
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.compress.source import read_source
@@ -97,3 +98,38 @@ def test_what_contradicts_itself_is_refused(run: Run, tmp_path: Path) -> None:
         read_source(str(run.folder), settings=["federation.rounds=2"])
     with pytest.raises(ConfigError, match="no folder"):
         read_source("nowhere")
+    with pytest.raises(ConfigError, match="no folder"):
+        read_source("own_module:network", config=tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("setting", ["data.public_share=0.1", "data.limit=100"])
+def test_a_setting_does_not_let_measured_samples_decide(run: Run, setting: str) -> None:
+    for folder in (run.folder, run.folder / "institutions" / "institution-000"):
+        with pytest.raises(ConfigError, match=r"samples that it is measured on included"):
+            read_source(str(folder), settings=[setting])
+
+
+def test_no_sample_to_decide_by_is_said(run: Run, tmp_path: Path) -> None:
+    Samples(np.zeros((0, 1, 8, 8), np.float32), np.zeros(0, np.int64)).save(tmp_path / "none.npz")
+    with pytest.raises(DataError, match=r"none\.npz holds no sample"):
+        read_source(str(run.folder), data=tmp_path / "none.npz")
+
+
+def test_a_head_that_a_checkpoint_lacks_is_named_where_timm_is_silent(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    sizes = {
+        "img_size": 8,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "num_classes": 2,
+        "in_chans": 1,
+    }
+    own = timm.create_model("vit_tiny_patch16_224", **sizes)
+    timm.models.save_for_hf(own, str(tmp_path / "model"), model_args=sizes, safe_serialization=True)
+    for classes, named in ((2, False), (4, True)):
+        Samples(np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % classes).save(tmp_path / "own.npz")
+        (tmp_path / "c.toml").write_text(as_toml())
+        source = read_source(f"timm:{tmp_path / 'model'}", config=tmp_path / "c.toml", data=tmp_path / "own.npz")
+        assert hub.fresh_of(source.model) == (("head.bias", "head.weight") if named else ())

@@ -75,6 +75,9 @@ def test_command(tmp_path: Path) -> None:
     assert refused.returncode != 0
     assert "is a clip" in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
+    refused = dictpfl("tokens", "clip.gif", "--picture", "out.txt", cwd=tmp_path)
+    assert "--picture out.txt: expected the name of a picture, such as out.png" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_a_model_s_table(tmp_path: Path) -> None:

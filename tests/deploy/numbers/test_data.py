@@ -195,3 +195,26 @@ def test_as_typed_in_an_empty_folder(tables: list[Path], tmp_path: Path) -> None
     both = subprocess.run([*words[:3]], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "one of them" in both.stderr
     assert as_toml()
+
+
+def test_what_cannot_be_is_refused_before_it_is_counted(tables: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "mine.txt").write_text("mine")
+    (tmp_path / "none.csv").write_text("")
+    (tmp_path / "home").mkdir()
+    table = ["--data", str(tables[0]), "--columns", "pressure"]
+    for options, words in (
+        ([*table, "--into", "home", "-o", "page"], "page is there and holds something"),
+        ([*table, "--corpus", "notes.txt"], "--corpus: of a language model"),
+        ([*table, "--neurons", "0.1", "--free"], "--free, --neurons: of a language model"),
+        (["nomodel", "-o", "page"], "page is there and holds something"),
+        (["--data", "none.csv"], "cannot read the table none.csv"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "dictpfl.deploy.cli", "audit", "numbers", *options],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "It arose in" not in done.stderr, "pandas' own sources are nobody's own code"
+    assert not list((tmp_path / "home").iterdir())
