@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import structlog
 
@@ -39,10 +39,18 @@ class Diary:
         self._seconds.clear()
         line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with self._path.open("ab+") as file:
+                file.write(_begun(file) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             _log.warning("diary not written", institution=self._name, reason=str(error))
+
+
+def _begun(file: BinaryIO) -> bytes:
+    """End a line that a power cut left without its end: the next one would be lost with it."""
+    if file.seek(0, 2) == 0:
+        return b""
+    file.seek(-1, 2)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 _CLOSE = 0.8
