@@ -144,11 +144,18 @@ def _with_noise(config: FederationConfig, size: int) -> FederationConfig:
 
 
 def require_trainable(
-    model: nn.Module, trials: Sequence[Samples], config: FederationConfig, *, loss: bool = True, data: str = "this data"
+    model: nn.Module,
+    trials: Sequence[Samples],
+    config: FederationConfig,
+    outputs: int,
+    *,
+    loss: bool = True,
+    data: str = "this data",
 ) -> None:
-    """One forward pass and one loss, so that what cannot be trained is refused before round 1.
+    """One forward pass, one loss and each metric once, so that what cannot be trained or measured is refused before round 1.
 
     Args:
+        outputs: number of the model's outputs, as genesis says it.
         trials: samples to try, at least one of which the model must take; 32 of each are looked at, so that a metric's parts can be compared.
         loss: False: the forward pass alone, where nobody knows what labels the task wants.
         data: what the trials stand for, for the message.
@@ -171,7 +178,7 @@ def require_trainable(
         try:
             with held.at_work(tried):
                 if loss:
-                    evaluate(tried, few, task)
+                    evaluate(tried, few, task, metrics=Metrics.of(config.measuring, outputs))
                 else:
                     forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
             if config.sparsity.method == "none":
