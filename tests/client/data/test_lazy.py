@@ -296,3 +296,20 @@ def test_words_for_labels_are_refused_by_name(own: ModuleType) -> None:
     vars(own)["make"] = lambda: Words(targets=["ill"] * 9)
     with pytest.raises(DataError, match=r"`targets` of data\.source 'own_scans:make': expected a number for a label"):
         load_dataset(Data(source="own_scans:make"), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"size": 0}, "size is 0; expected a number of pixels above 0"),
+        ({"size": "8"}, "size is '8'"),
+        ({"size": [8]}, r"size is \[8\]"),
+        ({"size": [8, 0]}, r"size is \[8, 0\]"),
+        ({"size": 8.5}, "size is 8.5"),
+        ({"mean": "grey"}, "mean and std are numbers"),
+        ({"window": ["a", "b"]}, "expected two values from 0 to 65535"),
+    ],
+)
+def test_options_of_images_are_told_before_an_image_is_read(options: dict[str, Any], match: str, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load_dataset(images(folder, options=DEEP | options), 1)
