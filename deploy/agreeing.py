@@ -62,6 +62,7 @@ def draw_genesis(
         ConfigError: a sample cap that the ledger cannot hold, or dictionaries of gradients that nobody has.
         ModelError, LayoutError: weights that cannot be decomposed.
     """
+    _require_categories(config)
     config = _recorded(config, model)
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     masked = threshold_twin(model, config)
@@ -118,6 +119,15 @@ def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
             "selection": config.selection.model_copy(update={"higher": higher}),
         }
     )
+
+
+def _require_categories(config: FederationConfig) -> None:
+    """Refuse columns of no category, and words that stand for two: a reader of the exported model would set both features."""
+    for name, said in config.data.preprocessing.categories.items():
+        if isinstance(said, list) and (not said or len(set(said)) < len(said)):
+            raise ConfigError(
+                f"data.preprocessing.categories.{name} is {said}; expected at least one word, each once, or a number of buckets"
+            )
 
 
 def _without_path(config: FederationConfig) -> FederationConfig:
