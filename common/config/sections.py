@@ -22,7 +22,7 @@ from dictpfl.common.settings import (
 )
 
 LARGEST_SEED = 2**64 - 1
-"""What torch's generators take."""
+"""Largest seed that torch's generators take."""
 
 
 class Sections(Section):

@@ -199,3 +199,19 @@ def test_a_task_that_says_its_own_outputs(tmp_path: Path) -> None:
 def test_a_metric_of_another_task_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match=r"training\.metrics: 'r2' does not go with this task"):
         describe(encrypted(training__metrics=["confusion", "r2"]))
+
+
+class Pair(Raw):
+    """Returns its outputs and something beside them, as many published models do."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), {}
+
+
+def pair(sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Pair(outputs)
+
+
+def test_a_model_that_returns_more_than_outputs_is_told_so() -> None:
+    with pytest.raises(ModelError, match="the model returned tuple; expected a tensor of outputs"):
+        describe(encrypted(model__source=f"{HERE}:pair", model__options={}))
