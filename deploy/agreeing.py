@@ -62,6 +62,7 @@ def draw_genesis(
         ConfigError: a sample cap that the ledger cannot hold, or dictionaries of gradients that nobody has.
         ModelError, LayoutError: weights that cannot be decomposed.
     """
+    _require_categories(config)
     config = _recorded(config, model)
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     masked = threshold_twin(model, config)
@@ -120,6 +121,15 @@ def _recorded(config: FederationConfig, model: nn.Module) -> FederationConfig:
     )
 
 
+def _require_categories(config: FederationConfig) -> None:
+    """Refuse columns of no category, and words that stand for two: a reader of the exported model would set both features."""
+    for name, said in config.data.preprocessing.categories.items():
+        if isinstance(said, list) and (not said or len(set(said)) < len(said)):
+            raise ConfigError(
+                f"data.preprocessing.categories.{name} is {said}; expected at least one word, each once, or a number of buckets"
+            )
+
+
 def _without_path(config: FederationConfig) -> FederationConfig:
     """The configuration with the digest of the scores that ranks were divided by, in place of a path of this machine."""
     d = config.decomposition
@@ -144,11 +154,18 @@ def _with_noise(config: FederationConfig, size: int) -> FederationConfig:
 
 
 def require_trainable(
-    model: nn.Module, trials: Sequence[Samples], config: FederationConfig, *, loss: bool = True, data: str = "this data"
+    model: nn.Module,
+    trials: Sequence[Samples],
+    config: FederationConfig,
+    outputs: int,
+    *,
+    loss: bool = True,
+    data: str = "this data",
 ) -> None:
-    """One forward pass and one loss, so that what cannot be trained is refused before round 1.
+    """One forward pass, one loss and each metric once, so that what cannot be trained or measured is refused before round 1.
 
     Args:
+        outputs: number of the model's outputs, as genesis says it.
         trials: samples to try, at least one of which the model must take; 32 of each are looked at, so that a metric's parts can be compared.
         loss: False: the forward pass alone, where nobody knows what labels the task wants.
         data: what the trials stand for, for the message.
@@ -171,7 +188,7 @@ def require_trainable(
         try:
             with held.at_work(tried):
                 if loss:
-                    evaluate(tried, few, task)
+                    evaluate(tried, few, task, metrics=Metrics.of(config.measuring, outputs))
                 else:
                     forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
             if config.sparsity.method == "none":

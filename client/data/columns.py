@@ -119,7 +119,11 @@ class Columns:
         words = {word: number for number, word in enumerate(said)} if isinstance(said, list) else {}
         codes: dict[Any, float] = {}
         for value in column.dropna().unique():
-            word = str(int(value)) if isinstance(value, (bool, np.bool_, float)) and value == int(value) else str(value)
+            # The same word whatever type the file has: 1, 1.0 in 32 or 64 bits, true.
+            whole = isinstance(value, bool | np.bool_) or (
+                isinstance(value, float | np.floating) and value.is_integer()
+            )
+            word = str(int(value)) if whole else str(value)
             codes[value] = words.get(word, -1) if isinstance(said, list) else bucket(word, said)
         return column.map(codes).fillna(-1).to_numpy(np.float64)
 

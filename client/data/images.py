@@ -92,11 +92,17 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
             f"data.options.window is of mode `{DEEP}`, and data.options.mode is {mode!r}: it would be ignored"
         )
     size = options.get("size", _SIZE)
-    height, width = (size, size) if isinstance(size, int) else (int(d) for d in size)
+    sizes = size if isinstance(size, list | tuple) else [size, size]
+    if len(sizes) != 2 or not all(type(one) is int and one > 0 for one in sizes):  # noqa: PLR2004 -- height and width
+        raise ConfigError(f"data.options.size is {size!r}; expected a number of pixels above 0, or [height, width]")
+    height, width = sizes
     channels = 3 if mode == "RGB" else 1
     usual = _IMAGENET if mode == "RGB" else ((0.5,), (0.5,))
-    mean, std = (np.atleast_1d(np.asarray(options.get(key, value), np.float32)) for key, value in
-                 zip(("mean", "std"), usual, strict=True))  # fmt: skip
+    try:
+        mean, std = (np.atleast_1d(np.asarray(options.get(key, value), np.float32)) for key, value in
+                     zip(("mean", "std"), usual, strict=True))  # fmt: skip
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"data.options: mean and std are numbers, one or one for each channel: {error}") from error
     if mean.shape not in ((1,), (channels,)) or std.shape not in ((1,), (channels,)) or not (std > 0).all():
         raise ConfigError(f"data.options: mean and std need one number above zero, or {channels}, for mode {mode!r}")
     low, high = _window(options)
@@ -125,7 +131,8 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
 def _window(options: Mapping[str, Any]) -> tuple[float, float]:
     """Values of an image in 16 bits that become 0 and 1."""
     window = options.get("window", [0, _DEEPEST])
-    if not isinstance(window, list) or len(window) != 2 or not 0 <= window[0] < window[1] <= _DEEPEST:  # noqa: PLR2004
+    pair = isinstance(window, list) and len(window) == 2 and all(type(one) in (int, float) for one in window)  # noqa: PLR2004
+    if not pair or not 0 <= window[0] < window[1] <= _DEEPEST:
         raise ConfigError(
             f"data.options.window is {window!r}; expected two values from 0 to {_DEEPEST}, the lower one first"
         )

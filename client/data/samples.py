@@ -165,6 +165,9 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check."""
+        for name in ("groups", "splits"):  # a list of words serves as well
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.str_))
         labels = self.samples.labels
         if not len(self.samples):
             raise DataError(f"data set {self.name!r} has no samples")
@@ -230,12 +233,22 @@ def _are_tokens(samples: Samples) -> bool:
 
 
 def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{name}: expected an array of numpy, found {type(array).__name__}; give numpy.asarray of it")
     kind = array.dtype.kind
     if kind not in "fiu" or array.ndim == 0:
         raise DataError(f"{name}: expected numbers in an array, found {array.dtype} of shape {array.shape}")
     if kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{name}: {int((~np.isfinite(array)).sum())} values are not finite; fill or drop those samples")
-    return np.ascontiguousarray(array, dtype=np.float32 if kind == "f" else np.int64)
+    with np.errstate(over="ignore"):  # told below, with what to do
+        cast: NDArray[Any] = np.ascontiguousarray(array, dtype=np.float32 if kind == "f" else np.int64)
+    lost = ~np.isfinite(cast) if kind == "f" else (cast < 0) if kind == "u" else np.zeros(0, bool)
+    if lost.any():
+        raise DataError(
+            f"{name}: {int(lost.sum())} values are beyond what {cast.dtype} holds ({array[lost].flat[0]!s}, for one); scale them, or drop "
+            "those samples"
+        )
+    return cast
 
 
 def path_of(data: Data) -> Path:
@@ -276,6 +289,22 @@ def sites_of(data: Data) -> dict[str, Path]:
 def is_pattern(path: str) -> bool:
     """Tell whether a path stands for several, as `sites/*.csv` does."""
     return "://" not in path and any(mark in path for mark in "*?[") and not Path(path).expanduser().exists()
+
+
+def classes_said(data: Data) -> tuple[str, ...]:
+    """Names of the classes that `data.options.classes` lists, in the order of their numbers; none where it is left out.
+
+    Raises:
+        ConfigError: no list, or a class that stands in it twice.
+    """
+    said = data.options.get("classes", [])
+    if not isinstance(said, list | tuple):
+        raise ConfigError(f'data.options.classes is {said!r}; expected a list, such as ["no", "yes"]')
+    classes = tuple(map(str, said))
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise ConfigError(f"data.options.classes has {twice!r} twice; a class has one number, so name each once")
+    return classes
 
 
 def require_options(data: Data, known: tuple[str, ...]) -> dict[str, Any]:

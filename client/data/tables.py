@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.columns import Columns
 from dictpfl.client.data.raw import Table
-from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.samples import Dataset, Samples, classes_said
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_MOST_CLASSES = 100_000
+"""Whole numbers from here on are amounts or identifiers, not the numbers of classes: a model would get an output for each number below."""
 
 
 def numbers(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ()) -> Dataset:
@@ -47,7 +51,9 @@ def numbers(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ()
         labels = survival_of(frame, data)
     else:
         labels, classes = labels_of(frame[data.label], data, known_classes)
-    shape = [int(d) for d in options.get("shape", [values.shape[1]])]
+    shape = options.get("shape", [values.shape[1]])
+    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+        raise ConfigError(f"data.options.shape is {shape!r}; expected the sizes of one sample, such as [1, 8, 8]")
     if math.prod(shape) != values.shape[1]:
         raise DataError(f"{data.path}: data.options.shape {shape} does not hold {values.shape[1]} feature columns")
     return Dataset(
@@ -144,9 +150,12 @@ def _numbers(features: pd.DataFrame, path: str) -> NDArray[np.float64]:
 
 
 def _scaled(values: NDArray[np.float64], names: tuple[str, ...], scale: Mapping[str, Any]) -> NDArray[np.float64]:
+    if not isinstance(scale, Mapping):
+        raise ConfigError(f"data.options.scale is {scale!r}; expected a table, such as {{ age = [50, 12] }}")
     values = values.copy() if scale else values  # pandas hands out what it holds, not to be written to
     for name, pair in scale.items():
-        if name not in names or len(pair) != 2 or not pair[1]:  # noqa: PLR2004 -- a pair
+        known = name in names and isinstance(pair, list) and len(pair) == 2  # noqa: PLR2004 -- a pair
+        if not known or not all(type(one) in (int, float) and math.isfinite(one) for one in pair) or not pair[1]:
             raise ConfigError(
                 f"data.options.scale.{name}: expected a feature column and [centre, spread], found {pair}"
             )
@@ -202,6 +211,8 @@ def labels_of(
     """
     options = data.options
     numeric = column.dtype.kind in "biuf"
+    if numeric and np.isinf(column.to_numpy(np.float64)).any():
+        raise DataError(f"{data.path}: label {data.label!r} has infinite values; mend or drop those rows")
     whole = numeric and bool((column == column.round()).all())
     target = options.get("target", "regression" if numeric and not whole else "classes")
     if target not in ("classes", "regression"):
@@ -213,16 +224,13 @@ def labels_of(
     if numeric and not whole:
         raise DataError(f"{data.path}: label {data.label!r} has fractions; classes are whole numbers or text")
     values = [str(int(v)) if numeric else str(v) for v in column]
-    if known_classes and numeric and options.get("classes", list(known_classes)) == list(known_classes):
+    said = classes_said(data)
+    if known_classes and numeric and (said or known_classes) == known_classes:
         return column.to_numpy(dtype=np.int64), known_classes
     if "classes" in options:
-        classes = tuple(str(c) for c in options["classes"])
+        classes = said
     elif numeric:
-        if column.min() < 0:
-            raise DataError(
-                f"{data.path}: label {column.min()} is negative; classes count from 0, or set options.classes"
-            )
-        classes = tuple(str(c) for c in range(int(column.max()) + 1))
+        classes = _counted(column, data)
     else:
         classes = tuple(sorted(set(values)))
     unknown = sorted(set(values) - set(classes))
@@ -230,3 +238,15 @@ def labels_of(
         raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
     number = {c: i for i, c in enumerate(classes)}
     return np.array([number[v] for v in values], dtype=np.int64), classes
+
+
+def _counted(column: pd.Series[Any], data: Data) -> tuple[str, ...]:
+    """Classes of whole numbers that nobody named: all from 0 to the largest."""
+    if column.min() < 0:
+        raise DataError(f"{data.path}: label {column.min()} is negative; classes count from 0, or set options.classes")
+    if column.max() >= _MOST_CLASSES:
+        raise DataError(
+            f"{data.path}: label {data.label!r} goes up to {int(column.max())}, and the model would have an output for each number below; "
+            'for a regression set data.options.target = "regression", or number the classes from 0, or list them in data.options.classes'
+        )
+    return tuple(str(c) for c in range(int(column.max()) + 1))

@@ -55,8 +55,17 @@ def forward(module: nn.Module, features: Tensor) -> Tensor:
 
 
 def logits(answer: Any) -> Tensor:
-    """Return a module's output as a tensor: itself, or its `logits` where transformers' classes wrap them."""
-    outputs: Tensor = getattr(answer, "logits", answer)
+    """Return a module's output as a tensor: itself, or its `logits` where transformers' classes wrap them.
+
+    Raises:
+        ModelError: neither.
+    """
+    outputs: Any = getattr(answer, "logits", answer)
+    if not isinstance(outputs, Tensor):
+        raise ModelError(
+            f"the model returned {type(answer).__name__}; expected a tensor of outputs, or an object whose `logits` are one: let its forward "
+            "return that alone"
+        )
     return outputs
 
 

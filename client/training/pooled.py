@@ -125,7 +125,12 @@ class Metrics:
         """
         made = []
         for name, part in self.parts.items():
-            found = np.asarray(part.sums(outputs, targets))
+            try:
+                found = np.asarray(part.sums(outputs, targets))
+            except ModelError as error:
+                raise ModelError(
+                    f"training.metrics: {name!r} does not go with this task and these labels ({error}); leave it out"
+                ) from error
             if found.shape != (part.size,) or found.dtype != np.int64:
                 raise ModelError(
                     f"metric {name!r} returned {found.dtype} of shape {found.shape}, expected int64 of shape ({part.size},)"

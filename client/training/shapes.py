@@ -16,9 +16,13 @@ def alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         ModelError: another number of outputs than of targets.
     """
     if outputs.shape[0] != targets.shape[0] or outputs.numel() != targets.numel():
-        raise ModelError(
-            f"regression: outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}; "
+        remedy = (
             "the model needs one output for each target"
+            if targets.is_floating_point()
+            else 'labels are whole numbers and were read as classes: set data.options.target = "regression", or give floats'
+        )
+        raise ModelError(
+            f"regression: outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}; {remedy}"
         )
     return outputs.reshape(len(targets), -1), targets.reshape(len(targets), -1).to(outputs.dtype)
 

@@ -21,13 +21,19 @@ from dictpfl.common.settings import (
     Training,
 )
 
+LARGEST_SEED = 2**64 - 1
+"""Largest seed that torch's generators take."""
+
 
 class Sections(Section):
     """All sections of a configuration, each checked by itself."""
 
     name: str = Field("federation", description="A word for reports and folders.")
     seed: int = Field(
-        1, ge=0, description="Of a simulation: data split, W0, training, masks. Deployments draw secrets."
+        1,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Of a simulation: data split, W0, training, masks. Deployments draw secrets.",
     )
     method: str = Field("dictpfl", description="A preset: " + ", ".join(f"`{m}`" for m in METHODS) + ".")
     toy_insecure: bool = Field(

@@ -136,7 +136,7 @@ def require_accepts(model: nn.Module, sample_shape: tuple[int, ...], outputs: in
     """
     known = config.measuring.task in ("classification", "regression")
     asked = f"samples of shape {sample_shape} with {outputs} outputs (--sample-shape, --outputs)"
-    require_trainable(model, trials(sample_shape, outputs, config), config, loss=known, data=asked)
+    require_trainable(model, trials(sample_shape, outputs, config), config, outputs, loss=known, data=asked)
 
 
 def trials(sample_shape: tuple[int, ...], outputs: int, config: FederationConfig) -> list[Samples]:

@@ -19,7 +19,7 @@ from dictpfl.client.model.build import build_model, load_weights
 from dictpfl.client.model.rules import Parts, Role, parts
 from dictpfl.client.model.sparse.federated import threshold_twin
 from dictpfl.client.model.twin import Twin
-from dictpfl.client.training.task import task_of
+from dictpfl.client.training.task import outputs_of, task_of
 from dictpfl.client.training.train import train
 from dictpfl.common.ckks.keys import make_key
 from dictpfl.common.ckks.parameters import CKKSParameters
@@ -126,15 +126,16 @@ def describe(config: FederationConfig) -> Description:
     config, sample_shape = with_names(config, dataset), shape_of(with_names(config, dataset), dataset)
     institutions = divide(dataset, config.data, config.federation.participants, config.seed).institutions
     largest = max((share.train for share in institutions), key=len)
-    model = build_model(config.model, sample_shape, dataset.outputs, config.seed)
+    outputs = outputs_of(task_of(config.measuring), dataset.outputs)
+    model = build_model(config.model, sample_shape, outputs, config.seed)
     if config.model.weights:
         load_weights(model, config.model.weights)
     trial = trial_of(largest, sample_shape)
-    require_trainable(model, [trial], config)
+    require_trainable(model, [trial], config, outputs)
     parameters = CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits)
     genesis, _ = draw_genesis(
         config, model, IdentitySealer(parameters), seed=bytes(32), sample_cap=config.federation.sample_cap or len(largest),
-        sample_shape=sample_shape, outputs=dataset.outputs,
+        sample_shape=sample_shape, outputs=outputs,
     )  # fmt: skip
     first, upload = _upload(genesis, updates=0), _upload(genesis, updates=1)
     twin = threshold_twin(model, genesis.config) or Twin(model, config.decomposition, genesis.dictionaries)
@@ -143,7 +144,7 @@ def describe(config: FederationConfig) -> Description:
     trained = _ADAM * _PLAIN_BYTES * sum(p.numel() for p in twin.module.parameters() if p.requires_grad)
     held = largest.nbytes
     return Description(
-        rows, sum(len(share.train) for share in institutions) // len(institutions), sample_shape, dataset.outputs, len(institutions), first,
+        rows, sum(len(share.train) for share in institutions) // len(institutions), sample_shape, outputs, len(institutions), first,
         upload, plaintext, plaintext + trained + held + upload, _train_seconds(twin, trial, config), _seal_seconds(genesis),
         tuple(tally.name for tally in genesis.law.opening), _warnings(rows, model, config, dataset, upload, plaintext),
     )  # fmt: skip

@@ -232,6 +232,10 @@ def closed_rounds(folder: Path) -> tuple[FederationConfig, list[RoundRecord]]:
     try:
         return _read_config(folder), _read_history(folder) if (folder / HISTORY).exists() else []
     except FileNotFoundError as error:
+        if (folder / "compare.json").exists():
+            raise ConfigError(
+                f"{folder} holds a comparison, in compare.json and compare.html; name the folder of one of its runs"
+            ) from error
         raise ConfigError(
             f"{folder} holds no finished run, nor one that was begun ({CONFIG} is missing); `dictpfl simulate` makes one"
         ) from error

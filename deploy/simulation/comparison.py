@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.config.sections import LARGEST_SEED
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.presets import METHODS
 from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of
@@ -80,6 +81,8 @@ def compare(
     folder, watched = Path(out).resolve(), watch or (_in_notebook if in_notebook() else _unwatched)
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"seeds {list(seeds)}: expected each once")
+    if any(not 0 <= seed <= LARGEST_SEED for seed in seeds):
+        raise ConfigError(f"seeds {list(seeds)}: expected whole numbers from 0 to {LARGEST_SEED}")
     if not configs or (MAJORITY in configs and configs.keys() <= {MAJORITY, ALONE}):
         raise ConfigError(
             f"methods {', '.join(configs) or 'none'}: {MAJORITY} trains nothing and is read from a run that has all labels; name a method or "

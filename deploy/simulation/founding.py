@@ -109,7 +109,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
         load_weights(model, config.model.weights)
     pretrain(model, division.public, config.model.pretrain, config.measuring, config.seed)
     trial = trial_of(division.institutions[0].train, sample_shape)
-    require_trainable(model, [trial], config)
+    require_trainable(model, [trial], config, outputs)
     config, teacher = with_teacher(config, model, [trial], outputs)
     config, measured = with_measured_tokens(config, model, [trial], division.public)
     parameters = CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits)

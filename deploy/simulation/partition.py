@@ -125,7 +125,13 @@ def _marked(
     marks = splits[order]
     test, train, validation = (order[marks == name] for name in (TEST, TRAIN, VALIDATION))
     if not len(test) or not len(train):
-        where = f"the column {data.split_column!r}" if data.split_column else "data.test_path"
+        where = (
+            f"the column {data.split_column!r}"
+            if data.split_column
+            else "data.test_path"
+            if data.test_path
+            else f"data.source {data.source!r}"
+        )
         raise DataError(
             f"{where} leaves {len(train)} samples to train and {len(test)} to test; expected at least one of each"
         )
@@ -233,6 +239,10 @@ def _groups(dataset: Dataset, data: Data, participants: int, rest: NDArray[Any])
             "data.partition = `column` needs data.column, the column that names the institution, or a file for each (data.paths)"
         )
     every, left = sorted(set(dataset.groups.tolist()) - {""}), set(dataset.groups[rest].tolist())
+    if "" in left:
+        raise DataError(
+            f"{int((dataset.groups[rest] == '').sum())} samples to train on name no institution; name it in each row, or drop those rows"
+        )
     if len(every) != participants:
         origin = f"column {data.column!r} names" if data.column else "the files of data.path or data.paths are of"
         raise DataError(
@@ -264,6 +274,11 @@ def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
 
     if data.partition not in ("iid", "dirichlet", "column"):
         return _by_name(known, data, participants, seed)
+    if data.partition_options:
+        raise ConfigError(
+            f"data.partition_options has {', '.join(data.partition_options)}, and data.partition {data.partition!r} takes none, so that they "
+            "would be ignored; leave them out, or name a partitioner of flwr-datasets"
+        )
     if data.partition == "dirichlet":
         return DirichletPartitioner(
             participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed

@@ -250,6 +250,12 @@ def test_contradictions_are_refused(tmp_path: Path, changes: dict[str, Any], mat
         configured(tmp_path, {"scale": "standard", "categories": {"sex": ["f"]}}, **changes)
 
 
+@pytest.mark.parametrize("words", [[], ["f", "m", "f"]])
+def test_a_federation_is_not_founded_on_no_category_or_on_one_twice(tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"categories\.sex is .*; expected at least one word, each once"):
+        found(configured(tmp_path, {**RECIPES, "categories": CATEGORIES | {"sex": words}}), tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_a_run_reports_evaluates_and_is_audited(tmp_path: Path) -> None:
     run = simulate(configured(tmp_path, RECIPES), tmp_path / "run", engine="local", record=True)

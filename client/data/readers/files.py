@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data import features, images, videos
 from dictpfl.client.data.lazy import Known, LazySamples, Numbers, Room
-from dictpfl.client.data.samples import Dataset, Samples, drawn, path_of, require_options, sites_of
+from dictpfl.client.data.samples import Dataset, Samples, classes_said, drawn, path_of, require_options, sites_of
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -119,7 +119,7 @@ def image_files(data: Data) -> FileReader:
         if not root.is_dir():
             raise DataError(f"no folder {root}; expected one that holds a folder of images for each class")
     roots = list(named.values()) if named else _folders(folder) if sites else [folder]
-    classes = tuple(map(str, options.get("classes") or sorted({p.name for root in roots for p in _folders(root)})))
+    classes = classes_said(data) or tuple(sorted({p.name for root in roots for p in _folders(root)}))
     names = list(named) or [root.name for root in roots]
     found = [
         (path, number, site)
@@ -143,7 +143,7 @@ def clip_files(data: Data) -> FileReader:
     folder = path_of(data)
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; data.path must hold a folder of clips for each class")
-    classes = tuple(map(str, options.get("classes") or [path.name for path in _folders(folder)]))
+    classes = classes_said(data) or tuple(path.name for path in _folders(folder))
     found = [(path, number, "") for path, number in _listed(folder, classes, videos.BY_PILLOW | videos.BY_AV)]
     if not found:
         raise DataError(f"no clips in the folders of {folder}; expected CLASS/NAME.gif, .webp, .tif, .mp4 or the like")

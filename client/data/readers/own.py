@@ -93,7 +93,10 @@ class OwnReader:
         """Labels of all samples, and which of them there are."""
         said = [getattr(part, "targets", None) for part in self._parts]
         if all(one is not None for one in said):
-            return np.concatenate([_label(np.asarray(one)) for one in said]), None
+            try:
+                return np.concatenate([_label(np.asarray(one)) for one in said]), None
+            except TypeError as error:
+                raise DataError(f"`targets` of data.source {self._data.source!r}: {error}") from error
         first = next((label for label in map(self._tried, range(len(self))) if label is not None), None)
         if first is None:
             raise DataError(
@@ -145,9 +148,9 @@ class OwnReader:
             raise DataError(f"{where} is {type(pair).__name__}; expected a pair: a sample and its label")
         try:
             x, y = (_array(one) for one in pair)
+            return x, _label(y)
         except TypeError as error:
             raise DataError(f"{where}: {error}") from error
-        return x, _label(y)
 
 
 def _array(found: Any) -> NDArray[Any]:
@@ -163,6 +166,8 @@ def _array(found: Any) -> NDArray[Any]:
 
 
 def _label(found: NDArray[Any]) -> NDArray[Any]:
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"expected a number for a label, found {found.dtype}; number the classes 0, 1, 2, ...")
     return found.astype(np.float32 if found.dtype.kind == "f" else np.int64)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.lazy import Known, Numbers, Room
-from dictpfl.client.data.samples import Dataset, path_of
+from dictpfl.client.data.samples import Dataset, path_of, require_options
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -26,6 +26,29 @@ if TYPE_CHECKING:
 _LARGEST_GROUP = 256 << 20  # bytes of a row group: a sample is read by reading its group
 _KEPT_GROUPS = 2
 _LOOKED_AT = 8  # rows from which the form of samples is known
+
+
+_OPTIONS = ("scale", "classes", "target", "shape", "delimiter", "split")
+
+
+def require_row_options(data: Data) -> None:
+    """Refuse options that the kind of sample which a section makes of rows does not take.
+
+    Raises:
+        ConfigError: an unknown option, or columns chosen where a sample is one or two of them.
+    """
+    if {"text", "image"} <= data.options.keys():
+        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *questions.OPTIONS))
+    elif "text" in data.options:
+        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *texts.OPTIONS))
+    elif "image" in data.options:
+        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], "image", *images.OPTIONS))
+    else:
+        require_options(data, (*_OPTIONS, "event"))
+    if (data.features or data.exclude) and {"text", "image"} & data.options.keys():
+        raise ConfigError(
+            "data.features and data.exclude choose columns of numbers, and data.options makes samples of one column or two; leave them out"
+        )
 
 
 class Table(Protocol):
@@ -58,6 +81,8 @@ class RowReader:
             DataError: columns missing.
         """
         options = data.options
+        if not len(table):
+            raise DataError(f"{data.path}: no rows; expected at least one sample")
         if data.preprocessing.on or options.get("long", "cut") != "cut":
             key = "data.preprocessing" if data.preprocessing.on else "data.options.long"
             raise ConfigError(
@@ -76,7 +101,9 @@ class RowReader:
         tables.require_named(data, table.columns, [*sample, *beside])
         self._beside, self._marks = beside, marks
         # Of numbers, every column may be a feature; of a text or an image, no other is read.
-        self._columns = [c for c in table.columns if c not in marks and (not sample or c in (*sample, *beside))]
+        self._columns = [
+            c for c in table.columns if (c not in marks or c in beside) and (not sample or c in (*sample, *beside))
+        ]
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -107,6 +134,7 @@ class RowReader:
 
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`."""
+        require_row_options(self._data)  # when data are divided, not of an index that lies there
         few = self._made(self._table.rows(np.arange(min(_LOOKED_AT, len(self))), self._columns))
         labels, classes = self._labels if self._learnt else (None, few.class_names)
         marks = self._table.rows(None, self._marks) if self._marks else None

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
-from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet
-from dictpfl.client.data.samples import Dataset, path_of, require_options, sites_of
+from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, require_row_options
+from dictpfl.client.data.samples import Dataset, path_of, sites_of
 from dictpfl.client.data.source import SOURCES
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_OPTIONS = ("scale", "classes", "target", "shape", "delimiter", "split")
 
 
 @SOURCES.register("csv")
@@ -37,18 +35,7 @@ def read_columns(data: Data, seed: int) -> Dataset:
         ConfigError: an option that this kind of sample does not take.
         DataError: unreadable, empty, columns missing.
     """
-    if {"text", "image"} <= data.options.keys():
-        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *questions.OPTIONS))
-    elif "text" in data.options:
-        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *texts.OPTIONS))
-    elif "image" in data.options:
-        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], "image", *images.OPTIONS))
-    else:
-        require_options(data, (*_OPTIONS, "event"))
-    if (data.features or data.exclude) and {"text", "image"} & data.options.keys():
-        raise ConfigError(
-            "data.features and data.exclude choose columns of numbers, and data.options makes samples of one column or two; leave them out"
-        )
+    require_row_options(data)
     data, frame, names = _sites(data, sites) if (sites := sites_of(data)) else (data, *_read(data))
     if {"text", "image"} <= data.options.keys():
         return questions.asked(data, frame, names, seed=seed)

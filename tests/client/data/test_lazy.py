@@ -60,6 +60,17 @@ class Drawn(torch.utils.data.Dataset[Any]):
         return torch.full((2,), float(number)) + noise, number % 3
 
 
+class Words(Drawn):
+    """Labels are words, as of a column that nobody numbered."""
+
+    def __init__(self, targets: Any = None) -> None:
+        super().__init__()
+        self.targets = targets
+
+    def __getitem__(self, number: int) -> Any:
+        return np.ones(2), np.array("ill")
+
+
 @pytest.fixture
 def own() -> Iterator[ModuleType]:
     module = ModuleType("own_scans")
@@ -245,6 +256,8 @@ def test_a_step_that_wants_all_is_refused_beyond_a_bound(folder: Path, monkeypat
         ({"source": "digits", "lazy": False, "skip_broken": True}, "skip_broken leaves out files"),
         ({"source": "parquet", "paths": ["a.parquet", "b.parquet"]}, "reads one data set of columns"),
         ({"source": "parquet", "path": "t.parquet", "preprocessing": Preprocessing(scale="standard")}, "looks at all rows"),
+        ({"source": "parquet", "path": "t.parquet", "options": {"shpe": [1]}}, "unknown shpe; 'parquet' takes scale"),
+        ({"source": "parquet", "path": "t.parquet", "options": {"image": "a"}, "exclude": ["b"]}, "choose columns of numbers"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_by_the_batch_is_refused(
@@ -254,3 +267,49 @@ def test_what_cannot_be_read_by_the_batch_is_refused(
     pd.DataFrame({"a": [1.0], "label": [0]}).to_parquet("t.parquet")
     with pytest.raises(ConfigError, match=match):
         load_dataset(Data(**({"lazy": True} | changes)), 1)
+
+
+def test_a_parquet_file_without_rows_is_told(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1.0], "label": [0]}).iloc[:0].to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no rows"):
+        load_dataset(Data(source="parquet", path=str(tmp_path / "t.parquet"), lazy=True), 1)
+
+
+def test_labels_may_name_institutions(tmp_path: Path) -> None:
+    """One class a site, the hardest division: the column of labels is that of institutions, too."""
+    pd.DataFrame({"a": [1.0, 2, 3], "label": [0, 1, 0]}).to_parquet(tmp_path / "t.parquet")
+    data = Data(source="parquet", path=str(tmp_path / "t.parquet"), column="label")
+    for found in (load_dataset(data, 1), load_dataset(data.model_copy(update={"lazy": True}), 1)):
+        assert found.groups is not None
+        assert (found.groups.tolist(), np.asarray(found.samples.features[np.arange(3)]).tolist()) == (
+            ["0", "1", "0"],
+            [[1], [2], [3]],
+        )
+
+
+def test_words_for_labels_are_refused_by_name(own: ModuleType) -> None:
+    vars(own)["make"] = Words
+    with pytest.raises(
+        DataError, match=r"sample 0 of data\.source 'own_scans:make': expected a number for a label, found <U3"
+    ):
+        load_dataset(Data(source="own_scans:make"), 1)
+    vars(own)["make"] = lambda: Words(targets=["ill"] * 9)
+    with pytest.raises(DataError, match=r"`targets` of data\.source 'own_scans:make': expected a number for a label"):
+        load_dataset(Data(source="own_scans:make"), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"size": 0}, "size is 0; expected a number of pixels above 0"),
+        ({"size": "8"}, "size is '8'"),
+        ({"size": [8]}, r"size is \[8\]"),
+        ({"size": [8, 0]}, r"size is \[8, 0\]"),
+        ({"size": 8.5}, "size is 8.5"),
+        ({"mean": "grey"}, "mean and std are numbers"),
+        ({"window": ["a", "b"]}, "expected two values from 0 to 65535"),
+    ],
+)
+def test_options_of_images_are_told_before_an_image_is_read(options: dict[str, Any], match: str, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load_dataset(images(folder, options=DEEP | options), 1)

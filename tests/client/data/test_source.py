@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset
@@ -42,8 +43,14 @@ def test_samples_are_cast_taken_and_kept(tmp_path: Path) -> None:
         (np.ones((2, 2)), np.array([0, -1]), "from 0 on"),
         (np.array([["a"], ["b"]]), np.ones(2), "expected numbers"),
         (np.ones((2, 2)), np.zeros((2, 2), np.int64), "one class"),
+        (np.array([[1e39], [1.0]]), np.ones(2), r"1 values are beyond what float32 holds \(1e\+39"),
+        (np.ones((2, 2)), np.array([1.0, -1e300]), "labels: 1 values are beyond what float32"),
+        (np.full((2, 2), 2**63, np.uint64), np.ones(2), "4 values are beyond what int64"),
+        ([[1.0], [2.0]], np.ones(2), "expected an array of numpy, found list"),
+        (np.ones((2, 2)), torch.ones(2), "labels: expected an array of numpy, found Tensor"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_bad_samples(features: Any, labels: Any, match: str) -> None:
     with pytest.raises(DataError, match=match):
         Samples(features, labels)
@@ -67,6 +74,14 @@ def test_bad_data_sets() -> None:
         Dataset(samples(), 0)
     with pytest.raises(DataError, match="3 groups for 4"):
         Dataset(samples(), 2, np.array(["a"] * 3))
+
+
+def test_groups_and_splits_may_be_lists() -> None:
+    listed: Any = {"groups": ["a", "b"] * 2, "splits": ["train", "test"] * 2}
+    found = Dataset(samples(), 2, **listed).take(np.array([0, 3]))
+    assert found.groups is not None
+    assert found.splits is not None
+    assert (found.groups.tolist(), found.splits.tolist()) == (["a", "b"], ["train", "test"])
 
 
 @pytest.mark.parametrize(
@@ -179,6 +194,8 @@ def test_labels_of_tables(tmp_path: Path) -> None:
         (FRAME, {"target": "regression"}, "is text"),
         (FRAME, {"classes": ["yes"]}, "labels no are not in"),
         (FRAME, {"shape": [3]}, "does not hold 2 feature"),
+        (FRAME.assign(label=[1.0, np.inf, 0]), {}, "label 'label' has infinite values"),
+        (FRAME.assign(label=[1, 10**15, 0]), {}, r'goes up to 1000000000000000.*data\.options\.target = "regression"'),
     ],
 )
 def test_bad_tables(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any], match: str) -> None:
@@ -193,6 +210,13 @@ def test_bad_tables(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any]
         ({"scale": {"age": [1, 0]}}, r"scale\.age"),
         ({"target": "ranking"}, "expected `classes` or `regression`"),
         ({"sep": ";"}, "unknown sep; 'csv' takes scale, classes, target, shape"),
+        ({"scale": {"age": 3}}, r"scale\.age"),
+        ({"scale": {"age": ["a", "b"]}}, r"scale\.age"),
+        ({"scale": [50, 12]}, r"options\.scale is \[50, 12\]; expected a table"),
+        ({"shape": 2}, "shape is 2; expected the sizes"),
+        ({"shape": [-1, -2]}, r"shape is \[-1, -2\]"),
+        ({"classes": "yes"}, "classes is 'yes'; expected a list"),
+        ({"classes": ["yes", "no", "yes"]}, "'yes' twice"),
     ],
 )
 def test_bad_options(tmp_path: Path, options: dict[str, Any], match: str) -> None:

@@ -32,6 +32,8 @@ def test_regression(shape: tuple[int, ...]) -> None:
     assert float(task.metric(outputs, targets)) == 6
     with pytest.raises(ModelError, match="do not fit"):
         task.loss(torch.zeros(3, 3), targets)
+    with pytest.raises(ModelError, match=r'read as classes: set data\.options\.target = "regression"'):
+        task.loss(torch.zeros(3, 5), torch.tensor([0, 4, 1]))
 
 
 def test_unknown_tasks() -> None:

@@ -174,3 +174,44 @@ def test_as_typed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "c.toml"]
     table = subprocess.run([program, "describe", "c.toml"], cwd=tmp_path, text=True, capture_output=True, check=True)
     assert "bytes up a round" in table.stdout
+
+
+def test_a_task_that_says_its_own_outputs(tmp_path: Path) -> None:
+    """As typed, for a configuration that `dictpfl simulate` runs: outputs are those of the task, not of the table."""
+    rows = "\n".join(f"{n % 7},{n % 5},{1 + n % 11},{n % 2}" for n in range(60))
+    (tmp_path / "t.csv").write_text("a,b,months,died\n" + rows + "\n", encoding="utf-8")
+    (tmp_path / "c.toml").write_text(
+        """
+        data = { source = "csv", path = "t.csv", label = "months", options = { event = "died" } }
+        model = { source = "mlp", options = { hidden = [8] } }
+        training = { task = "discrete-survival", task_options = { edges = [3, 6, 9] } }
+        """,
+        encoding="utf-8",
+    )
+    program = str(Path(sys.executable).parent / "dictpfl")
+    done = subprocess.run(
+        [program, "describe", "c.toml", "--json"], cwd=tmp_path, text=True, capture_output=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    assert [row["shape"] for row in json.loads(done.stdout)["parameters"]][-1] == [3]
+
+
+def test_a_metric_of_another_task_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"training\.metrics: 'r2' does not go with this task"):
+        describe(encrypted(training__metrics=["confusion", "r2"]))
+
+
+class Pair(Raw):
+    """Returns its outputs and something beside them, as many published models do."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), {}
+
+
+def pair(sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return Pair(outputs)
+
+
+def test_a_model_that_returns_more_than_outputs_is_told_so() -> None:
+    with pytest.raises(ModelError, match="the model returned tuple; expected a tensor of outputs"):
+        describe(encrypted(model__source=f"{HERE}:pair", model__options={}))

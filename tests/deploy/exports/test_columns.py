@@ -82,3 +82,21 @@ def test_it_says_what_dictpfl_does() -> None:
     ]
     said["columns"][1]["high"] = 1.0
     assert plain(rows, said)[1, 1] != pytest.approx(made.samples(table, state).features[1, 1])
+
+
+@pytest.mark.parametrize("kind", ["int64", "float64", "float32", "Int64", "category"])
+def test_a_category_is_the_same_whatever_type_its_file_has(kind: str) -> None:
+    said = Preprocessing(categories={"ward": ["1", "2"], "unit": 8})
+    rows = pd.DataFrame({"ward": [1, 2, 3], "unit": [1, 2, 3]})
+    found = Columns(("ward", "unit"), said).encode(rows.astype(kind), "rows")
+    np.testing.assert_array_equal(found, Columns(("ward", "unit"), said).encode(rows, "rows"))
+    assert found[:, 0].tolist() == [0, 1, -1]
+
+
+def test_an_infinite_category_is_another() -> None:
+    rows = pd.DataFrame({"ward": [1.0, np.inf, np.nan]})
+    assert Columns(("ward",), Preprocessing(categories={"ward": ["1"]})).encode(rows, "rows")[:, 0].tolist() == [
+        0,
+        -1,
+        -1,
+    ]

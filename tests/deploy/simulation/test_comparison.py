@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +17,7 @@ import dictpfl
 from dictpfl.client.data.samples import Samples
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.runs.compared import Comparison, Row
+from dictpfl.deploy.runs.run import closed_rounds
 from dictpfl.deploy.simulation.comparison import _of_one, compare, configurations
 from dictpfl.deploy.simulation.partition import Division, Regrouping, Share
 from tests.support.federations import as_toml
@@ -136,6 +139,32 @@ def test_what_cannot_be_compared(methods: list[str], words: str, place: Path) ->
 def test_a_seed_is_named_once(place: Path) -> None:
     with pytest.raises(ConfigError, match="each once"):
         compare(configurations(place / "tiny.toml", ["dictpfl"]), place / "never", engine="local", seeds=[1, 1])
+
+
+@pytest.mark.parametrize("seeds", ["-1", "1,-1", "99999999999999999999"])
+def test_a_seed_that_no_generator_takes_is_no_fault_of_the_users_code(seeds: str, place: Path) -> None:
+    program = str(Path(sys.executable).parent / "dictpfl")
+    command = [
+        program,
+        "compare",
+        "tiny.toml",
+        "--methods",
+        "dictpfl",
+        "--engine",
+        "local",
+        "--seeds",
+        seeds,
+        "--out",
+        "never",
+    ]
+    done = subprocess.run(command, cwd=place, text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "expected whole numbers from 0 to 18446744073709551615" in " ".join(done.stderr.split())
+
+
+def test_a_comparison_says_that_it_is_no_run(compared: Comparison) -> None:
+    with pytest.raises(ConfigError, match="holds a comparison"):
+        closed_rounds(compared.folder)
 
 
 def test_a_baseline_is_trained_without_privacy(place: Path) -> None:

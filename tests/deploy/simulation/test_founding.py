@@ -126,6 +126,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "hidden of a negative width": {"model__options": {"hidden": [-1]}},
     "hidden is a word": {"model__options": {"hidden": "wide"}},
     "a head for a regression": {"training__task": "regression"},
+    "a metric of another task": {"training__metrics": ["r2"]},
     "a column partition of digits": {"data__partition": "column", "data__column": "hospital"},
     "too little security": {"encryption__ring_degree": 2048},
     "shares that leave nothing": {"data__test_share": 0.9, "data__public_share": 0.5},

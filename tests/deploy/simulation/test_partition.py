@@ -177,6 +177,13 @@ def test_regression_is_divided_too() -> None:
         (5, Data(), 5, DataError, "4 samples are left for 5 institutions"),
         (12, Data(partition="dirichlet", alpha=0.001), 9, DataError, r"raise data\.alpha"),
         (60, Data(partition="column", column="g"), 3, DataError, r"names 2 institutions \(x, y\)"),
+        (
+            60,
+            Data(partition_options={"shards": 2}),
+            3,
+            ConfigError,
+            "partition_options has shards, .* 'iid' takes none",
+        ),
     ],
 )
 def test_errors_before_the_first_round(count: int, data: Data, participants: int, error: Any, match: str) -> None:
@@ -199,6 +206,11 @@ def test_a_group_that_the_test_split_took_whole_is_named() -> None:
             found.add(str(error))
     assert found
     assert all(text.startswith("lonely has no training samples") for text in found)
+
+
+def test_samples_of_nobody_are_told() -> None:
+    with pytest.raises(DataError, match="samples to train on name no institution"):
+        divide(dataset(60, groups=["x", "y", ""]), Data(partition="column", column="g"), 2, seed=1)
 
 
 def test_no_samples_at_home_is_refused() -> None:
@@ -256,6 +268,8 @@ def test_marks_that_leave_nothing_are_refused() -> None:
         alone = replace(dataset(9), splits=np.array(words * 9))
         with pytest.raises(DataError, match=match):
             divide(alone, Data(split_column="s"), 3, seed=1)
+        with pytest.raises(DataError, match=r"^data\.source 'mine:Scans' leaves"):
+            divide(alone, Data(source="mine:Scans"), 3, seed=1)
     two = replace(dataset(12, groups=["x", "y"]), splits=np.array(["train", "validation"] * 5 + ["test", "validation"]))
     with pytest.raises(DataError, match="y has no training samples, only validation"):
         divide(two, Data(split_column="s", partition="column", column="g"), 2, seed=1)
