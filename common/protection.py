@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -121,3 +121,13 @@ class Privacy(Section):
         description="Send losses and validation figures all the same: exact, and outside of epsilon. Without them no best model "
         "is kept, and reports have none.",
     )
+
+    @model_validator(mode="after")
+    def _require_mechanism(self) -> Self:
+        """Refuse noise that nobody asked a mechanism for; a mechanism that is named `none` is meant."""
+        if (self.epsilon or self.noise_multiplier) and "mechanism" not in self.model_fields_set:
+            raise ValueError(
+                f"epsilon is {self.epsilon:g} and noise_multiplier {self.noise_multiplier:g}, but mechanism is not said, and nothing would add "
+                'noise: set it to "example" or "institution", or to "none"'
+            )
+        return self

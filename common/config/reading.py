@@ -167,6 +167,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
         if issue["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.0)
             yield f"unknown key {key!r}; the nearest known key is {near[0]!r}"
+        elif issue["type"] == "value_error":  # a rule of our own, which says what was found
+            yield f"{key}: {issue['msg'].removeprefix('Value error, ')}"
         else:
             yield f"{key}: {issue['msg']}, found {issue['input']!r}"
 

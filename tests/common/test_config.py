@@ -34,6 +34,7 @@ def test_the_default_is_sound() -> None:
         ({"federation": {"participants": 3, "min_participants": 4}}, "no round could ever close"),
         ({"encryption": {"ring_degree": 1000}}, "ring_degree"),
         ({"narrow": {"axes": ["ffn"]}, "encryption": {"sealed_share": 0.5}, "toy_insecure": True}, "gates are none"),
+        ({"privacy": {"epsilon": 8.0}}, "nothing would add noise"),
     ],
     ids=str,
 )
