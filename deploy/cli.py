@@ -186,7 +186,7 @@ def evaluate(
     reached = evaluate_on(folder, data, overrides(set_), checkpoint.value)
     console.say(f"{reached.metric_name} {reached.metric:.4f}  loss {reached.loss:.4f}  samples {reached.samples}")
     for metric, figures in reached.figures.items():
-        console.say(f"{metric}: {listed(figures)}")
+        console.say(f"{metric}: {listed(figures) or 'no figure from these samples'}")
     if not reached.recall:
         return
     table = console.table("class", "samples", "recognised")

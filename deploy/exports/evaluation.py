@@ -24,6 +24,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError, ModelError
 from dictpfl.common.settings import Data
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.runs.census import read_census
 from dictpfl.deploy.simulation.founding import TEST, read_samples
 
 
@@ -120,7 +121,9 @@ def _samples(
         if own is None:
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
-    names: tuple[str, ...] = ()
+        names = census.classes if (census := read_census(folder)) else ()
+    else:
+        names = ()
     _require_used(finished.genesis.config.data, data, changes)
     if data is not None and data.suffix == ".npz":
         samples = read_samples(data, finished.genesis.config)

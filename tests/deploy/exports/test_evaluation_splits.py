@@ -58,3 +58,11 @@ def test_of_a_table_with_marks_the_test_rows_are_measured(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="no column 'part'"):
         evaluate_on(folder, plain)
     assert evaluate_on(folder, plain, {"data.split_column": ""}).samples == 12
+
+
+def test_classes_of_the_run_s_own_test_split_have_their_names(tmp_path: Path) -> None:
+    path = table(tmp_path / "path.csv", 60, 1, label=["sick", "well", "well"] * 20)
+    folder = run(tmp_path / "run", path=str(path))
+    assert evaluate_on(folder).names == ("sick", "well")
+    assert evaluate_on(folder, path).names == ("sick", "well")
+    assert evaluate_on(folder / "institutions" / "institution-000").names == ()
