@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dictpfl.client.compress.verdicts import LEVEL, Interval, compared
 from lib.paper.measured import Measured, Row
 from lib.paper.methods import FEDHE, FULL, ML10, ML10_EVERY, OURS
 from lib.paper.network import LAN, Network, phases
@@ -16,7 +17,7 @@ LARGE = "cifar10"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a claim: a word of the four above, and ours in a sentence."""
+    """What came of a claim: a word of the four above or `no difference shown`, and ours in a sentence."""
 
     word: str
     ours: str = ""
@@ -82,18 +83,43 @@ def _beside_plaintext(found: Measured) -> Verdict:
     return Verdict(REPRODUCED if ratio <= 2 else DIFFERS, f"{ratio:.2f} times plaintext's on {LARGE}, 1 Gbps")
 
 
+def _paired(row: Row, base: Row) -> Interval | None:
+    """Points by which one setting is above another, seed by seed; None: no seed has both."""
+    seeds = sorted(row.runs.keys() & base.runs.keys())
+    if not seeds:
+        return None
+    return compared([row.runs[s]["accuracy"] for s in seeds], [base.runs[s]["accuracy"] for s in seeds])
+
+
+def _counted(found: Interval) -> str:
+    return f"{found} points, {found.count} seeds" if found.count > 1 else f"{found.mean:+.2f} points, 1 seed"
+
+
+def _kept(found: Interval, points: float) -> str:
+    """Judge that no more than so many points are lost; a larger fall whose interval has 0 in it is not shown."""
+    if found.mean >= -points:
+        return REPRODUCED
+    return LEVEL if found.verdict == LEVEL else DIFFERS
+
+
+def _gained(found: Interval, points: float) -> str:
+    """Judge that at least so many points are won; nothing is, where the interval has 0 in it."""
+    if found.verdict == LEVEL:
+        return LEVEL
+    return REPRODUCED if found.mean >= points else DIFFERS
+
+
 def _accuracy_beside(
     workload: str, method: str, points: float, partition: str = "iid"
 ) -> Callable[[Measured], Verdict]:
     def judge(found: Measured) -> Verdict:
         rows = _rows(found, method, OURS, workload=workload, partition=partition)
-        if rows is None:
+        difference = None if rows is None else _paired(rows[1], rows[0])
+        if rows is None or difference is None:
             return Verdict(OPEN)
-        gap = rows[0].accuracy - rows[1].accuracy
-        word = REPRODUCED if gap <= max(points, rows[0].spread, rows[1].spread) else DIFFERS
-        seeds = min(len(row.runs) for row in rows)
         return Verdict(
-            word, f"{rows[1].accuracy:.2f} % beside {rows[0].accuracy:.2f} % ({seeds} seed{'s' * (seeds > 1)})"
+            _kept(difference, points),
+            f"{rows[1].accuracy:.2f} % beside {rows[0].accuracy:.2f} %; {_counted(difference)}",
         )
 
     return judge
@@ -106,14 +132,11 @@ def _steps(
 
     def judge(found: Measured) -> Verdict:
         rows = found.arm(arm)
-        if not {least, most} <= rows.keys():
+        difference = _paired(rows[most], rows[least]) if {least, most} <= rows.keys() else None
+        if difference is None:
             return Verdict(OPEN)
-        step = rows[most].accuracy - rows[least].accuracy
-        noise = max(rows[most].spread, rows[least].spread)
-        holds = step >= up if up is not None else step >= -max(down or 0.0, noise)
-        seeds = min(len(rows[label].runs) for label in (least, most))
-        return Verdict(REPRODUCED if holds else DIFFERS,
-                       f"{step:+.2f} points from {least} to {most} (spread {noise:.2f}, {seeds} seed{'s' * (seeds > 1)})")  # fmt: skip
+        word = _gained(difference, up) if up is not None else _kept(difference, down or 0.0)
+        return Verdict(word, f"from {least} to {most} {_counted(difference)}")
 
     return judge
 
@@ -296,6 +319,6 @@ def first_line(found: Measured) -> str:
 
 
 def counts(found: Measured) -> Mapping[str, int]:
-    """How many claims came to which verdict."""
+    """How many claims came to which word."""
     words = [claim.judge(found).word for claim in CLAIMS]
-    return {word: words.count(word) for word in (REPRODUCED, DIFFERS, CANNOT, OPEN)}
+    return {word: words.count(word) for word in (REPRODUCED, LEVEL, DIFFERS, CANNOT, OPEN)}

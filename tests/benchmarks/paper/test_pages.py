@@ -137,6 +137,23 @@ def test_steps_of_arms(store: Store, two: float, word: str) -> None:
     assert f"-7.7 in the paper ({agrees})" in said
 
 
+@pytest.mark.parametrize("bound", [{"up": 1.0}, {"down": 1.0}], ids=str)
+def test_a_step_whose_interval_has_0_in_it_is_not_shown(store: Store, bound: Mapping[str, float]) -> None:
+    points, way = {point.label: point for point in ARMS["rank"].points}, 1 if "up" in bound else -1
+    for seed, score in ((1, 90.0), (2, 93.0), (3, 99.0)):
+        store.write(arm("rank", points["2"], seed), figures(90.0), None, FACTS)
+        store.write(arm("rank", points["4"], seed), figures(90.0 + way * (score - 90.0)), None, FACTS)
+    found = verdicts._steps("rank", "2", "4", **bound)(Measured(store))
+    assert found.word == "no difference shown"
+    assert f"{way * 4:+.2f} (" in found.ours
+    # A fall as large in every seed is one.
+    for seed in (1, 2, 3):
+        store.write(arm("rank", points["4"], seed), figures(90.0 + way * 4.0), None, FACTS)
+    assert verdicts._steps("rank", "2", "4", **bound)(Measured(store)).word == (
+        REPRODUCED if "up" in bound else DIFFERS
+    )
+
+
 def rows(**accuracies: float) -> Mapping[tuple[str, int], Row | None]:
     known = {
         (name, n): Row({1: figures(90.0)})
