@@ -30,6 +30,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, tiny
+from tests.support.timm_folders import tiny_vit
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -226,18 +227,7 @@ def test_a_classifier_of_a_library_keeps_its_head_and_comes_back_from_its_sparse
 ) -> None:
     random = np.random.default_rng(0)
     if library == "timm":
-        timm = pytest.importorskip("timm")
-        sizes = {
-            "img_size": 8,
-            "patch_size": 4,
-            "embed_dim": 16,
-            "depth": 1,
-            "num_heads": 2,
-            "num_classes": 5,
-            "in_chans": 1,
-        }
-        own = timm.create_model("vit_tiny_patch16_224", **sizes)
-        timm.models.save_for_hf(own, str(tmp_path / "model"), model_args=sizes, safe_serialization=True)
+        own = tiny_vit(tmp_path / "model", 5)
         features, head = random.normal(size=(30, 1, 8, 8)).astype(np.float32), "head.weight"
     else:
         config = transformers.BertConfig(

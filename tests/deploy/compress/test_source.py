@@ -19,6 +19,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, tiny
+from tests.support.timm_folders import tiny_vit
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -116,18 +117,7 @@ def test_no_sample_to_decide_by_is_said(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_head_that_a_checkpoint_lacks_is_named_where_timm_is_silent(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    sizes = {
-        "img_size": 8,
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depth": 1,
-        "num_heads": 2,
-        "num_classes": 2,
-        "in_chans": 1,
-    }
-    own = timm.create_model("vit_tiny_patch16_224", **sizes)
-    timm.models.save_for_hf(own, str(tmp_path / "model"), model_args=sizes, safe_serialization=True)
+    tiny_vit(tmp_path / "model", 2)
     for classes, named in ((2, False), (4, True)):
         Samples(np.zeros((20, 1, 8, 8), np.float32), np.arange(20) % classes).save(tmp_path / "own.npz")
         (tmp_path / "c.toml").write_text(as_toml())
