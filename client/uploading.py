@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.preparing.statistics import MOMENTS, QUANTILES
 from dictpfl.client.data.stored import Stored
 from dictpfl.client.defences.integrity import Integrity
 from dictpfl.client.defences.masks import MaskContext, Masks
@@ -38,7 +37,7 @@ from dictpfl.common.law.round import Plan, Sealable, begin, seal_update
 from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.law.state import Floats, Residual, SharedState
 from dictpfl.common.law.tags import TAGS
-from dictpfl.common.law.tally import Tally
+from dictpfl.common.law.tally import MOMENTS, QUANTILES, Tally
 from dictpfl.common.law.tallying import seal_tally
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, Header, kind_number, write

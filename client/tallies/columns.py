@@ -7,8 +7,6 @@ import numpy as np
 from dictpfl.client.data.columns import Columns
 from dictpfl.client.data.preparing.statistics import (
     BINS,
-    MOMENTS,
-    QUANTILES,
     Bins,
     local_moments,
     moment_entries,
@@ -18,7 +16,7 @@ from dictpfl.client.data.preparing.wide import RADIX_BITS
 from dictpfl.client.training.tally import TALLIES, Form, Own, Subject
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.law.tally import Tally
+from dictpfl.common.law.tally import MOMENTS, QUANTILES, Tally
 
 
 @TALLIES.register(MOMENTS)

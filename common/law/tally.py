@@ -24,8 +24,10 @@ When = Literal["opening", "closing"]
 Weight = Literal["samples", "none"]
 _MOST_BITS = 52
 """Most bits of an integer of a tally, sign left out: float64 holds all of them, and no component more."""
-_OF_COLUMNS, _SIGNED = ("columns", "quantiles"), "sum"
-"""Tallies that columns are prepared by, and their one entry that may be negative: the others are counts, and sums of squares."""
+MOMENTS, QUANTILES = "columns", "quantiles"
+"""Tallies that columns are prepared by."""
+_SIGNED = "sum"
+"""Their one entry that may be negative: the others are counts, and sums of squares."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def require_within(tally: Tally, sums: Ints, participants: int) -> None:
             "upload does not follow the protocol"
         )
     for entry in tally.layout.entries:
-        if tally.name in _OF_COLUMNS and entry.name != _SIGNED and (least := int(sums[entry.span].min())) < 0:
+        if tally.name in (MOMENTS, QUANTILES) and entry.name != _SIGNED and (least := int(sums[entry.span].min())) < 0:
             raise VoidError(
                 f"tally {tally.name!r} counts {least} in {entry.name!r}, expected 0 or more; an upload does not follow the protocol"
             )

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dictpfl.client.data.columns import Columns
-from dictpfl.client.data.preparing.statistics import BINS, MOMENTS, QUANTILES, Bins, Moments, categories, moments
+from dictpfl.client.data.preparing.statistics import BINS, Bins, Moments, categories, moments
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Samples
 from dictpfl.common.arrays import Ints
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.law.state import SharedState
+from dictpfl.common.law.tally import MOMENTS, QUANTILES
 from dictpfl.common.settings import Recipe
 
 

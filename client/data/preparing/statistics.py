@@ -15,8 +15,6 @@ from dictpfl.client.data.preparing.wide import SQUARE_DIGITS, SUM_DIGITS, digits
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError
 
-MOMENTS, QUANTILES = "columns", "quantiles"
-"""Names of the two tallies."""
 BINS = 1024
 REACH = 10.0
 """Bins go from the mean by so many deviations to both sides: no quantile from 1 % to 99 % of any distribution is beyond (Cantelli)."""

@@ -38,8 +38,8 @@ def peaks(apart: Tensor, real: Tensor, count: int, nearest: int) -> Tensor:
         count: at most T.
         nearest: capped at T.
     """
-    single = ~(real.unsqueeze(-1) & real.unsqueeze(-2))
-    far = apart.masked_fill(single, torch.inf)
+    unpaired = ~(real.unsqueeze(-1) & real.unsqueeze(-2))
+    far = apart.masked_fill(unpaired, torch.inf)
     close = far.topk(min(nearest, apart.shape[-1]), dim=-1, largest=False).values
     counted = torch.isfinite(close)
     mean = close.masked_fill(~counted, 0.0).square().sum(-1) / counted.sum(-1).clamp(min=1)
@@ -48,6 +48,6 @@ def peaks(apart: Tensor, real: Tensor, count: int, nearest: int) -> Tensor:
     # No denser: (i, j) where rho_j is no larger than rho_i.
     no_denser = (rho.unsqueeze(-2) < rho.unsqueeze(-1)) | ((rho.unsqueeze(-2) == rho.unsqueeze(-1)) & later)
     delta = far.masked_fill(no_denser, torch.inf).amin(dim=-1)
-    widest = far.masked_fill_(single, 0.0).amax(dim=(-2, -1), keepdim=True).squeeze(-1)
+    widest = far.masked_fill_(unpaired, 0.0).amax(dim=(-2, -1), keepdim=True).squeeze(-1)
     delta = torch.where(torch.isinf(delta), widest, delta)
     return best((rho * delta).masked_fill_(~real, -1.0), count)
