@@ -27,7 +27,7 @@ _MOST_BITS = 52
 MOMENTS, QUANTILES = "columns", "quantiles"
 """Tallies that columns are prepared by."""
 _SIGNED = "sum"
-"""Their one entry that may be negative: the others are counts, and sums of squares."""
+"""Entry of these tallies that may be negative; the others are counts, and sums of squares."""
 
 
 @dataclass(frozen=True)
