@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dictpfl.client.compress.verdicts import BETTER
 from dictpfl.deploy.units import human_bytes
 from lib.machine import markdown_table
 from lib.paper import institutions
-from lib.paper.arms import ARMS, Arm
+from lib.paper.arms import ARMS
 from lib.paper.measured import Measured, Row
 from lib.paper.methods import FULL, METHODS
 from lib.paper.network import NETWORKS, common_target, seconds_to
-from lib.paper.verdicts import OPEN
+from lib.paper.verdicts import OPEN, paired
 from lib.paper.workloads import WORKLOADS
 
 _HEADS = ("method", "test, %", "by seed", "values, % of full", "bytes up", "bytes down", "% of plaintext's bytes", "training, s",
@@ -77,24 +78,26 @@ def _partition(name: str) -> str:
 
 
 def arm(found: Measured, name: str) -> str:
-    """The table of one arm, the paper's figures beside ours, and how each step compares."""
+    """The table of one arm: every point beside the one that it is compared with, paired over seeds, and the paper's figures."""
     at, rows = ARMS[name], found.arm(name)
     if not rows:
         return f"{OPEN.capitalize()}."
+    stated = {point.label: point.accuracy for point in at.points}
     has_paper = any(point.accuracy is not None or point.gigabytes is not None for point in at.points)
-    heads = ["", "test, %", "seeds", "values, % of full", "bytes", *(["paper, %", "paper, GB"] if has_paper else [])]
+    heads = ["", "test, %", "seeds", "difference, points", "values, % of full", "bytes",
+             *(["paper, %", "its difference", "paper, GB"] if has_paper else [])]  # fmt: skip
     body = []
     for point in at.points:
-        row = rows.get(point.label)
-        theirs = [_or_dash(point.accuracy), _or_dash(point.gigabytes)] if has_paper else []
+        row, base = rows.get(point.label), point.against or at.default
+        theirs = [_or_dash(point.accuracy), _step(stated, base, point.label), _or_dash(point.gigabytes)] * has_paper
         if row is None:
-            body.append([point.label, OPEN, "-", "-", "-", *theirs])
+            body.append([point.label, OPEN, "-", "-", "-", "-", *theirs])
             continue
         values = row.first["values"]
         share = 100 * (row.mean("values", "sent") or 0.0) / (values["model"] * row.first["rounds"])
-        body.append([point.label, _mean(row), str(len(row.runs)), f"{share:.2f}", human_bytes(row.bytes), *theirs])
-    said = steps(at, rows)
-    return "\n\n".join(filter(None, [markdown_table(heads, body), said]))
+        body.append([point.label, _mean(row), str(len(row.runs)), difference(row, rows.get(base), base),
+                     f"{share:.2f}", human_bytes(row.bytes), *theirs])  # fmt: skip
+    return markdown_table(heads, body)
 
 
 def _mean(row: Row) -> str:
@@ -105,35 +108,19 @@ def _or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
-NOISE = 1.0
-"""Points of accuracy within which two settings are not told apart, if their spread does not say more."""
+def difference(row: Row, base: Row | None, name: str) -> str:
+    """Points above the setting of that name over the seeds that both have, and what that shows; "-": none, or itself."""
+    found = None if base is None or row is base else paired(row, base)
+    if found is None:
+        return "-"
+    if found.count == 1:
+        return f"{found.mean:+.2f} against {name}: one seed"
+    return f"{found} against {name}: {found.verdict}"
 
 
-def steps(at: Arm, rows: Mapping[str, Row]) -> str:
-    """Every step from the point that others are compared with: ours, whether chance explains it, and the paper's.
-
-    A step of less than `NOISE` points, or than the larger of the two spreads, counts as level.
-    """
-    reported = {point.label: point.accuracy for point in at.points}
-    told: dict[str, list[str]] = {}
-    for point in at.points:
-        base = point.against or at.default
-        if base == point.label or {base, point.label} - rows.keys():
-            continue
-        ours = rows[point.label].accuracy - rows[base].accuracy
-        noise = max(NOISE, rows[point.label].spread, rows[base].spread)
-        words = f"{point.label}: {ours:+.1f} points" + (" (level)" if abs(ours) < noise else "")
-        before, after = reported[base], point.accuracy
-        if before is not None and after is not None:
-            theirs = after - before
-            agrees = _way(ours, noise) == _way(theirs, NOISE)
-            words += f", {theirs:+.1f} in the paper ({'agrees' if agrees else 'differs'})"
-        told.setdefault(base, []).append(words)
-    return " ".join(f"Against {base}: {'; '.join(found)}." for base, found in told.items())
-
-
-def _way(step: float, noise: float) -> int:
-    return 0 if abs(step) < noise else 1 if step > 0 else -1
+def _step(stated: Mapping[str, float | None], base: str, label: str) -> str:
+    before, after = stated.get(base), stated[label]
+    return "-" if base == label or before is None or after is None else f"{after - before:+.2f}"
 
 
 def arm_tables(found: Measured, level: str = "###") -> str:
@@ -175,10 +162,11 @@ def reason(rows: Mapping[tuple[str, int], Row | None]) -> str:
             "few samples alone": base["dictpfl"] - known["few-samples"], "few steps alone": base["dictpfl"] - known["few-steps"],
         }  # fmt: skip
         words = ", ".join(f"{arm_} {fall:+.2f}" for arm_, fall in falls.items())
-        if falls["dictpfl"] < NOISE:
-            return (
-                f"From {institutions.COUNTS[0]} to {n} nothing falls that is more than chance (points lost: {words})."
-            )
+        few, many = rows["dictpfl", institutions.COUNTS[0]], rows["dictpfl", n]
+        fall = paired(few, many) if few and many else None
+        if fall is None or fall.verdict != BETTER:
+            told = "one seed" if fall is None or fall.count == 1 else str(fall)
+            return f"From {institutions.COUNTS[0]} to {n} no fall is shown ({told}; points lost: {words})."
         causes = [arm_ for arm_ in falls if arm_ != "dictpfl" and falls[arm_] >= 0.5 * falls["dictpfl"]]
         told = (
             f"at least half of the fall is had by {' and by '.join(causes)}"

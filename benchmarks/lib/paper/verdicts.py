@@ -83,7 +83,7 @@ def _beside_plaintext(found: Measured) -> Verdict:
     return Verdict(REPRODUCED if ratio <= 2 else DIFFERS, f"{ratio:.2f} times plaintext's on {LARGE}, 1 Gbps")
 
 
-def _paired(row: Row, base: Row) -> Interval | None:
+def paired(row: Row, base: Row) -> Interval | None:
     """Points by which one setting is above another, seed by seed; None: no seed has both."""
     seeds = sorted(row.runs.keys() & base.runs.keys())
     if not seeds:
@@ -114,7 +114,7 @@ def _accuracy_beside(
 ) -> Callable[[Measured], Verdict]:
     def judge(found: Measured) -> Verdict:
         rows = _rows(found, method, OURS, workload=workload, partition=partition)
-        difference = None if rows is None else _paired(rows[1], rows[0])
+        difference = None if rows is None else paired(rows[1], rows[0])
         if rows is None or difference is None:
             return Verdict(OPEN)
         return Verdict(
@@ -132,7 +132,7 @@ def _steps(
 
     def judge(found: Measured) -> Verdict:
         rows = found.arm(arm)
-        difference = _paired(rows[most], rows[least]) if {least, most} <= rows.keys() else None
+        difference = paired(rows[most], rows[least]) if {least, most} <= rows.keys() else None
         if difference is None:
             return Verdict(OPEN)
         word = _gained(difference, up) if up is not None else _kept(difference, down or 0.0)
@@ -291,13 +291,13 @@ def reached(found: Measured) -> list[Reached]:
         if rows is None:
             result.append(Reached(goal))
             continue
-        paired = rows[0].runs.keys() & rows[1].runs.keys()  # a seed of one alone would compare splits
-        if not paired:
+        both = rows[0].runs.keys() & rows[1].runs.keys()  # a seed of one alone would compare splits
+        if not both:
             result.append(Reached(goal))
             continue
-        full, ours = (Row({seed: row.runs[seed] for seed in sorted(paired)}) for row in rows)
+        full, ours = (Row({seed: row.runs[seed] for seed in sorted(both)}) for row in rows)
         gap, share = full.accuracy - ours.accuracy, 100 * ours.bytes / full.bytes
-        result.append(Reached(goal, gap, share, len(paired)))
+        result.append(Reached(goal, gap, share, len(both)))
     return result
 
 

@@ -131,10 +131,21 @@ def test_steps_of_arms(store: Store, two: float, word: str) -> None:
         for seed in (1, 2, 3):
             store.write(arm("rank", points[label], seed), figures(score), None, FACTS)
     assert verdicts._steps("rank", "2", "4", up=1.0)(Measured(store)).word == word
+    said = {line.split(" | ")[0]: line for line in tables.arm(Measured(store), "rank").splitlines()}
+    assert f"| {two - 90:+.2f} ({two - 90:+.2f} to {two - 90:+.2f}) against 4: worse |" in said["| 2"]
+    assert "| 74.26 | -7.73 |" in said["| 2"]
+    assert f"| {OPEN} | - | - |" in said["| 8"]
+
+
+def test_a_step_that_only_one_seed_has_or_that_chance_explains_says_so(store: Store) -> None:
+    points = {point.label: point for point in ARMS["rank"].points}
+    for seed, two in ((1, 88.0), (2, 91.0), (3, 89.0)):
+        store.write(arm("rank", points["4"], seed), figures(90.0), None, FACTS)
+        store.write(arm("rank", points["2"], seed), figures(two), None, FACTS)
+    store.write(arm("rank", points["8"], 2), figures(95.0), None, FACTS)
     said = tables.arm(Measured(store), "rank")
-    agrees = "agrees" if word == REPRODUCED else "differs"
-    assert f"2: {two - 90:+.1f} points" in said
-    assert f"-7.7 in the paper ({agrees})" in said
+    assert "-0.67 (-4.46 to +3.13) against 4: no difference shown" in said
+    assert "+5.00 against 4: one seed" in said
 
 
 @pytest.mark.parametrize("bound", [{"up": 1.0}, {"down": 1.0}], ids=str)
@@ -154,13 +165,13 @@ def test_a_step_whose_interval_has_0_in_it_is_not_shown(store: Store, bound: Map
     )
 
 
-def rows(**accuracies: float) -> Mapping[tuple[str, int], Row | None]:
-    known = {
-        (name, n): Row({1: figures(90.0)})
-        for name in ("dictpfl", "plaintext", "few-samples", "few-steps")
-        for n in (3, 10)
-    }
-    known |= {(name.replace("_", "-"), 10): Row({1: figures(score)}) for name, score in accuracies.items()}
+def seeds(score: float, spread: float = 0.0) -> Row:
+    return Row({seed: figures(score + spread * (seed - 2)) for seed in (1, 2, 3)})
+
+
+def rows(spread: float = 0.0, **accuracies: float) -> Mapping[tuple[str, int], Row | None]:
+    known = {(name, n): seeds(90.0) for name in ("dictpfl", "plaintext", "few-samples", "few-steps") for n in (3, 10)}
+    known |= {(name.replace("_", "-"), 10): seeds(score, spread) for name, score in accuracies.items()}
     return {
         (name, n): known.get((name, n))
         for name in ("dictpfl", "plaintext", "few-samples", "few-steps")
@@ -172,7 +183,10 @@ def test_the_reason_of_a_fall() -> None:
     assert "few steps alone" in tables.reason(rows(dictpfl=80.0, few_steps=81.0)).partition("had by")[2]
     assert "plaintext" not in tables.reason(rows(dictpfl=80.0, few_steps=81.0)).partition("had by")[2]
     assert "no single arm" in tables.reason(rows(dictpfl=80.0))
-    assert "nothing falls" in tables.reason(rows(dictpfl=89.5))
+    assert "no fall is shown" in tables.reason(rows(dictpfl=90.0))
+    assert "no fall is shown" in tables.reason(rows(6.0, dictpfl=80.0))
+    alone = {key: Row({1: row.first}) if row else None for key, row in rows(dictpfl=80.0).items()}
+    assert "no fall is shown (one seed" in tables.reason(alone)
 
 
 def test_time_on_a_network() -> None:
