@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,7 @@ class Subject:
         task: the loss.
         steps, batch_size: of whatever is trained.
         seed: of batches and draws.
+        autocast: arithmetic of whatever is trained; measured is in float32.
     """
 
     model: nn.Module
@@ -86,6 +87,7 @@ class Subject:
     steps: int
     batch_size: int
     seed: int
+    autocast: Literal["none", "bfloat16"] = "none"
 
     @cached_property
     def every(self) -> Ranks:
@@ -104,13 +106,15 @@ class Subject:
     @property
     def plan(self) -> Training:
         """Steps and batches of whatever is trained here."""
-        return Training(steps=self.steps, batch_size=self.batch_size, optimizer="adamw")
+        return Training(
+            steps=self.steps, batch_size=self.batch_size, optimizer="adamw", device="cpu", autocast=self.autocast
+        )
 
     def learnt(self, sparsity: float, rate: float) -> Learnt:
         """Learn Lua's thresholds."""
         found = learn_thresholds(
             self.model, self.training, self.task, sparsity, weights=covered(self.model), steps=self.steps, rate=rate,
-            batch_size=self.batch_size, seed=self.seed, every=self.every,
+            training=self.plan, seed=self.seed, every=self.every,
         )  # fmt: skip
         return Learnt(found.values, found.steps, found.samples)
 
@@ -178,7 +182,9 @@ class Subject:
         steps = samples = 0
         for x, y in batches(features, labels, self.plan, self.seed, torch.device("cpu")):
             optimizer.zero_grad()
-            torch.autograd.backward(self.task.loss(forward(model, x), y))
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != "none"):
+                outputs = forward(model, x)
+            torch.autograd.backward(self.task.loss(outputs.float(), y))
             optimizer.step()
             steps, samples = steps + 1, samples + len(x)
         return model.requires_grad_(requires_grad=True).eval(), steps, samples

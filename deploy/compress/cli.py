@@ -99,12 +99,16 @@ def prune(
     ] = 0,
     measure: MeasureOption = None,
     seed: SeedOption = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Of lua: steps of training, of training.batch_size samples.")] = 120,
-    rate: Annotated[float, typer.Option(min=0.0, help="Of lua: about how far a threshold moves a step.")] = 1e-2,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of lua: steps, of training.batch_size samples; 120 by default.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Of lua: about how far a threshold moves a step; 0.01 by default.")
+    ] = None,
     regularisation: Annotated[
-        float, typer.Option(min=0.0, help="Of lua: strength of the pull to the wanted share.")
-    ] = 16.0,
-    device: DeviceOption = "auto",
+        float | None, typer.Option(min=0.0, help="Of lua: strength of the pull to the wanted share; 16 by default.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; training.device by default.")] = None,
     checkpoint: CheckpointOption = "last",
     format_: Annotated[
         Literal["merged", "sparse"],
@@ -116,9 +120,12 @@ def prune(
 ) -> None:
     """Zero a share of a model's weights, exactly, by samples that stay on this machine."""
     use_working_directory()
-    from dictpfl.deploy.compress.pruning import pattern_of, scoring, write_pruned
+    from dictpfl.deploy.compress.pruning import learning, pattern_of, scoring, write_pruned
     from dictpfl.deploy.compress.source import read_source
 
+    options = scoring(allocate, scores, spread) | learning(
+        method, set_ or [], steps=steps, rate=rate, regularisation=regularisation
+    )
     read = read_source(
         source,
         config=config,
@@ -130,10 +137,10 @@ def prune(
         checkpoint=checkpoint,
         max_tokens=max_tokens,
     )
-    by_scores = scoring(allocate, scores, spread)
+    training = read.config.training
     outcome = write_pruned(
-        read, output, **by_scores, sparsity=sparsity, method=method, form=format_, seed=seed, pattern=pattern_of(pattern), allocate=allocate,
-        sequential=not at_once, cover=cover or [], keep=keep or [], device=device, steps=steps, rate=rate, regularisation=regularisation, batch_size=read.config.training.batch_size,
+        read, output, **options, sparsity=sparsity, method=method, form=format_, seed=seed, pattern=pattern_of(pattern), allocate=allocate,
+        sequential=not at_once, cover=cover or [], keep=keep or [], device=training.device if device is None else device, training=training,
     )  # fmt: skip
     _show(outcome, output)
 

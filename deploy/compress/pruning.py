@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dictpfl.client.compress.influence.shares import BY_SCORES
+from dictpfl.client.compress.sparse.lua import STEERED
 from dictpfl.client.compress.sparse.prune import Pruned, prune
 from dictpfl.client.model.scored import read_scores
 from dictpfl.common.errors import ConfigError
@@ -16,8 +18,11 @@ from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.sparse import DOCUMENT, Form, sizes, write_document, write_masks, write_weights
+from dictpfl.deploy.overrides import overrides
 
 Format = Literal["merged", "sparse"]
+_MEASURES = ("task", "task_options", "metric", "metric_options", "device", "threads")
+"""Settings of training that every method reads: how a model is measured, and where."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,32 @@ def scoring(allocate: str, scores: Path | None, spread: float | None) -> dict[st
             "gradient": {name: block.gradient for name, block in blocks.items()},
         }
     return options
+
+
+def learning(method: str, settings: Sequence[str], **given: float | None) -> dict[str, float]:
+    """Options of `prune` that say how thresholds are learnt, where they were given.
+
+    Args:
+        method: of pruning.
+        settings: `KEY=VALUE` of `--set`.
+        given: of `--steps`, `--rate` and `--regularisation`; None: it was not given.
+
+    Raises:
+        ConfigError: an option, or a setting of training, that this method does not read.
+    """
+    named = {name: value for name, value in given.items() if value is not None}
+    learns = method == "lua"
+    if named and not learns:
+        raise ConfigError(f"--{next(iter(named))} says how lua learns thresholds; --method is {method}: leave it out")
+    for key in overrides(settings):
+        name = key.removeprefix("training.")
+        if name == key or name in _MEASURES:
+            continue
+        if not learns:
+            raise ConfigError(f"--set {key}: {method} trains nothing, so that this changes nothing; leave it out")
+        if name in STEERED:
+            raise ConfigError(f"--set {key}: thresholds are learnt by --steps and --rate; leave it out")
+    return named
 
 
 def write_pruned(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import train
 from dictpfl.common.settings import Training
+
+BATCHES = Training(batch_size=8, device="cpu")
+"""Batches of `learn_thresholds` where nothing else is said."""
+STEERED: Mapping[str, Any] = {
+    "epochs": 1, "steps": 0, "optimizer": "adamw", "learning_rate": 1e-2, "dense_learning_rate": 0.0, "head_learning_rate": 0.0,
+    "momentum": 0.0, "weight_decay": 0.0, "proximal": 0.0, "schedule": "constant", "warmup_rounds": 0, "warmup_steps": 0,
+}  # fmt: skip
+"""Settings of training that thresholds have of their own; a configuration's are about weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +78,8 @@ def learn_thresholds(
     regularisation: float = 16.0,
     temperature: float = 1.0,
     weight_decay: float = 0.0,
-    batch_size: int = 8,
+    training: Training = BATCHES,
     seed: int = 1,
-    device: str = "cpu",
     every: Ranks | None = None,
 ) -> Thresholds:
     """Learn a threshold for each row of a model's covered weights.
@@ -85,11 +93,11 @@ def learn_thresholds(
         task: the loss.
         sparsity: p.
         weights: covered weights of it (`dictpfl.client.model.sparse.weights.covered`); None: those of the default rules.
-        steps, rate, weight_decay, batch_size: of AdamW.
+        steps, rate, weight_decay: of AdamW.
         regularisation: strength of R.
         temperature: in ranks; lambda = m / temperature.
+        training: how batches are made and computed: their size, device, autocast and the like; steps, optimiser and rates are those above.
         seed: of the batches.
-        device: to train on.
         every: ranks; None: made from the samples.
 
     Raises:
@@ -98,9 +106,7 @@ def learn_thresholds(
     weights = covered(model) if weights is None else weights
     every = ranks_of(model, weights, samples) if every is None else every
     twin = ThresholdTwin(model, weights, every, sparsity, strength=regularisation, temperature=temperature)
-    training = Training(
-        steps=steps, batch_size=batch_size, optimizer="adamw", learning_rate=rate, weight_decay=weight_decay, device=device,
-    )  # fmt: skip
-    trained = train(twin, samples, training, task, seed=seed)
+    steered = {"optimizer": "adamw", "steps": steps, "learning_rate": rate, "weight_decay": weight_decay}
+    trained = train(twin, samples, training.model_copy(update={**STEERED, **steered}), task, seed=seed)
     loss = trained.loss_sum / max(1, trained.samples_seen)
     return Thresholds(twin.thresholds(), every, sparsity, loss, trained.steps, trained.samples_seen)

@@ -16,7 +16,7 @@ from dictpfl.client.compress.influence.layers import Layers, layer_influence
 from dictpfl.client.compress.influence.shares import BY_SCORES, arranged, kept_by_shares, sparsity_by_layer
 from dictpfl.client.compress.sparse import sparsegpt
 from dictpfl.client.compress.sparse.inputs import Grams, Squares, calibrate
-from dictpfl.client.compress.sparse.lua import learn_thresholds
+from dictpfl.client.compress.sparse.lua import BATCHES, learn_thresholds
 from dictpfl.client.compress.sparse.sequential import in_order
 from dictpfl.client.compress.sparse.spectra import BY_WEIGHTS, OWL_SPREAD, tail_exponents, without_outliers
 from dictpfl.client.data.samples import Samples
@@ -35,6 +35,7 @@ from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import Measured, evaluate, resolve_device
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.sparsity import Bools
+from dictpfl.common.settings import Training
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "lua"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -102,7 +103,7 @@ def prune(
     steps: int = 120,
     rate: float = 1e-2,
     regularisation: float = 16.0,
-    batch_size: int = 8,
+    training: Training = BATCHES,
     seed: int = 1,
 ) -> Pruned:
     """Zero a share of a model's covered weights; exactly so many entries stay.
@@ -131,7 +132,7 @@ def prune(
         cover, keep, layers: see `dictpfl.client.model.sparse.weights.covered`.
         measure: samples to measure before and after.
         device: to calibrate and measure on.
-        steps, rate, regularisation, batch_size, seed: of `lua` alone, see `dictpfl.client.compress.sparse.lua.learn_thresholds`.
+        steps, rate, regularisation, training, seed: of `lua` alone, see `dictpfl.client.compress.sparse.lua.learn_thresholds`.
 
     Raises:
         ConfigError: an unknown word, or options that contradict each other.
@@ -163,7 +164,7 @@ def prune(
     elif method == "lua":
         learnt = learn_thresholds(
             made, samples, task, sparsity, weights=weights, steps=steps, rate=rate, regularisation=regularisation,
-            batch_size=batch_size, seed=seed, device=device,
+            training=training.model_copy(update={"device": device}), seed=seed,
         )  # fmt: skip
         masks = learnt.masks()
     elif allocate == "global" or not sequential:

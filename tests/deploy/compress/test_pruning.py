@@ -22,7 +22,7 @@ from dictpfl.client.model.build import build_model
 from dictpfl.client.model.sparse.masks import Masks
 from dictpfl.client.training.task import load_task
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.settings import Model
+from dictpfl.common.settings import Model, Training
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.compress.pruning import pattern_of, read_figures
 from dictpfl.deploy.exports.exporter import load_exporter
@@ -150,6 +150,11 @@ def test_a_federation_with_zeros_is_exported_packed(run: Run, tmp_path: Path, mo
     assert read_figures(tmp_path / "sparse")["masks_sha256"] in words
 
 
+def learnable() -> tuple[torch.nn.Module, Samples]:
+    model = build_model(Model(source="mlp", options={"hidden": [12]}), (1, 8, 8), 10, seed=1)
+    return model, Samples(np.random.default_rng(0).normal(size=(32, 1, 8, 8)).astype(np.float32), np.arange(32) % 10)
+
+
 def test_thresholds_are_learnt_by_the_command(run: Run, tmp_path: Path) -> None:
     words = ("prune", run.folder, "--method", "lua", "--sparsity", 0.8, "--device", "cpu", "--rate", 0.05)
     ran(*words, "--steps", 20, "-o", tmp_path / "lua")
@@ -158,6 +163,47 @@ def test_thresholds_are_learnt_by_the_command(run: Run, tmp_path: Path) -> None:
     assert one["masks_sha256"] != other["masks_sha256"]
     assert one["kept"] == other["kept"]
     assert one["method"] == "lua"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "wanda", "--steps", "20"], "--steps says how lua learns"),
+        (["--rate", "0.1"], "--rate says how lua learns"),
+        (["--method", "magnitude", "--regularisation", "1"], "--method is magnitude"),
+        (["--set", "training.batch_size=4"], "wanda trains nothing"),
+        (["--method", "lua", "--set", "training.learning_rate=0.1"], "by --steps and --rate"),
+        (["--method", "lua", "--set", "training.autocast=float16"], "does not have"),
+    ],
+)
+def test_options_that_a_method_does_not_read_are_refused(run: Run, tmp_path: Path, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        app(["prune", str(run.folder), "-o", str(tmp_path / "x"), "--device", "cpu", *words], standalone_mode=False)
+
+
+def test_thresholds_are_learnt_in_the_arithmetic_of_training(run: Run, tmp_path: Path) -> None:
+    model, samples = learnable()
+    found = [
+        dictpfl.learn_thresholds(
+            model, samples, load_task("classification"), 0.6, steps=3, rate=0.05,
+            training=Training(batch_size=8, device="cpu", autocast=autocast, learning_rate=7.0, schedule="cosine"),
+        )
+        for autocast in ("none", "bfloat16")
+    ]  # fmt: skip
+    assert found[0].loss != found[1].loss
+    assert found[0].loss == pytest.approx(found[1].loss, rel=0.05)
+    ran(
+        "prune",
+        run.folder,
+        "--method",
+        "lua",
+        "--steps",
+        2,
+        "--set",
+        "training.autocast=bfloat16",
+        "-o",
+        tmp_path / "x",
+    )
 
 
 def test_damaged_folders_are_refused(run: Run, tmp_path: Path) -> None:
@@ -205,8 +251,7 @@ def test_texts_to_decide_by_are_cut_to_max_tokens(llama: Path, run: Run, tmp_pat
 
 
 def test_thresholds_are_learnt_from_python() -> None:
-    model = build_model(Model(source="mlp", options={"hidden": [12]}), (1, 8, 8), 10, seed=1)
-    samples = Samples(np.random.default_rng(0).normal(size=(32, 1, 8, 8)).astype(np.float32), np.arange(32) % 10)
+    model, samples = learnable()
     learnt = dictpfl.learn_thresholds(model, samples, load_task("classification"), 0.6, steps=3, rate=0.05)
     assert isinstance(learnt, dictpfl.Thresholds)
     assert learnt.masks().kept == 64 * 12 - 64 * 12 * 6 // 10

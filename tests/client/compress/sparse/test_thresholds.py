@@ -11,10 +11,12 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dictpfl.client.compress.sparse.lua import learn_thresholds, ranks_of
 from dictpfl.client.compress.sparse.prune import prune
 from dictpfl.client.data.samples import Samples
+from dictpfl.client.model.sparse import thresholds
 from dictpfl.client.model.sparse.select import by_thresholds
 from dictpfl.client.model.sparse.thresholds import MaskedLayer
 from dictpfl.client.model.sparse.twin import ThresholdTwin
@@ -130,6 +132,54 @@ def test_merged_outputs_are_those_of_evaluation_bit_for_bit(subject: str, dtype:
     assert twin.masks().digest != masks.digest
 
 
+@pytest.mark.parametrize("entries", [1, 1000])
+def test_rows_gone_through_at_a_time_change_no_bit(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cached in (1 << 30, entries):
+        monkeypatch.setattr(thresholds, "_CACHED", cached)
+        twin, (_, samples, task) = moved(twin_of("gpt2", dtype=torch.float32)), of("gpt2")
+        for module in twin.module.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        twin.train()
+        loss = task.loss(forward(twin.module, torch.from_numpy(samples.features)), torch.from_numpy(samples.labels))
+        found.append([loss, *torch.autograd.grad(loss, [t for _, _, t in twin.trainable()])])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+class Products(TorchDispatchMode):
+    """Types of the matrices that are multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.types += [t.dtype for t in args if isinstance(t, Tensor) and t.ndim == 2]
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_holds_in_the_backward_pass_too() -> None:
+    def stepped(*, narrow: bool) -> tuple[list[Tensor], list[torch.dtype]]:
+        twin, (_, samples, task) = moved(twin_of("llama", dtype=torch.float32)), of("llama")
+        twin.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            outputs = forward(twin.module, torch.from_numpy(samples.features))
+        loss = task.loss(outputs.float(), torch.from_numpy(samples.labels))
+        products = Products()
+        with products:
+            gradients = torch.autograd.grad(loss, [t for _, _, t in twin.trainable()])
+        return list(gradients), products.types
+
+    whole, wide = stepped(narrow=False)
+    rough, narrow = stepped(narrow=True)
+    assert set(wide) == {torch.float32}
+    assert set(narrow) == {torch.bfloat16}
+    size = max(float(g.abs().max()) for g in whole)
+    assert all(float((one - other).abs().max()) < 0.1 * size for one, other in zip(whole, rough, strict=True))
+
+
 def test_masks_are_the_same_in_any_dtype_and_after_a_round_trip() -> None:
     narrow, wide = moved(twin_of("llama", dtype=torch.float32)), moved(twin_of("llama", dtype=torch.float64))
     assert narrow.masks().digest == wide.masks().digest
@@ -220,7 +270,9 @@ def test_learnt_thresholds_beat_uniform_and_shuffled_ones(seed: int) -> None:
         torch.autograd.backward(task.loss(model(x), x))
         optimizer.step()
     weights = covered(model)
-    learnt = learn_thresholds(model, own, task, 0.7, weights=weights, steps=60, rate=1e-2, batch_size=32, seed=seed)
+    learnt = learn_thresholds(
+        model, own, task, 0.7, weights=weights, steps=60, rate=1e-2, training=Training(batch_size=32), seed=seed
+    )
     draw = np.random.default_rng(seed)
     shuffled = {name: draw.permutation(t) for name, t in learnt.values.items()}
     losses = {}
