@@ -44,9 +44,10 @@ def peaks(apart: Tensor, real: Tensor, count: int, nearest: int) -> Tensor:
     counted = torch.isfinite(close)
     mean = close.masked_fill(~counted, 0.0).square().sum(-1) / counted.sum(-1).clamp(min=1)
     rho = torch.exp(-mean).masked_fill(~real, 0.0)
-    later = torch.ones(apart.shape[-2:], dtype=torch.bool, device=apart.device).triu()
-    # No denser: (i, j) where rho_j is no larger than rho_i.
-    no_denser = (rho.unsqueeze(-2) < rho.unsqueeze(-1)) | ((rho.unsqueeze(-2) == rho.unsqueeze(-1)) & later)
+    place = torch.empty_like(rho, dtype=torch.int32)  # by falling rho
+    order = rho.argsort(dim=-1, descending=True, stable=True)
+    place.scatter_(-1, order, torch.arange(rho.shape[-1], dtype=torch.int32, device=rho.device).expand_as(order))
+    no_denser = place.unsqueeze(-2) >= place.unsqueeze(-1)  # (i, j) where rho_j is no larger than rho_i
     delta = far.masked_fill(no_denser, torch.inf).amin(dim=-1)
     widest = far.masked_fill_(unpaired, 0.0).amax(dim=(-2, -1), keepdim=True).squeeze(-1)
     delta = torch.where(torch.isinf(delta), widest, delta)

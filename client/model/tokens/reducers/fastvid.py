@@ -145,7 +145,8 @@ class FastVid:
         place = (anchors[:, 1] - first).unsqueeze(1) * places + chosen  # among the segment's tokens
         found = picked(tokens, place)
         with torch.no_grad():
-            alike = F.normalize(tokens.float(), dim=-1, eps=1e-12) @ F.normalize(found.float(), dim=-1, eps=1e-12).mT
+            # By the cosine, but for the token's own length, which all peaks share.
+            alike = tokens.float() @ F.normalize(found.float(), dim=-1, eps=1e-12).mT
             home = alike.masked_fill(~counts.unsqueeze(1), -torch.inf).argmax(dim=2)
             numbers = torch.arange(chosen.shape[1], device=hidden.device).expand_as(chosen)
             kept_home = home.gather(1, place)
