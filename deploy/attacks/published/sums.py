@@ -153,7 +153,6 @@ def _inversion(
     blind = [images.ssim(mean, b, span) for b in strange]
     picture = ""
     if pictures is not None:
-        pictures.mkdir(parents=True, exist_ok=True)
         picture = f"aggregate-{setting['institutions']}-institutions-batch{setting['batch']}.png"
         shown = {"true": list(strange[:8]), "recovered": list(back[:8])}
         images.grid(

@@ -62,6 +62,13 @@ def test_plaintext_gives_images_and_labels_away(results: tuple[PrivacyResults, P
     assert all((folder / "pictures" / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
 
 
+def test_pictures_of_training_samples_are_their_owner_s_alone(results: tuple[PrivacyResults, Path]) -> None:
+    _, folder = results
+    made = [folder / "pictures", *sorted((folder / "pictures").iterdir())]
+    assert {path.suffix for path in made} == {"", ".png", ".npz"}
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
 def test_ciphertexts_are_checked_and_not_attacked(results: tuple[PrivacyResults, Path]) -> None:
     found, _ = results
     assert not [f for f in found.findings if f.method == "dictpfl" and f.adversary == "server"]

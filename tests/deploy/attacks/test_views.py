@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from dictpfl.client.folder import GENESIS_WEIGHTS
 from dictpfl.common.ckks.keys import load_key
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError
@@ -120,6 +121,13 @@ def test_who_saw_what_is_counted_from_the_recording(encrypted_run: RecordedRun, 
     assert uploads.count == 9
     assert uploads.bytes == sum(len(seen.blob) for seen in encrypted_run.server.uploads)
     assert not uploads.readable
+    others = rows["collusion", "single uploads of others, opened with the shared key"]
+    assert others.count == 6, "one's own are no other's"
+    own = [encrypted_run.victims(seen.round)[0].seen.blob for seen in encrypted_run.server.uploads]
+    assert others.bytes == sum(len(seen.blob) for seen in encrypted_run.server.uploads if seen.blob not in own)
+    tensors = OutsiderView.read(encrypted_run.home(0) / GENESIS_WEIGHTS).tensors  # the final model's are as large
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    assert size <= rows["outsider", "the final model"].bytes < 1.2 * size
     assert any(seen.readable and seen.bytes for seen in plain_run.seen() if seen.party == "server")
 
 
