@@ -27,6 +27,7 @@ from dictpfl.deploy.review.refused import cap, refused
 from dictpfl.deploy.review.risks import Known, risks
 from dictpfl.deploy.review.seen import who_saw_what
 from dictpfl.deploy.review.settings import meanings
+from dictpfl.deploy.review.spending import spending
 from dictpfl.deploy.runs.run import CONFIG, HISTORY, SUMMARY, machine_facts, sha256_of, versions
 from dictpfl.server.coordinator import AGREEMENT
 
@@ -71,6 +72,7 @@ def write_review(
         _known(parties, config, judgement),
         exposure=_exposure(parties),
         audit=audit_of(parties.folder),
+        epsilon=spending(parties),
         elsewhere=[line for line in elsewhere if line.of in ours],
     )
     page = template("privacy.html.j2").render(
@@ -89,7 +91,7 @@ def write_review(
         pictures=judgement.pictures(attacked.folder) if judgement and attacked and pictures else [],
         hidden=bool(judgement and not pictures),
         differences=differences(config, results.config) if config and results else [],
-        settings=meanings(config, parties.agreement),
+        settings=meanings(config, parties.agreement, known.epsilon),
         risks=risks(known),
         custody=custody,
         refused=refused(parties),

@@ -27,6 +27,7 @@ from dictpfl.deploy.review.egress import egress
 from dictpfl.deploy.review.judged import judge, labels_of
 from dictpfl.deploy.review.page import write_review
 from dictpfl.deploy.review.parties import Parties
+from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
 from tests.support.ceremonies import NAMES, Ceremony
 from tests.support.federations import encrypted
@@ -261,6 +262,45 @@ def test_masks_off_says_nothing_of_masks_on(attacked: Callable[..., Path]) -> No
     results = PrivacyResults.load(attacked())
     assert judge(results, FederationConfig.of({})).card("collusion").mark == "bad"
     assert judge(results, FederationConfig.of({}, {"defences.masks": True})).card("collusion").mark == "open"
+
+
+@pytest.mark.parametrize(
+    ("limit", "epsilon", "words"),
+    [
+        (8.0, 7.9, "epsilon 8 at delta 1e-05 (7.90 is spent so far)"),
+        (5000.0, 4321.0, "epsilon 5000 at delta 1e-05 (4321.00 is spent so far)"),
+        (0.0, 4321.0, "no limit of epsilon at delta 1e-05 (4321.00 is spent so far)"),
+    ],
+)
+def test_a_promise_of_privacy_has_its_epsilon_and_is_no_better_than_that(
+    run: Run, tmp_path: Path, limit: float, epsilon: float, words: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["privacy"] |= {"mechanism": "example", "epsilon": limit, "noise_multiplier": 0.1, "figures": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["privacy"] = {"mechanism": "example", "epsilon": epsilon, "delta": 1e-5, "limit": limit or None, "steps": 3}
+    (copy / "summary.json").write_text(json.dumps(summary))
+    text = read(write_review(copy)).text
+    small = limit == 8.0
+    assert text.count(words) >= 2
+    assert f"The finished model gives something away {'reduced' if small else 'remains'}" in text
+    assert re.search(
+        rf"privacy\.epsilon \S+( limit)? Bounded by [^|]*?2023\)\. {'privacy' if small else 'yes privacy'}\.delta", text
+    )
+    assert "Losses and validation figures are sent exact" in text
+
+
+def test_a_federation_without_noise_is_said_to_have_none(without: Text) -> None:
+    assert "privacy.mechanism none No noise is added" in without.text
+
+
+def test_an_account_that_is_not_here_is_not_one_of_nothing() -> None:
+    config = FederationConfig.of({"privacy": {"mechanism": "example", "epsilon": 8.0}})
+    assert "what is spent is not known" in bounded(config, None)
+    assert "0.00 is spent" in bounded(config, 0.0)
 
 
 def test_differences_between_the_attacked_federation_and_this() -> None:
