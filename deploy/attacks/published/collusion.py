@@ -143,4 +143,4 @@ class Collusion(FederationAttack):
 
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
-        yield collusion_finding(play(config, folder / "run"), "dictpfl")
+        yield collusion_finding(play(config, folder / "run"), "dictpfl, masks" if config.defences.masks else "dictpfl")

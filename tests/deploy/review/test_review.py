@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,7 @@ from dictpfl.deploy.review.page import write_review
 from dictpfl.deploy.review.parties import Parties
 from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
+from tests.deploy.review.conftest import finding, interval, results
 from tests.support.ceremonies import NAMES, Ceremony
 from tests.support.federations import encrypted
 
@@ -262,6 +264,28 @@ def test_masks_off_says_nothing_of_masks_on(attacked: Callable[..., Path]) -> No
     results = PrivacyResults.load(attacked())
     assert judge(results, FederationConfig.of({})).card("collusion").mark == "bad"
     assert judge(results, FederationConfig.of({}, {"defences.masks": True})).card("collusion").mark == "open"
+
+
+@pytest.mark.parametrize(
+    ("changes", "card"),
+    [
+        ({}, "No result"),
+        ({"defences.masks": True}, "No result"),
+        ({"tallies.opening": ["classes"]}, "1 of 1 attacks succeed"),
+        ({"tallies.opening": ["classes"], "defences.masks": True}, "Nothing measurable"),
+    ],
+)
+def test_an_attack_on_what_a_federation_has_not_is_none_on_it(changes: dict[str, object], card: str) -> None:
+    """`dictpfl attack` tries tallies by default, with masks and without, whatever is attacked."""
+    tally: dict[str, Any] = {
+        "family": "collusion",
+        "attack": "open a tally",
+        "adversary": "collusion",
+        "needs": "tallies",
+    }
+    found = [finding("dictpfl", 1.0, **tally), finding("dictpfl, masks", 0.3, gain=interval(0.0), **tally)]
+    judged = judge(results(findings=found), FederationConfig.of({}, changes))
+    assert judged.card("collusion").headline == card
 
 
 @pytest.mark.parametrize(
