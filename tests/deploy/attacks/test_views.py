@@ -24,6 +24,7 @@ from dictpfl.deploy.attacks.views import InstitutionView, OutsiderView, ServerVi
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.server.recording import EVENTS, RECORDING
+from tests.support.federations import encrypted
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -113,6 +114,15 @@ def test_a_view_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
         ServerView.read(tmp_path)
     with pytest.raises(ConfigError, match="cannot read a model"):
         OutsiderView.read(tmp_path / "model.safetensors")
+
+
+def test_an_upload_with_noise_is_not_said_to_stay_shut(tmp_path: Path) -> None:
+    pytest.importorskip("opacus", reason="the extra `dp` is not installed")
+    noise = {"privacy__mechanism": "example", "privacy__noise_multiplier": 2.0, "federation__rounds": 1}
+    finding = collusion_finding(play(encrypted(**noise), tmp_path), "dictpfl")
+    assert finding.more["passes the opener's checks"] == 1.0
+    assert "without its noise" in finding.attack
+    assert "The upload itself opens." in finding.note
 
 
 def test_who_saw_what_is_counted_from_the_recording(encrypted_run: RecordedRun, plain_run: RecordedRun) -> None:

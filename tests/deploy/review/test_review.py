@@ -87,6 +87,9 @@ def test_it_carries_everything_and_runs_nothing(without: Text) -> None:
 
 def test_what_was_seen_is_counted_from_the_recording(run: Run, without: Text) -> None:
     rounds = run.summary["rounds"] + 1  # the last one measures
+    recorded = [*(run.folder / "coordinator" / "recording").iterdir()]
+    assert len(recorded) == 8 * rounds + 1
+    assert not any(path.stat().st_mode & 0o077 for path in recorded)
     assert "Counted from the recording" in without.text
     assert f"uploads, encrypted {8 * rounds}" in without.text
     assert f"sums, encrypted {rounds}" in without.text
