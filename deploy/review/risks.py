@@ -113,7 +113,8 @@ def _of_all_rounds(known: Known) -> Risk:
     )
     meaning = rule + (
         "How many there are is not known from what is in this folder." if e is None else
-        f"{e.sentence}: {e.verdict}."
+        f"{e.sentence}: {e.verdict}." if known.simulated else
+        f"{e.sentence_without_count}: {e.verdict}. Their number is not said here: from it an institution's number of samples would follow."
     )  # fmt: skip
     safe = e is not None and not (e.is_exposed or e.is_near)
     mark: Mark = "good" if safe else "bad" if e and e.is_exposed and not e.private else "caution"

@@ -15,13 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 import dictpfl.client.keys.vault
+from dictpfl.client.keys.epochs import home
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.attacks.results import Check
 from dictpfl.deploy.ceremony.custody import HEAD, LOG
 from dictpfl.deploy.ceremony.identity import coordinator_signer
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
+from dictpfl.deploy.reports.exposure import exposure
 from dictpfl.deploy.review.custody import logs
 from dictpfl.deploy.review.differences import differences
 from dictpfl.deploy.review.egress import egress
@@ -104,6 +107,12 @@ def test_without_a_recording_it_is_counted_from_journal_and_diaries(run: Run, tm
     assert "Single uploads were not recorded" in page.text
     assert "uploads, encrypted 32" in page.text
     assert "single uploads of others" not in page.text
+
+
+def test_the_files_that_it_was_made_from_are_named(run: Run, without: Text) -> None:
+    for name in ("institutions/institution-007/diary.jsonl", "coordinator/recording/events.jsonl"):
+        assert f"{name} {(run.folder / name).stat().st_size:,}" in without.text
+    assert "The coordinator's journal went into it, too" in without.text
 
 
 def test_every_byte_of_every_institution_stands_in_the_record(run: Run, without: Text) -> None:
@@ -418,6 +427,11 @@ def test_a_coordinators_folder_alone(deployed: Path, tmp_path: Path) -> None:
 
 def test_an_institutions_folder_alone(deployed: Path, tmp_path: Path) -> None:
     page = read(write_review(deployed / "berlin", tmp_path / "p.html"))
+    judged = exposure(Genesis.load(home(deployed / "berlin")), [deployed / "berlin"])
+    assert judged is not None
+    assert judged.verdict in page.text
+    assert "Their number is not said here" in page.text
+    assert f"{judged.distinct:,} distinct" not in page.text
     assert "berlin: sent" in page.text
     assert "kyoto: sent" not in page.text
     assert "coordinator got" not in page.text
