@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dictpfl.client.keys.epochs import home
-from dictpfl.client.memory.record import Memory
-from dictpfl.client.privacy.guard import account_of, spent
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import DOCUMENT, Genesis
@@ -32,6 +30,11 @@ def spending(parties: Parties) -> float | None:
 
 
 def _of(place: Path) -> float | None:
+    from dictpfl.client.memory.record import (
+        Memory,
+    )  # an account is an institution's, and this needs torch, which a coordinator has not
+    from dictpfl.client.privacy.guard import account_of, spent
+
     genesis = Genesis.load(home(place))
     memory = Memory(place / "memory", genesis.federation).path
     if not account_of(memory).exists():
