@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.common.errors import JournalError
+from dictpfl.common.files import append_private
 from dictpfl.common.messages.protocol import Reply, Request
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, Coordinator, open_journal
@@ -62,7 +63,7 @@ class RecordingCoordinator(Coordinator):
 
     def _write(self, name: str, data: bytes) -> None:
         try:
-            with (self._recording / name).open("ab") as file:
+            with append_private(self._recording / name) as file:
                 file.write(data)
         except OSError as error:
             raise JournalError(

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import structlog
 
 from dictpfl.client.folder import DIARY
+from dictpfl.common.files import append_private
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ class Diary:
         self._seconds.clear()
         line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
         try:
-            with self._path.open("ab+") as file:
+            with append_private(self._path) as file:
                 file.write(_begun(file) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             _log.warning("diary not written", institution=self._name, reason=str(error))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,11 +109,10 @@ def attack(
     on_updates = {name: a for name, a in named.items() if isinstance(a, UpdateAttack)}
     on_federations = {name: a for name, a in named.items() if isinstance(a, FederationAttack)}
     _require_takers(on_updates, settings.batches)
-    folder = _emptied(Path(out).resolve())
-    tools = Tools(settings.effort, folder / PICTURES, settings.seed)
     seen: list[Seen] = []
     findings: list[Finding] = []
     ciphertexts: list[CiphertextCheck] = []
+    skipped: list[str] = []
     played: dict[bytes, RecordedRun] = {}
 
     def note(some: Iterator[Finding]) -> None:
@@ -121,23 +121,28 @@ def attack(
             if on_finding:
                 on_finding(finding)
 
-    for (name, batch), config in configs.items():
-        subject = next(s for s in subjects if s.name == name)
-        recorded = _recorded(config, folder / "runs", played)
-        if subject.encrypted:
-            ciphertexts += checked(recorded.folder, subject.label)
-        else:
-            case = Case.of(recorded, subject, settings.victims)
-            note(finding for a in on_updates.values() if a.takes(batch) for finding in a.run(case, tools))
-        if name == settings.methods[-1] or name == "dictpfl":
-            seen = recorded.seen()
-    config = FederationConfig.load(path, wanted)
-    for name, federation_attack in on_federations.items():
-        note(federation_attack.run(config, folder / "runs" / name.replace(":", "."), tools))
-    picture = _overview(findings, folder / PICTURES)
-    detections = attempts(detections_run(config, folder / "runs" / "active")) if on_federations else []
-    if not settings.keep:
-        shutil.rmtree(folder / "runs", ignore_errors=True)
+    with _place(Path(out).resolve(), keep=settings.keep) as folder:
+        tools = Tools(settings.effort, folder / PICTURES, settings.seed)
+        for (name, batch), config in configs.items():
+            subject = next(s for s in subjects if s.name == name)
+            if subject.adversary == "collusion" and config.defences.masks:
+                skipped.append(
+                    f"{subject.label}, samples from one update: defences.masks is on, so that it opens to noise"
+                )
+                continue
+            recorded = _recorded(config, folder / "runs", played)
+            if subject.encrypted:
+                ciphertexts += checked(recorded.folder, subject.label)
+            else:
+                case = Case.of(recorded, subject, settings.victims)
+                note(finding for a in on_updates.values() if a.takes(batch) for finding in a.run(case, tools))
+            if name == settings.methods[-1] or name == "dictpfl":
+                seen = recorded.seen()
+        config = FederationConfig.load(path, wanted)
+        for name, federation_attack in on_federations.items():
+            note(federation_attack.run(config, folder / "runs" / name.replace(":", "."), tools))
+        picture = _overview(findings, folder / PICTURES)
+        detections = attempts(detections_run(config, folder / "runs" / "active")) if on_federations else []
     results = PrivacyResults(
         name=config.name,
         config=config.model_dump(mode="json"),
@@ -148,6 +153,7 @@ def attack(
         ciphertexts=ciphertexts,
         overview=picture,
         detections=detections,
+        skipped=skipped,
         machine=machine_facts() | {"versions": versions()},
         seconds=time.monotonic() - began,
     )
@@ -192,8 +198,14 @@ def _require_takers(attacks: Mapping[str, UpdateAttack], batches: Sequence[int])
 
 def detections_run(config: FederationConfig, folder: Path) -> RecordedRun:
     """Play an encrypted run of three rounds for `dictpfl.deploy.attacks.active`."""
-    federation = replace_section(config.federation, participants=3, sample=0, rounds=3)
-    return play(config.model_copy(update={"federation": federation}), folder / "run")
+    changes = {
+        "federation": replace_section(
+            config.federation, participants=3, max_participants=0, sample=0, min_participants=3, rounds=3
+        ),
+        # An attempt adds uploads up itself, and has nobody to take masks off; tags are what refuses, with masks or without.
+        "defences": replace_section(config.defences, masks=False),
+    }
+    return play(config.model_copy(update=changes), folder / "run")
 
 
 def _config(subject: Subject, path: Path | str, overrides: Mapping[str, Any]) -> FederationConfig:
@@ -211,6 +223,21 @@ def _recorded(config: FederationConfig, folder: Path, played: dict[bytes, Record
         place.mkdir(parents=True)
         played[key] = play(config, place)
     return played[key]
+
+
+@contextmanager
+def _place(folder: Path, *, keep: bool) -> Iterator[Path]:
+    """Give an empty folder to work in; take the runs out of it in the end, keys included, and after an error all that was made."""
+    _emptied(folder)
+    try:
+        yield folder
+    except BaseException:
+        if not keep:
+            shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder / "runs", ignore_errors=True)
 
 
 def _emptied(folder: Path) -> Path:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dictpfl.deploy.attacks.results import CiphertextCheck, Family, Finding, Interval, PrivacyResults
 
 _READING: tuple[Family, ...] = ("labels", "inversion")
-_SHOWN = ("batch", "institutions", "words", "rank", "runs", "worlds")
+_SHOWN = ("batch", "institutions", "words", "rank", "runs", "worlds", "samples", "rounds", "members")
 _COLOURS = {"succeeds": ("red", "!"), "better than blind": ("yellow", "+"), "no better than blind": ("green", " ")}
 _VERDICTS = {"FAILED": ("red", "!"), "cannot tell": ("yellow", "?"), "ok": ("green", " ")}
 _WIDTH = 160
@@ -110,6 +110,8 @@ def attack(
 
     results = run_attack(config, folder, settings, overrides=changed, on_finding=tell)
     show(console, results)
+    if results.skipped:
+        console.print(f"Not tried: {'; '.join(results.skipped)}", highlight=False, soft_wrap=True)
     console.print(f"results {folder / 'privacy.json'}", soft_wrap=True, highlight=False)
     if results.overview:
         console.print(f"picture {folder / PICTURES / results.overview}", soft_wrap=True, highlight=False)

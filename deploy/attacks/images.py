@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 
+from dictpfl.common.files import replace_private
+
 Image = NDArray[np.float64]
 VALUES = ".npz"
 """Suffix of the file beside a picture, with what it shows: `truth` and `recovered`, (n, C, H, W)."""
@@ -60,7 +62,11 @@ def matched(guess: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
 
 
 def grid(path: Path, rows: Mapping[str, Sequence[Image]], title: str, columns: Sequence[str] = ()) -> None:
-    """Write a PNG with a labelled row of images for each entry; images (C, H, W) with one or three channels."""
+    """Write a PNG with a labelled row of images for each entry; images (C, H, W) with one or three channels.
+
+    Its owner alone may read it, for what is beside a reconstruction is a training sample.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     wide = max(len(images) for images in rows.values())
     figure = Figure(figsize=(3.0 + 0.85 * wide, 0.55 + 0.95 * len(rows)), layout="constrained", dpi=120)
     axes = figure.subplots(len(rows), wide, squeeze=False)
@@ -74,7 +80,18 @@ def grid(path: Path, rows: Mapping[str, Sequence[Image]], title: str, columns: S
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     with mpl.rc_context({"savefig.facecolor": "white"}):
-        figure.savefig(path, format="png", metadata={"Software": None})
+        replace_private(path, lambda made: figure.savefig(made, format="png", metadata={"Software": None}))
+
+
+def keep_values(picture: Path, truth: Sequence[Image], recovered: Sequence[Image]) -> None:
+    """Write what a picture shows beside it, for `overview`; as private as the picture."""
+    picture.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def write(made: Path) -> None:
+        with made.open("wb") as file:  # of a name without a suffix numpy would make another file
+            np.savez_compressed(file, truth=np.stack(truth), recovered=np.stack(recovered))
+
+    replace_private(picture.with_suffix(VALUES), write)
 
 
 def overview(path: Path, pictures: Mapping[str, Path], title: str, pairs: int = 4) -> None:

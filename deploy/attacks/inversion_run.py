@@ -98,10 +98,7 @@ def _picture(case: Case, attack: str, pairs: Sequence[Any], mean: NDArray[Any], 
     truth = [image for t, _ in pairs for image in t][:most]
     guess = [image for _, g in pairs for image in g][:most]
     name = f"{case.subject.name}-{attack.lower().replace(', ', '-').replace(' ', '-')}-batch{case.setting['batch']}.png"
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        folder / Path(name).with_suffix(images.VALUES), truth=np.stack(truth), recovered=np.stack(guess)
-    )
+    images.keep_values(folder / name, truth, guess)
     images.grid(
         folder / name,
         {"true": truth, "recovered": guess, "blind guess": [mean] * len(truth)},

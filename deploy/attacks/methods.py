@@ -37,13 +37,18 @@ class Subject:
 
     def config(self, path: Path | str, overrides: Mapping[str, Any]) -> FederationConfig:
         """Load the configuration to run; what protects nobody is admitted here, since it is compared, not deployed."""
-        insecure = {"toy_insecure": True} if not self.encrypted and self.adversary == "server" else {}
-        return FederationConfig.load(path, {**overrides, **self.settings, **insecure})
+        return FederationConfig.load(path, {**overrides, **self.settings, **self._admitted})
 
     def applied(self, config: FederationConfig) -> FederationConfig:
         """Change a configuration to this method."""
-        insecure = {"toy_insecure": True} if not self.encrypted else {}
-        return FederationConfig.of(config.model_dump(mode="json"), {**self.settings, **insecure})
+        return FederationConfig.of(config.model_dump(mode="json"), {**self.settings, **self._admitted})
+
+    @property
+    def _admitted(self) -> Mapping[str, Any]:
+        """Settings of what is compared and protects nobody: with a federation's own masks or noise it would be refused, or protect."""
+        if self.encrypted or self.adversary != "server":
+            return {}
+        return {"toy_insecure": True, "defences.masks": False, "privacy.mechanism": "none"}
 
 
 def replace_section(section: Any, **changes: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import GENESIS_WEIGHTS, TRAIN, InstitutionSettings
 from dictpfl.client.institution import forget_institutions
-from dictpfl.client.memory.record import Memory
+from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.training.batches import indices
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
@@ -109,9 +109,11 @@ class RecordedRun:
         ]
 
     def _upload(self, index: int, number: int, uploads: Sequence[SeenUpload]) -> SeenUpload | None:
-        record = Memory(self.home(index) / "memory", self.genesis.federation).recall()
-        mark = record.mark(number) if record is not None else b""
-        return next((seen for seen in uploads if mark and mark in seen.blob[:232]), None)
+        record = self._record(index)
+        return next((seen for seen in uploads if record is not None and record.mark(number) in seen.blob[:232]), None)
+
+    def _record(self, index: int) -> Record | None:
+        return Memory(self.home(index) / "memory", self.genesis.federation).recall()
 
     def _victim(self, index: int, seen: SeenUpload) -> Victim:
         genesis, institution = self.genesis, self.home(index)
@@ -134,23 +136,28 @@ class RecordedRun:
         server, encrypted = self.server, self.genesis.config.encryption.sealer == "ckks"
         masked = self.genesis.config.defences.masks
         uploads = [seen.blob for seen in server.uploads]
+        own = self._record(0)
+        others = [s.blob for s in server.uploads if own is None or own.mark(s.round) not in s.blob[:232]]
         sums = [aggregate.blob for aggregate in server.aggregates.values()]
-        clear = 4 * sum(
-            int(opened.plan.clear.index.size) * len(opened.counted) for opened in self.auditor.sums.values()
-        )
-        total = sum(map(len, uploads))
+        opened = self.auditor.sums.values()
+        clear = 4 * sum(int(each.plan.clear.index.size) * len(each.counted) for each in opened)
+        clear_of_sums = 4 * sum(int(each.plan.clear.index.size) for each in opened)
+        total, summed = sum(map(len, uploads)), sum(map(len, sums))
+        # Merged, it has the very tensors of W0.
+        model = (self.home(0) / GENESIS_WEIGHTS).stat().st_size
         rows = [
             ("server", "uploads, encrypted" if encrypted else "uploads, in clear", len(uploads), total - clear, not encrypted),
-            ("server", "sums, encrypted" if encrypted else "sums, in clear", len(sums), sum(map(len, sums)), not encrypted),
+            ("server", "sums, encrypted" if encrypted else "sums, in clear", len(sums), summed - clear_of_sums, not encrypted),
             ("server", "events: who was asked, who answered, when, how much", len(server.events), 0, True),
-            ("institution", "sums, opened", len(self.auditor.sums), sum(map(len, sums)), True),
+            ("institution", "sums, opened", len(self.auditor.sums), summed, True),
             ("institution", "its own samples", len(self.auditor.train), int(self.auditor.train.features.nbytes), True),
             ("collusion", "single uploads of others, masked" if masked else "single uploads of others, opened with the shared key",
-             len(uploads), total, not masked),
-            ("outsider", "the final model", 1, 4 * int(sum(e.size for e in self.genesis.layout.entries)), True),
+             len(others), sum(map(len, others)), not masked),
+            ("outsider", "the final model", 1, model, True),
         ]  # fmt: skip
         if clear:
             rows.insert(1, ("server", "parts of uploads that are not encrypted", len(uploads), clear, True))
+            rows.insert(3, ("server", "parts of sums that are not encrypted", len(sums), clear_of_sums, True))
         return [
             Seen.model_validate({"party": party, "what": what, "count": count, "bytes": size, "readable": readable})
             for party, what, count, size, readable in rows

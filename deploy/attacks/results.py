@@ -64,6 +64,10 @@ class Finding(_Document):
     more: dict[str, float] = Field({}, description="Other measures of the same trials, such as PSNR.")
     picture: str = Field("", description="File below `pictures/`; empty: none.")
     note: str = ""
+    needs: str = Field(
+        "",
+        description="Section of the configuration without which a federation has nothing of the kind; empty: all have.",
+    )
 
     @property
     def verdict(self) -> Verdict:

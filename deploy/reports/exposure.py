@@ -78,14 +78,19 @@ class Exposure:
     def sentence(self) -> str:
         """Rule, with this federation's figures."""
         most = "" if self.counted else "about (by federation.sample_cap, where counts are not known) "
-        return (
-            f"Over {self.rounds} rounds the others' samples give {most}at most {self.distinct:,} distinct inputs of the first trained "
-            f"layer ({self.layer}), "
-            + (
-                f"whose core shows {self.inputs:,} values of each"
-                if self.core
-                else f"which has {self.inputs:,} values in each"
-            )
+        return f"Over {self.rounds} rounds the others' samples give {most}at most {self.distinct:,} distinct {self._inputs}"
+
+    @property
+    def sentence_without_count(self) -> str:
+        """The same for a page that leaves an institution: from the number of inputs its number of samples would follow."""
+        return f"Over {self.rounds} rounds the others' samples give distinct {self._inputs}"
+
+    @property
+    def _inputs(self) -> str:
+        return f"inputs of the first trained layer ({self.layer}), " + (
+            f"whose core shows {self.inputs:,} values of each"
+            if self.core
+            else f"which has {self.inputs:,} values in each"
         )
 
 

@@ -15,6 +15,7 @@ def write_events(run: Run, folder: Path) -> bool:
         return False
     from torch.utils.tensorboard import SummaryWriter
 
+    folder.mkdir(exist_ok=True, mode=0o700)  # as private as the history that it repeats
     with SummaryWriter(str(folder)) as writer:
         for record in run.records:
             for name, value in figures_of(record).items():

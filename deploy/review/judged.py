@@ -168,18 +168,26 @@ def judge(results: PrivacyResults, config: FederationConfig | None) -> Judgement
         words, mark = _WORDS[finding.verdict]
         if finding.attack in broken and mark != "bad":
             words, mark = _BROKEN
-        lines.append(Judged(finding, words, mark, _concerns(finding, ours, results.config)))
+        lines.append(Judged(finding, words, mark, _concerns(finding, ours)))
     return Judgement(results, lines)
 
 
-def _concerns(finding: Finding, config: FederationConfig, attacked: Mapping[str, Any]) -> bool:
+def _concerns(finding: Finding, config: FederationConfig) -> bool:
     """Tell whether a finding speaks of this federation's way of protecting."""
     if finding.adversary == "outsider":
         return True  # the final model is the same, encrypted or not
     if finding.adversary in ("institution", "collusion"):
         # What an institution opens does not depend on how uploads are sealed, but masks decide whether single ones open.
-        masks = attacked.get("defences", {}).get("masks", False)
-        return config.method == "dictpfl" and (finding.adversary == "institution" or masks == config.defences.masks)
+        has = {
+            "": True,
+            "tallies": bool(config.tallies.opening or config.tallies.closing) or config.data.preprocessing.on,
+            "sparsity": config.sparsity.method != "none",
+        }
+        masked = finding.method.endswith(
+            ", masks"
+        )  # some attacks play federations with masks and without, whatever was attacked
+        fits = finding.adversary == "institution" or masked == config.defences.masks
+        return config.method == "dictpfl" and fits and has.get(finding.needs, True)
     return finding.method in labels_of(config)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dictpfl.client.folder import DIARY
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
@@ -27,8 +28,10 @@ from dictpfl.deploy.review.refused import cap, refused
 from dictpfl.deploy.review.risks import Known, risks
 from dictpfl.deploy.review.seen import who_saw_what
 from dictpfl.deploy.review.settings import meanings
+from dictpfl.deploy.review.spending import spending
 from dictpfl.deploy.runs.run import CONFIG, HISTORY, SUMMARY, machine_facts, sha256_of, versions
 from dictpfl.server.coordinator import AGREEMENT
+from dictpfl.server.recording import EVENTS, RECORDING
 
 PAGE, ATTACK = "privacy.html", "attack"
 """The document's name, and the folder in a run folder where results of an attack are looked for."""
@@ -71,6 +74,7 @@ def write_review(
         _known(parties, config, judgement),
         exposure=_exposure(parties),
         audit=audit_of(parties.folder),
+        epsilon=spending(parties),
         elsewhere=[line for line in elsewhere if line.of in ours],
     )
     page = template("privacy.html.j2").render(
@@ -89,7 +93,7 @@ def write_review(
         pictures=judgement.pictures(attacked.folder) if judgement and attacked and pictures else [],
         hidden=bool(judgement and not pictures),
         differences=differences(config, results.config) if config and results else [],
-        settings=meanings(config, parties.agreement),
+        settings=meanings(config, parties.agreement, known.epsilon),
         risks=risks(known),
         custody=custody,
         refused=refused(parties),
@@ -163,9 +167,9 @@ def _title(parties: Parties, config: FederationConfig | None) -> str:
 def _evidence(parties: Parties, attacked: Attacked | None) -> Iterator[tuple[str, int, str]]:
     """Files that this document was made from: name, bytes, SHA-256."""
     names = [parties.folder / name for name in (SUMMARY, HISTORY, CONFIG, REPORT)]
-    names += [
-        folder / AGREEMENT for folder in parties.coordinators
-    ]  # its journal is a database, whose bytes change when read
+    # A journal is a database, whose bytes change when it is read.
+    names += [folder / name for folder in parties.coordinators for name in (AGREEMENT, f"{RECORDING}/{EVENTS}")]
+    names += [place / DIARY for place in parties.institutions]
     names += sorted(parties.folder.rglob(LOG))
     for path in names:
         if path.exists():

@@ -9,6 +9,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.exposure import HELP, Exposure
 from dictpfl.deploy.review.audited import NOT_AUDITED, Audit, Line
 from dictpfl.deploy.review.judged import Judgement, Mark
+from dictpfl.deploy.review.spending import SIZES, bounded, promise
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Known:
         judgement: findings of attacks; None without any.
         exposure: judgement of first layers; None where it is not known.
         audit: audit of this very run.
+        epsilon: the most that an institution spent of differential privacy; None where it is not known.
         elsewhere: checks of ciphertexts of this federation's method, in runs that were made for an attack.
     """
 
@@ -48,6 +50,7 @@ class Known:
     judgement: Judgement | None
     exposure: Exposure | None = None
     audit: Audit = NOT_AUDITED
+    epsilon: float | None = None
     elsewhere: Sequence[Line] = ()
 
 
@@ -110,13 +113,15 @@ def _of_all_rounds(known: Known) -> Risk:
     )
     meaning = rule + (
         "How many there are is not known from what is in this folder." if e is None else
-        f"{e.sentence}: {e.verdict}."
+        f"{e.sentence}: {e.verdict}." if known.simulated else
+        f"{e.sentence_without_count}: {e.verdict}. Their number is not said here: from it an institution's number of samples would follow."
     )  # fmt: skip
     safe = e is not None and not (e.is_exposed or e.is_near)
     mark: Mark = "good" if safe else "bad" if e and e.is_exposed and not e.private else "caution"
     reduced = (
-        "Differential privacy is on: what all sums together tell is bounded by epsilon." if e and e.private else HELP
-    )
+        f"Differential privacy is on: what all sums together tell is bounded by {bounded(known.config, known.epsilon)}."
+        if e and e.private and known.config else HELP
+    )  # fmt: skip
     return Risk(
         "The same samples, round after round", meaning, reduced, mark,
         _shown(known, "institution", "dictpfl attack --parts rounds", attack="span check over rounds"),
@@ -126,16 +131,17 @@ def _of_all_rounds(known: Known) -> Risk:
 def _of_the_model(known: Known) -> Iterator[Risk]:
     mechanism = known.config.privacy.mechanism if known.config else "none"
     whom = {"example": "each training sample", "institution": "each institution"}.get(mechanism)
+    config = known.config if whom else None
     yield Risk(
         "The finished model gives something away",
         "Any trained model remembers some of its data. Whoever has the model can try to tell whether a person's record was in it. "
         "Encryption during training does not change this.",
-        f"Trained with differential privacy of {whom}: what the model and the sums tell is bounded by epsilon, which each institution's "
-        "status says (docs/how-to/differential-privacy.md)."
-        if whom else
+        f"Trained with differential privacy of {whom}: what the model and the sums tell is bounded by {bounded(config, known.epsilon)}. "
+        f"{SIZES} What it does not cover: docs/how-to/differential-privacy.md."
+        if config else
         "Hand the model to whom may have it only; train no longer than needed. The sums and the model are not differentially private "
         "by themselves; privacy.mechanism makes them so.",
-        "good" if whom else "caution", _shown(known, "outsider", "not measured here"),
+        promise(config, known.epsilon) if config else "caution", _shown(known, "outsider", "not measured here"),
     )  # fmt: skip
     yield Risk(
         "Sizes and times",

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.review.judged import Mark
+from dictpfl.deploy.review.spending import SIZES, bounded, promise
 from dictpfl.server.agreement import Agreement
 
 
@@ -33,10 +34,14 @@ _PADDING: Mapping[str, tuple[str, Mark]] = {
 }
 
 
-def meanings(config: FederationConfig | None, agreement: Agreement | None) -> list[Meaning]:
-    """Explain the configuration; of a coordinator's folder alone, its half of the agreement."""
+def meanings(
+    config: FederationConfig | None, agreement: Agreement | None, epsilon: float | None = None
+) -> list[Meaning]:
+    """Explain the configuration, with what is spent of its privacy; of a coordinator's folder alone, its half of the agreement."""
     if config is not None:
-        return [*_encryption(config), *_federation(config), *_training(config), *_others(config)]
+        return [
+            *_encryption(config), *_federation(config), *_training(config), *_privacy(config, epsilon), *_others(config),
+        ]  # fmt: skip
     return list(_agreed(agreement)) if agreement is not None else []
 
 
@@ -135,6 +140,36 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
         yield Meaning(
             "selection.patience", str(config.selection.patience),
             "The coordinator learns in which round institutions stop, about one bit a round on the sum of all validation figures.",
+            "caution",
+        )  # fmt: skip
+
+
+def _privacy(config: FederationConfig, epsilon: float | None) -> Iterator[Meaning]:
+    p = config.privacy
+    whom = {"example": "any training sample", "institution": "any institution with all its data"}.get(p.mechanism)
+    if whom is None:
+        yield Meaning(
+            "privacy.mechanism", p.mechanism,
+            "No noise is added: nothing bounds what the sums and the finished model tell of a sample.", "caution",
+        )  # fmt: skip
+        return
+    against = (
+        f" ({p.curious} other institutions together included)" if p.mechanism == "institution" and p.curious else ""
+    )
+    yield Meaning(
+        "privacy.mechanism", p.mechanism,
+        f"Noise hides whether {whom} took part from whoever sees the sums and the model{against}. How well is said by epsilon.",
+    )  # fmt: skip
+    yield Meaning("privacy.epsilon", f"{p.epsilon:g}" if p.epsilon else "no limit",
+                  f"Bounded by {bounded(config, epsilon)}. {SIZES}", promise(config, epsilon))  # fmt: skip
+    yield Meaning(
+        "privacy.delta", f"{p.delta:g}",
+        "Chance that the promise does not hold; it should be well below one over the number of samples.",
+    )  # fmt: skip
+    if p.figures:
+        yield Meaning(
+            "privacy.figures", "yes",
+            "Losses and validation figures are sent exact, without noise; nothing bounds what they tell of validation samples.",
             "caution",
         )  # fmt: skip
 

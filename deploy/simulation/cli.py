@@ -318,6 +318,7 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
         ("time", f"{human_seconds(seconds['total'])}; training {human_seconds(seconds['train'])} an institution, "
                  f"seal, fold and open {human_seconds(crypto)}"),
         *_devices_row(summary),
+        *_privacy_row(summary),
         *_masks_row(summary),
         ("state digest", summary["state_digest"]),
         ("model sha256", summary["model_sha256"]),
@@ -366,6 +367,14 @@ def _devices_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     each = (f"{name}: {n['institutions']} institutions, {n['rounds']} rounds" for name, n in said.items())
     return [("trained on", "; ".join(each))]
+
+
+def _privacy_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not (account := summary.get("privacy")):  # runs of earlier releases have none
+        return []
+    whom = "each training sample" if account["mechanism"] == "example" else "each institution"
+    limit = f", {account['limit']:g} allowed" if account["limit"] else ", no limit"
+    return [("privacy spent", f"epsilon {account['epsilon']:.3f} at delta {account['delta']:g}, of {whom}{limit}")]
 
 
 def _masks_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

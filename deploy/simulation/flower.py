@@ -33,6 +33,7 @@ from types import FrameType
 from typing import Any
 
 from dictpfl.common.errors import EngineError
+from dictpfl.common.files import append_private
 from dictpfl.deploy.simulation.cluster import reached, require_nodes
 from dictpfl.deploy.simulation.devices import AUTO, of_cluster
 
@@ -158,7 +159,7 @@ def _environment(scratch: Path, work: Path, places: Places) -> dict[str, str]:
 def _supervise(order: _Order, environment: Mapping[str, str], log: Path, on_poll: Callable[[], None]) -> int:
     """Start the child, look after it until it ends, and stop whatever is left of its session."""
     # Appended to: a run that goes on after a crash keeps the log of the one before.
-    with log.open("ab") as output, _sigterm_raises():
+    with append_private(log) as output, _sigterm_raises():
         child = subprocess.Popen(  # noqa: S603  this very module, with arguments of our own
             [sys.executable, "-P", "-m", "dictpfl.deploy.simulation.flower", json.dumps(asdict(order))],
             stdin=subprocess.DEVNULL,

@@ -56,6 +56,10 @@ def test_simulate_leaves_a_whole_run_folder_and_identity_gives_the_same_model(co
     assert len((tmp_path / "a" / "history.jsonl").read_text().splitlines()) == 4  # three updates and a measurement
     assert (tmp_path / "a" / "model.safetensors").exists()
     assert list((tmp_path / "a" / "tensorboard").glob("events*"))
+    closed = [path for path in (tmp_path / "a").rglob("*") if path.is_dir() and not path.stat().st_mode & 0o077]
+    open_to_all = [p for p in (tmp_path / "a").rglob("*") if p.is_file() and p.stat().st_mode & 0o077]
+    assert [p.name for p in open_to_all if not {*p.parents} & {*closed}] == []
+    assert not [p.name for p in open_to_all if p.name in ("diary.jsonl", "engine.log")]
 
     plain = dictpfl("simulate", config, "--engine", "local", "--sealer", "identity", "--out", "b", cwd=tmp_path)
     assert plain.returncode == 0

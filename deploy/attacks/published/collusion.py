@@ -126,14 +126,22 @@ def collusion_finding(recorded: RecordedRun, label: str) -> Finding:
     values = [abs(one.correlation) for one in outcomes]
     chances = [one.chance for one in outcomes]
     exact = all(one.largest <= 0.5 + 1e-6 for one in outcomes)
+    attack, note = "open another's upload with the shared key", ""
+    if exact:
+        note = "Institutions share one key: who has it and an upload has the update."
+    elif recorded.genesis.config.privacy.mechanism != "none":
+        # What was sent opens all the same; what it is compared with is an update without noise.
+        attack = "another's update, without its noise, from an upload opened with the shared key"
+        if all(one.passes for one in outcomes):
+            note = "The upload itself opens. It holds noise of differential privacy, and is compared with an update without."
     return Finding(
-        family="collusion", attack="open another's upload with the shared key", source="this project's threat model",
+        family="collusion", attack=attack, source="this project's threat model",
         adversary="collusion", method=label, encrypted=True,
         setting={"batch": recorded.genesis.config.training.batch_size, "round": recorded.update_rounds[0]},
         metric="correlation with the true update", found=mean_interval(values), blind=mean_interval(chances),
         gain=gain_interval(values, chances), success=_FIRM, trials=len(values), method_of_interval="Student's t over victims, paired with random numbers",
         more={"exact to the last digit sent": float(exact), "passes the opener's checks": float(np.mean([o.passes for o in outcomes]))},
-        note="Institutions share one key: who has it and an upload has the update." if exact else "",
+        note=note,
     )  # fmt: skip
 
 
@@ -143,4 +151,4 @@ class Collusion(FederationAttack):
 
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
-        yield collusion_finding(play(config, folder / "run"), "dictpfl")
+        yield collusion_finding(play(config, folder / "run"), "dictpfl, masks" if config.defences.masks else "dictpfl")

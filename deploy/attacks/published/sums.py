@@ -84,6 +84,8 @@ def federation(config: FederationConfig, institutions: int, batch: int) -> Feder
             sample_cap=1,
         ),
         "model": replace_section(config.model, source="mlp", options={"hidden": [64]}),
+        # They change nothing of a sum, and one's own part of it is read from its upload here.
+        "defences": replace_section(config.defences, masks=False),
         "decomposition": replace_section(config.decomposition, rank=8),
         "training": replace_section(config.training, steps=1, batch_size=batch, optimizer="sgd"),
     }
@@ -153,7 +155,6 @@ def _inversion(
     blind = [images.ssim(mean, b, span) for b in strange]
     picture = ""
     if pictures is not None:
-        pictures.mkdir(parents=True, exist_ok=True)
         picture = f"aggregate-{setting['institutions']}-institutions-batch{setting['batch']}.png"
         shown = {"true": list(strange[:8]), "recovered": list(back[:8])}
         images.grid(

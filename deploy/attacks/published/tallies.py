@@ -119,7 +119,7 @@ def tally_findings(recorded: RecordedRun) -> Iterator[Finding]:
             method="dictpfl, masks" if masks else "dictpfl", encrypted=True, setting={"institutions": institutions},
             metric="likeness of classes", found=mean_interval(guess.found), blind=mean_interval(guess.blind),
             gain=gain_interval(guess.found, guess.blind), success=_EXACT, trials=len(guess.found),
-            method_of_interval="Student's t over institutions, paired with public classes",
+            method_of_interval="Student's t over institutions, paired with public classes", needs="tallies",
         )  # fmt: skip
 
 

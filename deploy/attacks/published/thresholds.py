@@ -180,7 +180,7 @@ def threshold_findings(recorded: RecordedRun, seed: int = 0) -> Iterator[Finding
             method="thresholds, masks" if masks else "thresholds", encrypted=True, setting=setting,
             metric="likeness of classes", found=mean_interval(guess.found), blind=mean_interval(guess.blind),
             gain=gain_interval(guess.found, guess.blind), success=SUCCESS, trials=len(guess.found),
-            method_of_interval="Student's t over institutions, paired with public classes",
+            method_of_interval="Student's t over institutions, paired with public classes", needs="sparsity",
         )  # fmt: skip
 
 

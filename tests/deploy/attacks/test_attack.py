@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_plaintext_gives_images_and_labels_away(results: tuple[PrivacyResults, P
     pictures = [f.picture for f in found.findings if f.picture]
     assert pictures
     assert all((folder / "pictures" / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+
+
+def test_pictures_of_training_samples_are_their_owner_s_alone(results: tuple[PrivacyResults, Path]) -> None:
+    _, folder = results
+    made = [folder / "pictures", *sorted((folder / "pictures").iterdir())]
+    assert {path.suffix for path in made} == {"", ".png", ".npz"}
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
 def test_ciphertexts_are_checked_and_not_attacked(results: tuple[PrivacyResults, Path]) -> None:
@@ -166,6 +174,43 @@ def test_all_subjects_are_configurations() -> None:
     for subject in SUBJECTS.values():
         config = subject.config(EXPERIMENT, {})
         assert bool(config.insecurities) == (not subject.encrypted and subject.adversary == "server")
+
+
+@pytest.mark.parametrize(
+    "own", [{"defences.masks": True}, {"privacy.mechanism": "example", "privacy.epsilon": 8.0}], ids=["masks", "noise"]
+)
+def test_a_federation_of_one_s_own_protects_nothing_that_is_compared(own: dict[str, object]) -> None:
+    """Masks and noise of the attacked configuration were refused beside plaintext, in words of settings that nobody had made."""
+    for subject in SUBJECTS.values():
+        config = subject.config(EXPERIMENT, own)
+        assert FederationConfig.of(config.model_dump(mode="json")) == config
+        kept = subject.encrypted or subject.adversary != "server"
+        assert config.defences.masks == (kept and "defences.masks" in own)
+        assert (config.privacy.mechanism == "example") == (kept and "privacy.mechanism" in own)
+
+
+def test_masks_leave_an_institution_with_the_key_nothing_to_invert(tmp_path: Path) -> None:
+    settings = Settings(methods=["dictpfl-collusion"], attacks=["closed-form"], parts=["collusion"])
+    found = attack(EXPERIMENT, tmp_path, settings, overrides=QUICK | {"defences.masks": True})
+    assert "dictpfl, coordinator and one institution together" in found.skipped[0]
+    (finding,) = found.of("collusion")
+    assert (finding.method, finding.verdict) == ("dictpfl, masks", "no better than blind")
+    (sums, rounds) = (
+        importlib.import_module(f"dictpfl.deploy.attacks.published.{name}") for name in ("sums", "rounds")
+    )
+    config = FederationConfig.load(EXPERIMENT, {"defences.masks": True})
+    assert not sums.federation(config, 3, 1).defences.masks
+    assert not rounds.federation(config, 2).defences.masks
+
+
+def test_an_attack_that_fails_leaves_neither_runs_nor_a_folder_that_is_in_its_own_way(tmp_path: Path) -> None:
+    settings = Settings(methods=["plaintext"], attacks=["closed-form"], parts=[])
+    with (
+        mock.patch("dictpfl.deploy.attacks.attack._overview", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        attack(EXPERIMENT, tmp_path / "a", settings, overrides=QUICK)
+    assert list((tmp_path / "a").iterdir()) == []
 
 
 def test_several_steps_are_simulated_as_they_were_made(

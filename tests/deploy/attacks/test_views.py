@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from dictpfl.client.folder import GENESIS_WEIGHTS
 from dictpfl.common.ckks.keys import load_key
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError
@@ -23,6 +24,7 @@ from dictpfl.deploy.attacks.views import InstitutionView, OutsiderView, ServerVi
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.server.recording import EVENTS, RECORDING
+from tests.support.federations import encrypted
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -114,12 +116,28 @@ def test_a_view_of_nothing_says_what_is_missing(tmp_path: Path) -> None:
         OutsiderView.read(tmp_path / "model.safetensors")
 
 
+def test_an_upload_with_noise_is_not_said_to_stay_shut(tmp_path: Path) -> None:
+    pytest.importorskip("opacus", reason="the extra `dp` is not installed")
+    noise = {"privacy__mechanism": "example", "privacy__noise_multiplier": 2.0, "federation__rounds": 1}
+    finding = collusion_finding(play(encrypted(**noise), tmp_path), "dictpfl")
+    assert finding.more["passes the opener's checks"] == 1.0
+    assert "without its noise" in finding.attack
+    assert "The upload itself opens." in finding.note
+
+
 def test_who_saw_what_is_counted_from_the_recording(encrypted_run: RecordedRun, plain_run: RecordedRun) -> None:
     rows = {(seen.party, seen.what): seen for seen in encrypted_run.seen()}
     uploads = rows["server", "uploads, encrypted"]
     assert uploads.count == 9
     assert uploads.bytes == sum(len(seen.blob) for seen in encrypted_run.server.uploads)
     assert not uploads.readable
+    others = rows["collusion", "single uploads of others, opened with the shared key"]
+    assert others.count == 6, "one's own are no other's"
+    own = [encrypted_run.victims(seen.round)[0].seen.blob for seen in encrypted_run.server.uploads]
+    assert others.bytes == sum(len(seen.blob) for seen in encrypted_run.server.uploads if seen.blob not in own)
+    tensors = OutsiderView.read(encrypted_run.home(0) / GENESIS_WEIGHTS).tensors  # the final model's are as large
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    assert size <= rows["outsider", "the final model"].bytes < 1.2 * size
     assert any(seen.readable and seen.bytes for seen in plain_run.seen() if seen.party == "server")
 
 

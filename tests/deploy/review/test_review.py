@@ -9,25 +9,31 @@ import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 import dictpfl.client.keys.vault
+from dictpfl.client.keys.epochs import home
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.attacks.results import Check
 from dictpfl.deploy.ceremony.custody import HEAD, LOG
 from dictpfl.deploy.ceremony.identity import coordinator_signer
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
+from dictpfl.deploy.reports.exposure import exposure
 from dictpfl.deploy.review.custody import logs
 from dictpfl.deploy.review.differences import differences
 from dictpfl.deploy.review.egress import egress
 from dictpfl.deploy.review.judged import judge, labels_of
 from dictpfl.deploy.review.page import write_review
 from dictpfl.deploy.review.parties import Parties
+from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
+from tests.deploy.review.conftest import finding, interval, results
 from tests.support.ceremonies import NAMES, Ceremony
 from tests.support.federations import encrypted
 
@@ -84,6 +90,9 @@ def test_it_carries_everything_and_runs_nothing(without: Text) -> None:
 
 def test_what_was_seen_is_counted_from_the_recording(run: Run, without: Text) -> None:
     rounds = run.summary["rounds"] + 1  # the last one measures
+    recorded = [*(run.folder / "coordinator" / "recording").iterdir()]
+    assert len(recorded) == 8 * rounds + 1
+    assert not any(path.stat().st_mode & 0o077 for path in recorded)
     assert "Counted from the recording" in without.text
     assert f"uploads, encrypted {8 * rounds}" in without.text
     assert f"sums, encrypted {rounds}" in without.text
@@ -98,6 +107,12 @@ def test_without_a_recording_it_is_counted_from_journal_and_diaries(run: Run, tm
     assert "Single uploads were not recorded" in page.text
     assert "uploads, encrypted 32" in page.text
     assert "single uploads of others" not in page.text
+
+
+def test_the_files_that_it_was_made_from_are_named(run: Run, without: Text) -> None:
+    for name in ("institutions/institution-007/diary.jsonl", "coordinator/recording/events.jsonl"):
+        assert f"{name} {(run.folder / name).stat().st_size:,}" in without.text
+    assert "The coordinator's journal went into it, too" in without.text
 
 
 def test_every_byte_of_every_institution_stands_in_the_record(run: Run, without: Text) -> None:
@@ -263,6 +278,67 @@ def test_masks_off_says_nothing_of_masks_on(attacked: Callable[..., Path]) -> No
     assert judge(results, FederationConfig.of({}, {"defences.masks": True})).card("collusion").mark == "open"
 
 
+@pytest.mark.parametrize(
+    ("changes", "card"),
+    [
+        ({}, "No result"),
+        ({"defences.masks": True}, "No result"),
+        ({"tallies.opening": ["classes"]}, "1 of 1 attacks succeed"),
+        ({"tallies.opening": ["classes"], "defences.masks": True}, "Nothing measurable"),
+    ],
+)
+def test_an_attack_on_what_a_federation_has_not_is_none_on_it(changes: dict[str, object], card: str) -> None:
+    """`dictpfl attack` tries tallies by default, with masks and without, whatever is attacked."""
+    tally: dict[str, Any] = {
+        "family": "collusion",
+        "attack": "open a tally",
+        "adversary": "collusion",
+        "needs": "tallies",
+    }
+    found = [finding("dictpfl", 1.0, **tally), finding("dictpfl, masks", 0.3, gain=interval(0.0), **tally)]
+    judged = judge(results(findings=found), FederationConfig.of({}, changes))
+    assert judged.card("collusion").headline == card
+
+
+@pytest.mark.parametrize(
+    ("limit", "epsilon", "words"),
+    [
+        (8.0, 7.9, "epsilon 8 at delta 1e-05 (7.90 is spent so far)"),
+        (5000.0, 4321.0, "epsilon 5000 at delta 1e-05 (4321.00 is spent so far)"),
+        (0.0, 4321.0, "no limit of epsilon at delta 1e-05 (4321.00 is spent so far)"),
+    ],
+)
+def test_a_promise_of_privacy_has_its_epsilon_and_is_no_better_than_that(
+    run: Run, tmp_path: Path, limit: float, epsilon: float, words: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["privacy"] |= {"mechanism": "example", "epsilon": limit, "noise_multiplier": 0.1, "figures": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["privacy"] = {"mechanism": "example", "epsilon": epsilon, "delta": 1e-5, "limit": limit or None, "steps": 3}
+    (copy / "summary.json").write_text(json.dumps(summary))
+    text = read(write_review(copy)).text
+    small = limit == 8.0
+    assert text.count(words) >= 2
+    assert f"The finished model gives something away {'reduced' if small else 'remains'}" in text
+    assert re.search(
+        rf"privacy\.epsilon \S+( limit)? Bounded by [^|]*?2023\)\. {'privacy' if small else 'yes privacy'}\.delta", text
+    )
+    assert "Losses and validation figures are sent exact" in text
+
+
+def test_a_federation_without_noise_is_said_to_have_none(without: Text) -> None:
+    assert "privacy.mechanism none No noise is added" in without.text
+
+
+def test_an_account_that_is_not_here_is_not_one_of_nothing() -> None:
+    config = FederationConfig.of({"privacy": {"mechanism": "example", "epsilon": 8.0}})
+    assert "what is spent is not known" in bounded(config, None)
+    assert "0.00 is spent" in bounded(config, 0.0)
+
+
 def test_differences_between_the_attacked_federation_and_this() -> None:
     config = FederationConfig.of({}, {"training.batch_size": 8, "name": "a"})
     attacked = FederationConfig.of({}, {"training.batch_size": 1, "name": "b", "method": "dictpfl"})
@@ -351,6 +427,11 @@ def test_a_coordinators_folder_alone(deployed: Path, tmp_path: Path) -> None:
 
 def test_an_institutions_folder_alone(deployed: Path, tmp_path: Path) -> None:
     page = read(write_review(deployed / "berlin", tmp_path / "p.html"))
+    judged = exposure(Genesis.load(home(deployed / "berlin")), [deployed / "berlin"])
+    assert judged is not None
+    assert judged.verdict in page.text
+    assert "Their number is not said here" in page.text
+    assert f"{judged.distinct:,} distinct" not in page.text
     assert "berlin: sent" in page.text
     assert "kyoto: sent" not in page.text
     assert "coordinator got" not in page.text
