@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.config.soundness import require_precise
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
@@ -147,7 +148,7 @@ class InstitutionSettings(Section):
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise ConfigError(f"cannot use {path}: {error}") from error
+            raise ConfigError(f"cannot use {path}: {explained(error, cls.model_fields)}") from error
 
     def save(self, folder: Path) -> None:
         """Write `folder/institution.toml`."""

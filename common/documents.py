@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from pydantic import ValidationError
 
 from dictpfl.common.errors import DictPFLError
 
@@ -48,3 +51,27 @@ def require_format(found: object, form: str, origin: object, error: Callable[[st
     """
     if found != form:
         raise error(f"{origin} is of format {found!r}, this release reads {form!r}: {OTHER_RELEASE}")
+
+
+def explained(error: Exception, known: Iterable[str] = ()) -> str:
+    """Say in one line what is wrong with a document: field by field where its schema found it, or as the error says.
+
+    Args:
+        error: pydantic's, whose own text has several lines and an address, or any other.
+        known: names of the fields that there are; the nearest one is said beside an unknown one.
+    """
+    return "; ".join(_issues(error, list(known))) if isinstance(error, ValidationError) else str(error)
+
+
+def _issues(error: ValidationError, known: list[str]) -> Iterator[str]:
+    for issue in error.errors():
+        key = ".".join(str(part) for part in issue["loc"]) or "document"
+        if issue["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            yield f"unknown key {key!r}" + (f"; the nearest known key is {near[0]!r}" if near else "")
+        elif issue["type"] == "value_error":  # a rule of our own, which says what was found
+            yield f"{key}: {issue['msg'].removeprefix('Value error, ')}"
+        elif issue["type"] in ("missing", "json_invalid"):  # the input is the whole document
+            yield f"{key}: {issue['msg']}"
+        else:
+            yield f"{key}: {issue['msg']}, found {issue['input']!r}"

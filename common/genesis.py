@@ -19,7 +19,7 @@ from safetensors.numpy import load, save
 from dictpfl.common.arrays import Ints
 from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.documents import OTHER_RELEASE, parse_document
+from dictpfl.common.documents import OTHER_RELEASE, explained, parse_document
 from dictpfl.common.errors import ConfigError, DictPFLError, IntegrityError
 from dictpfl.common.files import tensors_digest, write_private
 from dictpfl.common.law.dictionary import Dictionary, draw
@@ -330,7 +330,7 @@ class Genesis:
             files = {name: (folder / name).read_bytes() for name in (DOCUMENT, TENSORS)}
         except OSError as error:
             raise ConfigError(
-                f"{folder} holds no readable genesis ({type(error).__name__}: {error}); join again with the bundle"
+                f"{folder} holds no readable genesis ({type(error).__name__}: {explained(error)}); join again with the bundle"
             ) from error
         return cls.of_files(files, folder)
 
@@ -380,7 +380,7 @@ class Genesis:
                     f"{folder}/{DOCUMENT} names settings that this release does not have ({unknown}): {OTHER_RELEASE}"
                 ) from error
             raise ConfigError(
-                f"{folder} holds no readable genesis ({type(error).__name__}: {error}); join again with the bundle"
+                f"{folder} holds no readable genesis ({type(error).__name__}: {explained(error)}); join again with the bundle"
             ) from error
         if genesis.federation != recorded or len(genesis.seed) != SEED_BYTES:
             raise ConfigError(

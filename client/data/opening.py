@@ -11,6 +11,7 @@ from dictpfl.client.data.lazy import INDEX_FORMAT, Form, LazySamples
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import NUMBERS, UNREADABLE, Samples, arrays_in
 from dictpfl.client.data.source import SOURCES, reader_of
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import DataError
 from dictpfl.common.settings import Data
 
@@ -36,7 +37,9 @@ def opened(path: Path, data: Data) -> Samples:
             form = Form(tuple(about["shape"]), about["dtype"], tuple(about["label_shape"]), about["label_dtype"])
             written, digest = about["format"], about["digest"]
     except (*UNREADABLE, ValidationError) as error:
-        raise DataError(f"cannot read the index {path}: {error}; write it again with `dictpfl data prepare`") from error
+        raise DataError(
+            f"cannot read the index {path}: {explained(error)}; write it again with `dictpfl data prepare`"
+        ) from error
     if written != INDEX_FORMAT:
         raise DataError(f"{path} has the form {written!r}, this version reads {INDEX_FORMAT!r}; prepare the data again")
     if own.source not in SOURCES.own() and own.source != data.source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.config.soundness import require_sound
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.presets import METHODS
 from dictpfl.common.settings import ACTIVATIONS, Section
@@ -68,7 +68,7 @@ class FederationConfig(Sections):
         try:
             config = cls.model_validate(merged)
         except ValidationError as error:
-            raise ConfigError(f"{origin}: " + "; ".join(_explain(error))) from error
+            raise ConfigError(f"{origin}: {explained(error, known_keys())}") from error
         config.require_sound(origin)
         return config
 
@@ -159,18 +159,6 @@ def known_keys(model: type[BaseModel] = FederationConfig, prefix: str = "") -> I
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from known_keys(kind, f"{prefix}{name}.")
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for issue in error.errors():
-        key = ".".join(str(part) for part in issue["loc"])
-        if issue["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.0)
-            yield f"unknown key {key!r}; the nearest known key is {near[0]!r}"
-        elif issue["type"] == "value_error":  # a rule of our own, which says what was found
-            yield f"{key}: {issue['msg'].removeprefix('Value error, ')}"
-        else:
-            yield f"{key}: {issue['msg']}, found {issue['input']!r}"
 
 
 def literal_values(section: type[Section], field: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 
@@ -183,4 +184,4 @@ class PrivacyResults(_Document):
                 f"{folder} holds no {RESULTS}; `dictpfl attack CONFIG.toml --out DIR` makes one"
             ) from None
         except (OSError, ValidationError) as error:
-            raise ConfigError(f"cannot use {path}: {error}; attack again with this release") from error
+            raise ConfigError(f"cannot use {path}: {explained(error)}; attack again with this release") from error

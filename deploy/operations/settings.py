@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.settings import Section
@@ -76,7 +77,7 @@ class _Kept(Section):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(f"cannot use {folder / cls.FILE}: {error}") from error
+            raise ConfigError(f"cannot use {folder / cls.FILE}: {explained(error, cls.model_fields)}") from error
 
 
 class CoordinatorSettings(_Kept):

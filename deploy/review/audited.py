@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.attacks.ciphertexts import OTHER, TOPICS, Topic, topic_of, worst
 from dictpfl.deploy.attacks.results import CiphertextCheck, PrivacyResults
@@ -99,7 +100,7 @@ def audit_of(folder: Path) -> Audit:
     try:
         report = _Report.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"cannot use {path}: {error}; run `{COMMAND}` again with this release") from error
+        raise ConfigError(f"cannot use {path}: {explained(error)}; run `{COMMAND}` again with this release") from error
     uploads = (folder / COORDINATOR / RECORDING).glob("*.upload")
     if any(upload.stat().st_mtime > path.stat().st_mtime for upload in uploads):
         return Audit((), f"{REPORT} is older than the run's newest upload")

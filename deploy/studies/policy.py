@@ -11,6 +11,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError
 
 from dictpfl.client.folder import InstitutionSettings
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError, StudyError
 from dictpfl.common.settings import Section
 from dictpfl.deploy.studies.code import differing
@@ -58,7 +59,7 @@ class Policy(Section):
         try:
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            raise ConfigError(f"cannot use {path}: {error}") from error
+            raise ConfigError(f"cannot use {path}: {explained(error, cls.model_fields)}") from error
 
     def require_kept(self, proposal: Proposal, app: str) -> None:
         """Refuse a study that breaks this policy; see `broken`.

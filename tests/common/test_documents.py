@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dictpfl.common.documents import parse_document
+from dictpfl.client.folder import SETTINGS, InstitutionSettings
+from dictpfl.common.documents import explained, parse_document
 from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.studies.policy import POLICY, Policy
 
 
 def test_a_document_is_of_the_format_that_its_reader_knows() -> None:
@@ -18,3 +23,36 @@ def test_a_document_is_of_the_format_that_its_reader_knows() -> None:
     for damaged in (b"{", b"[]", b"{}", b"3", b"\xff"):
         with pytest.raises((ValueError, KeyError, TypeError)):
             parse_document(damaged, "dictpfl-x-1", "x.json", ConfigError)
+
+
+class Sized(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    size: Annotated[int, Field(ge=1)]
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ('{"size": 0}', "size: Input should be greater than or equal to 1, found 0"),
+        ('{"size": 1, "nane": "x"}', "unknown key 'nane'; the nearest known key is 'name'"),
+        ("{}", "size: Field required"),
+        ('{"size": ', "document: Invalid JSON"),
+    ],
+)
+def test_what_is_wrong_is_one_line_without_an_address(document: str, said: str) -> None:
+    with pytest.raises(ValidationError) as found:
+        Sized.model_validate_json(document)
+    words = explained(found.value, Sized.model_fields)
+    assert words.startswith(said)
+    assert "\n" not in words
+    assert "http" not in words
+    assert explained(OSError("no space")) == "no space"
+
+
+@pytest.mark.parametrize("kind", [InstitutionSettings, Policy])
+def test_settings_with_a_mistake_name_the_field(kind: type[InstitutionSettings | Policy], tmp_path: Path) -> None:
+    file = tmp_path / (SETTINGS if kind is InstitutionSettings else POLICY)
+    file.write_text('nane = "x"\n')
+    with pytest.raises(ConfigError, match=r"cannot use .*: unknown key 'nane'; the nearest known key is '\w+'$"):
+        kind.load(tmp_path)
