@@ -17,6 +17,7 @@ from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
 from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
 from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
+from dictpfl.common.messages.sharing import combine, commitment
 from dictpfl.common.messages.wire import with_words
 from dictpfl.common.words import add_modulo
 from dictpfl.deploy.operations.status import of_institution
@@ -109,6 +110,38 @@ def test_questions_that_would_uncover_too_much(what: str, five: World) -> None:
     assert reply.code == REFUSED, "whoever asks learns nothing of what was wrong"
     assert reply.defence == b""
     assert not told(five, 0).exists()
+
+
+def test_a_coordinator_and_one_institution_get_two_sums_by_asking_different_halves(five: World) -> None:
+    """A limit, not a law (docs/threat-model.md): nobody helps with two sums, and the half that helped with neither opens the other.
+
+    With the fifth institution's own streams and shares, the coordinator has the sums of {0, 1, 2} and {0, 1, 4} opened, whose difference
+    is what 2 sent and 4 knows. Both operators have to lie, to at least half of the others each.
+    """
+    five.exchange()
+    known = notes(five)
+    node = {Note.of_bytes(five.record(n).pending.defence).member: n for n in five.nodes}  # type: ignore[union-attr]
+    first, second = [0, 1, 2], [0, 1, 4]
+
+    def told_of(stage: Stage, member: int, defence: bytes) -> Answer:
+        reply = conversation(five, stage, defence, node[member])
+        assert reply.status is Status.REVEALED, (stage, member)
+        return Answer.of_bytes(reply.defence)
+
+    for member, missing in ((0, (2, 3)), (1, (2, 3)), (2, (3,))):  # what 4 shares with them it tells itself
+        told_of(Stage.SEEDS, member, SeedsQuestion(0, missing).to_bytes())
+    own = [told_of(Stage.SHARES, member, question(five, second, member)).own for member in (0, 1)]
+    assert [commitment(seed) for seed in own] == [known[member][0].commitment for member in (0, 1)]
+    shares = {holder: told_of(Stage.SHARES, holder, question(five, first, holder)).others for holder in (2, 3)}
+    colluder = five.institution(node[4])
+    assert colluder._masks
+    context = colluder._masks._context_of(five.record(node[4]).pending)  # type: ignore[arg-type]
+    shares[4] = dict(colluder._masks._shares(context, SharesQuestion.of_bytes(question(five, first, 4))))
+    for maker in (0, 1):  # who refuse this sum themselves: three shares of four are enough
+        places = {holder: place for place, holder in enumerate(known[maker][0].partners)}
+        assert combine({places[holder]: some[maker] for holder, some in shares.items()}) == own[maker]
+        refused = conversation(five, Stage.SHARES, question(five, first, maker), node[maker])
+        assert refused.code == REFUSED
 
 
 def test_too_many_said_to_be_missing(five: World) -> None:
