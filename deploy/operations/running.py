@@ -67,6 +67,12 @@ def run(
     try:
         if restart_from is not None:
             watch.allow(restart_from)
+        if rounds is not None and (closed := watch.journal.updates()) > rounds:
+            _log.warning(
+                "more update rounds are closed than are asked for, and --rounds counts all: none is added",
+                asked=rounds,
+                closed=closed,
+            )
         if changed := wanted != agreement:
             wanted.save(folder / AGREEMENT)
         watch.to_the_end(restart=changed)

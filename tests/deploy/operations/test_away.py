@@ -70,6 +70,18 @@ def test_a_run_says_whom_it_waits_for(coordinator: Path, online: list[str], monk
     assert said == [(1, 3, ["kyoto", "oslo"]), (2, 3, ["oslo"]), (2, 3, ["oslo"])]
 
 
+@pytest.mark.parametrize(("rounds", "told"), [(3, [(3, 14)]), (14, []), (15, [])])
+def test_who_asks_for_further_rounds_and_names_fewer_than_are_closed_is_told(
+    rounds: int, told: list[tuple[int, int]], coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "installed", lambda *_: b"")
+    monkeypatch.setattr(running._Watch, "to_the_end", lambda *_, **__: None)
+    monkeypatch.setattr(running.Journal, "updates", lambda _: 14)
+    with structlog.testing.capture_logs() as logs:
+        running.run(coordinator, rounds)
+    assert [(entry["asked"], entry["closed"]) for entry in logs if "asked" in entry] == told
+
+
 def test_a_model_that_is_short_of_the_agreed_updates_says_so(institution: Path, tmp_path: Path) -> None:
     genesis = Genesis.load(institution)
     memory = Memory(institution / "memory", genesis.federation)
