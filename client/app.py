@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from dictpfl.client.memory.diary import Diary
 from dictpfl.client.messages import decode_request, encode_reply
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.common.messages.protocol import Reply, Request, Status
+
+if TYPE_CHECKING:
+    from dictpfl.client.institution import Institution
 
 INSTITUTIONS = "DICTPFL_INSTITUTIONS"
 """Name of the environment variable with the folder of all institutions, where several share a machine (simulation)."""
@@ -43,17 +48,26 @@ def institution_folder(context: Context) -> Path:
     return Path(institutions) / f"institution-{partition:03d}"
 
 
+def _opened(folder: Path, number: int) -> Institution:
+    """Open the institution of a folder; note in its diary why it cannot be opened, as it notes itself why it cannot answer."""
+    # Not at the top: the driver of a simulation loads both apps into the coordinator's process, which must
+    # stay without torch.
+    from dictpfl.client.institution import open_institution
+
+    try:
+        return open_institution(folder)
+    except Exception as error:
+        Diary(folder, folder.name).failed(number, error)
+        raise
+
+
 def _answer(message: Message, context: Context) -> Reply:
     # Flower sends the text of an exception to the coordinator (decision 0007), and text may hold a path or a value of
     # the data. So whatever happens stays in the local log, and a bare code leaves.
     request: Request | None = None
     try:
         request = decode_request(message.content)
-        # Not at the top: the driver of a simulation loads both apps into the coordinator's process, which must
-        # stay without torch.
-        from dictpfl.client.institution import open_institution
-
-        return open_institution(institution_folder(context)).handle(request)
+        return _opened(institution_folder(context), request.round).handle(request)
     except DictPFLError as error:
         _log.warning("request refused", code=error.code, reason=str(error))
         code = error.code

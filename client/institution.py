@@ -161,10 +161,10 @@ class Institution:
                     "request refused", institution=self.settings.name, code=error.code, reason=str(error), **raised
                 )
                 if error.code not in {*_NOTED_WITH_SUM, LOCKED}:
-                    self._diary.note("failed", request.round, 0, reason=_said(str(error), error))
+                    self._diary.failed(request.round, error)
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
             except Exception as error:
-                self._diary.note("failed", request.round, 0, reason=_said(f"{type(error).__name__}: {error}", error))
+                self._diary.failed(request.round, error)
                 raise
 
     def prepare(self) -> None:
@@ -467,9 +467,3 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _said(words: str, error: Exception) -> str:
-    """Words about an error for the diary, with the place in code of the institution's own, where it came from there."""
-    place = own_place(error)
-    return f"{words} (in {place})" if place else words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dictpfl.common.ckks.adding import ClearSum, WordSum
@@ -49,7 +50,6 @@ class Fold:
         self._kind = kind
         self._round = number
         self._attempt = attempt
-        self._notes: dict[int, Note] = {}
         self._members: set[int] = set()
         """Members whose uploads are in a sum."""
         self._sums: dict[_Plan, Tally] = {}
@@ -98,11 +98,6 @@ class Fold:
             raise CorruptError(
                 f"a note on masks with partner {max(note.partners)}, expected members below {members}: compare bundles"
             )
-        for number, partner in note.partners.items():
-            other = self._notes.get(number)
-            seen = other.partners.get(note.member) if other else None
-            if other and (seen is None or seen.commitment != partner.commitment):
-                raise CorruptError("an upload masked with streams that its partner does not have: compare bundles")
         return note
 
     def _manifest(self, data: bytes, upload: bytes) -> Manifest | None:
@@ -139,7 +134,7 @@ class Fold:
         self._sums[plan] = total
         total.uploads[node] = entry
         if note is not None:
-            total.notes[node] = self._notes[note.member] = note
+            total.notes[node] = note
         if manifest is not None:
             total.manifests[node] = manifest
         self._members.add(entry.member)
@@ -160,10 +155,35 @@ class Fold:
         """Nodes whose uploads are in the sum that counts."""
         return list(self._sums[self._chosen()].uploads)
 
+    def member(self, node: int) -> int:
+        """Return the member that a node's upload in the sum that counts names."""
+        return self._sums[self._chosen()].uploads[node].member
+
     def contributions(self) -> list[Contribution]:
         """Masked uploads of the sum that counts."""
         total = self._sums[self._chosen()]
         return [Contribution(total.uploads[node].upload_id, note, node) for node, note in total.notes.items()]
+
+    def contradicted(self) -> list[int]:
+        """Nodes to leave out of the sum that counts, so that the notes of all others agree on what each pair is masked with.
+
+        Of two notes that differ one is wrong, and not because it came later: whom most others contradict is left out, until
+        nobody is contradicted. Where two stand alone against each other, each has its turn, by the number of the round: neither
+        can have the other left out for good.
+        """
+        notes = self._sums[self._chosen()].notes
+        nodes = {note.member: node for node, note in notes.items()}
+        disputes = _disputes({note.member: note for note in notes.values()})
+        turn = 1 if self._round % 2 else -1
+        out: list[int] = []
+        while disputes:
+            worst = max(disputes, key=lambda member: (len(disputes[member]), turn * member))
+            for other in disputes.pop(worst):
+                disputes[other].discard(worst)
+                if not disputes[other]:
+                    del disputes[other]
+            out.append(nodes[worst])
+        return out
 
     def manifests(self) -> bytes:
         """Manifests of the uploads in the sum that counts, joined."""
@@ -190,3 +210,17 @@ class Fold:
 
     def _chosen(self) -> _Plan:
         return max(self._sums, key=lambda plan: len(self._sums[plan].uploads))
+
+
+def _disputes(notes: Mapping[int, Note]) -> dict[int, set[int]]:
+    """Find, for each member whose note another one contradicts, who does: they do not name the same stream for their pair."""
+    found: dict[int, set[int]] = {}
+    for number, note in notes.items():
+        for partner, said in note.partners.items():
+            if partner not in notes:
+                continue
+            seen = notes[partner].partners.get(number)
+            if seen is None or seen.commitment != said.commitment:
+                found.setdefault(number, set()).add(partner)
+                found.setdefault(partner, set()).add(number)
+    return found

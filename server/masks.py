@@ -112,7 +112,8 @@ class Unmasking:
         self._journal = journal
         self._sum: MaskedSum | None = None
         self._unfit: set[tuple[int, int]] = set()
-        """Round and member of those who told another stream of a missing partner than they had committed to."""
+        """Round and member of those whose notes others contradicted, or who told another stream of a missing partner than they had
+        committed to."""
         if (kept := journal.masked()) is not None:
             self._sum = _of(kept)
             _log.info("a masked sum waits to be opened", round=kept.closed.round, uploads=len(self._sum.uploads))
@@ -195,11 +196,16 @@ class Unmasking:
                 if commitment(answer.others.get(number, b"")) != upload.note.partners[number].commitment:
                     if upload.node == node:  # nobody else may have a member left out
                         self._unfit.add((masked.closed.round, answer.member))
+                        self._unfit.discard((masked.closed.round, number))  # that contradicted a note which was wrong
                     raise CorruptError("an answer about masks without a stream that was asked for")
         elif answer.own and commitment(answer.own) != upload.note.commitment:
             raise CorruptError("an answer about masks with another seed than was committed to")
         masked.told[answer.member] = answer
         masked.uploads[answer.member] = replace(upload, node=node)
+
+    def leave_out(self, number: int, member: int) -> None:
+        """Have a round asked for again without a member, whose note others contradict."""
+        self._unfit.add((number, member))
 
     def is_unfit(self, number: int, member: int | None) -> bool:
         """Tell whether a round is better asked for without a member: its masks could not be taken off, and would not be again."""

@@ -117,6 +117,8 @@ class BlindStrategy:
             return
         patience = self._patience
         if attempts >= patience.attempts:
+            for node, reason in reasons.items():  # nobody is asked again: what stays in the journal is why
+                self._coordinator.failed(node, reason)
             self._coordinator.close()
             raise EngineError(
                 f"Expected progress within {patience.attempts} exchanges, found none; "

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import structlog
 
 from dictpfl.client.folder import DIARY
+from dictpfl.common.errors import DictPFLError, own_place
 from dictpfl.common.files import append_private
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +45,12 @@ class Diary:
                 file.write(_begun(file) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             _log.warning("diary not written", institution=self._name, reason=str(error))
+
+    def failed(self, number: int, error: Exception) -> None:
+        """Write a line about a request of round `number` that an error ended, with the place in code of the institution's own, if any."""
+        words = str(error) if isinstance(error, DictPFLError) else f"{type(error).__name__}: {error}"
+        place = own_place(error)
+        self.note("failed", number, 0, reason=f"{words} (in {place})" if place else words)
 
 
 def _begun(file: BinaryIO) -> bytes:

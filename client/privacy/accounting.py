@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from dictpfl.common.documents import parse_document
-from dictpfl.common.errors import ConfigError, MemoryFileError
+from dictpfl.common.errors import ConfigError, MemoryFileError, PrivacyError
 from dictpfl.common.files import write_private
 
 _FORMAT = "dictpfl-privacy-1"
@@ -110,7 +110,7 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int, accountant:
     """Search the least noise multiplier with which so many steps of DP-SGD stay within epsilon (Opacus' search).
 
     Raises:
-        ConfigError: no noise is enough.
+        PrivacyError: no noise is enough.
     """
     try:
         with _quiet() as opacus:
@@ -120,7 +120,7 @@ def noise_for(epsilon: float, delta: float, rate: float, steps: int, accountant:
                 )
             )
     except ValueError as error:
-        raise ConfigError(
+        raise PrivacyError(
             f"privacy.epsilon {epsilon:g} at delta {delta:g} cannot be had in {steps} steps ({error}); raise it, or lower "
             "federation.rounds, training.epochs or training.batch_size"
         ) from error

@@ -158,7 +158,8 @@ def guard_of(genesis: Genesis, memory: Path, samples: int) -> Guard:
         samples: number of training samples.
 
     Raises:
-        ConfigError: the extra `dp` is not installed, or no noise is enough for the wanted epsilon.
+        ConfigError: the extra `dp` is not installed.
+        PrivacyError: no noise is enough for the wanted epsilon.
     """
     return _GUARDS[genesis.config.privacy.mechanism](genesis, account_of(memory), samples)
 

@@ -66,7 +66,10 @@ def install_agreed(home: Path, agreed: str) -> str:
         pinned.require(content, agreed or pinned.sha256_of(content), "that of the dictpfl installed here")
         pinned.install(owner_only(home), content)
     except pinned.Mismatch as error:
-        raise AppBundleError(str(error)) from error
+        raise AppBundleError(
+            f"{error}. If yours is the newer release, take up the epoch that came with it first: `dictpfl institution join`, or "
+            "`dictpfl coordinator install`"
+        ) from error
     return pinned.sha256_of(content)
 
 

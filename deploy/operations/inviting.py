@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from cryptography import x509
 
-from dictpfl.common.documents import parse_document
+from dictpfl.common.documents import OTHER_RELEASE, parse_document
 from dictpfl.common.errors import AppBundleError, CertificateError, ConfigError, IdentityError
 from dictpfl.common.files import write_private
 from dictpfl.deploy.ceremony import custody
@@ -34,6 +34,7 @@ from dictpfl.deploy.operations.settings import NodeSettings
 
 _FORMAT = "dictpfl-invitation-1"
 _CONTEXT = b"dictpfl invitation 1\n"
+_FIELDS = {"format", "authority", "coordinator", "ca", "app"}
 _LARGEST = 1 << 16
 _PORTS = range(1, 1 << 16)
 
@@ -103,6 +104,11 @@ class Invitation:
             authority = PublicIdentity.of(facts["authority"], str(path))
             if not authority.verify(signature, _CONTEXT + canonical(facts)):
                 raise IdentityError(f"{path} was altered: its signature does not fit; ask the authority for it again")
+            if unknown := sorted(facts.keys() - _FIELDS):
+                # Signed, so they are meant: what a later release asks for must not be passed over.
+                raise IdentityError(
+                    f"{path} has {', '.join(unknown)}, which this release does not know: {OTHER_RELEASE}"
+                )
             return cls(authority, str(facts["coordinator"]), str(facts["ca"]), str(facts["app"]))
         except OSError as error:
             raise IdentityError(f"cannot read the invitation {path}: {error.strerror}; ask for it again") from error

@@ -20,6 +20,7 @@ from dictpfl.deploy.operations.places import FLOWER, NODES
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, open_journal
+from dictpfl.server.journal import Journal
 from dictpfl.server.rows import ClosedRound
 from dictpfl.server.troubles import news, trouble
 
@@ -27,6 +28,8 @@ POLL_SECONDS, ASK_SECONDS = 0.5, 2.0
 """Seconds between looks into the journal, and between questions to the SuperLink, each of which costs it a TLS handshake."""
 ATTEMPTS = 5
 """Runs in a row that may end without closing a round."""
+SHORT_SECONDS = 10.0
+"""Seconds that too few institutions may be online before that is said: after a start they register one after another."""
 AWAY_SECONDS = 300.0
 """Seconds that a SuperLink may be away: its supervisor starts it again."""
 OnRound = Callable[[ClosedRound, int, int], None]
@@ -64,6 +67,12 @@ def run(
     try:
         if restart_from is not None:
             watch.allow(restart_from)
+        if rounds is not None and (closed := watch.journal.updates()) > rounds:
+            _log.warning(
+                "more update rounds are closed than are asked for, and --rounds counts all: none is added",
+                asked=rounds,
+                closed=closed,
+            )
         if changed := wanted != agreement:
             wanted.save(folder / AGREEMENT)
         watch.to_the_end(restart=changed)
@@ -86,6 +95,8 @@ class _Watch:
         self._away: float | None = None
         self._asked = float("-inf")
         self._full = False
+        self._short: float | None = None
+        self._missed: list[str] = []
 
     def allow(self, number: int) -> None:
         """Note that the operator lets the federation go on from the institutions' state.
@@ -144,6 +155,7 @@ class _Watch:
         try:
             with connected(self._address, self._ca) as control:
                 state = _find(control, self._run)
+                self._say_who_is_missing(control)
         except ProcessError as error:
             if self._away is None:
                 self._away = time.monotonic()
@@ -153,6 +165,18 @@ class _Watch:
             return None
         self._away = None
         return state
+
+    def _say_who_is_missing(self, control: Control) -> None:
+        """Say whom a round waits for, while fewer institutions are online than it needs: nothing else would be seen here."""
+        members, missing = _not_online(self._agreement, self._folder, control, self.journal)
+        least, online = self._agreement.min_participants, len(members) - len(missing)
+        if online >= least:
+            self._short, self._missed = None, []
+            return
+        self._short = self._short or time.monotonic()
+        if time.monotonic() - self._short >= SHORT_SECONDS and missing != self._missed:
+            self._missed = missing
+            _log.warning("waiting for institutions", online=online, minimum=least, not_online=missing)
 
     def _endure(self, state: RunState, idle: int) -> None:
         if reason := trouble(self.journal):
@@ -204,13 +228,18 @@ def away(folder: Path) -> list[str]:
     agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
     journal = open_journal(folder, agreement)
     try:
-        excluded = {one.name for one in journal.excluded()}
+        with connected(settings.superlink, folder / settings.ca) as control:
+            return _not_online(agreement, folder, control, journal)[1]
     finally:
         journal.close()
-    with connected(settings.superlink, folder / settings.ca) as control:
-        known = {node.name: node.status for node in control.nodes()}
-    members = set(agreement.members) or {path.stem for path in (folder / NODES).glob("*.pub")}
-    return sorted(name for name in members - excluded if known.get(name) != "online")
+
+
+def _not_online(agreement: Agreement, folder: Path, control: Control, journal: Journal) -> tuple[list[str], list[str]]:
+    """Name all institutions that are asked for uploads, and those of them that are not online."""
+    known = {node.name: node.status for node in control.nodes()}
+    admitted = set(agreement.members) or {path.stem for path in (folder / NODES).glob("*.pub")}
+    members = sorted(admitted - {one.name for one in journal.excluded()})
+    return members, [name for name in members if known.get(name) != "online"]
 
 
 def rounds_to_end_with(folder: Path) -> int:

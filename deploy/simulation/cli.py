@@ -96,7 +96,7 @@ def simulate(
         FederationConfig.load(config, asked) if stopped is None else _agreed_in(stopped, asked, out, resume=resume)
     )
     console.warn_insecure(checked.insecurities)
-    folder = stopped or out or _free_folder(Path("runs") / f"{checked.name}-{checked.method}", resume=resume)
+    folder = stopped or out or _free_folder(checked.name, checked.method, resume=resume)
     if resume:
         _require_begun(folder)
     title = f"{checked.name} ({checked.method})"
@@ -147,7 +147,7 @@ def compare(
     _logging(verbose=verbose)
     configs = configurations(config, _words(methods), _overrides(set_, gpus=gpus))
     first = next(iter(configs.values()))
-    folder = out or _free_folder(Path("runs") / f"{first.name}-compare", resume=resume)
+    folder = out or _free_folder(first.name, "compare", resume=resume)
 
     def watch(named: str, config: FederationConfig) -> LiveProgress:
         return LiveProgress(console.out, f"{config.name} ({named})", config.federation.rounds)
@@ -284,8 +284,22 @@ def _require_begun(folder: Path) -> None:
         console.remark([f"the run in {folder} was stopped before it was founded whole; it begins anew"])
 
 
-def _free_folder(wanted: Path, *, resume: bool) -> Path:
-    """Return the folder, or the first free one with a number behind it."""
+_LONGEST = 100
+"""Most bytes of a configuration's name that a folder is named after; systems allow 255 for all of it."""
+_NOT_IN_NAMES = frozenset("/\\" + "".join(map(chr, (*range(32), 127))))
+"""Characters that would lead elsewhere than into `runs`, or that no terminal shows."""
+
+
+def _free_folder(name: str, what: str, *, resume: bool) -> Path:
+    """Return the folder in `runs` that is named after the configuration, or the first free one with a number behind it."""
+    from dictpfl.common.errors import ConfigError
+
+    if not name.strip() or name.startswith(".") or len(name.encode()) > _LONGEST or set(name) & _NOT_IN_NAMES:
+        raise ConfigError(
+            f"name is {name[:_LONGEST]!r}, and the run's folder is named after it: expected a word of at most {_LONGEST} bytes, which "
+            "does not begin with '.' and has no '/', '\\' or control character; change it, or name the folder by --out"
+        )
+    wanted = Path("runs") / f"{name}-{what}"
     if resume:
         return wanted
     number, folder = 2, wanted

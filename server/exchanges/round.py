@@ -159,6 +159,9 @@ class Round(Delivery):
             self.failed(node, "drift")
         for node in fold.nodes():
             self.rejected.pop(node, None)  # a second answer of one that is in the sum
+        if self._is_contradicted(fold):
+            self._journal.refuse(self.number, time.time(), self._reasons)
+            return
         blob, counted, ciphertexts = fold.aggregate()
         closed = self._closed(fold, ciphertexts)
         if self._agreement.masks:
@@ -167,6 +170,23 @@ class Round(Delivery):
         aggregate = Aggregate(self.number, blob, counted, fold.manifests())
         self._journal.record(closed, aggregate)
         log_closed(closed, aggregate)
+
+    def _is_contradicted(self, fold: Fold) -> bool:
+        """Tell whether notes on masks contradict each other: then the sum is nonsense, and the round is asked again without some.
+
+        Uploads are added as they arrive and not kept, so that none can be taken out again. Nothing was asked about the masks yet, and
+        institutions have their uploads on disk.
+        """
+        out = fold.contradicted()
+        for node in out:
+            member = fold.member(node)
+            _log.warning(
+                "upload left out: masked with other streams than its partners have; the round is asked again without it. Compare bundles",
+                round=self.number, node=node, member=member, institution=self._state.members.name(node),
+            )  # fmt: skip
+            self._state.unmasking.leave_out(self.number, member)
+            self.failed(node, CorruptError.code)
+        return bool(out)
 
     def _closed(self, fold: Fold, ciphertexts: int) -> ClosedRound:
         return ClosedRound(

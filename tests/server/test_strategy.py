@@ -295,6 +295,8 @@ def test_gives_up_when_no_exchange_brings_progress() -> None:
     with pytest.raises(EngineError, match=r"drift \(2\), deadline \(1\)|drift \(2\), flower-error-2 \(1\)"):
         run(coordinator, FakeGrid(n1=refuse, n2=refuse, n3=lambda m, _: [Message(Error(2), reply_to=m)]))
     assert len([told for told in coordinator.told if told[:2] == ("receive", 1)]) == QUICK.attempts
+    # What is closed last is what `status` shows of the round: it has to say why, too.
+    assert {(what, node) for what, node, _ in coordinator.told[-3:]} == {("failed", node) for node in (1, 2, 3)}
 
 
 def test_a_lost_round_is_repeated() -> None:

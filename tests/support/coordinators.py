@@ -58,6 +58,9 @@ class PlainFold:
     def drifted(self) -> list[int]:
         return []
 
+    def contradicted(self) -> list[int]:
+        return []
+
     def aggregate(self) -> tuple[bytes, tuple[bytes, ...], int]:
         ids = tuple(bytes([self._round, *data]).ljust(16, b"-") for data in self._uploads.values())
         return b"sum %d:" % self._attempt + b"".join(self._uploads.values()), ids, 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -11,11 +12,12 @@ from unittest import mock
 import pytest
 import structlog
 
-from dictpfl.client.defences.masks import Masks
+from dictpfl.client.defences.masks import MaskContext, Masks
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
 from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
 from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
+from dictpfl.common.messages.sharing import combine, commitment
 from dictpfl.common.messages.wire import with_words
 from dictpfl.common.words import add_modulo
 from dictpfl.deploy.operations.status import of_institution
@@ -110,6 +112,38 @@ def test_questions_that_would_uncover_too_much(what: str, five: World) -> None:
     assert not told(five, 0).exists()
 
 
+def test_a_coordinator_and_one_institution_get_two_sums_by_asking_different_halves(five: World) -> None:
+    """A limit, not a law (docs/threat-model.md): nobody helps with two sums, and the half that helped with neither opens the other.
+
+    With the fifth institution's own streams and shares, the coordinator has the sums of {0, 1, 2} and {0, 1, 4} opened, whose difference
+    is what 2 sent and 4 knows. Both operators have to lie, to at least half of the others each.
+    """
+    five.exchange()
+    known = notes(five)
+    node = {Note.of_bytes(five.record(n).pending.defence).member: n for n in five.nodes}  # type: ignore[union-attr]
+    first, second = [0, 1, 2], [0, 1, 4]
+
+    def told_of(stage: Stage, member: int, defence: bytes) -> Answer:
+        reply = conversation(five, stage, defence, node[member])
+        assert reply.status is Status.REVEALED, (stage, member)
+        return Answer.of_bytes(reply.defence)
+
+    for member, missing in ((0, (2, 3)), (1, (2, 3)), (2, (3,))):  # what 4 shares with them it tells itself
+        told_of(Stage.SEEDS, member, SeedsQuestion(0, missing).to_bytes())
+    own = [told_of(Stage.SHARES, member, question(five, second, member)).own for member in (0, 1)]
+    assert [commitment(seed) for seed in own] == [known[member][0].commitment for member in (0, 1)]
+    shares = {holder: told_of(Stage.SHARES, holder, question(five, first, holder)).others for holder in (2, 3)}
+    colluder = five.institution(node[4])
+    assert colluder._masks
+    context = colluder._masks._context_of(five.record(node[4]).pending)  # type: ignore[arg-type]
+    shares[4] = dict(colluder._masks._shares(context, SharesQuestion.of_bytes(question(five, first, 4))))
+    for maker in (0, 1):  # who refuse this sum themselves: three shares of four are enough
+        places = {holder: place for place, holder in enumerate(known[maker][0].partners)}
+        assert combine({places[holder]: some[maker] for holder, some in shares.items()}) == own[maker]
+        refused = conversation(five, Stage.SHARES, question(five, first, maker), node[maker])
+        assert refused.code == REFUSED
+
+
 def test_too_many_said_to_be_missing(five: World) -> None:
     five.exchange()
     own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
@@ -195,7 +229,7 @@ def test_a_round_that_was_opened_takes_no_other_attempt(five: World) -> None:
     five.close()
 
 
-def test_the_coordinator_refuses_uploads_without_a_note_and_of_pairs_that_differ(five: World) -> None:
+def test_the_coordinator_refuses_uploads_without_a_note_and_with_anothers(five: World) -> None:
     five.exchange()
     known = {node: five.record(node).pending for node in five.nodes}
     fresh = five.folder / "fresh"
@@ -205,20 +239,71 @@ def test_the_coordinator_refuses_uploads_without_a_note_and_of_pairs_that_differ
     five.coordinator_folder = fresh
     coordinator = five.coordinator
     coordinator.begin(five.nodes)
-    first, second, third = (known[node] for node in (0, 1, 2))
+    first, second, third = (known[node] for node in (0, 1, 3))
     assert first
     assert second
     assert third
     coordinator.receive(0, Reply(Status.UPLOAD, 0, 0, first.blob))
     assert coordinator.rejected[0] == "corrupt"
     coordinator.receive(1, Reply(Status.UPLOAD, 0, 0, second.blob, defence=second.defence))
-    note = Note.of_bytes(third.defence)
-    partners = {n: replace(p, commitment=bytes(16)) for n, p in note.partners.items()}
-    wrong = replace(note, partners=partners).to_bytes()
-    coordinator.receive(2, Reply(Status.UPLOAD, 0, 0, third.blob, defence=wrong))
-    assert coordinator.rejected[2] == "corrupt"
     coordinator.receive(3, Reply(Status.UPLOAD, 0, 0, third.blob, defence=second.defence))
     assert coordinator.rejected[3] == "wrong-round", "the note of another member"
+
+
+def misleading(five: World, liars: Mapping[int, Sequence[int]]) -> AbstractContextManager[object]:
+    """Have nodes commit to another stream than theirs with each of these partners."""
+    held = {id(five.institution(node)._masks): partners for node, partners in liars.items()}
+    honest = Masks.note
+
+    def misled(masks: Masks, *arguments: Any) -> bytes:
+        note = Note.of_bytes(honest(masks, *arguments))
+        false = {n: replace(note.partners[n], commitment=bytes(16)) for n in held.get(id(masks), ())}
+        return replace(note, partners={**note.partners, **false}).to_bytes()
+
+    return mock.patch.object(Masks, "note", misled)
+
+
+@pytest.mark.parametrize("liar", [0, 4])
+def test_whom_most_others_contradict_is_left_out_whoever_came_first(liar: int, five: World) -> None:
+    """Not those who came after it: their notes are right, and the first one is not believed for being the first."""
+    others = [node for node in five.nodes if node != liar]
+    with misleading(five, {liar: others}), structlog.testing.capture_logs() as logs:
+        for _ in range(4):
+            five.exchange()
+    (closed, *_) = five.coordinator._journal.rounds()
+    assert (closed.round, closed.rejected) == (0, {str(liar): "corrupt"})
+    assert len(five.journal()[0][1].counted) == 4
+    assert [entry["member"] for entry in logs if "its partners have" in entry["event"]] == [liar]
+    assert five.coordinator._journal.vain_attempts()[0] == [f"{liar}: corrupt"]
+    five.run()
+    assert five.coordinator._journal.contributors()[1][0] == 5
+    five.digest()
+
+
+def lefts(five: World) -> list[dict[str, str]]:
+    """Play three rounds; who was left out of each, and why."""
+    while len(five.journal()) < 3:
+        assert five.exchanges < 25, "the rounds do not close"
+        five.exchange()
+    return [dict(closed.rejected) for closed in five.coordinator._journal.rounds()[:3]]
+
+
+def test_of_two_that_contradict_each_other_each_has_its_turn(five: World) -> None:
+    """Nobody can tell which one is wrong, so neither has the other left out for good."""
+    held, honest = five.institution(VICTIM)._masks, Masks._stream
+
+    def other(masks: Masks, partner: int, context: MaskContext) -> bytes:
+        seed = honest(masks, partner, context)
+        return bytes(32) if masks is held and partner == OTHER else seed
+
+    with mock.patch.object(Masks, "_stream", other):
+        assert lefts(five) == [{str(node): "corrupt"} for node in (VICTIM, OTHER, VICTIM)]
+
+
+def test_who_is_left_out_takes_part_again_once_the_other_tells_what_it_did_not_commit_to(five: World) -> None:
+    with misleading(five, {VICTIM: [OTHER]}):
+        assert lefts(five) == [{str(VICTIM): "corrupt"}] * 3
+    assert five.coordinator._journal.vain_attempts()[1][0] == f"{OTHER}: corrupt", "its turn"
 
 
 def test_a_note_on_partners_that_are_nobody_stops_nobody_else(five: World) -> None:

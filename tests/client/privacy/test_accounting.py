@@ -18,7 +18,7 @@ from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from dictpfl.client.privacy.accounting import Release, Spending, noise_for, skellam_divergence
-from dictpfl.common.errors import ConfigError, MemoryFileError
+from dictpfl.common.errors import MemoryFileError, PrivacyError
 
 SETTINGS = [(1.5, 0.1, 300, 1e-5), (0.9, 0.02, 900, 1e-5), (6.0, 0.5, 60, 1e-6)]
 """Noise, rate, steps, delta."""
@@ -57,7 +57,7 @@ def test_another_library_says_the_same(noise: float, rate: float, steps: int, de
 def test_noise_for_an_epsilon() -> None:
     noise = noise_for(3.0, 1e-5, 0.1, 300, "rdp")
     assert 2.9 < spend(noise, 0.1, 300).epsilon(1e-5) <= 3.0
-    with pytest.raises(ConfigError, match="cannot be had in 300 steps"):
+    with pytest.raises(PrivacyError, match="cannot be had in 300 steps"):
         noise_for(1e-9, 1e-5, 1.0, 300, "rdp")
 
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from dictpfl.client.memory.record import Memory, Record
@@ -48,6 +50,36 @@ def test_a_run_tells_who_has_not_heard_of_its_end(coordinator: Path, online: lis
     journal.exclude("kyoto", "left")
     journal.close()
     assert running.away(coordinator) == []
+
+
+def test_a_run_says_whom_it_waits_for(coordinator: Path, online: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It printed that a run was started, and nothing more for as long as nobody came."""
+    now = [0.0]
+    monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(running, "installed", lambda *_: b"")
+    agreement = replace(Agreement.load(coordinator / "federation.json"), min_participants=3)
+    watch = running._Watch(coordinator, agreement, lambda *_: None)
+    control: Any = SimpleNamespace(nodes=lambda: [SimpleNamespace(name=name, status="online") for name in online])
+    with structlog.testing.capture_logs() as logs:
+        for seconds, there in ((0, 1), (9, 1), (11, 1), (20, 1), (21, 2), (22, 3), (23, 2), (24, 2), (40, 2)):
+            now[0] = 100.0 + seconds
+            online[:] = ["berlin", "kyoto", "oslo"][:there]
+            watch._say_who_is_missing(control)
+    watch.journal.close()
+    said = [(entry["online"], entry["minimum"], entry["not_online"]) for entry in logs]
+    assert said == [(1, 3, ["kyoto", "oslo"]), (2, 3, ["oslo"]), (2, 3, ["oslo"])]
+
+
+@pytest.mark.parametrize(("rounds", "told"), [(3, [(3, 14)]), (14, []), (15, [])])
+def test_who_asks_for_further_rounds_and_names_fewer_than_are_closed_is_told(
+    rounds: int, told: list[tuple[int, int]], coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "installed", lambda *_: b"")
+    monkeypatch.setattr(running._Watch, "to_the_end", lambda *_, **__: None)
+    monkeypatch.setattr(running.Journal, "updates", lambda _: 14)
+    with structlog.testing.capture_logs() as logs:
+        running.run(coordinator, rounds)
+    assert [(entry["asked"], entry["closed"]) for entry in logs if "asked" in entry] == told
 
 
 def test_a_model_that_is_short_of_the_agreed_updates_says_so(institution: Path, tmp_path: Path) -> None:

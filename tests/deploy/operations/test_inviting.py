@@ -19,7 +19,16 @@ from dictpfl.common.errors import (
     PassphraseError,
 )
 from dictpfl.deploy.ceremony.fingerprint import spoken
-from dictpfl.deploy.ceremony.identity import PRIVATE, PUBLIC, PublicIdentity, Role, make_identity, public_of
+from dictpfl.deploy.ceremony.identity import (
+    PRIVATE,
+    PUBLIC,
+    PublicIdentity,
+    Role,
+    canonical,
+    make_identity,
+    open_identity,
+    public_of,
+)
 from dictpfl.deploy.ceremony.pinning import pinned
 from dictpfl.deploy.operations.certificates import CA, try_out
 from dictpfl.deploy.operations.inviting import Invitation, accept, invite
@@ -108,6 +117,25 @@ def test_a_signature_of_somebody_else_is_refused(made: Path, tmp_path: Path) -> 
     (tmp_path / "altered").write_text(json.dumps(facts))
     with pytest.raises(IdentityError, match="was altered"):
         Invitation.load(tmp_path / "altered")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"format": "dictpfl-invitation-2"}, r"of format 'dictpfl-invitation-2', this release reads 'dictpfl-invitation-1': another release"),
+        ({"proxy": "http://proxy:3128"}, r"has proxy, which this release does not know: another release"),
+    ],
+)  # fmt: skip
+def test_what_a_later_release_wrote_and_signed_is_told_so_and_not_misread(
+    changed: dict[str, str], said: str, made: Path, words: str, tmp_path: Path
+) -> None:
+    authority = open_identity(made / "authority", PASSPHRASE)
+    facts = {**Invitation.load(made / "invitation").facts(), **changed}
+    facts["signature"] = authority.sign(b"dictpfl invitation 1\n" + canonical(facts)).hex()
+    (tmp_path / "later").write_text(json.dumps(facts))
+    with pytest.raises(IdentityError, match=said):
+        accept(tmp_path / "berlin", "berlin", unasked, tmp_path / "later", app=APP, said=words)
+    assert not (tmp_path / "berlin").exists()
 
 
 def test_what_does_not_fit_changes_nothing(made: Path, words: str, tmp_path: Path) -> None:

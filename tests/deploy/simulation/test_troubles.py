@@ -16,6 +16,7 @@ from dictpfl.client.memory.record import Memory
 from dictpfl.common.errors import EngineError
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations.status import of_institution
 from dictpfl.deploy.reports.report import write_report
 from dictpfl.deploy.reports.troubles import told
 from dictpfl.deploy.review.page import write_review
@@ -24,6 +25,8 @@ from dictpfl.deploy.simulation import simulate as module
 from dictpfl.deploy.simulation.founding import Founded
 from dictpfl.deploy.simulation.simulate import simulate
 from dictpfl.deploy.simulation.troubles import troubles_of
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT, open_journal
 from tests.support.federations import tiny
 
 QUIET: dict[str, Any] = {"void": [], "refused": [], "locked": []}
@@ -112,6 +115,23 @@ def test_a_run_that_stands_says_what_was_refused(tmp_path: Path, monkeypatch: py
     ) as stopped:
         simulate(tiny(), tmp_path / "run", engine="local")
     assert "Locked: institution-000" in str(stopped.value)
+
+
+def test_an_epsilon_that_cannot_be_had_ends_a_run_in_the_institutions_own_words(tmp_path: Path) -> None:
+    """Institutions cannot even be opened, so that none of them could note why it does not answer."""
+    private = tiny(privacy__mechanism="example", privacy__epsilon=1e-6)
+    with pytest.raises(
+        EngineError, match=r"institution-002: privacy.epsilon 1e-06 at delta 1e-05 cannot be had in \d+ steps"
+    ):
+        simulate(private, tmp_path / "run", engine="local")
+    home = tmp_path / "run" / "institutions" / "institution-001"
+    assert "privacy.epsilon 1e-06" in of_institution(home)["not_answered"]
+    coordinator = tmp_path / "run" / "coordinator"
+    journal = open_journal(coordinator, Agreement.load(coordinator / AGREEMENT))
+    asked = journal.asked_again()
+    journal.close()
+    assert asked
+    assert set(asked.reasons.values()) == {"privacy"}, "a bare code has left, and no word of it"
 
 
 def test_the_review_says_how_many_refusals_an_institution_bears(quiet: Run) -> None:
