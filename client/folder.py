@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -118,11 +117,12 @@ class InstitutionSettings(Section):
         if self.frozen is not None:
             training = training.model_copy(update={"frozen": self.frozen})
             require_precise(training, config.sparsity.method, str(place))
-        if training.frozen in FEW_BITS and find_spec("bitsandbytes") is None:
-            raise ConfigError(
-                f"frozen is {training.frozen!r}, which needs bitsandbytes, and it is not installed: pip install 'dictpfl[quantised]'; or set "
-                f'frozen = "full" in {place}'
-            )
+        if training.frozen in FEW_BITS:
+            from dictpfl.client.training.quantised import (
+                require_bitsandbytes,
+            )  # torch, which a folder's settings do not need
+
+            require_bitsandbytes(training.frozen, str(place))
         if self.autocast is None:
             return training
         if self.autocast != "none" and config.privacy.mechanism == "example":

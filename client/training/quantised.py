@@ -10,6 +10,7 @@ import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -113,13 +114,29 @@ def readers(module: nn.Module, parameters: Iterable[nn.Parameter]) -> list[tuple
     ]
 
 
+def require_bitsandbytes(frozen: str = "8 or 4 bits", place: str = "the configuration") -> None:
+    """Refuse weights of few bits on a machine that cannot make them.
+
+    Args:
+        frozen: value of `frozen` that asks for them.
+        place: file in which it can be set to something else.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"training.frozen of {frozen} needs bitsandbytes, which is not installed: pip install 'dictpfl[quantised]', or set "
+            f'frozen = "full" in {place}'
+        )
+
+
 @cache
 def _tools() -> ModuleType:
+    require_bitsandbytes()
     # It warns of kernels that it could load from the internet, which is not wanted of it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return importlib.import_module("bitsandbytes.functional")
-    except ImportError:
-        raise ConfigError(
-            "training.frozen of 8 or 4 bits needs bitsandbytes: pip install 'dictpfl[quantised]'"
-        ) from None
+    except ImportError as error:
+        raise ConfigError(f"bitsandbytes is installed, and cannot be imported: {error}") from error
