@@ -10,6 +10,7 @@ A registry holds the parts of one kind (allocators, layers, attacks, ...). A nam
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
@@ -50,10 +51,11 @@ class Registry(Generic[Part]):
         key: configuration key that names one.
         group: entry point group of installed packages.
         folder: package whose modules register this project's own; imported when a name is first asked for.
+        patterns: forms of names that lead elsewhere, such as `timm:NAME`, for messages.
     """
 
-    def __init__(self, kind: str, *, key: str, group: str, folder: str) -> None:
-        self.kind, self.key, self.group = kind, key, group
+    def __init__(self, kind: str, *, key: str, group: str, folder: str, patterns: Sequence[str] = ()) -> None:
+        self.kind, self.key, self.group, self._patterns = kind, key, group, tuple(patterns)
         self._folder = folder
         self._own: dict[str, Part] = {}
         self._complete = False
@@ -100,8 +102,10 @@ class Registry(Generic[Part]):
             raise ConfigError(f"{self.key}: {name!r} comes from several packages: {packages}; uninstall all but one")
         if points:
             return self._of(points[0])
+        near = difflib.get_close_matches(name, self.names(), n=1)
         raise ConfigError(
-            f"{self.key}: {name!r} is unknown; known: {', '.join(self.names())}, or `package.module:name`"
+            f"{self.key}: {name!r} is unknown; known: {', '.join((*self.names(), *self._patterns))}, or `package.module:name`"
+            + "".join(f"; did you mean {one!r}?" for one in near)
         )
 
     def names(self) -> list[str]:
