@@ -14,6 +14,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -24,6 +25,8 @@ from dictpfl.common.errors import ConfigError
 Part = TypeVar("Part")
 Given = TypeVar("Given")
 _OURS = "dictpfl"
+GIVEN = "dictpfl_given"
+"""Module that exists only in a process that gave objects in place of names, and names them (`dictpfl.deploy.simulation.given`)."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,12 @@ def imported(name: str, key: str) -> Any:
         ConfigError: it cannot be imported.
     """
     module, _, attribute = name.partition(":")
+    if module == GIVEN and not hasattr(sys.modules.get(GIVEN), attribute):
+        raise ConfigError(
+            f"{key}: this run was given its {attribute} as an object of Python, which the folder does not hold. In Python, "
+            f'`dictpfl.simulate(config, folder, engine="local", {attribute}=..., resume=True)` gives it again, also to a run that is finished; or '
+            "name it as `package.module:name` from the start"
+        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
