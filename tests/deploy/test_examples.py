@@ -43,7 +43,7 @@ def test_its_example_is_one_that_it_takes(path: str) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda file: file.stem)
 def test_commands_of_an_experiment_are_known(file: Path) -> None:
     """Those that its head names, with their options; values may stand for others (`$alpha`, FOLDER)."""
-    head = "".join(line.lstrip("# ") for line in file.open(encoding="utf-8") if line.startswith("#"))
+    head = "".join(line.lstrip("# ") for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
     for words in map(shlex.split, re.findall(r"(?m)^(?:.*; do )?dictpfl ([^;\n`]+)", head)):
         path = next(path for path in (" ".join(words[:2]), words[0]) if path in EVERY)
         EVERY[path].make_parser(click.Context(EVERY[path])).parse_args(words[len(path.split()) :])
