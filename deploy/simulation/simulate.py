@@ -246,7 +246,9 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found_before - {LOCK} - ({COORDINATOR, INSTITUTIONS, TEST, TEST_GROUPS} if resume else set()):
-        raise ConfigError(f"{folder} is not empty; choose another --out, or --resume what was stopped there")
+        raise ConfigError(
+            f"{folder} is not empty; choose another --out, or --resume what was stopped there (in Python: `out`, `resume=True`)"
+        )
     founded = found(config, folder, regrouping)
     # Written last: a folder without it was never founded whole, and is founded anew.
     write_private(folder / CONFIG, (founded.genesis.config.model_dump_json(indent=1) + "\n").encode())
