@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from dictpfl.client.few_bits import require_bitsandbytes
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.config.soundness import require_precise
 from dictpfl.common.errors import ConfigError
@@ -118,10 +119,6 @@ class InstitutionSettings(Section):
             training = training.model_copy(update={"frozen": self.frozen})
             require_precise(training, config.sparsity.method, str(place))
         if training.frozen in FEW_BITS:
-            from dictpfl.client.training.quantised import (
-                require_bitsandbytes,
-            )  # torch, which a folder's settings do not need
-
             require_bitsandbytes(training.frozen, str(place))
         if self.autocast is None:
             return training

@@ -10,7 +10,6 @@ import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor, nn
 
+from dictpfl.client.few_bits import require_bitsandbytes
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import FEW_BITS
 
@@ -112,23 +112,6 @@ def readers(module: nn.Module, parameters: Iterable[nn.Parameter]) -> list[tuple
         for layer in module.modules()
         if isinstance(layer, nn.Linear) and id(layer.weight) in wanted
     ]
-
-
-def require_bitsandbytes(frozen: str = "8 or 4 bits", place: str = "the configuration") -> None:
-    """Refuse weights of few bits on a machine that cannot make them.
-
-    Args:
-        frozen: value of `frozen` that asks for them.
-        place: file in which it can be set to something else.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
-    """
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            f"training.frozen of {frozen} needs bitsandbytes, which is not installed: pip install 'dictpfl[quantised]', or set "
-            f'frozen = "full" in {place}'
-        )
 
 
 @cache
