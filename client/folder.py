@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from dictpfl.client.few_bits import require_bitsandbytes
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.config.soundness import require_precise
+from dictpfl.common.config.soundness import require_bitsandbytes, require_precise
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
