@@ -21,26 +21,39 @@ if TYPE_CHECKING:
 INSTITUTIONS = "DICTPFL_INSTITUTIONS"
 """Name of the environment variable with the folder of all institutions, where several share a machine (simulation)."""
 
-app = ClientApp()
 _log = structlog.get_logger(__name__)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Answer one request of the coordinator; the reply is always a `Reply`, never an exception."""
-    return Message(encode_reply(_answer(message, context)), reply_to=message)
+def app_at(institutions: str = "") -> ClientApp:
+    """Make the app.
+
+    Args:
+        institutions: folder of all institutions, where a simulation has them at a place that no worker's environment says. It travels with the
+            app: Flower's simulation takes a Ray cluster that runs already, whose workers began in another environment.
+    """
+    made = ClientApp()
+
+    @made.train()
+    def train(message: Message, context: Context) -> Message:
+        """Answer one request of the coordinator; the reply is always a `Reply`, never an exception."""
+        return Message(encode_reply(_answer(message, context, institutions)), reply_to=message)
+
+    return made
 
 
-def institution_folder(context: Context) -> Path:
+app = app_at()
+
+
+def institution_folder(context: Context, institutions: str = "") -> Path:
     """Find the institution's own folder by its own settings: nothing that the coordinator sends has a say.
 
-    The SuperNode's command line comes first (`--node-config 'institution="..."'`), then DICTPFL_INSTITUTIONS and the
-    partition number of a simulation. Raises `ConfigError` if there is neither.
+    The SuperNode's command line comes first (`--node-config 'institution="..."'`), then the folder that the
+    app was made with or DICTPFL_INSTITUTIONS, and the partition number of a simulation. Raises `ConfigError` if there is neither.
     """
     institution = context.node_config.get("institution")
     if isinstance(institution, str) and institution:
         return Path(institution)
-    institutions, partition = os.environ.get(INSTITUTIONS), context.node_config.get("partition-id")
+    institutions, partition = institutions or os.environ.get(INSTITUTIONS, ""), context.node_config.get("partition-id")
     if not institutions or type(partition) is not int:
         raise ConfigError(
             f"Expected institution in the SuperNode's --node-config, or {INSTITUTIONS} and a partition-id; found neither."
@@ -61,13 +74,13 @@ def _opened(folder: Path, number: int) -> Institution:
         raise
 
 
-def _answer(message: Message, context: Context) -> Reply:
+def _answer(message: Message, context: Context, institutions: str) -> Reply:
     # Flower sends the text of an exception to the coordinator (decision 0007), and text may hold a path or a value of
     # the data. So whatever happens stays in the local log, and a bare code leaves.
     request: Request | None = None
     try:
         request = decode_request(message.content)
-        return _opened(institution_folder(context), request.round).handle(request)
+        return _opened(institution_folder(context, institutions), request.round).handle(request)
     except DictPFLError as error:
         _log.warning("request refused", code=error.code, reason=str(error))
         code = error.code

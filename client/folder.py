@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.config.soundness import require_precise
+from dictpfl.common.config.soundness import require_bitsandbytes, require_precise
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
@@ -119,11 +118,8 @@ class InstitutionSettings(Section):
         if self.frozen is not None:
             training = training.model_copy(update={"frozen": self.frozen})
             require_precise(training, config.sparsity.method, str(place))
-        if training.frozen in FEW_BITS and find_spec("bitsandbytes") is None:
-            raise ConfigError(
-                f"frozen is {training.frozen!r}, which needs bitsandbytes, and it is not installed: pip install 'dictpfl[quantised]'; or set "
-                f'frozen = "full" in {place}'
-            )
+        if training.frozen in FEW_BITS:
+            require_bitsandbytes(training.frozen, str(place))
         if self.autocast is None:
             return training
         if self.autocast != "none" and config.privacy.mechanism == "example":

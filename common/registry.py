@@ -10,9 +10,11 @@ A registry holds the parts of one kind (allocators, layers, attacks, ...). A nam
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -23,6 +25,8 @@ from dictpfl.common.errors import ConfigError
 Part = TypeVar("Part")
 Given = TypeVar("Given")
 _OURS = "dictpfl"
+GIVEN = "dictpfl_given"
+"""Module that exists only in a process that gave objects in place of names, and names them (`dictpfl.deploy.simulation.given`)."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,11 @@ class Registry(Generic[Part]):
         key: configuration key that names one.
         group: entry point group of installed packages.
         folder: package whose modules register this project's own; imported when a name is first asked for.
+        patterns: forms of names that lead elsewhere, such as `timm:NAME`, for messages.
     """
 
-    def __init__(self, kind: str, *, key: str, group: str, folder: str) -> None:
-        self.kind, self.key, self.group = kind, key, group
+    def __init__(self, kind: str, *, key: str, group: str, folder: str, patterns: Sequence[str] = ()) -> None:
+        self.kind, self.key, self.group, self._patterns = kind, key, group, tuple(patterns)
         self._folder = folder
         self._own: dict[str, Part] = {}
         self._complete = False
@@ -100,8 +105,10 @@ class Registry(Generic[Part]):
             raise ConfigError(f"{self.key}: {name!r} comes from several packages: {packages}; uninstall all but one")
         if points:
             return self._of(points[0])
+        near = difflib.get_close_matches(name, self.names(), n=1)
         raise ConfigError(
-            f"{self.key}: {name!r} is unknown; known: {', '.join(self.names())}, or `package.module:name`"
+            f"{self.key}: {name!r} is unknown; known: {', '.join((*self.names(), *self._patterns))}, or `package.module:name`"
+            + "".join(f"; did you mean {one!r}?" for one in near)
         )
 
     def names(self) -> list[str]:
@@ -144,6 +151,12 @@ def imported(name: str, key: str) -> Any:
         ConfigError: it cannot be imported.
     """
     module, _, attribute = name.partition(":")
+    if module == GIVEN and not hasattr(sys.modules.get(GIVEN), attribute):
+        raise ConfigError(
+            f"{key}: this run was given its {attribute} as an object of Python, which the folder does not hold. In Python, "
+            f'`dictpfl.simulate(config, folder, engine="local", {attribute}=..., resume=True)` gives it again, also to a run that is finished; or '
+            "name it as `package.module:name` from the start"
+        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

@@ -162,7 +162,7 @@ class Data(Section):
     partition: str = Field(
         "iid",
         description="How samples go to institutions: `iid`, `dirichlet`, `column`, or a partitioner of flwr-datasets by its "
-        "class name, such as `ShardPartitioner`.",
+        "class name, such as `ShardPartitioner`, or of your own, `package.module:name`.",
     )
     partition_options: dict[str, Any] = Field(
         {}, description="Keyword arguments of a partitioner that is given by name; count, label and seed are filled in."

@@ -57,18 +57,46 @@ def load_dataset(data: Data, seed: int) -> Dataset:
         )
     if data.test_path:
         return _with_test(data, seed)
+    _require_columns_read(data)
     dataset = _read(data, seed)
     if data.split_column and dataset.splits is None:
         raise ConfigError(
             f"data.split_column is {data.split_column!r}, but data.source {data.source!r} has no columns; give test samples by "
             "data.test_path, or leave it empty"
         )
+    _require_columns_read(data, has_groups=dataset.groups is not None)
     kept = drawn(len(dataset.samples), data, seed, dataset.splits)
     dataset = dataset if kept is None else dataset.take(kept)
     lazy = dataset.samples
     if isinstance(lazy, LazySamples) and isinstance(lazy.reader, FileReader):
         lazy.reader.make_ready(lazy.numbers, skip_broken=data.skip_broken)
     return dataset
+
+
+def _require_columns_read(data: Data, *, has_groups: bool = True) -> None:
+    """Refuse names of columns where no column is read; a source that knows the institution of each sample may have a word for it."""
+    named = {
+        "data.label": data.label if data.label != Data().label and data.source not in COLUMNS else "",
+        "data.column": data.column if data.source in _FILES or not has_groups else "",
+    }
+    if said := " and ".join(f"{key} = {name!r}" for key, name in named.items() if name):
+        instead = (
+            "; here folders name the classes, and data.paths or data.options.sites the institutions"
+            if data.source == "imagefolder"
+            else ""
+        )
+        raise ConfigError(
+            f"{said} names a column, and data.source {data.source!r} reads none, so that it would be ignored; leave it out, or set data.source "
+            f"to one of {', '.join(COLUMNS)}{instead}"
+        )
+
+
+def of_other_source(data: Data, source: str) -> dict[str, Any]:
+    """Return the overrides that leave out of a section what another kind of file than the agreed one does not have."""
+    if source == data.source:
+        return {}
+    options = {key: value for key, value in data.options.items() if key not in ("delimiter", "split")}
+    return {"data.options": options} | ({} if source in COLUMNS else {"data.label": Data().label, "data.column": ""})
 
 
 def _with_test(data: Data, seed: int) -> Dataset:

@@ -17,7 +17,11 @@ from dictpfl.common.registry import Registry, require_bindable
 from dictpfl.common.settings import Model
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry(
-    "model", key="model.source", group="dictpfl.models", folder="dictpfl.client.model.networks"
+    "model",
+    key="model.source",
+    group="dictpfl.models",
+    folder="dictpfl.client.model.networks",
+    patterns=("timm:NAME", "transformers:NAME"),
 )
 """Functions of (sample_shape, outputs, **model.options) that return a module."""
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor, nn
 
+from dictpfl.common.config.soundness import require_bitsandbytes
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import FEW_BITS
 
@@ -115,11 +116,10 @@ def readers(module: nn.Module, parameters: Iterable[nn.Parameter]) -> list[tuple
 
 @cache
 def _tools() -> ModuleType:
+    require_bitsandbytes()
     # It warns of kernels that it could load from the internet, which is not wanted of it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return importlib.import_module("bitsandbytes.functional")
-    except ImportError:
-        raise ConfigError(
-            "training.frozen of 8 or 4 bits needs bitsandbytes: pip install 'dictpfl[quantised]'"
-        ) from None
+    except ImportError as error:
+        raise ConfigError(f"bitsandbytes is installed, and cannot be imported: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
@@ -419,3 +420,20 @@ def _refuse_first(wrong: Mapping[str, object], before: str) -> None:
     for why, is_so in wrong.items():
         if is_so:
             raise ConfigError(f"{before}{why}")
+
+
+def require_bitsandbytes(frozen: str = "8 or 4 bits", place: str = "the configuration") -> None:
+    """Refuse weights of few bits on a machine that cannot make them.
+
+    Args:
+        frozen: value of `frozen` that asks for them.
+        place: file in which it can be set to something else.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"training.frozen of {frozen} needs bitsandbytes, which is not installed: pip install 'dictpfl[quantised]', or set "
+            f'frozen = "full" in {place}'
+        )

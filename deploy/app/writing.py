@@ -38,9 +38,10 @@ _CLIENT = '''"""An institution: trains, seals, opens sums. A SuperNode's `--node
 
 import os
 
-os.environ.setdefault("DICTPFL_INSTITUTIONS", {institutions})
+from dictpfl.client.app import app_at
 
-from dictpfl.client.app import app  # noqa: E402
+# With the app, not in the environment: workers of a Ray cluster that ran before this app do not have it.
+app = app_at(os.environ.get("DICTPFL_INSTITUTIONS", {institutions}))
 
 __all__ = ["app"]
 '''

@@ -12,7 +12,7 @@ import numpy as np
 from dictpfl.client.data.pipelines import with_pipeline
 from dictpfl.client.data.samples import TEST, VALIDATION, Dataset, Samples
 from dictpfl.client.data.scales import notes_on
-from dictpfl.client.data.source import COLUMNS, load_dataset
+from dictpfl.client.data.source import COLUMNS, load_dataset, of_other_source
 from dictpfl.client.folder import TRAIN
 from dictpfl.client.folder import VALIDATION as VALIDATION_FILE
 from dictpfl.client.keys.epochs import home
@@ -127,19 +127,21 @@ def _section(agreed: FederationConfig, path: Path | None, changes: Mapping[str, 
     if wrong := next((key for key in changes if not key.startswith("data.")), ""):
         raise ConfigError(f"--set {wrong}: only keys of [data] can be changed here; the rest is agreed on by all")
     said = agreed.data
+    other = of_other_source(said, str(changes.get("data.source", said.source)))
+    options = other.pop("data.options", said.options)
     own: dict[str, Any] = {
         "data.path": said.path if path is None else str(path),
         "data.paths": {},
         "data.test_path": "",
         "data.partition": "iid",
         "data.column": "",
-        "data.options": {key: value for key, value in said.options.items() if key != "sites"},
+        "data.options": {key: value for key, value in options.items() if key != "sites"},
     }
     if said.column and said.source in COLUMNS and not {"text", "image"} & said.options.keys():
         # The column that names institutions where all lie in one file: here it may be there, and is no feature.
         own["data.exclude"] = [*said.exclude, said.column]
     raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
-    return FederationConfig.of(raw, own | dict(changes)).data
+    return FederationConfig.of(raw, other | own | dict(changes)).data
 
 
 def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sample_shape: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
-from dictpfl.client.data.source import load_dataset
+from dictpfl.client.data.source import load_dataset, of_other_source
 from dictpfl.client.folder import VALIDATION
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.measuring import agreed_metrics
@@ -129,13 +129,15 @@ def _samples(
         samples = read_samples(data, finished.genesis.config)
     else:
         overrides = dict(changes) | ({} if data is None else {"data.path": str(data)})
-        raw = finished.genesis.config.model_dump(mode="json") | {"toy_insecure": True}
+        agreed = finished.genesis.config
+        raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
+        overrides = of_other_source(agreed.data, str(changes.get("data.source", agreed.data.source))) | overrides
         if data is not None or "data.path" in changes:
             overrides = {
                 "data.test_path": "",
                 "data.paths": {},
             } | overrides  # the federation's test samples are not these
-        dataset = load_dataset(FederationConfig.of(raw, overrides).data, finished.genesis.config.seed)
+        dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
         if dataset.splits is not None:
             dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
         samples, names = of_dataset(finished, dataset)

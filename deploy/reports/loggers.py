@@ -5,7 +5,7 @@ it raises ends the run, which `resume` goes on with.
 
 >>> import dictpfl
 >>> from dictpfl.deploy.reports.loggers import TensorBoardLogger
->>> with TensorBoardLogger("runs/mine/live") as log:  # doctest: +SKIP
+>>> with TensorBoardLogger("live/mine") as log:  # doctest: +SKIP
 ...     dictpfl.simulate(config, "runs/mine", engine="local", on_round=log)
 """
 

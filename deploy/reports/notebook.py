@@ -87,12 +87,12 @@ def progress_of(config: FederationConfig, named: str) -> Iterator[Shown]:
     """Show progress as it suits where this process runs: in a cell's output, in a terminal, or a line a round; logs but warnings are silent."""
     title, rounds = f"{config.name} ({named})", config.federation.rounds
     made = NotebookProgress(title, rounds) if in_notebook() else LiveProgress(console.out, title, rounds)
-    with _quiet(), made as shown:
+    with quiet(), made as shown:
         yield shown
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Let only warnings through, unless this program has said itself what it wants to hear."""
     if structlog.is_configured():
         yield

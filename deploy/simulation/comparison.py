@@ -172,6 +172,8 @@ def _of_one(config: FederationConfig) -> FederationConfig:
     changed = {f"federation.{key}": value for key, value in alone.items()} | {
         "method": "plaintext",
         "privacy.mechanism": "none",
+        # What a party counts for others has no others here, and is refused of fewer than three.
+        "tallies": {},
         "toy_insecure": True,
     }
     return FederationConfig.of(config.model_dump(mode="json"), changed, origin="baseline")

@@ -19,9 +19,7 @@ from dictpfl.client.data.readers.own import is_own
 from dictpfl.client.data.samples import Dataset
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-
-GIVEN = "dictpfl_given"
-"""Module that exists in the process that gave objects, and names them."""
+from dictpfl.common.registry import GIVEN
 
 
 def with_given(config: FederationConfig, *, model: Any = None, data: Any = None, task: Any = None) -> FederationConfig:

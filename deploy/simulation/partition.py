@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import io
 import os
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.samples import TEST, TRAIN, VALIDATION, Dataset, Samples
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.registry import require_bindable
+from dictpfl.common.registry import imported, require_bindable
 from dictpfl.common.settings import Data
 from dictpfl.deploy.simulation.equal import equal_parts
 
@@ -81,7 +82,7 @@ def divide(dataset: Dataset, data: Data, participants: int, seed: int) -> Divisi
     First the test split (stratified by class, or the samples that the data themselves mark), at most `data.test_limit`
     of it; then the public split (stratified likewise), then institutions:
     `iid` in equal parts, `dirichlet` by class in shares drawn with concentration alpha, `column` by the
-    group of each sample; any partitioner of flwr-datasets by its class name. Each institution keeps a validation split of its own (`split_share`).
+    group of each sample; any partitioner of flwr-datasets by its class name, or a user's by `package.module:name`. Each institution keeps a validation split of its own (`split_share`).
 
     Raises:
         DataError: fewer samples than institutions, an institution without samples, or groups that do not fit `participants`.
@@ -287,11 +288,19 @@ def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
 
 
 def _by_name(known: Any, data: Data, participants: int, seed: int) -> Partitioner:
-    """Return a partitioner of flwr-datasets by its class name, over the columns `label` and `index`."""
-    kind = getattr(known, data.partition, None)
-    if data.partition not in known.__all__ or kind is None:
+    """Return a partitioner of flwr-datasets by its class name, or a user's by `package.module:name`, over the columns `label` and `index`."""
+    names = sorted(set(known.__all__) - {"Partitioner"})
+    if ":" not in data.partition and data.partition not in names:
+        near = difflib.get_close_matches(data.partition, ["iid", "dirichlet", "column", *names], n=1)
         raise ConfigError(
-            f"data.partition is {data.partition!r}; known: iid, dirichlet, column, {', '.join(sorted(known.__all__))}"
+            f"data.partition is {data.partition!r}; known: iid, dirichlet, column, {', '.join(names)}, or `package.module:name`"
+            + "".join(f"; did you mean {name!r}?" for name in near)
+        )
+    kind = imported(data.partition, "data.partition") if ":" in data.partition else getattr(known, data.partition)
+    if not (isinstance(kind, type) and issubclass(kind, known.Partitioner)) or inspect.isabstract(kind):
+        raise ConfigError(
+            f"data.partition {data.partition!r}: expected a class that derives from flwr_datasets.partitioner.Partitioner, with load_partition and "
+            f'num_partitions, found {kind!r}; or group samples in a source of your own, and set data.partition = "column"'
         )
     taken = inspect.signature(kind).parameters
     facts = {"num_partitions": participants, "partition_by": "label", "seed": seed}

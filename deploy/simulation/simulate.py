@@ -22,7 +22,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, EngineError
 from dictpfl.common.files import lock_if_free, owner_only, write_private
 from dictpfl.common.law.stored import to_bytes
-from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of
+from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of, quiet
 from dictpfl.deploy.reports.report import write_report
 from dictpfl.deploy.reports.tensorboard import write_events
 from dictpfl.deploy.reports.troubles import told
@@ -96,6 +96,7 @@ def simulate(
         ray_address: HOST:PORT of a Ray cluster's head node, or `auto`: institutions then train on its nodes, all of which see `out` and the
             working directory at the same place. Empty: this machine alone.
         progress: show rounds as they close, in a notebook's output or on standard output; None: in a notebook alone.
+            Logs but warnings are silent in any case, unless the program has configured structlog itself.
 
     Raises:
         ConfigError: `out` holds something else, or GPUs are asked for that are not there.
@@ -121,7 +122,7 @@ def simulate(
                 planned, folder, engine, _both(shown.closed, on_round), _both(_sized(shown), on_founded), ray_address,
                 resume=resume, record=record,
             )  # fmt: skip
-    with _alone(folder):
+    with _alone(folder), quiet():
         return _simulated(planned, folder, engine, on_round, on_founded, ray_address, resume=resume, record=record)
 
 
@@ -156,7 +157,7 @@ def simulate_regrouped(
         resume, on_round, on_founded: see `simulate`.
     """
     folder = Path(out).resolve()
-    with _alone(folder):
+    with _alone(folder), quiet():
         return _simulated(
             devices(config, engine="local"), folder, "local", on_round, on_founded, "", resume=resume, record=False, regrouping=regrouping
         )  # fmt: skip
@@ -245,7 +246,9 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found_before - {LOCK} - ({COORDINATOR, INSTITUTIONS, TEST, TEST_GROUPS} if resume else set()):
-        raise ConfigError(f"{folder} is not empty; choose another --out, or --resume what was stopped there")
+        raise ConfigError(
+            f"{folder} is not empty; choose another --out, or --resume what was stopped there (in Python: `out`, `resume=True`)"
+        )
     founded = found(config, folder, regrouping)
     # Written last: a folder without it was never founded whole, and is founded anew.
     write_private(folder / CONFIG, (founded.genesis.config.model_dump_json(indent=1) + "\n").encode())

@@ -63,6 +63,8 @@ def test_what_is_wrong_is_named(parts: Registry[object], monkeypatch: pytest.Mon
         parts.load("gone")
     with pytest.raises(ConfigError, match=r"section.part: 'nothing' is unknown; known: a, b, gone, pi, or `package"):
         parts.load("nothing")
+    with pytest.raises(ConfigError, match="did you mean 'gone'"):
+        parts.load("gonne")
     with pytest.raises(ConfigError, match="cannot load 'math:nothing'"):
         parts.load("math:nothing")
     with pytest.raises(ConfigError, match="cannot load ':x'"):

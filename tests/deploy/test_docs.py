@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import dictpfl
+from dictpfl.client.data.source import load_dataset
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.settings import Data
 from dictpfl.deploy.reference import commented_toml, markdown
 from tests.support import ROOT
+from tests.support.federations import as_toml
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 SEARCHED = ("TIP", "HRC", "packing", "round", "ledger", "dictionary", "mask", "replay", "journal")
@@ -57,6 +61,24 @@ def test_one_round_by_hand_runs() -> None:
     for block in blocks("tutorial/one-round.md", "python"):
         exec(compile(block, "one-round.md", "exec"), namespace)  # noqa: S102 -- our own page
     assert namespace["table"].shape == (2, 8)
+
+
+def test_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks, one after another, as somebody types them into one session."""
+    monkeypatch.chdir(tmp_path)
+    small = as_toml(federation__rounds=1, data__limit=150, training__steps=2)
+    Path("federation.toml").write_text(small, encoding="utf-8")
+    samples = load_dataset(Data(limit=150), seed=1)
+    session: dict[str, Any] = {
+        "network": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10)),
+        "dataset": samples, "data": samples, "features": samples.samples.features, "task": dictpfl.Classification(),
+    }  # fmt: skip
+    few = ('["majority", "alone", "pooled", "plaintext", "dictpfl"]', '["majority", "pooled"]')
+    for block in blocks("how-to/python.md", "python"):
+        exec(compile(block.replace(*few), "python.md", "exec"), session)  # noqa: S102 -- our own page
+        session |= {"config": FederationConfig.load("federation.toml"), "task": dictpfl.Classification()}
+    assert Path("model.safetensors").exists()
+    assert list(Path("live/logged").iterdir())
 
 
 def test_own_model_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

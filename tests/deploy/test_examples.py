@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +14,7 @@ from rich.markup import render
 
 from dictpfl.deploy.cli import WORKFLOW, app
 from dictpfl.deploy.examples import EXAMPLES
+from tests.support import ROOT
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -35,6 +38,15 @@ def test_its_help_has_an_example(path: str) -> None:
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_its_example_is_one_that_it_takes(path: str) -> None:
     EVERY[path].make_context(path, shlex.split(EXAMPLES[path]))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda file: file.stem)
+def test_commands_of_an_experiment_are_known(file: Path) -> None:
+    """Those that its head names, with their options; values may stand for others (`$alpha`, FOLDER)."""
+    head = "".join(line.lstrip("# ") for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    for words in map(shlex.split, re.findall(r"(?m)^(?:.*; do )?dictpfl ([^;\n`]+)", head)):
+        path = next(path for path in (" ".join(words[:2]), words[0]) if path in EVERY)
+        EVERY[path].make_parser(click.Context(EVERY[path])).parse_args(words[len(path.split()) :])
 
 
 def test_it_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,23 +28,30 @@ _KEPT_GROUPS = 2
 _LOOKED_AT = 8  # rows from which the form of samples is known
 
 
-_OPTIONS = ("scale", "classes", "target", "shape", "delimiter", "split")
+_OF_ALL = ("classes", "target")
+_OF_SOURCE: Mapping[str, tuple[str, ...]] = {"csv": ("delimiter",), "datasets": ("split",)}
 
 
 def require_row_options(data: Data) -> None:
-    """Refuse options that the kind of sample which a section makes of rows does not take.
+    """Refuse options that the source, or the kind of sample which a section makes of its rows, does not take.
 
     Raises:
-        ConfigError: an unknown option, or columns chosen where a sample is one or two of them.
+        ConfigError: an unknown option, one that another makes idle, or columns chosen where a sample is one or two of them.
     """
+    of_source = _OF_SOURCE.get(data.source, ())
+    known = (*_OF_ALL, *of_source)
     if {"text", "image"} <= data.options.keys():
-        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *questions.OPTIONS))
+        require_options(data, (*known, *questions.OPTIONS))
     elif "text" in data.options:
-        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], *texts.OPTIONS))
+        require_options(data, (*known, *texts.OPTIONS))
     elif "image" in data.options:
-        require_options(data, (*_OPTIONS[1:3], *_OPTIONS[4:], "image", *images.OPTIONS))
+        require_options(data, (*known, "image", *images.OPTIONS))
     else:
-        require_options(data, (*_OPTIONS, "event"))
+        require_options(data, ("scale", *_OF_ALL, "shape", *of_source, "event"))
+    if data.options.get("target") == "next" and "classes" in data.options:
+        raise ConfigError(
+            'data.options.classes would be ignored: with data.options.target = "next" each token is the label of the one before it; leave it out'
+        )
     if (data.features or data.exclude) and {"text", "image"} & data.options.keys():
         raise ConfigError(
             "data.features and data.exclude choose columns of numbers, and data.options makes samples of one column or two; leave them out"

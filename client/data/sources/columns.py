@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def read_columns(data: Data, seed: int) -> Dataset:
     """Read rows as samples: tokens of `data.options.text`, images of `data.options.image`, both, or numbers of all columns.
 
-    `data.options` for all of them: `classes`, `target` (see `dictpfl.client.data.tables`); `delimiter` of csv;
-    `split` of a `datasets` folder with several.
+    `data.options` for all of them: `classes`, `target` (see `dictpfl.client.data.tables`); for csv alone `delimiter`;
+    for a `datasets` folder with several alone `split`.
 
     Args:
         data: section of the configuration.

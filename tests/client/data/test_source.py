@@ -245,3 +245,24 @@ def test_a_users_function(monkeypatch: pytest.MonkeyPatch) -> None:
         load_dataset(Data(source="a_users_data:make", options={"counts": 0}), seed=1)
     with pytest.raises(ConfigError, match=r"unknown; known: .*digits"):
         load_dataset(Data(source="cifar"), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"source": "imagefolder", "path": ".", "column": "ward"}, "data.column = 'ward' names a column.*data.options.sites"),
+        ({"source": "videofolder", "path": ".", "label": "kind"}, "data.label = 'kind' names a column"),
+        ({"source": "videofolder", "column": "ward", "label": "kind"}, "data.label = 'kind' and data.column = 'ward'"),
+        ({"source": "digits", "column": "ward"}, "reads none, so that it would be ignored"),
+        ({"source": "parquet", "path": "x", "options": {"split": "test"}}, "unknown split; 'parquet' takes scale, classes"),
+        ({"source": "jsonl", "path": "x", "options": {"delimiter": ";"}}, "unknown delimiter"),
+        ({"source": "csv", "path": "x", "options": {"classes": ["a"], "text": "t", "target": "next"}}, "would be ignored"),
+    ],
+)  # fmt: skip
+def test_what_a_source_does_not_read_is_refused(settings: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load_dataset(Data(**settings), 1)
+
+
+def test_a_source_that_groups_its_samples_may_have_a_word_for_the_groups() -> None:
+    assert load_dataset(Data(source="parity", column="code"), 1).groups is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor, nn
 
 from dictpfl.client.data.samples import Samples
+from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, decompose
 from dictpfl.client.training import quantised
@@ -150,6 +152,9 @@ def test_where_bitsandbytes_is_missing_the_extra_is_named(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ConfigError, match=r"pip install 'dictpfl\[quantised\]'"):
         Quantised.of(torch.ones(8, 8), 4)
+    own = InstitutionSettings(name="berlin", frozen="4bit")
+    with pytest.raises(ConfigError, match=r"4bit needs bitsandbytes.*dictpfl\[quantised\].* in here/institution.toml"):
+        own.own_training(FederationConfig(), Path("here/institution.toml"))
     quantised._tools.cache_clear()
 
 

@@ -8,13 +8,22 @@ import runpy
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Never
+from unittest import mock
 
 import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.messages.protocol import Request, RoundKind
 from dictpfl.deploy.app.bundle import build
 from dictpfl.deploy.app.writing import own_modules, write_federation
+from dictpfl.deploy.simulation.local import FIRST_NODE, RUN
+from dictpfl.server.messages import encode_request
 from tests.support.federations import as_toml, encrypted
+
+cloudpickle = pytest.importorskip("ray.cloudpickle")
 
 
 def test_the_bundle_has_the_code_and_no_key_nor_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,16 +51,38 @@ def test_the_bundle_has_the_code_and_no_key_nor_sample(tmp_path: Path, monkeypat
 def test_a_folder_that_the_environment_names_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text(as_toml())
     app = write_federation(encrypted(), tmp_path / "app", source=tmp_path / "mine.toml", publisher="me")
-    for name, file, folder in (
-        ("COORDINATOR", "server_app", "coordinator"),
-        ("INSTITUTIONS", "client_app", "institutions"),
+    for folder in (str(app / "parties" / "coordinator"), "/elsewhere"):
+        runpy.run_path(str(app / "flower_app" / "server_app.py"))
+        assert os.environ["DICTPFL_COORDINATOR"] == folder
+        monkeypatch.setenv("DICTPFL_COORDINATOR", "/elsewhere")
+    for name in ("_task_id", "_run_id", "_node_id"):  # of the process that Flower would have started
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.delenv("DICTPFL_INSTITUTIONS", raising=False)
+    assert asked(app) == app / "parties" / "institutions" / "institution-001"
+    monkeypatch.setenv("DICTPFL_INSTITUTIONS", "/elsewhere")
+    assert asked(app) == Path("/elsewhere/institution-001")
+
+
+def asked(app: Path) -> Path:
+    """The folder that a request finds in a worker of a Ray cluster, which began before the app and lacks the environment of its program."""
+    sent = cloudpickle.dumps(runpy.run_path(str(app / "flower_app" / "client_app.py"))["app"])
+    opened: list[Path] = []
+
+    def opening(folder: Path) -> Never:
+        opened.append(folder)
+        raise DataError("enough")
+
+    request = Message(
+        encode_request(Request(0, RoundKind.UPDATE, bytes(32), bytes(32))), dst_node_id=FIRST_NODE, message_type="train"
+    )
+    context = Context(RUN, FIRST_NODE, {"partition-id": 1}, RecordDict(), {})
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch("dictpfl.client.institution.open_institution", opening),
     ):
-        monkeypatch.delenv(f"DICTPFL_{name}", raising=False)
-        runpy.run_path(str(app / "flower_app" / f"{file}.py"))
-        assert os.environ[f"DICTPFL_{name}"] == str(app / "parties" / folder)
-        monkeypatch.setenv(f"DICTPFL_{name}", "/elsewhere")
-        runpy.run_path(str(app / "flower_app" / f"{file}.py"))
-        assert os.environ[f"DICTPFL_{name}"] == "/elsewhere"
+        os.environ.pop("DICTPFL_INSTITUTIONS", None)
+        cloudpickle.loads(sent)(request, context)
+    return opened[0]
 
 
 def test_what_cannot_be_an_app_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

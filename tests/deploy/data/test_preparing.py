@@ -235,3 +235,14 @@ options = { width = 8, layers = 1, heads = 2 }
     both = {"data.options.features": "timm:other", "data.options.features_sha256": other}
     with pytest.raises(DataError, match=f"the federation agreed on '{agreed[1]}'"):
         prepare(founded.home(0), Path("clips"), changes=both, replace=True)
+
+
+def test_another_kind_of_file_needs_no_delimiter(place: Path) -> None:
+    """What the agreed kind alone has is no option of the kind here."""
+    agreed = TOML.replace("options = { ", 'options = { delimiter = ",", ', 1)
+    (place / "federation.toml").write_text(agreed, encoding="utf-8")
+    pd.read_csv("north.csv").to_parquet("north.parquet")
+    prepared = prepare(
+        place / "site", Path("north.parquet"), config=Path("federation.toml"), changes={"data.source": "parquet"}
+    )
+    assert sum(prepared.files.values()) == 20

@@ -179,6 +179,13 @@ def test_a_baseline_is_trained_without_privacy(place: Path) -> None:
     assert one.federation.rounds == config.federation.rounds
 
 
+def test_a_baseline_counts_nothing_for_others(place: Path) -> None:
+    """Of fewer than three a tally is refused; a comparison with baselines must not be, too."""
+    changes = {"tallies.opening": ["classes"], "tallies.options": {"classes": {}}}
+    said = dictpfl.FederationConfig.load(place / "tiny.toml", changes)
+    assert _of_one(said).tallies == dictpfl.FederationConfig().tallies
+
+
 def test_regrouping_keeps_test_and_public_samples() -> None:
     def some(first: int) -> Samples:
         return Samples(np.full((2, 1), first, np.float32), np.zeros(2, np.int64))

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from torch import nn
 
 import dictpfl
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.registry import GIVEN
 from tests.support.federations import encrypted, tiny
+
+
+@pytest.fixture
+def _unconfigured() -> Iterator[None]:
+    before = structlog.get_config() if structlog.is_configured() else None
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+    if before is not None:
+        structlog.configure(**before)
 
 
 class Counted:
@@ -91,6 +105,26 @@ def test_objects_need_the_local_engine(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="objects exist in this process only"):
         dictpfl.simulate(tiny(), tmp_path / "run", model=network)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_process_is_told_to_give_the_object_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder holds no object; a finished run that gets it again is as it was."""
+    config = tiny(federation__rounds=1)
+    run = dictpfl.simulate(config, tmp_path / "run", engine="local", task=Counted())
+    monkeypatch.delitem(sys.modules, GIVEN)
+    with pytest.raises(ConfigError, match=r"training.task: this run was given its task as an object .*resume=True"):
+        dictpfl.evaluate(tmp_path / "run")
+    again = dictpfl.simulate(config, tmp_path / "run", engine="local", task=Counted(), resume=True)
+    assert (again.test, dictpfl.evaluate(again).metric) == (run.test, run.test)
+
+
+@pytest.mark.usefixtures("_unconfigured")
+def test_a_program_says_itself_what_it_wants_to_hear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dictpfl.simulate(tiny(federation__rounds=1), tmp_path / "quiet", engine="local")
+    assert "round closed" not in capsys.readouterr().out
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())
+    dictpfl.simulate(tiny(federation__rounds=1), tmp_path / "heard", engine="local")
+    assert "round closed" in capsys.readouterr().out
 
 
 def test_version() -> None:

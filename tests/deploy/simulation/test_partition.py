@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from flwr_datasets.partitioner import Partitioner
 
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.common.errors import ConfigError, DataError
@@ -273,3 +274,43 @@ def test_marks_that_leave_nothing_are_refused() -> None:
     two = replace(dataset(12, groups=["x", "y"]), splits=np.array(["train", "validation"] * 5 + ["test", "validation"]))
     with pytest.raises(DataError, match="y has no training samples, only validation"):
         divide(two, Data(split_column="s", partition="column", column="g"), 2, seed=1)
+
+
+class EveryOther(Partitioner):
+    """A partitioner as a user writes it."""
+
+    def __init__(self, num_partitions: int, first: int = 0) -> None:
+        super().__init__()
+        self._count, self._first = num_partitions, first
+
+    def load_partition(self, partition_id: int) -> Any:
+        return self.dataset.select(range((partition_id + self._first) % self._count, len(self.dataset), self._count))
+
+    @property
+    def num_partitions(self) -> int:
+        return self._count
+
+
+def test_a_partitioner_of_ones_own() -> None:
+    said = {"partition": f"{__name__}:EveryOther", "validation_share": 0.0}
+    plain, shifted = (
+        divide(dataset(60), Data(**said, partition_options=options), 3, seed=1).institutions
+        for options in ({}, {"first": 1})
+    )
+    assert [len(one.train) for one in plain] == [16, 16, 16]
+    assert sorted(numbers(plain[1].train)) == sorted(numbers(shifted[0].train))
+
+
+@pytest.mark.parametrize(
+    ("partition", "match"),
+    [
+        ("dirichet", "'dirichet'; known: iid, .*`package.module:name`; did you mean 'dirichlet'"),
+        ("Partitioner", "known: iid"),
+        ("flwr_datasets.partitioner:Partitioner", "expected a class that derives from"),
+        ("math:pi", "expected a class that derives from .* found 3.14"),
+        ("no.such:Thing", "cannot load 'no.such:Thing'"),
+    ],
+)
+def test_a_partitioner_that_is_none(partition: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        divide(dataset(60), Data(partition=partition), 3, seed=1)
