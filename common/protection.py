@@ -9,6 +9,14 @@ from pydantic import Field, model_validator
 from dictpfl.common.settings import NO_PUBLIC_KEY, OpenShare, Positive, Section, Share
 
 
+def quorum(members: int) -> int:
+    """Fewest of so many members that a masked sum must hold: more than two thirds, so that not two sums of a round find enough who help.
+
+    Two groups as large share more than a third of all, and each honest institution helps with one sum of a round (decision 0019).
+    """
+    return 2 * members // 3 + 1
+
+
 class Encryption(Section):
     """Encryption of uploads."""
 
@@ -64,7 +72,7 @@ class Defences(Section):
     masks: bool = Field(
         False,
         description="Pairwise masks on uploads: who has the key and taps the coordinator opens noise. A round takes a second "
-        'exchange, of small messages. Needs `encryption.sealer = "ckks"` and 3 institutions.',
+        'exchange, of small messages, and its sum holds more than two thirds of the members: rounds wait while a third is away. Needs `encryption.sealer = "ckks"` and 3 institutions.',
     )
     mask_partners: Annotated[int, Field(ge=2, le=1000)] = Field(
         30,

@@ -14,6 +14,7 @@ from dictpfl.common.documents import require_format
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.messages.wire import Limits
+from dictpfl.common.protection import quorum
 
 _FORMAT = "dictpfl-coordinator-1"
 _ID_BYTES = 32
@@ -107,6 +108,11 @@ class Agreement:
     restart_from: AtLeastZero | None = None
     """Round whose state, as most institutions hold it, the operator lets a federation go on from whose journal was lost; 0: none so
     far; None: any, as in a simulation, where one person is all parties."""
+
+    @property
+    def least(self) -> int:
+        """Fewest uploads in a sum that is opened: `min_participants`, and with masks a quorum of the members."""
+        return max(self.min_participants, quorum(len(self.members))) if self.masks else self.min_participants
 
     def snapshot_most(self, number: int) -> int:
         """Most bytes of a snapshot of the state before a round; 0: none is taken."""

@@ -75,9 +75,9 @@ class Coordinator:
         self._journal.close()
 
     @property
-    def min_participants(self) -> int:
+    def least(self) -> int:
         """Fewest uploads in a sum."""
-        return self._agreement.min_participants
+        return self._agreement.least
 
     @property
     def deadline_seconds(self) -> float:

@@ -77,7 +77,7 @@ class BlindStrategy:
             EngineError: several exchanges in a row bring no progress.
         """
         coordinator = self._coordinator
-        _log.info("coordinating", minimum=coordinator.min_participants, deadline_seconds=coordinator.deadline_seconds)
+        _log.info("coordinating", minimum=coordinator.least, deadline_seconds=coordinator.deadline_seconds)
         opened: set[tuple[int, RoundKind | None]] | None = None
         seen: Counter[Stage] = Counter()
         reasons: dict[int, str] = {}
@@ -95,7 +95,7 @@ class BlindStrategy:
 
     def _nodes(self, grid: Grid, *, settle: bool) -> list[int]:
         """Wait until enough nodes are online; `settle`: and until no more come for a moment."""
-        patience, minimum = self._patience, self._coordinator.min_participants
+        patience, minimum = self._patience, self._coordinator.least
         pause, reminded, before = patience.poll, -patience.remind, None
         while True:
             nodes = self._coordinator.welcome(grid.get_node_ids())

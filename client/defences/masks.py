@@ -29,6 +29,7 @@ from dictpfl.common.messages.masks import SHARE_NONCE, Answer, Note, Partner, Se
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.sharing import commitment, split
 from dictpfl.common.messages.wire import Header, read_header
+from dictpfl.common.protection import quorum
 from dictpfl.common.words import Words, add_modulo
 
 
@@ -69,12 +70,12 @@ class Masks:
             pairs: the institution among its peers.
             prime: prime that words are residues of.
             marks: file that records what was told (`dictpfl.client.defences.reveals`).
-            minimum: fewest uploads in a sum that may be opened.
+            minimum: fewest uploads in a sum that may be opened; at least a quorum of the members, whatever it says.
         """
         self._pairs = pairs
         self._prime = prime
         self._reveals = Reveals(marks)
-        self._minimum = minimum
+        self._minimum = max(minimum, quorum(len(pairs.roster.peers)))
 
     # Masks on uploads
 
@@ -139,9 +140,8 @@ class Masks:
             raise RoundError(
                 "this institution is said to be missing, though it is asked; nothing was told", code="reveal"
             )
-        if len(pairs.roster.peers) - len(missing) < self._minimum:
-            raise RoundError(f"{len(missing)} institutions are said to be missing; nothing was told", code="too-few")
-        self._reveals.tell_of_missing(context.round, context.attempt, missing)
+        most = len(pairs.roster.peers) - self._minimum
+        self._reveals.tell_of_missing(context.round, context.attempt, missing, most)
         asked = [number for number in pairs.secrets if number in missing]
         return Answer(pairs.number, b"", {number: self._stream(number, context) for number in asked})
 

@@ -82,16 +82,28 @@ class Reveals:
         if attempt != marks.attempt:
             self._keep(marks.begun(number, attempt))
 
-    def tell_of_missing(self, number: int, attempt: int, missing: Collection[int]) -> None:
+    def tell_of_missing(self, number: int, attempt: int, missing: Collection[int], most: int) -> None:
         """Record that seeds of these members' pairs are told.
+
+        Args:
+            number, attempt: of the round.
+            missing: members who are said to be missing.
+            most: how many may be, in all that is asked about one attempt; with the streams of all its pairs and its own mask an upload is bare.
 
         Raises:
             RoundError (reveal): the round was opened already.
+            RoundError (too-few): too many are said to be missing, in this question and those before it.
         """
         marks = self._current(number, attempt)
         if marks.opened:
             raise RoundError(f"round {number} was opened already; no pair's stream is told any more", code="reveal")
-        self._keep(replace(marks, missing=tuple(sorted({*marks.missing, *missing}))))
+        together = {*marks.missing, *missing}
+        if len(together) > most:
+            raise RoundError(
+                f"members {sorted(together)} are said to be missing, at most {most} may be; nothing was told",
+                code="too-few",
+            )
+        self._keep(replace(marks, missing=tuple(sorted(together))))
 
     def tell_of_sum(self, number: int, question: SharesQuestion, scores: int = -1) -> None:
         """Record the sum that is opened.

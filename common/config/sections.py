@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from dictpfl.common.presets import METHODS
-from dictpfl.common.protection import Defences, Encryption, Privacy
+from dictpfl.common.protection import Defences, Encryption, Privacy, quorum
 from dictpfl.common.rounds import CLEAR_LEAST, Aggregation, Grid, Pruning, Scores, Selection, Tallies
 from dictpfl.common.settings import (
     Data,
@@ -73,6 +73,12 @@ class Sections(Section):
     def capacity(self) -> int:
         """Most uploads that one sum can hold."""
         return self.federation.max_participants or max(3, self.federation.sample or self.federation.participants)
+
+    @property
+    def least(self) -> int:
+        """Fewest uploads in a sum that is opened: `min_participants`, and with masks a quorum of those who take part."""
+        least = self.federation.min_participants
+        return max(least, quorum(self.federation.participants)) if self.defences.masks else least
 
     @property
     def decision(self) -> str:

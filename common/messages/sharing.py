@@ -10,14 +10,16 @@ from collections.abc import Mapping
 
 from Crypto.Protocol.SecretSharing import Shamir
 
+from dictpfl.common.protection import quorum
+
 SECRET_BYTES = 32
 COMMITMENT_BYTES = 16
 _HALF = 16
 
 
 def threshold(holders: int) -> int:
-    """Number of shares that give the secret back: more than half of them."""
-    return holders // 2 + 1
+    """Number of shares that give the secret back: more than two thirds of the holders and the maker together, or all holders."""
+    return min(holders, quorum(holders + 1))
 
 
 def split(secret: bytes, holders: int) -> list[bytes]:

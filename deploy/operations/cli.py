@@ -178,9 +178,9 @@ def exclude(
     agreement = Agreement.load(folder / AGREEMENT)
     console.say(f"{name} is excluded; excluded are {', '.join(excluded)}")
     left = len(set(agreement.members) - set(excluded))
-    if agreement.members and left < agreement.min_participants:
+    if agreement.members and left < agreement.least:
         console.say(
-            f"{left} institutions are left, at least {agreement.min_participants} must be in a sum: no round closes until "
+            f"{left} institutions are left, at least {agreement.least} must be in a sum: no round closes until "
             "one is readmitted, or the authority begins an epoch with others"
         )
 

@@ -169,7 +169,7 @@ class _Watch:
     def _say_who_is_missing(self, control: Control) -> None:
         """Say whom a round waits for, while fewer institutions are online than it needs: nothing else would be seen here."""
         members, missing = _not_online(self._agreement, self._folder, control, self.journal)
-        least, online = self._agreement.min_participants, len(members) - len(missing)
+        least, online = self._agreement.least, len(members) - len(missing)
         if online >= least:
             self._short, self._missed = None, []
             return

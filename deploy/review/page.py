@@ -132,18 +132,14 @@ def _known(parties: Parties, config: FederationConfig | None, judgement: Judgeme
     if config is not None:
         encrypted = config.encryption.sealer == "ckks" and config.encryption.sealed_share >= 1.0
         on = config.defences
-        return Known(
-            config, on.masks, on.integrity, encrypted, config.federation.min_participants, simulated, judgement
-        )
+        return Known(config, on.masks, on.integrity, encrypted, config.least, simulated, judgement)
     agreement = parties.agreement
     if agreement is None:
         raise ConfigError(
             f"{parties.folder} holds no agreement that can be read; name the folder of a party that has joined"
         )
     encrypted = agreement.encrypted and not agreement.uploads.max_clear
-    return Known(
-        None, agreement.masks, bool(agreement.signers), encrypted, agreement.min_participants, simulated, judgement
-    )
+    return Known(None, agreement.masks, bool(agreement.signers), encrypted, agreement.least, simulated, judgement)
 
 
 def _kind(parties: Parties) -> str:

@@ -72,7 +72,7 @@ def _of_design(known: Known) -> Iterator[Risk]:
         "inside TLS, reads that institution's update."
         if not known.masks else
         "All institutions share one key, but uploads are masked besides. A coordinator that breaks the protocol, together with "
-        "half of an institution's mask partners, can still take the masks off.",
+        "a third of the institutions or more, can still take the masks off.",
         "Contracts; an operator of the coordinator who is no member and holds no key; defences.masks = true, which makes a single "
         "upload noise." if not known.masks else "defences.masks is on: what is left needs several parties to break the protocol.",
         "good" if known.masks else "bad", _shown(known, "collusion", "docs/threat-model.md, tests/system/test_masks.py"),

@@ -215,7 +215,7 @@ def _agreed(agreement: Agreement) -> Iterator[Meaning]:
         "A part of each update may cross unencrypted." if clear else "No upload may carry anything unencrypted.",
         "bad" if clear else "good",
     )  # fmt: skip
-    least = agreement.min_participants
+    least = agreement.least
     yield Meaning(
         "min_participants", str(least), f"No round is closed with fewer; each institution sees the sum of the other {least - 1}.",
         "bad" if least < 3 else "caution" if least < 5 else "good",  # noqa: PLR2004 -- the threat model's numbers

@@ -68,9 +68,7 @@ def _known(proposal: Proposal) -> Known:
     config = proposal.config
     encrypted = config.encryption.sealer == "ckks" and config.encryption.sealed_share >= 1.0
     on = config.defences
-    return Known(
-        config, on.masks, on.integrity, encrypted, config.federation.min_participants, simulated=False, judgement=None
-    )
+    return Known(config, on.masks, on.integrity, encrypted, config.least, simulated=False, judgement=None)
 
 
 def _answers(study: Study) -> list[Answer]:

@@ -48,7 +48,7 @@ def _facts(proposal: Proposal) -> Iterator[tuple[str, str]]:
     ]
     yield "callables of others", "; ".join(named) or "none"
     yield "what leaves", " ".join(_leaves(proposal))
-    least = federation.min_participants
+    least = config.least
     yield (
         "fewest in a sum",
         f"{least} institutions; you see the sum of the other {least - 1} of such a sum, and no single update",

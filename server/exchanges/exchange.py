@@ -142,7 +142,7 @@ class Exchange(ABC):
         A few that are ahead (of a federation that was begun again, say) are left out instead, and told so.
         """
         ahead = len(self._ahead)
-        if ahead <= in_step or ahead + in_step < self._agreement.min_participants:
+        if ahead <= in_step or ahead + in_step < self._agreement.least:
             return False
         if not self._agreement.snapshot_length or self._state.restarts >= RESTARTS:
             _log.error(

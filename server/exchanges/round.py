@@ -113,7 +113,7 @@ class Round(Delivery):
         self._state.members.keep()
         voided = self._verdict.close()
         # As for the end of updates: as many as a sum needs have to say so, and more than go on.
-        if len(self._unscored) >= self._agreement.min_participants and len(self._unscored) > fold.count:
+        if len(self._unscored) >= self._agreement.least and len(self._unscored) > fold.count:
             self._state.scores_due = self.number
         self._conclude(fold)
         if self.kind is RoundKind.SCORE:
@@ -132,13 +132,11 @@ class Round(Delivery):
             # the one that is due.
             _log.warning("the round is asked for again", round=self.number, asked=str(self.kind), due=str(due))
             self._journal.refuse(self.number, now, self._reasons)
-        elif len(self._through) >= self._agreement.min_participants and len(self._through) > fold.count:
+        elif len(self._through) >= self._agreement.least and len(self._through) > fold.count:
             # One that says so alone changes nothing: as many as a sum needs have to, and more than go on.
             self._stop(now)
-        elif fold.count < self._agreement.min_participants:
-            _log.warning(
-                "too few uploads", round=self.number, found=fold.count, minimum=self._agreement.min_participants
-            )
+        elif fold.count < self._agreement.least:
+            _log.warning("too few uploads", round=self.number, found=fold.count, minimum=self._agreement.least)
             self._journal.refuse(self.number, now, self._reasons)
         else:
             self._keep_sum(fold)
@@ -206,7 +204,7 @@ class Round(Delivery):
         if self._votes is None:
             return
         # As many must stand for it as for a sum: what is kept may be all that a latecomer ever gets.
-        agreed = self._votes.agreed(fold.nodes(), self._agreement.min_participants, fold.tag)
+        agreed = self._votes.agreed(fold.nodes(), self._agreement.least, fold.tag)
         if agreed is None:
             self._state.unlucky += 1
             _log.warning("no snapshot that enough institutions agree on; another one is asked next", round=self.number)

@@ -41,7 +41,7 @@ class Settle(Delivery):
             return
         self._state.settle_tries += 1
         missing = len(self._asked - self._settled)
-        enough = len(self._settled) >= self._agreement.min_participants
+        enough = len(self._settled) >= self._agreement.least
         if missing == 0 or (self._state.settle_tries >= _TRIES and enough):
             self._journal.settle(self.number, now)
         if missing:

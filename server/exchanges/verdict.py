@@ -50,7 +50,7 @@ class Verdict:
             self._journal.dispute(self._round, now, names(self._refused))
             _log.error(refused_text(self._journal.disputed()[-1]), round=self._round)
         voices = self._state.void_voices.get(self._round, set())
-        if len(voices) < self._state.agreement.min_participants or self._journal.is_void(self._round):
+        if len(voices) < self._state.agreement.least or self._journal.is_void(self._round):
             return False
         self._journal.void(self._round, now, names(voices))
         self._state.void_voices.clear()

@@ -44,7 +44,7 @@ class FakeCoordinator:
     """Runs `rounds` exchanges; one counts if at least `min_participants` uploads came."""
 
     def __init__(self, rounds: int = 1, minimum: int = 2, deadline: float = 5.0) -> None:
-        self.rounds, self.min_participants, self.deadline_seconds = rounds, minimum, deadline
+        self.rounds, self.least, self.deadline_seconds = rounds, minimum, deadline
         self.satisfied = False
         self.round = 0
         self.uploads: dict[int, bytes] = {}
@@ -81,7 +81,7 @@ class FakeCoordinator:
 
     def close(self) -> None:
         self.closed.append(self.uploads)
-        if len(self.uploads) >= self.min_participants:
+        if len(self.uploads) >= self.least:
             self.round += 1
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,11 +18,13 @@ from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
 from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
 from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
-from dictpfl.common.messages.sharing import combine, commitment
+from dictpfl.common.messages.sharing import combine, commitment, threshold
 from dictpfl.common.messages.wire import with_words
+from dictpfl.common.protection import quorum
 from dictpfl.common.words import add_modulo
 from dictpfl.deploy.operations.status import of_institution
 from dictpfl.server.coordinator import AGREEMENT
+from tests.support.federations import encrypted
 from tests.support.harness import World
 from tests.support.masked import OTHER, VICTIM, founded, opened, parsed, told, until, upload_of
 
@@ -112,36 +115,66 @@ def test_questions_that_would_uncover_too_much(what: str, five: World) -> None:
     assert not told(five, 0).exists()
 
 
-def test_a_coordinator_and_one_institution_get_two_sums_by_asking_different_halves(five: World) -> None:
-    """A limit, not a law (docs/threat-model.md): nobody helps with two sums, and the half that helped with neither opens the other.
+def test_asking_different_halves_opens_no_second_sum(five: World) -> None:
+    """A coordinator and one institution, the fifth, want the sums of {0, 1, 2, 4} and {0, 1, 3, 4}, which differ in single uploads.
 
-    With the fifth institution's own streams and shares, the coordinator has the sums of {0, 1, 2} and {0, 1, 4} opened, whose difference
-    is what 2 sent and 4 knows. Both operators have to lie, to at least half of the others each.
+    Nobody helps with two sums of a round. Those who help with one of four are so many that the others, with the fifth, are too few to take
+    off the own masks of 0 and 1 once more. Sums of three, which leave more for another one, are refused.
     """
     five.exchange()
     known = notes(five)
     node = {Note.of_bytes(five.record(n).pending.defence).member: n for n in five.nodes}  # type: ignore[union-attr]
-    first, second = [0, 1, 2], [0, 1, 4]
+    first, second = [0, 1, 2, 4], [0, 1, 3, 4]
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (2, 3)).to_bytes(), node[0]).code == REFUSED
+    assert conversation(five, Stage.SHARES, question(five, [0, 1, 4], 0), node[0]).code == REFUSED
 
     def told_of(stage: Stage, member: int, defence: bytes) -> Answer:
         reply = conversation(five, stage, defence, node[member])
         assert reply.status is Status.REVEALED, (stage, member)
         return Answer.of_bytes(reply.defence)
 
-    for member, missing in ((0, (2, 3)), (1, (2, 3)), (2, (3,))):  # what 4 shares with them it tells itself
-        told_of(Stage.SEEDS, member, SeedsQuestion(0, missing).to_bytes())
-    own = [told_of(Stage.SHARES, member, question(five, second, member)).own for member in (0, 1)]
-    assert [commitment(seed) for seed in own] == [known[member][0].commitment for member in (0, 1)]
-    shares = {holder: told_of(Stage.SHARES, holder, question(five, first, holder)).others for holder in (2, 3)}
-    colluder = five.institution(node[4])
-    assert colluder._masks
-    context = colluder._masks._context_of(five.record(node[4]).pending)  # type: ignore[arg-type]
-    shares[4] = dict(colluder._masks._shares(context, SharesQuestion.of_bytes(question(five, first, 4))))
-    for maker in (0, 1):  # who refuse this sum themselves: three shares of four are enough
+    for member in (0, 1, 3):  # what 4 shares with the missing one it tells itself
+        told_of(Stage.SEEDS, member, SeedsQuestion(0, (2,)).to_bytes())
+        told_of(Stage.SHARES, member, question(five, second, member))
+    told_of(Stage.SEEDS, 2, SeedsQuestion(0, (3,)).to_bytes())
+    colluder = five.institution(node[4])._masks
+    assert isinstance(colluder, Masks)
+    context = colluder._context_of(five.record(node[4]).pending)  # type: ignore[arg-type]
+    shares = {
+        2: told_of(Stage.SHARES, 2, question(five, first, 2)).others,
+        4: dict(colluder._shares(context, SharesQuestion.of_bytes(question(five, first, 4)))),
+    }
+    for maker in (0, 1):
         places = {holder: place for place, holder in enumerate(known[maker][0].partners)}
-        assert combine({places[holder]: some[maker] for holder, some in shares.items()}) == own[maker]
+        assert threshold(len(places)) > len(shares)
+        found = combine({places[holder]: some[maker] for holder, some in shares.items()})
+        assert commitment(found) != known[maker][0].commitment
         refused = conversation(five, Stage.SHARES, question(five, first, maker), node[maker])
         assert refused.code == REFUSED
+
+
+def test_streams_of_all_pairs_are_not_told_one_question_after_the_other(five: World) -> None:
+    """All others' shares of its own mask are told of a sum that holds it: with its pairs' streams too, its upload would be bare."""
+    five.exchange()
+    known = notes(five)
+    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
+    first, *others = (m for m in known if m != own)
+    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (first,)).to_bytes()).status is Status.REVEALED
+    for other in others:
+        assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (other,)).to_bytes()).code == REFUSED
+    assert (
+        conversation(five, Stage.SEEDS, SeedsQuestion(0, (first,)).to_bytes()).status is Status.REVEALED
+    )  # the same again
+
+
+@pytest.mark.parametrize("members", range(3, 40))
+def test_two_sums_of_a_round_find_too_few_who_help(members: int) -> None:
+    """Whoever helps with one of them, the honest ones that are left and fewer than a third that collude do not open another."""
+    colluders = (members - 1) // 3
+    honest, least = members - colluders, min(threshold(members - 1), quorum(members)) - colluders
+    assert 2 * least > honest or quorum(members) == members
+    assert threshold(members - 1) <= members - 1
+    assert quorum(members) <= members
 
 
 def test_too_many_said_to_be_missing(five: World) -> None:
@@ -355,9 +388,12 @@ def test_one_wrong_commitment_to_an_own_mask_stalls_nothing(five: World, undistu
     assert five.digest() == undisturbed["five"]
 
 
-def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(five: World) -> None:
+def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(tmp_path: Path) -> None:
     """Its stream never fits what it said, in no attempt: from the second on the round does without it, and it takes part in the next."""
-    held = five.institution(VICTIM)._masks
+    seven = World.found(
+        encrypted(federation__participants=7, data__limit=300, defences__masks=True), tmp_path / "seven"
+    )
+    held = seven.institution(VICTIM)._masks
     assert isinstance(held, Masks)
     honest = Masks.note
 
@@ -370,10 +406,11 @@ def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(five
 
     with mock.patch.object(Masks, "note", misled):
         for _ in range(5):
-            five.exchange(offline=[OTHER])
-    (closed, *_) = five.coordinator._journal.rounds()
+            seven.exchange(offline=[OTHER])
+    (closed, *_) = seven.coordinator._journal.rounds()
     assert closed.round == 0
     assert closed.rejected == {str(VICTIM): "corrupt"}
-    five.run()
-    assert five.coordinator._journal.contributors()[1][0] == 5
-    five.digest()
+    seven.run()
+    assert seven.coordinator._journal.contributors()[1][0] == 7
+    seven.digest()
+    seven.close()
