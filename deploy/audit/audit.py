@@ -43,7 +43,8 @@ def report(folder: Path, checks: Iterable[Check]) -> dict[str, Any]:
     """Return the outcome as JSON values."""
     lines = [check.to_json() for check in checks]
     failed = sum(line["verdict"] == "FAILED" for line in lines)
-    return {"format": _FORMAT, "run": folder.name, "failed": failed, "checks": lines}
+    federation = RunFolder(folder).agreement.federation.hex()
+    return {"format": _FORMAT, "run": folder.name, "federation": federation, "failed": failed, "checks": lines}
 
 
 def write_report(path: Path, outcome: dict[str, Any]) -> None:

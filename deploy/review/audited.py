@@ -27,6 +27,7 @@ class _Report(BaseModel):
 
     format: str
     run: str
+    federation: str = ""
     failed: int
     checks: list[Check]
 
@@ -86,8 +87,12 @@ class Audit:
 NOT_AUDITED = Audit(())
 
 
-def audit_of(folder: Path) -> Audit:
+def audit_of(folder: Path, federation: bytes) -> Audit:
     """Read what an audit of the run in a folder said.
+
+    Args:
+        folder: of the run.
+        federation: id of its federation; what was found on another one says nothing of it.
 
     Raises:
         ConfigError: a file that no audit of this release has written.
@@ -101,6 +106,8 @@ def audit_of(folder: Path) -> Audit:
         report = _Report.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"cannot use {path}: {explained(error)}; run `{COMMAND}` again with this release") from error
+    if report.federation != federation.hex():
+        return Audit((), f"{REPORT} is not of this federation, or does not say of which")
     uploads = (folder / COORDINATOR / RECORDING).glob("*.upload")
     if any(upload.stat().st_mtime > path.stat().st_mtime for upload in uploads):
         return Audit((), f"{REPORT} is older than the run's newest upload")

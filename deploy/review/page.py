@@ -73,7 +73,7 @@ def write_review(
     known = replace(
         _known(parties, config, judgement),
         exposure=_exposure(parties),
-        audit=audit_of(parties.folder),
+        audit=audit_of(parties.folder, parties.agreement.uploads.federation if parties.agreement else b""),
         epsilon=spending(parties),
         elsewhere=[line for line in elsewhere if line.of in ours],
     )

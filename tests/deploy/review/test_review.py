@@ -225,6 +225,19 @@ def test_an_audit_that_is_older_than_an_upload_does_not_count(audited: Path) -> 
     assert "none at fault" not in page.text
 
 
+def test_an_audit_of_another_federation_does_not_count(audited: Path) -> None:
+    file = audited / "audit.json"
+    outcome = json.loads(file.read_bytes())
+    other = {**outcome, "federation": "00" * 32}
+    unsaid = {key: value for key, value in outcome.items() if key != "federation"}
+    for wrong in (other, unsaid):
+        file.write_text(json.dumps(wrong))
+        page = read(write_review(audited))
+        assert "Not audited: run `dictpfl audit crypto RUN` (audit.json is not of this federation" in page.text
+    file.write_text(json.dumps(outcome))
+    assert "Not audited" not in read(write_review(audited)).text
+
+
 def test_a_file_that_no_audit_wrote_is_refused(copied: Path) -> None:
     (copied / "audit.json").write_text('{"failed": 0}')
     with pytest.raises(ConfigError, match="again with this release"):
