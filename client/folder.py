@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.config.soundness import require_bitsandbytes, require_precise
+from dictpfl.common.config.models import require_bitsandbytes, require_precise
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private

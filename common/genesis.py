@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 from dictpfl.common.arrays import Ints
 from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.config.agreed import agreed_settings
 from dictpfl.common.documents import OTHER_RELEASE, explained, parse_document
 from dictpfl.common.errors import ConfigError, DictPFLError, IntegrityError
 from dictpfl.common.files import tensors_digest, write_private
@@ -43,49 +44,6 @@ DOCUMENT, TENSORS = "genesis.json", "genesis.safetensors"
 _FORMAT = "dictpfl-genesis-1"
 _STEP_BITS = 5
 """Sizes between two powers of two are padded to one of 16 steps: 2^(5 - 1)."""
-_LATER_KEYS: tuple[tuple[str, str, Any], ...] = (
-    ("tallies", "opening", []),
-    ("tallies", "closing", []),
-    ("tallies", "options", {}),
-    ("scores", "decision", ""),
-    ("scores", "measure", "gradient"),
-    ("scores", "rounds", 1),
-    ("training", "metric", ""),
-    ("training", "metrics", []),
-    ("training", "metric_options", {}),
-    ("training", "task_options", {}),
-    ("decomposition", "layers", []),
-    ("decomposition", "scores", ""),
-    ("decomposition", "tables", []),
-    ("decomposition", "rank_max", 0),
-    ("decomposition", "rank_min", 1),
-    ("aggregation", "rule", "average"),
-    ("aggregation", "rate", 1.0),
-    ("aggregation", "momentum", 0.9),
-    ("aggregation", "second", 0.99),
-    ("aggregation", "floor", 1e-3),
-    ("training", "proximal", 0.0),
-    ("training", "frozen", "full"),
-    ("training", "tf32", False),
-    ("decomposition", "form", "table"),
-    ("decomposition", "basis", "weights"),
-    ("pruning", "quota", 0),
-    ("pruning", "budget", {"values": 0, "centre": 0.5, "slope": 6.0}),
-    ("pruning", "threshold", "sent"),
-    ("pruning", "quantile", "smallest"),
-    ("pruning", "window", "restart"),
-    ("pruning", "reactivation", True),
-    ("encryption", "rescore_every", 0),
-    ("federation", "sample", 0),
-)
-"""Keys that came after protocol 3: at their defaults they change nothing, the federation id included."""
-_SWITCHES: tuple[tuple[str, str, Any], ...] = (
-    ("privacy", "mechanism", "none"),
-    ("narrow", "axes", []),
-    ("sparsity", "method", "none"),
-    ("tokens", "reducer", "none"),
-)
-"""Sections that are switched off by such a value of a key: the id then says nothing of them."""
 
 
 @dataclass(frozen=True)
@@ -144,31 +102,10 @@ class Genesis:
         fingerprint instead, which every blob carries too: a key may be rotated within a federation,
         and a run without encryption, or with masks, is the same federation, bit for bit (docs/decisions/0003).
         """
-        left_out: dict[str, Any] = dict.fromkeys(
-            ("name", "method", "toy_insecure", "data", "defences", "resources"), True
-        )
-        # The teacher's is a path of the authority's machine; what it led to is recorded.
-        config = self.config.model_dump(mode="json", exclude=left_out | {"distillation": {"teacher"}})
-        for carried in ("sealer", "security", "ring_degree", "pad_to"):
-            del config["encryption"][carried]
-        for local in ("threads", "device", "workers"):
-            del config["training"][local]
-        for kept in ("snapshot_every", "snapshots_kept"):
-            del config["federation"][kept]
-        off = {section: config[section][key] == value for section, key, value in _SWITCHES}
-        for section, is_off in (off | {"distillation": not self.config.distils}).items():
-            if is_off:
-                del config[section]
-        for section, key, default in _LATER_KEYS:
-            if config[section][key] == default:
-                del config[section][key]
-        for section in ("scores", "aggregation", "tallies"):
-            if not config[section]:
-                del config[section]
         gates = {"gates": tensors_digest(self.gates).hex()} if self.gates else {}
         agreed = {
             "protocol": PROTOCOL,
-            "config": config,
+            "config": agreed_settings(self.config),
             "layout": self.layout.digest.hex(),
             "values": hashlib.sha256(self.values.astype("<f8").tobytes()).hexdigest(),
             "dictionaries": _dictionaries_digest(self.dictionaries).hex(),

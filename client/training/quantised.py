@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor, nn
 
-from dictpfl.common.config.soundness import require_bitsandbytes
+from dictpfl.common.config.models import require_bitsandbytes
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import FEW_BITS
 
