@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from dictpfl.common.errors import CeremonyError, ConfigError, PassphraseError
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.fingerprint import matches, spoken
+from dictpfl.deploy.ceremony.asking import (
+    app_here,
+    asked_passphrase,
+    compare,
+    confirmed,
+    say_identity,
+    say_issued,
+    shape_of,
+)
+from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.own_modules import use_working_directory
-from dictpfl.deploy.units import human_bytes
-
-if TYPE_CHECKING:
-    from dictpfl.deploy.ceremony.identity import PublicIdentity
 
 authority = typer.Typer(
     help="Make the key and the genesis; then not needed until the next epoch.",
@@ -118,7 +122,7 @@ def genesis(
     agreed = FederationConfig.load(config)
     console.warn_insecure(agreed.insecurities)
     files = _named(institutions)
-    _compare(files, checked=checked)
+    compare(files, checked=checked)
     issued = found(
         folder,
         asked_passphrase(passphrase_file),
@@ -158,7 +162,7 @@ def rotate(
     from dictpfl.deploy.ceremony.authority import rotate as begin
 
     added = _named(add or [])
-    _compare(added, checked=checked)
+    compare(added, checked=checked)
     passphrase = asked_passphrase(passphrase_file)
     issued = begin(
         folder,
@@ -311,43 +315,6 @@ def _change(folder: Path, old_file: Path | None, new_file: Path | None) -> None:
     )
 
 
-def asked_passphrase(
-    file: Path | None, *, new: bool = False, option: str = "--passphrase-file", credential: str | None = None
-) -> bytes:
-    """Return a passphrase from its file, the systemd credential, or a prompt.
-
-    Raises:
-        PassphraseError: from nowhere, or too weak for a new one.
-    """
-    from dictpfl.client.keys.vault import CREDENTIAL, require_strong, stored_passphrase
-
-    credential = credential or CREDENTIAL
-    passphrase = stored_passphrase(file, credential)
-    if passphrase is None:
-        if not _at_terminal():
-            raise PassphraseError(
-                f"no passphrase: there is no terminal to ask at. Give {option}, or the systemd credential {credential}"
-            )
-        passphrase = str(
-            typer.prompt("new passphrase" if new else "passphrase", hide_input=True, confirmation_prompt=new)
-        ).encode()
-    if new:
-        require_strong(passphrase)
-    return passphrase
-
-
-def app_here() -> str:
-    """SHA-256 of the app bundle of the dictpfl that is installed here, in hexadecimal."""
-    from dictpfl.deploy.app.bundle import build
-    from dictpfl.deploy.app.pinned import sha256_of
-
-    return sha256_of(build())
-
-
-def _at_terminal() -> bool:
-    return sys.stdin.isatty()
-
-
 def _named(pairs: list[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for pair in pairs:
@@ -356,60 +323,3 @@ def _named(pairs: list[str]) -> dict[str, Path]:
             raise ConfigError(f"{pair!r}: expected {Named}, each name once")
         files[name] = Path(path)
     return files
-
-
-def shape_of(text: str) -> tuple[int, ...]:
-    """Read a shape, such as 64 or 1x8x8.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        shape = tuple(int(part) for part in text.split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise ConfigError(f"--sample-shape {text!r}: expected whole numbers joined by x, such as 64 or 1x8x8")
-    return shape
-
-
-def _compare(files: Mapping[str, Path], *, checked: bool) -> None:
-    """Whoever swaps an identity on its way gets the key: so a person compares them."""
-    from dictpfl.deploy.ceremony.identity import PublicIdentity
-
-    for path in files.values():
-        identity = PublicIdentity.load(path)
-        say_identity(identity)
-        if checked:
-            continue
-        if not _at_terminal() or not typer.confirm(f"Did {identity.name} read out the same by phone?"):
-            raise CeremonyError(
-                f"the fingerprint of {identity.name} was not confirmed; compare it by phone, then answer yes or give --checked"
-            )
-
-
-def confirmed(sender: PublicIdentity) -> bool:
-    """Ask a person for the authority's fingerprint; whether it is this one's."""
-    say_identity(sender)
-    if not _at_terminal():
-        return False
-    said = str(typer.prompt("Call the authority and type the eight words that it reads out"))
-    return matches(sender.fingerprint, said)
-
-
-def say_issued(issued: Any) -> None:
-    """Print what an authority made, and for whom."""
-    last = issued.table.last
-    console.say(f"epoch {last.number} from round {last.first_round} on, key {last.fingerprint.hex()[:12]}")
-    taught = f", of which the teacher {human_bytes(issued.teacher)}" if issued.teacher else ""
-    for name in sorted(issued.members):
-        size = human_bytes(issued.bundle(name).stat().st_size)
-        console.say(f"  to {name}: {issued.bundle(name)} ({size}{taught})")
-    console.say(f"  to the coordinator: {issued.coordinator}")
-    console.say(f"app         {issued.app}")
-    console.say(f"federation  {issued.genesis.federation.hex()}")
-
-
-def say_identity(identity: PublicIdentity) -> None:
-    """Print a fingerprint, to compare by phone."""
-    console.say(f"{identity.role} {identity.name}\n  {spoken(identity.fingerprint)}\n  {identity.fingerprint.hex()}")

@@ -17,6 +17,7 @@ from dictpfl.deploy import console
 from dictpfl.deploy.ceremony.cli import Fingerprint, authority, institution
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.operations.inviting_cli import accept, invite
+from dictpfl.deploy.operations.members_cli import CoordinatorFolder, admit, dismiss, exclude, readmit
 from dictpfl.deploy.operations.unlocking import unlock
 from dictpfl.deploy.units import human_bytes, human_seconds
 
@@ -26,7 +27,6 @@ coordinator = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Th
 commands.add_typer(coordinator, name="coordinator")
 
 
-CoordinatorFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The coordinator's folder.")]
 InstitutionFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log one JSON object a line.")]
 Heartbeat = Annotated[float | None, typer.Option(help="Seconds between signs of life; the same at all parties.")]
@@ -69,7 +69,7 @@ def coordinator_install(
     authority_fingerprint: Fingerprint = None,
 ) -> None:
     """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
-    from dictpfl.deploy.ceremony.cli import confirmed
+    from dictpfl.deploy.ceremony.asking import confirmed
     from dictpfl.deploy.operations.coordinator import install
 
     done = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
@@ -103,98 +103,8 @@ def coordinator_up(
         up(folder, log_json=log_json, port=port, heartbeat=heartbeat, bundle=bundle, metrics_port=metrics_port)
 
 
-@coordinator.command()
-def admit(
-    folder: CoordinatorFolder,
-    name: Annotated[str, typer.Argument(help="The institution's name.")],
-    public_key: Annotated[Path, typer.Argument(metavar="NODE.pub", help="From `dictpfl institution enrol`.")],
-) -> None:
-    """Let an institution's node take part; at once if the coordinator is up, else when it starts."""
-    from dictpfl.common.errors import ProcessError
-    from dictpfl.common.files import owner_only, write_private
-    from dictpfl.deploy.ceremony.custody import record
-    from dictpfl.deploy.ceremony.identity import coordinator_signer, require_name
-    from dictpfl.deploy.ceremony.installing import node_digest
-    from dictpfl.deploy.operations.control import connected
-    from dictpfl.deploy.operations.places import NODES
-    from dictpfl.deploy.operations.settings import CoordinatorSettings
-
-    require_name(name)
-    kept = owner_only(folder / NODES) / f"{name}.pub"
-    before = kept.read_bytes() if kept.exists() else None
-    write_private(kept, public_key.read_bytes())
-    settings = CoordinatorSettings.load(folder)
-    try:
-        with connected(settings.superlink, folder / settings.ca) as control:
-            control.admit(kept)
-    except ConfigError:
-        # It would be refused again at every start.
-        kept.unlink() if before is None else write_private(kept, before)
-        raise
-    except ProcessError:
-        said = f"{name} will be admitted when the coordinator starts"
-    else:
-        said = f"{name} admitted"
-    record(folder, coordinator_signer(folder), "node admitted", institution=name, key=node_digest(kept))
-    console.say(said)
-
-
-@coordinator.command()
-def dismiss(
-    folder: CoordinatorFolder,
-    name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
-) -> None:
-    """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
-    from dictpfl.deploy.ceremony.custody import record
-    from dictpfl.deploy.ceremony.identity import coordinator_signer
-    from dictpfl.deploy.operations.control import connected
-    from dictpfl.deploy.operations.coordinator import admitted
-    from dictpfl.deploy.operations.settings import CoordinatorSettings
-
-    kept = {path.stem: path for path in admitted(folder)}
-    if name not in kept:
-        raise ConfigError(f"{name!r} is not admitted; admitted are {sorted(kept)}")
-    settings = CoordinatorSettings.load(folder)
-    with connected(settings.superlink, folder / settings.ca) as control:
-        control.dismiss(kept[name])
-    record(folder, coordinator_signer(folder), "node dismissed", institution=name)
-    # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.
-    kept[name].unlink()
-    console.say(f"{name} dismissed")
-
-
-@coordinator.command()
-def exclude(
-    folder: CoordinatorFolder,
-    name: Annotated[str, typer.Argument(help="The institution's name, as `dictpfl status` shows it.")],
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept beside the name, and in the custody log.")] = "",
-) -> None:
-    """Neither ask nor hear an institution from the next exchange on, also in a run that is on; `readmit` undoes it."""
-    from dictpfl.deploy.operations.coordinator import exclude as leave_out
-    from dictpfl.server.agreement import Agreement
-    from dictpfl.server.coordinator import AGREEMENT
-
-    excluded = leave_out(folder, name, reason)
-    agreement = Agreement.load(folder / AGREEMENT)
-    console.say(f"{name} is excluded; excluded are {', '.join(excluded)}")
-    left = len(set(agreement.members) - set(excluded))
-    if agreement.members and left < agreement.least:
-        console.say(
-            f"{left} institutions are left, at least {agreement.least} must be in a sum: no round closes until "
-            "one is readmitted, or the authority begins an epoch with others"
-        )
-
-
-@coordinator.command()
-def readmit(
-    folder: CoordinatorFolder,
-    name: Annotated[str, typer.Argument(help="The institution's name.")],
-) -> None:
-    """Let an excluded institution take part again; it catches up with the rounds that it missed."""
-    from dictpfl.deploy.operations.coordinator import readmit as take_back
-
-    take_back(folder, name)
-    console.say(f"{name} takes part again, from the next exchange on")
+for _command in (admit, dismiss, exclude, readmit):
+    coordinator.command()(_command)
 
 
 @coordinator.command()

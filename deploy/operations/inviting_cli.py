@@ -8,16 +8,8 @@ from typing import Annotated
 import typer
 
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.cli import (
-    AuthorityFolder,
-    Fingerprint,
-    InstitutionFolder,
-    PassphraseFile,
-    app_here,
-    asked_passphrase,
-    confirmed,
-    say_identity,
-)
+from dictpfl.deploy.ceremony.asking import app_here, asked_passphrase, confirmed, say_identity
+from dictpfl.deploy.ceremony.cli import AuthorityFolder, Fingerprint, InstitutionFolder, PassphraseFile
 from dictpfl.deploy.extras import require
 
 

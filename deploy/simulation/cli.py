@@ -20,11 +20,11 @@ from dictpfl.deploy import console
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
-from dictpfl.deploy.units import figure, human_bytes, human_count, human_factor, human_seconds, listed
+from dictpfl.deploy.simulation.printed import print_comparison, print_summary
+from dictpfl.deploy.units import figure, human_bytes, human_count
 
 if TYPE_CHECKING:
     from dictpfl.common.config import FederationConfig
-    from dictpfl.deploy.runs.compared import Comparison
     from dictpfl.deploy.simulation.founding import Founded
 
 
@@ -118,7 +118,7 @@ def simulate(
                 on_devices=_say_devices,
                 ray_address=ray_address,
             )
-    _print_summary(run.summary)
+    print_summary(run.summary)
     console.say(f"report  {run.folder / 'report.html'}")
 
 
@@ -157,7 +157,7 @@ def compare(
             configs, folder, engine=engine.value, seeds=_numbers(seeds), resume=resume, watch=watch,
             on_devices=cache(_say_devices),  # once for all
         )  # fmt: skip
-    _print_comparison(compared)
+    print_comparison(compared)
     console.say(f"report  {folder.resolve() / 'compare.html'}")
     for run in compared:
         console.say(f"        {run.folder / 'report.html'}")
@@ -201,7 +201,7 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fold
     if (folder / SUMMARY).exists():
         run = Run.load(folder)
         history = run.records
-        _print_summary(run.summary)
+        print_summary(run.summary)
     else:
         config, history = closed_rounds(folder)
         updates = max((record.update for record in history), default=0)
@@ -307,124 +307,6 @@ def _free_folder(name: str, what: str, *, resume: bool) -> Path:
         folder = wanted.with_name(f"{wanted.name}-{number}")
         number += 1
     return folder
-
-
-_KINDS = {"table": "in tables", "dense": "as they are", "statistic": "statistics"}
-
-
-def _print_summary(summary: Mapping[str, Any]) -> None:
-    from dictpfl.deploy.reports.troubles import below_baseline, told
-
-    values, size, seconds = summary["values"], summary["bytes"], summary["seconds"]
-    crypto = seconds["seal"] + seconds["fold"] + seconds["open"]
-    table = console.table()
-    table.show_header = table.pad_edge = False
-    rows = [
-        ("method", f"{summary['method']}, {'encrypted' if summary['encrypted'] else 'NOT (fully) ENCRYPTED'}"),
-        (f"test {summary['metric']}", f"{summary['test']:.4f} after {summary['rounds']} rounds"),
-        ("bytes", f"{human_bytes(size['up'])} up, {human_bytes(size['down'])} down, one institution, all rounds"
-                  + _fewer_bytes(summary)),
-        ("values", f"{human_count(values['model'])} in the model, {human_count(values['shared'])} shared, "
-                   f"{human_count(values['sent'])} sent in all"),
-        ("fewer values", f"{human_factor(summary['reduction']['values'])} (decomposition "
-                         f"{human_factor(summary['reduction']['decomposition'])}, pruning "
-                         f"{human_factor(summary['reduction']['pruning'])})"),
-        ("time", f"{human_seconds(seconds['total'])}; training {human_seconds(seconds['train'])} an institution, "
-                 f"seal, fold and open {human_seconds(crypto)}"),
-        *_devices_row(summary),
-        *_privacy_row(summary),
-        *_masks_row(summary),
-        ("state digest", summary["state_digest"]),
-        ("model sha256", summary["model_sha256"]),
-    ]  # fmt: skip
-    for split, figures in summary.get("metrics", {}).items():  # runs of earlier releases have none
-        for metric, own in figures.items():
-            rows.insert(-2, (f"{split} {metric}", listed(own)))
-    if groups := summary.get("test_by_group"):  # runs of earlier releases have none
-        each = ", ".join(f"{name} {group['figure']:.4f}" for name, group in groups.items())
-        rows.insert(2, ("by institution", f"{summary['test_mean_of_groups']:.4f} on average: {each}"))
-    if summary.get("sample"):
-        asked = f"{summary['sample']} of {summary['participants']} institutions a round; bytes are of one that is asked in each"
-        rows.insert(1, ("sample", asked))
-    if baseline := summary.get("baseline"):  # runs of earlier releases have none
-        rows.insert(2, ("baseline", f"{baseline['figure']:.4f} by {baseline['what']}"))
-    best = summary.get("best")
-    if best:
-        reached = "" if best["test"] is None else f", test {summary['metric']} {best['test']:.4f}"
-        stop = "; stopped early" if summary["stopped"] else ""
-        rows.insert(2, ("best by validation", f"{best['figure']:.4f} after {best['updates']} rounds{reached}{stop}"))
-    if trained := summary.get("trained"):  # runs of earlier releases have none
-        kinds = ", ".join(f"{human_count(n)} {_KINDS[kind]}" for kind, n in trained["values"].items() if n)
-        rows.insert(1, ("trained, shared", f"{kinds}; head {trained['head']}"))
-    for row in (*rows, *told(summary.get("troubles"))):
-        table.add_row(*row)
-    console.out.print(table, highlight=False, soft_wrap=True)
-    if warning := below_baseline(summary):
-        console.warn(warning)
-
-
-def _fewer_bytes(summary: Mapping[str, Any]) -> str:
-    """Compare with all parameters in clear; runs of earlier releases do not say."""
-    from dictpfl.deploy.reports.troubles import pays_from
-
-    factor = summary["reduction"].get("bytes")
-    if not factor:
-        return ""
-    if factor >= 1:
-        return f"; up, {human_factor(factor)} fewer than all parameters as float32"
-    return f"; up, {human_factor(1 / factor)} MORE than all parameters as float32: {pays_from(summary)}"
-
-
-def _devices_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    said = summary.get("devices")  # runs of earlier releases have none
-    if not said:
-        return []
-    each = (f"{name}: {n['institutions']} institutions, {n['rounds']} rounds" for name, n in said.items())
-    return [("trained on", "; ".join(each))]
-
-
-def _privacy_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not (account := summary.get("privacy")):  # runs of earlier releases have none
-        return []
-    whom = "each training sample" if account["mechanism"] == "example" else "each institution"
-    limit = f", {account['limit']:g} allowed" if account["limit"] else ", no limit"
-    return [("privacy spent", f"epsilon {account['epsilon']:.3f} at delta {account['delta']:g}, of {whom}{limit}")]
-
-
-def _masks_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    said = summary.get("sparsity")
-    if not said:
-        return []
-    return [
-        ("entries kept", f"{human_count(said['kept'])} of {human_count(said['entries'])}; masks {said['masks_sha256']}")
-    ]
-
-
-def _print_comparison(compared: Comparison) -> None:
-    table = console.table(title="one institution, all rounds")
-    table.add_column("method", no_wrap=True)
-    table.add_column("uploads", no_wrap=True)
-    for heading in (compared.metric, "up", "down", "values sent", "training", "crypto"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in compared.rows:
-        spread = f" ({row.interval[0]:.4f} to {row.interval[1]:.4f})" if row.interval else ""
-        if not row.is_federation:
-            table.add_row(row.method, "no federation", f"{row.test:.4f}{spread}", *["-"] * 5)
-            continue
-        crypto = sum(row.mean("seconds", phase) for phase in ("seal", "fold", "open"))
-        table.add_row(
-            row.method, "[red]INSECURE[/]" if row.runs[0].summary["insecure"] else "encrypted", f"{row.test:.4f}{spread}",
-            human_bytes(row.mean("bytes", "up")), human_bytes(row.mean("bytes", "down")), human_count(row.mean("values", "sent")),
-            human_seconds(row.mean("seconds", "train")), human_seconds(crypto),
-        )  # fmt: skip
-    console.out.print(table)
-    over = len(compared.rows[0].seeds)
-    means = f"; means of {over} seeds, in brackets where that lies at 95 % confidence" if over > 1 else ""
-    console.out.print(
-        f"{compared.metric} on the test split{means}; crypto: seal, fold and open; plaintext sends four bytes a value, as float32"
-    )
-    for name, what in compared.baselines.items():
-        console.say(f"{name}: {what}")
 
 
 def _without_traceback(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.cli import PassphraseFile, app_here, asked_passphrase, say_issued, shape_of
+from dictpfl.deploy.ceremony.asking import app_here, asked_passphrase, say_issued, shape_of
+from dictpfl.deploy.ceremony.cli import PassphraseFile
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import dictpfl.deploy.ceremony.cli
+import dictpfl.deploy.ceremony.asking
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, CustodyError, IdentityError, PassphraseError
 from dictpfl.deploy.ceremony.fingerprint import spoken
@@ -55,7 +55,7 @@ def typed(
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dictpfl.deploy.ceremony.cli, "_at_terminal", lambda: True)
+    monkeypatch.setattr(dictpfl.deploy.ceremony.asking, "at_terminal", lambda: True)
 
 
 @pytest.mark.usefixtures("terminal")
@@ -105,7 +105,7 @@ def genesis_of(ceremony: Ceremony, *more: object, **how: object) -> str:
 def test_identities_are_compared_by_people(ceremony: Ceremony, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ("--sample-shape", "6")
     genesis_of(ceremony, *shape, error=CeremonyError, said="was not confirmed")
-    monkeypatch.setattr(dictpfl.deploy.ceremony.cli, "_at_terminal", lambda: True)
+    monkeypatch.setattr(dictpfl.deploy.ceremony.asking, "at_terminal", lambda: True)
     genesis_of(ceremony, *shape, answers="y\nn\n", error=CeremonyError, said="kyoto was not confirmed")
     assert not (ceremony.root / "out").exists()
     words = spoken(PublicIdentity.load(ceremony.home("oslo") / PUBLIC).fingerprint)

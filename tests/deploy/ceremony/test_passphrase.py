@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import dictpfl.deploy.ceremony.cli
+import dictpfl.deploy.ceremony.asking
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.common.errors import CeremonyError, PassphraseError
@@ -176,7 +176,7 @@ def test_from_files(institution: Path) -> None:
 
 
 def test_from_prompts(ceremony: Ceremony, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dictpfl.deploy.ceremony.cli, "_at_terminal", lambda: True)
+    monkeypatch.setattr(dictpfl.deploy.ceremony.asking, "at_terminal", lambda: True)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     typed = "\n".join([PASSPHRASES["authority"].decode(), NEW.decode(), NEW.decode(), ""])
     output, error = run("authority", "passphrase", "--folder", ceremony.authority, answers=typed)

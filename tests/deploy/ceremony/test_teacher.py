@@ -16,7 +16,7 @@ from dictpfl.common.errors import BundleError
 from dictpfl.common.settings import Model
 from dictpfl.deploy import teaching
 from dictpfl.deploy.ceremony import authority
-from dictpfl.deploy.ceremony.cli import say_issued
+from dictpfl.deploy.ceremony.asking import say_issued
 from dictpfl.deploy.units import human_bytes
 from tests.deploy.ceremony.test_refusals import refused, resealed
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
