@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ranks_by_map.run(range(_LOOK if asked.quick else _SEEDS["ranks"]), asked.jobs, quick=asked.quick)
         return 0
     if asked.language:
-        layers_of_language.run(range(_LOOK if asked.quick else 3), asked.jobs)
+        layers_of_language.run(range(_LOOK if asked.quick else 3), asked.jobs, quick=asked.quick)
         return 0
     chosen = [part for part in PARTS if getattr(asked, part)] or list(PARTS)
     parts, texts, needed, claims = {}, [], [], []

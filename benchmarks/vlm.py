@@ -6,7 +6,7 @@
 
 The encoder stays frozen; lookup tables of rank 8 on the decoder, projector, norms and head are trained, as a federation trains them. *Text only* sees
 empty pictures: what it answers rightly follows from questions alone. *A quarter* reads 25 % of the picture's tokens between layers (`autoprune`). Each arm and
-seed is a cell in benchmarks/.cells, so that what is broken off goes on. A null exits 0. Results: `benchmarks/results/vlm.{json,md,svg}`.
+seed is a cell in benchmarks/results/vlm, so that what is broken off goes on. A null exits 0. Results: `benchmarks/results/vlm.{json,md,svg}`.
 """
 
 from __future__ import annotations
@@ -135,11 +135,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.full == asked.quick:
         parser.error("say either --full or --quick")
     seeds = (0,) if asked.quick else tuple(range(asked.seeds))
-    arms = {name: {**made, "tiny": asked.quick} for name, made in ARMS.items()}
-    study = Study("vlm", measure, arms, seeds)
+    kind = TINY if asked.quick else FULL
+    sizes = {
+        "tiny": asked.quick,
+        "steps": kind["steps"],
+        "rate": kind["rate"],
+        "trained": TRAINED_ON,
+        "measured": MEASURED,
+        "batch": BATCH,
+    }
+    arms = {name: {**made, **sizes, "rank": RANK} for name, made in ARMS.items()}
+    study = Study("vlm", measure, arms, seeds, kept=asked.full)
     if asked.list:
         for arm, made in arms.items():
-            there = [seed for seed in seeds if Study("vlm", measure, {arm: made}, (seed,)).is_measured]
+            there = [seed for seed in seeds if Study("vlm", measure, {arm: made}, (seed,), kept=asked.full).is_measured]
             print(f"{arm}: seeds {', '.join(map(str, seeds))}; there: {', '.join(map(str, there)) or 'none'}")
         return 0
     cells = study.run(asked.jobs)

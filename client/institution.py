@@ -15,27 +15,25 @@ from dictpfl.client.data.stored import Stored
 from dictpfl.client.defences.integrity import integrity_of
 from dictpfl.client.defences.limits import waiting
 from dictpfl.client.defences.masks import masks_of
-from dictpfl.client.defences.openings import openings_of
 from dictpfl.client.defences.pairs import Pairs
+from dictpfl.client.defences.sums import Sums
 from dictpfl.client.folder import GENESIS_WEIGHTS, SETTINGS, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import Keyring, home
 from dictpfl.client.keys.once import one_state
-from dictpfl.client.memory.diary import Diary, missed
-from dictpfl.client.memory.record import Memory, Pending, Record
+from dictpfl.client.memory.diary import Diary
+from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.memory.resting import worked
 from dictpfl.client.memory.snapshots import jumped, open_snapshot, seal_snapshot
 from dictpfl.client.privacy.guard import guard_of
-from dictpfl.client.replay import Applied, apply, received, require_authentic
 from dictpfl.client.training.measuring import agreed_metrics
 from dictpfl.client.training.teacher import taught_task
 from dictpfl.client.training.workbench import workbench_of
-from dictpfl.client.uploading import Uploads, metrics
+from dictpfl.client.uploading import Uploads, metrics, uploaded
 from dictpfl.common.ckks.sealing import CKKSSealer, IdentitySealer, Sealer
 from dictpfl.common.errors import (
     BehindError,
     DataError,
     DictPFLError,
-    IntegrityError,
     ParameterError,
     RoundError,
     SnapshotError,
@@ -63,7 +61,6 @@ from dictpfl.common.messages.protocol import (
     Wish,
 )
 from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
-from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, read_header
 
 _log = structlog.get_logger(__name__)
 _ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
@@ -107,8 +104,10 @@ class Institution:
         self._pairs = Pairs.load(self._keys)
         self._masks = masks_of(self._keys, self._pairs, self._memory.path, self.settings.min_participants)
         self._integrity = integrity_of(self._pairs, wanted=config.defences.integrity)
-        self._openings = openings_of(self._keys, self._memory.path, self.settings.most_refused)
         self._diary = Diary(folder, self.settings.name)
+        self._sums = Sums(
+            folder, self._keys, self.settings, self._memory.path, self._integrity, self._pairs.number, self._diary
+        )
         self._uploads = Uploads(
             self.settings.name, self._genesis, self._bench, taught_task(config, self._keys.home, self._genesis),
             agreed_metrics(self._genesis), own, validation, self._sealer, self._guard, self._masks, self._integrity, self._pairs.number,
@@ -255,7 +254,7 @@ class Institution:
             recalled = self._memory.recall()
             if recalled is None:
                 # Moved away by its operator, maybe with the record of what was opened: that is read anew, too.
-                self._openings = openings_of(self._keys, self._memory.path, self.settings.most_refused)
+                self._sums.read_again()
             record = recalled or Record(
                 self._keys.start(),
                 Residual.none(self._genesis.layout.size),
@@ -265,7 +264,7 @@ class Institution:
             self._record = replace(record, shared=one_state(record.shared))
             self._stamp = stamp
             if self._record.shared.round > self._keys.table.last.first_round:
-                self._openings.require_complete(self._record.shared.round)
+                self._sums.openings.require_complete(self._record.shared.round)
         return self._record
 
     def _remember(self, record: Record) -> Record:
@@ -277,18 +276,15 @@ class Institution:
     def _same_again(self, record: Record, request: Request, attempt: int) -> Reply | None:
         """Return the stored upload if it is what is asked for, masked for another attempt if need be."""
         pending = record.pending
-        if pending is None or request.kind is None or record.shared.round != request.round:
+        if pending is None or request.kind is None or not record.shared.round == request.round == pending.round:
             return None
-        try:
-            header = Blob.parse(
-                pending.blob, self._genesis.limits, direction=UPLOAD, kind=request.kind, round=request.round
-            ).header
-        except WireError:
+        made = self._uploads.attempt(pending, request.kind)
+        if made is None:
             return None
-        if attempt != header.attempt:
+        if attempt != made:
             pending = self._uploads.again(record, pending, attempt)
             self._remember(replace(record, pending=pending))
-        return _uploaded(pending)
+        return uploaded(pending)
 
     def _caught_up(self, record: Record, request: Request) -> Record:
         """Apply the aggregates that are next, in order, settle the waiting upload, and store the result durably."""
@@ -317,7 +313,7 @@ class Institution:
                 "what was trained here but not delivered is given up: it cannot be told what of it was counted",
                 institution=self.settings.name, first=record.shared.round, last=number - 1,
             )  # fmt: skip
-        self._openings.skip(number)
+        self._sums.openings.skip(number)
         self._diary.note("jumped", number, size, skipped=number - record.shared.round, given_up=given_up)
         return after
 
@@ -334,7 +330,7 @@ class Institution:
 
     def _applied(self, record: Record, aggregate: Aggregate, following: bytes) -> Record:
         with self._diary.timed("open"):
-            done, entries = self._opened(record, aggregate, following)
+            done, entries = self._sums.opened(record, aggregate, following)
         self._keys.require_agreed(done.state)
         number, counted = aggregate.round, () if done.void else tuple(entry.upload_id for entry in entries)
         if done.void:
@@ -347,73 +343,13 @@ class Institution:
         if is_update:
             residual = record.settled(number, counted, done.plan.mask)
             residual = forgotten(self._genesis.layout, residual, done.state.records[len(record.shared.records) :])
-        delivery = self._delivery(record.pending, number, counted) if record.pending and not done.void else {}
+        delivery = {}
+        if (pending := record.pending) and not done.void:
+            deadline = self._genesis.config.federation.deadline_seconds
+            delivery = self._diary.delivery(number, pending.seconds, deadline, counted=pending.upload_id in counted)
         self._diary.note("void" if done.void else "applied", number, len(aggregate.blob), **delivery)
         void = number if done.void else record.void
         return replace(record, shared=done.state, residual=residual, pending=None, void=void)
-
-    def _opened(self, record: Record, aggregate: Aggregate, following: bytes) -> tuple[Applied, tuple[Entry, ...]]:
-        """Open a sum that is authentic; refuse one that is not, the first time that it comes.
-
-        What is refused comes again, since the coordinator has no other sum of the round. Then the round is void, and the
-        institutions go on; and so it is at once where those of the next round did that.
-
-        Raises:
-            WireError, RoundError: refused.
-        """
-        genesis, opener = self._keys.at(aggregate.round)
-        total = received(genesis, record.shared, aggregate)
-        header, pending = total.blob.header, record.pending
-        self._openings.require_unlocked()
-        name = (header.round, header.kind, header.attempt, total.digest)
-        refused_before = self._openings.admit(*name)
-        try:
-            roster = self._keys.roster_at(aggregate.round)
-            words = require_authentic(genesis, total, self.settings.min_participants, roster)
-        except IntegrityError as error:
-            void = record.shared.void(score=header.kind is RoundKind.SCORE)
-            agreed = following and read_header(following).state_tag == void.tag(genesis.secret_seed)
-            if error.reason != "members" and (refused_before or agreed):
-                return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
-            self._openings.refused(*name, error.reason)
-            self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
-            if self._integrity:
-                own = pending.manifest if pending is not None and pending.round == aggregate.round else b""
-                path = self._integrity.keep_evidence(self._folder, error, aggregate, own)
-                _log.error(
-                    "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
-                    institution=self.settings.name,
-                    round=aggregate.round,
-                    file=str(path or ""),
-                )
-            raise
-        self._look_for_others(record, total.blob.entries, header.round)
-        return apply(genesis, opener, record.shared, total, words), total.blob.entries
-
-    def _look_for_others(self, record: Record, entries: tuple[Entry, ...], number: int) -> None:
-        """Say loudly if an upload in this institution's name is not its own; only another member can have made it.
-
-        The sum is that of uploads of members all the same, and the others apply it: whoever did not would fall out of step.
-        """
-        for entry in entries:
-            if entry.member == self._pairs.number and not entry.upload_id.startswith(record.mark(number)):
-                _log.error(
-                    "another member sent an upload in this institution's name; tell the authority and the coordinator's operator",
-                    institution=self.settings.name, round=number, upload=entry.upload_id.hex(),
-                )  # fmt: skip
-
-    def _delivery(self, pending: Pending, number: int, counted: tuple[bytes, ...]) -> dict[str, Any]:
-        """Tell whether the waiting upload was in time, for log and diary: the institution hears of it nowhere else."""
-        if pending.upload_id in counted:
-            return {"counted": True}
-        facts = missed(pending.seconds, self._genesis.config.federation.deadline_seconds)
-        _log.warning(
-            "this institution's upload is not in the sum",
-            institution=self.settings.name,
-            round=number,
-            **facts,
-        )
-        return {"counted": False, **facts}
 
     def _upload(self, record: Record, kind: RoundKind, attempt: int) -> Reply:
         if self._masks:
@@ -431,12 +367,7 @@ class Institution:
         self._diary.note(
             "uploaded", record.shared.round, len(made.pending.blob), kind=str(kind), sent=made.sent, **facts
         )
-        return _uploaded(made.pending)
-
-
-def _uploaded(pending: Pending) -> Reply:
-    number = pending.round
-    return Reply(Status.UPLOAD, number, number, pending.blob, defence=pending.defence, manifest=pending.manifest)
+        return uploaded(made.pending)
 
 
 def forget_institutions() -> None:

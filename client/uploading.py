@@ -30,7 +30,7 @@ from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import Measured, evaluate, resolve_device, train
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.ckks.sealing import Sealed, Sealer
-from dictpfl.common.errors import DataError
+from dictpfl.common.errors import DataError, WireError
 from dictpfl.common.genesis import Genesis, components, padded
 from dictpfl.common.law.ledger import Ledger
 from dictpfl.common.law.round import Plan, Sealable, begin, seal_update
@@ -39,7 +39,7 @@ from dictpfl.common.law.state import Floats, Residual, SharedState
 from dictpfl.common.law.tags import TAGS
 from dictpfl.common.law.tally import MOMENTS, QUANTILES, Tally
 from dictpfl.common.law.tallying import seal_tally
-from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.common.messages.protocol import Reply, RoundKind, Status
 from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, Header, kind_number, write
 from dictpfl.common.settings import Training
 from dictpfl.common.words import pack_words
@@ -195,6 +195,14 @@ class Uploads:
         """Add the manifest, where the federation wants one."""
         return replace(pending, manifest=self.integrity.manifest(pending.blob)) if self.integrity else pending
 
+    def attempt(self, pending: Pending, kind: RoundKind) -> int | None:
+        """Return the attempt that a waiting upload was made for; None if it is of another kind, or of another key."""
+        try:
+            blob = Blob.parse(pending.blob, self.genesis.limits, direction=UPLOAD, kind=kind, round=pending.round)
+        except WireError:
+            return None
+        return blob.header.attempt
+
     def again(self, record: Record, pending: Pending, attempt: int) -> Pending:
         """Make the stored upload anew for another attempt: other tags and masks on the same ciphertexts.
 
@@ -300,3 +308,9 @@ def metrics(measured: Measured) -> Mapping[str, float]:
     if not measured.count:
         return {}
     return {"metric": measured.metric_sum / measured.count, "loss": measured.loss_sum / measured.count}
+
+
+def uploaded(pending: Pending) -> Reply:
+    """Make the reply that carries an upload."""
+    number = pending.round
+    return Reply(Status.UPLOAD, number, number, pending.blob, defence=pending.defence, manifest=pending.manifest)

@@ -146,8 +146,7 @@ def _base(name: str, seed: int, shrunk: int) -> nn.Module:
     torch.set_num_threads(1)
     answers = int(parts[0].labels.max()) + 1
     model = build_model(Model.model_validate(dict(load.model)), parts[0].features.shape[1:], answers, seed)
-    made = {key: value for key, value in asdict(load).items() if key != "asks"}
-    digest = hashlib.sha256(json.dumps([made, seed, shrunk], sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([_settings(load), seed, shrunk], sort_keys=True).encode()).hexdigest()[:16]
     path = CELLS / f"autoprune-{name}-base-{seed}-{digest}.safetensors"
     if path.exists():
         model.load_state_dict(load_file(path))
@@ -158,6 +157,11 @@ def _base(name: str, seed: int, shrunk: int) -> nn.Module:
     save_file({key: value.contiguous() for key, value in trained.state_dict().items()}, part)
     part.replace(path)
     return trained
+
+
+def _settings(load: Workload) -> dict[str, Any]:
+    """All that a cell depends on but its arm: one made from other settings is measured anew."""
+    return {key: value for key, value in asdict(load).items() if key != "asks"}
 
 
 @torch.no_grad()
@@ -202,7 +206,7 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Measure an arm at every budget without training, by group where there are any, and at the first after as many further steps as the rest."""
     name, shrunk = arm["workload"], arm["shrunk"]
     load, (parts, groups) = WORKLOADS[name], _split(name, seed, shrunk)
-    chosen = {key: value for key, value in arm.items() if key not in ("workload", "shrunk", "trains")}
+    chosen = {key: value for key, value in arm.items() if key not in ("workload", "shrunk", "trains", "of")}
     found: dict[str, Any] = {STEPS: 0, SAMPLES: 0}
     for budget in load.budgets:
         options = dict(chosen)
@@ -330,8 +334,11 @@ def draw(load: Workload, cells: Cells) -> Figure:
 def run(name: str, seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     """Measure, print, and write unless it was a look."""
     load, shrunk = WORKLOADS[name], 50 if quick else 1
-    arms = {arm: {**ARMS[arm], "workload": name, "shrunk": shrunk} for arm in (QUICK if quick else ARMS)}
-    cells = Study(f"autoprune-{name}", measure, arms, seeds, UNTRAINED).run(jobs)
+    arms = {
+        arm: {**ARMS[arm], "workload": name, "shrunk": shrunk, "of": _settings(load)}
+        for arm in (QUICK if quick else ARMS)
+    }
+    cells = Study(f"autoprune_{name}", measure, arms, seeds, UNTRAINED, kept=not quick).run(jobs)
     text = page(name, cells)
     print(text)
     if not quick:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lib.arms import Study
 
-NAME = "digits-controlled"
+NAME = "digits_controlled"
 BENFORD, EVEN, BESIDE = "benford", "uniform", "uniform beside benford"
 """Arms: all numbers Benford's; all of them even; arithmetic even, and the numbers beside it Benford's."""
 LETTERS = "0123456789+-= \n"
@@ -55,7 +55,8 @@ Draw = np.random.Generator
 
 def study(extent: Mapping[str, Any], seeds: Sequence[int]) -> Study:
     """Three corpora, each under some seeds."""
-    return Study(NAME, measure, {arm: {**extent, **laws} for arm, laws in _LAWS.items()}, seeds)
+    arms = {arm: {**extent, **laws} for arm, laws in _LAWS.items()}
+    return Study(NAME, measure, arms, seeds, kept=extent is FULL)
 
 
 def numbers(draw: Draw, law: str, count: int, length: int) -> Ints:

@@ -32,6 +32,15 @@ WAYS = ("uniform", *BY_SCORES, *BY_WEIGHTS)
 SPARSITIES, METHODS = (50, 60, 70), ("wanda", "magnitude", "sparsegpt")
 TRAINED, HELD, MEASURED, TOKENS = 64, 32, 40, 128
 TASK = "causal-lm"
+_SIZES = {
+    "sparsities": SPARSITIES,
+    "methods": METHODS,
+    "trained": TRAINED,
+    "held": HELD,
+    "measured": MEASURED,
+    "tokens": TOKENS,
+}
+"""What a cell depends on besides its way: one of other sizes is measured anew."""
 
 
 @cache
@@ -170,11 +179,15 @@ def draw(cells: Cells) -> Figure:
     return figure
 
 
-def run(seeds: Sequence[int], jobs: int) -> None:
-    """Measure, print and write."""
-    cells = Study("layerif-language", measure, {way: {"way": way} for way in WAYS}, seeds).run(jobs)
+def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
+    """Measure, print, and write unless it was a look."""
+    cells = Study(
+        "layerif_language", measure, {way: {"way": way, **_SIZES} for way in WAYS}, seeds, kept=not quick
+    ).run(jobs)
     text = page(cells)
     print(text)
+    if quick:
+        return
     figures = {"cells": {f"{way}, seed {seed}": one for (way, seed), one in cells.found.items()},
                "claims": [c.to_json() for c in claims(cells)], "requirements": [r.to_json() for r in requirements(cells)]}  # fmt: skip
     write_results("layerif_language", figures, text, draw(cells))

@@ -111,7 +111,7 @@ def _kept(rank: int, seed: int) -> Path:
 def study(seeds: Sequence[int], rounds: int = 3) -> Study:
     """All cells."""
     arms = {f"{way}, r = {rank}": {"way": way, "rank": rank, "rounds": rounds} for rank in RANK_OF for way in WAYS}
-    return Study("layerif-newsgroups", measure, arms, seeds, kept=True)
+    return Study("layerif_newsgroups", measure, arms, seeds, kept=True)
 
 
 def claims(cells: Cells) -> list[Claim]:

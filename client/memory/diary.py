@@ -52,6 +52,14 @@ class Diary:
         place = own_place(error)
         self.note("failed", number, 0, reason=f"{words} (in {place})" if place else words)
 
+    def delivery(self, number: int, seconds: float, deadline: float, *, counted: bool) -> dict[str, Any]:
+        """Return what a line says of the upload of round `number`, and log it if missed: the institution hears of it nowhere else."""
+        if counted:
+            return {"counted": True}
+        facts = missed(seconds, deadline)
+        _log.warning("this institution's upload is not in the sum", institution=self._name, round=number, **facts)
+        return {"counted": False, **facts}
+
 
 def _begun(file: BinaryIO) -> bytes:
     """End a line that a power cut left without its end: the next one would be lost with it."""

@@ -203,6 +203,6 @@ def test_its_cells_are_listed_as_typed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [line[:3] for line in lines] == [
-        ["digits-controlled", arm, str(seed)] for seed in SEEDS for arm in (BENFORD, EVEN, BESIDE)
+        ["digits_controlled", arm, str(seed)] for seed in SEEDS for arm in (BENFORD, EVEN, BESIDE)
     ]
     assert {line[-1] for line in lines} <= {"there", "missing"}

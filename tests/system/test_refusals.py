@@ -65,7 +65,7 @@ class Victim:
         elif reason == "locked":
             for attempt in range(3):
                 openings.refused(header.round, header.kind, 7 + attempt, bytes(32), "tag")
-        self.institution._openings = openings
+        self.institution._sums.openings = openings
         request = self.altered(reason)
         return lambda: said(self.institution.handle(request))
 
@@ -94,7 +94,7 @@ def test_each_reason_is_one_refusal_and_the_honest_sum_is_applied(victim: Victim
         reply = victim.prepared(reason)()
         assert f"code='{LOCKED if reason == 'locked' else REFUSED}'".encode() in reply
         assert victim.institution._position == 0, "nothing was applied"
-        reasons[reason] = victim.institution._openings.refusals[-1].reason
+        reasons[reason] = victim.institution._sums.openings.refusals[-1].reason
     assert reasons == {
         "members": "members", "upload id": "tag", "first word": "tag", "last word": "tag", "digest": "another",
         "locked": "tag",

@@ -1,0 +1,103 @@
+"""Sums of a round at an institution: opened where they are authentic, refused the first time where they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from dictpfl.client.defences.integrity import Integrity
+from dictpfl.client.defences.openings import openings_of
+from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.keys.epochs import Keyring
+from dictpfl.client.memory.diary import Diary
+from dictpfl.client.memory.record import Record
+from dictpfl.client.replay import Applied, apply, received, require_authentic
+from dictpfl.common.errors import IntegrityError
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.common.messages.wire import Entry, read_header
+
+_log = structlog.get_logger(__name__)
+
+
+class Sums:
+    """Judge of the sums that come; `openings` is its record of what was decrypted."""
+
+    def __init__(
+        self,
+        folder: Path,
+        keys: Keyring,
+        settings: InstitutionSettings,
+        memory: Path,
+        integrity: Integrity | None,
+        number: int,
+        diary: Diary,
+    ) -> None:
+        """Keep what sums are judged by.
+
+        Args:
+            folder: of the institution, for evidence.
+            keys: of all epochs.
+            settings: the institution's own.
+            memory: path of its record.
+            integrity: manifests of uploads; None where they are not agreed on.
+            number: the institution's place among the members.
+            diary: where refusals are noted.
+        """
+        self._folder, self._keys, self._settings, self._memory = folder, keys, settings, memory
+        self._integrity, self._number, self._diary = integrity, number, diary
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Read the record of openings anew, as after its operator moved memory away."""
+        self.openings = openings_of(self._keys, self._memory, self._settings.most_refused)
+
+    def opened(self, record: Record, aggregate: Aggregate, following: bytes) -> tuple[Applied, tuple[Entry, ...]]:
+        """Open a sum that is authentic; refuse one that is not, the first time that it comes.
+
+        What is refused comes again, since the coordinator has no other sum of the round. Then the round is void, and the
+        institutions go on; and so it is at once where those of the next round did that.
+
+        Raises:
+            WireError, RoundError: refused.
+        """
+        genesis, opener = self._keys.at(aggregate.round)
+        total = received(genesis, record.shared, aggregate)
+        header, pending = total.blob.header, record.pending
+        self.openings.require_unlocked()
+        name = (header.round, header.kind, header.attempt, total.digest)
+        refused_before = self.openings.admit(*name)
+        try:
+            roster = self._keys.roster_at(aggregate.round)
+            words = require_authentic(genesis, total, self._settings.min_participants, roster)
+        except IntegrityError as error:
+            void = record.shared.void(score=header.kind is RoundKind.SCORE)
+            agreed = following and read_header(following).state_tag == void.tag(genesis.secret_seed)
+            if error.reason != "members" and (refused_before or agreed):
+                return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
+            self.openings.refused(*name, error.reason)
+            self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
+            if self._integrity:
+                own = pending.manifest if pending is not None and pending.round == aggregate.round else b""
+                path = self._integrity.keep_evidence(self._folder, error, aggregate, own)
+                _log.error(
+                    "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
+                    institution=self._settings.name,
+                    round=aggregate.round,
+                    file=str(path or ""),
+                )
+            raise
+        self._look_for_others(record, total.blob.entries, header.round)
+        return apply(genesis, opener, record.shared, total, words), total.blob.entries
+
+    def _look_for_others(self, record: Record, entries: tuple[Entry, ...], number: int) -> None:
+        """Say loudly if an upload in this institution's name is not its own; only another member can have made it.
+
+        The sum is that of uploads of members all the same, and the others apply it: whoever did not would fall out of step.
+        """
+        for entry in entries:
+            if entry.member == self._number and not entry.upload_id.startswith(record.mark(number)):
+                _log.error(
+                    "another member sent an upload in this institution's name; tell the authority and the coordinator's operator",
+                    institution=self._settings.name, round=number, upload=entry.upload_id.hex(),
+                )  # fmt: skip
