@@ -76,8 +76,8 @@ class Defences(Section):
     )
     mask_partners: Annotated[int, Field(ge=2, le=1000)] = Field(
         30,
-        description="Institutions that each one shares masks with, where there are more than that; an even number. The more, the "
-        "more of them may collude or be missing.",
+        description="Institutions that each one shares masks with, where there are more than that; an even number. Fewer than a third of these "
+        "may collude, and rounds wait while a third of somebody's are away: the more, the better on both counts, and the slower.",
     )
     integrity: bool = Field(
         False,

@@ -10,7 +10,7 @@ the uploads in the sum only (Bonawitz et al. 2017; docs/decisions/0019).
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,8 +140,7 @@ class Masks:
             raise RoundError(
                 "this institution is said to be missing, though it is asked; nothing was told", code="reveal"
             )
-        most = len(pairs.roster.peers) - self._minimum
-        self._reveals.tell_of_missing(context.round, context.attempt, missing, most)
+        self._reveals.tell_of_missing(context.round, context.attempt, missing, self._limits)
         asked = [number for number in pairs.secrets if number in missing]
         return Answer(pairs.number, b"", {number: self._stream(number, context) for number in asked})
 
@@ -175,6 +174,13 @@ class Masks:
         self._reveals.tell_of_sum(context.round, question, scores)
         own = self._own(context, record.secret) if pairs.number in members else b""
         return Answer(pairs.number, own, dict(self._shares(context, question)))
+
+    @property
+    def _limits(self) -> list[tuple[Collection[int], int]]:
+        """How many may be said to be missing: of all members, and of partners, where these are not all: each tells its own streams with them."""
+        everybody, partners = range(len(self._pairs.roster.peers)), self._pairs.secrets.keys()
+        near = len(partners) + 1
+        return [(everybody, len(everybody) - self._minimum), (partners, near - quorum(near))]
 
     def _shares(self, context: MaskContext, question: SharesQuestion) -> Iterator[tuple[int, bytes]]:
         for number, upload in question.uploads.items():

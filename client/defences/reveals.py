@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -82,13 +82,16 @@ class Reveals:
         if attempt != marks.attempt:
             self._keep(marks.begun(number, attempt))
 
-    def tell_of_missing(self, number: int, attempt: int, missing: Collection[int], most: int) -> None:
+    def tell_of_missing(
+        self, number: int, attempt: int, missing: Collection[int], limits: Sequence[tuple[Collection[int], int]]
+    ) -> None:
         """Record that seeds of these members' pairs are told.
 
         Args:
             number, attempt: of the round.
             missing: members who are said to be missing.
-            most: how many may be, in all that is asked about one attempt; with the streams of all its pairs and its own mask an upload is bare.
+            limits: groups of members, and how many of each may be, in all that is asked about one attempt; with the streams of all its pairs
+                and its own mask an upload is bare.
 
         Raises:
             RoundError (reveal): the round was opened already.
@@ -98,11 +101,12 @@ class Reveals:
         if marks.opened:
             raise RoundError(f"round {number} was opened already; no pair's stream is told any more", code="reveal")
         together = {*marks.missing, *missing}
-        if len(together) > most:
-            raise RoundError(
-                f"members {sorted(together)} are said to be missing, at most {most} may be; nothing was told",
-                code="too-few",
-            )
+        for group, most in limits:
+            if len(away := sorted(together & set(group))) > most:
+                raise RoundError(
+                    f"members {away} are said to be missing, at most {most} of {len(group)} may be; nothing was told",
+                    code="too-few",
+                )
         self._keep(replace(marks, missing=tuple(sorted(together))))
 
     def tell_of_sum(self, number: int, question: SharesQuestion, scores: int = -1) -> None:

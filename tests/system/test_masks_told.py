@@ -167,6 +167,25 @@ def test_streams_of_all_pairs_are_not_told_one_question_after_the_other(five: Wo
     )  # the same again
 
 
+def test_streams_with_many_partners_are_not_told_where_these_are_few_of_all(tmp_path: Path) -> None:
+    """Eleven with six partners each: three of all may be missing, and of partners two, or some would tell too much of one upload."""
+    eleven = World.found(
+        encrypted(federation__participants=11, data__limit=300, defences__masks=True, defences__mask_partners=6),
+        tmp_path / "eleven",
+    )
+    eleven.exchange()
+    known = notes(eleven)
+    own = Note.of_bytes(eleven.record(0).pending.defence).member  # type: ignore[union-attr]
+    partners = sorted(known[own][0].partners)
+    others = sorted(set(known) - {own, *partners})
+    assert conversation(eleven, Stage.SEEDS, SeedsQuestion(0, tuple(partners[:3])).to_bytes()).code == REFUSED
+    for missing in (partners[:2], others[:1]):
+        assert conversation(eleven, Stage.SEEDS, SeedsQuestion(0, tuple(missing)).to_bytes()).status is Status.REVEALED
+    for one in (partners[2], others[1]):
+        assert conversation(eleven, Stage.SEEDS, SeedsQuestion(0, (one,)).to_bytes()).code == REFUSED
+    eleven.close()
+
+
 @pytest.mark.parametrize("members", range(3, 40))
 def test_two_sums_of_a_round_find_too_few_who_help(members: int) -> None:
     """Whoever helps with one of them, the honest ones that are left and fewer than a third that collude do not open another."""

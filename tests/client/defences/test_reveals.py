@@ -25,7 +25,7 @@ def test_scores_made_again_are_those_of_the_same_members(tmp_path: Path) -> None
             Reveals(path).tell_of_sum(1, question(members, mark=1), scores=0)
         assert caught.value.code == "reveal"
     Reveals(path).move_on(1, 7)
-    Reveals(path).tell_of_missing(1, 8, [4], most=1)
+    Reveals(path).tell_of_missing(1, 8, [4], [(range(5), 1)])
     Reveals(path).tell_of_sum(1, question([0, 1, 2, 3], mark=2, attempt=8), scores=0)
     Reveals(path).tell_of_sum(2, question([0, 1, 2]), scores=1)  # the next tally
     Reveals(path).tell_of_sum(3, question([0, 1, 3]))  # an update
