@@ -114,8 +114,12 @@ class Invitation:
             raise IdentityError(f"cannot read the invitation {path}: {error.strerror}; ask for it again") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IdentityError(
-                f"{path} is no invitation ({type(error).__name__}); ask the authority for it again"
+                f"{path} is no invitation: {_lacking(error)}; ask the authority for it again"
             ) from error
+
+
+def _lacking(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else "a value in it is not of the expected form"
 
 
 def invite(folder: Path, passphrase: bytes, out: Path, *, coordinator: str, ca: Path, app: str) -> Invitation:

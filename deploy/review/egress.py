@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,14 @@ class Egress:
         journal: by round, from the coordinator's journal.
         snapshots: sealed snapshots at the coordinator, number and bytes.
         messages: what the coordinator recorded in all: messages out, bytes out, messages in, bytes in; None: no recording.
+        damaged: institutions, with the number of lines of the diary that cannot be read; 0: the file cannot be.
     """
 
     flows: Mapping[str, Mapping[int, Flow]]
     journal: Mapping[int, Journalled]
     snapshots: tuple[int, int]
     messages: tuple[int, int, int, int] | None
+    damaged: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rounds(self) -> list[int]:
@@ -114,6 +116,7 @@ def egress(parties: Parties) -> Egress:
         ConfigError, JournalError: the coordinator's files are damaged.
     """
     flows = {parties.names[place]: _flows(place / DIARY) for place in parties.institutions}
+    damaged = {parties.names[place]: _damaged(place / DIARY) for place in parties.institutions}
     lines: dict[int, Journalled] = {}
     snapshots, messages = (0, 0), None
     for folder in parties.coordinators:
@@ -129,7 +132,13 @@ def egress(parties: Parties) -> Egress:
         snapshots = (len(kept), sum(kept.values()))
         if (folder / RECORDING / EVENTS).exists():
             messages = _messages(folder / RECORDING / EVENTS)
-    return Egress({name: rounds for name, rounds in flows.items() if rounds}, lines, snapshots, messages)
+    return Egress(
+        {name: rounds for name, rounds in flows.items() if rounds},
+        lines,
+        snapshots,
+        messages,
+        {name: count for name, count in damaged.items() if count is not None},
+    )
 
 
 def _flows(path: Path) -> dict[int, Flow]:
@@ -152,15 +161,30 @@ def _messages(path: Path) -> tuple[int, int, int, int]:
     return len(asked), sum(asked), len(answered), sum(answered)
 
 
+def _damaged(path: Path) -> int | None:
+    """Count the lines that cannot be read, but for a last one that a crash cut off; None: all can, 0: the file cannot."""
+    try:
+        *whole, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return 0
+    return sum(_entry(line) is None for line in whole) or None
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return
     for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut off by a crash
-        if isinstance(entry, dict):
+        if (entry := _entry(line)) is not None:
             yield entry
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None

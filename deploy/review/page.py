@@ -168,8 +168,12 @@ def _evidence(parties: Parties, attacked: Attacked | None) -> Iterator[tuple[str
     names += [place / DIARY for place in parties.institutions]
     names += sorted(parties.folder.rglob(LOG))
     for path in names:
-        if path.exists():
+        try:
             yield str(path.relative_to(parties.folder)), path.stat().st_size, sha256_of(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # the record of what was sent says so, too
+            yield str(path.relative_to(parties.folder)), 0, f"cannot be read: {error.strerror}"
     if attacked:
         path = attacked.folder / RESULTS
         yield f"attack: {RESULTS}", path.stat().st_size, sha256_of(path)

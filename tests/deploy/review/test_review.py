@@ -138,6 +138,21 @@ def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path
     diary.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"cut off')
     assert egress(Parties.find(copy)).differing == [1]
     assert "In 1 of 4 comparable rounds ( 1 )" in read(write_review(copy)).text.replace("(1)", "( 1 )")
+    assert "cannot be read" not in read(write_review(copy)).text, "a crash cuts off the last line"
+
+
+def test_a_diary_that_was_damaged_is_said_to_be(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    first, second = (copy / "institutions" / f"institution-00{n}" / "diary.jsonl" for n in (0, 1))
+    lines = first.read_bytes().splitlines(keepends=True)
+    first.write_bytes(b"".join([b"\x00" * 40 + b"\n", *lines[2:]]))
+    second.unlink()
+    second.mkdir()
+    assert egress(Parties.find(copy)).damaged == {"site-1": 1, "site-2": 0}
+    page = read(write_review(copy))
+    assert "1 line of site-1's diary cannot be read" in page.text
+    assert "site-2's diary cannot be read" in page.text
 
 
 def test_findings_of_this_method_and_of_others(run: Run, attacked: Callable[..., Path], tmp_path: Path) -> None:
