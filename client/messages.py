@@ -1,7 +1,7 @@
 """Requests and replies as Flower records, at the institution: it decodes requests and encodes replies.
 
 The counterpart of `dictpfl.server.messages`, which says why the layout is what it is; the two sides never import each
-other, and `tests/server/test_strategy.py` holds them together.
+other, and `tests/server/test_messages.py` holds them together.
 """
 
 from __future__ import annotations
