@@ -30,7 +30,7 @@ from dictpfl.client.compress.cutting.axes import axes_of
 from dictpfl.client.compress.cutting.cut import cut
 from dictpfl.client.compress.narrow.federating import gated_axes, kept_units, left_open
 from dictpfl.client.compress.narrow.phases import Narrowing, narrow, trained
-from dictpfl.client.compress.narrow.relearn import NEVER, Residual, figure, probed, relearnt, verdicts
+from dictpfl.client.compress.narrow.relearn import Residual, figure, probed, relearnt, verdicts
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.networks.mlp import mlp
@@ -41,6 +41,7 @@ from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import Cells, Claim, Study, claims_table, study_parser
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.residuals import reading, residual_text
 
 WIDTHS, KEEP, TRAINED_ON = (256, 256), 48, 1200
 GENERAL, PHASE, COUNTS = 600, 300, (30, 100, 300)
@@ -258,7 +259,10 @@ def page(cells: Cells, fed: Cells | None) -> str:
     ]  # fmt: skip
     heads = ["arm", "parameters", "right after the cut", "even", *(f"odd after {c}" for c in COUNTS),
              *(f"fresh head, {c}" for c in COUNTS), "probe on odd"]  # fmt: skip
-    judged = [[arm, _residual(kept[arm][last]), _residual(fresh[arm][last]), _residual(probe[arm])] for arm in kept]
+    judged = [
+        [arm, residual_text(kept[arm][last]), residual_text(fresh[arm][last]), residual_text(probe[arm])]
+        for arm in kept
+    ]
     counted = cells.found[GATES, cells.study.seeds[0]]
     return f"""# Narrow models: even digits out of ten
 
@@ -293,22 +297,6 @@ fresh head, and by the probe, it measures the rest of the network. Harder to rel
 {_federated_text(fed) if fed else ""}
 ![what the arms keep, and what comes back](narrow.svg)
 """
-
-
-def reading(kept: Mapping[str, Mapping[int, Residual]], probe: Mapping[str, Residual]) -> str:
-    """Say where the two audits part, and where they agree."""
-    by_head = [arm for arm, by in kept.items() if by[COUNTS[-1]].verdict == NEVER]
-    both = [arm for arm in by_head if probe[arm].verdict == NEVER]
-    only = [arm for arm in by_head if arm not in both]
-    parts = []
-    if both:
-        parts.append(f"By relearning and by the probe alike as if never learnt: {', '.join(both)}.")
-    if only:
-        parts.append(
-            f"By relearning with the head as it is alone: {', '.join(only)}. There the rest of the network still holds about what other cuts "
-            "leave; what slows relearning down is the head. Whoever draws a new head has the skill back as fast as from other arms."
-        )
-    return " ".join(parts) or "No arm is as if it had never learnt the odd digits."
 
 
 def federated_requirements(cells: Cells) -> list[Requirement]:
@@ -348,13 +336,6 @@ def _mean(cells: Cells, arm: str, name: str) -> str:
 
 def _curve(cells: Cells, arm: str, which: str, count: int) -> str:
     return f"{fmean(one[str(count)] for one in cells.of(arm, which)):.1f}"
-
-
-def _residual(found: Residual) -> str:
-    if found.interval is None:
-        return found.verdict
-    i = found.interval
-    return f"{i.mean:.2f} ({i.low:.2f} to {i.high:.2f}): {found.verdict}"
 
 
 def draw(cells: Cells) -> Figure:
