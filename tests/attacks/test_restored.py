@@ -7,7 +7,7 @@ import hmac
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from dictpfl.common.messages.sharing import SECRET_BYTES, combine, split
+from dictpfl.common.messages.sharing import SECRET_BYTES, combine, split, threshold
 
 NO_NONCE = bytes(12)
 HOLDERS = 4
@@ -65,4 +65,4 @@ def test_f7_protocol_4_uses_no_stream_twice() -> None:
         assert xor(xor(*streams), told[holder]) != hidden[holder]
     key = keys()[0]
     assert seal(4, key, told[0]) == first[0], "the same share gives the same bytes"
-    assert combine(dict(enumerate(told[:3]))) == OWN
+    assert combine(dict(enumerate(told[: threshold(HOLDERS)]))) == OWN

@@ -71,7 +71,7 @@ def test_few_bits_are_refused_where_they_cannot_be(tmp_path: Path, monkeypatch: 
     InstitutionSettings.load(home).model_copy(update={"frozen": "8bit"}).save(home)
     with pytest.raises(ConfigError, match=r"torch\.compile cannot look into weights of few bits"):
         Institution(home)
-    monkeypatch.setattr("dictpfl.client.folder.find_spec", lambda _: None)
+    monkeypatch.setattr("dictpfl.common.config.models.find_spec", lambda _: None)
     plain = World.found(tiny(), tmp_path / "plain").home(0)
     InstitutionSettings.load(plain).model_copy(update={"frozen": "8bit"}).save(plain)
     with pytest.raises(ConfigError, match=r"pip install 'dictpfl\[quantised\]'"):

@@ -34,7 +34,7 @@ from pathlib import Path
 from dictpfl.common.messages.protocol import Request, RoundKind
 
 class Coordinator:
-    min_participants, deadline_seconds = 3, 60.0
+    least, deadline_seconds = 3, 60.0
 
     def __init__(self, folder):
         self.state, self.uploads = folder / "state.json", {}
@@ -70,7 +70,7 @@ class Coordinator:
         pass
 
     def close(self):
-        if len(self.uploads) < self.min_participants:
+        if len(self.uploads) < self.least:
             return
         self.round += 1
         self.seen.append(sorted(self.uploads.values()))

@@ -33,7 +33,7 @@ class FakeCoordinator:
 
     last: ClassVar[FakeCoordinator]
     rounds: ClassVar[int] = 3
-    min_participants = 2
+    least = 2
     deadline_seconds = 0.3
 
     def __init__(self, folder: Path) -> None:
@@ -75,7 +75,7 @@ class FakeCoordinator:
 
     def close(self) -> None:
         self.closed.append(self.uploads)
-        self.round += len(self.uploads) >= self.min_participants
+        self.round += len(self.uploads) >= self.least
 
     def close_journal(self) -> None:
         self.released = True
