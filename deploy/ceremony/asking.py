@@ -1,4 +1,4 @@
-"""What commands ask a person for, and what they read out: passphrases, fingerprints, what was issued."""
+"""Questions to a person, and what is read out: passphrases, fingerprints, what was issued."""
 
 from __future__ import annotations
 

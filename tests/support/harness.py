@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import dictpfl.client.institution
+import dictpfl.client.defences.sums
 import dictpfl.client.memory.record
 import dictpfl.client.uploading
 import dictpfl.common.files
@@ -258,8 +258,8 @@ INSTITUTION_POINTS: dict[str, Point] = {
     "replying": dies_replying,
     "before training": lambda: dies_before(dictpfl.client.uploading, "train"),
     "after training": lambda: dies_after(dictpfl.client.uploading, "train"),
-    "before opening": lambda: dies_before(dictpfl.client.institution, "apply"),
-    "after opening": lambda: dies_after(dictpfl.client.institution, "apply"),
+    "before opening": lambda: dies_before(dictpfl.client.defences.sums, "apply"),
+    "after opening": lambda: dies_after(dictpfl.client.defences.sums, "apply"),
     "before sealing": lambda: dies_before(dictpfl.client.uploading, "write"),
     "after sealing": lambda: dies_after(dictpfl.client.uploading, "write"),
     "diary, first line": lambda: dies_before(Diary, "note", 1),
