@@ -113,12 +113,7 @@ class LazySamples(Samples):
     """
 
     def __init__(
-        self,
-        reader: Reader,
-        data: Data,
-        numbers: Numbers,
-        labels: NDArray[Any] | None,
-        form: Form | None = None,
+        self, reader: Reader, data: Data, numbers: Numbers, labels: NDArray[Any] | None, form: Form | None = None
     ) -> None:
         """Take samples of a reader.
 
