@@ -29,8 +29,9 @@ from dictpfl.common.law.round import begin
 from dictpfl.common.law.state import acknowledging
 from dictpfl.common.messages.protocol import NEWCOMER, REFUSED, VOID, Aggregate, Reply, Request, RoundKind, Status
 from dictpfl.common.messages.wire import Blob, read_entries, write
+from tests.support.failing_disks import full_disk
 from tests.support.federations import encrypted, tiny
-from tests.support.harness import World, full_disk
+from tests.support.harness import World
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
@@ -32,13 +30,10 @@ from dictpfl.common.law.state import SharedState
 from dictpfl.common.messages.protocol import Aggregate, Reply, Request, RoundKind
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.server.coordinator import Coordinator
+from tests.support.failing_disks import Killed, MortalDatabase
 
 Floats = NDArray[np.float64]
 Point = Callable[[], AbstractContextManager[Any]]
-
-
-class Killed(BaseException):
-    """The process died here: nothing that catches errors may catch this."""
 
 
 class World:
@@ -277,36 +272,6 @@ INSTITUTION_POINTS: dict[str, Point] = {
 # Where the coordinator may die
 
 
-class MortalDatabase:
-    """A connection that dies before or after a statement; afterwards nothing is executed any more."""
-
-    def __init__(self, real: sqlite3.Connection, *, before: str = "", after: str = "") -> None:
-        self._real, self._before, self._after, self._dead = real, before, after, False
-
-    def execute(self, sql: str, *arguments: Any) -> Any:
-        return self._mortal(self._real.execute, sql, *arguments)
-
-    def executemany(self, sql: str, *arguments: Any) -> Any:
-        return self._mortal(self._real.executemany, sql, *arguments)
-
-    @property
-    def in_transaction(self) -> bool:
-        return not self._dead and self._real.in_transaction
-
-    def _mortal(self, run: Callable[..., Any], sql: str, *arguments: Any) -> Any:
-        if self._dead or (self._before and sql.startswith(self._before)):
-            self._dead = True
-            raise Killed
-        result = run(sql, *arguments)
-        if self._after and sql.startswith(self._after):
-            self._dead = True
-            raise Killed
-        return result
-
-    def close(self) -> None:
-        self._real.close()
-
-
 def statement(world: World, *, before: str = "", after: str = "") -> Point:
     """The coordinator dies at a statement of its journal."""
 
@@ -337,46 +302,6 @@ MASK_POINTS: dict[str, dict[str, str]] = {
     "before the masked sum goes": {"before": "DELETE FROM masked"},
     "after COMMIT": {"after": "COMMIT"},
 }
-
-
-@contextmanager
-def full_disk(target: object = dictpfl.common.files, name: str = "replace_private") -> Iterator[None]:
-    """No room: every write of this kind fails."""
-
-    def refuse(*_arguments: Any, **_options: Any) -> Any:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with mock.patch.object(target, name, refuse):
-        yield
-
-
-class FullDatabase:
-    """A connection that finds no room for rounds."""
-
-    def __init__(self, real: sqlite3.Connection) -> None:
-        self._real = real
-        self.executemany = real.executemany
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._real.in_transaction
-
-    def execute(self, sql: str, *arguments: Any) -> Any:
-        if sql.startswith("INSERT"):
-            raise sqlite3.OperationalError("database or disk is full")
-        return self._real.execute(sql, *arguments)
-
-
-@contextmanager
-def journal_full(world: World) -> Iterator[None]:
-    """SQLite finds no room in the journal (tests/server/test_journal.py fills a real one)."""
-    journal = world.coordinator._journal
-    real = journal._db
-    journal._db = FullDatabase(real)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        journal._db = real
 
 
 # An oracle that knows what was trained and what was counted

@@ -23,8 +23,9 @@ from dictpfl.client.folder import InstitutionSettings
 from dictpfl.common.ckks.keys import load_key
 from dictpfl.common.errors import DictPFLError
 from dictpfl.deploy.simulation.local import Fault, run_local
+from tests.support.failing_disks import full_disk
 from tests.support.federations import encrypted
-from tests.support.harness import INSTITUTION_POINTS, World, full_disk
+from tests.support.harness import INSTITUTION_POINTS, World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 NAME = "Sankt-Ansgar-Spital"

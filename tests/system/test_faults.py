@@ -25,16 +25,9 @@ from dictpfl.common.errors import JournalError
 from dictpfl.common.messages.protocol import Reply, Request, RoundKind, Status
 from dictpfl.deploy.simulation.local import Fault, run_local
 from tests.support import ROOT
+from tests.support.failing_disks import full_disk, journal_full
 from tests.support.federations import encrypted, tiny
-from tests.support.harness import (
-    COORDINATOR_POINTS,
-    INSTITUTION_POINTS,
-    Point,
-    World,
-    full_disk,
-    journal_full,
-    statement,
-)
+from tests.support.harness import COORDINATOR_POINTS, INSTITUTION_POINTS, Point, World, statement
 
 pytestmark = pytest.mark.usefixtures("quiet")
 VICTIM = 1

@@ -23,6 +23,7 @@ from dictpfl.common.messages.protocol import Reply
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT
 from dictpfl.server.journal import Journal
+from tests.support.failing_disks import full_disk, journal_full
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import (
     COORDINATOR_POINTS,
@@ -32,8 +33,6 @@ from tests.support.harness import (
     Oracle,
     Point,
     World,
-    full_disk,
-    journal_full,
     statement,
 )
 
