@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from dictpfl.client.compress.verdicts import LEVEL, Interval, compared
 from lib.paper.measured import Measured, Row
@@ -96,8 +97,8 @@ def _counted(found: Interval) -> str:
 
 
 def _kept(found: Interval, points: float) -> str:
-    """Judge that no more than so many points are lost; a larger fall whose interval has 0 in it is not shown."""
-    if found.mean >= -points:
+    """Judge that no more than so many points are lost; a larger fall whose interval has 0 in it is not shown, nor is anything by one seed."""
+    if found.mean >= -points and found.count > 1:
         return REPRODUCED
     return LEVEL if found.verdict == LEVEL else DIFFERS
 
@@ -117,10 +118,9 @@ def _accuracy_beside(
         difference = None if rows is None else paired(rows[1], rows[0])
         if rows is None or difference is None:
             return Verdict(OPEN)
-        return Verdict(
-            _kept(difference, points),
-            f"{rows[1].accuracy:.2f} % beside {rows[0].accuracy:.2f} %; {_counted(difference)}",
-        )
+        both = rows[0].runs.keys() & rows[1].runs.keys()
+        base, ours = (fmean(row.runs[seed]["accuracy"] for seed in both) for row in rows)
+        return Verdict(_kept(difference, points), f"{ours:.2f} % beside {base:.2f} %; {_counted(difference)}")
 
     return judge
 
