@@ -260,12 +260,13 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Reached:
-    """What came of a goal: points below plaintext, share of its bytes, %, and the fewest seeds; None: not measured."""
+    """What came of a goal: points below plaintext, share of its bytes, %, the fewest seeds, and points above with their interval; None: not measured."""
 
     goal: Goal
     gap: float | None = None
     share: float | None = None
     seeds: int = 0
+    above: Interval | None = None
 
     @property
     def met(self) -> bool | None:
@@ -280,7 +281,8 @@ class Reached:
         if self.gap is None:
             return where
         side = "above" if self.gap < 0 else "below"
-        return f"{where}: {abs(self.gap):.2f} points {side} plaintext (at most {self.goal.points:g} below), {self.share:.2f} % of its bytes (at most {self.goal.share:g})"
+        ends = f"; 95 % {self.above.low:+.2f} to {self.above.high:+.2f}" if self.above and self.above.count > 1 else ""
+        return f"{where}: {abs(self.gap):.2f} points {side} plaintext (at most {self.goal.points:g} below{ends}), {self.share:.2f} % of its bytes (at most {self.goal.share:g})"
 
 
 def reached(found: Measured) -> list[Reached]:
@@ -297,7 +299,7 @@ def reached(found: Measured) -> list[Reached]:
             continue
         full, ours = (Row({seed: row.runs[seed] for seed in sorted(both)}) for row in rows)
         gap, share = full.accuracy - ours.accuracy, 100 * ours.bytes / full.bytes
-        result.append(Reached(goal, gap, share, len(both)))
+        result.append(Reached(goal, gap, share, len(both), paired(ours, full)))
     return result
 
 
