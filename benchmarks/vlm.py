@@ -147,8 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arms = {name: {**made, **sizes, "rank": RANK} for name, made in ARMS.items()}
     study = Study("vlm", measure, arms, seeds, kept=asked.full)
     if asked.list:
-        for arm, made in arms.items():
-            there = [seed for seed in seeds if Study("vlm", measure, {arm: made}, (seed,), kept=asked.full).is_measured]
+        missing = set(study.missing)
+        for arm in arms:
+            there = [seed for seed in seeds if (arm, seed) not in missing]
             print(f"{arm}: seeds {', '.join(map(str, seeds))}; there: {', '.join(map(str, there)) or 'none'}")
         return 0
     cells = study.run(asked.jobs)

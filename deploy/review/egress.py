@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,8 +115,7 @@ def egress(parties: Parties) -> Egress:
     Raises:
         ConfigError, JournalError: the coordinator's files are damaged.
     """
-    flows = {parties.names[place]: _flows(place / DIARY) for place in parties.institutions}
-    damaged = {parties.names[place]: _damaged(place / DIARY) for place in parties.institutions}
+    diaries = {parties.names[place]: _read(place / DIARY) for place in parties.institutions}
     lines: dict[int, Journalled] = {}
     snapshots, messages = (0, 0), None
     for folder in parties.coordinators:
@@ -133,17 +132,17 @@ def egress(parties: Parties) -> Egress:
         if (folder / RECORDING / EVENTS).exists():
             messages = _messages(folder / RECORDING / EVENTS)
     return Egress(
-        {name: rounds for name, rounds in flows.items() if rounds},
+        {name: rounds for name, (entries, _) in diaries.items() if (rounds := _flows(entries))},
         lines,
         snapshots,
         messages,
-        {name: count for name, count in damaged.items() if count is not None},
+        {name: count for name, (_, count) in diaries.items() if count is not None},
     )
 
 
-def _flows(path: Path) -> dict[int, Flow]:
+def _flows(entries: Iterable[Mapping[str, Any]]) -> dict[int, Flow]:
     flows: dict[int, Flow] = {}
-    for entry in _lines(path):
+    for entry in entries:
         event, number, size = entry.get("event"), entry.get("round"), entry.get("bytes")
         if not isinstance(number, int) or not isinstance(size, int):
             continue
@@ -156,30 +155,25 @@ def _flows(path: Path) -> dict[int, Flow]:
 
 
 def _messages(path: Path) -> tuple[int, int, int, int]:
-    asked = [e.get("bytes", 0) for e in _lines(path) if e.get("event") == "asked"]
-    answered = [e.get("bytes", 0) + e.get("snapshot", 0) for e in _lines(path) if e.get("event") == "answered"]
+    entries, _ = _read(path)
+    asked = [e.get("bytes", 0) for e in entries if e.get("event") == "asked"]
+    answered = [e.get("bytes", 0) + e.get("snapshot", 0) for e in entries if e.get("event") == "answered"]
     return len(asked), sum(asked), len(answered), sum(answered)
 
 
-def _damaged(path: Path) -> int | None:
-    """Count the lines that cannot be read, but for a last one that a crash cut off; None: all can, 0: the file cannot."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    """Read a file of a JSON object a line.
+
+    Returns:
+        The objects, and how many lines are none, but for a last one that a crash cut off; None: all are, 0: the file cannot be read.
+    """
     try:
-        *whole, _ = path.read_bytes().split(b"\n")
+        *whole, last = map(_entry, path.read_bytes().split(b"\n"))
     except FileNotFoundError:
-        return None
+        return [], None
     except OSError:
-        return 0
-    return sum(_entry(line) is None for line in whole) or None
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        if (entry := _entry(line)) is not None:
-            yield entry
+        return [], 0
+    return [entry for entry in (*whole, last) if entry is not None], whole.count(None) or None
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import dictpfl.client.defences.sums
-import dictpfl.client.memory.record
-import dictpfl.client.uploading
 import dictpfl.common.files
 
 if TYPE_CHECKING:

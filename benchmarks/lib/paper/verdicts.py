@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import dataclass, replace
 
 from dictpfl.client.compress.verdicts import LEVEL, Interval, compared
 from lib.paper.measured import Measured, Row
@@ -86,10 +85,17 @@ def _beside_plaintext(found: Measured) -> Verdict:
 
 def paired(row: Row, base: Row) -> Interval | None:
     """Points by which one setting is above another, seed by seed; None: no seed has both."""
-    seeds = sorted(row.runs.keys() & base.runs.keys())
-    if not seeds:
+    ours, its = alike(row, base)
+    if not ours.runs:
         return None
-    return compared([row.runs[s]["accuracy"] for s in seeds], [base.runs[s]["accuracy"] for s in seeds])
+    return compared([run["accuracy"] for run in ours.runs.values()], [run["accuracy"] for run in its.runs.values()])
+
+
+def alike(row: Row, base: Row) -> tuple[Row, Row]:
+    """Return both with the seeds that both have, in one order: a seed of one alone would compare splits."""
+    seeds = sorted(row.runs.keys() & base.runs.keys())
+    first, second = (replace(one, runs={seed: one.runs[seed] for seed in seeds}) for one in (row, base))
+    return first, second
 
 
 def _counted(found: Interval) -> str:
@@ -118,9 +124,10 @@ def _accuracy_beside(
         difference = None if rows is None else paired(rows[1], rows[0])
         if rows is None or difference is None:
             return Verdict(OPEN)
-        both = rows[0].runs.keys() & rows[1].runs.keys()
-        base, ours = (fmean(row.runs[seed]["accuracy"] for seed in both) for row in rows)
-        return Verdict(_kept(difference, points), f"{ours:.2f} % beside {base:.2f} %; {_counted(difference)}")
+        base, ours = alike(*rows)
+        return Verdict(
+            _kept(difference, points), f"{ours.accuracy:.2f} % beside {base.accuracy:.2f} %; {_counted(difference)}"
+        )
 
     return judge
 
@@ -260,29 +267,27 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Reached:
-    """What came of a goal: points below plaintext, share of its bytes, %, the fewest seeds, and points above with their interval; None: not measured."""
+    """What came of a goal: points above plaintext, seed by seed, and share of its bytes, %; None: not measured."""
 
     goal: Goal
-    gap: float | None = None
-    share: float | None = None
-    seeds: int = 0
     above: Interval | None = None
+    share: float | None = None
 
     @property
     def met(self) -> bool | None:
         """None: not measured."""
-        if self.gap is None or self.share is None:
+        if self.above is None or self.share is None:
             return None
-        return self.gap <= self.goal.points and self.share <= self.goal.share
+        return self.above.mean >= -self.goal.points and self.share <= self.goal.share
 
     def __str__(self) -> str:
         """Where, and by how much."""
         where = f"{self.goal.workload} ({self.goal.partition})"
-        if self.gap is None:
+        if self.above is None:
             return where
-        side = "above" if self.gap < 0 else "below"
-        ends = f"; 95 % {self.above.low:+.2f} to {self.above.high:+.2f}" if self.above and self.above.count > 1 else ""
-        return f"{where}: {abs(self.gap):.2f} points {side} plaintext (at most {self.goal.points:g} below{ends}), {self.share:.2f} % of its bytes (at most {self.goal.share:g})"
+        side = "above" if self.above.mean > 0 else "below"
+        ends = f"; 95 % {self.above.low:+.2f} to {self.above.high:+.2f}" if self.above.count > 1 else ""
+        return f"{where}: {abs(self.above.mean):.2f} points {side} plaintext (at most {self.goal.points:g} below{ends}), {self.share:.2f} % of its bytes (at most {self.goal.share:g})"
 
 
 def reached(found: Measured) -> list[Reached]:
@@ -290,16 +295,12 @@ def reached(found: Measured) -> list[Reached]:
     result = []
     for goal in GOALS:
         rows = _rows(found, FULL, OURS, workload=goal.workload, partition=goal.partition)
-        if rows is None:
+        above = None if rows is None else paired(rows[1], rows[0])
+        if rows is None or above is None:
             result.append(Reached(goal))
             continue
-        both = rows[0].runs.keys() & rows[1].runs.keys()  # a seed of one alone would compare splits
-        if not both:
-            result.append(Reached(goal))
-            continue
-        full, ours = (Row({seed: row.runs[seed] for seed in sorted(both)}) for row in rows)
-        gap, share = full.accuracy - ours.accuracy, 100 * ours.bytes / full.bytes
-        result.append(Reached(goal, gap, share, len(both), paired(ours, full)))
+        full, ours = alike(*rows)
+        result.append(Reached(goal, above, 100 * ours.bytes / full.bytes))
     return result
 
 
@@ -314,7 +315,7 @@ def first_line(found: Measured) -> str:
         parts.append(f"Within its bound: {'; '.join(map(str, met))}.")
     if unknown:
         parts.append(f"Not measured yet: {', '.join(map(str, unknown))}.")
-    seeds = {one.seeds for one in (*missed, *met)}
+    seeds = {one.above.count for one in (*missed, *met) if one.above is not None}
     if seeds and min(seeds) < 3:
         parts.append(f"Some of these rest on {min(seeds)} seed{'s' * (min(seeds) > 1)} only.")
     return " ".join(parts)
