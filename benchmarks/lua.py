@@ -151,8 +151,7 @@ def _widened(grid: Sequence[float], best: float) -> list[float]:
 
 def _shared(name: str, p: float, *, quick: bool) -> dict[str, Any]:
     workload = WORKLOADS[name]
-    narrow = {"autocast": "bfloat16"} if name == "language" else {}  # as it was pretrained; half of the time of a step
-    return narrow | {
+    return {
         "workload": name,
         "sparsity": p,
         "steps": 30 if quick else workload.steps,
@@ -190,8 +189,8 @@ def measure_rate(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def thresholds(seed: int, settings: Mapping[str, Any]) -> Learnt:
     """Lua's thresholds of a seed: learnt once, then read, since five arms are made from them."""
-    read = ("workload", "sparsity", "steps", "batch", "quick", "rate", "autocast")
-    asked = {key: settings[key] for key in read if key in settings}
+    read = ("workload", "sparsity", "steps", "batch", "quick", "rate")
+    asked = {key: settings[key] for key in read}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     file = CELLS / f"lua-{asked['workload']}-{asked['sparsity']:g}-{seed}-{digest}.npz"
     if not file.exists():
@@ -263,11 +262,9 @@ def _made(
 ) -> Subject:  # fmt: skip
     order = np.random.default_rng(seed).permutation(len(own))
     calibration = own.take(np.sort(order[: 8 if quick else 64]))
-    is_language = name == "language"
-    task = load_task("causal-lm" if is_language else "classification")
+    task = load_task("causal-lm" if name == "language" else "classification")
     return Subject(
-        model.eval(), calibration, own, validation, held, task, steps, WORKLOADS[name].batch, seed,
-        autocast="bfloat16" if is_language else "none",
+        model.eval(), calibration, own, validation, held, task, steps, WORKLOADS[name].batch, seed
     )  # fmt: skip
 
 

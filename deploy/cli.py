@@ -40,6 +40,7 @@ from dictpfl.deploy.review import cli as review
 from dictpfl.deploy.simulation import cli as simulation
 from dictpfl.deploy.studies import cli as studies
 from dictpfl.deploy.units import listed, percent
+from dictpfl.deploy.unread import refuse_unread
 from dictpfl.deploy.watch import cli as watching
 
 WORKFLOW = {
@@ -247,6 +248,7 @@ def doctor(
 ) -> None:
     """Check this machine: versions, processors, CKKS, Flower; exit code 1 if something needed is missing."""
     if plugins:
+        refuse_unread("folder", because="--plugins lists what can be added, and checks nothing")
         use_working_directory()
         _list_plugins()
         return

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +75,6 @@ class Subject:
         task: the loss.
         steps, batch_size: of whatever is trained.
         seed: of batches and draws.
-        autocast: arithmetic of whatever is trained; measured is in float32.
     """
 
     model: nn.Module
@@ -87,7 +86,6 @@ class Subject:
     steps: int
     batch_size: int
     seed: int
-    autocast: Literal["none", "bfloat16"] = "none"
 
     @cached_property
     def every(self) -> Ranks:
@@ -106,9 +104,7 @@ class Subject:
     @property
     def plan(self) -> Training:
         """Steps and batches of whatever is trained here."""
-        return Training(
-            steps=self.steps, batch_size=self.batch_size, optimizer="adamw", device="cpu", autocast=self.autocast
-        )
+        return Training(steps=self.steps, batch_size=self.batch_size, optimizer="adamw", device="cpu")
 
     def learnt(self, sparsity: float, rate: float) -> Learnt:
         """Learn Lua's thresholds."""
@@ -182,9 +178,7 @@ class Subject:
         steps = samples = 0
         for x, y in batches(features, labels, self.plan, self.seed, torch.device("cpu")):
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast != "none"):
-                outputs = forward(model, x)
-            torch.autograd.backward(self.task.loss(outputs.float(), y))
+            torch.autograd.backward(self.task.loss(forward(model, x).float(), y))
             optimizer.step()
             steps, samples = steps + 1, samples + len(x)
         return model.requires_grad_(requires_grad=True).eval(), steps, samples

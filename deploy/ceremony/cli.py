@@ -22,6 +22,7 @@ from dictpfl.deploy.ceremony.asking import (
 from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.unread import refuse_unread
 
 authority = typer.Typer(
     help="Make the key and the genesis; then not needed until the next epoch.",
@@ -271,9 +272,11 @@ def audit_verify(
     from dictpfl.deploy.ceremony.evidence import judge
 
     if place.suffix == ".json":
+        refuse_unread("head", "identity", because=f"of custody logs, and {place} is evidence of a sum")
         for line in judge(place, institution).lines():
             console.say(line)
         return
+    refuse_unread("institution", because=f"of evidence of a sum, a .json file, and {place} is none")
     for log in verify(place, head=head, identity=identity):
         for entry in log.entries:
             facts = ", ".join(f"{name} {value}" for name, value in sorted(entry["facts"].items()))

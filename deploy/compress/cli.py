@@ -10,6 +10,7 @@ import typer
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import human_bytes, human_seconds, percent
+from dictpfl.deploy.unread import refuse_unread
 
 if TYPE_CHECKING:
     from dictpfl.deploy.compress.pruning import Outcome
@@ -123,6 +124,14 @@ def prune(
     from dictpfl.deploy.compress.pruning import learning, pattern_of, scoring, write_pruned
     from dictpfl.deploy.compress.source import read_source
 
+    if pattern:
+        refuse_unread("sparsity", because=f"--pattern {pattern} says how many entries go")
+    if method != "wanda" or allocate == "global":
+        refuse_unread(
+            "at_once", because=f"of wanda weight by weight, and here --method is {method}, --allocate {allocate}"
+        )
+    if method == "magnitude" and allocate in ("uniform", "global", "alpha"):
+        refuse_unread("calibration", "max_tokens", because="magnitude looks at no sample")
     options = scoring(allocate, scores, spread) | learning(
         method, set_ or [], steps=steps, rate=rate, regularisation=regularisation
     )

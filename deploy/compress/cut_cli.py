@@ -10,6 +10,7 @@ import typer
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.unread import refuse_unread
 
 ConfigOption = Annotated[
     Path | None,
@@ -77,6 +78,10 @@ def cut(
         raise ConfigError("nothing to cut: name a size by --to, --heads, --channels, --ffn, --width or --layers")
     if search and not to:
         raise ConfigError("--search tries sizes for a number of parameters; name it by --to")
+    if not search:
+        refuse_unread("most", "steps", because="of a search, and --search asks for none")
+        if score in ("magnitude", "random"):
+            refuse_unread("calibration", because=f"--score {score} looks at no sample")
     from dictpfl.deploy.exports.exporter import require_empty
 
     require_empty(output)
@@ -131,6 +136,8 @@ def distil(
 ) -> None:
     """Train a small model to say what a large one says, on this machine; in a federation: training.task = "distillation"."""
     use_working_directory()
+    if not weight:
+        refuse_unread("temperature", because="of the teacher's part of the loss, and --weight 0 leaves none")
     from dictpfl.deploy.compress.distilling import distil_folder
 
     said = distil_folder(

@@ -19,8 +19,10 @@ from dictpfl.deploy.compress.cli import (
 )
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import percent
+from dictpfl.deploy.unread import refuse_unread
 
-_TRAINING, _VALIDATION = 64, 32
+_MEASURED = ("set_", "measure", "training", "validation", "seed", "device", "solver", "damping", "part", "top")
+"""Options of what is measured here."""
 
 
 def layers(
@@ -38,8 +40,8 @@ def layers(
     ] = False,
     training: Annotated[
         int, typer.Option(min=0, max=1000, help="Training samples, drawn by seed; 0: all, at most 1,000.")
-    ] = _TRAINING,
-    validation: Annotated[int, typer.Option(min=0, help="Validation samples, drawn by seed; 0: all.")] = _VALIDATION,
+    ] = 64,
+    validation: Annotated[int, typer.Option(min=0, help="Validation samples, drawn by seed; 0: all.")] = 32,
     solver: Annotated[
         Literal["exact", "datainf", "none"],
         typer.Option(
@@ -73,26 +75,26 @@ def layers(
     """
     use_working_directory()
     from dictpfl.client.compress.influence.layers import Measure
-    from dictpfl.common.errors import ConfigError
     from dictpfl.deploy.compress.layers import Found, measured, pooled, write_layers, write_samples
     from dictpfl.deploy.compress.source import read_source
     from dictpfl.deploy.exports.exporter import refuse_full, require_empty
     from dictpfl.deploy.exports.finished import Finished
 
     refuse_full(output)
+    if solver == "none":
+        refuse_unread("damping", because="of the inverse of a Hessian, and --solver none takes none")
     chosen = Measure(solver, damping, part, top)
     maps = (
         ()
         if own or list_ or config is not None or data is not None or not Path(source).is_dir()
         else pooled(Finished.load(source, checkpoint))
     )
-    is_own = set_ or measure or chosen != Measure() or (training, validation, seed) != (_TRAINING, _VALIDATION, 1)
-    if maps and is_own:
-        raise ConfigError(
-            f"{source} shows the map that its institutions tallied, as [tallies] of its configuration says; --set, --measure, --training, "
-            "--validation, --seed, and how to measure are of own samples: add --own, or leave them out"
-        )
     if maps:
+        refuse_unread(
+            *_MEASURED,
+            because=f"of own samples, and {source} shows the map that its institutions tallied, as [tallies] of its configuration says; add "
+            "--own",
+        )
         found = Found(maps)
     else:
         read = read_source(

@@ -11,6 +11,7 @@ import typer
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.unread import refuse_unread
 
 if TYPE_CHECKING:
     from dictpfl.deploy.compress.narrow_report import NarrowReport
@@ -85,12 +86,25 @@ def narrow(
         raise ConfigError(
             f"--axes {axes}: gates stand in front of feed-forward neurons alone; use --axes ffn, or another method"
         )
+    _require_read(method, skill, dropped, head)
     how = Narrowing(method.value, keep, steps, recover, penalty, rate, tables, seed)
     asked = Asked(how, skill, dropped, _counts(relearn), seeds, kinds, head == "trim")
     read = read_source(
         source, config=config, data=data, settings=set_, seed=seed, measure=measure, checkpoint=checkpoint
     )
     show(output, write_narrow(read, asked, output), asked)
+
+
+def _require_read(method: Method, skill: str, dropped: str, head: str) -> None:
+    """Refuse options that this method, or this skill, does not read."""
+    if method is not Method.GATES:
+        refuse_unread("rate", "tables", because=f"of gates, and --method is {method}")
+        if method is not Method.LASSO:
+            refuse_unread("penalty", because=f"of gates and lasso, and --method is {method}")
+    if not dropped:
+        refuse_unread("relearn", "seeds", because="of the audit of a skill that is dropped, and --dropped names none")
+    if head == "trim" and not skill.startswith("classes="):
+        refuse_unread("head", because=f"a head has rows of classes, and --skill {skill} names none")
 
 
 def export_narrow(folder: Path, output: Path, skill: str, form: str, checkpoint: Literal["last", "best"]) -> None:

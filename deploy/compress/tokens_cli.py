@@ -12,6 +12,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.unread import refuse_unread
 
 if TYPE_CHECKING:
     from dictpfl.deploy.compress.tokens import Look
@@ -65,10 +66,18 @@ def tokens(
             raise ConfigError(f"{source} is a clip; --config, --data and --measure are of a model: leave them out")
         if reducer and len(reducer) > 1:
             raise ConfigError(f"{source}: one picture shows one reducer, found {', '.join(reducer)}; name one")
+        if encoder:
+            refuse_unread("side", because=f"{encoder} has patches of its own")
         _clip(Path(source), keep, (reducer or ["fastvid"])[0], option, picture, frames, side, encoder)
         return
-    if picture or option or encoder:
-        raise ConfigError(f"{source} is no clip ({', '.join(_ENDINGS)}); --picture, --option and --encoder are of one")
+    refuse_unread(
+        "picture",
+        "option",
+        "encoder",
+        "frames",
+        "side",
+        because=f"of a clip ({', '.join(_ENDINGS)}), and {source} is none",
+    )
     from dictpfl.deploy.compress.source import read_source
     from dictpfl.deploy.compress.tokens import compared
 

@@ -11,11 +11,14 @@ import typer
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import percent
+from dictpfl.deploy.unread import refuse_unread
 
 if TYPE_CHECKING:
     from dictpfl.client.data.digits import Histogram
 
 DOCUMENT, PAGE = "numbers.json", "numbers.html"
+_OF_MODELS = ("corpus", "against", "tasks", "samples", "shots", "free", "neurons", "digit", "draws", "seed", "device")
+"""Options of a language model."""
 
 
 def numbers(
@@ -79,23 +82,19 @@ def numbers(
         from dictpfl.deploy.exports.exporter import refuse_full
 
         refuse_full(output)
-    of_model = {
-        "--corpus": corpus, "--against": against, "--tasks": tasks != "all", "--free": free, "--neurons": neurons, "--digit": digit,
-    }  # fmt: skip
-    unread = [option for option, said in of_model.items() if said]
     if data is not None:
-        if unread:
-            raise ConfigError(f"{', '.join(unread)}: of a language model; {data} is a table: leave it out")
+        refuse_unread(*_OF_MODELS, because=f"of a language model, and {data} is a table")
         _of_table(data, columns, into, output)
         return
-    if columns or into:
-        raise ConfigError("--columns and --into are of a table; name it by --data")
-    if _of_tally(source, output, unread):
+    refuse_unread("columns", "into", because="of a table, and --data names none")
+    if _of_tally(source, output):
         return
     from dictpfl.deploy.numbers.model import Asked
 
-    if not neurons and digit:
-        raise ConfigError("--digit says whose neurons are silenced; say how many by --neurons 0.001")
+    if not neurons:
+        refuse_unread(
+            "digit", "draws", because="of neurons that are silenced, and --neurons says how many, such as 0.001"
+        )
     kinds = () if tasks == "all" else tuple(word.strip() for word in tasks.split(","))
     asked = Asked(kinds, samples, shots, seed, free, neurons, tuple(digit or ()), draws)
     _of_model(source, against, asked, corpus, output, device)
@@ -121,9 +120,8 @@ def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) 
     _write(output, document)
 
 
-def _of_tally(source: str, output: Path | None, unread: list[str]) -> bool:
+def _of_tally(source: str, output: Path | None) -> bool:
     """Show what a run's institutions tallied together; False: they did not, or it is no run."""
-    from dictpfl.common.errors import ConfigError
     from dictpfl.deploy.exports.finished import Finished
     from dictpfl.deploy.numbers.data import described, tallied
 
@@ -134,10 +132,7 @@ def _of_tally(source: str, output: Path | None, unread: list[str]) -> bool:
     pooled = tallied(finished)
     if pooled is None:
         return False
-    if unread:
-        raise ConfigError(
-            f"{', '.join(unread)}: of a language model; {source} shows what its institutions tallied: leave it out"
-        )
+    refuse_unread(*_OF_MODELS, because=f"of a language model, and {source} shows what its institutions tallied")
     found, institutions = pooled
     name = finished.genesis.config.name
     document = {"format": "dictpfl-digits-1", "of": name, "institutions": institutions, "data": described(found)}

@@ -20,6 +20,7 @@ from dictpfl.deploy.operations.inviting_cli import accept, invite
 from dictpfl.deploy.operations.members_cli import CoordinatorFolder, admit, dismiss, exclude, readmit
 from dictpfl.deploy.operations.unlocking import unlock
 from dictpfl.deploy.units import human_bytes, human_seconds
+from dictpfl.deploy.unread import refuse_unread
 
 commands = typer.Typer()
 """Commands of the root: certificates, bundle, health, run, status."""
@@ -39,12 +40,13 @@ def certificates(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where to write; private to its owner.")],
     name: Annotated[list[str] | None, typer.Option(help="DNS name or address of the coordinator; repeatable.")] = None,
     csr: Annotated[bool, typer.Option("--csr", help="Write a request for your own authority instead.")] = False,  # noqa: FBT002
-    days: Annotated[int, typer.Option(help="Days of validity.")] = 397,
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Days of validity.")] = 397,
 ) -> None:
     """Make the coordinator's TLS certificate: under a small authority for trying out, or a request to your own."""
     from dictpfl.deploy.operations import certificates as made
 
     if csr:
+        refuse_unread("days", because="the authority that signs a request (--csr) says how long the certificate serves")
         console.say(f"{made.request(folder, name or [])}: have it signed as {folder / made.CERTIFICATE}")
         return
     path = made.try_out(folder, name or [], days=days)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.unread import refuse_unread
 
 
 def report(
@@ -49,17 +49,16 @@ def report(
 
         path = write_review(folder, output, attack=attack, pictures=pictures)
     else:
-        path = _run_report(folder, output, attack)
+        refuse_unread("attack", "pictures", because="of the privacy report, and --privacy was not typed")
+        path = _run_report(folder, output)
     console.say(f"report  {path}")
 
 
-def _run_report(folder: Path, output: Path | None, attack: Path | None) -> Path:
+def _run_report(folder: Path, output: Path | None) -> Path:
     from dictpfl.common.genesis import Genesis
     from dictpfl.deploy.reports.report import write_report
     from dictpfl.deploy.runs.run import REPORT, Run, first_institution
 
-    if attack is not None:
-        raise ConfigError("--attack belongs to --privacy; give both, or neither")
     run = Run.load(folder)
     path = output or folder / REPORT
     write_report(run, Genesis.load(first_institution(folder)), path)

@@ -34,6 +34,11 @@ _VECTOR = 32
 """Entries that torch computes at a time at most; it rounds otherwise what is left over at the end."""
 
 
+_FLOOR = -40.0
+"""Least argument of the sigmoid, 4e-18: nothing beside 1 in either type. Further below, M * W has no full precision any more (it is smaller
+than 1e-38), and processors multiply such numbers six times slower."""
+
+
 class Border:
     """Left behind by a forward pass in training.
 
@@ -57,7 +62,7 @@ def soft_mask(ranks: Tensor, thresholds: Tensor, sharpness: float, dtype: torch.
         dtype: to compute in.
     """
     place = (thresholds * ranks.shape[1]).to(dtype)
-    return torch.sigmoid_((ranks.to(dtype) - place[:, None]).mul_(sharpness))
+    return torch.sigmoid_((ranks.to(dtype) - place[:, None]).mul_(sharpness).clamp_(min=_FLOOR))
 
 
 @dataclass(frozen=True)

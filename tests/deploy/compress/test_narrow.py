@@ -122,7 +122,7 @@ def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> N
         (["--skill", "classes=0,1", "--keep", "40"], ConfigError, "cannot stay"),
         (["--skill", "classes=0,1", "--axes", "width"], ConfigError, "gates stand"),
         (["--skill", "classes=0,1", "--method", "random", "--axes", "mamba-head"], ConfigError, "no axis of kind"),
-        (["--skill", "classes=0,1", "--relearn", "ten"], ConfigError, "numbers of steps"),
+        (["--skill", "classes=0,1", "--dropped", "classes=2", "--relearn", "ten"], ConfigError, "numbers of steps"),
     ],
 )
 def test_what_cannot_be(run: Path, tmp_path: Path, arguments: list[str], error: type[Exception], reason: str) -> None:
