@@ -169,7 +169,7 @@ def test_no_product_is_too_small_for_full_precision(dtype: torch.dtype) -> None:
     small = (soft * weights * weights).abs()
     assert not ((small > 0) & (small < torch.finfo(dtype).tiny)).any()
     # Nothing that full precision shows is lost: sums of what stays are the same.
-    exact = torch.sigmoid((ranks - 0.6 * 1536).double())
+    exact = torch.sigmoid(ranks.double() - 0.6 * 1536)
     assert torch.allclose(soft.double().sum(dim=1), exact.sum(dim=1), rtol=64 * torch.finfo(dtype).eps)
 
 
