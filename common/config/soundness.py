@@ -105,6 +105,17 @@ def _require_used(config: Sections, origin: str) -> None:
             f'{config.encryption.sealed_share:g} decides by scores itself; set encryption.sensitivity = "magnitude", or '
             "sealed_share = 1"
         )
+    training, d = config.training, config.decomposition
+    if training.momentum and training.optimizer != "sgd":
+        raise ConfigError(
+            f'{origin}: training.momentum is {training.momentum:g}, but optimizer "{training.optimizer}" has none to set; leave it at 0, or '
+            'set optimizer = "sgd"'
+        )
+    if d.refresh_ranks and not d.refresh_every:
+        raise ConfigError(
+            f"{origin}: decomposition.refresh_ranks is {d.refresh_ranks}, but refresh_every is 0, so that no refresh ever sets ranks; set "
+            "the rounds between two refreshes there"
+        )
     if config.data.sizes == "equal" and config.data.partition not in ("iid", "dirichlet"):
         raise ConfigError(
             f'{origin}: data.sizes is "equal", but data.partition {config.data.partition!r} decides sizes itself; '

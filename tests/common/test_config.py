@@ -111,6 +111,19 @@ def test_equal_sizes_are_of_partitions_that_can_have_them() -> None:
             FederationConfig.of({"data": {"partition": partition, "sizes": "equal"}})
 
 
+@pytest.mark.parametrize(
+    ("said", "with_what", "reason"),
+    [
+        ({"training.momentum": 0.9}, {"training.optimizer": "sgd"}, r"training\.momentum is 0\.9, but optimizer .adam. has none"),
+        ({"decomposition.refresh_ranks": [1]}, {"decomposition.refresh_every": 5}, "refresh_every is 0"),
+    ],
+)  # fmt: skip
+def test_what_nothing_reads_is_refused(said: dict[str, object], with_what: dict[str, object], reason: str) -> None:
+    assert FederationConfig.of({}, said | with_what)
+    with pytest.raises(ConfigError, match=reason):
+        FederationConfig.of({}, said)
+
+
 def test_scores_come_anew_only_where_they_pick_what_is_encrypted() -> None:
     said = {"method": "fedml-he", "toy_insecure": True}
     assert FederationConfig.of(said, {"encryption.rescore_every": 5}).encryption.rescore_every == 5
