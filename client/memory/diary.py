@@ -69,6 +69,33 @@ def _begun(file: BinaryIO) -> bytes:
     return b"" if file.read(1) == b"\n" else b"\n"
 
 
+def read_diary(path: Path, most: int = 0) -> list[dict[str, Any]]:
+    """Read a diary's lines, the newest last; one that a crash cut off, or that is damaged, is passed over, and a missing file is empty.
+
+    Args:
+        path: of the diary.
+        most: bytes at its end that are read; 0: all.
+
+    Returns:
+        The lines, each with an `event`, a str, and a `round`, an int.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - most) if most else 0)
+            lines = file.read().split(b"\n")
+    except OSError:
+        return []
+    return [entry for entry in map(_entry, lines) if entry is not None]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+        return {**entry, "event": str(entry["event"]), "round": int(entry["round"])}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 _CLOSE = 0.8
 """Share of the deadline beyond which an upload is likely to come too late: start-up and transfer come on top."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -138,7 +137,8 @@ def of_institution(folder: Path) -> dict[str, Any]:
     memory = Memory(folder / "memory", genesis.federation)
     record = memory.recall()
     best = record.shared.course.best if record else None
-    lately = _diary(folder / DIARY, _DELIVERY_LINES)
+    diary = delivery.read_diary(folder / DIARY)
+    lately = diary[-_DELIVERY_LINES:]
     return {
         "name": institution.name,
         "federation": genesis.federation.hex(),
@@ -160,7 +160,7 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "not_answered": _not_answered(lately),
         "refusals": Refusals(folder).standing().to_json(),
         "certificate_days_left": _authority_days_left(folder),
-        "diary": _diary(folder / DIARY, _DIARY_LINES),
+        "diary": diary[-_DIARY_LINES:],
     }
 
 
@@ -175,17 +175,3 @@ def _authority_days_left(folder: Path) -> float | None:
     with suppress(ConfigError):
         return days_left(folder / NodeSettings.load(folder).ca)
     return None
-
-
-def _diary(path: Path, most: int) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[-most:]
-    except OSError:
-        return []
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # cut off by a crash
-    return entries

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dictpfl.client.defences.openings import openings_at
 from dictpfl.client.folder import DIARY, InstitutionSettings
-from dictpfl.client.memory.diary import troubles
+from dictpfl.client.memory.diary import read_diary, troubles
 from dictpfl.client.memory.record import Memory
 from dictpfl.common.genesis import Genesis
 
@@ -28,7 +27,7 @@ def troubles_of(genesis: Genesis, institutions: Sequence[Path]) -> dict[str, Any
     void: set[int] = set()
     refused: dict[tuple[int, str], set[str]] = {}
     for folder in institutions:
-        gathered = troubles(_lines(folder / DIARY))
+        gathered = troubles(read_diary(folder / DIARY))
         void |= {line["round"] for line in gathered["void"]}
         for line in gathered["refused"]:
             refused.setdefault((line["round"], str(line.get("reason", "not known"))), set()).add(folder.name)
@@ -43,7 +42,7 @@ def failures_of(institutions: Sequence[Path]) -> list[str]:
     """Say why institutions could not answer at last, each reason once with who gave it; whoever simulates is all of them."""
     gave: dict[str, list[str]] = {}
     for folder in institutions:
-        last: dict[str, Any] = next(reversed(list(_lines(folder / DIARY))), {})
+        last: dict[str, Any] = next(reversed(read_diary(folder / DIARY)), {})
         if last.get("event") == "failed":
             gave.setdefault(str(last.get("reason")), []).append(folder.name)
     return [f"{', '.join(names)}: {reason}" for reason, names in gave.items()]
@@ -57,7 +56,7 @@ def devices_of(institutions: Sequence[Path]) -> dict[str, dict[str, int]]:
     """
     found: dict[str, dict[str, int]] = {}
     for folder in institutions:
-        named = [str(line["device"]) for line in _lines(folder / DIARY) if line.get("device")]
+        named = [str(line["device"]) for line in read_diary(folder / DIARY) if line.get("device")]
         for name in sorted(set(named)):
             counts = found.setdefault(name, {"institutions": 0, "rounds": 0})
             counts["institutions"] += 1
@@ -68,17 +67,3 @@ def devices_of(institutions: Sequence[Path]) -> dict[str, dict[str, int]]:
 def _locked(genesis: Genesis, folder: Path) -> bool:
     memory = Memory(folder / "memory", genesis.federation).path
     return openings_at(memory, genesis.fingerprint, InstitutionSettings.load(folder).most_refused).locked
-
-
-def _lines(diary: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = diary.read_text(encoding="utf-8")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-            entry["round"] = int(entry["round"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off by a crash
-        yield entry

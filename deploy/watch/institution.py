@@ -11,6 +11,7 @@ from typing import Any
 
 from dictpfl.client.folder import DIARY
 from dictpfl.client.keys.epochs import home
+from dictpfl.client.memory.diary import read_diary
 from dictpfl.client.memory.record import Memory
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.genesis import DOCUMENT
@@ -61,7 +62,7 @@ class InstitutionWatch:
         Raises:
             DictPFLError: the folder cannot be read.
         """
-        standing, entries = of_institution(self._folder), _entries(self._folder / DIARY)
+        standing, entries = of_institution(self._folder), read_diary(self._folder / DIARY)
         rounds, wanted = _rounds(entries), self._config.federation.rounds
         return View(
             whose="institution",
@@ -163,22 +164,6 @@ def _alarms(standing: Mapping[str, Any]) -> Iterator[str]:
     for name, facts in standing["processes"].get("programs", {}).items():
         if facts["pid"] is None:
             yield f"{name} is down; see logs/{name}.log"
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return []
-    entries = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            entry["round"] = int(entry["round"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off by a crash
-        entries.append(entry)
-    return entries
 
 
 def _rounds(entries: Iterable[Mapping[str, Any]]) -> list[_Round]:

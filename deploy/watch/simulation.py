@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.client.folder import DIARY, InstitutionSettings
-from dictpfl.client.memory.diary import troubles
+from dictpfl.client.memory.diary import read_diary, troubles
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import DictPFLError
 from dictpfl.common.genesis import DOCUMENT
@@ -39,6 +39,8 @@ from dictpfl.deploy.watch.parts import (
 from dictpfl.deploy.watch.view import Card, Chart, Share, Table, View, clock
 
 LAST_ROUNDS = 12
+_TAIL = 1 << 16
+"""Bytes at the end of a diary in which an alarm is looked for."""
 _MOST_ROWS = 60
 """Most institutions in the table; those that nothing is wrong with are left out first."""
 
@@ -92,7 +94,7 @@ class RunWatch:
                 yield f"an upload is not in the last sum (node {node}): {why}"
         void: set[int] = set()
         for home in homes:
-            found = troubles(_tail(home / DIARY))
+            found = troubles(read_diary(home / DIARY, _TAIL))
             void |= {int(line["round"]) for line in found["void"]}
             yield from (
                 f"{home.name} refused the sum of exchange {line['round']}: {line.get('reason', 'not known')}"
@@ -251,20 +253,3 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found
-
-
-def _tail(path: Path, most: int = 1 << 16) -> Iterator[dict[str, Any]]:
-    """Read the last whole lines of a diary."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - most))
-            data = file.read()
-    except OSError:
-        return
-    for line in data.splitlines():
-        try:
-            entry = json.loads(line)
-            entry["round"] = int(entry["round"])
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off
-        yield entry
