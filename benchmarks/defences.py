@@ -30,7 +30,7 @@ from dictpfl.client.defences.pairs import OwnKeys, Pairs
 from dictpfl.common.ckks.streams import SumOfStreams, WordStream
 from dictpfl.common.law.members import PairGraph, Roster
 from dictpfl.common.messages.manifest import Manifest, joined, separated
-from dictpfl.common.messages.masks import SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.masks import SumQuestion
 from dictpfl.common.messages.protocol import Reply, RoundKind, Stage, Status
 from dictpfl.common.messages.wire import Blob, read_entries, with_words
 from dictpfl.common.words import add_modulo
@@ -156,10 +156,12 @@ def masked(federation: Federation, missing: Sequence[int]) -> dict[str, Any]:
             record = pending[number]
             with clock.on("institution", share):
                 one = federation.masks[number]
-                if stage is Stage.SEEDS:
-                    answer = one.tell_seeds(record, SeedsQuestion.of_bytes(question)).to_bytes()
+                if stage is Stage.AGREE:
+                    answer = one.agree(record, SumQuestion.of_bytes(question)).to_bytes()
+                elif stage is Stage.SEEDS:
+                    answer = one.tell_seeds(record, SumQuestion.of_bytes(question)).to_bytes()
                 else:
-                    answer = one.tell_shares(record, record, SharesQuestion.of_bytes(question)).to_bytes()
+                    answer = one.tell_shares(record, record, SumQuestion.of_bytes(question)).to_bytes()
             reply = Reply(Status.REVEALED, 1, 1, defence=answer)
             told += len(question) + len(answer) if number == there[0] else 0
             with clock.on("coordinator"):

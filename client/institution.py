@@ -44,7 +44,7 @@ from dictpfl.common.genesis import DOCUMENT
 from dictpfl.common.law.order import admits, has_ended
 from dictpfl.common.law.refresh import forgotten
 from dictpfl.common.law.state import Residual
-from dictpfl.common.messages.masks import SeedsQuestion, SharesQuestion, read_attempt
+from dictpfl.common.messages.masks import SumQuestion, read_attempt
 from dictpfl.common.messages.protocol import (
     LOCKED,
     NEWCOMER,
@@ -228,10 +228,12 @@ class Institution:
             raise RoundError(
                 f"asked about masks of round {request.round}, no upload of that round waits here", code="reveal"
             )
-        if request.stage is Stage.SEEDS:
-            answer = self._masks.tell_seeds(pending, SeedsQuestion.of_bytes(request.defence))
+        question = SumQuestion.of_bytes(request.defence)
+        if request.stage is Stage.AGREE:
+            answer = self._masks.agree(pending, question)
+        elif request.stage is Stage.SEEDS:
+            answer = self._masks.tell_seeds(pending, question)
         else:
-            question = SharesQuestion.of_bytes(request.defence)
             if self._integrity:
                 self._integrity.require_made(question, pending.blob)
             answer = self._masks.tell_shares(record, pending, question)

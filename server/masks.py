@@ -1,11 +1,11 @@
 """Unmasking: from a masked sum to one that institutions open, kept so that a crash loses nothing.
 
 The coordinator learns seeds of masks and takes their streams off the sum; under them lie ciphertexts, of which it
-holds no key. It takes two exchanges at most. Where members are missing from the sum, all that are in it tell the streams
-that they share with those; then the sum is free of all pairs, and what is in it is final and journalled. After that, own
-masks come off: by their makers' seeds, or by enough shares of them where a maker does not answer. Until what is in the
-sum is journalled, nothing that opens a sum has been asked for, and the attempt can be given up without harm: the next
-one has other masks.
+holds no key. It takes one exchange, or three. Where members are missing from the sum, those that are in it sign what is in it, and a
+quorum's signatures show each that the others are asked about the same; then all tell the streams that they share with those
+who are missing. Now the sum is free of all pairs, and what is in it is final and journalled. After that, own masks come off: by enough
+shares of their seeds, or, of a sum that a quorum has signed, by their makers' word. Until what is in the sum is journalled, nothing that
+opens a sum has been asked for, and the attempt can be given up without harm: the next one has other masks.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import structlog
 
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import CorruptError, JournalError, WireError
-from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.masks import Answer, Note, SumQuestion
 from dictpfl.common.messages.protocol import Aggregate, RoundKind, Stage
 from dictpfl.common.messages.sharing import combine, commitment, threshold
 from dictpfl.common.messages.wire import Blob, with_words
+from dictpfl.common.protection import quorum
 from dictpfl.common.words import add_modulo
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.journal import Journal
@@ -42,6 +43,8 @@ class Contribution:
     """Note on its masks that came with it."""
     node: int | None = None
     """Node that sent it; None where this process has not heard from it."""
+    signature: bytes = b""
+    """Its maker's on what is in the sum; empty: not there yet."""
 
 
 @dataclass
@@ -56,6 +59,10 @@ class MaskedSum:
     missing: tuple[int, ...] = ()
     """Members whose uploads are not in it, though others masked with them; empty once these masks are off."""
     manifests: bytes = b""
+    signers: int = 0
+    """Signatures that an institution asks for before it tells streams, or its own seed."""
+    is_agreed: bool = False
+    """True once so many go along with what is asked."""
     told: dict[int, Answer] = field(default_factory=dict)
     """Answers by member."""
     since: float = 0.0
@@ -66,9 +73,23 @@ class MaskedSum:
     """Exchanges in which enough was told, and a seed was not what its maker had committed to."""
 
     @property
+    def stage(self) -> Stage:
+        """Stage that the next exchange is about."""
+        if not self.missing:
+            return Stage.SHARES
+        return Stage.SEEDS if self.is_agreed else Stage.AGREE
+
+    @property
+    def signatures(self) -> dict[int, bytes]:
+        """Signatures so far, by member."""
+        return {member: one.signature for member, one in self.uploads.items() if one.signature}
+
+    @property
     def answered(self) -> bool:
         """True when what was told is enough, if it is right."""
-        if self.missing:
+        if self.stage is Stage.AGREE:
+            return len(self.signatures) >= self.signers
+        if self.stage is Stage.SEEDS:
             return len(self.told) == len(self.uploads)
         return all(
             (member in self.told and self.told[member].own) or len(self._shares(member)) >= self._threshold(member)
@@ -115,7 +136,7 @@ class Unmasking:
         """Round and member of those whose notes others contradicted, or who told another stream of a missing partner than they had
         committed to."""
         if (kept := journal.masked()) is not None:
-            self._sum = _of(kept)
+            self._sum = replace(_of(kept), signers=self._signers)
             _log.info("a masked sum waits to be opened", round=kept.closed.round, uploads=len(self._sum.uploads))
 
     @property
@@ -126,12 +147,16 @@ class Unmasking:
     @property
     def stage(self) -> Stage:
         """Stage that the next exchange is about."""
-        return Stage.SEEDS if self._open.missing else Stage.SHARES
+        return self._open.stage
 
     @property
     def kind(self) -> RoundKind:
         """Kind of the round."""
         return self._open.closed.kind
+
+    @property
+    def _signers(self) -> int:
+        return quorum(len(self._agreement.members))
 
     @property
     def _open(self) -> MaskedSum:
@@ -154,7 +179,7 @@ class Unmasking:
         uploads = {one.note.member: one for one in contributions}
         partners = {partner for one in uploads.values() for partner in one.note.partners}
         missing = tuple(sorted(partners - set(uploads)))
-        masked = MaskedSum(closed, attempt, blob, uploads, missing, manifests)
+        masked = MaskedSum(closed, attempt, blob, uploads, missing, manifests, self._signers)
         if missing:
             # First: if this process dies once streams are told, the next attempt must have others.
             self._journal.give_up(closed.round, attempt)
@@ -166,20 +191,24 @@ class Unmasking:
         """Choose whom to ask what: those whose uploads are in the sum, and unknown nodes while some of those are not here."""
         masked = self._open
         masked.since, masked.enough = time.monotonic(), None
+        masked.is_agreed |= masked.stage is Stage.SHARES and len(masked.signatures) >= masked.signers
         known = {one.node: member for member, one in masked.uploads.items()}
         lost = set(known) - set(nodes)
         return {node: self._question(masked, known.get(node)) for node in nodes if node in known or lost}
 
     def _question(self, masked: MaskedSum, member: int | None) -> bytes:
-        if masked.missing:
-            return SeedsQuestion(masked.attempt, masked.missing).to_bytes()
+        ids = {maker: one.upload_id for maker, one in masked.uploads.items()}
+        if masked.stage is Stage.AGREE:
+            return SumQuestion(masked.attempt, ids).to_bytes()
+        signatures = masked.signatures if masked.is_agreed else {}
+        if masked.stage is Stage.SEEDS:
+            return SumQuestion(masked.attempt, ids, signatures).to_bytes()
         # Whoever it is: a process that was started anew does not know which node is which member.
         shares = {
             maker: {holder: p.share for holder, p in one.note.partners.items() if member in (None, holder)}
             for maker, one in masked.uploads.items()
         }
-        ids = {maker: one.upload_id for maker, one in masked.uploads.items()}
-        return SharesQuestion(masked.attempt, ids, shares, masked.manifests).to_bytes()
+        return SumQuestion(masked.attempt, ids, signatures, shares, masked.manifests).to_bytes()
 
     def take(self, node: int, data: bytes) -> None:
         """Take an answer.
@@ -191,7 +220,9 @@ class Unmasking:
         upload = masked.uploads.get(answer.member)
         if upload is None:
             raise CorruptError("an answer about masks from one whose upload is not in the sum")
-        if masked.missing:
+        if masked.stage is Stage.AGREE and not answer.signature:
+            raise CorruptError("an answer about masks without the signature that was asked for")
+        if masked.stage is Stage.SEEDS:
             for number in set(masked.missing) & set(upload.note.partners):
                 if commitment(answer.others.get(number, b"")) != upload.note.partners[number].commitment:
                     if upload.node == node:  # nobody else may have a member left out
@@ -201,7 +232,7 @@ class Unmasking:
         elif answer.own and commitment(answer.own) != upload.note.commitment:
             raise CorruptError("an answer about masks with another seed than was committed to")
         masked.told[answer.member] = answer
-        masked.uploads[answer.member] = replace(upload, node=node)
+        masked.uploads[answer.member] = replace(upload, node=node, signature=answer.signature or upload.signature)
 
     def leave_out(self, number: int, member: int) -> None:
         """Have a round asked for again without a member, whose note others contradict."""
@@ -217,7 +248,7 @@ class Unmasking:
         masked, now = self._open, time.monotonic()
         if len(masked.told) == len(masked.uploads):
             return True
-        if masked.missing or not masked.answered:
+        if masked.stage is Stage.SEEDS or not masked.answered:
             return False
         masked.enough = masked.enough or now
         return now - masked.enough >= max(_GRACE, masked.enough - masked.since)
@@ -232,6 +263,9 @@ class Unmasking:
         seeds = {} if masked.missing else masked.seeds()
         if not masked.answered or (not masked.missing and len(seeds) < len(masked.uploads)):
             self._unsatisfied(masked)
+            return None
+        if masked.stage is Stage.AGREE:
+            self._sum = replace(masked, is_agreed=True, told={})
             return None
         if masked.missing:
             blob = self._without(masked.blob, *self._pairs(masked))
@@ -264,7 +298,7 @@ class Unmasking:
     def _unsatisfied(self, masked: MaskedSum) -> None:
         silent = sorted(set(masked.uploads) - set(masked.told))
         _log.warning("some who delivered do not tell of their masks", round=masked.closed.round, members=silent)
-        if not masked.missing and masked.answered:
+        if not masked.missing and masked.answered and masked.is_agreed:
             unfit = sorted(set(masked.uploads) - set(masked.seeds()))
             masked.fruitless += 1
             _log.error(
@@ -308,7 +342,10 @@ class Unmasking:
 
 
 def _kept(masked: MaskedSum) -> Masked:
-    uploads = {str(member): [one.upload_id.hex(), one.note.to_bytes().hex()] for member, one in masked.uploads.items()}
+    uploads = {
+        str(member): [part.hex() for part in (one.upload_id, one.note.to_bytes(), one.signature)]
+        for member, one in masked.uploads.items()
+    }
     return Masked(masked.closed, masked.attempt, json.dumps(uploads), masked.blob, masked.manifests)
 
 
@@ -316,8 +353,10 @@ def _of(kept: Masked) -> MaskedSum:
     try:
         uploads: Mapping[str, list[str]] = json.loads(kept.uploads)
         contributions = {
-            int(member): Contribution(bytes.fromhex(upload), Note.of_bytes(bytes.fromhex(note)))
-            for member, (upload, note) in uploads.items()
+            int(member): Contribution(
+                bytes.fromhex(upload), Note.of_bytes(bytes.fromhex(note)), signature=bytes.fromhex("".join(signature))
+            )
+            for member, (upload, note, *signature) in uploads.items()  # no signature: kept by an earlier release
         }
     except (ValueError, TypeError, WireError) as error:
         raise JournalError(

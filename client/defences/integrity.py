@@ -10,7 +10,7 @@ from dictpfl.client.defences.pairs import Pairs
 from dictpfl.common.errors import IntegrityError
 from dictpfl.common.law.integrity import require_manifests
 from dictpfl.common.messages.manifest import Manifest
-from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.common.messages.masks import SumQuestion
 from dictpfl.common.messages.protocol import Aggregate
 from dictpfl.common.messages.wire import Entry, read_header
 
@@ -29,7 +29,7 @@ class Integrity:
         """Make the signed manifest that is sent beside an upload."""
         return Manifest.of(upload).signed(self.pairs.own.signing).to_bytes()
 
-    def require_made(self, question: SharesQuestion, upload: bytes) -> None:
+    def require_made(self, question: SumQuestion, upload: bytes) -> None:
         """Refuse to help open a sum with an unsigned upload: invented uploads would leave few real ones.
 
         Args:

@@ -10,7 +10,7 @@ the uploads in the sum only (Bonawitz et al. 2017; docs/decisions/0019).
 from __future__ import annotations
 
 import hmac
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,14 @@ from typing import Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from dictpfl.client.defences.agreed import signed, signers
 from dictpfl.client.defences.pairs import Pairs, derived
 from dictpfl.client.defences.reveals import Reveals
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.client.memory.record import Pending, Record
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import RoundError
-from dictpfl.common.messages.masks import SHARE_NONCE, Answer, Note, Partner, SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.masks import SHARE_NONCE, Answer, Note, Partner, SumQuestion
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.sharing import commitment, split
 from dictpfl.common.messages.wire import Header, read_header
@@ -126,35 +127,66 @@ class Masks:
 
     # Answers to questions
 
-    def tell_seeds(self, pending: Pending, question: SeedsQuestion) -> Answer:
-        """Tell the seeds of the masks shared with missing members, whose uploads stay covered by their own masks.
+    def agree(self, pending: Pending, question: SumQuestion) -> Answer:
+        """Sign what is said to be in the sum; of this attempt at the round nothing else is signed, or told of, from now on.
 
         Raises:
-            RoundError (reveal): a sum of this round was opened already, or the upload here is for another attempt.
-            RoundError (too-few): too many are said to be missing.
+            RoundError (reveal): something else was signed, or the upload here is for another attempt or not the one in the sum.
+            RoundError (too-few): fewer uploads than this institution opens.
         """
-        context, pairs = self._context_of(pending), self._pairs
-        self._require_attempt(context, question.attempt)
-        missing = set(question.missing)
-        if pairs.number in missing:
-            raise RoundError(
-                "this institution is said to be missing, though it is asked; nothing was told", code="reveal"
-            )
-        self._reveals.tell_of_missing(context.round, context.attempt, missing, self._limits)
-        asked = [number for number in pairs.secrets if number in missing]
-        return Answer(pairs.number, b"", {number: self._stream(number, context) for number in asked})
+        context = self._context_of(pending)
+        self._require_fit(context, question)
+        self._reveals.agree(context.round, question)
+        return Answer(self._pairs.number, signature=signed(self._pairs, context.shared, question))
 
-    def tell_shares(self, record: Record, pending: Pending, question: SharesQuestion) -> Answer:
-        """Tell what takes own masks off the uploads in the sum: this institution's seed, and the shares that it holds.
+    def tell_seeds(self, pending: Pending, question: SumQuestion) -> Answer:
+        """Tell the seeds of the masks shared with members that are not in the sum, whose uploads stay covered by their own masks.
 
         Raises:
-            RoundError (reveal): of this round another sum was opened, or streams of an upload in it were told; or these scores
-                were opened of other members, in a round that was void.
+            RoundError (reveal): a quorum has not signed this sum, something else was signed here, a sum of this round was opened already, or
+                the upload here is for another attempt or not the one in the sum.
             RoundError (too-few): fewer uploads than this institution opens.
         """
         context, pairs = self._context_of(pending), self._pairs
-        self._require_attempt(context, question.attempt)
-        members = set(question.uploads)
+        self._require_fit(context, question)
+        if not self._is_agreed(context, question):
+            raise RoundError("no quorum has signed what is in the sum; nothing was told", code="reveal")
+        self._reveals.tell_of_missing(context.round, question)
+        missing = [number for number in pairs.secrets if number not in question.uploads]
+        return Answer(pairs.number, b"", {number: self._stream(number, context) for number in missing})
+
+    def tell_shares(self, record: Record, pending: Pending, question: SumQuestion) -> Answer:
+        """Tell what takes own masks off the uploads in the sum: the shares that this institution holds; its own seed, where a quorum signed the sum.
+
+        A sum of all members is answered without signatures too, by shares alone: whoever tells the others that this institution is missing
+        would have its upload bare with its own seed.
+
+        Raises:
+            RoundError (reveal): of this round another sum was opened, or something else was signed; members are missing, and no quorum has
+                signed the sum; or these scores were opened of other members, in a round that was void.
+            RoundError (too-few): fewer uploads than this institution opens.
+        """
+        context, pairs = self._context_of(pending), self._pairs
+        self._require_fit(context, question)
+        everybody = len(pairs.roster.peers)
+        is_agreed = self._is_agreed(context, question) or quorum(everybody) == everybody
+        if not is_agreed and len(question.uploads) < everybody:
+            raise RoundError("no quorum has signed what is in the sum; nothing was told", code="reveal")
+        # Unchanged by a void round of scores, and by nothing else.
+        scores = record.shared.round - record.shared.void_scores if context.kind is RoundKind.SCORE else -1
+        self._reveals.tell_of_sum(context.round, question, scores)
+        own = self._own(context, record.secret) if is_agreed else b""
+        signature = signed(pairs, context.shared, question)
+        return Answer(pairs.number, own, dict(self._shares(context, question)), signature)
+
+    def _require_fit(self, context: MaskContext, question: SumQuestion) -> None:
+        """Refuse a sum that holds too little, or another upload than the one that waits here."""
+        if context.attempt != question.attempt:
+            raise RoundError(
+                f"asked about attempt {question.attempt}, the upload here is of {context.attempt}; nothing was told",
+                code="reveal",
+            )
+        pairs, members = self._pairs, set(question.uploads)
         if len(members) < self._minimum:
             raise RoundError(
                 f"a sum of {len(members)} uploads, this institution opens {self._minimum} or more; nothing was told",
@@ -165,24 +197,22 @@ class Masks:
                 "the uploads in the sum are not linked by masks; parts of it would open; nothing was told",
                 code="reveal",
             )
-        if question.uploads.get(pairs.number, context.upload_id) != context.upload_id:
+        if question.uploads.get(pairs.number) != context.upload_id:
+            raise RoundError("the sum is said to be without this institution's upload; nothing was told", code="reveal")
+        away, near = pairs.secrets.keys() - members, len(pairs.secrets) + 1
+        if len(away) > near - quorum(
+            near
+        ):  # with the streams of all its pairs, and shares of its own mask, an upload is bare
             raise RoundError(
-                "the sum is said to hold an upload that is not this institution's; nothing was told", code="reveal"
+                f"of {near - 1} partners {sorted(away)} are said to be missing, at most {near - quorum(near)} may be; nothing was told",
+                code="too-few",
             )
-        # Unchanged by a void round of scores, and by nothing else.
-        scores = record.shared.round - record.shared.void_scores if context.kind is RoundKind.SCORE else -1
-        self._reveals.tell_of_sum(context.round, question, scores)
-        own = self._own(context, record.secret) if pairs.number in members else b""
-        return Answer(pairs.number, own, dict(self._shares(context, question)))
 
-    @property
-    def _limits(self) -> list[tuple[Collection[int], int]]:
-        """How many may be said to be missing: of all members, and of partners, where these are not all: each tells its own streams with them."""
-        everybody, partners = range(len(self._pairs.roster.peers)), self._pairs.secrets.keys()
-        near = len(partners) + 1
-        return [(everybody, len(everybody) - self._minimum), (partners, near - quorum(near))]
+    def _is_agreed(self, context: MaskContext, question: SumQuestion) -> bool:
+        """Tell whether a quorum of the members have signed what is in the sum: then no other sum of this attempt has one."""
+        return len(signers(self._pairs, context.shared, question)) >= quorum(len(self._pairs.roster.peers))
 
-    def _shares(self, context: MaskContext, question: SharesQuestion) -> Iterator[tuple[int, bytes]]:
+    def _shares(self, context: MaskContext, question: SumQuestion) -> Iterator[tuple[int, bytes]]:
         for number, upload in question.uploads.items():
             held = question.shares.get(number, {}).get(self._pairs.number)
             if held is None or number not in self._pairs.secrets:
@@ -191,13 +221,6 @@ class Masks:
             # A share that does not open is its maker's fault; a threshold of the other holders' shares is enough.
             with suppress(InvalidTag):
                 yield number, AESGCM(key).decrypt(held[:SHARE_NONCE], held[SHARE_NONCE:], None)
-
-    def _require_attempt(self, context: MaskContext, attempt: int) -> None:
-        if context.attempt != attempt:
-            raise RoundError(
-                f"asked about attempt {attempt}, the upload here is of {context.attempt}; nothing was told",
-                code="reveal",
-            )
 
     # Seeds of masks
 

@@ -1,8 +1,7 @@
 """Record of answers about masks, on disk before anything is told, so that one sum of a round opens and no other.
 
-Two sums of a round that differ in one upload would give that upload away. So an institution that helped to open one
-sum tells nothing about another, and delivers to no other attempt at the round. And the own mask stays on an upload
-once the seeds of its pairs' masks were told.
+Two sums of a round that differ in one upload would give that upload away. So an institution signs one sum of an attempt, tells nothing
+about another, and once it has helped to open one, delivers to no other attempt at the round.
 
 Scores are exact, and the same each time that they are made. So where a round of scores was void and they are made again, the
 sum has to hold the same members as the one that an institution helped to open: the difference is nothing then.
@@ -12,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dictpfl.common.errors import MemoryFileError, RoundError
 from dictpfl.common.files import write_private
-from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.common.messages.masks import SumQuestion
 
 
 @dataclass(frozen=True)
@@ -28,15 +26,15 @@ class Marks:
     Attributes:
         round: its number; -1: none yet.
         attempt: newest attempt that was delivered to, or told of.
-        missing: members whose pairs' seeds were told in that attempt.
-        opened: digest of the sum that was opened, in hexadecimal; "": none.
+        agreed: digest of the sum that was signed in that attempt, or told of, in hexadecimal; "": none.
+        opened: the same digest once the sum was opened; "": it was not.
         scores: which scores were opened last, in this round or an earlier one (`Reveals.tell_of_sum`); -1: none.
         scored: members in their sum, rising.
     """
 
     round: int = -1
     attempt: int = 0
-    missing: tuple[int, ...] = ()
+    agreed: str = ""
     opened: str = ""
     scores: int = -1
     scored: tuple[int, ...] = ()
@@ -82,34 +80,36 @@ class Reveals:
         if attempt != marks.attempt:
             self._keep(marks.begun(number, attempt))
 
-    def tell_of_missing(
-        self, number: int, attempt: int, missing: Collection[int], limits: Sequence[tuple[Collection[int], int]]
-    ) -> None:
-        """Record that seeds of these members' pairs are told.
-
-        Args:
-            number, attempt: of the round.
-            missing: members who are said to be missing.
-            limits: groups of members, and how many of each may be, in all that is asked about one attempt; with the streams of all its pairs
-                and its own mask an upload is bare.
+    def agree(self, number: int, question: SumQuestion) -> None:
+        """Record that a sum is signed, or that streams of it are told.
 
         Raises:
-            RoundError (reveal): the round was opened already.
-            RoundError (too-few): too many are said to be missing, in this question and those before it.
+            RoundError (reveal): another sum of this attempt was signed, or one was opened.
         """
-        marks = self._current(number, attempt)
-        if marks.opened:
-            raise RoundError(f"round {number} was opened already; no pair's stream is told any more", code="reveal")
-        together = {*marks.missing, *missing}
-        for group, most in limits:
-            if len(away := sorted(together & set(group))) > most:
-                raise RoundError(
-                    f"members {away} are said to be missing, at most {most} of {len(group)} may be; nothing was told",
-                    code="too-few",
-                )
-        self._keep(replace(marks, missing=tuple(sorted(together))))
+        marks, said = self._current(number, question.attempt), _digest(question)
+        if marks.opened and marks.opened != said:
+            raise RoundError(
+                f"round {number} was opened already, as another sum; nothing was told: {self._remedy}", code="reveal"
+            )
+        if marks.agreed and marks.agreed != said:
+            raise RoundError(
+                f"another sum of attempt {question.attempt} at round {number} was signed here; nothing was told",
+                code="reveal",
+            )
+        if not marks.agreed:
+            self._keep(replace(marks, agreed=said))
 
-    def tell_of_sum(self, number: int, question: SharesQuestion, scores: int = -1) -> None:
+    def tell_of_missing(self, number: int, question: SumQuestion) -> None:
+        """Record that streams with those are told who are not in the sum.
+
+        Raises:
+            RoundError (reveal): another sum of this attempt was signed, or one was opened.
+        """
+        if self._current(number, question.attempt).opened:
+            raise RoundError(f"round {number} was opened already; no pair's stream is told any more", code="reveal")
+        self.agree(number, question)
+
+    def tell_of_sum(self, number: int, question: SumQuestion, scores: int = -1) -> None:
         """Record the sum that is opened.
 
         Args:
@@ -118,11 +118,10 @@ class Reveals:
             scores: which scores these are, as a number that a void round of scores leaves as it is; -1: no scores.
 
         Raises:
-            RoundError (reveal): another sum was opened, seeds of the pairs of an upload in it were told, or the same scores of
-                other members were opened in a round that was void.
+            RoundError (reveal): another sum was opened, or signed in this attempt, or the same scores of other members were opened in a
+                round that was void.
         """
-        marks, opened = self._current(number, question.attempt), _digest(question)
-        members = tuple(sorted(question.uploads))
+        marks, members = self._current(number, question.attempt), tuple(sorted(question.uploads))
         if scores >= 0 and marks.scores == scores and marks.scored != members:
             raise RoundError(
                 f"scores of members {list(marks.scored)} were opened here, in a round that was void, and a sum of {list(members)} is asked for: their "
@@ -130,16 +129,9 @@ class Reveals:
                 f"agree by phone on others, each removes its memory/*.told.json, here {self._path}",
                 code="reveal",
             )
-        if marks.opened and marks.opened != opened:
-            raise RoundError(
-                f"round {number} was opened already, as another sum; nothing was told: {self._remedy}", code="reveal"
-            )
-        if uncovered := sorted(set(marks.missing) & set(question.uploads)):
-            raise RoundError(
-                f"members {uncovered} were said to be missing from round {number}; nothing was told", code="reveal"
-            )
+        self.agree(number, question)
         if not marks.opened:
-            marks = replace(marks, opened=opened)
+            marks = replace(marks, agreed=_digest(question), opened=_digest(question))
             self._keep(replace(marks, scores=scores, scored=members) if scores >= 0 else marks)
 
     def _current(self, number: int, attempt: int) -> Marks:
@@ -166,7 +158,8 @@ class Reveals:
             return Marks(
                 int(document["round"]),
                 int(document["attempt"]),
-                tuple(int(member) for member in document["missing"]),
+                # Of a record that named whose streams were told (before 29 November 2026) nothing more is told in that attempt.
+                str(document.get("agreed") or ("streams were told" if document.get("missing") else "")),
                 str(document["opened"]),
                 int(document.get("scores", -1)),
                 tuple(int(member) for member in document.get("scored", ())),
@@ -185,6 +178,6 @@ class Reveals:
             raise MemoryFileError(f"cannot write {self._path}: {error.strerror}; nothing was told") from error
 
 
-def _digest(question: SharesQuestion) -> str:
-    """Digest of attempt and uploads; it does not matter who is sent which shares."""
-    return hashlib.sha256(replace(question, shares={}).to_bytes()).hexdigest()
+def _digest(question: SumQuestion) -> str:
+    """Digest of attempt and uploads, in hexadecimal; it does not matter who is sent which shares."""
+    return hashlib.sha256(question.bare).hexdigest()

@@ -18,6 +18,8 @@ SHARE_NONCE = 12
 SEALED_SHARE = SHARE_NONCE + SECRET_BYTES + 16
 """Bytes of a share, encrypted with AES-256-GCM for its holder alone, behind its nonce."""
 UPLOAD_ID = 16
+SIGNATURE_BYTES = 64
+"""Bytes of an Ed25519 signature."""
 _NOTE = struct.Struct(f"<QHH{COMMITMENT_BYTES}s")
 _PARTNER = struct.Struct(f"<H{COMMITMENT_BYTES}s{SEALED_SHARE}s")
 _COUNTED = struct.Struct("<QH")
@@ -27,6 +29,7 @@ _UPLOAD = struct.Struct(f"<H{UPLOAD_ID}sH")
 _SHARE = struct.Struct(f"<H{SEALED_SHARE}s")
 _ANSWER = struct.Struct("<HBH")
 _SECRET = struct.Struct(f"<H{SECRET_BYTES}s")
+_SIGNATURE = struct.Struct(f"<H{SIGNATURE_BYTES}s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,50 +83,27 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class SeedsQuestion:
-    """Request for the seeds of masks shared with members that did not deliver.
-
-    Attributes:
-        attempt: number of the attempt at the round.
-        missing: numbers of those members, rising.
-    """
-
-    attempt: int
-    missing: tuple[int, ...]
-
-    def to_bytes(self) -> bytes:
-        """Encode for the wire."""
-        return _COUNTED.pack(self.attempt, len(self.missing)) + b"".join(_MEMBER.pack(m) for m in self.missing)
-
-    @classmethod
-    def of_bytes(cls, data: bytes) -> Self:
-        """Decode what `to_bytes` made.
-
-        Raises:
-            CorruptError: the bytes are no such question.
-        """
-        reader = _Reader(data, "a question about masks")
-        attempt, count = reader.take(_COUNTED)
-        missing = tuple(reader.take(_MEMBER)[0] for _ in range(count))
-        reader.finish(missing == tuple(sorted(set(missing))))
-        return cls(attempt, missing)
-
-
-@dataclass(frozen=True, slots=True)
-class SharesQuestion:
-    """Request for everything that takes the own masks off the uploads in one sum.
+class SumQuestion:
+    """Request of any stage after the upload: what is in the sum, and by whom that is signed.
 
     Attributes:
         attempt: number of the attempt at the round.
         uploads: upload id, 16 bytes, of each member in the sum.
-        shares: encrypted share of each member's seed, by member and then by holder.
-        manifests: manifests of these uploads, where the federation wants them (`dictpfl.common.messages.manifest`).
+        signatures: of members on this attempt and these uploads, 64 bytes each; of a quorum, or none.
+        shares: encrypted share of each member's seed, by member and then by holder; of the last stage alone.
+        manifests: manifests of these uploads, where the federation wants them (`dictpfl.common.messages.manifest`); of the last stage alone.
     """
 
     attempt: int
     uploads: Mapping[int, bytes]
+    signatures: Mapping[int, bytes] = field(default_factory=dict)
     shares: Mapping[int, Mapping[int, bytes]] = field(default_factory=dict)
     manifests: bytes = b""
+
+    @property
+    def bare(self) -> bytes:
+        """Encoding of attempt and uploads alone, which are what is signed."""
+        return SumQuestion(self.attempt, self.uploads).to_bytes()
 
     def to_bytes(self) -> bytes:
         """Encode for the wire."""
@@ -135,6 +115,8 @@ class SharesQuestion:
             held = self.shares.get(member, {})
             yield _UPLOAD.pack(member, upload, len(held))
             yield from (_SHARE.pack(holder, share) for holder, share in sorted(held.items()))
+        yield _MEMBER.pack(len(self.signatures))
+        yield from (_SIGNATURE.pack(member, signature) for member, signature in sorted(self.signatures.items()))
 
     @classmethod
     def of_bytes(cls, data: bytes) -> Self:
@@ -152,28 +134,34 @@ class SharesQuestion:
         for _ in range(count):
             member, uploads[member], held = reader.take(_UPLOAD)
             shares[member] = dict(reader.take(_SHARE) for _ in range(held))
-        reader.finish(len(uploads) == count and len(set(uploads.values())) == count)
-        return cls(attempt, uploads, shares, manifests)
+        (signed,) = reader.take(_MEMBER)
+        signatures = dict(reader.take(_SIGNATURE) for _ in range(signed))
+        unique = len(uploads) == count and len(set(uploads.values())) == count and len(signatures) == signed
+        reader.finish(unique)
+        return cls(attempt, uploads, signatures, {m: held for m, held in shares.items() if held}, manifests)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Answer of one member to either question.
+    """Answer of one member to any of these.
 
     Attributes:
         member: its number.
-        own: seed of its own mask, 32 bytes, where that is asked for.
+        own: seed of its own mask, 32 bytes, where that may be told.
         others: seeds of pairs' masks, or shares of own masks' seeds, by the other member's number.
+        signature: on what is in the sum, 64 bytes; empty: none.
     """
 
     member: int
     own: bytes = b""
     others: Mapping[int, bytes] = field(default_factory=dict)
+    signature: bytes = b""
 
     def to_bytes(self) -> bytes:
         """Encode for the wire."""
-        head = _ANSWER.pack(self.member, bool(self.own), len(self.others)) + self.own
-        return head + b"".join(_SECRET.pack(number, secret) for number, secret in sorted(self.others.items()))
+        head = _ANSWER.pack(self.member, bool(self.own) | bool(self.signature) << 1, len(self.others))
+        others = (_SECRET.pack(number, secret) for number, secret in sorted(self.others.items()))
+        return head + self.own + self.signature + b"".join(others)
 
     @classmethod
     def of_bytes(cls, data: bytes) -> Self:
@@ -183,11 +171,14 @@ class Answer:
             CorruptError: the bytes are no such answer.
         """
         reader = _Reader(data, "an answer about masks")
-        member, has_own, count = reader.take(_ANSWER)
-        own = reader.take(struct.Struct(f"<{SECRET_BYTES}s"))[0] if has_own == 1 else b""
+        member, parts, count = reader.take(_ANSWER)
+        own, signature = (
+            reader.take(struct.Struct(f"<{size}s"))[0] if parts >> place & 1 else b""
+            for place, size in enumerate((SECRET_BYTES, SIGNATURE_BYTES))
+        )
         others = dict(reader.take(_SECRET) for _ in range(count))
-        reader.finish(has_own in (0, 1) and len(others) == count)
-        return cls(member, own, others)
+        reader.finish(parts in range(4) and len(others) == count)
+        return cls(member, own, others, signature)
 
 
 def attempt_bytes(attempt: int) -> bytes:

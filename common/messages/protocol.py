@@ -54,6 +54,8 @@ class Stage(StrEnum):
 
     UPLOAD = ""
     """An upload, or what a request without masks asks for."""
+    AGREE = "agree"
+    """A signature on what is in the sum, where members are missing from it."""
     SEEDS = "seeds"
     """Seeds of what an institution masked with those who are missing."""
     SHARES = "shares"

@@ -19,7 +19,7 @@ from dictpfl.common.ckks.polynomials import data_prime
 from dictpfl.common.errors import EvidenceError, IntegrityError
 from dictpfl.common.law.tags import TAGS
 from dictpfl.common.messages.manifest import Manifest, joined, separated
-from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.common.messages.masks import SumQuestion
 from dictpfl.common.messages.protocol import REFUSED, VOID, Aggregate, Reply, Request, RoundKind, Status
 from dictpfl.common.messages.wire import read_header
 from dictpfl.common.words import Words, add_modulo, to_words
@@ -386,7 +386,7 @@ def test_masks_are_told_of_signed_uploads_only(what: str, templates: dict[str, W
     world = templates["both"].copy(tmp_path / "both")
     world.exchange()
     request = world.coordinator.begin(world.nodes)[0]
-    question = SharesQuestion.of_bytes(request.defence)
+    question = SumQuestion.of_bytes(request.defence)
     if what == "none":
         question = replace(question, manifests=b"")
     elif what == "another id":

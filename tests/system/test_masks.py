@@ -75,7 +75,7 @@ def test_who_has_the_key_and_one_upload_has_noise(masks: bool, tmp_path: Path) -
     world = World.found(config, tmp_path / "world")
     found = np.abs(correlations(world))
     if masks:
-        assert found.mean() < 0.02  # five deviations: noise of so many components has less in common with anything
+        assert found.mean() < 0.03  # five deviations: noise of so many components has less in common with anything
     else:
         assert found.min() > 1 - 1e-9
     world.close()
@@ -144,8 +144,11 @@ def test_while_a_third_does_not_deliver_nothing_is_told(five: World, templates: 
 
 
 def test_one_who_delivered_and_never_tells(five: World, undisturbed: dict[str, bytes]) -> None:
-    """Its own mask comes off by shares of it; it is in the sum."""
+    """Its own mask comes off by shares of it; it is in the sum. The others tell their own seeds once they have signed what is in it."""
     until(five, Stage.SHARES)
+    five.exchange(offline=[VICTIM])
+    assert five.journal() == []
+    assert five.coordinator._unmasking.stage is Stage.SHARES
     five.exchange(offline=[VICTIM])
     assert [len(aggregate.counted) for _, aggregate in five.journal()] == [5]
     five.run()
@@ -158,7 +161,8 @@ def test_two_of_five_who_do_not_tell_are_waited_for(five: World, undisturbed: di
     five.exchange(offline=[VICTIM, OTHER])
     assert five.journal() == []
     five.kill_coordinator()
-    five.exchange(offline=[VICTIM])
+    for _ in range(2):
+        five.exchange(offline=[VICTIM])
     assert [len(aggregate.counted) for _, aggregate in five.journal()] == [5]
     five.run()
     assert five.digest() == undisturbed["five"]
@@ -295,8 +299,9 @@ def test_a_circle_smaller_than_everybody(tmp_path: Path) -> None:
     bare = World.found(encrypted(**many), tmp_path / "bare")
     for each in (world, bare):
         each.exchange(offline=[1])
-    world.exchange(offline=[1])
-    world.exchange(offline=[1, 6])
+    for stage, offline in ((Stage.AGREE, [1, 6]), (Stage.SEEDS, [1]), (Stage.SHARES, [1, 6])):
+        assert world.coordinator._unmasking.stage is stage
+        world.exchange(offline=offline)
     assert [len(aggregate.counted) for _, aggregate in world.journal()] == [7]
     for each in (world, bare):
         each.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from unittest import mock
 import pytest
 import structlog
 
+from dictpfl.client.defences.agreed import signed
 from dictpfl.client.defences.masks import MaskContext, Masks
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
-from dictpfl.common.messages.masks import Answer, Note, SeedsQuestion, SharesQuestion
+from dictpfl.common.messages.masks import Answer, Note, SumQuestion
 from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
-from dictpfl.common.messages.sharing import combine, commitment, threshold
+from dictpfl.common.messages.sharing import threshold
 from dictpfl.common.messages.wire import with_words
 from dictpfl.common.protection import quorum
 from dictpfl.common.words import add_modulo
@@ -58,113 +59,187 @@ def question(world: World, members: Sequence[int], holder: int, **changes: Any) 
     known = notes(world)
     shares = {m: {holder: known[m][0].partners[holder].share} for m in members if m != holder}
     ids = {m: known[m][1] for m in members}
-    return replace(SharesQuestion(known[members[0]][0].attempt, ids, shares), **changes).to_bytes()
+    return replace(SumQuestion(known[members[0]][0].attempt, ids, shares=shares), **changes).to_bytes()
+
+
+def numbered(world: World) -> dict[int, int]:
+    """Node by member."""
+    found = {}
+    for node in world.nodes:
+        pending = world.record(node).pending
+        assert pending is not None
+        found[Note.of_bytes(pending.defence).member] = node
+    return found
+
+
+def signatures(world: World, members: Sequence[int]) -> dict[int, bytes]:
+    """Of those that sign a sum of these members."""
+    found, node = {}, numbered(world)
+    for member in members:
+        reply = conversation(world, Stage.AGREE, question(world, members, member), node[member])
+        if reply.status is Status.REVEALED:
+            found[member] = Answer.of_bytes(reply.defence).signature
+    return found
 
 
 def test_a_second_sum_of_a_round_is_not_opened(five: World) -> None:
     five.exchange()
-    member = notes(five)
-    (own,) = (m for m in member if Note.of_bytes(five.record(0).pending.defence).member == m)  # type: ignore[union-attr]
-    everybody = question(five, sorted(member), own)
-    assert conversation(five, Stage.SHARES, everybody).status is Status.REVEALED
+    own = {node: member for member, node in numbered(five).items()}[0]
+    everybody = question(five, range(5), own)
+    reply = conversation(five, Stage.SHARES, everybody)
+    assert reply.status is Status.REVEALED
+    answer = Answer.of_bytes(reply.defence)
+    assert answer.own == b"", "a quorum has not signed it yet"
+    assert len(answer.others) == 4
     assert conversation(five, Stage.SHARES, everybody).status is Status.REVEALED, "the same again is no harm"
-    fewer = question(five, [m for m in sorted(member) if m != (own + 1) % 5], own)
-    reply = conversation(five, Stage.SHARES, fewer)
-    assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, REFUSED, b"")
+    members = [m for m in range(5) if m != (own + 1) % 5]
+    fewer = question(five, members, own)
+    for stage in (Stage.AGREE, Stage.SEEDS, Stage.SHARES):
+        reply = conversation(five, stage, fewer)
+        assert (reply.status, reply.code, reply.defence) == (Status.REFUSED, REFUSED, b"")
     five.kill_institution(0)
-    assert conversation(five, Stage.SHARES, fewer).code == REFUSED, "it is remembered on disk"
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, ((own + 1) % 5,)).to_bytes()).code == REFUSED
+    assert conversation(five, Stage.AGREE, fewer).code == REFUSED, "it is remembered on disk"
 
 
 def test_of_an_upload_whose_streams_were_told_the_own_mask_stays(five: World) -> None:
     five.exchange()
-    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
+    own = {node: member for member, node in numbered(five).items()}[0]
     late = (own + 1) % 5
-    reply = conversation(five, Stage.SEEDS, SeedsQuestion(0, (late,)).to_bytes())
-    assert reply.status is Status.REVEALED
-    answer = Answer.of_bytes(reply.defence)
+    members = [m for m in range(5) if m != late]
+    signed = signatures(five, members)
+    without = question(five, members, own, signatures=signed)
+    answer = Answer.of_bytes(conversation(five, Stage.SEEDS, without).defence)
     assert set(answer.others) == {late}
     assert answer.own == b""
     assert conversation(five, Stage.SHARES, question(five, range(5), own)).code == REFUSED
-    without = question(five, [m for m in range(5) if m != late], own)
     answer = Answer.of_bytes(conversation(five, Stage.SHARES, without).defence)
     assert late not in answer.others
+    assert answer.own
+    assert conversation(five, Stage.SEEDS, without).code == REFUSED, "the sum is opened"
 
 
-@pytest.mark.parametrize("what", ["too few", "own upload swapped", "another attempt", "nobody known", "itself missing"])
-def test_questions_that_would_uncover_too_much(what: str, five: World) -> None:
+WRONG = (
+    "too few", "own upload swapped", "another attempt", "nobody known", "itself missing", "not signed", "signed by too few", "by others",
+    "of another sum", "twice by one",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", [Stage.AGREE, Stage.SEEDS, Stage.SHARES])
+@pytest.mark.parametrize("what", WRONG)
+def test_questions_that_would_uncover_too_much(what: str, stage: Stage, five: World) -> None:
     five.exchange()
-    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
+    own = {node: member for member, node in numbered(five).items()}[0]
     ids = {m: upload for m, (_, upload) in notes(five).items()}
     others = [m for m in range(5) if m != own]
-    if what == "too few":
-        reply = conversation(five, Stage.SHARES, question(five, [own, others[0]], own))
-    elif what == "own upload swapped":
-        reply = conversation(
-            five, Stage.SHARES, question(five, range(5), own, uploads=ids | {own: b"another upload!!"})
-        )
-    elif what == "another attempt":
-        reply = conversation(five, Stage.SHARES, question(five, range(5), own, attempt=3))
-    elif what == "nobody known":
-        reply = conversation(five, Stage.SHARES, question(five, range(5), own, uploads=ids | {77: b"a stranger's id!"}))
-    else:
-        reply = conversation(five, Stage.SEEDS, SeedsQuestion(0, (own,)).to_bytes())
+    four, another = [own, *others[:3]], [own, *others[1:]]
+    signed = _signed(five, four)
+    if what in WRONG[5:] and stage is Stage.AGREE:
+        pytest.skip("nothing is told, and nothing has to be signed")
+    made: Mapping[str, bytes] = {
+        "too few": question(five, four[:3], own, signatures=_signed(five, four[:3])),
+        "own upload swapped": question(five, four, own, signatures=signed, uploads=_of(ids, four) | {own: b"another upload!!"}),
+        "another attempt": question(five, four, own, signatures=signed, attempt=3),
+        "nobody known": question(five, four, own, signatures=signed, uploads=_of(ids, four) | {77: b"a stranger's id!"}),
+        "itself missing": question(five, others, others[0], signatures=_signed(five, others)),
+        "not signed": question(five, four, own),
+        "signed by too few": question(five, four, own, signatures=_of(signed, four[1:])),
+        "by others": question(five, four, own, signatures=_of(signed, four[1:]) | {others[3]: signed[own]}),
+        "of another sum": question(five, four, own, signatures=_signed(five, another)),
+        "twice by one": question(five, four, own, signatures=_of(signed, four[:3]) | {four[3]: signed[four[0]]}),
+    }  # fmt: skip
+    reply = conversation(five, stage, made[what])
     assert reply.status is Status.REFUSED
     assert reply.code == REFUSED, "whoever asks learns nothing of what was wrong"
     assert reply.defence == b""
     assert not told(five, 0).exists()
 
 
+def _of(found: Mapping[int, bytes], members: Sequence[int]) -> dict[int, bytes]:
+    return {member: found[member] for member in members if member in found}
+
+
+def _signed(world: World, members: Sequence[int]) -> dict[int, bytes]:
+    """Signatures of a sum's members by their keys, of which no institution is told."""
+    found, node = {}, numbered(world)
+    asked = SumQuestion.of_bytes(question(world, members, members[0]))
+    for member in members:
+        masks, pending = world.institution(node[member])._masks, world.record(node[member]).pending
+        assert isinstance(masks, Masks)
+        assert pending is not None
+        found[member] = signed(masks._pairs, masks._context_of(pending).shared, asked)
+    return found
+
+
+@pytest.mark.parametrize("planted", [False, True], ids=["as it is", "signatures not counted"])
+def test_no_upload_is_bare_when_its_maker_is_told_something_else(planted: bool, five: World) -> None:
+    """The coordinator and one institution, the fifth, tell three that the third one is missing, and the third that all are there.
+
+    All streams of its pairs are told then. Its own mask must stay: it told its own seed when it was asked about a sum of all (until 29
+    November 2026), and what the fifth could open then was its upload, and nobody else's.
+    """
+    five.exchange()
+    node, victim = numbered(five), 2
+    others = [0, 1, 3, 4]
+    signed_by = signatures(five, others)
+    assert set(signed_by) == set(others)
+    plus, minus = [], []
+    for member in others:
+        asked = question(five, others, member, signatures=signed_by)
+        seed = Answer.of_bytes(conversation(five, Stage.SEEDS, asked, node[member]).defence).others[victim]
+        (plus if victim < member else minus).append(seed)
+    colluder = _of(_signed(five, range(5)), [4])
+    own_word = Answer.of_bytes(conversation(five, Stage.AGREE, question(five, range(5), victim), node[victim]).defence)
+    asked = question(five, range(5), victim, signatures={**colluder, victim: own_word.signature})
+    faulty = mock.patch.object(Masks, "_is_agreed", return_value=True) if planted else nullcontext()
+    with faulty:
+        own = Answer.of_bytes(conversation(five, Stage.SHARES, asked, node[victim]).defence).own
+    for member in (0, 1, 3):
+        assert conversation(five, Stage.SHARES, question(five, range(5), member), node[member]).code == REFUSED
+    pending = five.record(node[victim]).pending
+    assert pending is not None
+    blob, prime = parsed(five, pending.blob), five.genesis.parameters.word_prime
+    bare = SumOfStreams(prime, plus=minus, minus=[*plus, *([own] if own else [])]).take(blob.header.words)
+    add_modulo(bare, blob.words(), prime)
+    if planted:
+        assert opened(five, with_words(blob, bare)).size, "the attack works where signatures are not counted"
+        return
+    assert own == b""
+    with pytest.raises(OpeningError, check=lambda e: e.code in ("guard", "noise")):
+        opened(five, with_words(blob, bare))
+
+
 def test_asking_different_halves_opens_no_second_sum(five: World) -> None:
     """A coordinator and one institution, the fifth, want the sums of {0, 1, 2, 4} and {0, 1, 3, 4}, which differ in single uploads.
 
-    Nobody helps with two sums of a round. Those who help with one of four are so many that the others, with the fifth, are too few to take
-    off the own masks of 0 and 1 once more. Sums of three, which leave more for another one, are refused.
+    Each honest one signs one of the two, and without four signatures nothing is told of either.
     """
     five.exchange()
-    known = notes(five)
-    node = {Note.of_bytes(five.record(n).pending.defence).member: n for n in five.nodes}  # type: ignore[union-attr]
+    node = numbered(five)
     first, second = [0, 1, 2, 4], [0, 1, 3, 4]
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (2, 3)).to_bytes(), node[0]).code == REFUSED
-    assert conversation(five, Stage.SHARES, question(five, [0, 1, 4], 0), node[0]).code == REFUSED
-
-    def told_of(stage: Stage, member: int, defence: bytes) -> Answer:
-        reply = conversation(five, stage, defence, node[member])
-        assert reply.status is Status.REVEALED, (stage, member)
-        return Answer.of_bytes(reply.defence)
-
-    for member in (0, 1, 3):  # what 4 shares with the missing one it tells itself
-        told_of(Stage.SEEDS, member, SeedsQuestion(0, (2,)).to_bytes())
-        told_of(Stage.SHARES, member, question(five, second, member))
-    told_of(Stage.SEEDS, 2, SeedsQuestion(0, (3,)).to_bytes())
-    colluder = five.institution(node[4])._masks
-    assert isinstance(colluder, Masks)
-    context = colluder._context_of(five.record(node[4]).pending)  # type: ignore[arg-type]
-    shares = {
-        2: told_of(Stage.SHARES, 2, question(five, first, 2)).others,
-        4: dict(colluder._shares(context, SharesQuestion.of_bytes(question(five, first, 4)))),
-    }
-    for maker in (0, 1):
-        places = {holder: place for place, holder in enumerate(known[maker][0].partners)}
-        assert threshold(len(places)) > len(shares)
-        found = combine({places[holder]: some[maker] for holder, some in shares.items()})
-        assert commitment(found) != known[maker][0].commitment
-        refused = conversation(five, Stage.SHARES, question(five, first, maker), node[maker])
-        assert refused.code == REFUSED
+    assert set(signatures(five, second)) == set(second)
+    few = signatures(five, first) | _of(_signed(five, first), [4])
+    assert set(few) == {2, 4}, "zero and one have signed the other sum"
+    for member in (0, 1, 2):
+        for stage in (Stage.SEEDS, Stage.SHARES):
+            asked = question(five, first, member, signatures=few)
+            assert conversation(five, stage, asked, node[member]).code == REFUSED
 
 
 def test_streams_of_all_pairs_are_not_told_one_question_after_the_other(five: World) -> None:
     """All others' shares of its own mask are told of a sum that holds it: with its pairs' streams too, its upload would be bare."""
     five.exchange()
-    known = notes(five)
-    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
-    first, *others = (m for m in known if m != own)
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (first,)).to_bytes()).status is Status.REVEALED
+    own = {node: member for member, node in numbered(five).items()}[0]
+    missing, *others = (m for m in range(5) if m != own)
+    members = [own, *others]
+    asked = question(five, members, own, signatures=signatures(five, members))
+    assert conversation(five, Stage.SEEDS, asked).status is Status.REVEALED
     for other in others:
-        assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (other,)).to_bytes()).code == REFUSED
-    assert (
-        conversation(five, Stage.SEEDS, SeedsQuestion(0, (first,)).to_bytes()).status is Status.REVEALED
-    )  # the same again
+        fewer = [m for m in range(5) if m != other]
+        assert conversation(five, Stage.AGREE, question(five, fewer, own)).code == REFUSED
+        by_keys = question(five, fewer, own, signatures=_signed(five, fewer))
+        assert conversation(five, Stage.SEEDS, by_keys).code == REFUSED
+    again = Answer.of_bytes(conversation(five, Stage.SEEDS, asked).defence)
+    assert set(again.others) == {missing}
 
 
 def test_streams_with_many_partners_are_not_told_where_these_are_few_of_all(tmp_path: Path) -> None:
@@ -175,32 +250,40 @@ def test_streams_with_many_partners_are_not_told_where_these_are_few_of_all(tmp_
     )
     eleven.exchange()
     known = notes(eleven)
-    own = Note.of_bytes(eleven.record(0).pending.defence).member  # type: ignore[union-attr]
+    own = {node: member for member, node in numbered(eleven).items()}[0]
     partners = sorted(known[own][0].partners)
     others = sorted(set(known) - {own, *partners})
-    assert conversation(eleven, Stage.SEEDS, SeedsQuestion(0, tuple(partners[:3])).to_bytes()).code == REFUSED
-    for missing in (partners[:2], others[:1]):
-        assert conversation(eleven, Stage.SEEDS, SeedsQuestion(0, tuple(missing)).to_bytes()).status is Status.REVEALED
-    for one in (partners[2], others[1]):
-        assert conversation(eleven, Stage.SEEDS, SeedsQuestion(0, (one,)).to_bytes()).code == REFUSED
+
+    def without(*missing: int) -> bytes:
+        ids = {m: upload for m, (_, upload) in known.items() if m not in missing}
+        return SumQuestion(known[own][0].attempt, ids).to_bytes()
+
+    for missing in (partners[:3], [*partners[:2], *others[:2]]):
+        assert conversation(eleven, Stage.AGREE, without(*missing)).code == REFUSED
+    assert conversation(eleven, Stage.AGREE, without(*partners[:2], others[0])).status is Status.REVEALED
     eleven.close()
 
 
-@pytest.mark.parametrize("members", range(3, 40))
-def test_two_sums_of_a_round_find_too_few_who_help(members: int) -> None:
-    """Whoever helps with one of them, the honest ones that are left and fewer than a third that collude do not open another."""
-    colluders = (members - 1) // 3
-    honest, least = members - colluders, min(threshold(members - 1), quorum(members)) - colluders
-    assert 2 * least > honest or quorum(members) == members
+@pytest.mark.parametrize("members", range(3, 200))
+def test_of_an_attempt_one_sum_finds_a_quorum_and_one_is_opened(members: int) -> None:
+    """As long as fewer than a third collude, who sign whatever they are asked to."""
+    colluders, least = (members - 1) // 3, quorum(members)
+    honest = members - colluders
+    # Each honest one signs one sum: two sums with a quorum would need more than there are.
+    assert 2 * (least - colluders) > honest
+    # Who helped to open a sum of all without signatures signs no other one. A quorum of the rest leaves so few of them that with the shares
+    # of those who collude no own mask comes off, of whoever is in no signed sum.
+    assert members == least or members - least + colluders < threshold(members - 1)
     assert threshold(members - 1) <= members - 1
-    assert quorum(members) <= members
 
 
 def test_too_many_said_to_be_missing(five: World) -> None:
     five.exchange()
-    own = Note.of_bytes(five.record(0).pending.defence).member  # type: ignore[union-attr]
-    missing = tuple(m for m in range(5) if m != own)[:3]
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, missing).to_bytes()).code == REFUSED
+    own = {node: member for member, node in numbered(five).items()}[0]
+    members = [own, *[m for m in range(5) if m != own][:2]]
+    for stage in (Stage.AGREE, Stage.SEEDS):
+        asked = question(five, members, own, signatures=_signed(five, members))
+        assert conversation(five, stage, asked).code == REFUSED
 
 
 def test_a_late_upload_is_not_folded_and_does_not_open(five: World) -> None:
@@ -209,6 +292,7 @@ def test_a_late_upload_is_not_folded_and_does_not_open(five: World) -> None:
     late = upload_of(five, VICTIM)
     pending = five.record(VICTIM).pending
     assert pending is not None
+    five.exchange(offline=[VICTIM])  # the others sign what is in the sum
     coordinator = five.coordinator
     requests = coordinator.begin(five.nodes)
     assert {request.stage for request in requests.values()} == {Stage.SEEDS}
@@ -250,15 +334,14 @@ def test_an_upload_of_an_attempt_that_was_given_up_is_not_folded(five: World) ->
         coordinator.receive(node, Reply(Status.UPLOAD, 0, 0, pending.blob, defence=pending.defence))
     assert dict(coordinator.rejected) == dict.fromkeys(old, "wrong-round")
     coordinator.close()
-    assert conversation(five, Stage.SEEDS, SeedsQuestion(0, (VICTIM,)).to_bytes()).status is Status.REVEALED
+    here = [pending for node in five.nodes if node != VICTIM and (pending := five.record(node).pending) is not None]
+    given_up = SumQuestion(0, {Note.of_bytes(one.defence).member: one.upload_id for one in here}).to_bytes()
+    assert conversation(five, Stage.AGREE, given_up).status is Status.REVEALED
     five.run()
     five.digest()
-    assert conversation_refused_for_old(five)
-
-
-def conversation_refused_for_old(world: World) -> bool:
-    """Of attempts that were given up nothing is told."""
-    return conversation(world, Stage.SEEDS, SeedsQuestion(0, (VICTIM,)).to_bytes()).status is Status.REFUSED
+    assert conversation(five, Stage.AGREE, given_up).status is Status.REFUSED, (
+        "of attempts that were given up nothing is told"
+    )
 
 
 def test_a_round_that_was_opened_takes_no_other_attempt(five: World) -> None:
@@ -320,7 +403,7 @@ def test_whom_most_others_contradict_is_left_out_whoever_came_first(liar: int, f
     """Not those who came after it: their notes are right, and the first one is not believed for being the first."""
     others = [node for node in five.nodes if node != liar]
     with misleading(five, {liar: others}), structlog.testing.capture_logs() as logs:
-        for _ in range(4):
+        for _ in range(5):
             five.exchange()
     (closed, *_) = five.coordinator._journal.rounds()
     assert (closed.round, closed.rejected) == (0, {str(liar): "corrupt"})
@@ -424,7 +507,7 @@ def test_a_wrong_commitment_to_a_pair_whose_other_is_missing_stalls_nothing(tmp_
         return replace(note, partners=partners).to_bytes()
 
     with mock.patch.object(Masks, "note", misled):
-        for _ in range(5):
+        for _ in range(7):
             seven.exchange(offline=[OTHER])
     (closed, *_) = seven.coordinator._journal.rounds()
     assert closed.round == 0

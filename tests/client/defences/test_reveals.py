@@ -10,11 +10,11 @@ import pytest
 
 from dictpfl.client.defences.reveals import Reveals
 from dictpfl.common.errors import RoundError
-from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.common.messages.masks import SumQuestion
 
 
-def question(members: Sequence[int], mark: int = 0, attempt: int = 0) -> SharesQuestion:
-    return SharesQuestion(attempt, {member: bytes([member, mark] * 8) for member in members}, {})
+def question(members: Sequence[int], mark: int = 0, attempt: int = 0) -> SumQuestion:
+    return SumQuestion(attempt, {member: bytes([member, mark] * 8) for member in members})
 
 
 def test_scores_made_again_are_those_of_the_same_members(tmp_path: Path) -> None:
@@ -25,16 +25,43 @@ def test_scores_made_again_are_those_of_the_same_members(tmp_path: Path) -> None
             Reveals(path).tell_of_sum(1, question(members, mark=1), scores=0)
         assert caught.value.code == "reveal"
     Reveals(path).move_on(1, 7)
-    Reveals(path).tell_of_missing(1, 8, [4], [(range(5), 1)])
+    Reveals(path).tell_of_missing(1, question([0, 1, 2, 3], mark=2, attempt=8))
     Reveals(path).tell_of_sum(1, question([0, 1, 2, 3], mark=2, attempt=8), scores=0)
     Reveals(path).tell_of_sum(2, question([0, 1, 2]), scores=1)  # the next tally
     Reveals(path).tell_of_sum(3, question([0, 1, 3]))  # an update
 
 
-def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+def test_one_sum_of_an_attempt_is_signed(tmp_path: Path) -> None:
+    reveals = Reveals(tmp_path / "memory.told.json")
+    reveals.agree(0, question([0, 1, 2, 3]))
+    reveals.agree(0, question([0, 1, 2, 3]))
+    for tell in (reveals.agree, reveals.tell_of_missing, reveals.tell_of_sum):
+        with pytest.raises(RoundError, match="another sum of attempt 0 at round 0 was signed here") as caught:
+            tell(0, question([0, 1, 2, 4]))
+        assert caught.value.code == "reveal"
+    reveals.move_on(0, 1)
+    reveals.agree(0, question([0, 1, 2, 4], attempt=1))
+    with pytest.raises(RoundError, match="was given up here"):
+        reveals.agree(0, question([0, 1, 2, 3]))
+
+
+def test_of_an_opened_sum_no_streams_are_told(tmp_path: Path) -> None:
+    reveals = Reveals(tmp_path / "memory.told.json")
+    reveals.tell_of_sum(0, question([0, 1, 2, 3]))
+    reveals.tell_of_sum(0, question([0, 1, 2, 3]))
+    with pytest.raises(RoundError, match="opened already; no pair's stream"):
+        reveals.tell_of_missing(0, question([0, 1, 2, 3]))
+    for members in ([0, 1, 2, 4], [0, 1, 2]):
+        with pytest.raises(RoundError, match="opened already, as another sum"):
+            reveals.agree(0, question(members))
+
+
+def test_of_an_attempt_in_which_an_earlier_release_told_streams_nothing_more_is_told(tmp_path: Path) -> None:
     path = tmp_path / "memory.told.json"
     path.write_text(json.dumps({"round": 3, "attempt": 1, "missing": [2], "opened": ""}))
-    with pytest.raises(RoundError, match="were said to be missing"):
-        Reveals(path).tell_of_sum(3, question([0, 1, 2], attempt=1))
+    for members in ([0, 1, 2], [0, 1]):
+        with pytest.raises(RoundError, match="another sum of attempt 1"):
+            Reveals(path).tell_of_sum(3, question(members, attempt=1))
+    path.write_text(json.dumps({"round": 3, "attempt": 1, "missing": [], "opened": ""}))
     Reveals(path).tell_of_sum(3, question([0, 1], attempt=1), scores=3)
     assert json.loads(path.read_text())["scored"] == [0, 1]

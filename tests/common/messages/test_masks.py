@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from dictpfl.common.errors import CorruptError
 from dictpfl.common.messages.masks import (
     SEALED_SHARE,
+    SIGNATURE_BYTES,
     Answer,
     Note,
     Partner,
-    SeedsQuestion,
-    SharesQuestion,
+    SumQuestion,
     attempt_bytes,
     read_attempt,
 )
@@ -22,10 +22,12 @@ from dictpfl.common.messages.masks import (
 NOTE = Note(7, 2, bytes(16), {0: Partner(b"c" * 16, b"s" * SEALED_SHARE), 5: Partner(b"d" * 16, b"t" * SEALED_SHARE)})
 SAID = [
     NOTE,
-    SeedsQuestion(3, (0, 4)),
-    SharesQuestion(3, {0: b"a" * 16, 2: b"b" * 16}, {0: {2: b"s" * SEALED_SHARE}, 2: {}}),
-    SharesQuestion(3, {0: b"a" * 16}, {0: {}}, b"manifests"),
+    SumQuestion(3, {0: b"a" * 16, 2: b"b" * 16}),
+    SumQuestion(3, {0: b"a" * 16, 2: b"b" * 16}, {2: b"s" * SIGNATURE_BYTES}, {0: {2: b"s" * SEALED_SHARE}}),
+    SumQuestion(3, {0: b"a" * 16}, manifests=b"manifests"),
     Answer(1, b"o" * 32, {0: b"p" * 32}),
+    Answer(1, b"o" * 32, {0: b"p" * 32}, b"s" * SIGNATURE_BYTES),
+    Answer(1, signature=b"s" * SIGNATURE_BYTES),
     Answer(1, b"", {}),
 ]
 
@@ -48,7 +50,7 @@ def test_a_sealed_share_is_a_nonce_a_share_and_a_tag() -> None:
     assert len(NOTE.to_bytes()) == 28 + 2 * (2 + 16 + SEALED_SHARE)
 
 
-@given(st.binary(max_size=200), st.sampled_from([Note, SeedsQuestion, SharesQuestion, Answer]))
+@given(st.binary(max_size=200), st.sampled_from([Note, SumQuestion, Answer]))
 def test_arbitrary_bytes_are_read_or_refused(data: bytes, kind: type[Note]) -> None:
     try:
         said = kind.of_bytes(data)

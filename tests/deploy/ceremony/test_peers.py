@@ -15,7 +15,7 @@ from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.common.errors import BundleError, EngineError, RoundError
 from dictpfl.common.law.members import Roster
-from dictpfl.common.messages.masks import SharesQuestion
+from dictpfl.common.messages.masks import SumQuestion
 from dictpfl.deploy.ceremony import authority
 from dictpfl.deploy.ceremony.bundle import KIND
 from dictpfl.deploy.ceremony.envelope import Envelope, seal
@@ -126,7 +126,7 @@ def test_a_rotation_leaves_a_sum_behind_that_never_opened(defended: Ceremony) ->
     for name in NAMES:
         institution = Institution(defended.home(name))
         assert institution._masks is not None
-        institution._masks._reveals.tell_of_sum(0, SharesQuestion(0, {0: bytes(16)}))
+        institution._masks._reveals.tell_of_sum(0, SumQuestion(0, {0: bytes(16)}))
     states = [defended.root / f"{name}.state" for name in NAMES]
     for name, state in zip(NAMES, states, strict=True):
         export_state(defended.home(name), PASSPHRASES[name], state)
