@@ -12,7 +12,7 @@ from dictpfl.common.settings import NO_PUBLIC_KEY, OpenShare, Positive, Section,
 def quorum(members: int) -> int:
     """Fewest of so many members that a masked sum must hold: more than two thirds, so that not two sums of a round find enough who help.
 
-    Two groups as large share more than a third of all, and each honest institution helps with one sum of a round (decision 0019).
+    Two groups as large share more than a third of all, and each honest institution signs one sum of an attempt (decision 0075).
     """
     return 2 * members // 3 + 1
 
@@ -72,7 +72,8 @@ class Defences(Section):
     masks: bool = Field(
         False,
         description="Pairwise masks on uploads: who has the key and taps the coordinator opens noise. A round takes a second "
-        'exchange, of small messages, and its sum holds more than two thirds of the members: rounds wait while a third is away. Needs `encryption.sealer = "ckks"` and 3 institutions.',
+        "exchange, of small messages, or four in all where somebody is missing; its sum holds more than two thirds of the members: rounds wait while a "
+        'third is away. Needs `encryption.sealer = "ckks"` and 3 institutions.',
     )
     mask_partners: Annotated[int, Field(ge=2, le=1000)] = Field(
         30,

@@ -75,9 +75,15 @@ class MaskedSum:
     @property
     def stage(self) -> Stage:
         """Stage that the next exchange is about."""
-        if not self.missing:
-            return Stage.SHARES
-        return Stage.SEEDS if self.is_agreed else Stage.AGREE
+        if not self.is_agreed and (self.missing or self.in_circle):
+            return Stage.AGREE
+        return Stage.SEEDS if self.missing else Stage.SHARES
+
+    @property
+    def in_circle(self) -> bool:
+        """True where members share masks with some of the others only: there nothing at all is told before a quorum has signed."""
+        everybody = len(self.uploads) + len(self.missing)
+        return any(len(one.note.partners) < everybody - 1 for one in self.uploads.values())
 
     @property
     def signatures(self) -> dict[int, bytes]:
@@ -191,7 +197,7 @@ class Unmasking:
         """Choose whom to ask what: those whose uploads are in the sum, and unknown nodes while some of those are not here."""
         masked = self._open
         masked.since, masked.enough = time.monotonic(), None
-        masked.is_agreed |= masked.stage is Stage.SHARES and len(masked.signatures) >= masked.signers
+        masked.is_agreed |= not masked.missing and len(masked.signatures) >= masked.signers
         known = {one.node: member for member, one in masked.uploads.items()}
         lost = set(known) - set(nodes)
         return {node: self._question(masked, known.get(node)) for node in nodes if node in known or lost}
@@ -260,8 +266,8 @@ class Unmasking:
             JournalError: the disk refuses; it is tried again.
         """
         masked, began = self._open, time.perf_counter()
-        seeds = {} if masked.missing else masked.seeds()
-        if not masked.answered or (not masked.missing and len(seeds) < len(masked.uploads)):
+        seeds = masked.seeds() if masked.stage is Stage.SHARES else {}
+        if not masked.answered or (masked.stage is Stage.SHARES and len(seeds) < len(masked.uploads)):
             self._unsatisfied(masked)
             return None
         if masked.stage is Stage.AGREE:
@@ -298,7 +304,7 @@ class Unmasking:
     def _unsatisfied(self, masked: MaskedSum) -> None:
         silent = sorted(set(masked.uploads) - set(masked.told))
         _log.warning("some who delivered do not tell of their masks", round=masked.closed.round, members=silent)
-        if not masked.missing and masked.answered and masked.is_agreed:
+        if masked.stage is Stage.SHARES and masked.answered and masked.is_agreed:
             unfit = sorted(set(masked.uploads) - set(masked.seeds()))
             masked.fruitless += 1
             _log.error(

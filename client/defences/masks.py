@@ -158,19 +158,19 @@ class Masks:
     def tell_shares(self, record: Record, pending: Pending, question: SumQuestion) -> Answer:
         """Tell what takes own masks off the uploads in the sum: the shares that this institution holds; its own seed, where a quorum signed the sum.
 
-        A sum of all members is answered without signatures too, by shares alone: whoever tells the others that this institution is missing
-        would have its upload bare with its own seed.
+        Where everybody is everybody's partner, a sum of all is answered without signatures too, by shares alone: whoever tells the others
+        that this institution is missing would have its upload bare with its own seed.
 
         Raises:
-            RoundError (reveal): of this round another sum was opened, or something else was signed; members are missing, and no quorum has
-                signed the sum; or these scores were opened of other members, in a round that was void.
+            RoundError (reveal): of this round another sum was opened, or something else was signed; a quorum's signatures are needed, and not
+                there; or these scores were opened of other members, in a round that was void.
             RoundError (too-few): fewer uploads than this institution opens.
         """
         context, pairs = self._context_of(pending), self._pairs
         self._require_fit(context, question)
         everybody = len(pairs.roster.peers)
         is_agreed = self._is_agreed(context, question) or quorum(everybody) == everybody
-        if not is_agreed and len(question.uploads) < everybody:
+        if not is_agreed and (len(question.uploads) < everybody or len(pairs.secrets) < everybody - 1):
             raise RoundError("no quorum has signed what is in the sum; nothing was told", code="reveal")
         # Unchanged by a void round of scores, and by nothing else.
         scores = record.shared.round - record.shared.void_scores if context.kind is RoundKind.SCORE else -1

@@ -303,6 +303,9 @@ def test_a_circle_smaller_than_everybody(tmp_path: Path) -> None:
         assert world.coordinator._unmasking.stage is stage
         world.exchange(offline=offline)
     assert [len(aggregate.counted) for _, aggregate in world.journal()] == [7]
+    for stage in (Stage.AGREE, Stage.SHARES):
+        world.exchange()
+        assert world.coordinator._unmasking.stage is stage, "nothing is told unsigned, though nobody is missing"
     for each in (world, bare):
         each.run()
     assert world.digest() == bare.digest()

@@ -260,6 +260,7 @@ def test_streams_with_many_partners_are_not_told_where_these_are_few_of_all(tmp_
 
     for missing in (partners[:3], [*partners[:2], *others[:2]]):
         assert conversation(eleven, Stage.AGREE, without(*missing)).code == REFUSED
+    assert conversation(eleven, Stage.SHARES, without()).code == REFUSED, "in a circle nothing at all is told unsigned"
     assert conversation(eleven, Stage.AGREE, without(*partners[:2], others[0])).status is Status.REVEALED
     eleven.close()
 
