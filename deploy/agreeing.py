@@ -223,6 +223,7 @@ def agreement_of(genesis: Genesis, roster: Roster | None = None) -> Agreement:
         masks=config.defences.masks,
         reveal_seconds=config.defences.reveal_seconds,
         signers=tuple(peer.signing.hex() for peer in roster.peers) if roster and config.defences.integrity else (),
+        keys=tuple(peer.signing.hex() for peer in roster.peers) if roster and config.defences.masks else (),
         members=tuple(peer.name for peer in roster.peers) if roster else (),
         sample=config.federation.sample,
         closing_rounds=len(genesis.law.closing),

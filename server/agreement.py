@@ -95,6 +95,8 @@ class Agreement:
     """Seconds after which an exchange about masks closes."""
     signers: tuple[Hex32, ...] = ()
     """Public keys (Ed25519, hexadecimal) by member, whose manifests must come with uploads; empty: none do."""
+    keys: tuple[Hex32, ...] = ()
+    """Public keys (Ed25519, hexadecimal) by member, who sign with them what is in masked sums; empty: such signatures are not looked at here."""
     members: tuple[str, ...] = ()
     """Names of the epoch's members by number; empty: not known."""
 

@@ -16,10 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import CorruptError, JournalError, WireError
-from dictpfl.common.messages.masks import Answer, Note, SumQuestion
+from dictpfl.common.messages.masks import Answer, Note, SumQuestion, signed_text
 from dictpfl.common.messages.protocol import Aggregate, RoundKind, Stage
 from dictpfl.common.messages.sharing import combine, commitment, threshold
 from dictpfl.common.messages.wire import Blob, with_words
@@ -226,8 +228,10 @@ class Unmasking:
         upload = masked.uploads.get(answer.member)
         if upload is None:
             raise CorruptError("an answer about masks from one whose upload is not in the sum")
-        if masked.stage is Stage.AGREE and not answer.signature:
-            raise CorruptError("an answer about masks without the signature that was asked for")
+        if masked.stage is not Stage.SEEDS and not self._is_signed(masked, answer):
+            if upload.node == node:  # nobody else may have a member left out
+                self._unfit.add((masked.closed.round, answer.member))
+            raise CorruptError("an answer about masks without a right signature on what is in the sum")
         if masked.stage is Stage.SEEDS:
             for number in set(masked.missing) & set(upload.note.partners):
                 if commitment(answer.others.get(number, b"")) != upload.note.partners[number].commitment:
@@ -239,6 +243,22 @@ class Unmasking:
             raise CorruptError("an answer about masks with another seed than was committed to")
         masked.told[answer.member] = answer
         masked.uploads[answer.member] = replace(upload, node=node, signature=answer.signature or upload.signature)
+
+    def _is_signed(self, masked: MaskedSum, answer: Answer) -> bool:
+        """Tell whether an answer holds its member's signature on what is in the sum; without keys, any signature is believed."""
+        if not self._agreement.keys:
+            return bool(answer.signature)
+        limits, ids = self._agreement.uploads, {m: one.upload_id for m, one in masked.uploads.items()}
+        question = SumQuestion(masked.attempt, ids)
+        text = signed_text(
+            limits.federation + limits.fingerprint, masked.closed.round, str(masked.closed.kind), question
+        )
+        try:
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self._agreement.keys[answer.member]))
+            key.verify(answer.signature, text)
+        except (InvalidSignature, IndexError):
+            return False
+        return True
 
     def leave_out(self, number: int, member: int) -> None:
         """Have a round asked for again without a member, whose note others contradict."""

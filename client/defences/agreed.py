@@ -10,19 +10,18 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dictpfl.client.defences.pairs import Pairs
-from dictpfl.common.messages.masks import SumQuestion
-
-_PURPOSE = b"dictpfl sum 1"
-
-
-def signed(pairs: Pairs, shared: bytes, question: SumQuestion) -> bytes:
-    """Sign attempt and uploads of a question, 64 bytes; `shared` says of which round and kind."""
-    return pairs.own.signing.sign(_text(pairs, shared, question))
+from dictpfl.common.messages.masks import SumQuestion, signed_text
+from dictpfl.common.messages.protocol import RoundKind
 
 
-def signers(pairs: Pairs, shared: bytes, question: SumQuestion) -> set[int]:
+def signed(pairs: Pairs, number: int, kind: RoundKind, question: SumQuestion) -> bytes:
+    """Sign attempt and uploads of a question about a round, 64 bytes."""
+    return pairs.own.signing.sign(signed_text(pairs.context, number, str(kind), question))
+
+
+def signers(pairs: Pairs, number: int, kind: RoundKind, question: SumQuestion) -> set[int]:
     """Find the members in the sum whose signatures on it are right."""
-    text, peers = _text(pairs, shared, question), pairs.roster.peers
+    text, peers = signed_text(pairs.context, number, str(kind), question), pairs.roster.peers
     found = set()
     for member, signature in question.signatures.items():
         if member not in question.uploads or member >= len(peers):
@@ -33,8 +32,3 @@ def signers(pairs: Pairs, shared: bytes, question: SumQuestion) -> set[int]:
             continue
         found.add(member)
     return found
-
-
-def _text(pairs: Pairs, shared: bytes, question: SumQuestion) -> bytes:
-    parts = (pairs.context, shared, question.bare)
-    return _PURPOSE + b"".join(len(part).to_bytes(4, "little") + part for part in parts)

@@ -137,7 +137,7 @@ class Masks:
         context = self._context_of(pending)
         self._require_fit(context, question)
         self._reveals.agree(context.round, question)
-        return Answer(self._pairs.number, signature=signed(self._pairs, context.shared, question))
+        return Answer(self._pairs.number, signature=signed(self._pairs, context.round, context.kind, question))
 
     def tell_seeds(self, pending: Pending, question: SumQuestion) -> Answer:
         """Tell the seeds of the masks shared with members that are not in the sum, whose uploads stay covered by their own masks.
@@ -176,7 +176,7 @@ class Masks:
         scores = record.shared.round - record.shared.void_scores if context.kind is RoundKind.SCORE else -1
         self._reveals.tell_of_sum(context.round, question, scores)
         own = self._own(context, record.secret) if is_agreed else b""
-        signature = signed(pairs, context.shared, question)
+        signature = signed(pairs, context.round, context.kind, question)
         return Answer(pairs.number, own, dict(self._shares(context, question)), signature)
 
     def _require_fit(self, context: MaskContext, question: SumQuestion) -> None:
@@ -210,7 +210,7 @@ class Masks:
 
     def _is_agreed(self, context: MaskContext, question: SumQuestion) -> bool:
         """Tell whether a quorum of the members have signed what is in the sum: then no other sum of this attempt has one."""
-        return len(signers(self._pairs, context.shared, question)) >= quorum(len(self._pairs.roster.peers))
+        return len(signers(self._pairs, context.round, context.kind, question)) >= quorum(len(self._pairs.roster.peers))
 
     def _shares(self, context: MaskContext, question: SumQuestion) -> Iterator[tuple[int, bytes]]:
         for number, upload in question.uploads.items():

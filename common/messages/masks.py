@@ -181,6 +181,18 @@ class Answer:
         return cls(member, own, others, signature)
 
 
+def signed_text(context: bytes, number: int, kind: str, question: SumQuestion) -> bytes:
+    """Make the text that members sign of a sum.
+
+    Args:
+        context: federation id and key fingerprint.
+        number, kind: of the round.
+        question: attempt and uploads.
+    """
+    shared = struct.pack("<QQ", number, question.attempt) + kind.encode()
+    return b"dictpfl sum 1" + b"".join(_LENGTH.pack(len(part)) + part for part in (context, shared, question.bare))
+
+
 def attempt_bytes(attempt: int) -> bytes:
     """Encode the number of the attempt that a request for uploads asks masks for; empty for the first."""
     return struct.pack("<Q", attempt) if attempt else b""

@@ -18,7 +18,7 @@ from dictpfl.client.defences.masks import MaskContext, Masks
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
 from dictpfl.common.messages.masks import Answer, Note, SumQuestion
-from dictpfl.common.messages.protocol import REFUSED, Reply, Request, Stage, Status
+from dictpfl.common.messages.protocol import REFUSED, Reply, Request, RoundKind, Stage, Status
 from dictpfl.common.messages.sharing import threshold
 from dictpfl.common.messages.wire import with_words
 from dictpfl.common.protection import quorum
@@ -166,7 +166,7 @@ def _signed(world: World, members: Sequence[int]) -> dict[int, bytes]:
         masks, pending = world.institution(node[member])._masks, world.record(node[member]).pending
         assert isinstance(masks, Masks)
         assert pending is not None
-        found[member] = signed(masks._pairs, masks._context_of(pending).shared, asked)
+        found[member] = signed(masks._pairs, 0, RoundKind.UPDATE, asked)
     return found
 
 
@@ -474,6 +474,34 @@ def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, 
     coordinator.close()
     five.run()
     assert five.digest() == undisturbed["five"]
+
+
+@pytest.mark.parametrize("offline", [(), (OTHER,), (OTHER, 5)], ids=["all there", "one missing", "two missing"])
+def test_a_wrong_signature_counts_for_nothing(offline: Sequence[int], tmp_path: Path) -> None:
+    """With it taken for one, no institution would find a quorum of five, again and again."""
+    seven = World.found(
+        encrypted(federation__participants=7, data__limit=300, defences__masks=True), tmp_path / "seven"
+    )
+    held, honest = seven.institution(VICTIM)._masks, signed
+    assert isinstance(held, Masks)
+
+    def wrong(pairs: Any, *arguments: Any) -> bytes:
+        return bytes(64) if pairs is held._pairs else honest(pairs, *arguments)
+
+    with mock.patch("dictpfl.client.defences.masks.signed", wrong), structlog.testing.capture_logs() as logs:
+        for _ in range(6):
+            seven.exchange(offline=offline)
+    assert {entry["node"] for entry in logs if "answer about masks left out" in entry["event"]} == {VICTIM}
+    if len(offline) < 2:  # six or seven sign
+        (closed, *_) = seven.coordinator._journal.rounds()
+        assert closed.round == 0
+        assert len(seven.journal()[0][1].counted) == 7 - len(offline)
+    else:
+        assert seven.journal() == [], "four right ones are too few"
+    seven.run()
+    assert seven.coordinator._journal.next_round > 1
+    seven.digest()
+    seven.close()
 
 
 def test_one_wrong_commitment_to_an_own_mask_stalls_nothing(five: World, undisturbed: dict[str, bytes]) -> None:
