@@ -206,6 +206,7 @@ def agreement_of(genesis: Genesis, roster: Roster | None = None) -> Agreement:
     """The coordinator's half: nothing secret. `roster`: members of the epoch, by number."""
     config = genesis.config
     length, growth = snapshot_bytes(genesis)
+    keys = tuple(peer.signing.hex() for peer in roster.peers) if roster else ()
     return Agreement(
         parameters=genesis.parameters,
         encrypted=config.encryption.sealer == "ckks",
@@ -222,8 +223,8 @@ def agreement_of(genesis: Genesis, roster: Roster | None = None) -> Agreement:
         snapshot_growth=growth,
         masks=config.defences.masks,
         reveal_seconds=config.defences.reveal_seconds,
-        signers=tuple(peer.signing.hex() for peer in roster.peers) if roster and config.defences.integrity else (),
-        keys=tuple(peer.signing.hex() for peer in roster.peers) if roster and config.defences.masks else (),
+        signers=keys if config.defences.integrity else (),
+        keys=keys if config.defences.masks else (),
         members=tuple(peer.name for peer in roster.peers) if roster else (),
         sample=config.federation.sample,
         closing_rounds=len(genesis.law.closing),

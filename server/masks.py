@@ -16,11 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import CorruptError, JournalError, WireError
+from dictpfl.common.messages.manifest import is_signed
 from dictpfl.common.messages.masks import Answer, Note, SumQuestion, signed_text
 from dictpfl.common.messages.protocol import Aggregate, RoundKind, Stage
 from dictpfl.common.messages.sharing import combine, commitment, threshold
@@ -86,6 +85,11 @@ class MaskedSum:
         """True where members share masks with some of the others only: there nothing at all is told before a quorum has signed."""
         everybody = len(self.uploads) + len(self.missing)
         return any(len(one.note.partners) < everybody - 1 for one in self.uploads.values())
+
+    @property
+    def question(self) -> SumQuestion:
+        """Attempt and uploads, which are what is asked about, and signed."""
+        return SumQuestion(self.attempt, {maker: one.upload_id for maker, one in self.uploads.items()})
 
     @property
     def signatures(self) -> dict[int, bytes]:
@@ -205,18 +209,15 @@ class Unmasking:
         return {node: self._question(masked, known.get(node)) for node in nodes if node in known or lost}
 
     def _question(self, masked: MaskedSum, member: int | None) -> bytes:
-        ids = {maker: one.upload_id for maker, one in masked.uploads.items()}
-        if masked.stage is Stage.AGREE:
-            return SumQuestion(masked.attempt, ids).to_bytes()
-        signatures = masked.signatures if masked.is_agreed else {}
-        if masked.stage is Stage.SEEDS:
-            return SumQuestion(masked.attempt, ids, signatures).to_bytes()
+        question = replace(masked.question, signatures=masked.signatures if masked.is_agreed else {})
+        if masked.stage is not Stage.SHARES:
+            return question.to_bytes()
         # Whoever it is: a process that was started anew does not know which node is which member.
         shares = {
             maker: {holder: p.share for holder, p in one.note.partners.items() if member in (None, holder)}
             for maker, one in masked.uploads.items()
         }
-        return SumQuestion(masked.attempt, ids, signatures, shares, masked.manifests).to_bytes()
+        return replace(question, shares=shares, manifests=masked.manifests).to_bytes()
 
     def take(self, node: int, data: bytes) -> None:
         """Take an answer.
@@ -248,17 +249,10 @@ class Unmasking:
         """Tell whether an answer holds its member's signature on what is in the sum; without keys, any signature is believed."""
         if not self._agreement.keys:
             return bool(answer.signature)
-        limits, ids = self._agreement.uploads, {m: one.upload_id for m, one in masked.uploads.items()}
-        question = SumQuestion(masked.attempt, ids)
-        text = signed_text(
-            limits.federation + limits.fingerprint, masked.closed.round, str(masked.closed.kind), question
-        )
-        try:
-            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self._agreement.keys[answer.member]))
-            key.verify(answer.signature, text)
-        except (InvalidSignature, IndexError):
-            return False
-        return True
+        limits, keys = self._agreement.uploads, self._agreement.keys
+        context, closed = limits.federation + limits.fingerprint, masked.closed
+        text = signed_text(context, closed.round, str(closed.kind), masked.question)
+        return answer.member < len(keys) and is_signed(bytes.fromhex(keys[answer.member]), answer.signature, text)
 
     def leave_out(self, number: int, member: int) -> None:
         """Have a round asked for again without a member, whose note others contradict."""

@@ -6,10 +6,8 @@ is missing.
 
 from __future__ import annotations
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from dictpfl.client.defences.pairs import Pairs
+from dictpfl.common.messages.manifest import is_signed
 from dictpfl.common.messages.masks import SumQuestion, signed_text
 from dictpfl.common.messages.protocol import RoundKind
 
@@ -22,13 +20,8 @@ def signed(pairs: Pairs, number: int, kind: RoundKind, question: SumQuestion) ->
 def signers(pairs: Pairs, number: int, kind: RoundKind, question: SumQuestion) -> set[int]:
     """Find the members in the sum whose signatures on it are right."""
     text, peers = signed_text(pairs.context, number, str(kind), question), pairs.roster.peers
-    found = set()
-    for member, signature in question.signatures.items():
-        if member not in question.uploads or member >= len(peers):
-            continue
-        try:
-            Ed25519PublicKey.from_public_bytes(peers[member].signing).verify(signature, text)
-        except InvalidSignature:
-            continue
-        found.add(member)
-    return found
+    return {
+        member
+        for member, signature in question.signatures.items()
+        if member in question.uploads and member < len(peers) and is_signed(peers[member].signing, signature, text)
+    }

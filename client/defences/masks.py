@@ -169,7 +169,7 @@ class Masks:
         context, pairs = self._context_of(pending), self._pairs
         self._require_fit(context, question)
         everybody = len(pairs.roster.peers)
-        is_agreed = self._is_agreed(context, question) or quorum(everybody) == everybody
+        is_agreed = quorum(everybody) == everybody or self._is_agreed(context, question)
         if not is_agreed and (len(question.uploads) < everybody or len(pairs.secrets) < everybody - 1):
             raise RoundError("no quorum has signed what is in the sum; nothing was told", code="reveal")
         # Unchanged by a void round of scores, and by nothing else.
@@ -200,11 +200,10 @@ class Masks:
         if question.uploads.get(pairs.number) != context.upload_id:
             raise RoundError("the sum is said to be without this institution's upload; nothing was told", code="reveal")
         away, near = pairs.secrets.keys() - members, len(pairs.secrets) + 1
-        if len(away) > near - quorum(
-            near
-        ):  # with the streams of all its pairs, and shares of its own mask, an upload is bare
+        most = near - quorum(near)  # with the streams of all its pairs, and shares of its own mask, an upload is bare
+        if len(away) > most:
             raise RoundError(
-                f"of {near - 1} partners {sorted(away)} are said to be missing, at most {near - quorum(near)} may be; nothing was told",
+                f"of {near - 1} partners {sorted(away)} are said to be missing, at most {most} may be; nothing was told",
                 code="too-few",
             )
 

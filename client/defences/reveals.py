@@ -86,18 +86,9 @@ class Reveals:
         Raises:
             RoundError (reveal): another sum of this attempt was signed, or one was opened.
         """
-        marks, said = self._current(number, question.attempt), _digest(question)
-        if marks.opened and marks.opened != said:
-            raise RoundError(
-                f"round {number} was opened already, as another sum; nothing was told: {self._remedy}", code="reveal"
-            )
-        if marks.agreed and marks.agreed != said:
-            raise RoundError(
-                f"another sum of attempt {question.attempt} at round {number} was signed here; nothing was told",
-                code="reveal",
-            )
-        if not marks.agreed:
-            self._keep(replace(marks, agreed=said))
+        marks = self._current(number, question.attempt)
+        if (agreed := self._agreed(marks, number, question)) != marks:
+            self._keep(agreed)
 
     def tell_of_missing(self, number: int, question: SumQuestion) -> None:
         """Record that streams with those are told who are not in the sum.
@@ -129,10 +120,24 @@ class Reveals:
                 f"agree by phone on others, each removes its memory/*.told.json, here {self._path}",
                 code="reveal",
             )
-        self.agree(number, question)
+        agreed = self._agreed(marks, number, question)
         if not marks.opened:
-            marks = replace(marks, agreed=_digest(question), opened=_digest(question))
-            self._keep(replace(marks, scores=scores, scored=members) if scores >= 0 else marks)
+            opened = replace(agreed, opened=agreed.agreed)
+            self._keep(replace(opened, scores=scores, scored=members) if scores >= 0 else opened)
+
+    def _agreed(self, marks: Marks, number: int, question: SumQuestion) -> Marks:
+        """Return marks that have this sum as the one that was agreed on; refuse another one than they have."""
+        said = _digest(question)
+        if marks.opened and marks.opened != said:
+            raise RoundError(
+                f"round {number} was opened already, as another sum; nothing was told: {self._remedy}", code="reveal"
+            )
+        if marks.agreed and marks.agreed != said:
+            raise RoundError(
+                f"another sum of attempt {question.attempt} at round {number} was signed here; nothing was told",
+                code="reveal",
+            )
+        return replace(marks, agreed=said)
 
     def _current(self, number: int, attempt: int) -> Marks:
         marks = self._of(number)

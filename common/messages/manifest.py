@@ -71,11 +71,7 @@ class Manifest:
 
     def signed_by(self, public: bytes) -> bool:
         """Tell whether the signature is of this Ed25519 public key, 32 bytes."""
-        try:
-            Ed25519PublicKey.from_public_bytes(public).verify(self.signature, _CONTEXT + self._body())
-        except InvalidSignature:
-            return False
-        return True
+        return is_signed(public, self.signature, _CONTEXT + self._body())
 
     def _body(self) -> bytes:
         return _BODY.pack(
@@ -97,6 +93,15 @@ class Manifest:
             raise CorruptError(f"a manifest of {len(data)} bytes, expected {MANIFEST_BYTES}")
         member, kind, number, federation, fingerprint, upload_id, digest = _BODY.unpack_from(data)
         return cls(member, kind, number, federation, fingerprint, upload_id, digest, data[_BODY.size :])
+
+
+def is_signed(public: bytes, signature: bytes, text: bytes) -> bool:
+    """Tell whether a signature on a text is of this Ed25519 public key, 32 bytes."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def joined(manifests: Sequence[Manifest]) -> bytes:

@@ -72,6 +72,11 @@ def numbered(world: World) -> dict[int, int]:
     return found
 
 
+def own_of(world: World) -> int:
+    """Member behind the first node, whom most questions go to."""
+    return next(member for member, node in numbered(world).items() if node == 0)
+
+
 def signatures(world: World, members: Sequence[int]) -> dict[int, bytes]:
     """Of those that sign a sum of these members."""
     found, node = {}, numbered(world)
@@ -84,7 +89,7 @@ def signatures(world: World, members: Sequence[int]) -> dict[int, bytes]:
 
 def test_a_second_sum_of_a_round_is_not_opened(five: World) -> None:
     five.exchange()
-    own = {node: member for member, node in numbered(five).items()}[0]
+    own = own_of(five)
     everybody = question(five, range(5), own)
     reply = conversation(five, Stage.SHARES, everybody)
     assert reply.status is Status.REVEALED
@@ -103,7 +108,7 @@ def test_a_second_sum_of_a_round_is_not_opened(five: World) -> None:
 
 def test_of_an_upload_whose_streams_were_told_the_own_mask_stays(five: World) -> None:
     five.exchange()
-    own = {node: member for member, node in numbered(five).items()}[0]
+    own = own_of(five)
     late = (own + 1) % 5
     members = [m for m in range(5) if m != late]
     signed = signatures(five, members)
@@ -128,7 +133,7 @@ WRONG = (
 @pytest.mark.parametrize("what", WRONG)
 def test_questions_that_would_uncover_too_much(what: str, stage: Stage, five: World) -> None:
     five.exchange()
-    own = {node: member for member, node in numbered(five).items()}[0]
+    own = own_of(five)
     ids = {m: upload for m, (_, upload) in notes(five).items()}
     others = [m for m in range(5) if m != own]
     four, another = [own, *others[:3]], [own, *others[1:]]
@@ -228,7 +233,7 @@ def test_asking_different_halves_opens_no_second_sum(five: World) -> None:
 def test_streams_of_all_pairs_are_not_told_one_question_after_the_other(five: World) -> None:
     """All others' shares of its own mask are told of a sum that holds it: with its pairs' streams too, its upload would be bare."""
     five.exchange()
-    own = {node: member for member, node in numbered(five).items()}[0]
+    own = own_of(five)
     missing, *others = (m for m in range(5) if m != own)
     members = [own, *others]
     asked = question(five, members, own, signatures=signatures(five, members))
@@ -250,7 +255,7 @@ def test_streams_with_many_partners_are_not_told_where_these_are_few_of_all(tmp_
     )
     eleven.exchange()
     known = notes(eleven)
-    own = {node: member for member, node in numbered(eleven).items()}[0]
+    own = own_of(eleven)
     partners = sorted(known[own][0].partners)
     others = sorted(set(known) - {own, *partners})
 
@@ -280,7 +285,7 @@ def test_of_an_attempt_one_sum_finds_a_quorum_and_one_is_opened(members: int) ->
 
 def test_too_many_said_to_be_missing(five: World) -> None:
     five.exchange()
-    own = {node: member for member, node in numbered(five).items()}[0]
+    own = own_of(five)
     members = [own, *[m for m in range(5) if m != own][:2]]
     for stage in (Stage.AGREE, Stage.SEEDS):
         asked = question(five, members, own, signatures=_signed(five, members))
