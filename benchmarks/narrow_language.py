@@ -142,7 +142,13 @@ def tuned(seed: int, steps: int) -> tuple[nn.Module, Trained]:
 
 def training(steps: int) -> Training:
     """Settings of every phase: half of the rate that the subject was pretrained at, in float32, which was the faster where it was measured."""
-    changes = {"steps": steps, "learning_rate": 1e-3, "dense_learning_rate": 0.0, "warmup_steps": 10, "autocast": "none"}
+    changes = {
+        "steps": steps,
+        "learning_rate": 1e-3,
+        "dense_learning_rate": 0.0,
+        "warmup_steps": 10,
+        "autocast": "none",
+    }
     return hybrid.TRAINING.model_copy(update=changes)
 
 
