@@ -79,12 +79,15 @@ class Played:
         return self.twin.read() - before
 
 
-def fedavg(config: FederationConfig, *, tests: bool, every_round: bool = False) -> dict[str, Any]:
+def fedavg(
+    config: FederationConfig, *, tests: bool, every_round: bool = False, test_last: bool = False
+) -> dict[str, Any]:
     """Train for all rounds; figures as a cell has them.
 
     Args:
         config: checked. `tests`: measure on the test split too; else on the institutions' validation splits alone.
-        every_round: measure in every round, and not after the last round only; `course` is then among the figures.
+        every_round: measure in every round, and not after the last round only.
+        test_last: measure the test split after the last round even so.
     """
     played = Played(config)
     twin, division, task = played.twin, played.division, played.task
@@ -113,7 +116,7 @@ def fedavg(config: FederationConfig, *, tests: bool, every_round: bool = False) 
             total += samples[index] * played.trained(institution, shared, number)
         shared = shared + total / sum(samples)
         course.train.append((time.monotonic() - began) / len(samples))
-        if tests and (every_round or number + 1 == rounds):
+        if tests and ((every_round and not test_last) or number + 1 == rounds):
             figure, loss = measured([division.test])
             course.test.append(figure)
             course.test_loss.append(loss)

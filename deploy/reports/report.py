@@ -29,7 +29,7 @@ def write_report(run: Run, genesis: Genesis, path: Path) -> None:
     figures = [
         _figure(run.plot_accuracy(),
                 f"Test {metric} after each round; it ends at {run.test:.3f}."
-                + (f" Ringed: round {best['updates']}, the best by validation." if best else "")),
+                + (f" Ringed: round {best['updates']}, the best by validation." if best and best["test"] is not None else "")),
         _figure(run.plot_bytes(),
                 f"Test {metric} against the bytes that one institution sent and received."),
         _figure(run.plot_sent(), "Share of the shared vector that is sent in each round."),

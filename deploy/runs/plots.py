@@ -93,9 +93,8 @@ def figure_against_rounds(
         for number, history in enumerate(histories):
             updates = _updates(history)
             label = ("test" if validated else name) if number == 0 else "_"
-            ax.plot(
-                [r.update for r in updates], [r.test or 0.0 for r in updates], color=colour, label=label, marker="."
-            )
+            tested = [(r.update, r.test) for r in updates if r.test is not None]
+            ax.plot([x for x, _ in tested], [y for _, y in tested], color=colour, label=label, marker=".")
             ringed = [(r.update, r.test) for r in updates if r.update == best and r.test is not None]
             for x, y in ringed:
                 ax.plot([x], [y], "o", markersize=11, fillstyle="none", color="#111827", label="best by validation")

@@ -80,6 +80,12 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-METHOD.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
     record: Annotated[bool, typer.Option("--record", help="Keep every upload as the coordinator sees it.")] = False,  # noqa: FBT002
+    test_every: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="ROUNDS", help="Measure on the test split every so many rounds, and after the last."
+        ),
+    ] = 1,
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
     """Simulate a federation on this machine, encrypted end to end, and write a report."""
@@ -117,6 +123,7 @@ def simulate(
                 on_founded=told,
                 on_devices=_say_devices,
                 ray_address=ray_address,
+                test_every=test_every,
             )
     print_summary(run.summary)
     console.say(f"report  {run.folder / 'report.html'}")

@@ -42,8 +42,15 @@ from dictpfl.server.rows import ClosedRound
 class Observer:
     """Follows the journal of a founded federation; holds no more state than shared state."""
 
-    def __init__(self, founded: Founded) -> None:
+    def __init__(self, founded: Founded, test_every: int = 1) -> None:
+        """Open a federation's journal to read.
+
+        Args:
+            founded: what is watched.
+            test_every: update rounds between two measurements on the test split; the last one is always measured.
+        """
         self._founded = founded
+        self._test_every = test_every
         self._genesis = founded.genesis
         config = self._genesis.config
         torch.set_num_threads(config.training.threads)
@@ -78,7 +85,7 @@ class Observer:
     def _record(self, closed: ClosedRound, done: Applied, aggregate: Aggregate, *, refreshed: bool) -> RoundRecord:
         figure = loss = None
         by_group: dict[str, float] = {}
-        if closed.kind is RoundKind.UPDATE:
+        if closed.kind is RoundKind.UPDATE and self._is_tested(done.state.updates):
             figure, loss, by_group = self.test()
         contributors = len(aggregate.counted)
         ledger = done.ledger or Ledger.void(contributors)
@@ -112,6 +119,9 @@ class Observer:
             validation_metrics=scalars(validation),
         )
 
+    def _is_tested(self, updates: int) -> bool:
+        return updates % self._test_every == 0 or updates >= self._genesis.config.federation.rounds
+
     def _is_told(self, kind: RoundKind) -> bool:
         """Tell whether a round's ledger has the training loss."""
         privacy = self._genesis.config.privacy
@@ -139,6 +149,21 @@ class Observer:
     def masks(self) -> Masks | None:
         """Make the masks that shared state means; None in a federation without thresholds."""
         return self._bench.masks_at(self.state)
+
+    def completed(self, history: Sequence[RoundRecord]) -> list[RoundRecord]:
+        """Return the records of a run that has ended, with all seconds known by now.
+
+        The last update is measured on the test split if it is not yet: institutions may stop before the last round.
+        """
+        records = [self.timed(record) for record in history]
+        last = max(at for at, record in enumerate(records) if record.kind == RoundKind.UPDATE)
+        if records[last].test is None:
+            figure, loss, by_group = self.test()
+            metrics = scalars(self.figures["test"])
+            records[last] = replace(
+                records[last], test=figure, test_loss=loss, test_by_group=by_group, test_metrics=metrics
+            )
+        return records
 
     def timed(self, record: RoundRecord) -> RoundRecord:
         """Return the record with all seconds known by now; an aggregate is opened when the next request brings it."""

@@ -80,6 +80,7 @@ def simulate(
     on_devices: Callable[[str], None] | None = None,
     ray_address: str = "",
     progress: bool | None = None,
+    test_every: int = 1,
 ) -> Run:
     """Run a federation on this machine; every institution has a folder and a key of its own.
 
@@ -97,9 +98,11 @@ def simulate(
             working directory at the same place. Empty: this machine alone.
         progress: show rounds as they close, in a notebook's output or on standard output; None: in a notebook alone.
             Logs but warnings are silent in any case, unless the program has configured structlog itself.
+        test_every: update rounds between two measurements on the test split, which can take as long as the training; the model of the last
+            round is always measured, and what the federation agrees is the same.
 
     Raises:
-        ConfigError: `out` holds something else, or GPUs are asked for that are not there.
+        ConfigError: `out` holds something else, GPUs are asked for that are not there, or `test_every` is below 1.
         EngineError: the runtime failed; `resume` goes on from the last closed round.
         DictPFLError: data, model, parameters; before the first round.
     """
@@ -110,6 +113,10 @@ def simulate(
                 "in the configuration"
             )
         config = with_given(config, model=model, data=data, task=task)
+    if test_every < 1:
+        raise ConfigError(
+            f"test_every is {test_every}, expected 1 or more: the number of rounds from one measurement to the next"
+        )
     if ray_address:
         require_address(ray_address)
     planned = devices(config, engine=engine, cluster=ray_address)
@@ -120,10 +127,12 @@ def simulate(
         with _alone(folder), progress_of(config, config.method) as shown:
             return _simulated(
                 planned, folder, engine, _both(shown.closed, on_round), _both(_sized(shown), on_founded), ray_address,
-                resume=resume, record=record,
+                resume=resume, record=record, test_every=test_every,
             )  # fmt: skip
     with _alone(folder), quiet():
-        return _simulated(planned, folder, engine, on_round, on_founded, ray_address, resume=resume, record=record)
+        return _simulated(
+            planned, folder, engine, on_round, on_founded, ray_address, resume=resume, record=record, test_every=test_every
+        )  # fmt: skip
 
 
 def _both(first: Callable[[Any], None], second: Callable[[Any], None] | None) -> Callable[[Any], None]:
@@ -198,6 +207,7 @@ def _simulated(
     *,
     resume: bool,
     record: bool,
+    test_every: int = 1,
     regrouping: Regrouping | None = None,
 ) -> Run:
     began = time.monotonic()
@@ -207,7 +217,7 @@ def _simulated(
         owner_only(founded.coordinator / RECORDING)
     if on_founded:
         on_founded(founded)
-    observer = Observer(founded)
+    observer = Observer(founded, test_every)
     history: list[RoundRecord] = []
 
     def watch() -> None:
@@ -321,7 +331,7 @@ def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], 
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
     save_file(tensors, folder / MODEL)
     write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))
-    history = [observer.timed(record) for record in history]
+    history = observer.completed(history)
     write_history(folder, history)
     summary: dict[str, Any] = summarise(
         founded,

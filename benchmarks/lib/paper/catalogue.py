@@ -22,8 +22,9 @@ FEW_STEPS = 1
 def accuracy(workload: str, partition: str, method: str, seed: int) -> Cell:
     """The cell of a table: `WORKLOAD/PARTITION/METHOD/seed-N`."""
     settings = {"seed": seed, **PARTITIONS[partition]}
-    name = f"{workload}/{partition}/{method}/seed-{seed}"
-    return _federation(name, WORKLOADS[workload], method, settings, tuned=(workload, tuned_as(method)))
+    name, at = f"{workload}/{partition}/{method}/seed-{seed}", WORKLOADS[workload]
+    made = _federation(name, at, method, settings, tuned=(workload, tuned_as(method)))
+    return replace(made, drawn=(partition, seed) == (at.partitions[0], at.seeds[0]))
 
 
 def tuning(workload: str, method: str, rate: float) -> Cell:

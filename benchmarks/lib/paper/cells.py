@@ -44,6 +44,8 @@ class Cell:
             file; `dense`: R is that of everything but the head; `head`: of the head too. Else the head keeps the file's rate.
         decimals: K of AdaptiveBatchHE's encoding, under which `lib.batchhe_run` runs it; 0: another federation.
         needs: a path that must be there.
+        drawn: its course is drawn, so that the test split is measured after every round; else after the last one alone, for that takes
+            a quarter of the time.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Cell:
     rated: Rated = "tables"
     decimals: int = 0
     needs: str = ""
+    drawn: bool = False
 
     def at(self, rate: float | None) -> dict[str, float]:
         """The settings that a rate stands for; None: no changes."""

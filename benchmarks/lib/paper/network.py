@@ -65,11 +65,12 @@ def ends(figures: Mapping[str, Any], network: Network) -> list[float]:
 def seconds_to(figures: Mapping[str, Any], target: float, network: Network) -> float | None:
     """Seconds until the test figure first reaches the target, %; None: never."""
     for seconds, accuracy in zip(ends(figures, network), figures["accuracy_by_round"], strict=True):
-        if accuracy >= target:
+        if accuracy is not None and accuracy >= target:
             return seconds
     return None
 
 
 def common_target(runs: Sequence[Mapping[str, Any]]) -> float:
-    """The highest whole percent that every run reaches."""
-    return float(int(min(max(run["accuracy_by_round"]) for run in runs)))
+    """The highest whole percent that every run reaches, of the rounds in which it was measured."""
+    reached = (max(accuracy for accuracy in run["accuracy_by_round"] if accuracy is not None) for run in runs)
+    return float(int(min(reached)))

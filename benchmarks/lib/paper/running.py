@@ -69,7 +69,7 @@ def quiet() -> None:
 
 def _alone(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
     config = cell.config(**changes)
-    done = fedavg(config, tests=not cell.tunes, every_round=True)
+    done = fedavg(config, tests=not cell.tunes, every_round=True, test_last=not cell.drawn)
     course, rounds, each = done["course"], done["rounds"], _FLOAT32 * done["values"]["shared"]
     seconds = {"train": course["train"], "evaluate": course["evaluate"][:rounds]}
     common = {
@@ -92,7 +92,8 @@ def _alone(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "metric": task_of(config.measuring).metric_name,
         "accuracy": course["test"][-1],
-        "accuracy_by_round": [round(accuracy, 4) for accuracy in course["test"]],
+        "accuracy_by_round": [None] * (rounds - len(course["test"]))
+        + [round(accuracy, 4) for accuracy in course["test"]],
         "loss": course["test_loss"][-1],
         "validation": course["validation"][-1],
         **common,
@@ -116,7 +117,9 @@ def _simulated(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
             (folder / "w0").mkdir()
             begins = federations.Cell("cell", cell.federation(), cell.experiment, start=cell.settings)
             all_changes |= federations.weights_of(begins, folder / "w0")
-        done = simulate(cell.config(**all_changes), folder / "run", engine="local", on_founded=founded.append)
+        config = cell.config(**all_changes)
+        every = 1 if cell.drawn else config.federation.rounds
+        done = simulate(config, folder / "run", engine="local", on_founded=founded.append, test_every=every)
         figures = tuning_figures(done) if cell.tunes else figures_of(done)
         if cell.traced:
             from lib.paper.traces import trace
@@ -136,14 +139,14 @@ def tuning_figures(done: Run) -> dict[str, Any]:
 
 
 def figures_of(done: Run) -> dict[str, Any]:
-    """All that tables and pictures need of a run; a number a round at most."""
+    """All that tables and pictures need of a run; a number a round at most, null where the test split was not measured."""
     updates = [record for record in done.records if record.kind == "update"]
-    accuracies = [100 * (record.test or 0.0) for record in updates]
+    accuracies = [None if record.test is None else 100 * record.test for record in updates]
     by_group = done.summary.get("test_by_group")
     return {
         "metric": done.summary["metric"],
         "accuracy": accuracies[-1],
-        "accuracy_by_round": [round(accuracy, 4) for accuracy in accuracies],
+        "accuracy_by_round": [accuracy and round(accuracy, 4) for accuracy in accuracies],
         "loss": updates[-1].test_loss,
         "validation": 100 * _mean([done.records[-1].validation]),
         **({"test_by_group": by_group} if by_group else {}),

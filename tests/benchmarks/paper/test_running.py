@@ -73,6 +73,19 @@ def test_what_is_kept(tmp_path: Path) -> None:
     assert store.path(cell.name).stat().st_size < 5_000
 
 
+@pytest.mark.parametrize("method", ["dictpfl", "plaintext"])
+def test_a_course_that_is_not_drawn_is_measured_once(method: str, tmp_path: Path) -> None:
+    """The second seed's figure is the last one of what it would be with all rounds measured."""
+    cell = tiny(accuracy("digits", "iid", method, 2))
+    assert not cell.drawn
+    once = run(cell, 1e-3, Store(tmp_path / "once"))
+    always = run(replace(cell, drawn=True), 1e-3, Store(tmp_path / "always"))
+    assert once["accuracy_by_round"] == [None, None, always["accuracy_by_round"][-1]]
+    same = ("accuracy", "loss", "validation", "bytes", "values", "state_digest")
+    assert [once[key] for key in same] == [always[key] for key in same]
+    assert None not in always["accuracy_by_round"]
+
+
 def test_the_rival_of_table_8_runs_as_a_cell(tmp_path: Path) -> None:
     """As `lib.batchhe_run` is tested, from the catalogue to the store; its bytes beside plaintext's."""
     plain = run(tiny(accuracy("digits", "iid", "plaintext", 1)), 1e-3, Store(tmp_path))
