@@ -38,7 +38,11 @@ class Activations:
     def local(self, subject: Subject, own: Own, tally: Tally) -> Floats:  # noqa: ARG002 -- as the others
         """See `dictpfl.client.training.tally.Source.local`: on W0, by `sparsity.calibration` training samples drawn by the seed.
 
+        Samples may be few, unlike those that a weight is ranked by at home: others' are in the sum, and no small institution stops a
+        federation.
+
         Raises:
+            DataError: inputs that are not finite.
             ModelError: a weight that no sample reaches.
         """
         twin, count = _twin(subject), subject.config.sparsity.calibration
@@ -48,6 +52,7 @@ class Activations:
             samples = samples.take(np.sort(draw.permutation(len(samples))[:count]))
         squares = Squares()
         calibrate(twin.dense, twin.plain, samples, squares.see)
+        squares.require_finite()
         return np.concatenate([_normalised(squares.sums[name]).reshape(-1) for name in twin.plain])
 
 

@@ -7,7 +7,7 @@ compared is an integer, and ties go to the entry that comes first: by weight, ro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -66,6 +66,46 @@ def shares_of_each(sizes: Sequence[int], count: int) -> tuple[int, ...]:
     if all(parts):
         return parts
     return tuple(1 + part for part in shares([size - 1 for size in sizes], count - len(sizes)))
+
+
+def capped(parts: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]:
+    """Cut parts that are too large, and give what is left over to the others, in proportion to their room.
+
+    Args:
+        parts: whole numbers. `most`: of each, the largest that it may be; in sum at least the parts'.
+    """
+    cut = {name: min(part, most[name]) for name, part in parts.items()}
+    room = [most[name] - part for name, part in cut.items()]
+    more = shares(room, sum(parts.values()) - sum(cut.values()))
+    return {name: part + extra for (name, part), extra in zip(cut.items(), more, strict=True)}
+
+
+def require_possible(total: int, zeros: int, weights: int, sparsity: float) -> None:
+    """Refuse a sparsity that leaves some weight without an entry, or that zeros of the dense model have reached already.
+
+    Args:
+        total: N, entries of all covered weights. `zeros`: those that are zero already.
+        weights: how many there are; each keeps one entry at least.
+        sparsity: p.
+
+    Raises:
+        ConfigError: says which sparsities there are.
+    """
+    count = kept_count(total, sparsity)
+    if count < weights:
+        raise ConfigError(
+            f"a sparsity of {sparsity:g} leaves {count} entries to {weights} weights, and each keeps one at least; expected at most "
+            f"{_downwards((total - weights) / total)}, or fewer covered weights"
+        )
+    if zeros > total - count:
+        raise ConfigError(
+            f"{zeros} of {total} covered entries are zero already, a share of {zeros / total:.4g}, and a sparsity of {sparsity:g} would have "
+            "fewer; expected more than what is there, or weights that are zero in part left uncovered"
+        )
+
+
+def _downwards(share: float) -> str:
+    return f"{math.floor(share * 10**6) / 10**6:.6g}"
 
 
 def largest(values: Sequence[NDArray[np.integer]], count: int) -> list[Bools]:
@@ -158,16 +198,18 @@ def ordered(scores: NDArray[np.float64]) -> NDArray[np.int64]:
 def margins(ranks: NDArray[np.int32], thresholds: NDArray[np.float64]) -> NDArray[np.int32]:
     """Distance of each entry's score from its row's threshold, in units of 2^-20; the larger, the sooner it stays.
 
-    a_ij = floor(2^20 r_ij / m) - round(2^20 t_i), where r_ij / m is the score (`dictpfl.client.compress.sparse.scores.ranks`).
+    a_ij = floor(2^20 r_ij / m) - round(2^20 t_i), where r_ij / m is the score (`dictpfl.client.model.sparse.scores.ranks`). An entry of
+    rank 0, which has no importance, lies below all others, whatever its row's threshold is.
 
     Args:
-        ranks: r, (n, m), from 1 to m.
+        ranks: r, (n, m), from 0 to m.
         thresholds: t, (n,), float64, finite; those beyond 1024 count as 1024.
     """
     place = np.rint(np.ldexp(thresholds, MARGIN_BITS))
     place = np.clip(place, -_FAR, _FAR).astype(np.int64)
     scores = (ranks.astype(np.int64) << MARGIN_BITS) // ranks.shape[1]
     found: NDArray[np.int32] = (scores - place[:, None]).astype(np.int32)
+    found[ranks == 0] = np.iinfo(np.int32).min
     return found
 
 

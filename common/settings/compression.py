@@ -51,8 +51,10 @@ class Sparsity(Section):
     regularisation: Annotated[float, Field(ge=0.0)] = Field(
         16.0, description="Strength of the pull to `target` while thresholds are trained."
     )
-    temperature: Positive = Field(
-        1.0, description="Ranks over which the soft mask falls; lambda = columns / temperature."
+    temperature: Annotated[float, Field(ge=0.25)] = Field(
+        1.0,
+        description="Ranks over which the soft mask falls; lambda = columns / temperature. At most an eighth of the columns of the widest "
+        "covered weight.",
     )
     cover: list[str] = Field(
         [],

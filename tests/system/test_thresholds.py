@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 LUA: dict[str, Any] = {
     "sparsity__method": "lua",
     "sparsity__target": 0.7,
-    "sparsity__calibration": 16,
+    "sparsity__calibration": 40,
     "training__steps": 2,
     "training__optimizer": "adamw",
     "training__learning_rate": 0.02,

@@ -22,6 +22,8 @@ from dictpfl.common.errors import DataError, ModelError
 
 BATCH = 8
 """Samples a forward pass of calibration."""
+LEAST = 32
+"""Tokens below which nobody says which columns are loud; of a model that reads no sequence, samples."""
 _ROWS = 2  # dimensions of (tokens, columns)
 See = Callable[[Weight, int, Tensor], None]
 """Called with a weight, a group of its rows, and what that group reads: (tokens, m), padding left out."""
@@ -45,6 +47,32 @@ class Squares:
         sums[group] += x.double().square().sum(dim=0).cpu().numpy()
         if group == 0:
             self.tokens[weight.name] = self.tokens.get(weight.name, 0) + len(x)
+
+    def require_enough(self) -> None:
+        """Refuse sums over so few tokens that they hardly say which columns are loud.
+
+        Raises:
+            DataError: fewer than 32; names the weight.
+        """
+        for name, tokens in self.tokens.items():
+            if tokens < LEAST:
+                raise DataError(
+                    f"{name} reads {tokens} tokens of the calibration samples, expected at least {LEAST}: give more samples, or rank by "
+                    "magnitude"
+                )
+
+    def require_finite(self) -> None:
+        """Refuse sums that are no numbers.
+
+        Raises:
+            DataError: inputs that are not finite; names the weight.
+        """
+        for name, sums in self.sums.items():
+            if not np.isfinite(sums).all():
+                raise DataError(
+                    f"what {name} reads of the calibration samples is not finite: look for values that are missing, or far larger than "
+                    "others"
+                )
 
     def norms(self, name: str) -> NDArray[np.float64]:
         """||X_:j||_2 of each column, (groups, m)."""

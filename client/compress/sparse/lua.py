@@ -17,7 +17,7 @@ from dictpfl.client.compress.sparse.inputs import Squares, calibrate
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.masks import Masks
 from dictpfl.client.model.sparse.scores import Floats, magnitude, ranks, wanda
-from dictpfl.client.model.sparse.select import by_thresholds
+from dictpfl.client.model.sparse.select import by_thresholds, require_sparsity
 from dictpfl.client.model.sparse.twin import Ranks, ThresholdTwin
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task
@@ -63,6 +63,8 @@ def ranks_of(model: nn.Module, weights: Mapping[str, Weight], samples: Samples |
         return {name: ranks(magnitude(w)) for name, w in weights.items()}
     squares = Squares()
     calibrate(model, weights, samples, squares.see)
+    squares.require_enough()
+    squares.require_finite()
     return {name: ranks(wanda(w, squares.norms(name))) for name, w in weights.items()}
 
 
@@ -101,9 +103,12 @@ def learn_thresholds(
         every: ranks; None: made from the samples.
 
     Raises:
+        ConfigError: a sparsity or temperature that these weights cannot have.
+        DataError: samples of fewer than 32 tokens.
         ModelError: the loss is not finite; a layer that has no masked form.
     """
     weights = covered(model) if weights is None else weights
+    require_sparsity(weights, sparsity)
     every = ranks_of(model, weights, samples) if every is None else every
     twin = ThresholdTwin(model, weights, every, sparsity, strength=regularisation, temperature=temperature)
     steered = {"optimizer": "adamw", "steps": steps, "learning_rate": rate, "weight_decay": weight_decay}

@@ -27,14 +27,16 @@ from dictpfl.client.model.sparse.select import (
     kept_of_each,
     neighbours,
     require_dividing,
+    require_sparsity,
     rows_alike,
     rows_together,
+    zeros_of,
 )
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import Measured, evaluate, resolve_device
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.law.sparsity import Bools
+from dictpfl.common.law.sparsity import Bools, capped
 from dictpfl.common.settings import Training
 
 Method = Literal["magnitude", "wanda", "sparsegpt", "lua"]
@@ -146,6 +148,8 @@ def prune(
     if pattern is not None:
         require_dividing({n: w.shape[1] for n, w in weights.items()}, pattern[1])
         sparsity = 1.0 - pattern[0] / pattern[1]
+    else:
+        require_sparsity(weights, sparsity)
     divided = (
         _divided(made, weights, samples, task, sparsity, allocate, scores, spread, seed)
         if allocate in _BY_BLOCKS
@@ -185,13 +189,12 @@ class _Plan:
     ) -> None:
         self.weights, self.sparsity, self.pattern = weights, sparsity, pattern
         sizes = {n: w.size for n, w in weights.items()}
-        self.kept = (
-            dict(divided)
-            if divided is not None
-            else kept_of_each(sizes, sparsity)
-            if pattern is None
-            else {n: size * pattern[0] // pattern[1] for n, size in sizes.items()}
-        )
+        if pattern is not None:
+            self.kept = {n: size * pattern[0] // pattern[1] for n, size in sizes.items()}
+            return
+        # Of a weight with many zeros as it comes, no more can stay than it has.
+        most = {n: max(1, sizes[n] - zeros) for n, zeros in zeros_of(weights).items()}
+        self.kept = capped(kept_of_each(sizes, sparsity) if divided is None else divided, most)
 
     def mask(self, name: str, scores: Floats, choose: Any) -> Bools:
         chosen: Bools = choose(scores, self.kept[name]) if self.pattern is None else neighbours(scores, self.pattern)

@@ -9,6 +9,7 @@ from torch import nn
 
 from dictpfl.client.model.covering import statistics
 from dictpfl.client.model.sparse.scores import Floats, magnitude, ranks, wanda
+from dictpfl.client.model.sparse.select import require_sparsity
 from dictpfl.client.model.sparse.twin import Ranks, ThresholdTwin
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.common.config import FederationConfig
@@ -27,7 +28,8 @@ def threshold_twin(model: nn.Module, config: FederationConfig) -> ThresholdTwin 
         config: whose `[sparsity]` says what is covered.
 
     Raises:
-        ConfigError: a pattern that matches nothing, or running statistics that would move.
+        ConfigError: a pattern that matches nothing, running statistics that would move, or a target or temperature that these weights
+            cannot have.
         ModelError: no covered weight, or a layer without a masked form.
     """
     said = config.sparsity
@@ -39,6 +41,7 @@ def threshold_twin(model: nn.Module, config: FederationConfig) -> ThresholdTwin 
             '"frozen"'
         )
     weights = covered(model, said.cover, said.keep, config.decomposition.layers)
+    require_sparsity(weights, said.target)
     by_size = {name: ranks(magnitude(w)) for name, w in weights.items()}
     return ThresholdTwin(
         model, weights, by_size, said.target, strength=said.regularisation, temperature=said.temperature

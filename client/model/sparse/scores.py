@@ -32,13 +32,14 @@ def wanda(weight: Weight, norms: Floats) -> Floats:
 def ranks(scores: Floats) -> NDArray[np.int32]:
     """Rank of each entry in its row, r_ij = #{k : S_ik <= S_ij}, from 1 to m; equal scores count as all of them do.
 
-    r_ij / m is the empirical distribution function of the row, so that a threshold on it is a sparsity.
+    r_ij / m is the empirical distribution function of the row, so that a threshold on it is a sparsity. A score of zero has rank 0:
+    an entry that is zero already, or whose input is silent, goes before all others, however many there are.
 
     Args:
         scores: S, (n, m), finite.
     """
     s = torch.from_numpy(np.ascontiguousarray(scores))
-    found = torch.searchsorted(s.sort(dim=1).values, s, right=True, out_int32=True)
+    found = torch.searchsorted(s.sort(dim=1).values, s, right=True, out_int32=True).masked_fill_(s == 0.0, 0)
     result: NDArray[np.int32] = found.numpy()
     return result
 

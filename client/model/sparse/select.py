@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.model.sparse.masks import Masks
 from dictpfl.client.model.sparse.scores import Floats, ranks
+from dictpfl.client.model.sparse.weights import Weight
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.sparsity import (
     Bools,
@@ -18,6 +19,7 @@ from dictpfl.common.law.sparsity import (
     largest_of_each,
     margins,
     ordered,
+    require_possible,
     shares_of_each,
 )
 
@@ -29,6 +31,21 @@ def kept_of_each(sizes: Mapping[str, int], sparsity: float) -> dict[str, int]:
     """Divide K among weights in proportion to their sizes; each keeps one at least."""
     kept = shares_of_each(list(sizes.values()), kept_count(sum(sizes.values()), sparsity))
     return dict(zip(sizes, kept, strict=True))
+
+
+def zeros_of(weights: Mapping[str, Weight]) -> dict[str, int]:
+    """Count the entries of each weight that are zero already."""
+    return {name: int((w.matrix == 0).sum()) for name, w in weights.items()}
+
+
+def require_sparsity(weights: Mapping[str, Weight], sparsity: float) -> None:
+    """Refuse a sparsity that these weights cannot have, see `dictpfl.common.law.sparsity.require_possible`.
+
+    Raises:
+        ConfigError: says which they can have.
+    """
+    total = sum(w.size for w in weights.values())
+    require_possible(total, sum(zeros_of(weights).values()), len(weights), sparsity)
 
 
 def rows_alike(scores: Floats, kept: int) -> Bools:

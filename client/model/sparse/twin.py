@@ -29,9 +29,10 @@ from dictpfl.client.model.sparse.select import by_thresholds
 from dictpfl.client.model.sparse.thresholds import MaskedLayer, install
 from dictpfl.client.model.sparse.weights import Weight
 from dictpfl.client.model.twin import Twin
-from dictpfl.common.errors import ModelError
+from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.law.layout import Kind, Layout
 
+_COLDEST, _HOTTEST = 0.25, 0.125
 Ranks = Mapping[str, NDArray[np.int32]]
 """Ranks of the entries of each covered weight in their rows, (n, m)."""
 
@@ -47,7 +48,10 @@ class ThresholdTwin(Twin):
         every: ranks of each.
         sparsity: p; every threshold begins there.
         strength: of the regulariser, lambda_reg.
-        temperature: in ranks; lambda = m / temperature.
+        temperature: in ranks; lambda = m / temperature. Between 0.25 and an eighth of the columns of the widest weight.
+
+    Raises:
+        ConfigError: another temperature: a mask that is a step has no gradient, and one as wide as its row decides nothing.
     """
 
     dense: nn.Module
@@ -65,6 +69,7 @@ class ThresholdTwin(Twin):
         strength: float = 16.0,
         temperature: float = 1.0,
     ) -> None:
+        _require_temperature(temperature, max(w.shape[1] for w in weights.values()))
         self.module, self._weights = _copied(model, weights)
         self.dense, self.plain = model, dict(weights)
         self._every = dict(every)
@@ -171,6 +176,14 @@ class ThresholdTwin(Twin):
     def local_state(self) -> dict[str, NDArray[np.generic]]:
         """Nothing is trained here and not shared."""
         return {}
+
+
+def _require_temperature(temperature: float, widest: int) -> None:
+    if not _COLDEST <= temperature <= max(1.0, widest * _HOTTEST):
+        raise ConfigError(
+            f"temperature is {temperature:g}; expected ranks between {_COLDEST:g} and {max(1.0, widest * _HOTTEST):g}, an eighth of the "
+            f"{widest} columns of the widest covered weight"
+        )
 
 
 def _copied(model: nn.Module, weights: Mapping[str, Weight]) -> tuple[nn.Module, dict[str, Weight]]:

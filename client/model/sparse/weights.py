@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import structlog
 from torch import Tensor, nn
 
 from dictpfl.client.model.base import TableLayer
@@ -15,6 +16,8 @@ from dictpfl.client.model.rules import Role, survey
 from dictpfl.client.model.woven import WovenWeight
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Decomposition
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ def covered(
     """Find the covered weights of a plain model by name, in the order of `named_parameters`.
 
     Without patterns they are those that would get a table with the default settings: linear layers, convolutions and packed
-    attention, never embeddings, head, norms or biases. A tied weight counts once.
+    attention, never embeddings, head, norms or biases. A tied weight counts once. One of a single column stays whole: a row of it would
+    go or stay as one.
 
     Args:
         model: plain.
@@ -100,7 +104,10 @@ def covered(
     else:
         roles = survey(model, Decomposition(layers=list(layers)))
         chosen = [name for name in able if roles[name] is Role.TABLE]
-    weights = {name: _weight(name, able[name], known) for name in chosen if not _matches(able[name], keep)}
+    found = {name: _weight(name, able[name], known) for name in chosen if not _matches(able[name], keep)}
+    weights = {name: w for name, w in found.items() if w.shape[1] > 1}
+    if single := [name for name in found if name not in weights]:
+        _log.info("weights of one column stay whole", weights=single)
     if not weights:
         raise ModelError(
             "no weight of this model is covered; name some by --cover, or keep fewer: those that can be are "

@@ -28,7 +28,7 @@ from tests.support.federations import encrypted, tiny
 
 pytestmark = pytest.mark.usefixtures("quiet")
 LUA: dict[str, Any] = {
-    "sparsity__method": "lua", "sparsity__target": 0.8, "sparsity__calibration": 16, "model__options": {"hidden": [24, 24]},
+    "sparsity__method": "lua", "sparsity__target": 0.8, "sparsity__calibration": 40, "model__options": {"hidden": [24, 24]},
     "training__steps": 4, "training__optimizer": "adamw", "training__learning_rate": 0.02, "federation__rounds": 3,
 }  # fmt: skip
 
