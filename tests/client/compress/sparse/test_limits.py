@@ -40,7 +40,7 @@ def half_empty() -> nn.Module:
 
 @pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize("method", METHODS)
-def test_zeros_that_are_there_go_first_and_count(method: str, sequential: bool) -> None:  # noqa: FBT001
+def test_zeros_that_are_there_go_first_and_count(method: str, sequential: bool) -> None:
     made = prune(half_empty(), points(), CLASSES, 0.5, method, sequential=sequential, steps=5)
     assert sum(made.kept.values()) == 100
     left = sum(int((w.matrix != 0).sum()) for w in made.weights.values())
@@ -49,7 +49,7 @@ def test_zeros_that_are_there_go_first_and_count(method: str, sequential: bool) 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_fewer_zeros_than_there_are_cannot_be_had(method: str) -> None:
-    with pytest.raises(ConfigError, match="45 of 200 covered entries are zero already, a share of 0.225"):
+    with pytest.raises(ConfigError, match=r"45 of 200 covered entries are zero already, a share of 0\.225"):
         prune(half_empty(), points(), CLASSES, 0.2, method, steps=1)
     made = prune(half_empty(), points(), CLASSES, 0.225, method, steps=1)
     assert sum(made.kept.values()) == 155
