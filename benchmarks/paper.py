@@ -9,7 +9,8 @@
 
 Names: WORKLOAD/PARTITION/METHOD/seed-N for the accuracy tables, tune/WORKLOAD/METHOD/rate-R for their learning rates (validation
 data, IID, seed 0), bytes/WORKLOAD/METHOD, arms/ARM/POINT/seed-N, institutions/N/ARM/seed-K. A finished cell is a JSON file of its
-own in benchmarks/results/paper, with its settings, machine, commit and date; one whose settings are other ones now is measured anew.
+own in benchmarks/results/paper, with its settings, machine, commit and date; one whose settings are other ones now is measured anew,
+and one that is the same computation as another is measured once (lib/paper/twins.py).
 Whatever is interrupted loses the cells that were running and no other. Data come from `python experiments/fetch.py`; cells without
 theirs are left out, and said. Exit status 1 if a cell failed.
 """
@@ -83,10 +84,14 @@ def _list(cells: Sequence[Cell], store: Store) -> None:
             found = state(cell, store)
         except DictPFLError as error:
             found = f"cannot: {error}"
-        counts[found] = counts.get(found, 0) + 1
+        kind = found.partition(" as ")[0]
+        counts[kind] = counts.get(kind, 0) + 1
         rate, _ = (None, ()) if found.startswith("cannot") else rate_of(cell, store)
         print(f"{cell.name:60} {found}{f' (rate {rate:g})' if rate else ''}")
     print(", ".join(f"{count} {found}" for found, count in sorted(counts.items())) + f"; {len(cells)} cells")
+    print(
+        "language models by loss and exact match: python benchmarks/language.py --list; FLamby's two data sets: python benchmarks/clinical.py"
+    )
 
 
 def _one(name: str, rate: float | None, store: Store) -> int:

@@ -25,6 +25,7 @@ from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import Measured, evaluate, train
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.law.seeds import expand, small_seed
+from dictpfl.deploy.simulation.groups import TestSplit
 from dictpfl.deploy.simulation.partition import Share, divide
 from dictpfl.deploy.simulation.pretraining import pretrain
 
@@ -122,6 +123,11 @@ def fedavg(
             course.test_loss.append(loss)
     if every_round or not tests:
         validate()
+    groups: dict[str, dict[str, Any]] = {}
+    if tests and division.test_groups is not None:
+        split = TestSplit(division.test, division.test_groups)
+        _, by_name = split.measure(twin.module, task, config.training.evaluation_batch)
+        groups = {name: {"samples": split.counts[name], "figure": figure} for name, figure in by_name.items()}
     values = {"model": played.values, "shared": shared.size, "sent": rounds * shared.size}
     found = {"seed": config.seed, "rate": config.training.learning_rate, "course": asdict(course), "rounds": rounds, "values": values,
              "seconds": {"train": sum(course.train), "evaluate": sum(course.evaluate)}}  # fmt: skip
@@ -131,7 +137,7 @@ def fedavg(
     return found | {
         "accuracy": course.test[-1], "final": course.test[-1], "history": list(course.test),
         "share": 100 * values["sent"] / (values["model"] * rounds), "bytes": {"up": sent, "down": sent},
-        "bytes_by_round": [2 * sent // rounds] * rounds,
+        "bytes_by_round": [2 * sent // rounds] * rounds, "test_by_group": groups,
     }  # fmt: skip
 
 

@@ -9,10 +9,8 @@ from lib.paper.arms import ARMS, Arm, Point
 from lib.paper.cells import Cell, Flat
 from lib.paper.institutions import institution_cells
 from lib.paper.methods import METHODS, ORDER, tuned_as
-from lib.paper.workloads import PARTITIONS, WORKLOADS, Workload
+from lib.paper.workloads import PARTITIONS, TUNING_SEED, WORKLOADS, Workload
 
-TUNING_SEED = 0
-"""Chooses rates, and is never reported."""
 UNTESTED = {"data.test_limit": 50}
 """Of cells that keep nothing of the test split: it need not be large. Training samples are the same."""
 FEW_STEPS = 1
@@ -27,11 +25,15 @@ def accuracy(workload: str, partition: str, method: str, seed: int) -> Cell:
     return replace(made, drawn=(partition, seed) == (at.partitions[0], at.seeds[0]))
 
 
-def tuning(workload: str, method: str, rate: float) -> Cell:
-    """One rate of a grid: `tune/WORKLOAD/METHOD/rate-R`, on the workload's first partition and a seed of its own."""
+def tuning(workload: str, method: str, rate: float, seed: int = TUNING_SEED) -> Cell:
+    """One rate of a grid: `tune/WORKLOAD/METHOD/rate-R`, on the workload's first partition and a seed of its own.
+
+    Further seeds have `/seed-N` behind it.
+    """
     at = WORKLOADS[workload]
-    settings = {"seed": TUNING_SEED, **PARTITIONS[at.partitions[0]], **UNTESTED}
-    made = _federation(f"tune/{workload}/{method}/rate-{rate:g}", at, method, settings, tunes=True)
+    settings = {"seed": seed, **PARTITIONS[at.partitions[0]], **UNTESTED}
+    name = f"tune/{workload}/{method}/rate-{rate:g}" + (f"/seed-{seed}" if seed != TUNING_SEED else "")
+    made = _federation(name, at, method, settings, tunes=True)
     return replace(made, settings={**made.settings, **made.at(rate)})
 
 
@@ -66,6 +68,8 @@ def _federation(
     """A workload's file by a method."""
     chosen = METHODS[method]
     common = {"name": at.experiment, **at.settings, **settings, **chosen.settings}
+    if chosen.training and at.mapped:
+        common["encryption.sensitivity"] = at.mapped
     frozen = None if chosen.lora is None else (*at.frozen, *chosen.lora)
     return Cell(
         name,
@@ -108,10 +112,17 @@ def every() -> Iterator[Cell]:
                 for point in arm_.points:
                     yield arm(name, point, arm_.seeds[seed_at])
         yield from institution_cells(seed_at)
+    yield from _grids()
+
+
+def _grids() -> Iterator[Cell]:
+    """Rates to try first, of each workload's methods and of what its arms tune besides."""
     for name, workload in WORKLOADS.items():
-        for method in dict.fromkeys(map(tuned_as, workload.methods)):
+        of_arms = (p.tuned_as for one in ARMS.values() if one.workload == name for p in one.points if p.tuned_as)
+        for method in dict.fromkeys(map(tuned_as, (*workload.methods, *of_arms))):
             for rate in workload.grid(method):
-                yield tuning(name, method, rate)
+                for seed in workload.tuning_seeds:
+                    yield tuning(name, method, rate, seed)
 
 
 def named(name: str) -> Cell:
@@ -121,6 +132,7 @@ def named(name: str) -> Cell:
         KeyError: there is none.
     """
     if name.startswith("tune/"):
-        _, workload, method, rate = name.split("/")
-        return tuning(workload, method, float(rate.removeprefix("rate-")))
+        _, workload, method, rate, *seed = name.split("/")
+        chosen = int(seed[0].removeprefix("seed-")) if seed else TUNING_SEED
+        return tuning(workload, method, float(rate.removeprefix("rate-")), chosen)
     return {cell.name: cell for cell in every()}[name]

@@ -120,7 +120,7 @@ def flat(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 _OF_TABLES = {f"decomposition.{key}" for key in ("form", "basis", "rank", "allocator", "orientation", "scaling")}
 
 
-def _effective(settings: dict[str, Any]) -> dict[str, Any]:
+def effective(settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out settings of tables where there are none."""
     if settings["decomposition.enabled"]:
         return settings
@@ -167,14 +167,14 @@ class Store:
         A setting that is new since then must have its default; one whose default has changed counts as changed. Where nothing is
         decomposed, how it would be does not count.
         """
-        then = _effective({**self._defaults(found["defaults"]), **found["settings"]})
-        now = _effective(flat(cell.config(**cell.at(rate))))
+        then = effective({**self._defaults(found["defaults"]), **found["settings"]})
+        now = effective(flat(cell.config(**cell.at(rate))))
         same = all(key in now and now[key] == value for key, value in then.items())
         fresh = {key: value for key, value in now.items() if key not in then}
         return (
             same
             and all(value == _defaults_now()[key] for key, value in fresh.items())
-            and found["start"] == _start(cell)
+            and found["start"] == start(cell)
             and (found["tunes"], found["traced"], found["in_process"]) == (cell.tunes, cell.traced, cell.in_process)
             and found.get("decimals", 0) == cell.decimals
         )
@@ -191,7 +191,7 @@ class Store:
             "settings": settings,
             "settings_digest": hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:16],
             "defaults": self._keep_defaults(),
-            "start": _start(cell),
+            "start": start(cell),
             "tunes": cell.tunes,
             "traced": cell.traced,
             "in_process": cell.in_process,
@@ -229,7 +229,7 @@ def _text(defaults: Flat) -> str:
     return json.dumps(defaults, indent=1, sort_keys=True) + "\n"
 
 
-def _start(cell: Cell) -> dict[str, Any] | None:
+def start(cell: Cell) -> dict[str, Any] | None:
     """What differs from the defaults in the federation whose W0 a LoRA federation has."""
     if cell.lora is None:
         return None

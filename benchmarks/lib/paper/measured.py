@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from dictpfl.common.errors import DictPFLError
 from lib.federations import mean_and_spread
@@ -14,9 +14,11 @@ from lib.paper.arms import ARMS, Point
 from lib.paper.cells import Cell, Store
 from lib.paper.methods import METHODS, tuned_as
 from lib.paper.rates import Tuned, tuned
+from lib.paper.twins import stored
 from lib.paper.workloads import WORKLOADS
 
 Figures = Mapping[str, Any]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class Row:
         """Figures of the first seed."""
         return next(iter(self.runs.values()))
 
+    @property
+    def processors(self) -> list[str]:
+        """What the seconds are of."""
+        names: set[str] = set()
+        for run in self.runs.values():
+            names.update(run.get("processors") or ([run["measured"]["processor"]] if "measured" in run else []))
+        return sorted(names)
+
     def mean(self, *keys: str) -> float | None:
         """Mean over the seeds of a figure that lies under these keys; None where the runs do not have it."""
         found = []
@@ -72,6 +82,30 @@ class Row:
                 return None
             found.append(float(value))
         return mean_and_spread(found)[0]
+
+
+def together(rows: Mapping[Key, Row], *, drawn: bool = False) -> dict[Key, Figures]:
+    """Choose a run of each row whose seconds may stand side by side: of the processor that timed most rows, the least busy run of each.
+
+    Args:
+        rows: those that it has not timed are left out.
+        drawn: runs that were measured after every round alone.
+    """
+    timed = {
+        key: [
+            run
+            for run in row.runs.values()
+            if {"median_seconds", "measured"} <= run.keys() and not (drawn and None in run["accuracy_by_round"])
+        ]
+        for key, row in rows.items()
+    }
+    processors = {run["measured"]["processor"] for runs in timed.values() for run in runs}
+    best: dict[Key, Figures] = {}
+    for processor in sorted(processors):
+        here = {key: [run for run in runs if run["measured"]["processor"] == processor] for key, runs in timed.items()}
+        found = {key: min(runs, key=lambda run: run["measured"]["load"]) for key, runs in here.items() if runs}
+        best = found if len(found) > len(best) else best
+    return best
 
 
 class Measured:
@@ -90,19 +124,16 @@ class Measured:
         return self._rates[key]
 
     def figures(self, cell: Cell) -> Figures | None:
-        """A cell's figures; None: not measured, or its settings cannot be made yet."""
-        found = self._store.read(cell.name)
-        if found is None:
-            return None
+        """A cell's figures, and where they were `measured`; None: they were not, or its settings cannot be made yet."""
         try:
             rate = self.rate(*cell.tuned).rate if cell.tuned else None
-            if (cell.tuned and rate is None) or not self._store.holds(found, cell, rate):
-                return None
+            found = None if cell.tuned and rate is None else stored(cell, rate, self._store)
         except DictPFLError:
             return None
+        if found is None:
+            return None
         self.facts.append(found["measured"])
-        figures: Figures = found["figures"]
-        return figures
+        return {**found["figures"], "measured": found["measured"]}
 
     def row(self, workload: str, partition: str, method: str) -> Row | None:
         """A line of an accuracy table; None: no seed was measured."""
@@ -156,8 +187,13 @@ def composed(run: Figures, own: Figures, every: int) -> dict[str, Any]:
     by_round = {way: [own[f"{way}_by_round"][0], *[own[f"{way}_by_round"][1]] * (rounds - 1)] for way in ("up", "down")}
     others = [*scores, *closing]
     ours = {phase: own["median_seconds"][phase] for phase in ("store", "seal", "fold", "open")}
+    places = [one["measured"]["processor"] for one in (run, own) if "measured" in one]
+    known = dict(run)
+    if len(set(places)) > 1:  # seconds of two processors are no time of a round
+        del known["measured"]
     return {
-        **run,
+        **known,
+        "processors": places,
         "up_by_round": by_round["up"],
         "down_by_round": by_round["down"],
         "others": others,

@@ -39,6 +39,9 @@ class Method:
 FULL, FULL8, HEAD, FEDHE, TOP2 = "plaintext", "plaintext-8bit", "head-only", "fedhe-full", "fedhe-top2"
 ML10, ML30, ML10_EVERY, ML30_EVERY = "fedml-he-10", "fedml-he-30", "fedml-he-10-every-1", "fedml-he-30-every-1"
 BOTH, FROZEN_A, PAPER, OURS = "lora-both", "lora-frozen-a", "dictpfl-paper", "dictpfl"
+OURS_HEAD, OURS_NONE, OURS_SCALED = "dictpfl-head", "dictpfl-none", "dictpfl-scaled"
+"""Arms of ours that are tuned by themselves, since their best rate may be another."""
+_NO_SMALL = {f"decomposition.{part}": False for part in ("biases", "norms", "positions", "tokens")}
 _ML = {"method": "fedml-he", "toy_insecure": True}
 _A = "*.lora_A.default.weight"
 
@@ -65,8 +68,14 @@ METHODS: Mapping[str, Method] = {
     FROZEN_A: Method("LoRA, A frozen", lora=(_A,)),
     PAPER: Method("dictpfl-paper (faithful)", {"method": "dictpfl-paper"}, rated="tables"),
     OURS: Method("**dictpfl**", {"method": "dictpfl"}, rated="tables"),
+    OURS_HEAD: Method("dictpfl, tables and head", {"method": "dictpfl", **_NO_SMALL}, rated="tables"),
+    OURS_NONE: Method(
+        "dictpfl, tables alone", {"method": "dictpfl", "decomposition.head": "frozen", **_NO_SMALL}, rated="tables"
+    ),
+    OURS_SCALED: Method("dictpfl, D = U S", {"method": "dictpfl", "decomposition.scaling": "paper"}, rated="tables"),
 }
-"""In the order of the tables. All but plaintext are encrypted, FedML-HE in part. LoRA has dictpfl's rank, small dense parameters and W0."""
+"""In the order of the tables. All but plaintext are encrypted, FedML-HE in part. LoRA has dictpfl's small dense parameters and W0, and its rank
+where that is of tables; beside cores it is 8. The last three stand in arms alone."""
 ORDER = (OURS, FULL, PAPER, BOTH, FROZEN_A, HEAD, TOP2, FEDHE, FULL8)
 """Methods with a training of their own, in the order in which they are measured: what is compared most comes first."""
 COUNTED = tuple(name for name, method in METHODS.items() if method.training)

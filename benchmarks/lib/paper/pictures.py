@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.machine import panels
-from lib.paper.measured import Figures, Measured
+from lib.paper.measured import Figures, Measured, together
 from lib.paper.methods import BOTH, FEDHE, FROZEN_A, FULL, HEAD, METHODS, ML10, OURS, PAPER, TOP2
 from lib.paper.network import LAN, NETWORKS, WAN, ends, phases
 from lib.paper.workloads import WORKLOADS
@@ -46,9 +46,15 @@ def _runs(found: Measured, workload: str, methods: tuple[str, ...], partition: s
     return {method: row.first for method, row in rows.items() if row is not None and "median_seconds" in row.first}
 
 
+def _timed(found: Measured, methods: tuple[str, ...], *, drawn: bool = False) -> dict[str, Figures]:
+    """Runs of the large workload whose seconds may stand side by side."""
+    rows = {method: found.row(SHOWN, "iid", method) for method in methods}
+    return together({method: row for method, row in rows.items() if row is not None}, drawn=drawn)
+
+
 def time_by_phase(found: Measured) -> Figure | None:
     """A round's time by part, four methods, over a LAN and a WAN."""
-    runs = _runs(found, SHOWN, _PHASED)
+    runs = _timed(found, _PHASED)
     if not {FULL, OURS} <= runs.keys():
         return None
     figure, plots = panels(*(f"A round on {SHOWN}, {network.name}" for network in (LAN, WAN)))
@@ -135,7 +141,7 @@ def accuracy_by_bytes(found: Measured) -> Figure | None:
 
 def accuracy_by_time(found: Measured) -> Figure | None:
     """Test figure against seconds on three networks."""
-    runs = _runs(found, SHOWN, (FULL, FEDHE, ML10, OURS, BOTH, HEAD))
+    runs = _timed(found, (FULL, FEDHE, ML10, OURS, BOTH, HEAD), drawn=True)
     if not {FULL, OURS} <= runs.keys():
         return None
     figure, plots = panels(*(f"{SHOWN}, {network.name}" for network in NETWORKS))

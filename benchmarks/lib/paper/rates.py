@@ -1,9 +1,10 @@
-"""Learning rates by validation: a grid by factors of two on IID data and a seed of its own, extended until its best is inside."""
+"""Learning rates by validation: a grid by factors of two on IID data and seeds of their own, extended until its best is inside."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from lib.paper.catalogue import tuning
@@ -33,20 +34,31 @@ class Tuned:
 
 def tuned(workload: str, method: str, store: Store) -> Tuned:
     """The method's best rate, or what is missing to know it."""
-    wanted = sorted(WORKLOADS[workload].grid(method))
+    at = WORKLOADS[workload]
+    wanted = sorted(at.grid(method))
     first = len(wanted)
     while True:
-        cells = {rate: tuning(workload, method, rate) for rate in wanted}
-        found = {rate: figures for rate, cell in cells.items() if (figures := store.result(cell)) is not None}
+        cells = {rate: [tuning(workload, method, rate, seed) for seed in at.tuning_seeds] for rate in wanted}
+        results = {rate: [store.result(cell) for cell in each] for rate, each in cells.items()}
+        found = {rate: _mean([one for one in each if one]) for rate, each in results.items() if all(each)}
         tried = {rate: (one["validation"], one["validation_loss"]) for rate, one in found.items()}
         if len(found) < len(wanted):
-            return Tuned(None, tuple(cell for rate, cell in cells.items() if rate not in found), tried)
+            return Tuned(
+                None,
+                tuple(cell for rate in wanted for cell, one in zip(cells[rate], results[rate], strict=True) if not one),
+                tried,
+            )
         best = ranked(found)[0]
         if wanted[0] < best < wanted[-1]:
             return Tuned(best, (), tried)
         if len(wanted) == first + EXTENSIONS:
             return Tuned(best, (), tried, at_edge=True)
         wanted = sorted([*wanted, 2 * best if best == wanted[-1] else best / 2])
+
+
+def _mean(figures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Validation figure and loss, mean over seeds."""
+    return {key: fmean(one[key] for one in figures) for key in ("validation", "validation_loss")}
 
 
 def ranked(found: Mapping[float, Mapping[str, Any]]) -> list[float]:

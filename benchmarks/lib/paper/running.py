@@ -96,6 +96,7 @@ def _alone(cell: Cell, changes: Mapping[str, Any]) -> dict[str, Any]:
         + [round(accuracy, 4) for accuracy in course["test"]],
         "loss": course["test_loss"][-1],
         "validation": course["validation"][-1],
+        **({"test_by_group": done["test_by_group"]} if done["test_by_group"] else {}),
         **common,
         "state_digest": "",
     }

@@ -14,6 +14,7 @@ from typing import Any
 from lib.machine import ROOT
 from lib.paper.cells import Cell, Store
 from lib.paper.rates import tuned
+from lib.paper.twins import measured_as, stored
 
 PROGRAM = ROOT / "benchmarks" / "paper.py"
 
@@ -57,10 +58,10 @@ def rate_of(cell: Cell, store: Store) -> tuple[float | None, tuple[Cell, ...]]:
 
 
 def state(cell: Cell, store: Store) -> str:
-    """`done`, `measure`, `measure anew` (settings changed), `tune first`, or `no data`."""
+    """`done`, `done as NAME` (the same computation), `measure`, `measure anew` (settings changed), `tune first`, or `no data`."""
     rate, missing = rate_of(cell, store)
-    if not missing and store.result(cell, rate) is not None:
-        return "done"
+    if not missing and (found := stored(cell, rate, store)) is not None:
+        return "done" if found["cell"] == cell.name else f"done as {found['cell']}"
     if cell.needs and not (ROOT / cell.needs).exists():
         return "no data"
     if missing:
@@ -74,9 +75,13 @@ Rates = Callable[[Cell], "tuple[float | None, tuple[Cell, ...]]"]
 def upcoming(
     cells: Sequence[Cell], store: Store, rates: Rates, busy: Mapping[str, Any], left_out: Mapping[str, str]
 ) -> Ready | None:
-    """The first cell that can run now: a cell whose rate is known, or a tuning cell that an earlier one waits for."""
+    """The first cell that can run now: a cell whose rate is known, or a tuning cell that an earlier one waits for.
+
+    A computation that several cells have runs under one name.
+    """
     for cell in cells:
-        if cell.name in busy or cell.name in left_out:
+        one = measured_as(cell)
+        if one.name in busy or one.name in left_out:
             continue
         rate, missing = rates(cell)
         if missing:
@@ -84,8 +89,8 @@ def upcoming(
             if waiting:
                 return Ready(waiting[0], None)
             continue
-        if store.result(cell, rate) is None:
-            return Ready(cell, rate)
+        if stored(cell, rate, store) is None:
+            return Ready(one, rate)
     return None
 
 

@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from dictpfl.client.compress.verdicts import BETTER
 from dictpfl.deploy.units import human_bytes
 from lib.machine import markdown_table
-from lib.paper import institutions
+from lib.paper import catalogue, institutions
 from lib.paper.arms import ARMS
-from lib.paper.measured import Measured, Row
-from lib.paper.methods import FULL, METHODS
+from lib.paper.measured import Measured, Row, together
+from lib.paper.methods import BOTH, FROZEN_A, FULL, METHODS, OURS, PAPER
 from lib.paper.network import NETWORKS, common_target, seconds_to
 from lib.paper.verdicts import OPEN, paired
 from lib.paper.workloads import WORKLOADS
 
 _HEADS = ("method", "test, %", "by seed", "values, % of full", "bytes up", "bytes down", "% of plaintext's bytes", "training, s",
-          "encryption, s", "peak memory", "rate")  # fmt: skip
+          "encryption, s", "timed on", "peak memory", "rate")  # fmt: skip
 SEALING = ("seal", "open", "fold")
 
 
 def accuracy(found: Measured, workload: str, partition: str) -> str:
     """The table of one workload and partition; methods that were not measured have a line that says so."""
-    shown = [method for method in METHODS if method in (*WORKLOADS[workload].methods, *WORKLOADS[workload].counted)]
+    at = WORKLOADS[workload]
+    shown = [method for method in METHODS if method in (*at.methods, *at.counted)]
     rows = {method: found.row(workload, partition, method) for method in shown}
     if not any(rows.values()):
         return f"{OPEN.capitalize()}."
-    return markdown_table(_HEADS, [_line(method, row, rows[FULL]) for method, row in rows.items()])
+    more = {head: figure for head, figure in _MORE.items() if any(row and figure(row) for row in rows.values())}
+    heads = [*_HEADS[:3], *more, *_HEADS[3:]]
+    body = []
+    for method, row in rows.items():
+        line = _line(method, row, rows[FULL])
+        line[0] += _size(workload, method)
+        extra = ["-" if row is None else figure(row) or "-" for figure in more.values()]
+        body.append([*line[:3], *extra, *line[3:]])
+    return markdown_table(heads, body)
+
+
+def _loss(row: Row) -> str:
+    """Test loss, where the metric is no accuracy of samples."""
+    return f"{row.mean('loss'):.4f}" if row.first["metric"] == "token accuracy" else ""
+
+
+def _by_centre(row: Row) -> str:
+    """Plain mean of the institutions' own test figures, as FLamby reports it, where the data name them."""
+    groups = [run.get("test_by_group") for run in row.runs.values()]
+    known = [fmean(100 * one["figure"] for one in each.values()) for each in groups if each]
+    return f"{fmean(known):.2f}" if len(known) == len(groups) else ""
+
+
+_MORE: Mapping[str, Callable[[Row], str]] = {"mean of centres, %": _by_centre, "test loss": _loss}
+"""Columns that some workloads have."""
+
+
+def _size(workload: str, method: str) -> str:
+    """What is trained of a weight, which files choose: tables or cores, and of what rank."""
+    if method not in (OURS, PAPER, BOTH, FROZEN_A):
+        return ""
+    config = catalogue.accuracy(workload, WORKLOADS[workload].partitions[0], method, 1).config()
+    if method in (BOTH, FROZEN_A):
+        return f", rank {config.model.options['rank']}"
+    return f", {config.decomposition.form}s of rank {config.decomposition.rank}"
 
 
 def _line(method: str, row: Row | None, full: Row | None) -> list[str]:
@@ -52,12 +88,18 @@ def _line(method: str, row: Row | None, full: Row | None) -> list[str]:
     ]
 
 
-def _costs(row: Row) -> tuple[str, str, str]:
+def _costs(row: Row) -> tuple[str, str, str, str]:
     train, peak = row.mean("seconds", "train"), row.mean("peak_bytes")
     sealing = [row.mean("seconds", phase) for phase in SEALING]
     known = [seconds for seconds in sealing if seconds is not None]
     return ("-" if train is None else f"{train:.1f}", f"{sum(known):.2f}" if known else "-",
-            "-" if peak is None else human_bytes(peak))  # fmt: skip
+            ", ".join(map(_short, row.processors)) or "-", "-" if peak is None else human_bytes(peak))  # fmt: skip
+
+
+def _short(processor: str) -> str:
+    """A processor in a word, as a table has room for; the page names it whole below."""
+    known = [word for word in ("EPYC", "Xeon") if word in processor]
+    return known[0] if known else processor
 
 
 def accuracy_tables(found: Measured, level: str = "###") -> str:
@@ -167,23 +209,30 @@ def reason(rows: Mapping[tuple[str, int], Row | None]) -> str:
         if fall is None or fall.verdict != BETTER:
             told = "one seed" if fall is None or fall.count == 1 else str(fall)
             return f"From {institutions.COUNTS[0]} to {n} no fall is shown ({told}; points lost: {words})."
-        causes = [arm_ for arm_ in falls if arm_ != "dictpfl" and falls[arm_] >= 0.5 * falls["dictpfl"]]
+        shown = {
+            "plaintext": _fallen(rows["plaintext", institutions.COUNTS[0]], rows["plaintext", n]),
+            "few samples alone": _fallen(few, rows["few-samples", n]), "few steps alone": _fallen(few, rows["few-steps", n]),
+        }  # fmt: skip
+        causes = [arm_ for arm_, is_shown in shown.items() if is_shown and falls[arm_] >= 0.5 * falls["dictpfl"]]
         told = (
             f"at least half of the fall is had by {' and by '.join(causes)}"
             if causes
-            else "no single arm explains half of the fall"
+            else "no single arm is shown to have half of the fall"
         )
         return f"Points lost from {institutions.COUNTS[0]} to {n}: {words}; {told}."
     return ""
 
 
+def _fallen(few: Row | None, many: Row | None) -> bool:
+    """Whether more institutions, or what an arm takes of them, are shown to cost accuracy."""
+    fall = paired(few, many) if few and many else None
+    return fall is not None and fall.verdict == BETTER
+
+
 def time_table(found: Measured, workload: str, partition: str = "iid") -> str:
-    """Seconds to the same accuracy on networks, with a deployment's latency and polling; first seed that all have."""
-    rows: dict[str, Any] = {}
-    for method in METHODS:
-        row = found.row(workload, partition, method)
-        if row is not None and "median_seconds" in row.first:
-            rows[method] = row.first
+    """Seconds to the same accuracy on networks, with a deployment's latency and polling; a run of each, all of one processor."""
+    every = {method: found.row(workload, partition, method) for method in METHODS}
+    rows = together({method: row for method, row in every.items() if row is not None}, drawn=True)
     if FULL not in rows or len(rows) < 2:
         return f"{OPEN.capitalize()}."
     target = common_target(list(rows.values()))
@@ -194,7 +243,10 @@ def time_table(found: Measured, workload: str, partition: str = "iid") -> str:
         body.append([METHODS[method].title, *("-" if s is None else f"{s:,.0f}" for s in reached), human_bytes(sent),
                      f"{figures['accuracy']:.2f}"])  # fmt: skip
     heads = ["method", *(f"{network.name}, s" for network in NETWORKS), "bytes a round", "final, %"]
-    return f"To {target:.0f} %, the highest that all reach:\n\n{markdown_table(heads, body)}"
+    where = sorted({f"{run['measured']['processor']}, load {run['measured']['load']:g}" for run in rows.values()})
+    missing = [METHODS[method].title for method, row in every.items() if row is not None and method not in rows]
+    left = f" Not timed there: {', '.join(missing)}." if missing else ""
+    return f"To {target:.0f} %, the highest that all reach, all on one processor ({'; '.join(where)}):{left}\n\n{markdown_table(heads, body)}"
 
 
 def where_measured(facts: Sequence[Mapping[str, Any]]) -> str:

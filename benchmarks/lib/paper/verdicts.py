@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dictpfl.client.compress.verdicts import LEVEL, Interval, compared
-from lib.paper.measured import Measured, Row
-from lib.paper.methods import FEDHE, FULL, ML10, ML10_EVERY, OURS
+from lib.paper.measured import Measured, Row, together
+from lib.paper.methods import FEDHE, FULL, ML10, OURS
 from lib.paper.network import LAN, Network, phases
 
 REPRODUCED, DIFFERS, CANNOT, OPEN = "reproduced", "differs", "cannot be had", "not measured yet"
+_NEAR = 0.8
+"""Share of a ratio that the paper states of its own encoding which counts as the same in this one."""
 LARGE = "cifar10"
 """Where headlines are judged: the paper's first data set, on the largest model here."""
 
@@ -57,19 +60,28 @@ def _bytes_against(method: str, least: float) -> Callable[[Measured], Verdict]:
     return judge
 
 
-def seconds_a_round(row: Row, network: Network) -> float:
-    """Of the first seed's median round, on a network, without a deployment's latency and polling: the paper has neither."""
+def seconds_a_round(figures: Mapping[str, Any], network: Network) -> float:
+    """Of a run's median round, on a network, without a deployment's latency and polling: the paper has neither."""
     return sum(
-        seconds for part, seconds in phases(row.first, network).items() if part not in ("latency, polling", "evaluate")
+        seconds for part, seconds in phases(figures, network).items() if part not in ("latency, polling", "evaluate")
     )
+
+
+def _timed(rows: Sequence[Row]) -> Verdict | list[Mapping[str, Any]]:
+    """A run of each whose time may be compared: on one processor, the least busy."""
+    runs = together(dict(enumerate(rows)))
+    if len(runs) == len(rows):
+        return list(runs.values())
+    return Verdict(OPEN, "no processor has timed both")
 
 
 def _seconds_against(method: str, least: float, network: Network) -> Callable[[Measured], Verdict]:
     def judge(found: Measured) -> Verdict:
         rows = _rows(found, method, OURS)
-        if rows is None or not all("median_seconds" in row.first for row in rows):
-            return Verdict(OPEN)
-        ratio = seconds_a_round(rows[0], network) / seconds_a_round(rows[1], network)
+        timed = Verdict(OPEN) if rows is None else _timed(rows)
+        if isinstance(timed, Verdict):
+            return timed
+        ratio = seconds_a_round(timed[0], network) / seconds_a_round(timed[1], network)
         return _within(ratio, least, f"{ratio:,.1f} times on {LARGE}, a round at {network.name.partition(',')[0]}")
 
     return judge
@@ -77,9 +89,10 @@ def _seconds_against(method: str, least: float, network: Network) -> Callable[[M
 
 def _beside_plaintext(found: Measured) -> Verdict:
     rows = _rows(found, FULL, OURS)
-    if rows is None:
-        return Verdict(OPEN)
-    ratio = seconds_a_round(rows[1], LAN) / seconds_a_round(rows[0], LAN)
+    timed = Verdict(OPEN) if rows is None else _timed(rows)
+    if isinstance(timed, Verdict):
+        return timed
+    ratio = seconds_a_round(timed[1], LAN) / seconds_a_round(timed[0], LAN)
     return Verdict(REPRODUCED if ratio <= 2 else DIFFERS, f"{ratio:.2f} times plaintext's on {LARGE}, 1 Gbps")
 
 
@@ -103,10 +116,20 @@ def _counted(found: Interval) -> str:
 
 
 def _kept(found: Interval, points: float) -> str:
-    """Judge that no more than so many points are lost; a larger fall whose interval has 0 in it is not shown, nor is anything by one seed."""
-    if found.mean >= -points and found.count > 1:
+    """Judge that no more than so many points are lost: the whole interval says so, or neither that nor the contrary is shown.
+
+    Nothing is by one seed.
+    """
+    if found.count > 1 and found.low >= -points:
         return REPRODUCED
-    return LEVEL if found.verdict == LEVEL else DIFFERS
+    return DIFFERS if found.count > 1 and found.mean < -points and found.high < 0 else LEVEL
+
+
+def _unmoved(found: Interval, points: float) -> str:
+    """Judge that no more than so many points are lost or won."""
+    if found.count > 1 and -points <= found.low and found.high <= points:
+        return REPRODUCED
+    return DIFFERS if found.count > 1 and abs(found.mean) > points and found.verdict != LEVEL else LEVEL
 
 
 def _gained(found: Interval, points: float) -> str:
@@ -133,16 +156,19 @@ def _accuracy_beside(
 
 
 def _steps(
-    arm: str, least: str, most: str, *, up: float | None = None, down: float | None = None
+    arm: str, least: str, most: str, *, up: float | None = None, down: float | None = None, aside: float | None = None
 ) -> Callable[[Measured], Verdict]:
-    """Judge the change of accuracy from one point of an arm to another: at least `up` points, or no more than `down` lost."""
+    """Judge the change of accuracy from one point of an arm to another: at least `up` points, no more than `down` lost, or than `aside` either way."""
 
     def judge(found: Measured) -> Verdict:
         rows = found.arm(arm)
         difference = paired(rows[most], rows[least]) if {least, most} <= rows.keys() else None
         if difference is None:
             return Verdict(OPEN)
-        word = _gained(difference, up) if up is not None else _kept(difference, down or 0.0)
+        if up is not None:
+            word = _gained(difference, up)
+        else:
+            word = _unmoved(difference, aside) if aside is not None else _kept(difference, down or 0.0)
         return Verdict(word, f"from {least} to {most} {_counted(difference)}")
 
     return judge
@@ -163,20 +189,18 @@ def _less(arm: str, whole: str, part: str, least: float) -> Callable[[Measured],
 
 def _institutions(found: Measured) -> Verdict:
     few, many = found.institutions("dictpfl", 3), found.institutions("dictpfl", 200)
-    if few is None or many is None:
+    difference = None if few is None or many is None else paired(many, few)
+    if difference is None:
         return Verdict(OPEN)
-    step = many.accuracy - few.accuracy
-    return Verdict(REPRODUCED if step >= -3.0 else DIFFERS, f"{step:+.2f} points from 3 to 200 on CIFAR-10")
+    return Verdict(_kept(difference, 3.0), f"{_counted(difference)} from 3 to 200 on CIFAR-10")
 
 
 def _rescoring(found: Measured) -> Verdict:
-    rows = _rows(found, ML10, ML10_EVERY)
-    if rows is None:
+    rows = found.arm("rescoring")
+    if not {"every-1", "every-10"} <= rows.keys():
         return Verdict(OPEN)
-    ratio = rows[1].bytes / rows[0].bytes
-    return Verdict(
-        REPRODUCED if ratio > 1 else DIFFERS, f"scoring every round costs {ratio:.2f} times the bytes of scoring once"
-    )
+    ratio = rows["every-1"].bytes / rows["every-10"].bytes
+    return _within(ratio, _NEAR * 4.3, f"{ratio:.2f} times on digits")
 
 
 def _pruning(found: Measured) -> Verdict:
@@ -229,10 +253,11 @@ CLAIMS: Sequence[Claim] = (
     Claim("table 2", "0.003 GB for ten rounds at tau = 3",
           _never("it is less than one unpruned round of table 1 (0.0088 GB), and nothing is pruned before round tau + 1")),
     Claim("table 3", "without pretraining, dictpfl is level with full training", _accuracy_beside("digits_random", FEDHE, 1.0)),
-    Claim("table 4", "beta from 0.2 to 0.8 hardly matters", _steps("beta", "0.2", "0.8", down=1.0)),
+    Claim("table 4", "beta from 0.2 to 0.8 hardly matters", _steps("beta", "0.2", "0.8", aside=1.0)),
     Claim("table 5", "3 to 200 clients: 2.1 points lost", _institutions),
     Claim("table 6", "alpha = 0.3 costs 3.05 points against IID, equal sizes", _steps("alpha-equal", "iid", "0.3", down=4.0)),
-    Claim("table 8", "CIFAR-10: the accuracy of FedHE-Full at 140 times fewer bytes", _accuracy_beside("cifar10", FEDHE, 1.0)),
+    Claim("table 8", "CIFAR-10: the accuracy of FedHE-Full", _accuracy_beside("cifar10", FEDHE, 1.0)),
+    Claim("table 8", "CIFAR-10: 140 times fewer bytes than FedHE-Full", _bytes_against(FEDHE, 140)),
     Claim("table 8", "AdaptiveBatchHE loses 1.5 points against FedHE-Full", _steps("adaptive-batch", "adaptive-batch-4", "fedhe-full", up=0.5)),
     Claim(
         "table 8", "dictpfl with AdaptiveBatchHE sends 5 times less than dictpfl alone", _less("adaptive-batch", "paper", "paper-adaptive-batch-4", 2.0)

@@ -12,11 +12,11 @@ from lib.paper import rendering, tables, verdicts
 from lib.paper.arms import ARMS
 from lib.paper.catalogue import accuracy, arm, counted, tuning
 from lib.paper.cells import Store
-from lib.paper.measured import Measured, Row
-from lib.paper.methods import FULL, METHODS, ML10, OURS
+from lib.paper.measured import Measured, Row, composed, together
+from lib.paper.methods import FULL, ML10, OURS
 from lib.paper.network import LAN, NETWORKS, Network, common_target, ends, phases, seconds_to, waiting
 from lib.paper.pictures import PICTURES, svg
-from lib.paper.verdicts import CLAIMS, DIFFERS, OPEN, REPRODUCED, Goal, first_line
+from lib.paper.verdicts import CLAIMS, DIFFERS, LEVEL, OPEN, REPRODUCED, Goal, first_line
 
 FACTS = {"date": "2026-11-26 21:00 UTC", "processor": "some", "cores": 2, "load": 0.1, "commit": "abc1234"}
 PHASES = {"train": 10.0, "evaluate": 1.0, "store": 0.5, "seal": 0.2, "fold": 0.1, "open": 0.2}
@@ -55,20 +55,58 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_table_has_what_was_measured_and_says_what_was_not(store: Store) -> None:
+    """A row says what of a weight is trained, and on which processor it was timed."""
     head, _, *lines = tables.accuracy(Measured(store), "digits", "iid").splitlines()
     heads = [cell.strip() for cell in head.strip("|").split("|")]
     rows = {line.strip("|").split("|")[0].strip(): [c.strip() for c in line.strip("|").split("|")] for line in lines}
-    assert set(rows) == {method.title for method in METHODS.values()}
-    ours = dict(zip(heads, rows[METHODS[OURS].title], strict=True))
+    assert list(rows) == [
+        "plaintext, full",
+        "dictpfl-paper (faithful), tables of rank 4",
+        "**dictpfl**, tables of rank 4",
+    ]
+    ours = dict(zip(heads, rows["**dictpfl**, tables of rank 4"], strict=True))
     assert ours["test, %"] == "90.00 ± 1.41"
     assert ours["by seed"] == "89.00 / 91.00"
     assert ours["values, % of full"] == "10.00"
     assert (ours["bytes up"], ours["bytes down"]) == ("3.01 kB", "6.01 kB")
     assert ours["% of plaintext's bytes"] == f"{100 * 9020 / 240_020:.2f}"
     assert (ours["training, s"], ours["encryption, s"], ours["peak memory"]) == ("30.0", "1.50", "2 GB")
-    assert ours["rate"] == "0.004"
-    assert rows["head only"][1] == OPEN
-    assert set(rows["head only"][2:]) == {"-"}
+    assert (ours["rate"], ours["timed on"]) == ("0.004", "some")
+    assert rows["dictpfl-paper (faithful), tables of rank 4"][1] == OPEN
+    assert set(rows["dictpfl-paper (faithful), tables of rank 4"][2:]) == {"-"}
+
+
+def test_centres_have_a_mean_of_their_own(store: Store) -> None:
+    """Of 90 and 50 %, whatever their sizes; where one run does not name them, nothing is said."""
+    centres = {"a": {"samples": 99, "figure": 0.9}, "b": {"samples": 1, "figure": 0.5}}
+    row = Row({1: figures(89.6, test_by_group=centres), 2: figures(89.6, test_by_group=centres)})
+    assert tables._by_centre(row) == "70.00"
+    assert tables._by_centre(Row({1: figures(89.6, test_by_group=centres), 2: figures(89.6)})) == ""
+
+
+def test_only_seconds_of_one_processor_stand_side_by_side() -> None:
+    def timed(processor: str, load: float, score: float = 90.0) -> dict[str, Any]:
+        return figures(score, measured={**FACTS, "processor": processor, "load": load})
+
+    rows = {
+        "a": Row({1: timed("fast", 0.1, 1.0), 2: timed("slow", 5.0, 2.0), 3: timed("slow", 0.5, 3.0)}),
+        "b": Row({1: timed("slow", 2.0, 4.0)}),
+        "c": Row({1: timed("fast", 0.1, 5.0)}),
+        "d": Row({1: timed("slow", 0.1, 6.0) | {"accuracy_by_round": [None, None, 6.0]}}),
+        "e": Row({1: timed("slow", 0.1, 7.0)}),
+    }
+    chosen = together(rows)
+    assert {key: run["accuracy"] for key, run in chosen.items()} == {"a": 3.0, "b": 4.0, "d": 6.0, "e": 7.0}
+    assert set(together(rows, drawn=True)) == {"a", "b", "e"}
+    assert verdicts._timed([rows["b"], rows["c"]]) == verdicts.Verdict(OPEN, "no processor has timed both")
+
+
+def test_a_training_here_and_a_sealing_there_are_no_time_of_a_round() -> None:
+    own = figures(0.0, measured={**FACTS, "processor": "other"}) | {"up_by_round": [7, 5], "down_by_round": [8, 6]}
+    found = composed(figures(90.0, measured=FACTS), own, 0)
+    assert "measured" not in found
+    assert Row({1: found}).processors == ["other", "some"]
+    assert "measured" in composed(figures(90.0, measured=FACTS), own | {"measured": FACTS}, 0)
 
 
 def test_a_cell_of_other_settings_is_not_shown(store: Store) -> None:
@@ -116,11 +154,14 @@ def test_nothing_measured_is_nothing_claimed(tmp_path: Path) -> None:
     assert all(draw(found) is None for _, draw in PICTURES.values())
 
 
-@pytest.mark.parametrize(("ours", "word"), [(89.5, REPRODUCED), (80.0, DIFFERS)])
-def test_verdicts_follow_their_rule(store: Store, ours: float, word: str) -> None:
+@pytest.mark.parametrize(
+    ("lost", "word"), [((0.5, 0.5), REPRODUCED), ((0.1, 0.9), LEVEL), ((9.0, 9.2), DIFFERS), ((1.0, 20.0), LEVEL)]
+)
+def test_verdicts_follow_their_rule(store: Store, lost: tuple[float, float], word: str) -> None:
+    """Plaintext has 90.0 and 90.5; a point may be lost, and the whole interval has to say that no more was."""
     rate = 4e-3
-    for seed in (1, 2):
-        store.write(accuracy("digits", "iid", OURS, seed), figures(ours), rate, FACTS)
+    for seed, full, less in zip((1, 2), (90.0, 90.5), lost, strict=True):
+        store.write(accuracy("digits", "iid", OURS, seed), figures(full - less), rate, FACTS)
     assert verdicts._accuracy_beside("digits", FULL, 1.0)(Measured(store)).word == word
 
 
