@@ -7,11 +7,12 @@ from pathlib import Path
 from lib.machine import ROOT, markdown_table
 from lib.paper import tables
 from lib.paper.cells import Store
+from lib.paper.goals import first_line
 from lib.paper.institutions import SAMPLES
 from lib.paper.measured import Measured
 from lib.paper.network import COORDINATOR_POLL, TASK_POLL, TRIPS
 from lib.paper.pictures import PICTURES, svg
-from lib.paper.verdicts import CLAIMS, OPEN, counts, first_line, told
+from lib.paper.verdicts import CLAIMS, OPEN, counts, told
 
 PAGE = ROOT / "docs" / "paper.md"
 IMAGES = ROOT / "docs" / "images" / "paper"
