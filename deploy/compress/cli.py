@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import human_bytes, human_seconds, percent
@@ -118,9 +119,14 @@ def prune(
             help="merged: a folder that transformers or timm loads, with zeros; sparse: packed, for dictpfl.load_sparse.",
         ),
     ] = "merged",
+    picture: Annotated[
+        Path | None, typer.Option(help="SVG, PNG or PDF to write: what stays of each part, and the spread of its rows.")
+    ] = None,
 ) -> None:
     """Zero a share of a model's weights, exactly, by samples that stay on this machine."""
     use_working_directory()
+    if picture is not None:
+        _require_drawn(picture)
     from dictpfl.deploy.compress.pruning import learning, pattern_of, scoring, write_pruned
     from dictpfl.deploy.compress.source import read_source
 
@@ -152,6 +158,26 @@ def prune(
         sequential=not at_once, cover=cover or [], keep=keep or [], device=training.device if device is None else device, training=training,
     )  # fmt: skip
     _show(outcome, output)
+    if picture is not None:
+        _draw(outcome, picture)
+
+
+_DRAWN = (".svg", ".png", ".pdf")
+
+
+def _require_drawn(picture: Path) -> None:
+    if picture.suffix.lower() not in _DRAWN:
+        raise ConfigError(f"--picture {picture}: expected the name of a picture, one of {', '.join(_DRAWN)}")
+    console.require_place(picture)
+
+
+def _draw(outcome: Outcome, picture: Path) -> None:
+    from dictpfl.deploy.reports.plots import kept_by_part
+
+    pruned = outcome.pruned
+    blocks = pruned.masks.facts({name: weight.block for name, weight in pruned.weights.items()})["blocks"]
+    kept_by_part(blocks).savefig(picture, dpi=150)
+    console.say(f"{picture}: diamonds are whole parts, boxes the quartiles of their rows")
 
 
 def _show(outcome: Outcome, output: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dictpfl.common.errors import DictPFLError
@@ -115,6 +116,11 @@ class Measured:
         self._store = store
         self._rates: dict[tuple[str, str], Tuned] = {}
         self.facts: list[Mapping[str, Any]] = []
+
+    @property
+    def results(self) -> Path:
+        """Where other benchmarks' results stand beside these cells."""
+        return self._store.folder.parent
 
     def rate(self, workload: str, method: str) -> Tuned:
         """What is known of a method's rate."""

@@ -109,8 +109,19 @@ def accuracy_tables(found: Measured, level: str = "###") -> str:
         for partition in workload.partitions:
             beside = f" (the paper: {workload.paper})" if workload.paper else ""
             parts += [f"{level} {workload.title}, {_partition(partition)}{beside}", accuracy(found, name, partition)]
-            parts += [workload.without] if workload.without else []
+            parts += [_scale(name)] + ([workload.without] if workload.without else [])
     return "\n\n".join(parts)
+
+
+def _scale(workload: str) -> str:
+    """How much is trained, in a sentence."""
+    at = WORKLOADS[workload]
+    config = catalogue.accuracy(workload, at.partitions[0], OURS, at.seeds[0]).config()
+    data, training, rounds = config.data, config.training, config.federation.rounds
+    samples = f"{data.limit:,} samples" if data.limit else "All samples"
+    each = f"{training.steps} steps" if training.steps else f"{training.epochs} epoch{'s' * (training.epochs > 1)}"
+    measured = f", measured on {data.test_limit:,}" if data.test_limit else ""
+    return f"{samples} at {config.federation.participants} institutions, {rounds} rounds of {each} of {training.batch_size} samples{measured}."
 
 
 def _partition(name: str) -> str:

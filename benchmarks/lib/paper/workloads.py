@@ -134,7 +134,7 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
     "tcga": Workload(
         "TCGA-BRCA, six regions, tabular transformer", "tcga_transformer", partitions=("natural",), seeds=(1, 2, 3, 4, 5),
-        rates=_SMALL, tuning_seeds=_SEVERAL, needs="data/tcga.csv", mapped="magnitude",
+        rates=_SMALL, needs="data/tcga.csv", mapped="magnitude",
         without="FedML-HE scores values by their size here: its authors' map takes the gradient of each sample alone, and Cox's loss belongs to "
         "samples together, so that `dictpfl` refuses it.",
     ),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lib.paper import rendering, tables, verdicts
+from lib.paper import goals, rendering, tables, verdicts
 from lib.paper.arms import ARMS
 from lib.paper.catalogue import accuracy, arm, counted, tuning
 from lib.paper.cells import Store
+from lib.paper.goals import Goal, first_line
 from lib.paper.measured import Measured, Row, composed, together
 from lib.paper.methods import FULL, ML10, OURS
 from lib.paper.network import LAN, NETWORKS, Network, common_target, ends, phases, seconds_to, waiting
 from lib.paper.pictures import PICTURES, svg
-from lib.paper.verdicts import CLAIMS, DIFFERS, LEVEL, OPEN, REPRODUCED, Goal, first_line
+from lib.paper.verdicts import CLAIMS, DIFFERS, LEVEL, OPEN, REPRODUCED
 
 FACTS = {"date": "2026-11-26 21:00 UTC", "processor": "some", "cores": 2, "load": 0.1, "commit": "abc1234"}
 PHASES = {"train": 10.0, "evaluate": 1.0, "store": 0.5, "seal": 0.2, "fold": 0.1, "open": 0.2}
@@ -135,7 +137,7 @@ def test_fedml_he_takes_plaintext_s_accuracy_and_its_own_bytes(store: Store) -> 
 
 def test_the_page_begins_with_what_was_missed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def line(points: float, share: float) -> str:
-        monkeypatch.setattr(verdicts, "GOALS", (Goal("digits", "iid", points, share), Goal("gtsrb", "iid", 1.0)))
+        monkeypatch.setattr(goals, "GOALS", (Goal("digits", "iid", points, share), Goal("gtsrb", "iid", 1.0)))
         return first_line(Measured(store))
 
     assert line(1.0, 5.0).startswith("Within its bound: digits (iid): 0.25 points below plaintext")
@@ -276,3 +278,29 @@ def test_a_page_keeps_what_is_not_between_its_markers() -> None:
     assert rendering.filled_in(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
     with pytest.raises(ValueError, match="put them back"):
         rendering.filled_in("a", "x", "new")
+
+
+@pytest.mark.parametrize(
+    ("steps", "word"), [((0.2, -0.2, 0.1), REPRODUCED), ((0.5, 2.5, -1.0), LEVEL), ((4.0, 4.2, 4.1), DIFFERS)]
+)
+def test_what_hardly_matters_may_move_neither_way(store: Store, steps: tuple[float, ...], word: str) -> None:
+    points = {point.label: point for point in ARMS["beta"].points}
+    for seed, step in enumerate(steps, 1):
+        store.write(arm("beta", points["0.2"], seed), figures(90.0), None, FACTS)
+        store.write(arm("beta", points["0.8"], seed), figures(90.0 + step), None, FACTS)
+    judged = {claim.source: claim.judge(Measured(store)).word for claim in CLAIMS}
+    assert judged["table 4"] == word
+
+
+def test_inversion_is_judged_by_the_privacy_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    found = Measured(Store(tmp_path / "results" / "paper"))
+    assert verdicts._inversion(found).word == OPEN
+    for low, word in ((0.1, REPRODUCED), (-0.1, LEVEL)):
+        one = {"family": "inversion", "adversary": "server", "method": "FedML-HE, 70% encrypted", "found": {"value": 0.58},
+               "blind": {"value": 0.35}, "gain": {"value": 0.23, "low": low}}  # fmt: skip
+        sealed = one | {"method": "FedML-HE, 90% encrypted", "gain": {"value": 0.9, "low": 0.9}}
+        (tmp_path / "results" / "privacy.json").write_text(json.dumps({"findings": [one, sealed]}))
+        verdict = verdicts._inversion(found)
+        assert verdict.word == word
+        assert "SSIM 0.58 beside 0.35 blind, the best of 1 attacks" in verdict.ours

@@ -150,6 +150,33 @@ def test_a_federation_with_zeros_is_exported_packed(run: Run, tmp_path: Path, mo
     assert read_figures(tmp_path / "sparse")["masks_sha256"] in words
 
 
+@pytest.mark.parametrize("name", ["kept.svg", "behalten é.png"])
+def test_what_stays_is_drawn(run: Run, tmp_path: Path, name: str) -> None:
+    ran(
+        "prune",
+        run.folder,
+        "-o",
+        tmp_path / "a",
+        "--allocate",
+        "global",
+        "--device",
+        "cpu",
+        "--picture",
+        tmp_path / name,
+    )
+    drawn = (tmp_path / name).read_bytes()
+    assert drawn.startswith(b"\x89PNG") or b"<svg" in drawn
+    assert len(drawn) > 5_000
+
+
+@pytest.mark.parametrize(("name", "said"), [("kept.txt", "one of .svg, .png, .pdf"), ("nowhere/kept.svg", "nowhere")])
+def test_a_picture_that_cannot_be_is_refused_first(run: Run, tmp_path: Path, name: str, said: str) -> None:
+    words = ["prune", str(run.folder), "-o", str(tmp_path / "x"), "--picture", str(tmp_path / name)]
+    with pytest.raises(ConfigError, match=said):
+        app(words, standalone_mode=False)
+    assert not (tmp_path / "x").exists()
+
+
 def learnable() -> tuple[torch.nn.Module, Samples]:
     model = build_model(Model(source="mlp", options={"hidden": [12]}), (1, 8, 8), 10, seed=1)
     return model, Samples(np.random.default_rng(0).normal(size=(32, 1, 8, 8)).astype(np.float32), np.arange(32) % 10)
