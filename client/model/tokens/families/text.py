@@ -78,9 +78,7 @@ def put_between(model: nn.Module, stack: Any, layers: int, reduction: Reduction,
     _require_readable(model, family)
     require_deep(layers)
     reduction.between(family).courses(layers, 64 * EVERY - 64, 64)
-    kind: Any = type(stack)
-    stack.__class__ = _with(reduced, kind)
-    stack.reduction = reduction
+    reduction.hang(stack, _with(reduced, type(stack)))
 
 
 @lru_cache(maxsize=16)
