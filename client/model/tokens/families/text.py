@@ -78,7 +78,8 @@ def put_between(model: nn.Module, stack: Any, layers: int, reduction: Reduction,
     _require_readable(model, family)
     require_deep(layers)
     reduction.between(family).courses(layers, 64 * EVERY - 64, 64)
-    reduction.hang(stack, _with(reduced, type(stack)))
+    kind: Any = type(stack)
+    reduction.hang(stack, _with(reduced, kind))
 
 
 @lru_cache(maxsize=16)
