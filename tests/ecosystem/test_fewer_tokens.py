@@ -1,4 +1,4 @@
-"""`dictpfl tokens` on models of transformers that were trained with a reducer, which is taken off for all arms but its own."""
+"""Models of transformers that were trained with a reducer: their map of layers, and `dictpfl tokens`, which takes it off for other arms."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dictpfl.deploy.compress.layers import pooled
 from dictpfl.deploy.compress.source import read_source
 from dictpfl.deploy.compress.tokens import compared
+from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.ecosystem.conftest import settings
 from tests.support.federations import tiny
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_every_arm_of_a_run_with_a_reducer(kind: str, texts: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_reducer(kind: str, texts: Path, tokenizer: Path, tmp_path: Path) -> None:
     import transformers
 
     name, sizes = settings(kind)
@@ -27,9 +29,13 @@ def test_every_arm_of_a_run_with_a_reducer(kind: str, texts: Path, tokenizer: Pa
         data__options={"text": "text", "tokenizer": str(tokenizer), "max_tokens": 16},
         model__source=f"transformers:{folder}", model__options={"pretrained": False, "head": "sequence-classification"},
         federation__rounds=1, tokens__reducer="autoprune", tokens__keep=0.7,
+        tallies__closing=["layerif"], tallies__options={"layerif": {"samples": 6, "validation": 4}},
     )  # fmt: skip
     simulate(config, tmp_path / "run", engine="local")
     home = tmp_path / "run" / "institutions" / "institution-000"
+    (tallied,) = pooled(Finished.load(tmp_path / "run"))
+    assert tallied.institutions == 3, "nobody refused, though texts are of several lengths"
+    assert all(block.influence > 0 for block in tallied.blocks.values())
     rows = {row.arm: row for row in compared(read_source(str(home), deciding=False), 0.5, []).rows}
     assert {"all tokens", "as trained", "fixed", "own MI", "random tokens"} <= rows.keys()
     assert rows["all tokens"].products == 1.0
