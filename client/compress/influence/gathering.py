@@ -24,9 +24,7 @@ from dictpfl.common.errors import ModelError
 
 BATCH = 8
 """Samples a pass forward and back."""
-_OUT = (
-    "leave it out: by --keep where a command has it, by `keep` from Python, and in a federation by naming it in decomposition.dense"
-)
+_OUT = "leave it out: by --keep where a command has it, by `keep` from Python, and in a federation by naming it in decomposition.dense"
 Pair = tuple[Tensor, Tensor]
 """Inputs (samples, tokens, m) and gradients of the outputs (samples, tokens, n) of a group of a weight's rows."""
 

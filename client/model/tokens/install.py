@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -139,6 +140,17 @@ def take_off(model: nn.Module) -> Reduction | None:
             found.take_down(module)
             return found
     return None
+
+
+@contextmanager
+def reading_all(model: nn.Module) -> Iterator[None]:
+    """Have a model read all tokens inside: what its layers read is then as many tokens of every sample, in their order."""
+    former = take_off(model)
+    try:
+        yield
+    finally:
+        if former is not None:
+            _hang(model, former, type(former.reducer).__name__)
 
 
 def reduction_of(model: nn.Module) -> Reduction | None:
