@@ -51,7 +51,7 @@ class Gathered:
         )
 
 
-class _Mixed(ModelError):
+class _MixedError(ModelError):
     """Samples of a batch that a layer reads otherwise than one below the other."""
 
 
@@ -65,7 +65,7 @@ class _Batch:
     def note(self, weight: Weight, group: int, x: Tensor, output: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
         """Note a call; returns what stands for the output from here on, so that who changes it in place leaves ours as it was."""
         if len(output) != self.size:
-            raise _Mixed(
+            raise _MixedError(
                 f"{weight.name} reads {tuple(x.shape)} of {self.size} samples: its inputs are not divided by sample along the first "
                 f"axis, so that no sample has a gradient of its own; {_OUT}"
             )
@@ -100,7 +100,7 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
             x, y = features[at : at + size], labels[at : at + size]
             try:
                 batch, gradients = _passed(model, weights, x, y, task)
-            except _Mixed:
+            except _MixedError:
                 if len(x) == 1:
                     raise
                 size = 1
