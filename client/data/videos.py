@@ -74,17 +74,28 @@ def images_of(path: Path, frames: int) -> Sequence[Any]:
 
 
 def _by_pillow(path: Path, frames: int) -> Sequence[Any]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     found = []
     try:
         with Image.open(path) as image:
             for number in spaced(getattr(image, "n_frames", 1), frames):
                 image.seek(number)
-                found.append(image.convert("RGB"))
-    except (OSError, EOFError, UnidentifiedImageError, ValueError) as error:
-        raise DataError(f"cannot read the clip {path}: {error}; mend or drop it") from error
+                found.append(_rgb(image))
+    except Exception as error:  # a damaged file can be any error in Pillow
+        raise _unreadable(path, error) from error
     return found
+
+
+def _rgb(image: Any) -> Any:
+    if image.mode.startswith(("I", "F")):
+        # Pillow's `convert` would cut off what is above 255.
+        raise ValueError(f"frames of 16 bits or more (mode {image.mode}), and frames are read in 8 bits")
+    return image.convert("RGB")
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"cannot read the clip {path}: {str(error) or type(error).__name__}; mend or drop it")
 
 
 def _by_av(path: Path, frames: int) -> Sequence[Any]:
@@ -105,8 +116,8 @@ def _by_av(path: Path, frames: int) -> Sequence[Any]:
                     held[number] = _upright(frame)
                 if number >= wanted[-1]:
                     break
-    except (OSError, IndexError, ValueError) as error:  # PyAV's own errors are among these
-        raise DataError(f"cannot read the clip {path}: {error}; mend or drop it") from error
+    except Exception as error:  # a damaged file can be any error in FFmpeg
+        raise _unreadable(path, error) from error
     if not held:
         raise DataError(f"the clip {path} has no frames; mend or drop it")
     last = max(held)

@@ -69,7 +69,7 @@ class Tokens(Section):
     reducer: str = Field(
         "none",
         description="`none`: all are read. Between layers: `autoprune`. Before the stack, of frames or patches: `fastvid`, `random`, `frames`, "
-        "`grid`, `salient`, `dtm`. Or a plug-in's name, or `package.module:name`.",
+        "`grid`, `salient`, `dtm`, `tome`. Or a plug-in's name, or `package.module:name`.",
     )
     keep: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.25,

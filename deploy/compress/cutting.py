@@ -23,6 +23,7 @@ from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
+from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
 RECORD = "cut.json"
@@ -221,6 +222,7 @@ def _card(made: Made, source: Source, note: str) -> str:
         if source.finished
         else "It was"
     )
+    reducer = reducer_notes(source.config.tokens) if source.finished else []
     head: Sequence[str] = ["---", f"library_name: {library}", "tags:", "- dictpfl", "- structured-pruning", "---", ""]
     body = [
         f"# {hub_free(name)}, cut", "", f"{own} cut: a smaller model of the same class; no part of dictpfl is needed to load it.", "",
@@ -230,7 +232,8 @@ def _card(made: Made, source: Source, note: str) -> str:
         f"| {source.task.metric_name} | {made.before.metric:.4f} | {made.after.metric:.4f} |", "",
         f"{_deciders(made, source)} decided which units stay (`{RECORD}`); {len(source.measure)} others were measured. What "
         "stayed was shaped by those samples: an architecture cut by somebody's data tells something about them.", "",
-        "## Use", "", "```python", *loading_lines(shrunk.model, name, "FOLDER"), "```", *(["", note] if note else []),
+        "## Use", "", "```python", *loading_lines(shrunk.model, name, "FOLDER"), "```",
+        *(line for said in (note, *reducer) if said for line in ("", said)),
     ]  # fmt: skip
     return "\n".join([*head, *body]).rstrip() + "\n"
 

@@ -26,6 +26,7 @@ from dictpfl.deploy.compress.narrow_report import Audit, Curve, Measured, Narrow
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
+from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
 REPORT, CARD = "narrow.json", "README.md"
@@ -346,7 +347,8 @@ def _card(report: NarrowReport, model: nn.Module, source: Source, names: Sequenc
             "A residual of 0 is a model that never had the skill, 1 the general one. Harder to relearn is not erased.",
             "",
         ]
-    return "\n".join([*lines, *(f"{note}\n" for note in report.notes)]).rstrip() + "\n"
+    reducer = reducer_notes(source.config.tokens) if source.finished else []
+    return "\n".join([*lines, *(f"{note}\n" for note in (*report.notes, *reducer))]).rstrip() + "\n"
 
 
 def _mean(values: Sequence[float]) -> str:

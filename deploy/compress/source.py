@@ -81,6 +81,7 @@ def read_source(
     measure: Path | None = None,
     checkpoint: Checkpoint = "last",
     max_tokens: int = 0,
+    deciding: bool = True,
 ) -> Source:
     """Read what SOURCE names, and the samples that go with it.
 
@@ -103,6 +104,7 @@ def read_source(
         measure: an .npz, or a file or folder of `data.source`, whose samples are measured.
         checkpoint: of a federation.
         max_tokens: of a calibration sample; what is longer is cut. 0: as they are.
+        deciding: something is decided by samples. If not, a run without public ones is read all the same, with none to calibrate with.
 
     Raises:
         ConfigError: nothing of that name, a configuration missing or refused, or no samples to calibrate with.
@@ -114,10 +116,10 @@ def read_source(
     if hub.split(source)[0]:
         whole = _of_library(source, config, data, changes)
     else:
-        whole = _of_folder(source, config, data, changes, checkpoint)
+        whole = _of_folder(source, config, data, changes, checkpoint, deciding=deciding)
     if measure is not None:
         whole = replace(whole, measure=_file(measure, whole.config))
-    _require_alike(whole)
+    _require_alike(whole, deciding=deciding)
     return replace(whole, calibration=cut_samples(drawn_samples(whole.calibration, calibration, seed), max_tokens))
 
 
@@ -180,7 +182,13 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
 
 
 def _of_folder(
-    source: str, path: Path | None, data: Path | None, changes: Mapping[str, Any], checkpoint: Checkpoint
+    source: str,
+    path: Path | None,
+    data: Path | None,
+    changes: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    *,
+    deciding: bool,
 ) -> Source:
     folder = Path(source)
     if not folder.is_dir():
@@ -203,8 +211,10 @@ def _of_folder(
         calibration = _calibrating(_dataset(data, config))
     elif is_institution:
         calibration = _read(folder / TRAIN, agreed)
-    else:
+    elif config.data.public_share or deciding:
         calibration = _public(folder, config)
+    else:
+        calibration = measure.take(np.arange(0))
     return Source(
         finished.merged(),
         config,
@@ -289,8 +299,8 @@ def _file(path: Path, config: FederationConfig) -> Samples:
     return dataset.samples.take(np.flatnonzero(dataset.splits == TEST_ROWS))
 
 
-def _require_alike(source: Source) -> None:
-    if not len(source.calibration):
+def _require_alike(source: Source, *, deciding: bool) -> None:
+    if deciding and not len(source.calibration):
         raise DataError("no samples to decide by; expected at least one: name some with --data")
     if not len(source.measure):
         raise DataError("no samples to measure the model on; expected at least one: name some with --measure")

@@ -17,25 +17,38 @@ from torch import nn
 from dictpfl.client.data.images import fitting
 from dictpfl.client.data.videos import images_of
 from dictpfl.client.model.tokens.encoder import load_encoder
-from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
+from dictpfl.client.model.tokens.install import install, reduction_of, take_off, with_gamma
+from dictpfl.client.model.tokens.reducers.autoprune import MEASURED
 from dictpfl.client.model.tokens.seam import Before, Frames, Reduced, make_reducer
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.compress.source import Source
+from dictpfl.deploy.exports.reduced import reducer_words
 
 _ACROSS, _GAP, _DIM = 8, 4, 0.22
 _SHOWN = 112  # pixels of a frame's side in a picture
 _RED, _YELLOW = (214, 48, 49), (255, 200, 40)
-BEFORE = ("fastvid", "dtm", "salient", "grid", "frames", "random")
+BEFORE = ("fastvid", "dtm", "salient", "tome", "grid", "frames", "random")
+_OF_FASTVID: Mapping[str, Mapping[str, Any]] = {
+    "fixed segments": {"segments": "fixed"},
+    "clusters": {"segments": "clusters"},
+}
 BETWEEN: Mapping[str, Mapping[str, Any]] = {
     "fixed": {},
+    "fixed, no merging": {"merge": False},
     "flat": {"k": 0.0},
     "steep": {"k": 0.4},
     "pyramid": {"curve": "pyramid"},
     "early": {"curve": "early"},
     "random tokens": {"pick": "random"},
 }
+"""Arms of `autoprune` on one curve for all samples."""
+ADAPTING = {f"{adapt} MI": adapt for adapt in ("own", "shuffled", "reversed")}
+"""Arms of `autoprune` whose curve is by each sample's mutual information, by another's, and by its opposite."""
+_CALIBRATED = 64
+"""Samples on which it is measured how fast their slope falls with information."""
+OWN = "as trained"
 
 
 @dataclass(frozen=True)
@@ -170,22 +183,89 @@ class Row:
     products: float
 
 
-def compared(source: Source, keep: float, reducers: Sequence[str]) -> list[Row]:
+@dataclass(frozen=True)
+class Compared:
+    """Arms of a comparison, and what is to be said of them.
+
+    Attributes:
+        rows: all tokens first, then the reducer that the model was trained with, if it has one.
+        notes: sentences.
+    """
+
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+
+def compared(source: Source, keep: float, reducers: Sequence[str]) -> Compared:
     """Measure a model with all its tokens and with each arm's, on the samples of a source.
 
+    A reducer that the model was trained with is taken off for all rows but its own.
+
+    Args:
+        source: model and samples; those that calibrate are never those that are measured.
+        keep: share of the tokens that stays, of every arm but the model's own.
+        reducers: to compare beside the usual ones.
+
     Raises:
-        ConfigError: a model of no family that is known.
+        ConfigError: a model of no family that is known, or a budget that leaves nothing.
     """
-    arms: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    if hasattr(source.model, "take_reduction"):
-        arms = {name: (name, {}) for name in reducers or BEFORE}
+    plain, notes, own = copy.deepcopy(source.model), [], []
+    former = take_off(plain)
+    if former is not None:
+        trained = copy.deepcopy(source.model)
+        if (reduction := reduction_of(trained)) is not None:
+            reduction.forget()
+        own = [_row(OWN, source, trained)]
+        named = reducer_words(source.config.tokens) or f"a {type(former.reducer).__name__}"
+        notes = [
+            f'this model was trained with the token reducer {named}: "{OWN}" is with it, all other rows are with it taken off'
+        ]
+    if _reads_between(plain):
+        arms = {name: Settings(reducer="autoprune", keep=keep, options=dict(of)) for name, of in BETWEEN.items()}
+        adapting, why = _adapting(source, plain, keep)
+        arms, notes = arms | adapting, [*notes, *why]
     else:
-        arms = {name: ("autoprune", options) for name, options in BETWEEN.items()}
-        arms |= {name: (name, {}) for name in reducers}
-    rows = [_row("all tokens", source, source.model)]
-    for arm, (reducer, options) in arms.items():
-        rows.append(_row(arm, source, reduce_tokens(copy.deepcopy(source.model), reducer, keep=keep, **options)))
-    return rows
+        arms = {name: Settings(reducer=name, keep=keep) for name in BEFORE}
+        arms |= {name: Settings(reducer="fastvid", keep=keep, options=dict(of)) for name, of in _OF_FASTVID.items()}
+    arms |= {name: Settings(reducer=name, keep=keep) for name in reducers}
+    rows = [_row("all tokens", source, plain), *own]
+    for arm, settings in arms.items():
+        model = copy.deepcopy(plain)
+        install(model, settings)
+        rows.append(_row(arm, source, model))
+    return Compared(rows, notes)
+
+
+def _reads_between(model: nn.Module) -> bool:
+    """Tell whether a reducer can stand between a model's layers: a model with a place of its own may take those before them alone."""
+    if not hasattr(model, "take_reduction"):
+        return True
+    try:
+        install(copy.deepcopy(model), Settings(reducer="autoprune", keep=0.9))
+    except ConfigError:
+        return False
+    return True
+
+
+def _adapting(source: Source, plain: nn.Module, keep: float) -> tuple[dict[str, Settings], list[str]]:
+    """Arms with a curve for each sample, and on what they were calibrated; none where a model cannot have them, and why."""
+    named = ", ".join(ADAPTING)
+    if not len(source.calibration):
+        return {}, [f"{named} are left out: the run has no public samples to calibrate them by; name some by --data"]
+    few = source.calibration.take(np.arange(min(_CALIBRATED, len(source.calibration))))
+    options = {"adapt": "own", "gamma": MEASURED}
+    try:
+        found = with_gamma(
+            plain,
+            Settings(reducer="autoprune", keep=keep, options=options),
+            lambda model: evaluate(model, few, source.task),
+        )
+    except ConfigError as error:
+        return {}, [f"{named} are left out: {error}"]
+    arms = {
+        name: found.model_copy(update={"options": found.options | {"adapt": adapt}}) for name, adapt in ADAPTING.items()
+    }
+    return arms, [f"{named}: gamma is {found.options['gamma']:.3g}, measured on {len(few)} other samples"]
 
 
 def _row(arm: str, source: Source, model: nn.Module) -> Row:

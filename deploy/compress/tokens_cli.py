@@ -32,7 +32,7 @@ def tokens(
     reducer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of a clip: fastvid (default), dtm, salient, grid, frames, random. Of a model: those to compare beside the usual ones."
+            help="Of a clip: fastvid (default), dtm, salient, tome, grid, frames, random. Of a model: those to compare beside the usual ones."
         ),
     ] = None,
     option: Annotated[
@@ -58,7 +58,7 @@ def tokens(
 
     Of a clip it prints how many tokens stay, where scenes begin, and the milliseconds; --picture draws it. Of a model it prints one table:
     tokens that a layer reads, multiply-adds of the layers as a share of those on all tokens, the metric, the loss and the time, of all
-    tokens and of each rule at the same budget.
+    tokens and of each rule at the same budget. A reducer that a run was trained with has a row of its own, and is taken off for the others.
     """
     use_working_directory()
     if Path(source).suffix.lower() in _ENDINGS:
@@ -81,14 +81,17 @@ def tokens(
     from dictpfl.deploy.compress.source import read_source
     from dictpfl.deploy.compress.tokens import compared
 
-    rows = compared(read_source(source, config=config, data=data, measure=measure), keep, reducer or [])
+    found = compared(
+        read_source(source, config=config, data=data, measure=measure, deciding=False), keep, reducer or []
+    )
     table = console.table("arm", "read a layer", "products", "metric", "loss", "ms a sample")
-    for row in rows:
+    for row in found.rows:
         read = "all" if row.read != row.read else f"{row.read:.1f}"
         table.add_row(
             row.arm, read, f"{row.products:.2f}", f"{row.metric:.4f}", f"{row.loss:.4f}", f"{row.milliseconds:.2f}"
         )
     console.out.print(table)
+    console.remark(found.notes)
 
 
 def _clip(

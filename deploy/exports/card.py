@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dictpfl.client.model import hub
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
 CARD = "README.md"
@@ -23,7 +24,7 @@ def write_card(
     library: str,
     base: str,
 ) -> None:
-    """Write README.md: method, rounds, parameters, federation id, and how to load the folder.
+    """Write README.md: method, rounds, parameters, federation id, how to load the folder, and the reducer of tokens, if there was one.
 
     Args:
         finished: the federation.
@@ -59,7 +60,8 @@ def write_card(
         "---", "", f"# {config.name}", "", kind, "",
         "Fine-tuned by several institutions on data that never left them, on encrypted updates.", "",
         "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts), "",
-        "## Use", "", "```python", *loading, "```", "", *(f"{note}\n" for note in notes),
+        "## Use", "", "```python", *loading, "```", "",
+        *(f"{note}\n" for note in (*notes, *reducer_notes(config.tokens))),
     ]  # fmt: skip
     (folder / CARD).write_text("\n".join([*head, *body]).rstrip() + "\n", encoding="utf-8")
 

@@ -24,6 +24,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError, ModelError
 from dictpfl.common.settings import Data
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.exports.reduced import reducer_words
 from dictpfl.deploy.runs.census import read_census
 from dictpfl.deploy.simulation.founding import TEST, read_samples
 
@@ -40,6 +41,7 @@ class Evaluation:
         recall: of each class its number of samples and the share of them that was recognised; empty without classes.
         names: of the classes, where the data name them.
         figures: of each metric in `training.metrics`, by name.
+        reducer: of tokens, with which the model was measured, and its settings; empty where it read all.
     """
 
     samples: int
@@ -49,6 +51,7 @@ class Evaluation:
     recall: Mapping[int, tuple[int, float]]
     names: tuple[str, ...] = ()
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reducer: str = ""
 
 
 def evaluate_on(
@@ -109,7 +112,7 @@ def measured(finished: Finished, samples: Samples, names: tuple[str, ...] = ()) 
     recall = _recall(_predicted(model, samples), samples.labels) if classes else {}
     return Evaluation(
         totals.count, task.metric_name, totals.metric_sum / totals.count, totals.loss_sum / totals.count, recall, names,
-        metrics.figures(totals.sums),
+        metrics.figures(totals.sums), reducer_words(config.tokens),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.registry import Registry
+from dictpfl.deploy.exports.reduced import reducer_notes
 
 if TYPE_CHECKING:
     from dictpfl.deploy.exports.finished import Checkpoint, Finished
@@ -45,7 +46,9 @@ class Exporter(ABC):
 
         finished = Finished.load(folder, checkpoint)
         short = short_of(finished.genesis, finished.state) if checkpoint == "last" else ""
-        return "\n".join(filter(None, [self.make(finished, output), short]))
+        return "\n".join(
+            filter(None, [self.make(finished, output), short, *reducer_notes(finished.genesis.config.tokens)])
+        )
 
     def make(self, finished: Finished, output: Path) -> str:
         """Write the model of a federation that is loaded; see `export`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import budget
 import vlm
 from lib import between, clip_federations, events, layers_of_language, splices
 from lib.arms import Cells, Study
+from tests.support import ROOT
 
 MACHINE = {"date": "2026-01-01", "processor": "-", "cores": 2, "load": 0, "python": "3", "commit": "-", "versions": {}}
 SEEDS = (0, 1, 2)
@@ -166,3 +168,16 @@ def test_federations_of_clips_that_learn_nothing_say_little() -> None:
     better = clip_federations.page(found, SEEDS)
     assert "is better than the one that reads all: 60.0 points above it" in better
     assert "no difference is shown" not in better
+
+
+def test_what_pages_quote_stands_in_the_result_files() -> None:
+    results = ROOT / "benchmarks" / "results"
+    time = json.loads((results / "fastvid.json").read_bytes())["time"]
+    family = (ROOT / "docs/explanation/pruning-family.md").read_text(encoding="utf-8")
+    assert f"[{time['ratio']:.2f} of the full one](../../benchmarks/results/fastvid.md)" in family
+    assert f"| {time['ratio']:.2f} stands; the reducer's {100 * time['reducer'] / time['reduced']:.0f} %" in family
+    if "runs with other bytes: required at most 0, measured 0" not in (results / "fastvid_federation.md").read_text():
+        for page in ("docs/how-to/video.md", "docs/how-to/fewer-tokens.md", "experiments/videos_digits.toml"):
+            text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+            assert "not a byte differs" not in text, page
+            assert "the same values cross" not in text, page

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dictpfl.client.compress.cutting.axes import Axis, Ints
 from dictpfl.client.data.samples import PADDING, Samples
+from dictpfl.client.model.tokens.install import reading_all
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.common.errors import ModelError
 
@@ -80,7 +81,7 @@ def squares(
     wanted = {axis.name: taps_of(axis) for axis in axes}
     watched = sorted({(tap.module, tap.is_input) for taps in wanted.values() for tap in taps})
     features, _ = tensors_of(model, samples)
-    with _evaluating(model), torch.no_grad():
+    with reading_all(model), _evaluating(model), torch.no_grad():
         for x in torch.split(features, batch):
             with _reading(model, watched) as read:
                 forward(model, x)

@@ -24,6 +24,7 @@ from dictpfl.common.errors import ModelError
 
 BATCH = 8
 """Samples a pass forward and back."""
+_OUT = "leave it out: by --keep where a command has it, by `keep` from Python, and in a federation by naming it in decomposition.dense"
 Pair = tuple[Tensor, Tensor]
 """Inputs (samples, tokens, m) and gradients of the outputs (samples, tokens, n) of a group of a weight's rows."""
 
@@ -50,6 +51,10 @@ class Gathered:
         )
 
 
+class _MixedError(ModelError):
+    """Samples of a batch that a layer reads otherwise than one below the other."""
+
+
 class _Batch:
     """Calls of one pass forward: what each layer read, and its output, whose gradient is to come."""
 
@@ -60,9 +65,9 @@ class _Batch:
     def note(self, weight: Weight, group: int, x: Tensor, output: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
         """Note a call; returns what stands for the output from here on, so that who changes it in place leaves ours as it was."""
         if len(output) != self.size:
-            raise ModelError(
+            raise _MixedError(
                 f"{weight.name} reads {tuple(x.shape)} of {self.size} samples: its inputs are not divided by sample along the first "
-                "axis, so that no sample has a gradient of its own; keep it out by --keep"
+                f"axis, so that no sample has a gradient of its own; {_OUT}"
             )
         held = output if output.requires_grad else output.detach().requires_grad_()
         self.calls.append((weight.name, group, x, held, rows))
@@ -71,6 +76,8 @@ class _Batch:
 
 def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, task: Task) -> Gathered:
     """Pass samples forward and back, in evaluation mode; parameters get no gradient and are left as they were.
+
+    Samples that the model reads in groups, such as texts of several lengths with a reducer of tokens, are passed one by one.
 
     Args:
         model: plain.
@@ -88,19 +95,36 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
     try:
         for p in wanted:
             p.requires_grad_(False)
-        for x, y in zip(torch.split(features, BATCH), torch.split(labels, BATCH), strict=True):
-            batch = _Batch(len(x))
-            with _watched(model, weights, batch), torch.enable_grad():
-                outputs = forward(model, x)
-                loss = torch.stack([task.loss(outputs[i : i + 1], y[i : i + 1]) for i in range(len(x))]).sum()
-                _require_all(weights, batch)
-                gradients = torch.autograd.grad(loss, [held for *_, held, _ in batch.calls], allow_unused=True)
+        size, at = BATCH, 0
+        while at < len(features):
+            x, y = features[at : at + size], labels[at : at + size]
+            try:
+                batch, gradients = _passed(model, weights, x, y, task)
+            except _MixedError:
+                if len(x) == 1:
+                    raise
+                size = 1
+                continue
             _add(found, batch, gradients)
+            at += len(x)
     finally:
         for p in wanted:
             p.requires_grad_(True)
         model.train(was_training)
     return found
+
+
+def _passed(
+    model: nn.Module, weights: Mapping[str, Weight], x: Tensor, y: Tensor, task: Task
+) -> tuple[_Batch, tuple[Tensor | None, ...]]:
+    """Pass a batch: calls of its layers, and the gradient of each call's output."""
+    batch = _Batch(len(x))
+    with _watched(model, weights, batch), torch.enable_grad():
+        outputs = forward(model, x)
+        loss = torch.stack([task.loss(outputs[i : i + 1], y[i : i + 1]) for i in range(len(x))]).sum()
+        _require_all(weights, batch)
+        gradients = torch.autograd.grad(loss, [held for *_, held, _ in batch.calls], allow_unused=True)
+    return batch, gradients
 
 
 def _add(found: Gathered, batch: _Batch, gradients: tuple[Tensor | None, ...]) -> None:
@@ -125,7 +149,7 @@ def _require_all(weights: Mapping[str, Weight], batch: _Batch) -> None:
     reached = {name for name, *_ in batch.calls}
     if missing := [name for name in weights if name not in reached]:
         raise ModelError(
-            f"no sample reaches {', '.join(missing[:5])}, so that nothing says what they are worth; keep them out by --keep"
+            f"no sample reaches {', '.join(missing[:5])}, so that nothing says what they are worth; {_OUT}"
         )
 
 

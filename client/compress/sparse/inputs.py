@@ -17,6 +17,7 @@ from dictpfl.client.model import fused
 from dictpfl.client.model.layers.attention import TableMultiheadAttention
 from dictpfl.client.model.layers.convolution import patches_of
 from dictpfl.client.model.sparse.weights import Weight
+from dictpfl.client.model.tokens.install import reading_all
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.common.errors import DataError, ModelError
 
@@ -96,7 +97,7 @@ class Grams:
 
 
 def calibrate(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, see: See) -> None:
-    """Run a model on samples in evaluation mode, and show the inputs of covered weights.
+    """Run a model on samples in evaluation mode, all their tokens, and show the inputs of covered weights.
 
     Args:
         model: plain; its weights are not changed.
@@ -120,7 +121,7 @@ def calibrate(model: nn.Module, weights: Mapping[str, Weight], samples: Samples,
     model.eval()
     features, _ = tensors_of(model, samples)
     try:
-        with watched(model, weights, noting) as batch, torch.no_grad():
+        with reading_all(model), watched(model, weights, noting) as batch, torch.no_grad():
             for x in torch.split(features, BATCH):
                 batch.of(x)
                 forward(model, x)

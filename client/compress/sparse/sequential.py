@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dictpfl.client.compress.sparse.inputs import BATCH, Real, require_reached, watched
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.weights import Weight
+from dictpfl.client.model.tokens.install import reading_all
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.common.errors import DataError
 
@@ -104,13 +105,14 @@ def in_order(
     """
     if not len(samples):
         raise DataError("no calibration samples; expected at least one")
-    for part in parts_of(model, weights, samples):
-        groups = part.readers if by_input else (tuple(w for group in part.readers for w in group),)
-        calls = _calls(model, part.block, samples)
-        for group in groups:
-            gathered = make()
-            _run(model, part.block, calls, {w.name: w for w in group}, gathered)
-            decide(group, gathered)
+    with reading_all(model):
+        for part in parts_of(model, weights, samples):
+            groups = part.readers if by_input else (tuple(w for group in part.readers for w in group),)
+            calls = _calls(model, part.block, samples)
+            for group in groups:
+                gathered = make()
+                _run(model, part.block, calls, {w.name: w for w in group}, gathered)
+                decide(group, gathered)
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ _FAMILIES: tuple[Any, ...] = (vit, bert, llama)
 def install(model: nn.Module, settings: Tokens) -> Reduction | None:
     """Make a model read fewer tokens, in place; None where the settings reduce nothing, and the model is as it was.
 
+    A reduction that hangs on the model already is taken off for the new one.
+
     Raises:
         ConfigError: a model of no family that is known, or settings that do not fit it.
     """
@@ -32,16 +35,27 @@ def install(model: nn.Module, settings: Tokens) -> Reduction | None:
 
 def _put(model: nn.Module, reducer: Before | Between, settings: Tokens) -> Reduction:
     reduction = Reduction(reducer, settings.apply == "evaluate")
+    former = take_off(model)  # one stands between the layers, never two
+    try:
+        _hang(model, reduction, settings.reducer)
+    except ConfigError:
+        if former is not None:
+            _hang(model, former, settings.reducer)
+        raise
+    return reduction
+
+
+def _hang(model: nn.Module, reduction: Reduction, name: str) -> None:
     if getattr(model, "take_reduction", None) is not None:
         model.take_reduction(reduction)  # type: ignore[operator] # a model that has a place of its own for reducers
-        return reduction
+        return
     for family in _FAMILIES:
         if family.matches(model):
             family.install(model, reduction)
-            return reduction
+            return
     known = "; ".join(family.NAME for family in _FAMILIES)
     raise ConfigError(
-        f"tokens.reducer {settings.reducer!r}: {type(model).__name__} is of no family whose tokens can be reduced; known: {known}; or a "
+        f"tokens.reducer {name!r}: {type(model).__name__} is of no family whose tokens can be reduced; known: {known}; or a "
         "model with `take_reduction`"
     )
 
@@ -55,7 +69,7 @@ def with_gamma(model: nn.Module, settings: Tokens, read: Callable[[nn.Module], o
     """Measure gamma on samples, where the settings say so: k0 over the 90th percentile of mutual information.
 
     Args:
-        model: without a reducer; it stays so.
+        model: with a reducer or without; it stays so.
         settings: checked. Others than those with gamma = "measured" are returned as they are.
         read: calls a model on samples.
 
@@ -94,6 +108,8 @@ def reduce_tokens(
 ) -> nn.Module:
     """Make a model of timm or transformers read fewer tokens, in place, for training and use: `reduce_tokens(model, "autoprune", keep=0.25)`.
 
+    Called again, the later reducer takes the place of the earlier one; "none", or keep = 1, takes it off.
+
     Args:
         model: a vision transformer, an encoder built as BERT, or a decoder built as Llama with a classifier of sequences.
         reducer: name of a reducer (`tokens.reducer`).
@@ -111,8 +127,30 @@ def reduce_tokens(
     settings = Tokens.model_validate({"reducer": reducer, "keep": keep, "apply": apply, "options": options})
     if calibration is not None:
         settings = with_gamma(model, settings, lambda plain: plain(calibration))
-    install(model, settings)
+    if install(model, settings) is None:
+        take_off(model)
     return model
+
+
+def take_off(model: nn.Module) -> Reduction | None:
+    """Make a model read all tokens again, in place; returns the reduction that hung on it, None where there was none."""
+    for module in model.modules():
+        found = getattr(module, "reduction", None)
+        if isinstance(found, Reduction):
+            found.take_down(module)
+            return found
+    return None
+
+
+@contextmanager
+def reading_all(model: nn.Module) -> Iterator[None]:
+    """Have a model read all tokens inside: what its layers read is then as many tokens of every sample, in their order."""
+    former = take_off(model)
+    try:
+        yield
+    finally:
+        if former is not None:
+            _hang(model, former, type(former.reducer).__name__)
 
 
 def reduction_of(model: nn.Module) -> Reduction | None:

@@ -41,11 +41,26 @@ class Reduction:
         reducer: chooses and merges.
         evaluating_only: act only where the model is measured or used, not while it is trained.
         told: what was done since `forget`.
+        plain: class that the module had on which it hangs, where that has another one meanwhile.
     """
 
     reducer: Before | Between
     evaluating_only: bool = False
     told: Told = field(default_factory=Told)
+    plain: type | None = None
+
+    def hang(self, module: nn.Module, kind: type) -> None:
+        """Hang on a module, whose class becomes another one until `take_down`."""
+        self.plain, module.__class__ = type(module), kind
+        module.reduction = self  # type: ignore[assignment] # found by its name
+
+    def take_down(self, module: nn.Module) -> None:
+        """Leave a module as it was without this."""
+        if self.plain is None:  # a model with `take_reduction`
+            module.reduction = None  # type: ignore[assignment]
+            return
+        module.__class__, self.plain = self.plain, None
+        del module.reduction
 
     def acts(self, *, training: bool) -> bool:
         """Tell whether the model reads fewer tokens now."""

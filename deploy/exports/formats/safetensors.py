@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from dictpfl.client.folder import FORMER_SETTINGS, GENESIS_WEIGHTS, SETTINGS
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
+from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.identity import PUBLIC, Role
 from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter
+from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.operations import begun
-from dictpfl.deploy.runs.run import Run, sha256_of
+from dictpfl.deploy.runs.run import Run, first_institution, sha256_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +54,10 @@ class SafetensorsExporter(Exporter):
                 f"{run.model_path} does not match the run's summary; it was altered. Run the simulation again"
             )
         output.write_bytes(run.model_path.read_bytes())
-        return f"sha256 {run.summary['model_sha256']}"
+        said = [f"sha256 {run.summary['model_sha256']}"]
+        if run.config.tokens.reducer != "none":  # with numbers that were measured at the founding
+            said += reducer_notes(Genesis.load(first_institution(folder)).config.tokens)
+        return "\n".join(said)
 
 
 def write_model(folder: Path, output: Path, checkpoint: Checkpoint = "last") -> str:
@@ -73,7 +78,8 @@ def write_model(folder: Path, output: Path, checkpoint: Checkpoint = "last") -> 
     state = record.shared if checkpoint == "last" else Finished.load(folder, checkpoint).state
     _save(Workbench(genesis, home(folder) / GENESIS_WEIGHTS).merged(state), output)
     short = short_of(genesis, state) if checkpoint == "last" else ""
-    return "\n".join(filter(None, [f"after {state.updates} updates, sha256 {sha256_of(output)}", short]))
+    said = [f"after {state.updates} updates, sha256 {sha256_of(output)}", short]
+    return "\n".join(filter(None, [*said, *reducer_notes(genesis.config.tokens)]))
 
 
 _OTHERS = {".pt": "torch", ".pth": "torch", ".bin": "torch", ".onnx": "ONNX", ".gguf": "GGUF", ".npz": "numpy"}

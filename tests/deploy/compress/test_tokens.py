@@ -5,15 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dictpfl.client.data.features import ClipFeatures
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.folder import VALIDATION
+from dictpfl.client.model.tokens.install import take_off
+from dictpfl.client.training.task import task_of
+from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.compress.tokens import look, picture
+from dictpfl.deploy.compress.source import read_source
+from dictpfl.deploy.compress.tokens import compared, look, picture
+from dictpfl.deploy.exports.evaluation import evaluate_on
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.clips import tiny_encoder
+from tests.support.federations import tiny
 
 
 def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -92,6 +103,63 @@ def test_a_model_s_table(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     for arm in ("all tokens", "fixed", "flat", "pyramid", "random tokens", "grid"):
         assert arm in ran.stdout
+
+
+def trained(folder: Path, **changes: Any) -> Path:
+    """A run whose model reads fewer tokens."""
+    settings = {"training__steps": 1, "federation__rounds": 1, "tokens__keep": 0.5} | changes
+    simulate(tiny(**settings), folder, engine="local")
+    return folder
+
+
+def test_a_run_s_own_reducer_is_taken_off_for_the_other_rows(tmp_path: Path) -> None:
+    """All tokens are all that the model has, whatever it was trained with, and its own row is what `dictpfl evaluate` says."""
+    run = trained(
+        tmp_path / "run",
+        model__source="vit_tiny",
+        model__options={"dim": 16, "depth": 3, "patch": 1},
+        tokens__reducer="autoprune",
+    )
+    home = run / "institutions" / "institution-000"
+    found = compared(read_source(str(home), deciding=False), 0.3, ["grid"])
+    rows = {row.arm: row for row in found.rows}
+    assert [*rows][:2] == ["all tokens", "as trained"]
+    assert {"fixed", "fixed, no merging", "own MI", "shuffled MI", "reversed MI", "grid"} <= rows.keys()
+    finished, own = Finished.load(home), evaluate_on(home)
+    plain = finished.merged()
+    take_off(plain)
+    whole = evaluate(plain, Samples.load(home / VALIDATION), task_of(finished.genesis.config.measuring))
+    assert rows["all tokens"].loss == pytest.approx(whole.loss_sum / whole.count, abs=1e-6)
+    assert rows["as trained"].loss == pytest.approx(own.loss, abs=1e-6)
+    assert rows["all tokens"].loss != rows["as trained"].loss
+    assert rows["fixed"].read < rows["as trained"].read < 65
+    assert "trained with the token reducer `autoprune` (keep = 0.5)" in found.notes[0]
+    assert "other samples" in found.notes[1]
+
+
+def test_a_run_without_public_samples_is_measured(tmp_path: Path) -> None:
+    """Nothing but a slope is decided by samples; a clip's model reads fewer before its stack."""
+    clips: dict[str, Any] = {
+        "data__source": "short_events",
+        "data__options": {"count": 60, "frames": 5, "side": 3, "classes": 3},
+        "model__source": "video",
+        "model__options": {"width": 16, "layers": 1, "heads": 2},
+        "tokens__reducer": "fastvid",
+    }
+    ran = dictpfl("tokens", trained(tmp_path / "run", **clips), "--keep", "0.34", "--reducer", "grid", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    for arm in ("all tokens", "as trained", "fastvid", "tome", "fixed segments", "clusters", "grid"):
+        assert arm in ran.stdout
+    assert "was trained with the token reducer `fastvid` (keep = 0.5)" in ran.stderr
+    run = trained(
+        tmp_path / "images",
+        model__source="vit_tiny",
+        model__options={"dim": 16, "depth": 3, "patch": 1},
+        tokens__reducer="autoprune",
+    )
+    found = compared(read_source(str(run), deciding=False), 0.3, [])
+    assert "own MI" not in {row.arm for row in found.rows}
+    assert "left out: the run has no public samples" in found.notes[1]
 
 
 def test_a_reducer_between_layers_has_no_picture(tmp_path: Path) -> None:

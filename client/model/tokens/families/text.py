@@ -79,8 +79,7 @@ def put_between(model: nn.Module, stack: Any, layers: int, reduction: Reduction,
     require_deep(layers)
     reduction.between(family).courses(layers, 64 * EVERY - 64, 64)
     kind: Any = type(stack)
-    stack.__class__ = _with(reduced, kind)
-    stack.reduction = reduction
+    reduction.hang(stack, _with(reduced, kind))
 
 
 @lru_cache(maxsize=16)

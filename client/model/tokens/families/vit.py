@@ -114,8 +114,7 @@ def install(model: nn.Module, reduction: Reduction) -> None:
             )
     else:
         reduction.reducer.kept(1, _patches(model))
-    blocks.__class__ = ReducedBlocks
-    blocks.reduction = reduction
+    reduction.hang(blocks, ReducedBlocks)
 
 
 def stack(model: nn.Module) -> nn.Module:

@@ -18,7 +18,9 @@ from dictpfl.client.compress.influence.layers import Measure, layer_influence
 from dictpfl.client.compress.influence.solvers import influence, score
 from dictpfl.client.compress.influence.tables import tables_of
 from dictpfl.client.data.samples import IGNORED, PADDING, Samples
+from dictpfl.client.model.networks.vit import VitTiny
 from dictpfl.client.model.sparse.weights import covered
+from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
 from dictpfl.client.model.twin import decompose
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import Task, load_task
@@ -254,3 +256,35 @@ def test_what_it_cannot_measure_is_refused() -> None:
 
     with pytest.raises(ModelError, match="divided by sample"):
         gather(mixing := Mixing().double(), covered(mixing, ["*weight"]), training, TASK)
+
+
+@pytest.mark.parametrize("kind", ["texts of several lengths", "curves of several samples"])
+def test_samples_that_a_model_reads_in_groups_are_passed_one_by_one(kind: str) -> None:
+    """With a reducer of tokens: a text is read with those of its length, an image with those of its curve."""
+    torch.manual_seed(0)
+    model: nn.Module
+    if kind.startswith("texts"):
+        sizes = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8}
+        config = transformers.BertConfig(vocab_size=30, num_labels=3, **sizes)
+        model = transformers.BertForSequenceClassification(config).double()
+        reduce_tokens(model, "autoprune", keep=0.6)
+        ids = np.full((10, 40), PADDING)
+        for row, length in enumerate((40, 3, 17, 40, 9, 33, 8, 24, 5, 12)):
+            ids[row, :length] = RNG.integers(1, 30, length)
+        features, name = ids, "*attention.output.dense.weight"
+    else:
+        model = VitTiny((1, 8, 8), 3, dim=8, depth=3, patch=1).double()
+        features, name = RNG.normal(size=(10, 1, 8, 8)), "*fc1.weight"
+        known = torch.tensor(features)
+        reduce_tokens(model, "autoprune", keep=0.5, adapt="own", levels=16, gamma="measured", calibration=known)
+    parts = Samples(features[:6], RNG.integers(0, 3, 6)), Samples(features[6:], RNG.integers(0, 3, 4))
+    weights = covered(model, [name])
+    assert len(weights) == 3
+    found = layer_influence(model, *parts, TASK, weights=weights)
+    own, held = (gradients(model, part, [w.parameter for w in weights.values()]) for part in parts)
+    levels = reduction_of(model).told.levels  # type: ignore[union-attr]
+    assert kind.startswith("texts") or sum(count > 0 for count in levels) > 1
+    for weight, g, v in zip(weights.values(), own, held, strict=True):
+        expected = direct(g, v.sum(axis=0), "exact")
+        influenced = found.blocks[weight.block].influence
+        np.testing.assert_allclose(influenced, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())

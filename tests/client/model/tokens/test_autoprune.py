@@ -221,6 +221,23 @@ def test_tables_work_as_ever(family: str) -> None:
     torch.testing.assert_close(outputs(twin.module, batch), outputs(model, batch), atol=1e-5, rtol=1e-5)
 
 
+@every_family
+def test_a_second_reducer_takes_the_place_of_the_first(family: str) -> None:
+    """As if the first had not been there, and `none` leaves the plain model: its class, its names and its outputs."""
+    model, batch = FAMILIES[family]()
+    plain, kinds = outputs(model, batch), [type(module) for module in model.modules()]
+    alone = outputs(reduce_tokens(copy.deepcopy(model), "autoprune", keep=0.5), batch)
+    reduce_tokens(model, "autoprune", keep=0.7, adapt="own", gamma=5.0)
+    outputs(model, batch)
+    assert torch.equal(outputs(reduce_tokens(model, "autoprune", keep=0.5), batch), alone)
+    with pytest.raises(ConfigError, match="leaves less than one"):
+        reduce_tokens(model, "autoprune", keep=0.001)
+    assert torch.equal(outputs(model, batch), alone), "what is refused changes nothing"
+    assert torch.equal(outputs(reduce_tokens(model, "none", keep=0.5), batch), plain)
+    assert [type(module) for module in model.modules()] == kinds
+    assert reduction_of(model) is None
+
+
 def test_only_where_it_is_used() -> None:
     model, batch = tiny_vit()
     plain = outputs(model, batch)
