@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from dictpfl.client.data.digits import histogram, read_numbers
+from dictpfl.client.data.digits import Histogram, histogram, read_numbers, words_of
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.numbers.fit import EVEN, FIRST, SECOND, fits
@@ -53,6 +53,41 @@ def test_clean_data_are_seldom_flagged() -> None:
     clean = [histogram(wide(400, seed)) + histogram(pressures(400, seed, 0.0)) for seed in range(200)]
     assert not any(math.isnan(test.p) for found in clean for test in fits(found)), "every test was made"
     assert sum(any(test.flagged for test in fits(found)) for found in clean) <= 10
+
+
+def test_clean_tables_of_programs_are_seldom_flagged() -> None:
+    """Whole numbers in a column of floats, decimals without their zeros, single precision, computed values: none is a preference for a digit."""
+
+    def columns(seed: int) -> list[list[str]]:
+        draw = np.random.default_rng(seed)
+        whole = [draw.integers(90, 180, 400) for _ in range(3)]
+        exact = [draw.uniform(10, 99, 400) for _ in range(4)]
+        significant = np.array([float(f"{x:.3g}") for x in 10 ** draw.uniform(0, 3, 400)])
+        return [
+            words_of(whole[0].astype(np.float64)), [str(n) for n in whole[1]], [str(float(n)) for n in whole[2]], words_of(np.round(exact[0], 2)),
+            words_of(np.round(exact[1], 1).astype(np.float32)), words_of(exact[2]), words_of(exact[3].astype(np.float32)), words_of(significant),
+        ]  # fmt: skip
+
+    tables = [[histogram(words) for words in columns(seed)] for seed in range(40)]
+    for number in range(len(tables[0])):
+        assert sum(any(test.flagged for test in fits(table[number])) for table in tables) <= 3, f"column {number} alone"
+    pooled = [sum(table, Histogram.empty()) for table in tables]
+    assert all(found.part("last").sum() > 2000 for found in pooled)
+    assert sum(any(test.flagged for test in fits(found)) for found in pooled) <= 3
+
+
+def test_rounding_is_still_seen_in_tables_of_programs() -> None:
+    draw = np.random.default_rng(1)
+    exact = draw.integers(900, 1800, 600)
+    rounded = np.where(draw.random(600) < 0.3, exact // 10 * 10, exact)
+    for words in (
+        words_of(rounded.astype(np.float64)),
+        words_of(rounded / 10),
+        words_of((rounded / 100).astype(np.float32)),
+    ):
+        tests = {fit.what: fit for fit in fits(histogram(words))}
+        assert tests["last"].flagged
+        assert "rounding or a preference for the digit 0" in tests["last"].verdict
 
 
 def test_columns_of_the_contract() -> None:
