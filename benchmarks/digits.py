@@ -65,7 +65,7 @@ def _reader(layers: int, kind: torch.dtype) -> Reader:
     read = reader_of(str(SOURCE), "cpu")
     found = Reader(read.model.to(kind), read.tokenizer)
     if layers:
-        found.downs = found.downs[:layers]
+        found.layers = found.layers[:layers]
     return found
 
 

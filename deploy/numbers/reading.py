@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dictpfl.client.model.hub import library
-from dictpfl.common.errors import ModelError
+from dictpfl.deploy.numbers.parts import last_norm, layers_of
 from dictpfl.deploy.numbers.spelling import BEFORE, Severally, spelling_of
 from dictpfl.deploy.numbers.tasks import Question
 
@@ -64,13 +64,20 @@ class Reader:
         model: causal, of transformers, with layers `mlp.down_proj`.
         tokenizer: its own.
 
+    Attributes:
+        layers: what each holds and adds to the stream.
+        norm: before the output layer.
+        unembedding: of the output layer, float32 (V, width).
+        spelling, digits: how the tokenizer writes digits, and their tokens, int64 (10,).
+
     Raises:
-        ModelError: digits that are no tokens of their own, or layers of another kind.
+        ModelError: digits that are no tokens of their own, layers of another kind, or experts.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.downs = _down_projections(model)
+        self.layers = layers_of(model)
+        self.norm = last_norm(model)
         self.spelling = spelling_of(tokenizer, model.get_output_embeddings().weight.shape[0])
         self.digits = self.spelling.digits
         # The argument's name changed with transformers 5.
@@ -80,7 +87,18 @@ class Reader:
         self.device = next(model.parameters()).device
         output = model.get_output_embeddings()
         bias = getattr(output, "bias", None)
-        self._output = output.weight.detach().float(), None if bias is None else bias.detach().float()
+        self.unembedding = output.weight.detach().float()
+        self._bias = None if bias is None else bias.detach().float()
+
+    @property
+    def downs(self) -> list[nn.Linear]:
+        """Down-projections, by layer."""
+        return [layer.down for layer in self.layers]
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits as the model gives them out: Gemma 2 bounds them, which leaves their order and changes chances."""
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     def prompt(self, question: Question, examples: Sequence[Question] = ()) -> list[int]:
         """Token ids of a question behind some examples, up to the place of the answer's first digit."""
@@ -203,7 +221,7 @@ class Reader:
 
     def _logits(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Logits of hidden states (n, width), of all tokens or of some; float32, since bfloat16 has ties, and a tie goes to the smaller digit."""
-        weight, bias = self._output
+        weight, bias = self.unembedding, self._bias
         if tokens is not None:
             weight, bias = weight[tokens], None if bias is None else bias[tokens]
         logits = hidden.float() @ weight.t()
@@ -321,13 +339,3 @@ def _zeroing(gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Te
         return (inputs[0].masked_fill(gone, 0.0), *inputs[1:])
 
     return hook
-
-
-def _down_projections(model: Any) -> list[nn.Linear]:
-    found = [m for name, m in model.named_modules() if name.endswith("mlp.down_proj") and isinstance(m, nn.Linear)]
-    if not found or model.get_output_embeddings() is None:
-        raise ModelError(
-            f"{type(model).__name__} has no layers mlp.down_proj before an output layer: the audit reads models of the llama family "
-            "(Llama, SmolLM2, Qwen2, Mistral, Gemma)"
-        )
-    return found
