@@ -103,11 +103,10 @@ def _layers_with_down_projections(model: Any) -> list[str]:
         )
     names = [name.removesuffix(_DOWN) for name in found]
     stack = names[0].rpartition(".")[0]
-    there = [f"{stack}.{child}" for child, _ in model.get_submodule(stack).named_children()]
-    if names != there:
-        other = next(name for name in [*there, *names] if (name in there) != (name in names))
+    there = {f"{stack}.{child}": part for child, part in model.get_submodule(stack).named_children()}
+    if other := [n for n, part in there.items() if n not in names or not hasattr(part, _ATTENTION[1:])]:
         raise ModelError(
-            f"{type(model).__name__} has mlp.down_proj in {len(names)} of its layers, and not in {other} as in all others: {_KINDS}"
+            f"{type(model).__name__} has no mlp.down_proj, or no self_attn, in {', '.join(other[:3])}: {_KINDS}"
         )
     return names
 
@@ -117,7 +116,6 @@ def _followed(model: Any, layers: Sequence[str]) -> Iterator[dict[str, nn.Module
     """Parts of each layer whose output is added, by the name of the part that computes it."""
     behind = {layer + part: model.get_submodule(layer + part) for layer in layers for part in (_ATTENTION, _MLP)}
     returned: dict[str, Tensor] = {}
-    handles = []
 
     def noting(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -133,11 +131,12 @@ def _followed(model: Any, layers: Sequence[str]) -> Iterator[dict[str, nn.Module
 
         return hook
 
-    for name in list(behind):
-        handles.append(model.get_submodule(name).register_forward_hook(noting(name)))
-    for layer in layers:
-        for child in model.get_submodule(layer).children():
-            handles.append(child.register_forward_pre_hook(comparing(layer), with_kwargs=True))
+    handles = [model.get_submodule(name).register_forward_hook(noting(name)) for name in behind]
+    handles += [
+        child.register_forward_pre_hook(comparing(layer), with_kwargs=True)
+        for layer in layers
+        for child in model.get_submodule(layer).children()
+    ]
     try:
         yield behind
     finally:
