@@ -102,7 +102,7 @@ class Reader:
 
     def prompt(self, question: Question, examples: Sequence[Question] = ()) -> list[int]:
         """Token ids of a question behind some examples, up to the place of the answer's first digit."""
-        told = "".join(f"Question: {e.text}\n{BEFORE} {e.answer}\n\n" for e in examples)
+        told = "".join(map(told_example, examples))
         text = f"{told}Question: {question.text}\n{BEFORE}"
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if isinstance(self.spelling, Severally):
@@ -124,7 +124,8 @@ class Reader:
         Args:
             asked: questions.
             examples: questions with answers in front of each.
-            variants: neurons to silence, by name; each is tried at every place.
+            variants: neurons to silence, by name; each is tried at every place. A place counts as changed where it says other than the untouched model in
+                the same seat of a pass of the same size: sums of another order round otherwise, and an empty set changes nothing.
             activations: True: average the neurons' activations too.
         """
         rows: dict[str, list[Any]] = {name: [] for name in ("question", "place", "truth", "fluent")}
@@ -165,12 +166,16 @@ class Reader:
         for place in range(max(map(len, spelt))):
             going = [row for row, tokens in enumerate(spelt) if place < len(tokens)]
             rivals = self.spelling.rivals(place)
-            answers: dict[str, list[int]] = {}
-            for part in variants:
-                answers |= self._without(part, rivals, past, current, mask, where)
+            seats = {len(part.names) for part in variants}
+            untouched = {n: self._seated(n, {}, rivals, past, current, mask, where) for n in seats}
+            silenced = [
+                self._seated(len(part.names), part.gone, rivals, past, current, mask, where) for part in variants
+            ]
             with self._summing(sums, going):
                 hidden = self._hidden(past, current, mask, where)[:, -1]
-            answers = {"plain": self._favourites(hidden, rivals)} | answers
+            answers = {"plain": self._favourites(hidden, rivals)}
+            for part, found in zip(variants, silenced, strict=True):
+                answers |= part.changed(answers["plain"], untouched[len(part.names)], found)
             is_digit = torch.isin(self._logits(hidden).argmax(dim=1).cpu(), rivals[0]).tolist()
             yield place, going, answers, is_digit
             told = [tokens[place] if place < len(tokens) else int(self.digits[0]) for tokens in spelt]
@@ -198,20 +203,26 @@ class Reader:
             self._hidden(past, ids[:, :-1], mask[:, :-1], at[:, shared:-1])
         return past, ids[:, -1:], mask, at[:, -1:]
 
-    def _without(
-        self, part: _Together, rivals: Rivals, past: Any, current: Tensor, mask: Tensor, where: Tensor
-    ) -> dict[str, list[int]]:
-        """Favourites of some variants in one pass: the current token stands there once a variant, and none sees another's."""
-        count, rows = len(part.names), len(current)
+    def _seated(
+        self,
+        count: int,
+        gone: Mapping[int, Tensor],
+        rivals: Rivals,
+        past: Any,
+        current: Tensor,
+        mask: Tensor,
+        where: Tensor,
+    ) -> list[int]:
+        """Favourites of a pass in which the current token stands `count` times, each seat without its neurons, and none sees another's; row by row."""
+        rows = len(current)
         own = torch.eye(count, dtype=torch.bool, device=self.device).expand(rows, 1, -1, -1)
         seen = torch.cat([mask[:, None, None, :-1].bool().expand(-1, -1, count, -1), own], dim=3)
         kind = self.model.dtype
         hidden_from = torch.zeros(seen.shape, dtype=kind, device=self.device).masked_fill(~seen, torch.finfo(kind).min)
-        with self._silencing(part.gone):
+        with self._silencing(gone):
             hidden = self._hidden(past, current.expand(-1, count), hidden_from, where.expand(-1, count))
         past.crop(-count)
-        favourites = self._favourites(hidden.reshape(rows * count, -1), rivals)
-        return {name: favourites[number::count] for number, name in enumerate(part.names)}
+        return self._favourites(hidden.reshape(rows * count, -1), rivals)
 
     def _hidden(self, cache: Any, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
         """Last hidden states behind the tokens, (samples, tokens, width); the cache grows by the tokens."""
@@ -286,6 +297,11 @@ class Reader:
                 handle.remove()
 
 
+def told_example(question: Question) -> str:
+    """Text of a question with its answer, in front of others."""
+    return f"Question: {question.text}\n{BEFORE} {question.answer}\n\n"
+
+
 class _Sums:
     """Sums of activations over places."""
 
@@ -332,6 +348,19 @@ class _Together:
                     gone[layer] = torch.zeros(len(names), down.in_features, dtype=torch.bool, device=down.weight.device)
                 gone[layer][row, neurons.to(down.weight.device)] = True
         return cls(names, gone)
+
+    def changed(self, plain: Sequence[int], untouched: Sequence[int], found: Sequence[int]) -> dict[str, list[int]]:
+        """Answers of each variant, by row: the plain ones, but where its seat says other than the same seat of an untouched pass.
+
+        Args:
+            plain: favourites by row.
+            untouched, found: by row and seat, of two passes of the same size.
+        """
+        count = len(self.names)
+        seats = {name: (untouched[seat::count], found[seat::count]) for seat, name in enumerate(self.names)}
+        return {
+            name: [p if u == f else f for p, u, f in zip(plain, *both, strict=True)] for name, both in seats.items()
+        }
 
 
 def _zeroing(gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
