@@ -237,7 +237,7 @@ def _table(path: Path) -> dict[str, list[str]]:
         if path.suffix == ".parquet":
             # Nullable types: a whole number beside a missing one stays whole.
             frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
-            return {str(name): _words(frame[name]) for name in frame.columns}
+            return {str(name): words_in(frame[name]) for name in frame.columns}
         frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
@@ -246,8 +246,8 @@ def _table(path: Path) -> dict[str, list[str]]:
     return {str(name): frame[name].tolist() for name in frame.columns}
 
 
-def _words(column: Any) -> list[str]:
-    """Words of a column of a data frame; an empty one of what is missing."""
+def words_in(column: Any) -> list[str]:
+    """Words of a column of a data frame of pandas; an empty one of what is missing."""
     import pandas as pd
 
     if pd.api.types.is_float_dtype(column.dtype):
