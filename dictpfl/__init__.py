@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from dictpfl.deploy.exports.evaluation import Evaluation
     from dictpfl.deploy.exports.objects import evaluate, export
     from dictpfl.deploy.exports.sparse import load_sparse
+    from dictpfl.deploy.numbers import digits
     from dictpfl.deploy.runs.compared import Comparison
     from dictpfl.deploy.runs.record import RoundRecord
     from dictpfl.deploy.runs.run import Run
@@ -176,6 +177,7 @@ _HOMES = {
     "configurations": "deploy.simulation.comparison",
     "cut": "client.compress.cutting.shrink:shrink",
     "decompose": "client.model.twin",
+    "digits": "deploy.numbers.digits:",
     "distil": "client.compress.distil",
     "evaluate": "deploy.exports.objects",
     "experts_by_layer": "common.law.experts",
@@ -192,7 +194,7 @@ _HOMES = {
     "simulate": "deploy.simulation.simulate",
     "sparsity_by_layer": "client.compress.influence.shares",
 }
-"""Where each public name lives, and by what name where it has another there. Loaded when it is asked for: a coordinator imports `dictpfl.server` without torch."""
+"""Where each public name lives, and by what name where it has another there; nothing behind a colon: it is that module. Loaded when it is asked for: a coordinator imports `dictpfl.server` without torch."""
 
 __all__ = [
     "Aggregation",
@@ -244,6 +246,7 @@ __all__ = [
     "configurations",
     "cut",
     "decompose",
+    "digits",
     "distil",
     "evaluate",
     "experts_by_layer",
@@ -268,8 +271,9 @@ def __getattr__(name: str) -> Any:
         return version("dictpfl")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home, _, attribute = _HOMES[name].partition(":")
-    found = getattr(importlib.import_module(f"{__name__}.{home}"), attribute or name)
+    home, colon, attribute = _HOMES[name].partition(":")
+    module = importlib.import_module(f"{__name__}.{home}")
+    found = module if colon and not attribute else getattr(module, attribute or name)
     globals()[name] = found
     return found
 

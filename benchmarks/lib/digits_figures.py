@@ -37,6 +37,18 @@ def random_name(draw: int, digit: int) -> str:
     return f"random {draw} for {digit}"
 
 
+def stored(places: Places) -> dict[str, Any]:
+    """Encode places as JSON values, a character a digit (`places_of` reads them)."""
+    return {
+        "question": places.question.tolist(), "place": places.place.tolist(), "truth": _word(places.truth),
+        "fluent": _word(places.fluent), "chosen": {name: _word(digits) for name, digits in places.chosen.items()},
+    }  # fmt: skip
+
+
+def _word(values: Any) -> str:
+    return "".join(str(int(value)) for value in values)
+
+
 def places_of(one: Mapping[str, Any]) -> Places:
     """Read places as a cell holds them."""
     chosen = {name: _digits(word) for name, word in one["chosen"].items()}
@@ -107,7 +119,7 @@ class Silencing:
         return int(self.effects[name]["mended"]) - int(self.effects[name]["broken"])
 
     def moved(self) -> int:
-        """Places at which the pass with nothing silenced says other than the plain one: rounding alone."""
+        """Places at which the empty set says other than the plain pass: none, unless passes of other sizes were compared (rounding)."""
         return sum(int((p.chosen[NONE] != p.chosen["plain"])[p.fluent].sum()) for p in self.whole)
 
     def interval(self, figure: str, arm: str, rivals: Sequence[str], digit: int = DIGIT) -> Interval:

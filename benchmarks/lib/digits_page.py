@@ -201,6 +201,15 @@ and rank correlation of the stream's selectivity with that of what attention and
 """
 
 
+def _rounded(moved: int) -> str:
+    """Why an empty set moved places, in cells that were measured before that could not be."""
+    return (
+        ""
+        if not moved
+        else " (rounding: passes of many sets are of another size; cells that are measured now hold each set against an untouched pass of its own size)"
+    )
+
+
 def _table(found: Found) -> str:
     one, facts = found.silenced[MAIN], found.facts
     rows = [
@@ -225,7 +234,7 @@ def _table(found: Found) -> str:
 
 Change of each digit's share (columns), points, without the {facts.count} neurons ({_percent(float(MAIN))} %) most selective for each (rows), on {one.plain["places"]:,} digits of the second
 half of the questions. Mean of the diagonal {100 * facts.diagonal:+.2f}; of {one.draws} random draws, each with as many neurons of the same layers beside every
-digit, {100 * min(one.random_diagonals()):+.2f} to {100 * max(one.random_diagonals()):+.2f}. An empty set, in the same passes, says other than the plain pass at {one.moved()} places (rounding).
+digit, {100 * min(one.random_diagonals()):+.2f} to {100 * max(one.random_diagonals()):+.2f}. An empty set, in the same passes, says other than the plain pass at {one.moved()} places{_rounded(one.moved())}.
 
 {markdown_table(["neurons", *map(str, range(10))], rows)}
 

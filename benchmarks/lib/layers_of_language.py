@@ -141,7 +141,7 @@ def page(cells: Cells) -> str:
 {first}{turned}
 
 SmolLM2-135M-Instruct (a 4-bit checkpoint, widened) on tales: loss in nats a token on {MEASURED} held-out passages of {TOKENS} tokens, no retraining; {TRAINED} passages to
-decide by and {HELD} to validate on, {len(cells.study.seeds)} draws. Exactly as many entries stay in every arm.
+decide by and {HELD} to validate on, {len(cells.study.seeds)} draws. Exactly as many entries stay in every arm. Scores by the exact solver.
 
 {markdown_table(["divided", *figures], rows)}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -39,7 +41,14 @@ SMALLER: Mapping[str, Any] = {
 
 
 def ranked(
-    experiment: str, changes: Mapping[str, Any], way: str, rounds: int, seed: int, kept: Path | None = None
+    experiment: str,
+    changes: Mapping[str, Any],
+    way: str,
+    rounds: int,
+    seed: int,
+    kept: Path | None = None,
+    *,
+    draw: int = 0,
 ) -> dict[str, Any]:
     """Run a federation whose ranks are divided one way, by the map of a federation of one round before it.
 
@@ -50,6 +59,7 @@ def ranked(
         rounds: of the federation that is measured.
         seed: of both.
         kept: file of the map, written if it is not there; None: not kept.
+        draw: above 0: the map's scores are dealt out to other blocks, by this number and the seed; of a map that is not kept.
     """
     from dictpfl.deploy.exports.finished import Finished
     from dictpfl.deploy.simulation.simulate import simulate
@@ -64,6 +74,8 @@ def ranked(
             scores = kept or folder / "layers.json"
             if not scores.exists():
                 _map(experiment, base, scores)
+            if draw:
+                _deal_out(scores, seed, draw)
             chosen |= {"decomposition.allocator": way, "decomposition.scores": str(scores)}
         run = simulate(FederationConfig.load(path, chosen), folder / "run", engine="local")
         ranks = {name: d.rank for name, d in Finished.load(run.folder).genesis.dictionaries.items()}
@@ -71,6 +83,17 @@ def ranked(
             STEPS: 0, SAMPLES: 0,  # of institutions, who keep their counts to themselves
             "accuracy": 100 * run.accuracy, "ranks": ranks, "values": run.summary["values"]["shared"], "sent": run.summary["values"]["sent"],
         }  # fmt: skip
+
+
+def _deal_out(scores: Path, seed: int, draw: int) -> None:
+    """Give each block of a map another one's scores."""
+    found = json.loads(scores.read_bytes())
+    blocks = found["blocks"]
+    order = np.random.default_rng([seed, draw]).permutation(len(blocks)).tolist()
+    dealt = [list(blocks.values())[i] for i in order]
+    for name, other in zip(blocks, dealt, strict=True):
+        found["blocks"][name] = {**other, "weights": blocks[name]["weights"]}
+    scores.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _map(experiment: str, base: Mapping[str, Any], scores: Path) -> None:
@@ -155,7 +178,7 @@ def page(cells: Cells) -> str:
 {first}{f" Better than it: {', '.join(lost)}." if lost else ""}
 
 MiniLM-L6 on 20 Newsgroups, three institutions, {SMALLER["data.limit"]:,} messages of which {100 * SMALLER["data.test_share"]:.0f} % measure, {next(iter(cells.study.arms.values()))["rounds"]}
-rounds, {len(seeds)} paired seeds; without encryption, which changes no figure. Accuracy in percent, mean ± standard deviation.
+rounds, {len(seeds)} paired seeds; without encryption, which changes no figure. Scores by the exact solver. Accuracy in percent, mean ± standard deviation.
 
 {markdown_table(["divided", "accuracy, %", "shared values", f"ranks, least to most (seed {seeds[0]})"], rows)}
 

@@ -6,13 +6,15 @@ Numbers are read as exact decimal text, never as floats: "0.10" has the last dig
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from dictpfl.common.arrays import Ints
@@ -39,6 +41,8 @@ _SHORT, _LONG = 2, 3
 """Fewest written digits of a number whose last one is counted: in a column of about one order of magnitude, and in any other."""
 ORDERS = 3
 """Orders of magnitude that a column must span for Benford's law to be expected of it."""
+_MACHINE = 15
+"""Significant digits from which on a number was computed: what float64 holds of any decimal, and more than anybody reads off."""
 _EDGE = 0.01  # share of a column's numbers at either end that does not count towards the span
 _MOST = 1 << 30
 
@@ -109,12 +113,14 @@ def histogram(words: Iterable[str], *, every: bool = False) -> Histogram:
     """Count the digits of one column.
 
     First and second digits are significant ones, of a column that spans three orders of magnitude or more (1 % left out at either end):
-    of a narrower one, such as ages, Benford's law is not to be expected. Last digits are as they are written, of numbers of three digits or more; in a column
-    that stays within about one order of magnitude, as blood pressures do, of two or more. Those of fewer are not uniform by nature.
+    of a narrower one, such as ages, Benford's law is not to be expected. Last digits are those that somebody wrote, of numbers of three digits or more; in a column
+    that stays within about one order of magnitude, as blood pressures do, of two or more. Those of fewer are not uniform by nature. What a program
+    made of a column's last digits is taken back first (`as_read_off`), and where most numbers have 15 digits or more, the last one is no reading: none is
+    counted.
 
     Args:
         words: as they are written; an empty one counts for nothing.
-        every: True: first and second digits count whatever the span is, as those of running text.
+        every: True: first and second digits count whatever the span is, and words stand for themselves, as those of running text.
     """
     counts = {name: np.zeros(size, dtype=np.int64) for name, size in PARTS.items()}
     found = []
@@ -128,9 +134,12 @@ def histogram(words: Iterable[str], *, every: bool = False) -> Histogram:
             counts["zeros"][0] += 1
         else:
             found.append(number)
+    if not every:
+        found = as_read_off(found)
     orders = [number.adjusted() for number in found]
     leading = every or (bool(orders) and spanned(np.array(orders)) >= ORDERS)
     least = _SHORT if found and max(orders) - min(orders) <= 1 else _LONG
+    most = _MACHINE - 1 if 2 * sum(len(number.as_tuple().digits) >= _MACHINE for number in found) <= len(found) else 0
     for number, order in zip(found, orders, strict=True):
         digits = number.as_tuple().digits
         significant = digits[next(i for i, d in enumerate(digits) if d) :]
@@ -139,10 +148,52 @@ def histogram(words: Iterable[str], *, every: bool = False) -> Histogram:
             counts["first"][significant[0] - 1] += 1
         if leading and len(significant) > 1:
             counts["second"][significant[1]] += 1
-        if len(digits) >= least:
+        if least <= len(digits) <= most:
             counts["last"][digits[-1]] += 1
         counts["magnitude"][min(max(order, LOWEST), HIGHEST) - LOWEST] += 1
     return Histogram(np.concatenate(list(counts.values())))
+
+
+def as_read_off(column: Sequence[Decimal]) -> list[Decimal]:
+    """Take back what programs do to the zeros at the end of a column's numbers, which no hand does.
+
+    Whole numbers in a column of floats come out as 142.0: where all numbers of one order of magnitude are whole, their decimals go. And 1.50 comes out as
+    1.5: numbers with fewer decimals than most others of their order of magnitude get zeros up to that number. A column in which some number has a 0 as its
+    second decimal, or a later one, keeps zeros, and is left as it is. Orders are taken apart because numbers rounded to three significant digits have
+    another number of decimals in each.
+    """
+    if all(number == number.to_integral_value() for number in column):
+        return [_with_decimals(number, 0) for number in column]
+    if any(_decimals(number) > 1 and number.as_tuple().digits[-1] == 0 for number in column):
+        return list(column)
+    orders: dict[int, list[Decimal]] = {}
+    for number in column:
+        orders.setdefault(number.adjusted(), []).append(number)
+    usual = {order: _usual_decimals(numbers) for order, numbers in orders.items()}
+    return [_with_decimals(number, usual[number.adjusted()]) for number in column]
+
+
+def _usual_decimals(numbers: Sequence[Decimal]) -> int | None:
+    """How many decimals more than half of some numbers have, 0 where all are whole; None: no number of decimals is that common."""
+    if all(number == number.to_integral_value() for number in numbers):
+        return 0
+    places, count = Counter(map(_decimals, numbers)).most_common(1)[0]
+    return places if 2 * count > len(numbers) else None
+
+
+def _with_decimals(number: Decimal, places: int | None) -> Decimal:
+    """Write zeros behind a number up to so many decimals; of none, a whole number's go. None: it stays."""
+    sign, digits, exponent = number.as_tuple()
+    if places == 0 and number == number.to_integral_value():
+        return Decimal(int(number)) if _decimals(number) else number
+    if not places or not isinstance(exponent, int) or -exponent >= places:
+        return number
+    return Decimal((sign, (*digits, *[0] * (places + exponent)), -places))
+
+
+def _decimals(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def spanned(orders: Ints) -> int:
@@ -160,7 +211,7 @@ def read_columns(path: Path, columns: Sequence[str] = ()) -> tuple[dict[str, lis
     """Read columns of a table as text.
 
     Args:
-        path: .csv, .tsv or .parquet. Values of a Parquet file that are floats are written with the fewest digits that give them back.
+        path: .csv, .tsv or .parquet. Values of a Parquet file that are floats are written as `words_of` does, whole numbers and decimals as they are.
         columns: their names; none: all that hold numbers and are no identifiers.
 
     Returns:
@@ -184,14 +235,45 @@ def _table(path: Path) -> dict[str, list[str]]:
 
     try:
         if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-            return {str(name): ["" if pd.isna(v) else str(v) for v in frame[name].tolist()] for name in frame.columns}
+            # Nullable types: a whole number beside a missing one stays whole.
+            frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
+            return {str(name): words_in(frame[name]) for name in frame.columns}
         frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"cannot read the table {path}: {error}; expected .csv, .tsv or .parquet with a line of names"
         ) from error
     return {str(name): frame[name].tolist() for name in frame.columns}
+
+
+def words_in(column: Any) -> list[str]:
+    """Words of a column of a data frame of pandas; an empty one of what is missing."""
+    import pandas as pd
+
+    if pd.api.types.is_float_dtype(column.dtype):
+        return words_of(column.to_numpy(dtype=column.dtype.type, na_value=np.nan))
+    return ["" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value) for value in column.tolist()]
+
+
+def words_of(values: NDArray[np.floating[Any]]) -> list[str]:
+    """Floats (n,) of any width as words, with the fewest digits that give them back; an empty one of NaN.
+
+    A value that needs more digits than its type holds of any decimal was computed: it is written with 17, so that `histogram` takes none of them for
+    one that somebody read off.
+    """
+    kind = np.finfo(values.dtype)
+    whole = 2.0 ** (kind.nmant + 1)  # up to here every whole number has a float
+    words = []
+    for value in values:
+        shortest = np.format_float_scientific(value, trim="-")
+        digits = sum(letter.isdigit() for letter in shortest.split("e")[0])
+        if np.isnan(value):
+            words.append("")
+        elif digits > kind.precision and not (value == np.rint(value) and abs(value) < whole):
+            words.append(f"{float(value):.16e}")
+        else:
+            words.append(shortest if abs(value) >= whole else np.format_float_positional(value, trim="0"))
+    return words
 
 
 def _is_identifier(words: Sequence[str]) -> bool:

@@ -167,6 +167,11 @@ def _allotted(able: Mapping[str, tuple[Place, ...]], settings: Decomposition, la
     shapes = {name: layers.matrix_shape(at) for name, at in able.items()}
     spectra = Spectra(shapes, lambda name: _spectrum(name, weight_matrix(able[name], layers)))
     scores = read_scores(settings.scores) if settings.scores else None
+    if scores and len(scores.blocks) < 2:  # noqa: PLR2004 -- nothing to divide
+        raise ConfigError(
+            f"decomposition.scores is of the block {', '.join(scores.blocks) or '(none)'} alone: there is nothing to divide by; leave "
+            "decomposition.allocator at 'uniform'"
+        )
     facts = Facts(
         shapes, spectra, scores=scores.by_weight("influence") if scores else {}, gradients=scores.by_weight("gradient") if scores else {},
         most=settings.rank_max, least=settings.rank_min, sized=partial(table_size, orientation=settings.orientation, form=settings.form),

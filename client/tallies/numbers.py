@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.digits import FILE, PARTS, Histogram, histogram, read_numbers
+from dictpfl.client.data.digits import FILE, PARTS, Histogram, histogram, read_numbers, words_of
 from dictpfl.client.training.tally import TALLIES, Form, Own, Subject
 from dictpfl.common.arrays import Ints
 from dictpfl.common.law.tally import Tally
@@ -49,7 +48,7 @@ class Numbers:
 def _of_samples(features: NDArray[Any]) -> Histogram:
     """Count the digits of each feature, written with the fewest digits that give it back."""
     columns = features.reshape(len(features), -1).T
-    words = ([np.format_float_positional(value, trim="-") for value in column] for column in columns)
+    words = (words_of(column) if column.dtype.kind == "f" else map(str, column) for column in columns)
     return sum((histogram(column) for column in words), Histogram.empty())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from dictpfl.client.data.preparing.preparation import preparation_of, tallies
@@ -24,6 +25,8 @@ from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.law.layout import Kind, Layout
 from dictpfl.common.law.tally import Tallied, Tally, Weight, When
 from dictpfl.common.registry import Registry, require_bindable
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,13 @@ def integers_of(tally: Tally, subject: Subject, own: Own, weight: float) -> Ints
     nothing = tally.weight == "samples" and not len(own.training)
     values = None if nothing else source.local(subject, own, tally)
     if values is None:
+        _log.info(
+            "zeros are sealed for a tally: nothing here to measure it on",
+            tally=tally.name,
+            institution=own.folder.name,
+            training=len(own.training),
+            validation=len(own.validation),
+        )
         return np.zeros(tally.layout.size, dtype=np.int64)
     _require_form(tally, values)
     if values.dtype == np.int64:

@@ -127,7 +127,7 @@ def ranks_by(scores: Mapping[str, int], facts: Facts, rank: int) -> dict[str, in
         rank: the configured one.
 
     Raises:
-        ConfigError: see `spend`, or a rank that is not admitted.
+        ConfigError: see `spend`, a rank that is not admitted, or one table alone.
     """
     most = facts.most or 2 * rank
     if not 1 <= facts.least <= rank <= most:
@@ -140,6 +140,10 @@ def ranks_by(scores: Mapping[str, int], facts: Facts, rank: int) -> dict[str, in
     if missing := [name for name in able if name not in scores]:
         raise ConfigError(
             f"decomposition.scores says nothing of {', '.join(missing[:5])}; it is of {', '.join(list(scores)[:5])}: name scores of this model"
+        )
+    if len(able) == 1:
+        raise ConfigError(
+            f"{next(iter(able))} alone can have a table: there is nothing to divide by scores; leave decomposition.allocator at 'uniform'"
         )
     if not able or not any(scores[name] for name in able):
         return ranks

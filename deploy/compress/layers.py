@@ -157,7 +157,7 @@ def picture(maps: tuple[LayerScores, ...]) -> str:
     series = {f"influence, {one.when}": {name: block.influence for name, block in one.blocks.items()} for one in maps}
     last = maps[-1]
     series[f"gradient norm, {last.when}"] = {name: block.gradient for name, block in last.blocks.items()}
-    return svg(shares_by_block(series, f"Layers of {last.of}"))
+    return svg(shares_by_block(series, f"Layers of {last.of}, solver {last.solver}"))
 
 
 def _part(sums: Mapping[str, int], what: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ A test points to numbers worth a look. It never proves that anybody made them up
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +21,8 @@ LEAST = 300
 LEVEL = 0.01
 """Level of all tests of a histogram together."""
 _STRIPPED = 0.02  # share of last digits 0 below which they were left out in writing
-NIGRINI = (0.006, 0.012, 0.015)
-"""Bounds of the mean absolute deviation of first digits: close, acceptable, marginal conformity (Nigrini 2012)."""
+NIGRINI: Mapping[str, float] = {"close": 0.006, "acceptable": 0.012, "marginal": 0.015}
+"""Bounds of the mean absolute deviation of first digits, by the word for what is within them (Nigrini 2012)."""
 FIRST: Floats = np.log10(1 + 1 / np.arange(1, 10))
 """P(d) = log10(1 + 1/d) of the first digits 1 to 9."""
 SECOND: Floats = np.array([np.log10(1 + 1 / (10 * np.arange(1, 10) + d)).sum() for d in range(10)])
@@ -41,6 +42,9 @@ class Fit:
         expected: shares by the law.
         statistic, freedom, p: chi-square, its degrees of freedom, and its probability under the law; NaN where no test was made.
         deviation: mean absolute deviation of the shares.
+        chance: deviation that is to be expected of so many numbers that follow the law, about.
+        conformity: Nigrini's word for the deviation of first digits, `close`, `acceptable`, `marginal` or `none`; None of other digits, and where no test was
+            made. It takes no account of how many numbers there are, and decides nothing.
         verdict: sentence for readers.
         flagged: True where the digits are not those of the law, at 1 % over all tests of the histogram.
     """
@@ -54,6 +58,8 @@ class Fit:
     freedom: int
     p: float
     deviation: float
+    chance: float
+    conformity: str | None
     verdict: str
     flagged: bool
 
@@ -112,6 +118,8 @@ def _fit(
     count = int(counts.sum())
     shares = (counts / count).tolist() if count else []
     deviation = float(np.abs(counts / count - law).mean()) if count else math.nan
+    chance = float(np.sqrt(2 / math.pi * law * (1 - law) / count).mean()) if count else math.nan
+    conformity = _conformity(deviation) if what == "first" and raw is not None else None
     statistic, p = raw or (math.nan, math.nan)
     if why:
         verdict = why
@@ -121,9 +129,24 @@ def _fit(
         verdict = f"points to {_fault(what, counts)}: {what} digits are not {'those of Benford' if name == 'Benford' else 'even'}"
     else:
         verdict = "nothing to be seen"
+    if conformity is not None:
+        verdict += _by_nigrini(conformity, deviation, chance)
     return Fit(
-        what, name, count, shares, law.tolist(), statistic, int((law > 0).sum()) - 1, p, deviation, verdict, is_flagged
-    )
+        what, name, count, shares, law.tolist(), statistic, int((law > 0).sum()) - 1, p, deviation, chance, conformity, verdict, is_flagged
+    )  # fmt: skip
+
+
+def _conformity(deviation: float) -> str:
+    return next((word for word, bound in NIGRINI.items() if deviation <= bound), "none")
+
+
+def _by_nigrini(conformity: str, deviation: float, chance: float) -> str:
+    """Part of a sentence; where chance alone leaves the first bound behind, it says so."""
+    bounds = list(NIGRINI.values())
+    word = "no conformity" if conformity == "none" else f"{conformity} conformity"
+    bound = f"above {bounds[-1]}" if conformity == "none" else f"up to {NIGRINI[conformity]}"
+    few = f"; of so few numbers chance alone makes {chance:.4f}" if chance > bounds[0] else ""
+    return f"; {word} by Nigrini's bounds (mean deviation {deviation:.4f}, {bound}{few})"
 
 
 def _fault(what: str, counts: NDArray[np.int64]) -> str:

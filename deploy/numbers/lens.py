@@ -21,7 +21,6 @@ from dictpfl.deploy.numbers.selectivity import of_vectors
 from dictpfl.deploy.numbers.spelling import Singly
 from dictpfl.deploy.numbers.tasks import Question
 
-_PARTS = ("", ".self_attn", ".mlp")
 _NAMES = ("stream", "attention", "feed-forward")
 
 
@@ -38,17 +37,15 @@ def lens(reader: Reader, asked: Sequence[tuple[Sequence[Question], Sequence[Ques
         character among all tokens of digits alone); `attention` and `feed-forward`, correlation
         with the stream by layer (None: no spread).
     """
-    layers = _layers(reader)
-    vectors: list[list[list[Tensor]]] = [[[] for _ in _PARTS] for _ in layers]
+    vectors: list[list[list[Tensor]]] = [[[] for _ in _NAMES] for _ in reader.layers]
     for questions, examples in asked:
         for start in range(0, len(questions), BATCH):
-            _collect(reader, questions[start : start + BATCH], examples, layers, vectors)
+            _collect(reader, questions[start : start + BATCH], examples, vectors)
     whole = [[torch.cat(found) for found in layer] for layer in vectors]
     starts = torch.tensor([place == 0 for own, _ in asked for q in own for place in range(len(_spelt(reader, q)))])
-    norm = reader.model.base_model.norm
     found: dict[str, Any] = {"places": len(whole[0][0]), "shares": [], **{name: [] for name in _NAMES[1:]}}
     for layer in whole:
-        found["shares"].append(_chances(reader, norm(layer[0]).float(), starts).mean(dim=0).tolist())
+        found["shares"].append(_chances(reader, reader.norm(layer[0]).float(), starts).mean(dim=0).tolist())
         scores = [of_vectors(reader, part).ravel() for part in layer]
         for name, score in zip(_NAMES[1:], scores[1:], strict=True):
             found[name].append(correlation(scores[0], score, ranks=True))
@@ -67,28 +64,22 @@ def _chances(reader: Reader, hidden: Tensor, starts: Tensor) -> Tensor:
         hidden: behind the last norm, float32 (places, width).
         starts: True where an answer begins, (places,).
     """
-    weight = reader.model.get_output_embeddings().weight
+    weight = reader.unembedding
     if isinstance(reader.spelling, Singly):
-        singly: Tensor = (hidden @ weight[reader.digits.to(reader.device)].float().t()).softmax(dim=1)
-        return singly
+        return reader.capped(hidden @ weight[reader.digits.to(reader.device)].t()).softmax(dim=1)
     found = hidden.new_zeros(len(hidden), 10)
     for place, chosen in enumerate((starts, ~starts)):
         tokens, heads = (part.to(reader.device) for part in reader.spelling.rivals(place))
         rows = chosen.to(reader.device)
-        chances = (hidden[rows] @ weight[tokens].float().t()).softmax(dim=1)
+        chances = reader.capped(hidden[rows] @ weight[tokens].t()).softmax(dim=1)
         found[rows] = hidden.new_zeros(len(chances), 10).index_add_(1, heads, chances)
     return found
-
-
-def _layers(reader: Reader) -> list[str]:
-    return [name.removesuffix(".mlp.down_proj") for name, m in reader.model.named_modules() if m in set(reader.downs)]
 
 
 def _collect(
     reader: Reader,
     questions: Sequence[Question],
     examples: Sequence[Question],
-    layers: Sequence[str],
     vectors: list[list[list[Tensor]]],
 ) -> None:
     """Read questions with their answers, padded behind, and keep the vectors at the places before each digit."""
@@ -103,14 +94,12 @@ def _collect(
         ids[row, :end] = torch.tensor(prompt + digits)
         mask[row, :end] = 1
         wanted[row, len(prompt) - 1 : end] = True
-    with _keeping(reader, layers, wanted.to(reader.device), vectors):
+    with _keeping(reader, wanted.to(reader.device), vectors):
         reader.model.base_model(input_ids=ids.to(reader.device), attention_mask=mask.to(reader.device), use_cache=False)
 
 
 @contextmanager
-def _keeping(
-    reader: Reader, layers: Sequence[str], wanted: Tensor, vectors: list[list[list[Tensor]]]
-) -> Iterator[None]:
+def _keeping(reader: Reader, wanted: Tensor, vectors: list[list[list[Tensor]]]) -> Iterator[None]:
     def into(kept: list[Tensor]) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             kept.append((output[0] if isinstance(output, tuple) else output)[wanted])
@@ -118,9 +107,11 @@ def _keeping(
         return hook
 
     handles = [
-        reader.model.get_submodule(layer + part).register_forward_hook(into(vectors[number][which]))
-        for number, layer in enumerate(layers)
-        for which, part in enumerate(_PARTS)
+        part.register_forward_hook(into(kept))
+        for layer, vectors_kept in zip(reader.layers, vectors, strict=True)
+        for part, kept in zip(
+            (reader.model.get_submodule(layer.name), layer.attention, layer.feed_forward), vectors_kept, strict=True
+        )
     ]
     try:
         yield

@@ -23,10 +23,10 @@ from dictpfl.deploy.numbers.measures import (
     only_fluent,
     shares,
 )
-from dictpfl.deploy.numbers.reading import Places, Reader
+from dictpfl.deploy.numbers.reading import Places, Reader, told_example
 from dictpfl.deploy.numbers.selectivity import drawn, effective, most_selective, ranks, selectivity
 from dictpfl.deploy.numbers.spelling import Severally
-from dictpfl.deploy.numbers.tasks import TASKS, Question, questions
+from dictpfl.deploy.numbers.tasks import TASKS, Question, answer_in, questions
 
 LENS = 8
 """Questions of each kind that the lens looks at."""
@@ -47,6 +47,7 @@ class Asked:
         neurons: share of all neurons that is silenced for a digit; 0: none are.
         digits: digits whose neurons are silenced; empty: all ten.
         draws: of random neurons, for each digit whose neurons are silenced.
+        gain: False: digits are ranked by the bare unembedding, without the last norm.
     """
 
     tasks: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Asked:
     neurons: float = 0.0
     digits: tuple[int, ...] = ()
     draws: int = 20
+    gain: bool = True
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range.
@@ -85,9 +87,9 @@ def audit(
         note: called with a line at each step.
 
     Returns:
-        JSON values: `reading` (shares of digits that the model writes, with 95 % intervals over questions, and its accuracy), `first_errors`,
-        `tasks`, `profile` (mean selectivity of neurons by digit), `lens` (see `dictpfl.deploy.numbers.lens`), and, if they were asked for,
-        `free` and `neurons`. Where digits share tokens, `spelling` says how, shares are those of tokens' first characters beside the
+        JSON values: `prompts` (by kind of questions: `before`, the text in front of each, and every question with its answer), `reading` (shares of
+        digits that the model writes, with 95 % intervals over questions, and its accuracy), `first_errors`, `tasks`, `profile` (mean selectivity of neurons by digit), `lens` (see `dictpfl.deploy.numbers.lens`), and, if they were asked for,
+        `free` (with every answer as it is `written`) and `neurons`. Where digits share tokens, `spelling` says how, shares are those of tokens' first characters beside the
         truth's own (see `dictpfl.deploy.numbers.measures.beside_truth`), `first_errors` is None, and the profile is that of the tokens of
         one digit.
     """
@@ -105,12 +107,13 @@ def audit(
         )
     whole = [places for pair in read.values() for places in pair]
     note("ranking digits for every neuron")
-    found = ranks(reader)
+    found = ranks(reader, gain=asked.gain)
     profile = selectivity(found).mean(axis=(0, 2))
     several = spelt_severally(reader)
     measured = beside_truth if several else shares
     outcome: dict[str, Any] = {
         "asked": {**asked.__dict__, "tasks": list(kinds), "digits": list(asked.digits)},
+        "prompts": {kind: _prompts(every, asked.shots) for kind, every in drawn_questions.items()},
         "reading": measured(whole, asked.seed),
         "first_errors": None if several else first_errors(whole, asked.seed),
         "tasks": {kind: measured(pair, asked.seed) for kind, pair in read.items()},
@@ -134,6 +137,14 @@ def audit(
     return outcome
 
 
+def _prompts(every: Sequence[Question], shots: int) -> dict[str, Any]:
+    """Texts that the model reads: `before`, and behind it a question and "Answer:"."""
+    return {
+        "before": "".join(told_example(question) for question in every[:shots]),
+        "questions": [{"text": question.text, "answer": question.answer} for question in every[shots:]],
+    }
+
+
 def spelt_severally(reader: Reader) -> Severally | None:
     """The spelling, where digits share tokens; None where each has its own."""
     spelling = reader.spelling
@@ -143,12 +154,14 @@ def spelt_severally(reader: Reader) -> Severally | None:
 def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked) -> dict[str, Any]:
     """First digits of what the model writes by itself, and how many answers are right."""
     words, right, count = [], 0, 0
+    written: dict[str, list[str]] = {}
     several, heads, truth = spelt_severally(reader), [], []
-    for own in every.values():
+    for kind, own in every.items():
         examples, questions_asked = own[: asked.shots], own[asked.shots :]
         tokens = reader.tokens_written(questions_asked, examples)
-        for question, text in zip(questions_asked, reader.told(tokens), strict=True):
-            word = text.strip().split(" ")[0].rstrip(".")
+        written[kind] = reader.told(tokens)
+        for question, text in zip(questions_asked, written[kind], strict=True):
+            word = answer_in(text)
             words.append(word)
             right += digits_of(word) == int(question.answer)
             count += 1
@@ -162,6 +175,7 @@ def _free(reader: Reader, every: Mapping[str, Sequence[Question]], asked: Asked)
         "right": right / count,
         "first": normalised(found.part("first")).tolist(),
         "benford": FIRST.tolist(),
+        "written": written,
     } | ({"characters": leading(heads, truth, asked.seed)} if several else {})
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dictpfl.client.model.hub import library
-from dictpfl.common.errors import ModelError
+from dictpfl.deploy.numbers.parts import last_norm, layers_of
 from dictpfl.deploy.numbers.spelling import BEFORE, Severally, spelling_of
 from dictpfl.deploy.numbers.tasks import Question
 
@@ -64,13 +64,20 @@ class Reader:
         model: causal, of transformers, with layers `mlp.down_proj`.
         tokenizer: its own.
 
+    Attributes:
+        layers: what each holds and adds to the stream.
+        norm: before the output layer.
+        unembedding: of the output layer, float32 (V, width).
+        spelling, digits: how the tokenizer writes digits, and their tokens, int64 (10,).
+
     Raises:
-        ModelError: digits that are no tokens of their own, or layers of another kind.
+        ModelError: digits that are no tokens of their own, layers of another kind, or experts.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.downs = _down_projections(model)
+        self.layers = layers_of(model)
+        self.norm = last_norm(model)
         self.spelling = spelling_of(tokenizer, model.get_output_embeddings().weight.shape[0])
         self.digits = self.spelling.digits
         # The argument's name changed with transformers 5.
@@ -80,11 +87,22 @@ class Reader:
         self.device = next(model.parameters()).device
         output = model.get_output_embeddings()
         bias = getattr(output, "bias", None)
-        self._output = output.weight.detach().float(), None if bias is None else bias.detach().float()
+        self.unembedding = output.weight.detach().float()
+        self._bias = None if bias is None else bias.detach().float()
+
+    @property
+    def downs(self) -> list[nn.Linear]:
+        """Down-projections, by layer."""
+        return [layer.down for layer in self.layers]
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits as the model gives them out: Gemma 2 bounds them, which leaves their order and changes chances."""
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     def prompt(self, question: Question, examples: Sequence[Question] = ()) -> list[int]:
         """Token ids of a question behind some examples, up to the place of the answer's first digit."""
-        told = "".join(f"Question: {e.text}\n{BEFORE} {e.answer}\n\n" for e in examples)
+        told = "".join(map(told_example, examples))
         text = f"{told}Question: {question.text}\n{BEFORE}"
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if isinstance(self.spelling, Severally):
@@ -106,7 +124,8 @@ class Reader:
         Args:
             asked: questions.
             examples: questions with answers in front of each.
-            variants: neurons to silence, by name; each is tried at every place.
+            variants: neurons to silence, by name; each is tried at every place. A place counts as changed where it says other than the untouched model in
+                the same seat of a pass of the same size: sums of another order round otherwise, and an empty set changes nothing.
             activations: True: average the neurons' activations too.
         """
         rows: dict[str, list[Any]] = {name: [] for name in ("question", "place", "truth", "fluent")}
@@ -147,12 +166,16 @@ class Reader:
         for place in range(max(map(len, spelt))):
             going = [row for row, tokens in enumerate(spelt) if place < len(tokens)]
             rivals = self.spelling.rivals(place)
-            answers: dict[str, list[int]] = {}
-            for part in variants:
-                answers |= self._without(part, rivals, past, current, mask, where)
+            seats = {len(part.names) for part in variants}
+            untouched = {n: self._seated(n, {}, rivals, past, current, mask, where) for n in seats}
+            silenced = [
+                self._seated(len(part.names), part.gone, rivals, past, current, mask, where) for part in variants
+            ]
             with self._summing(sums, going):
                 hidden = self._hidden(past, current, mask, where)[:, -1]
-            answers = {"plain": self._favourites(hidden, rivals)} | answers
+            answers = {"plain": self._favourites(hidden, rivals)}
+            for part, found in zip(variants, silenced, strict=True):
+                answers |= part.changed(answers["plain"], untouched[len(part.names)], found)
             is_digit = torch.isin(self._logits(hidden).argmax(dim=1).cpu(), rivals[0]).tolist()
             yield place, going, answers, is_digit
             told = [tokens[place] if place < len(tokens) else int(self.digits[0]) for tokens in spelt]
@@ -180,20 +203,26 @@ class Reader:
             self._hidden(past, ids[:, :-1], mask[:, :-1], at[:, shared:-1])
         return past, ids[:, -1:], mask, at[:, -1:]
 
-    def _without(
-        self, part: _Together, rivals: Rivals, past: Any, current: Tensor, mask: Tensor, where: Tensor
-    ) -> dict[str, list[int]]:
-        """Favourites of some variants in one pass: the current token stands there once a variant, and none sees another's."""
-        count, rows = len(part.names), len(current)
+    def _seated(
+        self,
+        count: int,
+        gone: Mapping[int, Tensor],
+        rivals: Rivals,
+        past: Any,
+        current: Tensor,
+        mask: Tensor,
+        where: Tensor,
+    ) -> list[int]:
+        """Favourites of a pass in which the current token stands `count` times, each seat without its neurons, and none sees another's; row by row."""
+        rows = len(current)
         own = torch.eye(count, dtype=torch.bool, device=self.device).expand(rows, 1, -1, -1)
         seen = torch.cat([mask[:, None, None, :-1].bool().expand(-1, -1, count, -1), own], dim=3)
         kind = self.model.dtype
         hidden_from = torch.zeros(seen.shape, dtype=kind, device=self.device).masked_fill(~seen, torch.finfo(kind).min)
-        with self._silencing(part.gone):
+        with self._silencing(gone):
             hidden = self._hidden(past, current.expand(-1, count), hidden_from, where.expand(-1, count))
         past.crop(-count)
-        favourites = self._favourites(hidden.reshape(rows * count, -1), rivals)
-        return {name: favourites[number::count] for number, name in enumerate(part.names)}
+        return self._favourites(hidden.reshape(rows * count, -1), rivals)
 
     def _hidden(self, cache: Any, ids: Tensor, mask: Tensor, at: Tensor) -> Tensor:
         """Last hidden states behind the tokens, (samples, tokens, width); the cache grows by the tokens."""
@@ -203,7 +232,7 @@ class Reader:
 
     def _logits(self, hidden: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Logits of hidden states (n, width), of all tokens or of some; float32, since bfloat16 has ties, and a tie goes to the smaller digit."""
-        weight, bias = self._output
+        weight, bias = self.unembedding, self._bias
         if tokens is not None:
             weight, bias = weight[tokens], None if bias is None else bias[tokens]
         logits = hidden.float() @ weight.t()
@@ -268,6 +297,11 @@ class Reader:
                 handle.remove()
 
 
+def told_example(question: Question) -> str:
+    """Text of a question with its answer, in front of others."""
+    return f"Question: {question.text}\n{BEFORE} {question.answer}\n\n"
+
+
 class _Sums:
     """Sums of activations over places."""
 
@@ -315,19 +349,22 @@ class _Together:
                 gone[layer][row, neurons.to(down.weight.device)] = True
         return cls(names, gone)
 
+    def changed(self, plain: Sequence[int], untouched: Sequence[int], found: Sequence[int]) -> dict[str, list[int]]:
+        """Answers of each variant, by row: the plain ones, but where its seat says other than the same seat of an untouched pass.
+
+        Args:
+            plain: favourites by row.
+            untouched, found: by row and seat, of two passes of the same size.
+        """
+        count = len(self.names)
+        seats = {name: (untouched[seat::count], found[seat::count]) for seat, name in enumerate(self.names)}
+        return {
+            name: [p if u == f else f for p, u, f in zip(plain, *both, strict=True)] for name, both in seats.items()
+        }
+
 
 def _zeroing(gone: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (inputs[0].masked_fill(gone, 0.0), *inputs[1:])
 
     return hook
-
-
-def _down_projections(model: Any) -> list[nn.Linear]:
-    found = [m for name, m in model.named_modules() if name.endswith("mlp.down_proj") and isinstance(m, nn.Linear)]
-    if not found or model.get_output_embeddings() is None:
-        raise ModelError(
-            f"{type(model).__name__} has no layers mlp.down_proj before an output layer: the audit reads models of the llama family "
-            "(Llama, SmolLM2, Qwen2, Mistral, Gemma)"
-        )
-    return found

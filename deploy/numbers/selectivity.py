@@ -1,8 +1,9 @@
 """Digit selectivity of neurons: how a neuron's output vector ranks the ten digits among all tokens (arXiv 2506.01734).
 
-With w the column of the down-projection that a neuron writes, U the unembedding with the last norm's gain folded in, and rank(i) the place
-of digit i among the logits U w (1 is the largest), the score is DSC_i = (sum of the ten ranks) / rank(i). A positive activation changes no
-rank, a negative one turns their order round: rank of -w is V + 1 - rank, up to ties.
+With w the column of the down-projection that a neuron writes, U the unembedding, g(w) its direction behind the last norm, and rank(i) the place
+of digit i among the logits U g(w) (1 is the largest), the score is DSC_i = (sum of the ten ranks) / rank(i). Some norms multiply by their weight,
+others by 1 + weight, so w goes through the norm itself. A positive activation changes no rank, a negative one turns their order round: rank of -w is
+V + 1 - rank, up to ties.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dictpfl.deploy.numbers.parts import through
 from dictpfl.deploy.numbers.reading import Reader, Silenced
 
 _COLUMNS = 512
@@ -21,12 +23,19 @@ Floats = NDArray[np.float64]
 
 
 @torch.no_grad()
-def ranks(reader: Reader) -> Tensor:
-    """Rank of each digit for each neuron's +w, int64 (layers, 10, neurons), from 1."""
-    matrix, digits = _unembedding(reader)
+def ranks(reader: Reader, *, gain: bool = True) -> Tensor:
+    """Rank of each digit for each neuron's +w, int64 (layers, 10, neurons), from 1.
+
+    Args:
+        reader: the model.
+        gain: False: by the bare unembedding, without the last norm.
+    """
     layers = []
-    for down in reader.downs:
-        parts = [_ranks_of(matrix @ w, digits) for w in torch.split(down.weight.float(), _COLUMNS, dim=1)]
+    for layer in reader.layers:
+        parts = [
+            _ranks_behind(reader, layer.written(w.t()), gain=gain)
+            for w in torch.split(layer.down.weight, _COLUMNS, dim=1)
+        ]
         layers.append(torch.cat(parts, dim=1))
     return torch.stack(layers).cpu()
 
@@ -34,18 +43,15 @@ def ranks(reader: Reader) -> Tensor:
 @torch.no_grad()
 def of_vectors(reader: Reader, vectors: Tensor) -> Floats:
     """DSC of vectors of the residual stream (n, width), float64, (n, 10)."""
-    matrix, digits = _unembedding(reader)
-    found = torch.cat([_ranks_of(matrix @ part.float().t(), digits) for part in torch.split(vectors, _COLUMNS)], dim=1)
+    found = torch.cat([_ranks_behind(reader, part) for part in torch.split(vectors, _COLUMNS)], dim=1)
     scores: Floats = selectivity(found.cpu().unsqueeze(0))[0].T
     return scores
 
 
-def _unembedding(reader: Reader) -> tuple[Tensor, Tensor]:
-    """U with the last norm's gain folded in, float32, (V, width), and the digits' tokens."""
-    unembedding = reader.model.get_output_embeddings().weight.float()
-    gain = getattr(getattr(reader.model.base_model, "norm", None), "weight", None)
-    matrix = unembedding if gain is None else unembedding * gain.float()
-    return matrix, reader.digits.to(matrix.device)
+def _ranks_behind(reader: Reader, vectors: Tensor, *, gain: bool = True) -> Tensor:
+    """Ranks of the digits behind the last norm, (10, n), of vectors of the stream (n, width)."""
+    behind = through(reader.norm, vectors) if gain else vectors.float()
+    return _ranks_of(reader.unembedding @ behind.t(), reader.digits.to(reader.unembedding.device))
 
 
 def _ranks_of(logits: Tensor, digits: Tensor) -> Tensor:

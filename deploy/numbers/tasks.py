@@ -6,6 +6,7 @@ After the Digit Bias Benchmark (arXiv 2506.01734), whose questions are those of 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.seeds import small_seed
 
 _CANDIDATES = 40
+_NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)")
+_LEADS = re.compile(r"(?:=|\b(?:is|equals|answer)\b:?)[\s*$(\[]*$")
 _ORDINALS = {2: "square", 3: "cube", 4: "fourth", 5: "fifth"}
 
 
@@ -109,6 +112,17 @@ def questions(task: str, count: int, seed: int) -> list[Question]:
             counts[int(digit)] += 1
         found.append(Question(task, TASKS[task](draw, answer), str(answer)))
     return found
+
+
+def answer_in(text: str) -> str:
+    """The number that an answer in words comes to, as it is written; empty: there is none.
+
+    That is the last one that stands behind "=", "is", "equals" or "answer", and the first one where none does: "The answer is 42",
+    "12 + 30 = 42", "42, since 12 + 30 is that".
+    """
+    found = list(_NUMBER.finditer(text))
+    led = [number for number in found if _LEADS.search(text[: number.start()])]
+    return (led[-1] if led else found[0]).group().replace("\u2212", "-") if found else ""
 
 
 def _unevenness(counts: Sequence[int], word: str) -> float:

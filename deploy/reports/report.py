@@ -43,9 +43,8 @@ def write_report(run: Run, genesis: Genesis, path: Path) -> None:
         caption = "Share of entries that stays of each part; boxes are quartiles of its rows, lines reach the least and the fullest row."
         figures.append(_figure(kept_by_part(sparsity["blocks"]), caption))
     if layers := _layers(run.summary.get("tallies", [])):
-        caption = (
-            "Share of each block in the influence of training samples on validation loss, all institutions together."
-        )
+        solver = genesis.config.tallies.options.get("layerif", {}).get("solver", "exact")
+        caption = f"Share of each block in the influence of training samples on validation loss, all institutions together; solver {solver}."
         figures.append(_figure(shares_by_block(layers, "Layers that the task moves"), caption))
     page = template("report.html.j2").render(
         run=run,

@@ -38,6 +38,8 @@ WORKLOADS = (
     "tcga",
     "tcga_transformer",
 )
+TALLYING = ("benford_breast_cancer", "layerif_digits", "layerif_newsgroups")
+"""Experiments whose institutions tally numbers or a map of layers."""
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -141,6 +143,28 @@ def test_a_workload_s_state_and_model_are_those_of_the_run_in_clear(name: str, t
         pruned = run.summary["values"]["sent"] < 3 * run.summary["values"]["shared"]
         assert pruned is config.pruning.enabled
         found.append((run.summary["state_digest"], run.summary["model_sha256"]))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", TALLYING)
+def test_a_tally_of_an_experiment_is_that_of_the_run_in_clear(name: str, tmp_path: Path) -> None:
+    """What is shipped, with fewer rounds and samples: digests, tallies and models with CKKS and without are the same."""
+    path = FOLDER / f"{name}.toml"
+    config = FederationConfig.load(path)
+    tiny = tiny_settings(path, config) | {"federation.rounds": 1, "data.limit": 120, "data.test_limit": 20}
+    if "layerif" in config.tallies.opening:
+        tiny["tallies.options"] = {"layerif": {"samples": 8, "validation": 4}}
+    found = []
+    for sealer in ("ckks", "identity"):
+        settings = tiny | {"encryption.sealer": sealer, "toy_insecure": sealer == "identity"}
+        run = simulate(FederationConfig.load(path, settings), tmp_path / sealer, engine="local")
+        assert run.summary["encrypted"] is (sealer == "ckks")
+        told = [(one["name"], one["when"]) for one in run.summary["tallies"]]
+        assert told == [(n, "opening") for n in config.tallies.opening] + [
+            (n, "closing") for n in config.tallies.closing
+        ]
+        assert all(any(any(values) for values in one["sums"].values()) for one in run.summary["tallies"])
+        found.append([run.summary[what] for what in ("state_digest", "model_sha256", "tallies")])
     assert found[0] == found[1]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.twin import Twin, decompose
@@ -72,8 +73,13 @@ def test_integers_are_sealed_as_they_are(twin: Twin) -> None:
     assert found.dtype == np.int64
 
 
-def test_nothing_to_say_is_zeros(twin: Twin) -> None:
-    assert sealed(twin, None).tolist() == [0, 0, 0]
+def test_nothing_to_say_is_zeros_and_is_said_at_home(twin: Twin) -> None:
+    with capture_logs() as said:
+        assert sealed(twin, None).tolist() == [0, 0, 0]
+        assert sealed(twin, np.array([1.0, 0.0, 0.0])).any()
+    (line,) = said
+    assert "zeros are sealed" in line["event"]
+    assert {k: line[k] for k in ("tally", "training", "validation")} == {"tally": NAME, "training": 4, "validation": 1}
 
 
 @pytest.mark.parametrize(

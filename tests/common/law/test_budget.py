@@ -114,6 +114,11 @@ def test_any_scores_and_shapes_spend_what_uniform_ranks_do(
     least, most = max(1, rank - below), rank + above
     made = Facts(shapes, scores=scores, least=least, most=most)
     uniform = sum(made.values(name, rank) for name in shapes)
+    able = [n for n, (a, b) in shapes.items() if rank <= min(a, b) and made.values(n, rank) < a * b]
+    if len(able) == 1:
+        with pytest.raises(ConfigError, match=rf"{able[0]} alone can have a table"):
+            allocator("layerif").ranks(made, rank)
+        return
     for name in ("layerif", "reversed"):
         found = allocator(name).ranks(made, rank)
         assert sum(made.values(one, r) for one, r in found.items()) == uniform
@@ -135,5 +140,10 @@ def test_scores_that_cannot_be_divided_by_are_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             allocator("layerif").ranks(made, 3)
+    alone = Facts({"a": (30, 8), "small": (2, 2)}, scores={"a": 1.0, "small": 0.5}, gradients={"a": 1.0, "small": 0.5})
+    for name in ("layerif", "reversed", "random", "gradient"):
+        with pytest.raises(ConfigError, match="a alone can have a table: there is nothing to divide"):
+            allocator(name).ranks(alone, 3)
+    assert allocator("uniform").ranks(alone, 3) == {"a": 3, "small": 3}
     with pytest.raises(ConfigError, match="no ranks between"):
         spend([1, 1], [[2, 4], [2, 4]], 10)

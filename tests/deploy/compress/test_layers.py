@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import stat
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from dictpfl.client.compress.influence.layers import layer_influence
+from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.scored import read_scores
+from dictpfl.client.tallies.layerif import LayerIF
+from dictpfl.client.training.task import load_task
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
@@ -88,6 +95,7 @@ def test_the_command_shows_what_institutions_tallied(runs: tuple[Run, Run], tmp_
     assert [b.influence for b in opening.blocks.values()] == [s / sum(sums) for s in sums]
     assert (tmp_path / "map" / "layers.svg").read_text().startswith("<svg")
     assert "influence, opening" in (tmp_path / "map" / "layers.svg").read_text()
+    assert "solver exact" in (tmp_path / "map" / "layers.svg").read_text()
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "map").iterdir()} == {0o600}
     assert "Layers that the task moves" in (runs[1].folder / "report.html").read_text()
     ran("audit", "layers", runs[1].folder, "-o", tmp_path / "own", "--own", "--training", 20, "--device", "cpu")
@@ -176,6 +184,57 @@ def test_a_latecomer_and_one_that_was_killed_hold_the_same_map_and_ranks(scores:
     assert len({d.rank for d in ranks[3].values()}) > 1
     world.digest()
     world.close()
+
+
+def test_institutions_with_other_numbers_of_threads_stay_in_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums of another order round otherwise: only an institution's own scores differ, and what is shared is their sum."""
+    plain, used, own = LayerIF.local, itertools.cycle([1, 2]), []
+
+    def local(source: LayerIF, *given: Any) -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(next(used))
+        own.append((torch.get_num_threads(), plain(source, *given)))
+        torch.set_num_threads(before)
+        return own[-1][1]
+
+    monkeypatch.setattr(LayerIF, "local", local)
+    world = World.found(tiny(**TALLIED), tmp_path / "world")
+    world.run()
+    assert [threads for threads, _ in own] == [1, 2, 1, 2, 1, 2], (
+        "three institutions, before the first update and after the last"
+    )
+    assert len(set(world.digests())) == 1
+    assert len({repr(state.tallies) for state in world.states()}) == 1
+    world.close()
+
+
+def test_threads_move_a_score_in_its_last_bits_alone() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, 256), torch.nn.Tanh(), torch.nn.Linear(256, 256), torch.nn.Tanh(), torch.nn.Linear(256, 4)
+    )
+    draw, before, found = np.random.default_rng(0), torch.get_num_threads(), []
+    training, validation = (
+        Samples(draw.normal(size=(n, 64)).astype(np.float32), draw.integers(0, 4, n)) for n in (48, 24)
+    )
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(layer_influence(model, training, validation, load_task("classification")).scores)
+    torch.set_num_threads(before)
+    assert list(found[0].values()) == pytest.approx(list(found[1].values()), rel=1e-3)
+
+
+def test_scores_of_one_block_are_refused_for_ranks(scores: Path, tmp_path: Path) -> None:
+    """A map of one block may be looked at; there is nothing to divide by it."""
+    found = json.loads(scores.read_bytes())
+    name, block = next(iter(found["blocks"].items()))
+    alone = tmp_path / "layers.json"
+    alone.write_text(json.dumps(found | {"blocks": {name: block}}))
+    chosen = UNTALLIED | {"decomposition__allocator": "layerif", "decomposition__scores": str(alone)}
+    with pytest.raises(ConfigError, match=f"of the block {name} alone"):
+        simulate(tiny(**chosen), tmp_path / "run", engine="local")
 
 
 @pytest.mark.parametrize("allocate", ["layerif", "reversed", "random", "gradient"])

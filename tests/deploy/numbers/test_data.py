@@ -15,9 +15,11 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from dictpfl.client.data.digits import histogram, read_numbers
+from dictpfl.client.data.digits import Histogram, histogram, read_numbers, words_of
+from dictpfl.common.errors import DataError
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.numbers.data import described, of_file
 from dictpfl.deploy.numbers.fit import EVEN, FIRST, SECOND, fits
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
@@ -55,6 +57,41 @@ def test_clean_data_are_seldom_flagged() -> None:
     assert sum(any(test.flagged for test in fits(found)) for found in clean) <= 10
 
 
+def test_clean_tables_of_programs_are_seldom_flagged() -> None:
+    """Whole numbers in a column of floats, decimals without their zeros, single precision, computed values: none is a preference for a digit."""
+
+    def columns(seed: int) -> list[list[str]]:
+        draw = np.random.default_rng(seed)
+        whole = [draw.integers(90, 180, 400) for _ in range(3)]
+        exact = [draw.uniform(10, 99, 400) for _ in range(4)]
+        significant = np.array([float(f"{x:.3g}") for x in 10 ** draw.uniform(0, 3, 400)])
+        return [
+            words_of(whole[0].astype(np.float64)), [str(n) for n in whole[1]], [str(float(n)) for n in whole[2]], words_of(np.round(exact[0], 2)),
+            words_of(np.round(exact[1], 1).astype(np.float32)), words_of(exact[2]), words_of(exact[3].astype(np.float32)), words_of(significant),
+        ]  # fmt: skip
+
+    tables = [[histogram(words) for words in columns(seed)] for seed in range(40)]
+    for number in range(len(tables[0])):
+        assert sum(any(test.flagged for test in fits(table[number])) for table in tables) <= 3, f"column {number} alone"
+    pooled = [sum(table, Histogram.empty()) for table in tables]
+    assert all(found.part("last").sum() > 2000 for found in pooled)
+    assert sum(any(test.flagged for test in fits(found)) for found in pooled) <= 3
+
+
+def test_rounding_is_still_seen_in_tables_of_programs() -> None:
+    draw = np.random.default_rng(1)
+    exact = draw.integers(900, 1800, 600)
+    rounded = np.where(draw.random(600) < 0.3, exact // 10 * 10, exact)
+    for words in (
+        words_of(rounded.astype(np.float64)),
+        words_of(rounded / 10),
+        words_of((rounded / 100).astype(np.float32)),
+    ):
+        tests = {fit.what: fit for fit in fits(histogram(words))}
+        assert tests["last"].flagged
+        assert "rounding or a preference for the digit 0" in tests["last"].verdict
+
+
 def test_columns_of_the_contract() -> None:
     """Rounded ones are flagged, log-uniform ones over five orders are not, and of narrow ones Benford is not expected."""
     draw = np.random.default_rng(1)
@@ -90,6 +127,37 @@ def test_the_statistic_is_that_of_a_plain_sum() -> None:
     counts, expected = found.part("first"), FIRST * found.part("first").sum()
     assert first.statistic == pytest.approx(float(((counts - expected) ** 2 / expected).sum()))
     assert first.p == pytest.approx(float(stats.chi2.sf(first.statistic, 8)))
+
+
+def counts_of_first(*counts: int) -> Histogram:
+    found = Histogram.empty()
+    found.part("first")[:] = counts
+    return found
+
+
+def test_first_digits_have_nigrini_s_bounds() -> None:
+    """Shares that are off by so much on one side and on the other: the word follows the mean deviation, the flag the test alone."""
+    even = np.round(FIRST * 100_000)
+    for off, word, said in (
+        (0.002, "close", "close conformity by Nigrini's bounds (mean deviation 0.0020, up to 0.006)"),
+        (0.009, "acceptable", "acceptable conformity"),
+        (0.014, "marginal", "marginal conformity"),
+        (0.02, "none", "no conformity by Nigrini's bounds (mean deviation 0.0200, above 0.015)"),
+    ):
+        moved = even + 100_000 * off * np.array([-9 / 2, -9 / 4, -9 / 4, 0, 0, 0, 9 / 4, 9 / 4, 9 / 2]) / 2
+        first, second, last = fits(counts_of_first(*moved.astype(int)))
+        assert first.conformity == word
+        assert said in first.verdict
+        assert first.deviation == pytest.approx(off, rel=0.01)
+        assert second.conformity is last.conformity is None
+    clean = fits(histogram(wide(400, 1)))[0]
+    assert clean.conformity != "close", "bounds are for many numbers"
+    assert not clean.flagged
+    assert "of so few numbers chance alone makes 0.01" in clean.verdict
+    many = [fits(histogram(wide(400, seed)))[0] for seed in range(60)]
+    assert np.mean([fit.deviation for fit in many]) == pytest.approx(many[0].chance, rel=0.1)
+    assert fits(counts_of_first(9, *[1] * 8))[0].conformity is None, "too few for a test"
+    assert fits(Histogram.empty())[0].conformity is None
 
 
 def ran(*words: object, code: int = 0) -> str:
@@ -150,12 +218,47 @@ def test_the_tally_is_that_of_the_pooled_tables(
     tests = {test["what"]: test for test in document["data"]["tests"]}
     assert tests["last"]["flagged"], "30 % of the pressures end in 0"
     assert not tests["first"]["flagged"], "doses follow Benford, and pressures are not asked to"
+    assert tests["first"]["conformity"] in ("close", "acceptable", "marginal", "none")
+    assert tests["last"]["conformity"] is None
+    assert f"{tests['first']['conformity']} conformity by Nigrini" in said.replace("no conformity", "none conformity")
     html = (tmp_path / "page" / "numbers.html").read_text()
     assert "<svg" in html
+    assert "conformity by Nigrini" in html
     assert "nobody saw the counts of one" in html
     assert "points to" in tests["last"]["verdict"]
     assert "proves nothing" in html
     assert "fabricat" not in html
+
+
+def test_one_institution_may_have_all_the_numbers(
+    tables: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others seal zeros: the tally is that of the one table, and says no more of who it was than of three."""
+    run = founded(tables[:1], tmp_path / "run", monkeypatch, sealed=True)
+    (tally,) = run.summary["tallies"]
+    alone = read_numbers(run.folder / "institutions" / "institution-000" / "numbers.json")
+    assert [count for counts in tally["sums"].values() for count in counts] == alone.counts.tolist()
+    assert alone.part("numbers")[0] == 500
+    assert [r.ciphertexts for r in run.records if r.kind == "score"] == [1]
+    assert "3 institutions" in ran("audit", "numbers", run.folder)
+
+
+def test_columns_of_nothing_and_of_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("empty,zeros,pressure\n" + "".join(f",0.0,{90 + i % 60}\n" for i in range(400)))
+    assert list(of_file(path, [])[1]) == ["pressure"], "neither is a column of measurements"
+    found, names, left_out = of_file(path, ["empty", "zeros"])
+    assert (names, left_out) == (["empty", "zeros"], [])
+    told = described(found)
+    assert (told["numbers"], told["zeros"], told["others"]) == (0, 400, 0)
+    assert [test["verdict"] for test in told["tests"]][2] == "0 digits: no test, it takes 300"
+    assert not any(test["flagged"] or test["shares"] or test["p"] for test in told["tests"])
+    said = ran("audit", "numbers", "--data", path, "--columns", "empty,zeros", "-o", tmp_path / "page")
+    assert "0 numbers, 400 zeros" in said
+    assert "0 numbers, 400 zeros" in (tmp_path / "page" / "numbers.html").read_text()
+    path.write_text("empty,zeros\n" + ",0\n" * 400)
+    with pytest.raises(DataError, match="no column of measurements"):
+        of_file(path, [])
 
 
 def test_nobody_learns_who_has_no_counts(tmp_path: Path) -> None:

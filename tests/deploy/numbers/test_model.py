@@ -22,7 +22,7 @@ from dictpfl.deploy.numbers.model import Asked, audit
 from dictpfl.deploy.numbers.reading import Places, Reader
 from dictpfl.deploy.numbers.selectivity import by_layer, drawn, effective, largest, most_selective, ranks, selectivity
 from dictpfl.deploy.numbers.sources import reader_of
-from dictpfl.deploy.numbers.tasks import TASKS, questions
+from dictpfl.deploy.numbers.tasks import TASKS, answer_in, questions
 
 LETTERS = [chr(c) for c in range(32, 127)]
 
@@ -82,6 +82,40 @@ def test_questions_have_the_answers_that_they_say(task: str) -> None:
             assert answer - numbers[2] == numbers[2] - numbers[1] == numbers[1] - numbers[0]
     counts = np.bincount([int(d) for q in made for d in q.answer], minlength=10)
     assert np.abs(counts / counts.sum() - 0.1).max() < 0.003, "every digit comes equally often"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" 42", "42"), ("The answer is 42.", "42"), ("42 because 12 + 30", "42"), ("12 + 30 = 42", "42"), ("12 plus 30 is 42, I think", "42"),
+        ("Answer: 1,234", "1,234"), ("It is **42**", "42"), ("= $42", "42"), ("-42", "-42"), ("r is \u221242", "-42"), ("x2 and 7", "7"), ("42.5", "42.5"),
+        ("is it 3? The answer is 4", "4"), ("I do not know", ""), ("", ""), ("4th", ""), ("12-30", "12"),
+    ],
+)  # fmt: skip
+def test_a_number_is_taken_out_of_an_answer_in_words(text: str, number: str) -> None:
+    assert answer_in(text) == number
+
+
+def test_what_is_written_in_words_counts(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose tokens spell out "is" before the number is right, and its first digits are counted."""
+    monkeypatch.setattr(
+        reader,
+        "tokens_written",
+        lambda own, _: [reader.tokenizer(f" The answer is {q.answer}.")["input_ids"] for q in own],
+    )
+    found = audit(reader, Asked(("sums",), samples=4, shots=1, free=True))
+    free = found["free"]
+    assert (free["answers"], free["numbers"], free["right"]) == (4, 4, 1.0)
+    assert free["written"]["sums"][0].endswith(f"The answer is {questions('sums', 2, 1)[1].answer}.")
+    prompts = found["prompts"]["sums"]
+    assert len(prompts["questions"]) == 4
+    for question, kept in zip(questions("sums", 5, 1)[1:], prompts["questions"], strict=True):
+        text = f"{prompts['before']}Question: {kept['text']}\nAnswer:"
+        assert (
+            reader.tokenizer(text)["input_ids"]
+            == reader.prompt(question, questions("sums", 1, 1))[: len(reader.tokenizer(text)["input_ids"])]
+        )
+        assert kept["answer"] == question.answer
 
 
 def test_ranks_are_those_of_a_plain_sort(reader: Reader) -> None:
@@ -175,6 +209,47 @@ def test_variants_of_several_passes_do_not_see_each_other(reader: Reader) -> Non
         alone = reader.read(made[1:], made[:1], {name: many[name]})
         assert np.array_equal(together.chosen[name], alone.chosen[name])
     assert any((together.chosen[name] != together.chosen["plain"]).any() for name in many)
+
+
+def test_an_empty_set_changes_no_bit(folder: Path) -> None:
+    """In half precision, where a pass of another size rounds some states otherwise."""
+    found = reader_of(str(folder), "cpu")
+    weight = found.model.get_output_embeddings().weight
+    with torch.no_grad():
+        weight[found.digits] *= 3
+    behind: list[torch.Tensor] = []
+
+    class Watched(Reader):
+        """Keeps the states of passes in which many sets sit side by side: their mask has four dimensions."""
+
+        def _hidden(self, cache: Any, ids: torch.Tensor, mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+            states = super()._hidden(cache, ids, mask, at)
+            behind.extend([states] if mask.dim() == 4 else [])
+            return states
+
+    reader = Watched(found.model.bfloat16(), found.tokenizer)
+    made = questions("sums", 26, 5)
+    sets = {str(n): {n % 2: torch.arange(n % 7, 40, 7)} for n in range(reading.TOGETHER + 2)}
+    variants: dict[str, Any] = {"first": {}} | dict(list(sets.items())[:20]) | {"between": {}} | sets | {"last": {}}
+    passes = [list(variants)[number::2] for number in range(2)]
+    assert len(passes[0]) != len(passes[1])
+    places = reader.read(made[2:], made[:2], variants)
+    plain = places.chosen["plain"]
+    for name in ("first", "between", "last"):
+        assert np.array_equal(places.chosen[name], plain)
+    assert any((places.chosen[name] != plain).any() for name in sets)
+    for start in range(0, len(behind), 4):  # at each place an untouched pass of each size, then the silenced ones
+        untouched = {states.shape[1]: states for states in behind[start : start + 2]}
+        for names, states in zip(passes, behind[start + 2 : start + 4], strict=True):
+            for seat, name in enumerate(names):
+                assert variants[name] or torch.equal(states[:, seat], untouched[len(names)][:, seat])
+
+
+def test_a_set_is_held_against_an_untouched_pass_in_its_own_seat() -> None:
+    """Two rows of three seats: where the untouched model itself says 2 in a seat, by rounding, the plain answer stands."""
+    together = reading._Together(("none", "some", "other"), {})
+    untouched, found = [2, 1, 1, 5, 5, 5], [2, 7, 1, 5, 5, 8]
+    assert together.changed([1, 5], untouched, found) == {"none": [1, 5], "some": [7, 5], "other": [1, 8]}
 
 
 def test_the_lens_is_that_of_whole_passes(reader: Reader) -> None:
