@@ -150,11 +150,16 @@ def _skills(source: Source, asked: Asked) -> tuple[Skilled, Skilled | None, tupl
     if not asked.dropped:
         return kept, None, dataset.class_names
     dropped = _skilled(source, asked.dropped, dataset)
-    if kept.classes and dropped.classes:
-        require_disjoint(np.array(kept.classes), np.array(dropped.classes))
-    elif kept.words == dropped.words:
-        raise DataError(f"the kept skill and the dropped one are both {kept.words!r}; name another with --dropped")
+    if not _apart(kept, dropped):
+        require_disjoint((kept.train, kept.test), (dropped.train, dropped.test))
     return kept, dropped, dataset.class_names
+
+
+def _apart(kept: Skilled, dropped: Skilled) -> bool:
+    """Tell whether two skills have no sample in common by their names alone: other classes, or another group of the same data."""
+    if kept.classes and dropped.classes:
+        return not set(kept.classes) & set(dropped.classes)
+    return kept.words != dropped.words and all(one.words.startswith("column=") for one in (kept, dropped))
 
 
 def _named(source: Source) -> Dataset:

@@ -118,7 +118,18 @@ def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> N
         (["--skill", "classes=eleven"], ConfigError, "no class is called"),
         (["--skill", "topic=1"], ConfigError, "expected classes="),
         (["--skill", "column=ward"], DataError, "names no group"),
-        (["--skill", "classes=0,1", "--dropped", "classes=1,2"], DataError, "shared|belong"),
+        (
+            ["--skill", "classes=0,1", "--dropped", "classes=1,2"],
+            DataError,
+            r"\d\d of the \d+ samples of the dropped skill belong",
+        ),
+        (
+            ["--skill", "all", "--dropped", "classes=1"],
+            DataError,
+            r"\d\d of the \d+ samples of the dropped skill belong",
+        ),
+        (["--skill", "classes=1", "--dropped", "all"], DataError, "samples of the dropped skill belong"),
+        (["--skill", "all", "--dropped", "all"], DataError, "samples of the dropped skill belong"),
         (["--skill", "classes=0,1", "--keep", "40"], ConfigError, "cannot stay"),
         (["--skill", "classes=0,1", "--axes", "width"], ConfigError, "gates stand"),
         (["--skill", "classes=0,1", "--method", "random", "--axes", "mamba-head"], ConfigError, "no axis of kind"),
@@ -265,3 +276,41 @@ def test_a_group_is_of_the_data_that_are_named(tmp_path: Path) -> None:
             str(tmp_path / "c"),
             *SHORT,
         )
+
+
+def test_skills_without_a_common_sample_whatever_they_are_called(tmp_path: Path) -> None:
+    """Of groups, classes and files, what is selected decides: names that differ may mean the same samples."""
+    random = np.random.default_rng(0)
+    rows = [f"{random.normal()},{random.normal()},{n % 2},{('north', 'south', 'west')[n % 3]}" for n in range(90)]
+    head = "a,b,y,ward"
+    rows[2::3] = [row.replace(",1,west", ",0,west") for row in rows[2::3]]  # west has class 0 alone
+    for name, part in (("all.csv", rows), ("one.csv", rows[:30]), ("copy.csv", rows[:30]), ("other.csv", rows[30:60])):
+        (tmp_path / name).write_text("\n".join([head, *part]) + "\n")
+    config = tiny(
+        federation__rounds=1, data__source="csv", data__path=str(tmp_path / "all.csv"), data__limit=0, data__label="y",
+        data__column="ward", data__partition="iid", data__public_share=0.3, model__options={"hidden": [8]},
+    )  # fmt: skip
+    folder = simulate(config, tmp_path / "run", engine="local").folder
+    one, copy, other = (f"text={tmp_path / name}" for name in ("one.csv", "copy.csv", "other.csv"))
+
+    def narrowed(name: str, skill: str, dropped: str) -> None:
+        called(
+            str(folder), "--data", str(tmp_path / "all.csv"), "--skill", skill, "--dropped", dropped, "-o", str(tmp_path / name),
+            "--relearn", "1", "--seeds", "1", *SHORT,
+        )  # fmt: skip
+
+    # A file of 30 is told by its content, whatever its path; its 30 samples are divided into 24 and 6.
+    refused = [
+        (one, copy, 30),
+        (one, "all", None),
+        ("column=north", "classes=1", None),
+        ("classes=0", "column=west", 30),
+    ]
+    for skill, dropped, count in refused:
+        with pytest.raises(DataError, match=f"^{count or ''}.* samples of the dropped skill belong"):
+            narrowed("refused", skill, dropped)
+        assert not (tmp_path / "refused").exists()
+    allowed = [(one, other), ("column=north", "column=south"), ("classes=1", "column=west")]
+    for number, (skill, dropped) in enumerate(allowed):
+        narrowed(f"out{number}", skill, dropped)
+        assert report(tmp_path / f"out{number}")["audits"][0]["skill"] == dropped
