@@ -12,7 +12,16 @@ from torch import nn
 
 from dictpfl.client.compress.cutting.axes import Axis, axes_of
 from dictpfl.client.compress.narrow.heads import trimmed
-from dictpfl.client.compress.narrow.phases import SCRATCH, Narrowed, Narrowing, count_of, narrow
+from dictpfl.client.compress.narrow.phases import (
+    SCRATCH,
+    UNCUT,
+    Narrowed,
+    Narrowing,
+    closed_words,
+    count_of,
+    narrow,
+    one_stays,
+)
 from dictpfl.client.compress.narrow.relearn import probed, relearnt, residual
 from dictpfl.client.compress.narrow.skills import require_disjoint, skill_of
 from dictpfl.client.data.samples import Dataset, Samples
@@ -95,7 +104,8 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
     require_empty(output)
     made = narrow(source.model, axes, kept.train, source.task, training, asked.how)
     audits = [] if dropped is None else _audits(source, asked, axes, kept, dropped, training, made)
-    notes = _notes(source, asked, kept)
+    least = "" if asked.how.way == UNCUT else one_stays(asked.how.keep, axes)
+    notes = [*filter(None, [least, closed_words(made.closed)]), *_notes(source, asked, kept)]
     final, classes = made.model, tuple[int, ...]()
     if asked.trim and kept.classes and hub.split(source.config.model.source)[0] != "timm":
         final, classes = trimmed(made.model, kept.classes), kept.classes

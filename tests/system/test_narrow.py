@@ -132,6 +132,7 @@ def test_switched_off_it_is_no_part_of_the_federation(tmp_path: Path) -> None:
         ({"narrow__penalty": 0.5}, "narrow.axes is empty"),
         ({"narrow__axes": ["ffn"], "privacy__mechanism": "institution", "privacy__noise_multiplier": 1.0}, "privacy"),
         ({"narrow__axes": ["ffn"], "narrow__keep": 0}, "narrow.keep"),
+        ({"narrow__axes": ["ffn"], "narrow__keep": 2.9}, "narrow.keep is 2.9; expected a share"),
     ],
 )
 def test_refused(changes: dict[str, Any], reason: str) -> None:

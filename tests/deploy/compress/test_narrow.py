@@ -80,6 +80,30 @@ def test_the_audit_compares_equal_steps(run: Path, tmp_path: Path) -> None:
     assert "not erased" in (output / "README.md").read_text(encoding="utf-8")
 
 
+def test_one_unit_stays_and_that_is_said(run: Path, tmp_path: Path) -> None:
+    words = called(
+        str(run), "--skill", "classes=0,2", "--keep", "0.01", "--method", "random", "-o", str(tmp_path / "a"), *SHORT
+    )
+    assert load_file(tmp_path / "a" / "model.safetensors")["1.weight"].shape == (1, 64)
+    said = "keep = 0.01 is less than a unit of ffn:1, ffn:3; at least one unit stays in every layer."
+    assert said in " ".join(words.split())
+    assert said in report(tmp_path / "a")["notes"]
+    assert said in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+
+
+def test_gates_that_all_close_are_said(run: Path, tmp_path: Path) -> None:
+    strong = ["--penalty", "100", "--rate", "0.1", "--steps", "60", "--recover", "1", "--skill", "classes=0,2"]
+    called(str(run), *strong, "-o", str(tmp_path / "a"))
+    (note,) = [note for note in report(tmp_path / "a")["notes"] if "gates" in note]
+    assert "All gates of ffn:1, ffn:3 closed: at least one unit stays" in note
+    assert not any("closed" in note for note in _notes(run, tmp_path / "b", "--skill", "classes=0,2", *SHORT))
+
+
+def _notes(run: Path, output: Path, *words: str) -> list[str]:
+    called(str(run), *words, "-o", str(output))
+    return list(report(output)["notes"])
+
+
 def test_export_narrow(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(run), "--narrow", "classes=0,2", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -131,6 +155,10 @@ def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> N
         (["--skill", "classes=1", "--dropped", "all"], DataError, "samples of the dropped skill belong"),
         (["--skill", "all", "--dropped", "all"], DataError, "samples of the dropped skill belong"),
         (["--skill", "classes=0,1", "--keep", "40"], ConfigError, "cannot stay"),
+        *(
+            (["--skill", "classes=0,1", f"--keep={keep}"], ConfigError, f"keep is {keep}: expected a share")
+            for keep in ("0", "-1", "-0.5", "2.9", "nan", "inf", "-inf")
+        ),
         (["--skill", "classes=0,1", "--axes", "width"], ConfigError, "gates stand"),
         (["--skill", "classes=0,1", "--method", "random", "--axes", "mamba-head"], ConfigError, "no axis of kind"),
         (["--skill", "classes=0,1", "--dropped", "classes=2", "--relearn", "ten"], ConfigError, "numbers of steps"),
