@@ -80,6 +80,22 @@ def test_the_audit_compares_equal_steps(run: Path, tmp_path: Path) -> None:
     assert "not erased" in (output / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_dropped_skill_of_which_one_class_is_there_has_no_probe(run: Path, tmp_path: Path) -> None:
+    test = Samples.load(run / "test.npz")
+    test.of_classes((0, 1, 2)).save(tmp_path / "own.npz")
+    audit = ["--relearn", "1", "--seeds", "1", "--skill", "classes=0,2"]
+    for number, dropped in enumerate(("classes=1,3", "classes=1")):
+        output = tmp_path / f"out{number}"
+        words = called(
+            str(run), "--data", str(tmp_path / "own.npz"), "--dropped", dropped, "-o", str(output), *audit, *SHORT
+        )
+        written = report(output)
+        assert [one["probe"] for one in written["audits"]] == [{}, {}]
+        (note,) = [note for note in written["notes"] if "probe" in note]
+        assert f"samples of {dropped} to train on are of one class" in note
+        assert note in " ".join(words.split())
+
+
 def test_one_unit_stays_and_that_is_said(run: Path, tmp_path: Path) -> None:
     words = called(
         str(run), "--skill", "classes=0,2", "--keep", "0.01", "--method", "random", "-o", str(tmp_path / "a"), *SHORT
