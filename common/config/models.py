@@ -54,6 +54,10 @@ def require_narrowable(config: Sections, origin: str) -> None:
                 f'{origin}: [narrow] says how gates are trained, but narrow.axes is empty and there are none; set axes = ["ffn"]'
             )
         return
+    if config.narrow.keep >= 1 and config.narrow.keep != int(config.narrow.keep):
+        raise ConfigError(
+            f"{origin}: narrow.keep is {config.narrow.keep:g}; expected a share of each layer's units below 1, or a whole number of them"
+        )
     if config.privacy.mechanism != "none":
         raise ConfigError(
             f"{origin}: narrow.axes with privacy.mechanism {config.privacy.mechanism!r}: gates have no gradients of single samples "

@@ -16,7 +16,8 @@ class Narrow(Section):
         [], description="Units that get gates: `ffn`, the neurons of feed-forward blocks. Empty: nothing is narrowed."
     )
     keep: Annotated[float, Field(gt=0.0)] = Field(
-        0.25, description="Units that stay of each layer: a share below 1, or a number of them."
+        0.25,
+        description="Units that stay of each layer: a share below 1 (at least one unit stays), or a whole number of them.",
     )
     penalty: Annotated[float, Field(ge=0.0)] = Field(
         1e-2,

@@ -54,7 +54,12 @@ def narrow(
     method: Annotated[
         Method, typer.Option(help="gates and lasso penalise units while the skill is trained; others cut by a score.")
     ] = Method.GATES,
-    keep: Annotated[float, typer.Option(help="Units that stay of each layer: a share below 1, or a number.")] = 0.25,
+    keep: Annotated[
+        float,
+        typer.Option(
+            help="Units that stay of each layer: a share below 1 (at least one unit stays), or a whole number."
+        ),
+    ] = 0.25,
     steps: Annotated[int, typer.Option(min=0, help="Optimiser steps on the skill before the cut.")] = 300,
     recover: Annotated[int, typer.Option(min=0, help="Steps after it.")] = 300,
     penalty: Annotated[float, typer.Option(min=0.0, help="Factor of the penalty of gates or lasso.")] = 1e-2,
@@ -101,6 +106,8 @@ def _require_read(method: Method, skill: str, dropped: str, head: str) -> None:
         refuse_unread("rate", "tables", because=f"of gates, and --method is {method}")
         if method is not Method.LASSO:
             refuse_unread("penalty", because=f"of gates and lasso, and --method is {method}")
+    if method is Method.UNCUT and not dropped:
+        refuse_unread("keep", "axes", because="of a cut, and --method uncut makes none")
     if not dropped:
         refuse_unread("relearn", "seeds", because="of the audit of a skill that is dropped, and --dropped names none")
     if head == "trim" and not skill.startswith("classes="):

@@ -12,7 +12,16 @@ from torch import nn
 
 from dictpfl.client.compress.cutting.axes import Axis, axes_of
 from dictpfl.client.compress.narrow.heads import trimmed
-from dictpfl.client.compress.narrow.phases import SCRATCH, Narrowed, Narrowing, count_of, narrow
+from dictpfl.client.compress.narrow.phases import (
+    SCRATCH,
+    UNCUT,
+    Narrowed,
+    Narrowing,
+    closed_words,
+    count_of,
+    narrow,
+    one_stays,
+)
 from dictpfl.client.compress.narrow.relearn import probed, relearnt, residual
 from dictpfl.client.compress.narrow.skills import require_disjoint, skill_of
 from dictpfl.client.data.samples import Dataset, Samples
@@ -96,7 +105,8 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
     require_empty(output)
     made = narrow(source.model, axes, kept.train, source.task, training, asked.how)
     audits = [] if dropped is None else _audits(source, asked, axes, kept, dropped, training, made)
-    notes = _notes(source, asked, kept)
+    least = "" if asked.how.way == UNCUT else one_stays(asked.how.keep, axes)
+    notes = [*filter(None, [least, closed_words(made.closed)]), *_notes(source, asked, kept, dropped)]
     final, classes = made.model, tuple[int, ...]()
     if asked.trim and kept.classes and hub.split(source.config.model.source)[0] != "timm":
         final, classes = trimmed(made.model, kept.classes), kept.classes
@@ -151,11 +161,16 @@ def _skills(source: Source, asked: Asked) -> tuple[Skilled, Skilled | None, tupl
     if not asked.dropped:
         return kept, None, dataset.class_names
     dropped = _skilled(source, asked.dropped, dataset)
-    if kept.classes and dropped.classes:
-        require_disjoint(np.array(kept.classes), np.array(dropped.classes))
-    elif kept.words == dropped.words:
-        raise DataError(f"the kept skill and the dropped one are both {kept.words!r}; name another with --dropped")
+    if not _apart(kept, dropped):
+        require_disjoint((kept.train, kept.test), (dropped.train, dropped.test))
     return kept, dropped, dataset.class_names
+
+
+def _apart(kept: Skilled, dropped: Skilled) -> bool:
+    """Tell whether two skills have no sample in common by their names alone: other classes, or another group of the same data."""
+    if kept.classes and dropped.classes:
+        return not set(kept.classes) & set(dropped.classes)
+    return kept.words != dropped.words and all(one.words.startswith("column=") for one in (kept, dropped))
 
 
 def _named(source: Source) -> Dataset:
@@ -262,7 +277,7 @@ def _audits(
             for name, models in arms.items()
         }
         probe = {}
-        if is_classes and len(dropped.classes) > 1:
+        if is_classes and not _one_class(dropped):
             probe = {
                 name: [probed(model, dropped.train, dropped.test) for model in models] for name, models in arms.items()
             }
@@ -276,6 +291,11 @@ def _audits(
             )
         )
     return found
+
+
+def _one_class(skilled: Skilled) -> bool:
+    """Tell whether the samples to train on are of one class, whatever classes were named: a probe has nothing to tell apart."""
+    return len(np.unique(skilled.train.labels)) == 1
 
 
 def _curve(curves: Mapping[str, Sequence[Mapping[int, float]]], count: int) -> Curve:
@@ -295,14 +315,19 @@ def _curve(curves: Mapping[str, Sequence[Mapping[int, float]]], count: int) -> C
     )
 
 
-def _notes(source: Source, asked: Asked, kept: Skilled) -> list[str]:
+def _notes(source: Source, asked: Asked, kept: Skilled, dropped: Skilled | None) -> list[str]:
     notes = []
     if any("batchnorm" in type(m).__name__.lower() for m in source.model.modules()):
         notes.append("Running statistics of batch norm have moved with the samples of the kept skill alone.")
     if kept.classes and len(kept.classes) == 1:
         notes.append("The skill has one class: every figure of it is that of a model with one answer.")
-    if not asked.dropped:
+    if dropped is None:
         notes.append("No dropped skill was named (--dropped), so nothing is said of what is left of the others.")
+    elif kept.classes and dropped.classes and _one_class(dropped):
+        notes.append(
+            f"No linear probe stands beside the audit: it tells classes apart, and all {len(dropped.train)} samples of "
+            f"{dropped.words} to train on are of one class."
+        )
     if asked.trim and kept.classes and hub.split(source.config.model.source)[0] == "timm":
         notes.append("The head has all its rows: timm names their number in its own configuration.")
     if not hub.split(source.config.model.source)[0]:

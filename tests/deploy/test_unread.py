@@ -17,6 +17,7 @@ CASES = [
     (("narrow", *MODEL, "--skill", "classes=a", "--method", "random", "--rate", "0.1"), "--rate: of gates, and --method is random"),
     (("narrow", *MODEL, "--skill", "classes=a", "--method", "lasso", "--tables", "4"), "--tables: of gates"),
     (("narrow", *MODEL, "--skill", "classes=a", "--method", "uncut", "--penalty", "1"), "--penalty: of gates and lasso"),
+    (("narrow", *MODEL, "--skill", "classes=a", "--method", "uncut", "--keep", "0.5"), "--keep: of a cut"),
     (("narrow", *MODEL, "--skill", "classes=a", "--seeds", "3"), "--seeds: of the audit"),
     (("narrow", *MODEL, "--skill", "classes=a", "--relearn", "30"), "--relearn: of the audit"),
     (("narrow", *MODEL, "--skill", "text=a.txt", "--head", "trim"), "--head: a head has rows of classes"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dictpfl.client.compress.narrow.federating import gated_axes, kept_units
 from dictpfl.client.data.samples import Samples
@@ -19,11 +20,13 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import BundleError, ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.layout import Kind
+from dictpfl.common.law.order import stopped
 from dictpfl.deploy.audit.replay.identity import federation_id
 from dictpfl.deploy.ceremony.verifying import require_follows
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support import ROOT
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import INSTITUTION_POINTS, World
 
@@ -59,6 +62,51 @@ def test_one_state_and_one_cut(tmp_path: Path) -> None:
     home = tmp_path / "ckks" / "institutions" / "institution-000"
     assert federation_id(home) == genesis.federation == Genesis.load(home).federation
     require_follows(genesis, (home / "weights.safetensors").read_bytes())
+
+
+def test_the_experiment_as_committed_is_one_state_and_one_cut(tmp_path: Path) -> None:
+    path, clear = ROOT / "experiments" / "narrow_digits.toml", {"encryption.sealer": "identity", "toy_insecure": True}
+    sealed, opened = (
+        played(FederationConfig.load(path, changes), tmp_path / name)
+        for name, changes in (("ckks", {}), ("identity", clear))
+    )
+    assert sealed[1].genesis.config.encryption.sealer == "ckks"
+    assert sealed[1].state.updates == sealed[1].genesis.config.federation.rounds == 20
+    assert sealed[0].summary["state_digest"] == opened[0].summary["state_digest"]
+    assert kept(sealed[1]) == kept(opened[1])
+    assert [len(units) for units in kept(sealed[1]).values()] == [48, 48]
+
+
+BETWEEN: dict[str, dict[str, Any]] = {
+    # No accuracy grows by 2, so that the second measurement is the last.
+    "stopped early": {"selection__patience": 1, "selection__min_delta": 2.0, "federation__rounds": 6},
+    "refreshes": {"decomposition__refresh_every": 1, "training__learning_rate": 0.02},
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_comes_between_rounds_of_gates(tmp_path: Path, name: str) -> None:
+    changes = NARROW | BETWEEN[name]
+    sealed, opened = played(encrypted(**changes), tmp_path / "ckks"), played(tiny(**changes), tmp_path / "identity")
+    assert sealed[0].summary["state_digest"] == opened[0].summary["state_digest"]
+    assert kept(sealed[1]) == kept(opened[1])
+    finished = opened[1]
+    genesis, state = finished.genesis, finished.state
+    if name == "refreshes":
+        assert state.updates == 3
+        assert len(state.records) >= 2
+    else:
+        assert stopped(genesis.law, state)
+        assert 1 <= state.updates < 6
+        best = Finished.load(tmp_path / "identity", "best")
+        assert {axis: len(units) for axis, units in kept(best).items()} == dict.fromkeys(kept(finished), 4)
+    gates = state.values[genesis.layout.coordinates(Kind.GATE)]
+    assert np.abs(gates - 1.0).max() > 1e-3  # they went on
+    # What is exported answers as what was trained: gates stand before a weight that was rebased under them.
+    bench, x = finished.bench(), torch.from_numpy(Samples.load(tmp_path / "identity" / "test.npz").features[:20])
+    gated = bench.twin_at(state, bench.local_state()).module.eval()
+    with torch.no_grad():
+        assert torch.allclose(gated(x), finished.merged()(x), atol=1e-5)
 
 
 def test_an_institution_without_the_skill_takes_part_with_weight_zero(
@@ -132,6 +180,7 @@ def test_switched_off_it_is_no_part_of_the_federation(tmp_path: Path) -> None:
         ({"narrow__penalty": 0.5}, "narrow.axes is empty"),
         ({"narrow__axes": ["ffn"], "privacy__mechanism": "institution", "privacy__noise_multiplier": 1.0}, "privacy"),
         ({"narrow__axes": ["ffn"], "narrow__keep": 0}, "narrow.keep"),
+        ({"narrow__axes": ["ffn"], "narrow__keep": 2.9}, "narrow.keep is 2.9; expected a share"),
     ],
 )
 def test_refused(changes: dict[str, Any], reason: str) -> None:
@@ -153,8 +202,9 @@ def test_norms_that_do_not_follow_from_w0_are_refused(tmp_path: Path) -> None:
 
 
 def test_who_was_killed_and_who_came_late_keep_the_same_units(tmp_path: Path) -> None:
-    """Five institutions: undisturbed, and with one killed while it trains (again and again) and one that joins two rounds late."""
-    config = tiny(**{**NARROW, "federation__rounds": 4}, federation__participants=5)
+    """Five institutions: undisturbed, and with one killed while it trains (again and again) and one that joins two rounds late; refreshed between."""
+    changes = {**NARROW, "federation__rounds": 4, "decomposition__refresh_every": 2}
+    config = tiny(**changes, federation__participants=5)
     calm = World.found(config, tmp_path / "calm")
     stormy = calm.copy(tmp_path / "stormy")
     late = calm.copy(tmp_path / "late")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dictpfl.client.compress.cutting.axes import Axis, Ints, axes_of
-from dictpfl.client.compress.narrow.phases import count_of, kept_by_gates
+from dictpfl.client.compress.narrow.phases import all_closed, count_of, kept_by_gates
 from dictpfl.client.model.gates import SUFFIX, outgoing_norms
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
@@ -56,6 +56,12 @@ def kept_units(genesis: Genesis, values: Floats, axes: Mapping[str, Axis]) -> di
         name: kept_by_gates(axis, shared[axis.out[0] + SUFFIX], genesis.gates[axis.out[0]], count_of(keep, axis))
         for name, axis in axes.items()
     }
+
+
+def closed_axes(genesis: Genesis, values: Floats, axes: Mapping[str, Axis]) -> tuple[str, ...]:
+    """Name the axes all of whose gates have closed in a shared state (`all_closed`); nothing is decided by it."""
+    shared = genesis.layout.unflatten(values)
+    return all_closed({name: shared[axis.out[0] + SUFFIX] for name, axis in axes.items()})
 
 
 def left_open(genesis: Genesis, values: Floats, axes: Mapping[str, Axis], kept: Mapping[str, Ints]) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from dictpfl.client.model.twin import Twin, make_dictionaries
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import Trained, train
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.keeping import keep
+from dictpfl.common.keeping import keep, require_admissible
 from dictpfl.common.settings import Decomposition, Training
 
 GATES, LASSO, SCRATCH, DISTIL, UNCUT = "gates", "lasso", "scratch", "distil", "uncut"
@@ -31,6 +32,8 @@ WAYS = (GATES, LASSO, *SCORES, SCRATCH, DISTIL, UNCUT)
 """Words for how a skill is taken out; the last three are there to compare with."""
 _SCORED = 480
 """Samples that scores are taken on, at most."""
+_CLOSED = 0.05
+"""Size below which a gate, 1 at the start, counts as closed: Adam holds one that is drawn to 0 within its rate of it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Narrowed:
         kept: units that stayed, by axis; empty of a way that chooses none.
         steps: optimiser steps in all, as counted.
         samples: samples seen in all, as counted.
+        closed: names of the axes all of whose gates closed; empty of a way without gates.
     """
 
     right_after: nn.Module
@@ -75,6 +79,7 @@ class Narrowed:
     kept: Mapping[str, Ints]
     steps: int
     samples: int
+    closed: tuple[str, ...] = ()
 
 
 def narrow(
@@ -91,7 +96,7 @@ def narrow(
         how: the way.
 
     Raises:
-        ConfigError: an unknown way, no axis, or a share or count that leaves nothing or everything.
+        ConfigError: an unknown way, no axis, or a share or count that cannot be (`count_of`).
         DataError, ModelError: see `dictpfl.client.training.train.train`.
     """
     if how.way not in WAYS:
@@ -101,7 +106,10 @@ def narrow(
     counts = {name: count_of(how.keep, axis) for name, axis in axes.items()}
     before = training.model_copy(update={"steps": how.steps})
     after = training.model_copy(update={"steps": how.recover})
-    tuned, kept, done = _phase(model, axes, counts, samples, task, before, how)
+    if how.way == GATES:
+        tuned, kept, done, closed = _gated(model, axes, counts, samples, task, before, how)
+    else:
+        (tuned, kept, done), closed = _chosen(model, axes, counts, samples, task, before, how), ()
     small = cut(tuned, kept).eval() if kept else tuned
     if how.way in (SCRATCH, DISTIL):
         if how.way == DISTIL:
@@ -111,7 +119,12 @@ def narrow(
     recovered, last = trained(small, samples, task, after, how.seed + 1)
     every = [*done, last]
     return Narrowed(
-        copy.deepcopy(small).eval(), recovered, kept, sum(t.steps for t in every), sum(t.samples_seen for t in every)
+        copy.deepcopy(small).eval(),
+        recovered,
+        kept,
+        sum(t.steps for t in every),
+        sum(t.samples_seen for t in every),
+        closed,
     )
 
 
@@ -119,13 +132,42 @@ def count_of(share: float, axis: Axis) -> int:
     """Count the units that stay: a share below 1, rounded to whole groups and at least one in each; or a number.
 
     Raises:
-        ConfigError: more units than there are, or none.
+        ConfigError: neither a share above 0 and below 1 nor a whole number, or a number of units that cannot stay.
     """
-    groups = len(np.unique(axis.group))
-    count = groups * max(1, round(share * axis.units / groups)) if share < 1 else int(share)
-    if not 0 < count <= axis.units:
-        raise ConfigError(f"{share:g} of the {axis.units} units of {axis.name} cannot stay; name a share or a number")
-    return count
+    if not 0 < share < 1 and not (math.isfinite(share) and share >= 1 and share == int(share)):
+        raise ConfigError(
+            f"keep is {share:g}: expected a share of each layer's units above 0 and below 1, such as 0.25, or a whole number of them, such as 48"
+        )
+    if share < 1:
+        return axis.groups * max(1, round(share * axis.units / axis.groups))
+    require_admissible(int(share), axis.units, axis.groups, axis.name)
+    return int(share)
+
+
+def one_stays(share: float, axes: Mapping[str, Axis]) -> str:
+    """Say of which axes a share would leave no unit, so that one stays, in each group; empty where there is no such axis."""
+    names = [name for name, axis in axes.items() if share < 1 and not round(share * axis.units / axis.groups)]
+    if not names:
+        return ""
+    groups = " of each group" if any(axes[name].groups > 1 for name in names) else ""
+    return (
+        f"keep = {share:g} is less than a unit of {', '.join(names)}; at least one unit{groups} stays in every layer."
+    )
+
+
+def all_closed(gates: Mapping[str, NDArray[np.float64]]) -> tuple[str, ...]:
+    """Name the axes whose gates have all closed, as under too strong a penalty; the units that stay let nearly nothing through there."""
+    return tuple(name for name, values in gates.items() if np.abs(values).max(initial=0.0) < _CLOSED)
+
+
+def closed_words(closed: Sequence[str]) -> str:
+    """Say which axes' gates have all closed; empty where none."""
+    if not closed:
+        return ""
+    return (
+        f"All gates of {', '.join(closed)} closed: at least one unit stays in every layer, but those lead to almost nothing before recovery. "
+        "A lower penalty leaves the skill open."
+    )
 
 
 def kept_by_gates(axis: Axis, gates: NDArray[np.float64], norms: NDArray[np.float32], count: int) -> Ints:
@@ -133,7 +175,7 @@ def kept_by_gates(axis: Axis, gates: NDArray[np.float64], norms: NDArray[np.floa
     return keep(np.abs(gates) * norms.astype(np.float64), axis.group, count)
 
 
-def _phase(
+def _chosen(
     model: nn.Module,
     axes: Mapping[str, Axis],
     counts: Mapping[str, int],
@@ -143,8 +185,6 @@ def _phase(
     how: Narrowing,
 ) -> tuple[nn.Module, dict[str, Ints], list[Trained]]:
     """Train on the skill and choose; the tuned model, the units that stay by axis, and what was counted."""
-    if how.way == GATES:
-        return _gated(model, axes, counts, samples, task, training, how)
     if how.way in (SCRATCH, DISTIL):
         return model, {}, []
     axis_list = tuple(axes.values()) if how.way == LASSO else ()
@@ -165,17 +205,15 @@ def _gated(
     task: Task,
     training: Training,
     how: Narrowing,
-) -> tuple[nn.Module, dict[str, Ints], list[Trained]]:
+) -> tuple[nn.Module, dict[str, Ints], list[Trained], tuple[str, ...]]:
     outs = {name: axis.out[0] for name, axis in axes.items()}
     norms = outgoing_norms(model, list(outs.values()))
     twin = _twin(model, Gates(norms, how.penalty, how.rate), how)
     done = train(twin, samples, training, task, seed=how.seed) if training.steps else Trained(0, 0.0)
     values = twin.layout.unflatten(twin.read())
-    kept = {
-        name: kept_by_gates(axis, values[outs[name] + SUFFIX], norms[outs[name]], counts[name])
-        for name, axis in axes.items()
-    }
-    return _home(twin, model), kept, [done]
+    gates = {name: values[out + SUFFIX] for name, out in outs.items()}
+    kept = {name: kept_by_gates(axis, gates[name], norms[outs[name]], counts[name]) for name, axis in axes.items()}
+    return _home(twin, model), kept, [done], all_closed(gates)
 
 
 def _twin(model: nn.Module, gates: Gates, how: Narrowing) -> Twin:

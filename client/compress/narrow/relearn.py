@@ -23,7 +23,7 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
 
 NEVER, THERE, UNCLEAR = "as if never learnt", "still there", "unclear"
@@ -129,6 +129,7 @@ def probed(model: nn.Module, train: Samples, test: Samples) -> float:
 
     Raises:
         ConfigError: a model without a head, or labels that are no classes.
+        DataError: samples of one class alone to learn from.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -136,6 +137,11 @@ def probed(model: nn.Module, train: Samples, test: Samples) -> float:
 
     if train.labels.ndim != 1 or train.labels.dtype != np.int64:
         raise ConfigError("a linear probe needs one class a sample; these labels are none")
+    if (found := np.unique(train.labels)).size < 2:  # noqa: PLR2004 -- classes to tell apart
+        raise DataError(
+            f"a linear probe tells classes apart, and the {len(train)} samples to learn from are of class {', '.join(map(str, found)) or '-'} "
+            "alone; give samples of two classes or more"
+        )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2_000))
     classifier.fit(_inside(model, train), train.labels)
     return 100.0 * float(classifier.score(_inside(model, test), test.labels))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.samples import Dataset
+from dictpfl.client.data.lazy import LazySamples
+from dictpfl.client.data.samples import IGNORED, PADDING, Dataset, Samples
 from dictpfl.common.errors import ConfigError, DataError
 
 _WORDS = ("classes", "column", "all")
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,50 @@ def dropped_of(kept: Sequence[int], outputs: int) -> tuple[int, ...]:
     return tuple(number for number in range(outputs) if number not in kept)
 
 
-def require_disjoint(kept: NDArray[np.int64], dropped: NDArray[np.int64]) -> None:
+def require_disjoint(kept: Sequence[Samples], dropped: Sequence[Samples]) -> None:
     """Refuse a dropped skill that shares samples with the kept one: relearning it would be no relearning.
+
+    Samples are the same where features and labels are; of samples that are read when they are needed, from one place, where their numbers
+    are. Whatever names two skills have, and whatever paths their files, only what they select counts.
+
+    Args:
+        kept: samples of the kept skill, such as those to train on and those to measure on.
+        dropped: of the dropped one.
 
     Raises:
         DataError: shared samples, with their number.
     """
-    both = np.intersect1d(kept, dropped).size
+    every = [*kept, *dropped]
+    lazy = [one for one in every if isinstance(one, LazySamples)]
+    by_number = len(lazy) == len(every) and len({one.reader.digest for one in lazy}) == 1
+    known = {key for one in kept for key in _keys(one, by_number=by_number)}
+    both = sum(key in known for one in dropped for key in _keys(one, by_number=by_number))
     if both:
         raise DataError(
-            f"{both} samples belong to the skill that is kept and to the one that is dropped; name other classes"
+            f"{both} of the {sum(map(len, dropped))} samples of the dropped skill belong to the kept one too; expected none in common, since a "
+            "skill that is trained on is not dropped: name others by --skill or --dropped"
         )
+
+
+def _keys(samples: Samples, *, by_number: bool) -> Iterator[bytes]:
+    """What tells a sample from others: a digest of its content, or its number."""
+    if by_number and isinstance(samples, LazySamples):
+        yield from (int(number).to_bytes(8) for number in samples.numbers)
+        return
+    for start in range(0, len(samples), _AT_ONCE):
+        places = np.arange(start, min(start + _AT_ONCE, len(samples)))
+        for row, label in zip(samples.features[places], samples.labels[places], strict=True):
+            digest = hashlib.blake2b(_bare(row, PADDING), digest_size=16)
+            digest.update(_bare(label, IGNORED))
+            yield digest.digest()
+
+
+def _bare(values: NDArray[Any], filling: int) -> bytes:
+    """Bytes of one sample's features or labels; of tokens, without the filling behind them, which depends on the file's width."""
+    array = np.asarray(values)
+    if array.dtype == np.int64 and array.ndim == 1:
+        array = np.trim_zeros(array - filling, "b")
+    return array.tobytes()
 
 
 def _numbers(said: str, dataset: Dataset, words: str) -> list[int]:

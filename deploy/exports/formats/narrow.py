@@ -25,7 +25,8 @@ class NarrowExporter(Exporter):
             ConfigError: a federation without gates, or a library that is missing.
         """
         from dictpfl.client.compress.cutting.cut import cut
-        from dictpfl.client.compress.narrow.federating import gated_axes, kept_units, left_open
+        from dictpfl.client.compress.narrow.federating import closed_axes, gated_axes, kept_units, left_open
+        from dictpfl.client.compress.narrow.phases import closed_words, one_stays
         from dictpfl.client.model import hub
         from dictpfl.deploy.exports.card import local_notes, write_card
         from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
@@ -41,7 +42,11 @@ class NarrowExporter(Exporter):
         open_yet = left_open(finished.genesis, finished.state.values, axes, kept)
         small, source = cut(whole, kept), config.model.source
         save_model(small, source, output)
-        note = save_tokenizer(config, output)
+        said = [
+            one_stays(config.narrow.keep, axes),
+            closed_words(closed_axes(finished.genesis, finished.state.values, axes)),
+        ]
+        notes = list(filter(None, [*said, save_tokenizer(config, output)]))
         counts = {len(units) for units in kept.values()}
         classes = ", ".join(map(str, config.narrow.classes)) or "all"
         sizes = f"{sum(p.numel() for p in whole.parameters()):,} to {sum(p.numel() for p in small.parameters()):,} parameters"
@@ -53,8 +58,8 @@ class NarrowExporter(Exporter):
                 f"Of what gates still let through, {open_yet:.0%} went with the units that were cut: where that is much, the cut changes what the "
                 "model answers, and recovery makes up for it. "
                 "Other skills are harder to relearn from it, by how much `dictpfl narrow --dropped` measures; they are not erased.",
-                *filter(None, [note]), *local_notes(finished),
+                *notes, *local_notes(finished),
             ],
             library=hub.split(source)[0] or "pytorch", base="",
         )  # fmt: skip
-        return f"narrowed model, {sizes}; {open_yet:.0%} of what gates let through was cut"
+        return "\n".join([f"narrowed model, {sizes}; {open_yet:.0%} of what gates let through was cut", *notes])

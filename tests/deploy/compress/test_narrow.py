@@ -80,6 +80,46 @@ def test_the_audit_compares_equal_steps(run: Path, tmp_path: Path) -> None:
     assert "not erased" in (output / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_dropped_skill_of_which_one_class_is_there_has_no_probe(run: Path, tmp_path: Path) -> None:
+    test = Samples.load(run / "test.npz")
+    test.of_classes((0, 1, 2)).save(tmp_path / "own.npz")
+    audit = ["--relearn", "1", "--seeds", "1", "--skill", "classes=0,2"]
+    for number, dropped in enumerate(("classes=1,3", "classes=1")):
+        output = tmp_path / f"out{number}"
+        words = called(
+            str(run), "--data", str(tmp_path / "own.npz"), "--dropped", dropped, "-o", str(output), *audit, *SHORT
+        )
+        written = report(output)
+        assert [one["probe"] for one in written["audits"]] == [{}, {}]
+        (note,) = [note for note in written["notes"] if "probe" in note]
+        assert f"samples of {dropped} to train on are of one class" in note
+        assert note in " ".join(words.split())
+
+
+def test_one_unit_stays_and_that_is_said(run: Path, tmp_path: Path) -> None:
+    words = called(
+        str(run), "--skill", "classes=0,2", "--keep", "0.01", "--method", "random", "-o", str(tmp_path / "a"), *SHORT
+    )
+    assert load_file(tmp_path / "a" / "model.safetensors")["1.weight"].shape == (1, 64)
+    said = "keep = 0.01 is less than a unit of ffn:1, ffn:3; at least one unit stays in every layer."
+    assert said in " ".join(words.split())
+    assert said in report(tmp_path / "a")["notes"]
+    assert said in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+
+
+def test_gates_that_all_close_are_said(run: Path, tmp_path: Path) -> None:
+    strong = ["--penalty", "100", "--rate", "0.1", "--steps", "60", "--recover", "1", "--skill", "classes=0,2"]
+    called(str(run), *strong, "-o", str(tmp_path / "a"))
+    (note,) = [note for note in report(tmp_path / "a")["notes"] if "gates" in note]
+    assert "All gates of ffn:1, ffn:3 closed: at least one unit stays" in note
+    assert not any("closed" in note for note in _notes(run, tmp_path / "b", "--skill", "classes=0,2", *SHORT))
+
+
+def _notes(run: Path, output: Path, *words: str) -> list[str]:
+    called(str(run), *words, "-o", str(output))
+    return list(report(output)["notes"])
+
+
 def test_export_narrow(run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", str(run), "--narrow", "classes=0,2", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -118,8 +158,23 @@ def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> N
         (["--skill", "classes=eleven"], ConfigError, "no class is called"),
         (["--skill", "topic=1"], ConfigError, "expected classes="),
         (["--skill", "column=ward"], DataError, "names no group"),
-        (["--skill", "classes=0,1", "--dropped", "classes=1,2"], DataError, "shared|belong"),
+        (
+            ["--skill", "classes=0,1", "--dropped", "classes=1,2"],
+            DataError,
+            r"\d\d of the \d+ samples of the dropped skill belong",
+        ),
+        (
+            ["--skill", "all", "--dropped", "classes=1"],
+            DataError,
+            r"\d\d of the \d+ samples of the dropped skill belong",
+        ),
+        (["--skill", "classes=1", "--dropped", "all"], DataError, "samples of the dropped skill belong"),
+        (["--skill", "all", "--dropped", "all"], DataError, "samples of the dropped skill belong"),
         (["--skill", "classes=0,1", "--keep", "40"], ConfigError, "cannot stay"),
+        *(
+            (["--skill", "classes=0,1", f"--keep={keep}"], ConfigError, f"keep is {keep}: expected a share")
+            for keep in ("0", "-1", "-0.5", "2.9", "nan", "inf", "-inf")
+        ),
         (["--skill", "classes=0,1", "--axes", "width"], ConfigError, "gates stand"),
         (["--skill", "classes=0,1", "--method", "random", "--axes", "mamba-head"], ConfigError, "no axis of kind"),
         (["--skill", "classes=0,1", "--dropped", "classes=2", "--relearn", "ten"], ConfigError, "numbers of steps"),
@@ -265,3 +320,41 @@ def test_a_group_is_of_the_data_that_are_named(tmp_path: Path) -> None:
             str(tmp_path / "c"),
             *SHORT,
         )
+
+
+def test_skills_without_a_common_sample_whatever_they_are_called(tmp_path: Path) -> None:
+    """Of groups, classes and files, what is selected decides: names that differ may mean the same samples."""
+    random = np.random.default_rng(0)
+    rows = [f"{random.normal()},{random.normal()},{n % 2},{('north', 'south', 'west')[n % 3]}" for n in range(90)]
+    head = "a,b,y,ward"
+    rows[2::3] = [row.replace(",1,west", ",0,west") for row in rows[2::3]]  # west has class 0 alone
+    for name, part in (("all.csv", rows), ("one.csv", rows[:30]), ("copy.csv", rows[:30]), ("other.csv", rows[30:60])):
+        (tmp_path / name).write_text("\n".join([head, *part]) + "\n")
+    config = tiny(
+        federation__rounds=1, data__source="csv", data__path=str(tmp_path / "all.csv"), data__limit=0, data__label="y",
+        data__column="ward", data__partition="iid", data__public_share=0.3, model__options={"hidden": [8]},
+    )  # fmt: skip
+    folder = simulate(config, tmp_path / "run", engine="local").folder
+    one, copy, other = (f"text={tmp_path / name}" for name in ("one.csv", "copy.csv", "other.csv"))
+
+    def narrowed(name: str, skill: str, dropped: str) -> None:
+        called(
+            str(folder), "--data", str(tmp_path / "all.csv"), "--skill", skill, "--dropped", dropped, "-o", str(tmp_path / name),
+            "--relearn", "1", "--seeds", "1", *SHORT,
+        )  # fmt: skip
+
+    # A file of 30 is told by its content, whatever its path; its 30 samples are divided into 24 and 6.
+    refused = [
+        (one, copy, 30),
+        (one, "all", None),
+        ("column=north", "classes=1", None),
+        ("classes=0", "column=west", 30),
+    ]
+    for skill, dropped, count in refused:
+        with pytest.raises(DataError, match=f"^{count or ''}.* samples of the dropped skill belong"):
+            narrowed("refused", skill, dropped)
+        assert not (tmp_path / "refused").exists()
+    allowed = [(one, other), ("column=north", "column=south"), ("classes=1", "column=west")]
+    for number, (skill, dropped) in enumerate(allowed):
+        narrowed(f"out{number}", skill, dropped)
+        assert report(tmp_path / f"out{number}")["audits"][0]["skill"] == dropped

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dictpfl.client.compress.cutting.axes import axes_of
-from dictpfl.client.compress.narrow.phases import WAYS, Narrowed, Narrowing, count_of, kept_by_gates, narrow
+from dictpfl.client.compress.narrow.phases import WAYS, Narrowed, Narrowing, count_of, kept_by_gates, narrow, one_stays
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.training.task import load_task
@@ -91,6 +93,24 @@ def test_kept_by_gates_is_the_sort_in_words(gates: list[float], norms: list[floa
 @pytest.mark.parametrize(("share", "count"), [(0.25, 3), (0.01, 1), (5, 5), (0.99, 12)])
 def test_counts(share: float, count: int) -> None:
     assert count_of(share, next(iter(axes_of(model()).values()))) == count
+
+
+def test_whole_groups_stay() -> None:
+    axis = next(iter(axes_of(model()).values()))
+    halves = replace(axis, group=np.arange(12) % 2)
+    assert (count_of(0.25, halves), count_of(0.01, halves), count_of(4, halves)) == (4, 2, 4)
+    with pytest.raises(ConfigError, match="the nearest number is 4 or 6"):
+        count_of(5, halves)
+    assert one_stays(0.25, {"a": halves}) == one_stays(2, {"a": halves}) == ""
+    assert "a unit of a; at least one unit of each group stays" in one_stays(
+        0.01, {"a": halves, "b": replace(axis, units=99)}
+    )
+
+
+@pytest.mark.parametrize("share", [0, -1, -0.5, 2.9, math.nan, math.inf])
+def test_no_share_and_no_number(share: float) -> None:
+    with pytest.raises(ConfigError, match="expected a share of each layer's units above 0 and below 1"):
+        count_of(share, next(iter(axes_of(model()).values())))
 
 
 def test_what_cannot_be() -> None:

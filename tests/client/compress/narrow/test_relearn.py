@@ -20,7 +20,7 @@ from dictpfl.client.compress.narrow.relearn import (
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.training.task import load_task
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
 
 TASK = load_task("classification")
@@ -93,3 +93,9 @@ def test_the_probe_reads_the_body_alone() -> None:
     with torch.no_grad():
         model[3].weight.zero_()
     assert probed(model, train, test) < 50
+
+
+def test_a_probe_of_one_class_is_refused() -> None:
+    model, train, test = blobs()
+    with pytest.raises(DataError, match=r"the \d+ samples to learn from are of class 1 alone"):
+        probed(model, train.of_classes((1,)), test)
