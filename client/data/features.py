@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.images import fitting
 from dictpfl.client.data.samples import UNREADABLE, arrays_in
-from dictpfl.client.data.videos import images_of, wanted_frames
+from dictpfl.client.data.videos import images_of, wanted_fps, wanted_frames
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.files import locked, owner_only, remove_leftovers, write_private
 from dictpfl.common.settings import MADE_BY
@@ -46,6 +46,7 @@ class Recipe:
         source: `timm:FOLDER`, by its whole path, or `timm:NAME`.
         weights: digest of the encoder.
         frames: number of frames, F.
+        fps: of them a second; 0: over the whole clip.
         size: side of a frame in pixels.
         patch: side of the encoder's patches.
         mean, std: of each channel.
@@ -56,6 +57,7 @@ class Recipe:
     source: str
     weights: str
     frames: int
+    fps: float
     size: int
     patch: int
     mean: tuple[float, ...]
@@ -87,7 +89,7 @@ class ClipFeatures:
         if agreed != self.recipe.digest:
             raise ConfigError(
                 f"data.options.features: tokens by {self.recipe.source!r} are of {self.recipe.digest}, and all agreed on {agreed} "
-                f"(data.options.{MADE_BY}); use the same weights, frames, size, mean and std as the others"
+                f"(data.options.{MADE_BY}); use the same weights, frames, fps, size, mean and std as the others"
             )
         named = options.get("features_folder", "")
         self.folder = (Path(str(named)).expanduser() if named else clips / KEPT).resolve()
@@ -178,7 +180,7 @@ class ClipFeatures:
 
         from dictpfl.client.model.tokens.encoder import load_encoder
 
-        recipe, images = self.recipe, images_of(clip, self.recipe.frames)
+        recipe, images = self.recipe, images_of(clip, self.recipe.frames, self.recipe.fps)
         if (least := min(min(image.size) for image in images)) < recipe.patch:
             raise DataError(
                 f"the clip {clip} has frames of {least} pixels, fewer than one patch of {recipe.source!r} ({recipe.patch}); expected larger frames"
@@ -216,11 +218,11 @@ def recipe_of(options: Mapping[str, Any]) -> Recipe:
         raise ConfigError(
             f"data.options.mode is {options['mode']!r}, and the encoder of data.options.features reads `RGB`; leave mode out"
         )
-    frames = wanted_frames(options)
+    frames, fps = wanted_frames(options), wanted_fps(options)
     given = [None if options.get(key) is None else _three(options[key], key) for key in ("mean", "std")]
     folder = Path(source.partition(":")[2]).expanduser()
     source = f"{source.partition(':')[0]}:{folder.resolve()}" if folder.is_dir() else source
-    return _recipe(source, _stamp(folder), frames, size, *given)
+    return _recipe(source, _stamp(folder), frames, fps, size, *given)
 
 
 @lru_cache(maxsize=4)
@@ -228,6 +230,7 @@ def _recipe(
     source: str,
     _stamp: tuple[Any, ...],  # so that an encoder that was replaced is looked at again
     frames: int,
+    fps: float,
     size: int,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
@@ -237,12 +240,13 @@ def _recipe(
     encoder = load_encoder(source, _KEY, size)
     mean, std = mean or encoder.mean, std or encoder.std
     weights = encoder.digest
-    said = json.dumps([weights, frames, encoder.size, mean, std])
+    said = json.dumps([weights, frames, encoder.size, mean, std, *([fps] if fps else [])])
     shape = (frames, 1 + encoder.places, encoder.width + 1)
     return Recipe(
         source,
         weights,
         frames,
+        fps,
         encoder.size,
         encoder.patch,
         mean,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dictpfl.client.data.films import Deadline, Times, frames_of
 from dictpfl.client.data.images import DEEP, fitting
-from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.errors import ConfigError, DataError, DictPFLError
 
-OPTIONS = ("frames", "size", "mode", "mean", "std")
+OPTIONS = ("frames", "fps", "size", "mode", "mean", "std")
 """Options of frames: those of images, but that frames have no more than 8 bits."""
 BY_PILLOW = frozenset({".gif", ".webp", ".tif", ".tiff"})
 BY_AV = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
-_FRAMES, _MOST = 32, 1024
+_FRAMES, _MOST, _FASTEST = 32, 1024, 1000
 
 
 def spaced(count: int, frames: int) -> list[int]:
@@ -26,22 +30,51 @@ def spaced(count: int, frames: int) -> list[int]:
     return [round(n * (count - 1) / max(1, frames - 1)) for n in range(frames)]
 
 
+def chosen(times: Times, frames: int, fps: float = 0.0) -> list[int]:
+    """Number the wanted frames of a clip.
+
+    Args:
+        times: of its frames.
+        frames: how many are wanted.
+        fps: so many a second, each the one that is shown then, from the first on; 0: evenly spaced over the whole clip, by their
+            times where these are not even.
+
+    Raises:
+        ValueError: fps of a clip that does not say when its frames are shown.
+    """
+    ticks, count = times.ticks, len(times.ticks)
+    if fps:
+        if times.tick is None:
+            raise ValueError("it does not say when its frames are shown; leave data.options.fps out")
+        step = 1 / (Fraction(str(fps)) * times.tick)
+        return [bisect_right(ticks, ticks[0] + n * step) - 1 for n in range(frames)]
+    if frames == 1 or count <= frames or times.is_even:
+        return spaced(count, frames)
+    return [_nearest(ticks, ticks[0] + Fraction(n * (ticks[-1] - ticks[0]), frames - 1)) for n in range(frames)]
+
+
+def _nearest(ticks: Sequence[int], at: Fraction) -> int:
+    before = bisect_right(ticks, at) - 1
+    later = min(before + 1, len(ticks) - 1)
+    return before if at - ticks[before] <= ticks[later] - at else later
+
+
 def reader(options: Mapping[str, Any]) -> Callable[[Path], NDArray[np.float32]]:
     """Make the function that reads a clip as an array (F, C, H, W), float32.
 
     Args:
-        options: `frames` (32), and `size`, `mode`, `mean`, `std` as of images.
+        options: `frames` (32), `fps` (0: over the whole clip), and `size`, `mode`, `mean`, `std` as of images.
 
     Raises:
         ConfigError: an option out of range.
     """
-    frames = wanted_frames(options)
+    frames, fps = wanted_frames(options), wanted_fps(options)
     if options.get("mode") == DEEP:
         raise ConfigError(f"data.options.mode is {DEEP!r}, and frames are read in 8 bits; expected `RGB` or `L`")
-    fit = fitting({key: value for key, value in options.items() if key != "frames"})
+    fit = fitting({key: value for key, value in options.items() if key not in ("frames", "fps")})
 
     def read(path: Path) -> NDArray[np.float32]:
-        return np.stack([fit(image) for image in images_of(path, frames)])
+        return np.stack([fit(image) for image in images_of(path, frames, fps)])
 
     return read
 
@@ -58,33 +91,71 @@ def wanted_frames(options: Mapping[str, Any]) -> int:
     return frames
 
 
-def images_of(path: Path, frames: int) -> Sequence[Any]:
-    """Decode so many evenly spaced frames of a file, as images of Pillow.
+def wanted_fps(options: Mapping[str, Any]) -> float:
+    """Frames of a second of a clip that are read: `fps`, 0 by default, which means evenly spaced ones of the whole clip.
+
+    Raises:
+        ConfigError: out of range.
+    """
+    fps = options.get("fps", 0)
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 <= fps <= _FASTEST:
+        raise ConfigError(
+            f"data.options.fps is {fps!r}; expected a number of frames a second up to {_FASTEST}, or 0 for the whole clip"
+        )
+    return float(fps)
+
+
+def images_of(path: Path, frames: int, fps: float = 0.0) -> Sequence[Any]:
+    """Decode so many frames of a file, as images of Pillow; a shorter clip repeats its last.
+
+    Args:
+        path: of the file.
+        frames: number of frames.
+        fps: see `chosen`.
 
     Raises:
         DataError: no clip, a broken one, or one without frames; names the file.
         ConfigError: a kind of file that needs PyAV, which is not installed.
     """
     ending = path.suffix.lower()
-    if ending in BY_PILLOW:
-        return _by_pillow(path, frames)
-    if ending in BY_AV:
-        return _by_av(path, frames)
-    raise DataError(f"{path} is no clip: expected {', '.join(sorted(BY_PILLOW | BY_AV))}")
+    if ending not in BY_PILLOW | BY_AV:
+        raise DataError(f"{path} is no clip: expected {', '.join(sorted(BY_PILLOW | BY_AV))}")
+    try:
+        if ending in BY_PILLOW:
+            return _by_pillow(path, frames, fps)
+        return frames_of(path, partial(chosen, frames=frames, fps=fps))
+    except DictPFLError:
+        raise
+    except Exception as error:  # a damaged file can be any error in Pillow and in FFmpeg
+        reason = str(error) or type(error).__name__
+        raise DataError(f"cannot read the clip {path}: {reason}; mend or drop it") from error
 
 
-def _by_pillow(path: Path, frames: int) -> Sequence[Any]:
+def _by_pillow(path: Path, frames: int, fps: float) -> Sequence[Any]:
     from PIL import Image
 
-    found = []
-    try:
-        with Image.open(path) as image:
-            for number in spaced(getattr(image, "n_frames", 1), frames):
-                image.seek(number)
-                found.append(_rgb(image))
-    except Exception as error:  # a damaged file can be any error in Pillow
-        raise _unreadable(path, error) from error
+    found, deadline = [], Deadline(path)
+    with Image.open(path) as image:
+        count = getattr(image, "n_frames", 1)
+        numbers = chosen(_shown(image, deadline.over(range(count))), frames, fps) if fps else spaced(count, frames)
+        for number in deadline.over(numbers):
+            image.seek(number)
+            found.append(_rgb(image))
     return found
+
+
+def _shown(image: Any, numbers: Iterable[int]) -> Times:
+    """Times at which a file of Pillow shows its frames, in milliseconds."""
+    ticks, now = [], 0
+    for number in numbers:
+        image.seek(number)
+        image.load()  # an animated WebP says it no earlier
+        ticks.append(now)
+        spent = image.info.get("duration", 0)
+        if spent <= 0:
+            return Times(range(image.n_frames), None)
+        now += round(spent)
+    return Times(ticks, Fraction(1, 1000))
 
 
 def _rgb(image: Any) -> Any:
@@ -92,40 +163,3 @@ def _rgb(image: Any) -> Any:
         # Pillow's `convert` would cut off what is above 255.
         raise ValueError(f"frames of 16 bits or more (mode {image.mode}), and frames are read in 8 bits")
     return image.convert("RGB")
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"cannot read the clip {path}: {str(error) or type(error).__name__}; mend or drop it")
-
-
-def _by_av(path: Path, frames: int) -> Sequence[Any]:
-    """Decode once, keeping wanted frames only: their number is known from the container, or counted in a first pass."""
-    try:
-        import av
-    except ImportError as error:
-        raise ConfigError(
-            f"{path.name} needs PyAV ({error}); run `pip install 'dictpfl[video]'`, or store clips as GIF, WebP or TIFF"
-        ) from error
-    try:
-        with av.open(str(path)) as container:
-            count = container.streams.video[0].frames or sum(1 for _ in container.decode(video=0))
-        wanted, held = spaced(count, frames), {}
-        with av.open(str(path)) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    held[number] = _upright(frame)
-                if number >= wanted[-1]:
-                    break
-    except Exception as error:  # a damaged file can be any error in FFmpeg
-        raise _unreadable(path, error) from error
-    if not held:
-        raise DataError(f"the clip {path} has no frames; mend or drop it")
-    last = max(held)
-    return [held.get(number, held[last]) for number in wanted]
-
-
-def _upright(frame: Any) -> Any:
-    """The image of a frame, turned as its file says that it was filmed."""
-    turned = int(getattr(frame, "rotation", 0) or 0)
-    image = frame.to_image()
-    return image.rotate(turned, expand=True) if turned else image

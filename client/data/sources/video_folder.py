@@ -15,6 +15,7 @@ def video_folder(data: Data, seed: int) -> Dataset:
     `data.options`:
 
     - `frames`: 32 by default, evenly spaced, first and last included; a shorter clip repeats its last one.
+    - `fps`: frames of a second, from the first on, in place of evenly spaced ones; 0, the default: over the whole clip.
     - `size`, `mode`, `mean`, `std`: as of `imagefolder`.
     - `classes`: folder names in the order of their numbers; sorted by default. In a deployment set it.
     - `features`: `timm:FOLDER` or `timm:NAME`, a vision transformer that each clip goes through once; `size`, `mean` and `std` are then its own by

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dictpfl.client.data.features import KEPT, ClipFeatures
+from dictpfl.client.data.features import KEPT, ClipFeatures, recipe_of
 from dictpfl.client.data.images import fitting
 from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.opening import opened
@@ -153,6 +153,12 @@ def test_each_option_that_changes_a_token_makes_another_digest(
     assert len(encoded) == 2
     assert loaded(clips, encoder, **change).made_by != first
     assert len(encoded) == 4
+
+
+def test_frames_a_second_make_another_digest(encoder: str) -> None:
+    whole, slow = (recipe_of({"features": encoder, "frames": 4, "fps": fps}) for fps in (0, 2))
+    assert whole == recipe_of({"features": encoder, "frames": 4})
+    assert slow.digest != whole.digest
 
 
 def test_normalisation_is_the_encoder_s_own(tmp_path: Path) -> None:

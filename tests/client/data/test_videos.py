@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dictpfl.client.data import films
+from dictpfl.client.data.films import frames_of
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.data.sources.short_events import drawn_clips
-from dictpfl.client.data.videos import BY_PILLOW, reader, spaced
+from dictpfl.client.data.videos import BY_PILLOW, chosen, reader, spaced
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -38,15 +43,25 @@ def test_frames_are_evenly_spaced(tmp_path: Path, ending: str) -> None:
     np.testing.assert_allclose(found[:, 0, 8, 8] * 255, [20, 80, 140, 200], atol=1.5)
 
 
-def filmed(path: Path, images: list[Image.Image]) -> Path:
-    """A clip in MPEG-4."""
+def filmed(
+    path: Path,
+    images: list[Image.Image],
+    codec: str = "mpeg4",
+    at: Sequence[int] | None = None,
+    **options: str,
+) -> Path:
+    """A clip of ten frames a second, or with each frame shown at its own tenth of a second."""
     av = pytest.importorskip("av")
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
+        stream = container.add_stream(codec, rate=10, options=options)
         stream.width, stream.height = images[0].size
-        stream.pix_fmt = "yuv420p"
-        for image in images:
-            for packet in stream.encode(av.VideoFrame.from_image(image)):
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_image(image)
+            frame.pts, frame.time_base = (number if at is None else at[number]), Fraction(1, 10)
+            for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
@@ -95,6 +110,112 @@ def test_frames_of_16_bits_are_refused(tmp_path: Path) -> None:
     deep = [Image.fromarray(np.full((24, 24), 3000 * n, dtype=np.uint16)) for n in range(3)]
     with pytest.raises(DataError, match=r"deep\.tif: frames of 16 bits or more"):
         reader({"frames": 2, "size": 8})(written(tmp_path / "deep.tif", deep))
+
+
+def moving(count: int) -> list[Image.Image]:
+    """A bright square on its way over noise: each frame leans on those before it."""
+    rng = np.random.default_rng(1)
+    frames = [rng.integers(0, 90, (48, 64, 3), dtype=np.uint8) for _ in range(3)]
+    found = []
+    for n in range(count):
+        frame = frames[n * 3 // count].copy()
+        frame[n % 32 : n % 32 + 16, n % 48 : n % 48 + 16] = 255
+        found.append(Image.fromarray(frame))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "options"),
+    [
+        (".mp4", "mpeg4", {"g": "8"}),
+        (".mp4", "libx264", {"g": "12", "bf": "2"}),
+        (".mkv", "libx264", {"g": "12", "bf": "3", "x264-params": "open-gop=1:scenecut=0"}),
+        (".mov", "libx264", {"x264-params": "intra-refresh=1:keyint=15"}),
+        (".webm", "libvpx-vp9", {"g": "10", "deadline": "realtime", "cpu-used": "8"}),
+        (".mov", "mjpeg", {}),
+        (".avi", "mpeg4", {"g": "8", "bf": "2"}),
+    ],
+)  # fmt: skip
+def test_frames_that_are_sought_are_those_that_come_by(
+    tmp_path: Path, ending: str, codec: str, options: dict[str, str]
+) -> None:
+    """Bit for bit, whatever key frames a container has, for few frames, for all, and for more than there are."""
+    path = filmed(tmp_path / f"clip{ending}", moving(50), codec, **options)
+    for frames in (1, 2, 7, 50, 60):
+        choose = partial(chosen, frames=frames)
+        sought = frames_of(path, choose)
+        passed = films.Film(path, pytest.importorskip("av").open).one_by_one(choose)
+        assert len(sought) == frames
+        for one, other in zip(sought, passed, strict=True):
+            np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_only_what_is_wanted_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, decoded = filmed(tmp_path / "clip.mp4", moving(120), "mpeg4", g="10"), []
+
+    def noted(self: films.Deadline, items: Iterable[Any], over: Any = films.Deadline.over) -> Iterator[Any]:
+        for item in over(self, items):
+            decoded.append(type(item).__name__)
+            yield item
+
+    monkeypatch.setattr(films.Deadline, "over", noted)
+    assert len(frames_of(path, partial(chosen, frames=4))) == 4
+    assert decoded.count("VideoFrame") <= 4 * 10
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".gif"])
+def test_a_file_that_takes_too_long_is_named(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = (written if ending == ".gif" else filmed)(tmp_path / f"long{ending}", pictures())
+    monkeypatch.setattr(films, "LIMIT", -1.0)
+    with pytest.raises(DataError, match=rf"long\{ending} takes longer than -1 seconds to read"):
+        reader({"frames": 4})(path)
+
+
+def test_frames_of_uneven_times_are_chosen_by_time(tmp_path: Path) -> None:
+    """Six frames in the first half second, one in the second after it."""
+    path = filmed(tmp_path / "clip.mp4", pictures(7), at=[0, 1, 2, 3, 4, 5, 16])
+    found = reader({"frames": 3, "size": 16, "mean": 0, "std": 1})(path)
+    np.testing.assert_allclose(found[:, 0, 8, 8] * 255, [20, 170, 200], atol=8)  # at 0, 8 and 16 tenths
+    numbers = chosen(films.Times([0, 33, 67, 100, 133, 167], Fraction(1, 1000)), 3)
+    assert numbers == spaced(6, 3), "a clock of milliseconds makes no clip uneven"
+    claimed = films.Times(range(1 << 40), Fraction(1, 10))  # by a damaged file: nothing is counted
+    assert chosen(claimed, 2) == [0, (1 << 40) - 1]
+    assert chosen(claimed, 2, fps=1) == [0, 10]
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi", ".gif", ".webp"])
+def test_so_many_frames_a_second(tmp_path: Path, ending: str) -> None:
+    """Of ten a second five: every other one, and the last again behind the end."""
+    if ending in BY_PILLOW:
+        lossless = {"lossless": True} if ending == ".webp" else {}
+        path, images = tmp_path / f"clip{ending}", pictures()
+        images[0].save(path, save_all=True, append_images=images[1:], duration=100, **lossless)
+    else:
+        path = filmed(tmp_path / f"clip{ending}", pictures())
+    found = reader({"frames": 6, "fps": 5, "size": 16, "mean": 0, "std": 1})(path)
+    np.testing.assert_allclose(found[:, 0, 8, 8] * 255, [20, 80, 140, 200, 200, 200], atol=8)
+
+
+def test_a_file_without_times_has_no_frames_a_second(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"still\.tif: it does not say when its frames are shown"):
+        reader({"frames": 2, "fps": 5})(written(tmp_path / "still.tif", pictures()))
+
+
+def test_a_clip_that_was_filmed_upright_is_turned(tmp_path: Path) -> None:
+    """As telephones write it: pictures lie on their side, and the track's matrix turns them clockwise."""
+    frame = np.zeros((32, 64, 3), dtype=np.uint8)
+    frame[:, :32] = 255  # the left half, which is the upper one when it is turned
+    path = filmed(tmp_path / "clip.mp4", [Image.fromarray(frame)] * 3)
+    content = bytearray(path.read_bytes())
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    at = content.index(plain, content.index(b"tkhd"))
+    content[at : at + len(plain)] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30)
+    path.write_bytes(content)
+    for image in frames_of(path, partial(chosen, frames=2)):
+        assert image.size == (32, 64)
+        seen = np.asarray(image.convert("L"))
+        assert seen[:30].min() > 200
+        assert seen[34:].max() < 55
 
 
 def test_a_file_without_frames_is_named(tmp_path: Path) -> None:
@@ -148,6 +269,8 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     [
         ({"frames": 0}, ConfigError, "data.options.frames is 0"),
         ({"speed": 2}, ConfigError, "unknown speed"),
+        ({"fps": -1}, ConfigError, "data.options.fps is -1"),
+        ({"fps": "fast"}, ConfigError, "data.options.fps is 'fast'"),
         ({"frames": 1024, "size": 200_000}, DataError, "no clips|take"),
     ],
 )
