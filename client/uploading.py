@@ -25,7 +25,7 @@ from dictpfl.client.privacy.guard import Guard
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.scorer import scores_of
 from dictpfl.client.training.speed import Precision, device_name, rate
-from dictpfl.client.training.tally import Own, Subject, integers_of
+from dictpfl.client.training.tally import Own, Subject, integers_of, reads_raw
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import Measured, evaluate, resolve_device, train
 from dictpfl.client.training.workbench import Workbench
@@ -37,7 +37,7 @@ from dictpfl.common.law.round import Plan, Sealable, begin, seal_update
 from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.law.state import Floats, Residual, SharedState
 from dictpfl.common.law.tags import TAGS
-from dictpfl.common.law.tally import MOMENTS, QUANTILES, Tally
+from dictpfl.common.law.tally import Tally
 from dictpfl.common.law.tallying import seal_tally
 from dictpfl.common.messages.protocol import Reply, RoundKind, Status
 from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, Header, kind_number, write
@@ -237,7 +237,7 @@ class Uploads:
     def _own(self, state: SharedState, tally: Tally) -> Own:
         """What is this institution's own, for the source of a tally; its tables as they stand, for statistics of columns."""
         opened = {one.name: one for one in state.tallies}
-        if tally.name in (MOMENTS, QUANTILES):
+        if reads_raw(tally.name):
             return Own(self.own.raw(), self.validation.raw(), self.task, self.folder, opened)
         return Own(self.own.open(state), self.validation.open(state), self.task, self.folder, opened)
 

@@ -2,7 +2,7 @@
 
 An institution writes its counts once, from its raw tables (`dictpfl audit numbers --data FILE --into FOLDER`): training samples are
 often scaled. Who laid none there seals zeros, so that nobody learns who. With `samples = true` the features of its training samples are
-counted then, as they are, for simulations and for tables that nobody scaled.
+counted then, for simulations and for tables that nobody scaled; where `data.preprocessing` scales them, as they stood before.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dictpfl.client.data.digits import FILE, PARTS, Histogram, histogram, read_numbers, words_of
+from dictpfl.client.data.preparing.preparation import preparation_of
 from dictpfl.client.training.tally import TALLIES, Form, Own, Subject
 from dictpfl.common.arrays import Ints
 from dictpfl.common.law.tally import Tally
@@ -23,6 +24,8 @@ _BOUND = 30
 @TALLIES.register(NAME)
 class Numbers:
     """Counts of digits, as they are: the tally is that of the pooled tables, to the last one."""
+
+    raw = True
 
     def __init__(self, samples: bool = False) -> None:  # noqa: FBT001, FBT002 -- an option of the configuration, by name
         """Say whether training samples stand in for a file that is missing."""
@@ -41,8 +44,13 @@ class Numbers:
         path = own.folder / FILE
         if path.exists():
             return read_numbers(path).counts
-        is_counted = self._samples and len(own.training)  # none, where none of its samples belongs to a skill
-        return _of_samples(own.training.features).counts if is_counted else None
+        if not (self._samples and len(own.training)):  # none, where none of its samples belongs to a skill
+            return None
+        features, preparing = own.training.features, preparation_of(subject.config)
+        if preparing is not None:  # categories are numbered, which says nothing
+            names = preparing.columns.names
+            features = features[:, [names.index(name) for name in preparing.columns.numbers]]
+        return _of_samples(features).counts
 
 
 def _of_samples(features: NDArray[Any]) -> Histogram:

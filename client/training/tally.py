@@ -23,7 +23,7 @@ from dictpfl.common.arrays import Ints
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.law.layout import Kind, Layout
-from dictpfl.common.law.tally import Tallied, Tally, Weight, When
+from dictpfl.common.law.tally import MOMENTS, QUANTILES, Tallied, Tally, Weight, When
 from dictpfl.common.registry import Registry, require_bindable
 
 _log = structlog.get_logger(__name__)
@@ -114,6 +114,11 @@ class Source(Protocol):
 TALLIES: Registry[type[Source]] = Registry(
     "tally", key="tallies.opening, tallies.closing", group="dictpfl.tallies", folder="dictpfl.client.tallies"
 )
+
+
+def reads_raw(name: str) -> bool:
+    """Tell whether a source reads columns as they stand, and not as they are prepared for training: it says so by `raw = True`."""
+    return name in (MOMENTS, QUANTILES) or bool(getattr(TALLIES.load(name), "raw", False))
 
 
 def source_of(name: str, options: Mapping[str, Any]) -> Source:

@@ -24,7 +24,7 @@ def of_data(described: Mapping[str, Any]) -> list[tuple[str, str]]:
         ax.bar(list(digits), [100 * s for s in test["shares"]], color=COLOURS[2], label="counted")
         ax.plot(list(digits), [100 * s for s in test["expected"]], color=COLOURS[1], marker="o", label=test["law"])
         ax.set_xticks(list(digits))
-        ax.legend(frameon=False)
+        _legend_beside(ax)
         pictures.append((svg(figure), f"{test['what'].capitalize()} digits: {test['verdict']}."))
     return pictures
 
@@ -38,7 +38,7 @@ def of_shares(series: Mapping[str, Sequence[float]], title: str) -> str:
         places = np.arange(first, 10) + (number - (len(series) - 1) / 2) * thick
         ax.bar(places, [100 * s for s in shares], width=thick, color=COLOURS[number % len(COLOURS)], label=label)
     ax.set_xticks(list(_ALL))
-    ax.legend(frameon=False, fontsize=8)
+    _legend_beside(ax)
     return svg(figure)
 
 
@@ -55,7 +55,8 @@ def of_profile(profile: Sequence[float], corpus: Sequence[float] | None) -> str:
         beside.plot(
             list(_LEADING), [100 * s for s in corpus], color=COLOURS[2], marker="s", label="corpus, first digits"
         )
-    beside.legend(frameon=False, fontsize=8)
+    lines = [pair for each in (ax, beside) for pair in zip(*each.get_legend_handles_labels(), strict=True)]
+    _legend_beside(beside, *zip(*lines, strict=True), right=1.14)
     return svg(figure)
 
 
@@ -65,8 +66,13 @@ def of_lens(shares: Sequence[Sequence[float]]) -> str:
     values = 100 * np.array(shares)
     for digit in _ALL:
         ax.plot(range(1, len(values) + 1), values[:, digit], color=f"C{digit}", label=str(digit))
-    ax.legend(frameon=False, fontsize=7, ncols=2)
+    _legend_beside(ax)
     return svg(figure)
+
+
+def _legend_beside(ax: Any, *named: Any, right: float = 1.0) -> None:
+    """Names of colours to the right of a plot: even bars leave no room in it."""
+    ax.legend(*named, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(right, 1.0))
 
 
 def of_table(table: Sequence[Sequence[float]], digit_names: Sequence[int]) -> str:

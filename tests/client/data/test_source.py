@@ -98,6 +98,13 @@ def test_embedded_sets_are_about_standardised(source: str, count: int, shape: tu
     assert abs(found.samples.features.std() - 1) < 0.01
 
 
+def test_measurements_may_stay_as_they_were_published() -> None:
+    found = load_dataset(Data(source="breast_cancer", options={"scaled": False}), seed=1).samples
+    assert found.features[0, :4].tolist() == pytest.approx([17.99, 10.38, 122.8, 1001.0])
+    with pytest.raises(ConfigError, match="expected true or false"):
+        load_dataset(Data(source="breast_cancer", options={"scaled": "no"}), seed=1)
+
+
 def test_the_limit_is_drawn_by_seed() -> None:
     one, same, other = (load_dataset(Data(limit=50), seed=s).samples.features for s in (1, 1, 2))
     assert len(one) == 50

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,11 +275,35 @@ def test_samples_stand_in_where_they_are_asked_for(tmp_path: Path) -> None:
         "tallies__options": {"numbers": {"samples": True}},
         "federation__rounds": 1,
     }
-    run = simulate(tiny(**said, data__source="breast_cancer"), tmp_path / "run", engine="local")
+    found = tiny(**said, data__source="breast_cancer", data__options={"scaled": False})
+    run = simulate(found, tmp_path / "run", engine="local")
     (tally,) = run.summary["tallies"]
+    assert sum(tally["sums"]["last"]) > 0.9 * tally["sums"]["numbers"][0], (
+        "digits as they were measured, in single precision"
+    )
     homes = (run.folder / "institutions").glob("institution-*")
     cells = [np.load(home / "train.npz")["features"] for home in homes]
     assert tally["sums"]["numbers"][0] + tally["sums"]["zeros"][0] == sum(c.size for c in cells)
+
+
+def test_columns_are_counted_before_they_are_scaled(tmp_path: Path) -> None:
+    """Of a table that `data.preprocessing` prepares the numbers as they stand in the file, and no number of a category."""
+    draw = np.random.default_rng(1)
+    doses = [f"{x:.2f}" for x in 10 ** draw.uniform(0, 4, 300)]
+    rows = [f"{dose},{'ab'[n % 2]},{n % 2}" for n, dose in enumerate(doses)]
+    (tmp_path / "t.csv").write_text("\n".join(["dose,ward,label", *rows, ""]))
+    said: dict[str, Any] = {
+        "data__source": "csv", "data__path": str(tmp_path / "t.csv"), "data__features": ["dose", "ward"], "data__limit": 0,
+        "data__preprocessing": {"scale": "standard", "categories": {"ward": ["a", "b"]}},
+        "tallies__opening": ["numbers"], "tallies__options": {"numbers": {"samples": True}}, "federation__rounds": 1,
+    }  # fmt: skip
+    run = simulate(tiny(**said), tmp_path / "run", engine="local")
+    sums = next(one["sums"] for one in run.summary["tallies"] if one["name"] == "numbers")
+    raw = [np.load(home / "train.npz")["table"][:, 0] for home in (run.folder / "institutions").glob("institution-*")]
+    expected = sum((histogram(words_of(values)) for values in raw), Histogram.empty())
+    assert [count for counts in sums.values() for count in counts] == expected.counts.tolist()
+    assert 0 < expected.part("numbers")[0] == sum(len(values) for values in raw)
+    assert expected.part("first").sum() == expected.part("numbers")[0], "they span four orders of magnitude"
 
 
 def test_as_typed_in_an_empty_folder(tables: list[Path], tmp_path: Path) -> None:
