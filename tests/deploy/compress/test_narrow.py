@@ -99,6 +99,7 @@ def test_the_audit_compares_equal_steps(run: Path, tmp_path: Path) -> None:
     assert "verdict" in words
     card = (output / "README.md").read_text(encoding="utf-8")
     assert "not erased" in card
+    assert promises(card) == []
 
 
 def test_a_dropped_skill_of_which_one_class_is_there_has_no_probe(run: Path, tmp_path: Path) -> None:
@@ -199,6 +200,7 @@ def test_a_federations_own_cut(tmp_path: Path, in_memory: list[nn.Module]) -> No
     assert all(40 < share < 80 for share in shares), (shares, said)
     assert written["left_open"] == pytest.approx(shares[0] / 100, abs=0.006)
     assert "not erased" in card
+    assert promises(card) == []
 
     exported(tmp_path / "run", "-o", tmp_path / "whole", "--head", "whole")
     assert load_file(tmp_path / "whole" / "model.safetensors")["3.weight"].shape == (10, 5)
@@ -421,14 +423,38 @@ def test_timm_by_the_command_in_a_process_of_its_own(tmp_path: Path, in_memory: 
     assert f"{written['after_recovery']['parameters']:,} after" in card
 
 
-def test_no_page_says_more_than_was_measured() -> None:
-    """`erased` and `unlearned` stand only where `harder to` or `not` goes with them."""
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*narrow*.md")]:
-        for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
-            if re.search(r"\b(erased?|unlearn(t|ed))\b", paragraph, re.IGNORECASE):
-                assert re.search(r"\b(harder to|not|never|nothing)\b", paragraph, re.IGNORECASE), (
-                    f"{page.name}: {paragraph}"
-                )
+TOO_MUCH = re.compile(r"\b(eras(?:e[sd]?|ing|ure)|unlearn(?:s|t|ed|ing)?|forg[eo]t(?:s|ten|ting)?)\b", re.IGNORECASE)
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*narrow*.md")),
+    ROOT / "docs" / "explanation" / "compression.md",
+    ROOT / "docs" / "explanation" / "how-it-works.md",
+    *sorted((ROOT / "benchmarks" / "results").glob("narrow*.md")),
+)
+"""What speaks of narrowed models."""
+
+
+def promises(text: str) -> list[str]:
+    """Sentences that say of a skill that it is erased, unlearnt or forgotten, or that it is not, without saying that it is harder to relearn."""
+    pieces = re.split(r"\n\s*\n|\n\s*(?=[-*|]\s)", text)
+    sentences = [s for piece in pieces for s in re.split(r"(?<=[.!?])\s+", " ".join(piece.split()))]
+    return [s for s in sentences if TOO_MUCH.search(s) and not re.search(r"\bharder to\b", s, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_says_more_than_was_measured(page: Path) -> None:
+    """`erased`, `unlearnt` and `forgotten` stand only beside `harder to`."""
+    assert promises(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_says_more_is_found() -> None:
+    said = "A skill is not erased.\nIt is never forgotten. Harder to relearn\nis not erased! Nothing is\nunlearned here.\n\n- harder to find\n- erased"
+    assert promises(said) == [
+        "A skill is not erased.",
+        "It is never forgotten.",
+        "Nothing is unlearned here.",
+        "- erased",
+    ]
 
 
 def test_a_group_is_of_the_data_that_are_named(tmp_path: Path) -> None:
