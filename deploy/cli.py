@@ -9,7 +9,7 @@ import traceback
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from click import Command, Context
@@ -138,7 +138,8 @@ def export(
         typer.Option(
             "--format",
             help="safetensors: the merged model (W0 + D T) in one file; merged: a folder that transformers or timm loads; "
-            "peft: a LoRA adapter; sparse: a folder without the zeros of a model that has some; or a plug-in's name, or package.module:name.",
+            "peft: a LoRA adapter; sparse: a folder without the zeros of a model that has some; narrow: a folder with the cut of a federation "
+            "that has gates; or a plug-in's name, or package.module:name.",
         ),
     ] = "safetensors",
     checkpoint: CheckpointOption = CheckpointName.LAST,
@@ -150,17 +151,30 @@ def export(
             help="Narrow the model to one skill first, at home, as `dictpfl narrow DIR --skill SPEC` does with its defaults.",
         ),
     ] = "",
+    head: Annotated[
+        Literal["trim", "whole"],
+        typer.Option(help="Of --format narrow; trim: the head loses the rows of classes that are not the skill's."),
+    ] = "trim",
 ) -> None:
     """Write the model for use without dictpfl: merged under its original names, or as an adapter of its base."""
     from dictpfl.deploy.exports.columns import write_columns
     from dictpfl.deploy.exports.exporter import load_exporter
+    from dictpfl.deploy.exports.formats.narrow import NarrowExporter
 
     use_working_directory()
     console.require_place(output)
     if skill:
+        refuse_unread(
+            "head", because="of --format narrow; `dictpfl narrow` has a --head of its own, and --narrow its default"
+        )
         export_narrow(folder, output, skill, format_, checkpoint.value)
         return
-    console.say(f"{output}  {load_exporter(format_).export(folder, output, checkpoint.value)}")
+    exporter = load_exporter(format_)
+    if isinstance(exporter, NarrowExporter):
+        exporter.head = head
+    else:
+        refuse_unread("head", because=f"of --format narrow, and --format is {format_}")
+    console.say(f"{output}  {exporter.export(folder, output, checkpoint.value)}")
     if columns := write_columns(folder, output, checkpoint.value):
         console.say(f"{columns}  how its columns are prepared")
 

@@ -14,8 +14,8 @@ from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
 if TYPE_CHECKING:
-    from dictpfl.deploy.compress.narrow_report import NarrowReport
     from dictpfl.deploy.compress.narrowing import Asked
+    from dictpfl.deploy.exports.narrow_report import NarrowReport
 
 
 class Method(StrEnum):
@@ -132,10 +132,10 @@ def export_narrow(folder: Path, output: Path, skill: str, form: str, checkpoint:
 
 def show(output: Path, report: NarrowReport, asked: Asked) -> None:
     """Print what was made, and what is left of the dropped skill."""
-    before, cut, after = report.before, report.after_cut, report.after_recovery
+    before, cut, after = report.before, report.after_cut, report.after_recovery or report.after_cut
     console.say(
-        f"{output}  {asked.skill}: {report.metric} {before.kept.metric:.4f} before, {cut.kept.metric:.4f} right after the cut, "
-        f"{after.kept.metric:.4f} after recovery; {before.parameters:,} to {after.parameters:,} parameters"
+        f"{output}  {asked.skill}: {report.metric} {before.figure} before, {cut.figure} right after the cut, {after.figure} after recovery; "
+        f"{before.parameters:,} to {after.parameters:,} parameters"
     )
     for audit in report.audits:
         table = console.table(

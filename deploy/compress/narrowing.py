@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from dictpfl.client.compress.cutting.axes import Axis, axes_of
-from dictpfl.client.compress.narrow.heads import trimmed
+from dictpfl.client.compress.narrow.heads import trimmed_if_can
 from dictpfl.client.compress.narrow.phases import (
     SCRATCH,
     UNCUT,
@@ -27,21 +26,18 @@ from dictpfl.client.compress.narrow.skills import require_disjoint, skill_of
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model import hub
-from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.files import write_private
 from dictpfl.common.settings import Training
-from dictpfl.deploy.compress.narrow_report import Audit, Curve, Measured, NarrowReport, Stage
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
+from dictpfl.deploy.exports.narrow_report import Audit, Curve, NarrowReport, stage, write_report
 from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
-REPORT, CARD = "narrow.json", "README.md"
+CARD = "README.md"
 _TEST_SHARE = 5
 """One in so many samples of a skill that is a file, or a group, is measured on, and not trained on."""
-_TIMED = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +102,10 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
     made = narrow(source.model, axes, kept.train, source.task, training, asked.how)
     audits = [] if dropped is None else _audits(source, asked, axes, kept, dropped, training, made)
     least = "" if asked.how.way == UNCUT else one_stays(asked.how.keep, axes)
-    notes = [*filter(None, [least, closed_words(made.closed)]), *_notes(source, asked, kept, dropped)]
-    final, classes = made.model, tuple[int, ...]()
-    if asked.trim and kept.classes and hub.split(source.config.model.source)[0] != "timm":
-        final, classes = trimmed(made.model, kept.classes), kept.classes
+    notes = [*filter(None, [least, closed_words(made.closed)]), *_notes(source, kept, dropped)]
+    final, classes, whole = trimmed_if_can(made.model, kept.classes if asked.trim else ())
+    notes += filter(None, [whole])
+    measured = source.task, kept.test, None if dropped is None else dropped.test
     report = NarrowReport(
         skill=kept.words,
         method=asked.how.way,
@@ -119,9 +115,9 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
         steps=made.steps,
         samples=made.samples,
         seed=asked.how.seed,
-        before=_stage(source, source.model, kept, dropped),
-        after_cut=_stage(source, made.right_after, kept, dropped),
-        after_recovery=_stage(source, made.model, kept, dropped).model_copy(
+        before=stage(source.model, *measured),
+        after_cut=stage(made.right_after, *measured),
+        after_recovery=stage(made.model, *measured).model_copy(
             update={"parameters": sum(p.numel() for p in final.parameters())}
         ),
         audits=audits,
@@ -130,8 +126,8 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
     save_model(final, source.config.model.source, output)
     if note := save_tokenizer(source.config, output):
         report = report.model_copy(update={"notes": [*notes, note]})
-    write_private(output / REPORT, (report.model_dump_json(indent=1) + "\n").encode())
-    (output / CARD).write_text(_card(report, final, source, names), encoding="utf-8")
+    write_report(output, report)
+    (output / CARD).write_text(_card(report, final, source, names, len(kept.test)), encoding="utf-8")
     return report
 
 
@@ -216,25 +212,6 @@ def _divided(source: Source, words: str, samples: Samples) -> Skilled:
     return Skilled(words, (), samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count])))
 
 
-def _stage(source: Source, model: nn.Module, kept: Skilled, dropped: Skilled | None) -> Stage:
-    few = kept.test.take(np.arange(min(_TIMED, len(kept.test))))
-    evaluate(model, few, source.task)  # once unmeasured: the first pass is slower
-    began = time.process_time()
-    evaluate(model, few, source.task)
-    seconds = (time.process_time() - began) / len(few)
-    return Stage(
-        kept=_measured(source, model, kept.test),
-        dropped=None if dropped is None else _measured(source, model, dropped.test),
-        parameters=sum(p.numel() for p in model.parameters()),
-        seconds=seconds,
-    )
-
-
-def _measured(source: Source, model: nn.Module, samples: Samples) -> Measured:
-    totals = evaluate(model, samples, source.task)
-    return Measured(metric=totals.metric_sum / totals.count, loss=totals.loss_sum / totals.count, samples=totals.count)
-
-
 def _audits(
     source: Source,
     asked: Asked,
@@ -315,7 +292,7 @@ def _curve(curves: Mapping[str, Sequence[Mapping[int, float]]], count: int) -> C
     )
 
 
-def _notes(source: Source, asked: Asked, kept: Skilled, dropped: Skilled | None) -> list[str]:
+def _notes(source: Source, kept: Skilled, dropped: Skilled | None) -> list[str]:
     notes = []
     if any("batchnorm" in type(m).__name__.lower() for m in source.model.modules()):
         notes.append("Running statistics of batch norm have moved with the samples of the kept skill alone.")
@@ -328,8 +305,6 @@ def _notes(source: Source, asked: Asked, kept: Skilled, dropped: Skilled | None)
             f"No linear probe stands beside the audit: it tells classes apart, and all {len(dropped.train)} samples of "
             f"{dropped.words} to train on are of one class."
         )
-    if asked.trim and kept.classes and hub.split(source.config.model.source)[0] == "timm":
-        notes.append("The head has all its rows: timm names their number in its own configuration.")
     if not hub.split(source.config.model.source)[0]:
         notes.append(
             f"Layers are smaller than those that `{source.config.model.source}` makes by default; their sizes are in the file."
@@ -337,14 +312,14 @@ def _notes(source: Source, asked: Asked, kept: Skilled, dropped: Skilled | None)
     return notes
 
 
-def _card(report: NarrowReport, model: nn.Module, source: Source, names: Sequence[str]) -> str:
-    before, after = report.before, report.after_recovery
+def _card(report: NarrowReport, model: nn.Module, source: Source, names: Sequence[str], samples: int) -> str:
+    before, after = report.before, report.after_recovery or report.after_cut
     rows = [
         ("skill", f"`{report.skill}`"),
         ("method", f"`{report.method}`"),
         ("parameters", f"{before.parameters:,} before, {after.parameters:,} after"),
-        (report.metric, f"{before.kept.metric:.4f} before, {report.after_cut.kept.metric:.4f} right after the cut, "
-                        f"{after.kept.metric:.4f} after recovery, on {after.kept.samples} samples of the skill"),
+        (report.metric, f"{before.figure} before, {report.after_cut.figure} right after the cut, {after.figure} after recovery, on "
+                        f"{samples} samples of the skill"),
         ("dictpfl", versions()["dictpfl"]),
     ]  # fmt: skip
     if report.classes:

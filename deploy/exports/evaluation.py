@@ -120,7 +120,7 @@ def _samples(
     finished: Finished, folder: Path, data: Path | None, changes: Mapping[str, Any]
 ) -> tuple[Samples, tuple[str, ...]]:
     if data is None and not changes:
-        own = next((p for p in (folder / TEST, folder / VALIDATION) if p.exists()), None)
+        own = own_samples(folder)
         if own is None:
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
@@ -145,6 +145,11 @@ def _samples(
             dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
         samples, names = of_dataset(finished, dataset)
     return samples, names
+
+
+def own_samples(folder: Path) -> Path | None:
+    """File of the test split of a run, or of the validation split of an institution; None where a folder has neither."""
+    return next((path for path in (folder / TEST, folder / VALIDATION) if path.exists()), None)
 
 
 def of_dataset(finished: Finished, dataset: Dataset) -> tuple[Samples, tuple[str, ...]]:

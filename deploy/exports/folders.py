@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -35,7 +36,13 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
         from timm.models import save_for_hf
 
         recorded = hub.architecture_of(model, source)
-        save_for_hf(model, str(folder), model_args=recorded["arguments"] or None, safe_serialization=True)
+        known: Any = model.pretrained_cfg
+        # Where programs look for names of labels timm writes only those that it is handed; those of another head are none of this one.
+        same = known.get("num_classes") == model.num_classes
+        names = {key: known[key] for key in ("label_names", "label_descriptions") if same and known.get(key)}
+        save_for_hf(
+            model, str(folder), model_config=names, model_args=recorded["arguments"] or None, safe_serialization=True
+        )
     else:
         tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

@@ -53,7 +53,7 @@ def export(
     Args:
         run: what `dictpfl.simulate` returned, its folder, or an institution's folder.
         output: file (safetensors), or new folder.
-        format: `safetensors`, `merged`, `peft`, `sparse`, a plug-in's name, or `package.module:name`.
+        format: `safetensors`, `merged`, `peft`, `sparse`, `narrow`, a plug-in's name, or `package.module:name`.
         checkpoint: see `evaluate`.
 
     Returns:

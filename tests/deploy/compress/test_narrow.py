@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -17,12 +18,17 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
+from dictpfl.client.compress.cutting.cut import cut
+from dictpfl.client.compress.narrow.federating import gated_axes, kept_units
 from dictpfl.client.data.samples import Samples
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.cli import app
-from dictpfl.deploy.compress.narrow_report import NarrowReport
+from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.folders import save_model
+from dictpfl.deploy.exports.narrow_report import NarrowReport
 from dictpfl.deploy.simulation.simulate import simulate
-from tests.support.federations import tiny
+from tests.support.federations import as_toml, tiny
+from tests.support.timm_folders import tiny_vit
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--steps", "4", "--recover", "3"]
@@ -43,6 +49,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny(federation__rounds=1, data__limit=600, data__public_share=0.4, model__options={"hidden": [16, 12]})
     simulate(config, folder, engine="local")
     return folder
+
+
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Models as they were in memory when they were saved."""
+    caught: list[nn.Module] = []
+
+    def saved_too(model: nn.Module, source: str, folder: Path) -> None:
+        caught.append(copy.deepcopy(model).eval())
+        save_model(model, source, folder)
+
+    for place in ("dictpfl.deploy.exports.folders", "dictpfl.deploy.compress.narrowing"):
+        monkeypatch.setattr(f"{place}.save_model", saved_too)
+    return caught
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -77,7 +97,9 @@ def test_the_audit_compares_equal_steps(run: Path, tmp_path: Path) -> None:
     assert all(len(curve[arm]) == 2 for curve in audits[0]["curves"] for arm in ("arm", "ceiling", "floor"))
     assert audits[0]["probe"].keys() == {"arm", "ceiling", "floor"}
     assert "verdict" in words
-    assert "not erased" in (output / "README.md").read_text(encoding="utf-8")
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "not erased" in card
+    assert promises(card) == []
 
 
 def test_a_dropped_skill_of_which_one_class_is_there_has_no_probe(run: Path, tmp_path: Path) -> None:
@@ -130,21 +152,118 @@ def test_export_narrow(run: Path, tmp_path: Path) -> None:
     assert isinstance(refused.exception, ConfigError)
 
 
-def test_a_federations_own_cut(tmp_path: Path) -> None:
-    gated = {"narrow__axes": ["ffn"], "narrow__keep": 5, "narrow__classes": [0, 2, 4], "federation__rounds": 2}
-    simulate(tiny(**gated), tmp_path / "run", engine="local")
-    result = CliRunner().invoke(
-        app, ["export", str(tmp_path / "run"), "--format", "narrow", "-o", str(tmp_path / "out")]
-    )
+GATED: dict[str, Any] = {
+    "narrow__axes": ["ffn"],
+    "narrow__keep": 5,
+    "narrow__classes": [4, 0, 2],
+    "federation__rounds": 2,
+}
+
+
+def exported(*words: str | Path) -> str:
+    """Export a federation's own cut; what was printed."""
+    result = CliRunner().invoke(app, ["export", *map(str, words), "--format", "narrow"])
     assert result.exit_code == 0, result.output
-    assert load_file(tmp_path / "out" / "model.safetensors")["1.weight"].shape == (5, 64)
+    return str(result.output)
+
+
+def test_a_federations_own_cut(tmp_path: Path, in_memory: list[nn.Module]) -> None:
+    simulate(tiny(**GATED), tmp_path / "run", engine="local")
+    said = exported(tmp_path / "run", "-o", tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert {name: tuple(one.shape) for name, one in tensors.items() if name.endswith("weight")} == {
+        "1.weight": (5, 64), "3.weight": (3, 5),
+    }  # fmt: skip
+    test = Samples.load(tmp_path / "run" / "test.npz")
+    x = torch.from_numpy(test.features).flatten(1)
+    by_hand = (x @ tensors["1.weight"].T + tensors["1.bias"]).relu() @ tensors["3.weight"].T + tensors["3.bias"]
+    assert torch.allclose(by_hand, in_memory[0](x), atol=1e-5)
+    finished = Finished.load(tmp_path / "run")
+    whole = finished.merged()
+    axes = gated_axes(whole, finished.genesis.config.narrow)
+    kept = kept_units(finished.genesis, finished.state.values, axes)
+    small = cut(whole, kept).eval()
+    assert torch.allclose(by_hand, small(torch.from_numpy(test.features))[:, [0, 2, 4]], atol=1e-5)
+    written = report(tmp_path / "out")
+    assert (written["skill"], written["classes"], written["method"]) == ("classes=0,2,4", [0, 2, 4], "gates")
+    assert written["kept"] == {name: units.tolist() for name, units in kept.items()}
+    assert written["after_cut"]["parameters"] == sum(one.numel() for one in tensors.values())
+    assert (written["steps"], written["after_recovery"]) == (None, None)
+    right = (small(torch.from_numpy(test.features)).argmax(dim=1).numpy() == test.labels).mean()
+    assert written["after_cut"]["kept"]["metric"] == pytest.approx(right)
+    assert written["after_cut"]["kept"]["samples"] == len(test)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "Classes of the skill: 0, 2, 4" in card
-    shares = [int(found) for found in re.findall(r"(\d+)% ?", result.output + card.split("went with")[0])]
+    assert "Classes of the skill: 0, 2, 4; the head has their rows alone, in this order." in card
+    shares = [int(found) for found in re.findall(r"(\d+)% ?", said + card.split("went with")[0])]
     # Barely trained gates are all near 1, and 5 of 16 units stay.
     assert shares
-    assert all(40 < share < 80 for share in shares), (shares, result.output)
+    assert all(40 < share < 80 for share in shares), (shares, said)
+    assert written["left_open"] == pytest.approx(shares[0] / 100, abs=0.006)
     assert "not erased" in card
+    assert promises(card) == []
+
+    exported(tmp_path / "run", "-o", tmp_path / "whole", "--head", "whole")
+    assert load_file(tmp_path / "whole" / "model.safetensors")["3.weight"].shape == (10, 5)
+    assert report(tmp_path / "whole")["classes"] == []
+    home = tmp_path / "run" / "institutions" / "institution-000"
+    exported(home, "-o", tmp_path / "home")
+    own = Samples.load(home / "validation.npz").of_classes((0, 2, 4))
+    assert report(tmp_path / "home")["before"]["kept"]["samples"] == len(own) > 0
+    # What is no more there, or damaged, is said, and withholds no model.
+    for number, (change, reason) in enumerate(
+        [(lambda path: path.write_bytes(b"?"), "cannot read"), (Path.unlink, "holds no samples")]
+    ):
+        change(tmp_path / "run" / "test.npz")
+        said = exported(tmp_path / "run", "-o", tmp_path / f"unmeasured{number}")
+        written = report(tmp_path / f"unmeasured{number}")
+        assert written["before"]["kept"] is None
+        assert written["after_cut"]["parameters"] < written["before"]["parameters"]
+        (note,) = written["notes"]
+        assert note.startswith("Not measured: ")
+        assert reason in note
+        assert note in " ".join(said.split())
+
+
+def test_a_federations_cut_that_keeps_one_unit_says_so(tmp_path: Path) -> None:
+    simulate(tiny(**GATED | {"narrow__keep": 0.01, "narrow__classes": []}), tmp_path / "run", engine="local")
+    said = " ".join(exported(tmp_path / "run", "-o", tmp_path / "out").split())
+    assert "keep = 0.01 is less than a unit of ffn:1; at least one unit stays in every layer." in said
+    assert report(tmp_path / "out")["notes"] == [
+        "keep = 0.01 is less than a unit of ffn:1; at least one unit stays in every layer."
+    ]
+    assert load_file(tmp_path / "out" / "model.safetensors")["3.weight"].shape == (10, 1)
+
+
+TIMM = """
+import sys; sys.modules["dictpfl"] = None
+import timm, torch
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+with torch.no_grad():
+    torch.save(model(torch.load("x.pt")), "logits.pt")
+"""
+
+
+def by_timm_alone(folder: Path, x: torch.Tensor) -> torch.Tensor:
+    """Outputs of a folder that timm loads in a process without this project."""
+    torch.save(x, folder.parent / "x.pt")
+    plain = [sys.executable, "-I", "-c", TIMM, folder.name]
+    done = subprocess.run(plain, capture_output=True, text=True, check=False, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    found: torch.Tensor = torch.load(folder.parent / "logits.pt")
+    return found
+
+
+def test_a_federations_cut_of_timm_is_loaded_by_timm(tmp_path: Path, in_memory: list[nn.Module]) -> None:
+    pytest.importorskip("timm")
+    sizes = {"pretrained": False, "img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    config = tiny(**GATED, model__source="timm:vit_tiny_patch16_224", model__options=sizes)
+    simulate(config, tmp_path / "run", engine="local")
+    exported(tmp_path / "run", "-o", tmp_path / "out")
+    x = torch.randn(4, 1, 8, 8)
+    found = by_timm_alone(tmp_path / "out", x)
+    assert found.shape == (4, 3)
+    assert torch.allclose(found, in_memory[0](x), atol=1e-5)
+    assert report(tmp_path / "out")["classes"] == [0, 2, 4]
 
 
 def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> None:
@@ -233,7 +352,7 @@ print(sum(p.numel() for p in model.parameters()))
 @pytest.mark.parametrize(
     "kind", ["bert", pytest.param("llama", marks=pytest.mark.slow), pytest.param("nemotron_h", marks=pytest.mark.slow)]
 )
-def test_folders_of_transformers(tmp_path: Path, kind: str) -> None:
+def test_folders_of_transformers(tmp_path: Path, kind: str, in_memory: list[nn.Module]) -> None:
     folder, name = saved(tmp_path, kind)
     data, config = tokens(tmp_path, labels=kind == "bert"), tmp_path / "config.toml"
     task = "classification" if kind == "bert" else "causal-lm"
@@ -267,20 +386,75 @@ def test_folders_of_transformers(tmp_path: Path, kind: str) -> None:
 
     here = getattr(transformers, name).from_pretrained(output).eval()
     with torch.no_grad():
-        logits = here(torch.arange(9)[None]).logits
+        logits, before = here(torch.arange(9)[None]).logits, in_memory[0](torch.arange(9)[None]).logits
     assert torch.equal(torch.load(tmp_path / "logits.pt"), logits)
+    assert torch.allclose(logits, before, atol=1e-6)
     assert logits.shape[-1] == (2 if kind == "bert" else 40)
     assert isinstance(here, nn.Module)
 
 
-def test_no_page_says_more_than_was_measured() -> None:
-    """`erased` and `unlearned` stand only where `harder to` or `not` goes with them."""
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*narrow*.md")]:
-        for paragraph in page.read_text(encoding="utf-8").split("\n\n"):
-            if re.search(r"\b(erased?|unlearn(t|ed))\b", paragraph, re.IGNORECASE):
-                assert re.search(r"\b(harder to|not|never|nothing)\b", paragraph, re.IGNORECASE), (
-                    f"{page.name}: {paragraph}"
-                )
+def test_timm_by_the_command_in_a_process_of_its_own(tmp_path: Path, in_memory: list[nn.Module]) -> None:
+    tiny_vit(tmp_path / "model", 5)
+    named = json.loads((tmp_path / "model" / "config.json").read_bytes()) | {"label_names": list("abcde")}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(named))
+    random = np.random.default_rng(0)
+    Samples(random.normal(size=(60, 1, 8, 8)).astype(np.float32), np.arange(60) % 5).save(tmp_path / "own.npz")
+    (tmp_path / "c.toml").write_text(as_toml())
+    words = ["--config", "c.toml", "--data", "own.npz", "--skill", "classes=1,4", *SHORT]
+    done = subprocess.run(
+        [sys.executable, "-m", "dictpfl.deploy.cli", "narrow", "timm:model", *words, "-o", "small"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "all its rows" not in done.stdout
+    written = report(tmp_path / "small")
+    assert written["classes"] == [1, 4]
+    config = json.loads((tmp_path / "small" / "config.json").read_bytes())
+    assert (config["num_classes"], config["label_names"]) == (2, ["b", "e"])
+    x = torch.randn(4, 1, 8, 8)
+    found = by_timm_alone(tmp_path / "small", x)
+    # The same again in this process, whose model is caught before it is saved.
+    words[1], words[3] = str(tmp_path / "c.toml"), str(tmp_path / "own.npz")
+    called(f"timm:{tmp_path / 'model'}", *words, "-o", str(tmp_path / "again"))
+    assert found.shape == (4, 2)
+    assert torch.allclose(found, in_memory[0](x), atol=1e-5)
+    card = (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
+    assert "timm.create_model('local-dir:FOLDER', pretrained=True)" in card
+    assert f"{written['after_recovery']['parameters']:,} after" in card
+
+
+TOO_MUCH = re.compile(r"\b(eras(?:e[sd]?|ing|ure)|unlearn(?:s|t|ed|ing)?|forg[eo]t(?:s|ten|ting)?)\b", re.IGNORECASE)
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*narrow*.md")),
+    ROOT / "docs" / "explanation" / "compression.md",
+    ROOT / "docs" / "explanation" / "how-it-works.md",
+    *sorted((ROOT / "benchmarks" / "results").glob("narrow*.md")),
+)
+"""What speaks of narrowed models."""
+
+
+def promises(text: str) -> list[str]:
+    """Sentences that say of a skill that it is erased, unlearnt or forgotten, or that it is not, without saying that it is harder to relearn."""
+    pieces = re.split(r"\n\s*\n|\n\s*(?=[-*|]\s)", text)
+    sentences = [s for piece in pieces for s in re.split(r"(?<=[.!?])\s+", " ".join(piece.split()))]
+    return [s for s in sentences if TOO_MUCH.search(s) and not re.search(r"\bharder to\b", s, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_says_more_than_was_measured(page: Path) -> None:
+    """`erased`, `unlearnt` and `forgotten` stand only beside `harder to`."""
+    assert promises(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_says_more_is_found() -> None:
+    said = "A skill is not erased.\nIt is never forgotten. Harder to relearn\nis not erased! Nothing is\nunlearned here.\n\n- harder to find\n- erased"
+    assert promises(said) == [
+        "A skill is not erased.",
+        "It is never forgotten.",
+        "Nothing is unlearned here.",
+        "- erased",
+    ]
 
 
 def test_a_group_is_of_the_data_that_are_named(tmp_path: Path) -> None:
