@@ -128,7 +128,7 @@ def tiny_settings(path: Path, config: FederationConfig) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", (*WORKLOADS, *REDUCED))
+@pytest.mark.parametrize("name", [*WORKLOADS, *REDUCED])
 def test_a_workload_s_state_and_model_are_those_of_the_run_in_clear(name: str, tmp_path: Path) -> None:
     path = FOLDER / f"{name}.toml"
     config = FederationConfig.load(path)
