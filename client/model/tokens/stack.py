@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
+import structlog
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.law.curve import Course, merging
 
 LEAST_LAYERS = 3
+_log = structlog.get_logger(__name__)
 
 
 class Layer(Protocol):
@@ -71,6 +74,15 @@ def matrices_of(layer: nn.Module) -> int:
 def products(matrices: int, samples: int, tokens: int, width: int) -> float:
     """Count the multiply-adds of a layer: each token through its matrices, and 2 n n d for the attention of n tokens of width d."""
     return float(samples) * (tokens * matrices + 2 * tokens * tokens * width)
+
+
+@cache
+def say_one_row() -> None:
+    """Log, once a process, that there are samples whose complexity nothing tells."""
+    _log.warning(
+        "of some samples one token asks, a text of 8 tokens or a question of one word: their mutual information is 0, and they are on the "
+        "curve of k0 whatever they hold"
+    )
 
 
 @contextmanager
@@ -138,6 +150,8 @@ def run(
     tokens, attention = _layer(layers, 1, how, tokens, told)
     began = time.perf_counter()
     if len(courses) > 1:
+        if tokens.fixed < 2:  # noqa: PLR2004 -- see `information`
+            say_one_row()
         level = reducer.level(information(attention, normalised=reducer.normalised)).to(tokens.hidden.device)
     else:
         level = torch.zeros(len(tokens.hidden), dtype=torch.int64, device=tokens.hidden.device)

@@ -162,6 +162,26 @@ def test_a_run_without_public_samples_is_measured(tmp_path: Path) -> None:
     assert "left out: the run has no public samples" in found.notes[1]
 
 
+def test_arms_that_a_model_cannot_have_are_left_out_in_words(tmp_path: Path) -> None:
+    """One that averages over its patches cannot give samples other numbers of them; questions about pictures can."""
+    pytest.importorskip("timm")
+    (tmp_path / "c.toml").write_text(
+        '[data]\nsource = "digits"\nlimit = 100\n[model]\nsource = "timm:vit_tiny_patch16_224"\noptions = { pretrained = false, '
+        'img_size = 8, patch_size = 1, embed_dim = 16, depth = 3, num_heads = 2, global_pool = "avg" }\n'
+    )
+    source = read_source("timm:vit_tiny_patch16_224", config=tmp_path / "c.toml", deciding=False)
+    found = compared(source, 0.3, [])
+    assert {"all tokens", "fixed", "fixed, no merging"} <= {row.arm for row in found.rows}
+    assert "own MI" not in {row.arm for row in found.rows}
+    assert found.notes[0].startswith("own MI, shuffled MI, reversed MI are left out: tokens.options.adapt gives")
+    asked = trained(
+        tmp_path / "run", data__source="mosaic", data__options={"count": 60, "side": 3}, model__source="vlm",
+        model__options={"image": [1, 24, 24], "width": 16, "layers": 3, "heads": 2}, tokens__reducer="autoprune", data__public_share=0.2,
+    )  # fmt: skip
+    rows = {row.arm for row in compared(read_source(str(asked), deciding=False), 0.5, ["grid"]).rows}
+    assert {"as trained", "fixed", "own MI", "grid"} <= rows
+
+
 def test_a_reducer_between_layers_has_no_picture(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has nothing to do before a stack"):
         look(clip(tmp_path / "a.tif"), reducer="autoprune", keep=0.5, frames=4, side=8, encoder="", options={})

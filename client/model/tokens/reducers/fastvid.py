@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import cache
 
+import structlog
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
@@ -16,6 +18,7 @@ from dictpfl.common.errors import ConfigError
 
 _SEGMENTS = ("dyseg", "fixed", "clusters")
 _SALIENCE = ("contrast", "mean")
+_log = structlog.get_logger(__name__)
 
 
 @REDUCERS.register("fastvid")
@@ -76,7 +79,11 @@ class FastVid:
             return everything(hidden)
         dense = int(Fraction(str(self._d)) * each)
         features = hidden.mean(dim=2) if frames.features is None else frames.features
-        attention = salience(hidden, self._salience) if frames.attention is None else frames.attention
+        attention = frames.attention
+        if attention is None:
+            attention = salience(hidden, self._salience)
+            if dense < each:
+                say_without_attention(self._salience)
         if self._segments == "clusters":
             group = clusters(features, self._c)
             order = group.argsort(dim=1, stable=True)
@@ -210,6 +217,15 @@ def _put_back(found: Reduced, order: Tensor, places: int) -> Reduced:
     there = order.gather(1, found.positions // places) * places + found.positions % places
     positions, back = there.sort(dim=1)
     return Reduced(picked(found.hidden, back), positions, found.merged.gather(1, back))
+
+
+@cache
+def say_without_attention(kind: str) -> None:
+    """Log, once a process, that salience is a stand-in: these tokens come without attention."""
+    _log.info(
+        "tokens come without attention, and which of them are salient is told by their frame's mean token instead",
+        salience=kind,
+    )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from dictpfl.client.model.tokens.install import install, reduce_tokens, reductio
 from dictpfl.client.model.tokens.merge import merged
 from dictpfl.client.model.tokens.reducers.autoprune import AutoPrune
 from dictpfl.client.model.tokens.seam import Tokens, make_reducer
+from dictpfl.client.model.tokens.stack import say_one_row
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Tokens as Settings
 
@@ -236,6 +238,19 @@ def test_a_second_reducer_takes_the_place_of_the_first(family: str) -> None:
     assert torch.equal(outputs(reduce_tokens(model, "none", keep=0.5), batch), plain)
     assert [type(module) for module in model.modules()] == kinds
     assert reduction_of(model) is None
+
+
+@pytest.mark.parametrize("adapt", ["own", "none"])
+def test_samples_that_tell_no_complexity_are_said_once(adapt: str) -> None:
+    """Texts of 8 tokens and fewer have one row; a fixed curve asks none."""
+    model, batch = bert()
+    reduce_tokens(model, "autoprune", keep=0.5, **({"adapt": adapt, "gamma": 5.0} if adapt == "own" else {}))
+    say_one_row.cache_clear()
+    with structlog.testing.capture_logs() as logged:
+        outputs(model, batch)
+        outputs(model, batch)
+    said = [entry for entry in logged if "mutual information is 0" in entry["event"]]
+    assert [entry["log_level"] for entry in said] == (["warning"] if adapt == "own" else [])
 
 
 def test_only_where_it_is_used() -> None:

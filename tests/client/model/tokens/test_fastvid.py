@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,8 @@ from dictpfl.client.model.networks.video import VideoTransformer
 from dictpfl.client.model.networks.vit import VitTiny
 from dictpfl.client.model.tokens.install import install, reduce_tokens
 from dictpfl.client.model.tokens.reducers.autoprune import drawn
-from dictpfl.client.model.tokens.reducers.fastvid import FastVid, fastvid
-from dictpfl.client.model.tokens.seam import Frames, make_reducer
+from dictpfl.client.model.tokens.reducers.fastvid import FastVid, fastvid, say_without_attention
+from dictpfl.client.model.tokens.seam import Before, Frames, make_reducer
 from dictpfl.client.model.tokens.segments import clusters, segments
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Tokens as Settings
@@ -336,3 +337,19 @@ def test_a_draw_does_not_hear_what_a_batch_changes_in_the_last_digits() -> None:
     assert not torch.equal(drawn(tokens, 1), here)
     assert len(set(drawn(torch.ones(1, 50, 8), 0).flatten().tolist())) == 50, "equal tokens draw by their places"
     assert here.mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("reducer", "attention", "times"), [("fastvid", False, 1), ("fastvid", True, 0), ("dtm", False, 0)]
+)
+def test_a_stand_in_for_attention_is_said_once(reducer: str, attention: bool, times: int) -> None:
+    """Density asks for none."""
+    hidden = torch.randn(1, 4, 9, 3)
+    frames = Frames(hidden, attention=torch.rand(1, 4, 9) if attention else None)
+    say_without_attention.cache_clear()
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(2):
+            made = make_reducer(Settings(reducer=reducer, keep=0.5))
+            assert isinstance(made, Before)
+            made.once(frames)
+    assert sum("come without attention" in entry["event"] for entry in logged) == times
