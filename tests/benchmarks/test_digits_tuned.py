@@ -15,7 +15,18 @@ from dictpfl.deploy.numbers.reading import Places
 from lib.arms import Cells
 from lib.digits_figures import stored
 from lib.digits_tuned import AFTER, BEFORE, FULL, QUICK, SEEDS, federation, study
-from lib.digits_tuned_page import EVERY, LEADING, changes, document, draw, page, sentences, shares, within_questions
+from lib.digits_tuned_page import (
+    EVERY,
+    LEADING,
+    changes,
+    document,
+    draw,
+    moved,
+    page,
+    sentences,
+    shares,
+    within_questions,
+)
 
 FACTS: dict[str, Any] = {
     "date": "2026-11-29", "processor": "one", "cores": 2, "load": "0", "python": "3.13", "versions": {}, "commit": "none",
@@ -99,6 +110,22 @@ def test_changes_are_those_of_plain_counts(which: str) -> None:
         low, high = within_questions(cells, which)[digit]
         assert low <= np.mean(by_seed) <= high
     assert sum(one.mean for one in changes(cells, which)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_change_that_few_questions_make_is_none_though_every_seed_shows_it() -> None:
+    """One place of each seed turned into a 9: over seeds that is always the same, over questions it may be nothing."""
+    cells = planted(0.0)
+    for seed in SEEDS:
+        before, after = (cells.found[arm, seed]["read"]["sums"]["chosen"] for arm in (BEFORE, AFTER))
+        for kind in FULL["kinds"][:2]:
+            cells.found[AFTER, seed]["read"][kind]["chosen"]["plain"] = cells.found[BEFORE, seed]["read"][kind][
+                "chosen"
+            ]["plain"]
+        word = before["plain"]
+        at = next(n for n, letter in enumerate(word) if letter != "9")
+        after["plain"] = word[:at] + "9" + word[at + 1 :]
+    assert changes(cells, EVERY)[9].verdict == "better"
+    assert moved(cells, EVERY) == {}
 
 
 def test_other_questions_are_not_compared() -> None:
