@@ -101,7 +101,8 @@ def make(
     axes = {axis.name: axis for axis in maker.axes(source.model)}
     counts = counts_of(axes, given)
     if to:
-        counts = sizes_within(source.model, axes, maker, budget_of(source.model, number(to)), fixed=counts)[0]
+        budget = budget_of(source.model, number(to))
+        counts = sizes_within(source.model, axes, maker, budget, fixed=counts, most=1)[0]
     before, start = Figures.of(source.model, source), time.perf_counter()
     total, voted = tallied(source, score)
     shrunk = shrink_to(

@@ -251,10 +251,17 @@ class _Names:
         return name
 
 
-def parameters_after(model: nn.Module, plan: Plan) -> int:
-    """Number of parameters of the smaller model in closed form: of each tensor, what the axes leave of its dimensions."""
-    new_names, total = _renamed(plan), 0
-    for name, tensor in model.named_parameters():
+def parameters_after(model: nn.Module, plan: Plan, names: Iterable[str] | None = None) -> int:
+    """Number of parameters of the smaller model in closed form: of each tensor, what the axes leave of its dimensions.
+
+    Args:
+        model: plain.
+        plan: the cut.
+        names: of the parameters that count; None: all.
+    """
+    new_names, total, own = _renamed(plan), 0, dict(model.named_parameters())
+    for name in own if names is None else names:
+        tensor = own[name]
         if new_names(name) is None:
             continue
         sizes = list(tensor.shape)

@@ -88,7 +88,7 @@ def shrink(
     given = {"mamba-head": heads, "mamba-channel": channels, "ffn": ffn, "width": width, "block": layers}
     counts = counts_of(axes, {kind: count for kind, count in given.items() if count is not None})
     if to is not None:
-        counts = sizes_within(model, axes, maker, budget_of(model, to), fixed=counts)[0]
+        counts = sizes_within(model, axes, maker, budget_of(model, to), fixed=counts, most=1)[0]
     return shrink_to(model, axes, maker, counts, samples, task, score=score, seed=seed, rescale=rescale)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,10 +21,12 @@ from dictpfl.client.compress.cutting.cut import cut, silenced
 from dictpfl.client.compress.cutting.scores import HOW, digest, score
 from dictpfl.client.compress.cutting.shrink import shrink, shrink_to
 from dictpfl.client.data.samples import IGNORED, PADDING, Samples
+from dictpfl.client.model.build import build_model
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.tasks.causal_lm import CausalLM
 from dictpfl.client.training.tasks.classification import Classification
 from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.settings import Model
 from tests.client.compress.cutting.subjects import KINDS, inputs_of, model_of
 
 LANGUAGE = [k for k in KINDS if k not in ("mlp", "vit_tiny", "tabular", "timm-vit", "bert")]
@@ -210,6 +216,87 @@ def test_a_budget_finds_sizes_that_can_be_the_evenest_first() -> None:
         sizes_within(model, axes, maker, 10)
     with pytest.raises(ConfigError, match="layers: which blocks"):
         sizes_within(model, axes, maker, budget, fixed={"num_hidden_layers": 2})
+
+
+def deep(hidden: list[int]) -> nn.Module:
+    return build_model(Model(source="mlp", options={"hidden": hidden}), (1, 8, 8), 5, seed=1)
+
+
+def parameters_of(hidden: Sequence[int]) -> int:
+    """The closed form of a perceptron's size."""
+    return sum((a + 1) * b for a, b in pairwise((64, *hidden, 5)))
+
+
+def test_a_small_grid_is_tried_whole() -> None:
+    """By the obvious way: every combination of eighths, the evenest first, and of those the nearest."""
+    whole = [24, 16, 9, 5]
+    model = deep(whole)
+    axes, maker = axes_of(model), architecture_of(model)
+    budget = parameters_of(whole) // 2
+    options = [sorted({max(1, n * k // 8) for k in range(1, 9)}, reverse=True) for n in whole]
+    expected = []
+    for sizes in itertools.product(*options):
+        missed = abs(parameters_of(sizes) - budget)
+        if missed <= 0.03 * budget:
+            shares = [math.log(a / b) for a, b in zip(sizes, whole, strict=True)]
+            expected.append((max(shares) - min(shares), missed, sizes))
+    expected.sort(key=lambda each: each[:2])
+    found = [tuple(sizes.values()) for sizes in sizes_within(model, axes, maker, budget)]
+    assert len(found) > 20
+    assert found == [sizes for *_, sizes in expected][:200]
+    assert found[:1] == [tuple(sizes.values()) for sizes in sizes_within(model, axes, maker, budget, most=1)]
+
+
+@pytest.mark.parametrize("share", [0.98, 0.6, 0.2])
+def test_many_layers_of_their_own_size_are_cut_to_a_budget(share: float) -> None:
+    """All combinations of thirty sizes would never end, and so would the corners that count them."""
+    whole = [32 + 4 * (n % 5) for n in range(30)]
+    model = deep(whole)
+    axes, maker = axes_of(model), architecture_of(model)
+    free = [axis.setting for axis in axes.values()]
+    points = sum(1 for _ in choosing._grid(axes, free))
+    assert points <= 8**5 + 2 * 7 * 29
+    budget = int(share * parameters_of(whole))
+    (sizes,) = sizes_within(model, axes, maker, budget, most=1)
+    assert list(sizes) == free
+    assert list(sizes.values()) != whole
+    small = shrink_to(model, axes, maker, sizes, samples_of("mlp"), Classification(), score="magnitude")
+    assert small.after == parameters_of([*sizes.values()]) == Counted(model, axes, free)(sizes)
+    assert abs(small.after - budget) <= 0.03 * budget
+    shares = [a / b for a, b in zip(sizes.values(), whole, strict=True)]
+    assert max(shares) / min(shares) < 2.1, "neighbouring eighths, the lowest of which are 1/8 and 2/8"
+
+
+@pytest.mark.parametrize("kind", ["nemotron_h", "bert"])
+def test_a_budget_below_the_whole_never_leaves_the_whole(kind: str) -> None:
+    model, samples = model_of(kind), samples_of(kind)
+    found = shrink(model, samples, task_of(kind), to=0.98)
+    assert found.after < found.before
+    assert abs(found.after - 0.98 * found.before) <= 0.03 * 0.98 * found.before
+    axes, maker = axes_of(model), architecture_of(model)
+    units = {axis.setting: axis.units for axis in axes.values() if axis.kind != "block"}
+    assert units not in sizes_within(model, axes, maker, found.before - 1)
+    assert sizes_within(model, axes, maker, found.before)[0] == units
+
+
+def test_where_no_sizes_reach_a_budget_the_nearest_that_can_be_are_told() -> None:
+    model, samples = model_of("vit_tiny"), samples_of("vit_tiny")
+    whole = sum(p.numel() for p in model.parameters())
+    for to, word in (
+        (0.98, r"the nearest that can be is 6761 \(ffn 28\)"),
+        (0.75, r"the nearest that can be are 5177 \(ffn 12\) and 5573 \(ffn 16\)"),
+        (0.2, r"the smallest that can be is 4385 \(ffn 4\)"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            shrink(model, samples, "classification", to=to)
+    assert shrink(model, samples, "classification", to=6761).after == 6761 < whole
+    mixed = model_of("mamba2")  # most of its grid cannot be: heads times channels are a multiple of the width
+    with pytest.raises(ConfigError, match=r"8442 \(heads 6, channels 7, width 14\) and 10470 \(heads 6\)"):
+        shrink(mixed, samples_of("mamba2"), "causal-lm", to=0.75)
+    with pytest.raises(ConfigError, match=r"the nearest that can be .*hidden:1 "):
+        shrink(model_of("mlp"), samples_of("mlp"), "classification", to=0.2)
+    with pytest.raises(ConfigError, match=r"mamba-head.*: 3 of 8 units cannot stay"):
+        shrink(mixed, samples_of("mamba2"), "causal-lm", to=0.6, heads=3)
 
 
 def test_a_default_is_what_was_measured_and_activation_where_institutions_summed_it() -> None:
