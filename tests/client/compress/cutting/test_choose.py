@@ -111,6 +111,22 @@ def test_heads_are_ranked_by_the_channels_that_stay() -> None:
                 assert [u for u in found.kept[axis.name] if u in members] == best
 
 
+@pytest.mark.parametrize("kind", ["llama", "mamba2", "bamba", "granitemoehybrid"])
+def test_padding_in_front_counts_nothing_either(kind: str) -> None:
+    model, behind = model_of(kind), samples_of(kind)
+    rows = [np.concatenate([row[row == PADDING], row[row != PADDING]]) for row in behind.features]
+    ids = np.stack(rows)[[0, 2]]  # none of full length: the batch is cut
+    front, behind = Samples(ids, np.where(ids == PADDING, IGNORED, ids)), behind.take(np.array([0, 2]))
+    axes = axes_of(model)
+    found = [sums(model, [a for a in axes.values() if a.kind != "block"], each) for each in (behind, front)]
+    for axis in axes.values():
+        if axis.kind == "block":
+            scores = [score(model, axis, each, task_of(kind), "activation") for each in (behind, front)]
+            np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4)
+        else:
+            np.testing.assert_allclose(unit_scores(axis, found[0]), unit_scores(axis, found[1]), rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "nemotron_h", "llama"])
 @pytest.mark.parametrize("how", HOW)
 def test_every_way_scores_every_axis(kind: str, how: str) -> None:
