@@ -18,7 +18,7 @@ from torch import nn
 from dictpfl.client.compress.cutting.activations import sums, unit_scores
 from dictpfl.client.compress.cutting.axes import Architecture, Axis, Ints
 from dictpfl.client.compress.cutting.cut import parameters_after, planned
-from dictpfl.client.compress.cutting.scores import score
+from dictpfl.client.compress.cutting.scores import AGAIN, blocks_that_stay, score
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.task import Task
 from dictpfl.common.errors import ConfigError
@@ -45,11 +45,13 @@ class Chosen:
         kept: by axis.
         scores: by axis.
         even: axes whose scores were all equal, so that the index decided.
+        ways: how each axis was scored (`dictpfl.client.compress.cutting.scores.HOW`).
     """
 
     kept: Mapping[str, Ints]
     scores: Mapping[str, NDArray[Any]]
     even: tuple[str, ...]
+    ways: Mapping[str, str]
 
 
 def choose(
@@ -63,7 +65,7 @@ def choose(
     seed: int = 0,
     total: Mapping[str, list[Any]] | None = None,
 ) -> Chosen:
-    """Choose the units that stay.
+    """Choose the units that stay; blocks one after the other (`dictpfl.client.compress.cutting.scores.blocks_that_stay`).
 
     Args:
         model: plain.
@@ -96,14 +98,18 @@ def choose(
     scores: dict[str, NDArray[Any]] = {}
     for axis in wanted:
         channels = kept.get(axis.name.replace("mamba-head:", "mamba-channel:")) if axis.kind == "mamba-head" else None
-        if ways[axis.kind] == "activation" and axis.kind != "block":
+        way, count = ways[axis.kind], counts[axis.setting]
+        if axis.kind == "block" and way in AGAIN:
+            scores[axis.name], kept[axis.name] = blocks_that_stay(model, axis, samples, task, way, count)
+            continue
+        if way == "activation":
             assert total is not None  # noqa: S101 -- for the type checker
             scores[axis.name] = unit_scores(axis, total, channels)
         else:
-            scores[axis.name] = score(model, axis, samples, task, ways[axis.kind], seed=seed)
-        kept[axis.name] = keep(scores[axis.name], axis.group, counts[axis.setting], axis.name)
+            scores[axis.name] = score(model, axis, samples, task, way, seed=seed)
+        kept[axis.name] = keep(scores[axis.name], axis.group, count, axis.name)
     even = tuple(name for name, values in scores.items() if (values == values[0]).all())
-    return Chosen(kept, scores, even)
+    return Chosen(kept, scores, even, {axis.name: ways[axis.kind] for axis in wanted})
 
 
 class Counted:
