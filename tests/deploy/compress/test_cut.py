@@ -12,10 +12,13 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import IGNORED, PADDING, Samples
 from dictpfl.client.training.calling import forward
+from dictpfl.client.training.tasks.classification import Classification
+from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.client.compress.cutting.subjects import model_of
 from tests.support.federations import as_toml, tiny
@@ -94,6 +97,94 @@ def test_given_numbers_are_kept_and_what_cannot_be_is_refused(hybrid: tuple[str,
         result = RUNNER.invoke(app, ["cut", source, "-o", str(tmp_path / f"w{len(wrong)}{word[:3]}"), *wrong, *options])
         assert result.exit_code != 0, wrong
         assert word in str(result.exception) + result.output, (wrong, result.exception)
+
+
+def test_numbers_that_mean_nothing_are_refused_in_a_sentence(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    cut, distil = ["cut", source, "--to", "0.6"], ["distil", source, "--teacher", source, "--steps", "1"]
+    for command, wrong, word in (
+        (["cut", source], ["--to=.5e400"], "inf of 7616 parameters cannot stay"),
+        (["cut", source], ["--to=nan"], "share such as 0.6"),
+        (["cut", source], ["--to=-0.5"], "cannot stay"),
+        (["cut", source], ["--to=1.000001"], "cannot stay"),
+        (cut, ["--seed=-1", "--calibration=5"], "'--seed'"),
+        (cut, [f"--seed={2**63}"], "'--seed'"),
+        (cut, ["--max-tokens=-1"], "'--max-tokens'"),
+        (distil, ["--seed=-1"], "'--seed'"),
+        (distil, [f"--seed={2**64}"], "'--seed'"),
+        (distil, ["--temperature=inf"], "temperature inf must be a number above 0"),
+        (distil, ["--temperature=nan"], "temperature nan must be"),
+        (distil, ["--temperature=-1"], "temperature -1.0 must be"),
+        (distil, ["--weight=nan"], "weight nan one from 0 to 1"),
+    ):
+        result = RUNNER.invoke(app, [*command, *wrong, "-o", str(tmp_path / "out"), *options])
+        assert result.exit_code != 0, wrong
+        assert isinstance(result.exception, (ConfigError, SystemExit)), (wrong, result.exception)
+        assert word in str(result.exception) + result.output, (wrong, result.exception, result.output)
+        assert not (tmp_path / "out").exists()
+
+
+def test_options_that_nothing_reads_are_refused(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    source, options = hybrid
+    for words, word in (
+        (["cut", source, "--ffn", "12", "--calibration", "5"], "--calibration: neurons are decided by magnitude"),
+        (["cut", source, "--heads", "4", "--score", "random", "--max-tokens", "5"], "--max-tokens: --score random"),
+        (["cut", source, "--heads", "4", "--score", "magnitude", "--seed", "5"], "--seed: --score magnitude draws"),
+        (["cut", source, "--heads", "4", "--checkpoint", "best"], "--checkpoint: of a federation"),
+        (["distil", source, "--teacher", source, "--checkpoint", "best"], "--checkpoint: of a federation"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            ran(*words, "-o", str(tmp_path / "out"), *options)
+
+
+def test_texts_that_decide_or_teach_are_cut_to_a_length(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
+    """As if the file had held no more of them."""
+    source, options = hybrid
+    short = [*options, "--data", str(tmp_path / "short.npz")]
+    ids = np.where(np.arange(12) < 5, samples().features, PADDING)
+    Samples(ids, np.where(ids == PADDING, IGNORED, ids)).save(tmp_path / "short.npz")
+    for name, more in (("of", [*options, "--max-tokens", "5"]), ("short", short), ("whole", options)):
+        # The last option of a name counts; what is measured is a file of its own.
+        ran("cut", source, "-o", str(tmp_path / f"cut-{name}"), "--heads", "4", *more)
+        ran(
+            "distil",
+            source,
+            "--teacher",
+            source,
+            "--weight",
+            "0",
+            "--steps",
+            "2",
+            "-o",
+            str(tmp_path / f"taught-{name}"),
+            *more,
+        )
+    scored = {
+        n: json.loads((tmp_path / f"cut-{n}" / "cut.json").read_text())["scores_sha256"]
+        for n in ("of", "short", "whole")
+    }
+    assert scored["of"] == scored["short"] != scored["whole"]
+    losses = {n: json.loads((tmp_path / f"taught-{n}" / "distil.json").read_text())["training_loss"] for n in scored}
+    assert losses["of"] == losses["short"] != losses["whole"]
+
+
+def test_the_best_model_of_a_federation_is_cut_and_teaches(tmp_path: Path) -> None:
+    config = tiny(federation__rounds=3, data__public_share=0.2, data__validation_share=0.2, training__learning_rate=3.0)
+    run = simulate(config, tmp_path / "run", engine="local")
+    held = Samples.load(run.folder / "test.npz")
+    expected, found, taught = {}, {}, {}
+    for name in ("last", "best"):
+        model = Finished.load(run.folder, name).merged()  # type: ignore[arg-type]
+        measured = evaluate(model, held, Classification())
+        expected[name] = pytest.approx(measured.loss_sum / measured.count)
+        words = ["-o", str(tmp_path / name), "--checkpoint", name]
+        ran("cut", str(run.folder), "--ffn", "10", *words)
+        found[name] = json.loads((tmp_path / name / "cut.json").read_text())["loss"]["before"]
+        words[1] += "-taught"
+        ran("distil", str(run.folder), "--teacher", str(run.folder), "--steps", "1", *words)
+        taught[name] = json.loads((tmp_path / f"{name}-taught" / "distil.json").read_text())["loss"]["teacher"]
+    assert found == taught == expected
+    assert found["last"] != found["best"]
 
 
 def test_a_search_keeps_the_best_of_what_it_distilled(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
