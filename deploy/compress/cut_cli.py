@@ -49,7 +49,10 @@ def cut(
     ] = "default",
     search: Annotated[
         int,
-        typer.Option(min=0, help="Measure all sizes within 3 % of --to, distil this many of the best, keep the best."),
+        typer.Option(
+            min=0,
+            help="Measure all sizes within 3 % of --to on samples that decide nothing else, distil this many of the best, keep the best.",
+        ),
     ] = 0,
     most: Annotated[int, typer.Option(min=1, help="Most sizes that a search measures.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Steps of distillation of each size that a search keeps.")] = 80,
@@ -64,8 +67,8 @@ def cut(
 ) -> None:
     """Make a smaller model of the same class: heads, channels, neurons, width or blocks go, by what samples use least."""
     use_working_directory()
-    from dictpfl.deploy.compress import cutting
-    from dictpfl.deploy.compress.source import read_source
+    from dictpfl.deploy.compress import cut_folder, cutting
+    from dictpfl.deploy.compress.source import read_source, with_validation
 
     numbers = {
         "mamba-head": heads,
@@ -90,6 +93,7 @@ def cut(
     if search:
         from dictpfl.deploy.compress.searching import searched
 
+        read = with_validation(read, seed)
         made = searched(
             read, to=to, given=given, keep=search, most=most, steps=steps, say=console.say, score=score, seed=seed,
             architecture=architecture, rescale=rescale,
@@ -98,13 +102,15 @@ def cut(
         made = cutting.make(
             read, to=to, given=given, score=score, seed=seed, architecture=architecture, rescale=rescale
         )
-    cutting.write(made, read, output, seed=seed, score=score)
+    cut_folder.write(made, read, output, seed=seed, score=score)
     table = console.table("", "before", "after", "filled with zeros")
     for row in cutting.lines(made, read):
         table.add_row(*row)
     console.out.print(table)
     for name in made.shrunk.chosen.even:
         console.say(f"{name}: all scores were equal, so that the first units stayed")
+    if made.clipped:
+        console.say(cut_folder.clipped_words(made))
     console.say(f"{output}  {made.shrunk.after:,} of {made.shrunk.before:,} parameters")
 
 

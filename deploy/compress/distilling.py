@@ -15,7 +15,8 @@ from dictpfl.client.model import hub
 from dictpfl.client.training.distillation import require_alike, require_range
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.compress.cutting import Figures, options_of
+from dictpfl.deploy.compress.cut_folder import options_of
+from dictpfl.deploy.compress.cutting import Figures
 from dictpfl.deploy.compress.source import Source, read_source
 from dictpfl.deploy.exports.card import CARD, hub_free
 from dictpfl.deploy.exports.exporter import refuse_full
