@@ -48,4 +48,4 @@ def tallied(seed: int) -> dict[str, tuple[dict[str, list[Any]], int]]:
     tally, task = source.form(subject).tally("importance", "closing"), load_task("causal-lm")
     each = [source.local(subject, Own(part, part, task, Path()), tally) for part in parts]
     model = twin.merge()
-    return {TALLY: totals(np.sum(each, axis=0), model), ALONE: totals(each[most_skewed(parts)], model)}
+    return {TALLY: totals(np.sum(each, axis=0), model)[:2], ALONE: totals(each[most_skewed(parts)], model)[:2]}

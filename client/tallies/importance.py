@@ -6,6 +6,8 @@ sort of them, and everybody derives the same.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from torch import nn
 
@@ -72,16 +74,27 @@ def tallied_axes(model: nn.Module) -> dict[str, Axis]:
     return {name: axis for name, axis in axes_of(model).items() if axis.kind not in ("block", "mamba-channel")}
 
 
-def totals(sums: Ints, model: nn.Module) -> tuple[dict[str, list[Ints]], int]:
+class Opened(NamedTuple):
+    """What the institutions' tally says.
+
+    Attributes:
+        total: sums of squares by axis, int64 (units, k) of each tap, channels included, as
+            `dictpfl.client.compress.cutting.choose.choose` takes them.
+        samples: that they are of.
+        clipped: samples out of these of which a square was larger than the tally's bound, and counts as the bound: units may tie by it.
+    """
+
+    total: dict[str, list[Ints]]
+    samples: int
+    clipped: int
+
+
+def totals(sums: Ints, model: nn.Module) -> Opened:
     """Take opened sums apart.
 
     Args:
         sums: int64, of this tally.
         model: plain, of the architecture that was tallied.
-
-    Returns:
-        Sums of squares by axis, int64 (units, k) of each tap, channels included, as
-        `dictpfl.client.compress.cutting.choose.choose` takes them; and the number of samples that they are of.
 
     Raises:
         ConfigError: sums of another model.
@@ -103,7 +116,7 @@ def totals(sums: Ints, model: nn.Module) -> tuple[dict[str, list[Ints]], int]:
     for name, axis in axes_of(model).items():
         if axis.kind == "mamba-channel":
             found[name] = [np.ascontiguousarray(at[name.replace("mamba-channel:", "mamba-head:")][0].T)]
-    return found, int(sums[-2])
+    return Opened(found, int(sums[-2]), int(sums[-1]))
 
 
 def _shape(axis: Axis) -> tuple[int, ...]:

@@ -26,8 +26,8 @@ def tensors_of(module: nn.Module, samples: Samples) -> tuple[Tensor, Tensor]:
 def arguments(module: nn.Module, features: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """Make positional and named arguments of the module's forward for a batch of features.
 
-    Integers (batch, tokens) for a module whose forward takes `attention_mask` are token ids: the batch is cut to its
-    longest row, `PADDING` is masked and replaced by an id that exists. Everything else is the one argument.
+    Integers (batch, tokens) for a module whose forward takes `attention_mask` are token ids: the batch is cut behind its
+    last real token, `PADDING` is masked and replaced by an id that exists. Everything else is the one argument.
 
     Raises:
         ModelError: padded token ids for a module without `attention_mask`.
@@ -42,10 +42,22 @@ def arguments(module: nn.Module, features: Tensor) -> tuple[tuple[Tensor, ...], 
             f"these samples are padded token ids, which {type(module).__name__}.forward cannot tell from tokens; expected "
             "forward(input_ids, attention_mask)"
         )
-    longest = max(1, int(real.sum(dim=1).max())) if len(features) else 1
+    longest = length_of(real)
     ids, real = features[:, :longest], real[:, :longest]
     padding = getattr(getattr(module, "config", None), "pad_token_id", None) or 0
     return (), {"input_ids": ids.masked_fill(~real, padding), "attention_mask": real.long()}
+
+
+def length_of(real: Tensor) -> int:
+    """Number of tokens that a batch is cut to: up to its last real one, at least 1.
+
+    Not the most that a row has: padding may stand in front, and real tokens must not be cut off for it.
+
+    Args:
+        real: bool (batch, tokens), false for padding.
+    """
+    places = torch.arange(1, real.shape[1] + 1, device=real.device)
+    return max(1, int((real.any(dim=0) * places).max())) if real.numel() else 1
 
 
 def forward(module: nn.Module, features: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -54,8 +55,7 @@ class Distillation(Measured):
             raise ConfigError(
                 f"distillation.task {task!r}: a teacher's distribution is known for {' and '.join(TAUGHT)} alone"
             )
-        if not (temperature > 0.0 and 0.0 <= weight <= 1.0):
-            raise ConfigError(f"distillation: temperature {temperature} must be above 0, weight {weight} from 0 to 1")
+        require_range(temperature, weight)
         inner = load_task(task, options)
         super().__init__(metric or inner._metric)  # type: ignore[attr-defined] # noqa: SLF001 -- tasks of this project are `Measured`
         self._inner: Task = inner
@@ -107,6 +107,18 @@ class Distillation(Measured):
         if first.device != outputs.device or first.dtype != outputs.dtype:
             self._teacher.to(device=outputs.device, dtype=outputs.dtype)
         return forward(self._teacher, inputs).to(outputs.dtype)
+
+
+def require_range(temperature: float, weight: float) -> None:
+    """Refuse values that no loss has.
+
+    Raises:
+        ConfigError: out of range, infinite or not a number.
+    """
+    if not (0.0 < temperature < math.inf and 0.0 <= weight <= 1.0):
+        raise ConfigError(
+            f"distillation: temperature {temperature} must be a number above 0, weight {weight} one from 0 to 1"
+        )
 
 
 def require_alike(teacher: int, student: int) -> None:

@@ -42,7 +42,10 @@ MeasureOption = Annotated[
         help="Samples to measure before and after. Default: the test split of a run, the validation split of an institution."
     ),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of what is drawn.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of what is drawn.")]
+MaxTokensOption = Annotated[
+    int, typer.Option(min=0, help="Of a text to decide by; longer ones are cut. 0: as the data are.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 CheckpointOption = Annotated[
     Literal["last", "best"], typer.Option(help="The federation's model to start from: the newest, or the best.")
@@ -96,9 +99,7 @@ def prune(
     data: DataOption = None,
     set_: SetOption = None,
     calibration: CalibrationOption = 64,
-    max_tokens: Annotated[
-        int, typer.Option(min=0, help="Of a text to decide by; longer ones are cut. 0: as the data are.")
-    ] = 0,
+    max_tokens: MaxTokensOption = 0,
     measure: MeasureOption = None,
     seed: SeedOption = 1,
     steps: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,30 +10,28 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.compress.cli import (
+    CheckpointOption,
+    ConfigOption,
+    DataOption,
+    MaxTokensOption,
+    MeasureOption,
+    OutputOption,
+    SeedOption,
+    SetOption,
+    SourceArgument,
+)
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="CONFIG.toml", help="\\[data] and \\[training], for a model of a library."),
-]
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="An .npz of samples, or a file or folder of data.source.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of \\[data] or \\[training].")
-]
-MeasureOption = Annotated[
-    Path | None, typer.Option("--measure", help="Samples to measure before and after; default: the test split.")
+TrainedOnOption = Annotated[
+    Path | None, typer.Option("--data", help="Samples to train on: an .npz, or a file or folder of data.source.")
 ]
 
 
 def cut(
-    source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="A run's or an institution's folder, or transformers:FOLDER, timm:NAME."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
+    source: SourceArgument,
+    output: OutputOption,
     to: Annotated[str, typer.Option("--to", help="Parameters that stay: a share such as 0.6, or a number.")] = "",
     heads: Annotated[int | None, typer.Option(min=1, help="Heads that stay in each Mamba mixer.")] = None,
     channels: Annotated[int | None, typer.Option(min=1, help="Channels that stay in each of those heads.")] = None,
@@ -44,12 +43,16 @@ def cut(
     set_: SetOption = None,
     measure: MeasureOption = None,
     calibration: Annotated[int, typer.Option(min=1, help="Most samples that decide.")] = 1024,
+    max_tokens: MaxTokensOption = 0,
     score: Annotated[
         str, typer.Option(help="default, activation, magnitude, attribution, ablation or random.")
     ] = "default",
     search: Annotated[
         int,
-        typer.Option(min=0, help="Measure all sizes within 3 % of --to, distil this many of the best, keep the best."),
+        typer.Option(
+            min=0,
+            help="Measure all sizes within 3 % of --to on samples that decide nothing else, distil this many of the best, keep the best.",
+        ),
     ] = 0,
     most: Annotated[int, typer.Option(min=1, help="Most sizes that a search measures.")] = 200,
     steps: Annotated[int, typer.Option(min=1, help="Steps of distillation of each size that a search keeps.")] = 80,
@@ -59,12 +62,13 @@ def cut(
     rescale: Annotated[  # noqa: FBT002
         bool, typer.Option("--rescale", help="Norms as if the units that go were silent, not gone.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the draw of samples, of random scores, and of a search.")] = 1,
+    seed: SeedOption = 1,
+    checkpoint: CheckpointOption = "last",
 ) -> None:
     """Make a smaller model of the same class: heads, channels, neurons, width or blocks go, by what samples use least."""
     use_working_directory()
-    from dictpfl.deploy.compress import cutting
-    from dictpfl.deploy.compress.source import read_source
+    from dictpfl.deploy.compress import cut_folder, cutting
+    from dictpfl.deploy.compress.source import read_source, with_validation
 
     numbers = {
         "mamba-head": heads,
@@ -78,19 +82,18 @@ def cut(
         raise ConfigError("nothing to cut: name a size by --to, --heads, --channels, --ffn, --width or --layers")
     if search and not to:
         raise ConfigError("--search tries sizes for a number of parameters; name it by --to")
-    if not search:
-        refuse_unread("most", "steps", because="of a search, and --search asks for none")
-        if score in ("magnitude", "random"):
-            refuse_unread("calibration", because=f"--score {score} looks at no sample")
-    from dictpfl.deploy.exports.exporter import require_empty
+    _require_read(source, given, to=to, search=search, score=score)
+    from dictpfl.deploy.exports.exporter import refuse_full
 
-    require_empty(output)
+    refuse_full(output)
     read = read_source(
-        source, config=config, data=data, settings=set_ or [], calibration=calibration, seed=seed, measure=measure
-    )
+        source, config=config, data=data, settings=set_ or [], calibration=calibration, seed=seed, measure=measure,
+        checkpoint=checkpoint, max_tokens=max_tokens,
+    )  # fmt: skip
     if search:
         from dictpfl.deploy.compress.searching import searched
 
+        read = with_validation(read, seed)
         made = searched(
             read, to=to, given=given, keep=search, most=most, steps=steps, say=console.say, score=score, seed=seed,
             architecture=architecture, rescale=rescale,
@@ -99,14 +102,38 @@ def cut(
         made = cutting.make(
             read, to=to, given=given, score=score, seed=seed, architecture=architecture, rescale=rescale
         )
-    cutting.write(made, read, output, seed=seed, score=score)
+    cut_folder.write(made, read, output, seed=seed, score=score)
     table = console.table("", "before", "after", "filled with zeros")
     for row in cutting.lines(made, read):
         table.add_row(*row)
     console.out.print(table)
     for name in made.shrunk.chosen.even:
         console.say(f"{name}: all scores were equal, so that the first units stayed")
+    if made.clipped:
+        console.say(cut_folder.clipped_words(made))
     console.say(f"{output}  {made.shrunk.after:,} of {made.shrunk.before:,} parameters")
+
+
+def _require_read(source: str, given: Mapping[str, int], *, to: str, search: int, score: str) -> None:
+    """Refuse options that this cut does not read."""
+    from dictpfl.client.compress.cutting.shrink import BEST, DEFAULT
+    from dictpfl.client.model import hub
+
+    if hub.split(source)[0]:
+        refuse_unread("checkpoint", because=f"of a federation, and {source} is a model of a library")
+    if search:
+        return
+    refuse_unread("most", "steps", because="of a search, and --search asks for none")
+    if score in ("magnitude", "random"):
+        refuse_unread("calibration", "max_tokens", because=f"--score {score} looks at no sample")
+    elif score == DEFAULT and not to and all(BEST[kind] == "magnitude" for kind in given):
+        refuse_unread(
+            "calibration",
+            "max_tokens",
+            because="neurons are decided by magnitude or by institutions' tally, not by samples here",
+        )
+    if score == "magnitude":
+        refuse_unread("seed", because="--score magnitude draws nothing")
 
 
 def distil(
@@ -122,26 +149,33 @@ def distil(
             "--teacher", metavar="MODEL", help="A run's or an institution's folder, or transformers:FOLDER, timm:NAME."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
+    output: OutputOption,
     config: ConfigOption = None,
-    data: DataOption = None,
+    data: TrainedOnOption = None,
     set_: SetOption = None,
+    max_tokens: Annotated[
+        int, typer.Option(min=0, help="Of a text to train on; longer ones are cut. 0: as the data are.")
+    ] = 0,
     measure: MeasureOption = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 600,
     weight: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the teacher in the loss; at 1 no label is read.")
     ] = 1.0,
-    temperature: Annotated[float, typer.Option(help="Of both softmaxes.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of batches and dropout.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Of both softmaxes, above 0.")] = 1.0,
+    seed: SeedOption = 1,
+    checkpoint: CheckpointOption = "last",
 ) -> None:
     """Train a small model to say what a large one says, on this machine; in a federation: training.task = "distillation"."""
     use_working_directory()
     if not weight:
         refuse_unread("temperature", because="of the teacher's part of the loss, and --weight 0 leaves none")
+    from dictpfl.client.model import hub
     from dictpfl.deploy.compress.distilling import distil_folder
 
+    if hub.split(student)[0] and hub.split(teacher)[0]:
+        refuse_unread("checkpoint", because="of a federation, and both models are a library's")
     said = distil_folder(
         student, teacher, output, config=config, data=data, settings=set_ or [], measure=measure, steps=steps, weight=weight,
-        temperature=temperature, seed=seed,
+        temperature=temperature, seed=seed, checkpoint=checkpoint, max_tokens=max_tokens,
     )  # fmt: skip
     console.say(f"{output}  {said}")

@@ -12,14 +12,15 @@ from torch import nn
 from dictpfl.client.compress.cutting.shrink import parameters
 from dictpfl.client.compress.distil import distil
 from dictpfl.client.model import hub
-from dictpfl.client.training.distillation import require_alike
+from dictpfl.client.training.distillation import require_alike, require_range
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.compress.cutting import Figures, options_of
+from dictpfl.deploy.compress.cut_folder import options_of
+from dictpfl.deploy.compress.cutting import Figures
 from dictpfl.deploy.compress.source import Source, read_source
 from dictpfl.deploy.exports.card import CARD, hub_free
-from dictpfl.deploy.exports.exporter import require_empty
-from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.exporter import refuse_full
+from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
@@ -41,17 +42,32 @@ def distil_folder(
     weight: float = 1.0,
     temperature: float = 1.0,
     seed: int = 1,
+    checkpoint: Checkpoint = "last",
+    max_tokens: int = 0,
 ) -> str:
     """Train STUDENT on TEACHER's outputs and write its folder; returns a line for people.
 
+    Args:
+        student, config, data, settings, measure, checkpoint, max_tokens: see `dictpfl.deploy.compress.source.read_source`.
+        teacher: a folder or a model of a library, as `student`; of a federation the same checkpoint.
+        output: new folder.
+        steps: of the optimiser.
+        weight, temperature: see `dictpfl.client.training.distillation.Distillation`.
+        seed: of batches and dropout.
+
     Raises:
-        ConfigError: nothing of those names, a folder that holds something, or models that do not speak of the same classes.
+        ConfigError: nothing of those names, a folder that holds something, values out of range, or models that do not speak of the same
+            classes.
         DataError: samples that the student does not take.
     """
-    require_empty(output)
-    read = read_source(student, config=config, data=data, settings=list(settings or []), seed=seed, measure=measure)
+    require_range(temperature, weight)
+    refuse_full(output)
+    read = read_source(
+        student, config=config, data=data, settings=list(settings or []), seed=seed, measure=measure, checkpoint=checkpoint,
+        max_tokens=max_tokens,
+    )  # fmt: skip
     training = read.training.model_copy(update={"steps": steps})
-    large = teacher_of(teacher, read)
+    large = teacher_of(teacher, read, checkpoint)
     require_alike(*widths(large, read.model, [read.measure]))
     before = Figures.of(read.model, read)
     taught = Figures.of(large, read)
@@ -97,8 +113,13 @@ def distil_folder(
     )
 
 
-def teacher_of(name: str, student: Source) -> nn.Module:
+def teacher_of(name: str, student: Source, checkpoint: Checkpoint = "last") -> nn.Module:
     """The teacher that a name leads to, in evaluation mode: of a run, or of a library, for the student's samples.
+
+    Args:
+        name: see `distil_folder`.
+        student: gives samples, and outputs of a library's model.
+        checkpoint: of a federation.
 
     Raises:
         ConfigError: nothing of that name.
@@ -109,7 +130,7 @@ def teacher_of(name: str, student: Source) -> nn.Module:
         raise ConfigError(
             f"no folder {name!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME"
         )
-    return Finished.load(Path(name)).merged()
+    return Finished.load(Path(name), checkpoint).merged()
 
 
 def teacher_model(name: str, config: FederationConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from dictpfl.client.compress.cutting.activations import sums
 from dictpfl.client.compress.cutting.axes import architecture_of
 from dictpfl.client.compress.cutting.choose import WORDS, sizes_within
-from dictpfl.client.compress.cutting.shrink import BEST, DEFAULT, budget_of, counts_of, shrink_to
+from dictpfl.client.compress.cutting.shrink import BEST, DEFAULT, Shrunk, budget_of, counts_of, shrink_to
 from dictpfl.client.compress.distil import distil
+from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.calling import forward, tensors_of
-from dictpfl.deploy.compress.cutting import Figures, Made, number, tallied
+from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.compress.cutting import Figures, Made, Searched, Size, number, tallied
 from dictpfl.deploy.compress.source import Source
 
 _TIMED = 4
@@ -35,10 +39,12 @@ def searched(
     architecture: str = "",
     rescale: bool = False,
 ) -> Made:
-    """Try sizes; the lightly distilled best of them is what is returned.
+    """Try sizes; the lightly distilled best of them, on the source's validation samples, is what is returned.
+
+    What the source is measured on is looked at once the size is chosen.
 
     Args:
-        source: what is cut.
+        source: what is cut, with samples to choose by (`dictpfl.deploy.compress.source.with_validation`).
         to: parameters that stay.
         given: sizes that are fixed, by kind.
         keep: how many of the best by loss without training are distilled.
@@ -48,31 +54,44 @@ def searched(
         score, seed, architecture, rescale: see `dictpfl.client.compress.cutting.shrink.shrink`.
 
     Raises:
-        ConfigError: no size fits.
+        ConfigError: no size fits, or no samples to choose by.
     """
+    held = source.validation
+    if held is None:
+        raise ConfigError(
+            "a search chooses by samples that decide nothing else, and this source has none set aside for it"
+        )
     maker = architecture_of(source.model, architecture)
     axes = {axis.name: axis for axis in maker.axes(source.model)}
     start = time.perf_counter()
     budget = budget_of(source.model, number(to))
     candidates = sizes_within(source.model, axes, maker, budget, fixed=counts_of(axes, given), most=most)
-    total, voted = tallied(source, score)
+    opened = tallied(source, score)
     how: str | Mapping[str, str] = score
-    if total is None:
+    if opened is None:
         # Sums that are made here, once for all sizes, are no tally: each kind is scored as without a search.
         how = BEST if score == DEFAULT else score
-        total = sums(source.model, [a for a in axes.values() if a.kind != "block"], source.calibration)
-    before = Figures.of(source.model, source)
+        total: Mapping[str, list[Any]] = sums(
+            source.model, [a for a in axes.values() if a.kind != "block"], source.calibration
+        )
+    else:
+        total = opened.total
+    whole = Figures.of(source.model, source, held)
     words = {axis.setting: WORDS[axis.kind] for axis in axes.values()}
-    say(f"{len(candidates)} sizes within 3 % of {budget:,} parameters; the whole model's loss is {before.loss:.4f}")
-    found = []
+    say(
+        f"{len(candidates)} sizes within 3 % of {budget:,} parameters, chosen by {len(held)} samples that decide nothing else; the whole model's "
+        f"loss on them is {whole.loss:.4f}"
+    )
+    sizes: list[Size] = []
+    found: list[tuple[Size, Shrunk]] = []
     for counts in candidates:
         shrunk = shrink_to(
             source.model, axes, maker, counts, source.calibration, source.task, score=how, seed=seed, rescale=rescale,
             total=total,
         )  # fmt: skip
-        figures = Figures.of(shrunk.model, source)
-        found.append((figures.loss, counts, shrunk))
-        found = sorted(found, key=lambda each: each[0])[: max(keep, 1)]
+        size = Size(counts, shrunk.after, Figures.of(shrunk.model, source, held).loss)
+        sizes.append(size)
+        found = sorted([*found, (size, shrunk)], key=lambda each: each[0].loss)[: max(keep, 1)]
     say(
         "  ".join(
             [
@@ -84,32 +103,42 @@ def searched(
             ]
         )
     )
-    best: Made | None = None
-    slow = seconds_of(source, source.model)
-    for loss, counts, shrunk in found:
-        training = source.training.model_copy(update={"steps": steps})
-        model, _ = distil(shrunk.model, source.model, source.calibration, training, seed=seed)
-        after = Figures.of(model.eval(), source)
-        speed = slow / seconds_of(source, model)
+    tried: list[Size] = []
+    best, seen = found[0][1], 0
+    slow, training = seconds_of(source.model, held), source.training.model_copy(update={"steps": steps})
+    for size, shrunk in found:
+        model, trained = distil(shrunk.model, source.model, source.calibration, training, seed=seed)
+        loss, speed = Figures.of(model.eval(), source, held).loss, slow / seconds_of(model, held)
         row = [
-            *(f"{counts[s]:>8}" for s in counts),
-            f"{shrunk.after:>12,}",
-            f"{loss:>8.4f}",
-            f"{after.loss:>9.4f}",
+            *(f"{n:>8}" for n in size.counts.values()),
+            f"{size.parameters:>12,}",
+            f"{size.loss:>8.4f}",
+            f"{loss:>9.4f}",
             f"{speed:>6.2f}",
         ]
         say("  ".join(row))
-        made = Made(replace(shrunk, model=model), axes, before, after, 0.0, voted)
-        if best is None or after.loss < best.after.loss:
-            best = made
-    assert best is not None  # noqa: S101 -- there is one candidate, or `sizes_within` has refused
-    return replace(best, seconds=time.perf_counter() - start)
+        if all(other.distilled is None or loss < other.distilled for other in tried):
+            best, seen = replace(shrunk, model=model), trained.samples_seen
+        tried.append(replace(size, distilled=loss, speed=speed))
+    done = [size.counts for size in tried]
+    tried.sort(key=lambda size: size.distilled or 0.0)
+    tried += sorted((size for size in sizes if size.counts not in done), key=lambda size: size.loss)
+    return Made(
+        best,
+        axes,
+        Figures.of(source.model, source),
+        Figures.of(best.model, source),
+        time.perf_counter() - start,
+        voted=0 if opened is None else opened.samples,
+        clipped=0 if opened is None else opened.clipped,
+        search=Searched(budget, whole.loss, tuple(tried), steps, seen),
+    )
 
 
 @torch.no_grad()
-def seconds_of(source: Source, model: torch.nn.Module) -> float:
+def seconds_of(model: nn.Module, samples: Samples) -> float:
     """CPU seconds of a forward pass over a few samples, the least of three."""
-    features, _ = tensors_of(model, source.measure.take(np.arange(min(_TIMED, len(source.measure)))))
+    features, _ = tensors_of(model, samples.take(np.arange(min(_TIMED, len(samples)))))
     model.eval()
     taken = []
     for _ in range(3):

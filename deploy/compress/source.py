@@ -13,6 +13,8 @@ from torch import nn
 
 from dictpfl.client.data.opening import is_index, opened
 from dictpfl.client.data.samples import TEST as TEST_ROWS
+from dictpfl.client.data.samples import TRAIN as TRAIN_ROWS
+from dictpfl.client.data.samples import VALIDATION as VALIDATION_ROWS
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION
@@ -30,6 +32,8 @@ from dictpfl.deploy.simulation.partition import divide
 _CHANGEABLE = ("data.", "training.")
 _PLACES = {"data.path", "data.source"}
 """Keys that name other data."""
+_ASIDE = 5
+"""One in so many calibration samples is set aside, where models are chosen between and no samples are there for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,9 @@ class Source:
         task: loss and metric of `config.training`.
         calibration: samples to decide by; never those that `measure` holds.
         measure: samples to measure before and after; at least one.
+        validation: samples to choose between models by, neither in `calibration` nor in `measure`; None: there are none
+            (`with_validation` sets some aside).
+        set_aside: `validation` was taken from `calibration`.
         tokenizer_folder: folder with the tokenizer of `data.options.tokenizer`; None where there is none, or a hub's name.
         finished: the federation that the model is of; None for a model of a library.
         outputs: classes, targets or tokens that the model was made for.
@@ -53,6 +60,8 @@ class Source:
     task: Task
     calibration: Samples
     measure: Samples
+    validation: Samples | None = None
+    set_aside: bool = False
     tokenizer_folder: Path | None = None
     finished: Finished | None = None
     outputs: int = 1
@@ -92,7 +101,8 @@ def read_source(
     | `transformers:FOLDER`, `timm:NAME` | what `[data]` leaves beside the test split | the test split |
 
     `data` takes the place of the first column; for a model of a library it takes the place of `data.path`, and both columns are
-    drawn from it. `measure` takes the place of the second.
+    drawn from it. `measure` takes the place of the second. Rows that the data mark for validation are in neither, and neither are an
+    institution's validation samples once `measure` names others.
 
     Args:
         source: a folder, or a model as `model.source` names it.
@@ -119,8 +129,34 @@ def read_source(
         whole = _of_folder(source, config, data, changes, checkpoint, deciding=deciding)
     if measure is not None:
         whole = replace(whole, measure=_file(measure, whole.config))
+    elif whole.validation is whole.measure:
+        whole = replace(whole, validation=None)
     _require_alike(whole, deciding=deciding)
     return replace(whole, calibration=cut_samples(drawn_samples(whole.calibration, calibration, seed), max_tokens))
+
+
+def with_validation(source: Source, seed: int) -> Source:
+    """Give a source samples to choose between models by: its own, or a fifth of those that calibrate, which then do so no longer.
+
+    Args:
+        source: to choose for.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: a single sample.
+    """
+    count = len(source.calibration)
+    if source.validation is not None:
+        return source
+    if count < 2:  # noqa: PLR2004 -- one to decide by, and one to choose by
+        raise ConfigError(
+            f"{count} sample to decide by: none can be set aside to choose between models by; name more by --data, or by --calibration"
+        )
+    order, aside = np.random.default_rng([seed, count]).permutation(count), max(1, count // _ASIDE)
+    chosen, rest = np.sort(order[:aside]), np.sort(order[aside:])
+    return replace(
+        source, calibration=source.calibration.take(rest), validation=source.calibration.take(chosen), set_aside=True
+    )
 
 
 def drawn_samples(samples: Samples, count: int, seed: int) -> Samples:
@@ -175,9 +211,10 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
         # Its highest label is a least number of classes: a model of more keeps the head that it has.
         outputs = max(outputs, hub.classes_of(source))
     model = build_model(section, dataset.sample_shape, outputs, config.seed).eval()
+    own = parts.institutions[0]
     return Source(
-        model, config, task, parts.institutions[0].train, parts.test, _tokenizer(config), outputs=outputs,
-        arrays=_is_npz(data),
+        model, config, task, own.train, parts.test, own.validation if len(own.validation) else None,
+        tokenizer_folder=_tokenizer(config), outputs=outputs, arrays=_is_npz(data),
     )  # fmt: skip
 
 
@@ -207,8 +244,10 @@ def _of_folder(
     config = _reading(data, FederationConfig.of(raw, changed).model_copy(update={"toy_insecure": agreed.toy_insecure}))
     is_institution = (folder / SETTINGS).exists()
     measure = _read(folder / (VALIDATION if is_institution else TEST), agreed)
+    validation = measure if is_institution and len(measure) else None
     if data is not None or any(key.startswith("data.") for key in changes):
-        calibration = _calibrating(_dataset(data, config))
+        calibration, marked = _calibrating(_dataset(data, config))
+        validation = validation if marked is None else marked
     elif is_institution:
         calibration = _read(folder / TRAIN, agreed)
     elif config.data.public_share or deciding:
@@ -221,10 +260,11 @@ def _of_folder(
         task_of(config.measuring),
         calibration,
         measure,
-        _tokenizer(config),
-        finished,
-        finished.genesis.outputs,
-        _is_npz(data),
+        validation,
+        tokenizer_folder=_tokenizer(config),
+        finished=finished,
+        outputs=finished.genesis.outputs,
+        arrays=_is_npz(data),
     )
 
 
@@ -280,10 +320,12 @@ def _reading(data: Path | None, config: FederationConfig) -> FederationConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"path": str(data), "paths": {}})})
 
 
-def _calibrating(dataset: Dataset) -> Samples:
+def _calibrating(dataset: Dataset) -> tuple[Samples, Samples | None]:
+    """Samples to decide by, and those that the data mark for validation, if they do."""
     if dataset.splits is None:
-        return dataset.samples
-    return dataset.samples.take(np.flatnonzero(dataset.splits != TEST_ROWS))
+        return dataset.samples, None
+    train, held = (np.flatnonzero(dataset.splits == word) for word in (TRAIN_ROWS, VALIDATION_ROWS))
+    return dataset.samples.take(train), dataset.samples.take(held) if len(held) else None
 
 
 def _file(path: Path, config: FederationConfig) -> Samples:
@@ -305,8 +347,8 @@ def _require_alike(source: Source, *, deciding: bool) -> None:
     if not len(source.measure):
         raise DataError("no samples to measure the model on; expected at least one: name some with --measure")
     expected = source.sample_shape if source.finished is None else tuple(source.finished.genesis.sample_shape)
-    for what, samples in (("--data", source.calibration), ("--measure", source.measure)):
-        if samples.features.shape[1:] != expected:
+    for what, samples in (("--data", source.calibration), ("--data", source.validation), ("--measure", source.measure)):
+        if samples is not None and samples.features.shape[1:] != expected:
             raise DataError(
                 f"{what}: samples of shape {samples.features.shape[1:]}, the model takes {expected}; prepare them with the "
                 "same options"

@@ -49,9 +49,9 @@ def test_any_division_adds_up_to_the_pooled_samples(kind: str, tmp_path: Path) -
         parts = [language(12).take(np.flatnonzero(division == k)) for k in range(3)]
         assert np.array_equal(sum(of(part) for part in parts if len(part)), whole)
     model = twin.merge()
-    found, samples = totals(whole, model)
+    found, samples, clipped = totals(whole, model)
     assert samples == 12
-    assert whole[-1] == 0, "clipped values would hide a difference"
+    assert clipped == 0, "clipped values would hide a difference"
     floats = sums(model, [axis for axis in axes_of(model).values() if axis.kind != "block"], language(12))
     for axis in axes_of(model).values():
         if axis.kind != "block":
@@ -95,4 +95,27 @@ def test_a_federations_cut_is_the_pooled_samples_cut(tmp_path: Path) -> None:
     counts = {a.setting: 6 for a in axes.values()}
     kept = choose(model, axes, counts, pooled, Classification(), total=totals(expected, model)[0]).kept
     assert {n: record["axes"][n]["kept"] for n in kept} == {n: u.tolist() for n, u in kept.items()}
-    assert "samples of all institutions" in (tmp_path / "small" / "README.md").read_text()
+    assert (record["tallied_clipped"], record["ways"]) == (0, dict.fromkeys(kept, "activation"))
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "samples of all institutions" in card
+    assert "clipped" not in card + result.output
+
+
+def test_a_cut_by_clipped_values_says_so(tmp_path: Path) -> None:
+    """Where every value of a unit is clipped, it ties with all others of which that is so."""
+    options = {"importance": {"most": -12, "fraction": 12}}
+    config = encrypted(
+        tallies__closing=["importance"], tallies__options=options, federation__rounds=1, data__public_share=0.2,
+        encryption__sealer="identity", toy_insecure=True,
+    )  # fmt: skip
+    run = simulate(config, tmp_path / "run", engine="local")
+    opened = totals(Finished.load(run.folder).state.tallied("importance").sums, Finished.load(run.folder).merged())
+    assert 0 < opened.clipped <= opened.samples
+    assert len(np.unique(opened.total["ffn:1"][0])) < 16
+    words = ["cut", str(run.folder), "-o", str(tmp_path / "small"), "--ffn", "6"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert json.loads((tmp_path / "small" / "cut.json").read_text())["tallied_clipped"] == opened.clipped
+    said = f"Of {opened.clipped} of the {opened.samples} samples a value was too large for the tally"
+    assert said in (tmp_path / "small" / "README.md").read_text()
+    assert said in " ".join(result.output.split())

@@ -53,7 +53,7 @@ def test_one_state_and_the_cut_of_the_pooled_texts(
     axes = axes_of(model)
     parts = [Samples.load(home / TRAIN) for home in sorted((runs[0].folder / "institutions").iterdir())]
     pooled = Samples(*(np.concatenate([getattr(p, part) for p in parts]) for part in ("features", "labels")))
-    opened, counted = totals(finished.state.tallied("importance", "closing").sums, model)
+    opened, counted, _ = totals(finished.state.tallied("importance", "closing").sums, model)
     assert counted == len(pooled)
     counts = {"mamba_num_heads": 4, "mamba_head_dim": 4, "intermediate_size": 24}
     told, seen = (choose(model, axes, counts, pooled, task, total=total) for total in (opened, None))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,7 +18,7 @@ from torch import nn
 from dictpfl.client.compress.cutting.activations import sums, unit_scores
 from dictpfl.client.compress.cutting.axes import Architecture, Axis, Ints
 from dictpfl.client.compress.cutting.cut import parameters_after, planned
-from dictpfl.client.compress.cutting.scores import score
+from dictpfl.client.compress.cutting.scores import AGAIN, blocks_that_stay, score
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.task import Task
 from dictpfl.common.errors import ConfigError
@@ -28,6 +30,11 @@ WORDS = {"mamba-head": "heads", "mamba-channel": "channels", "ffn": "ffn", "widt
 """A kind's word for people, and its option's."""
 SHARES = tuple(Fraction(n, 8) for n in range(8, 0, -1))
 """Shares of a size that a search tries."""
+POINTS = 2**18
+"""Combinations of sizes up to which all are tried."""
+_RUNS = 5
+"""Runs of neighbouring settings that go together where there are more."""
+_ASKED, _NAMED = 100, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +45,13 @@ class Chosen:
         kept: by axis.
         scores: by axis.
         even: axes whose scores were all equal, so that the index decided.
+        ways: how each axis was scored (`dictpfl.client.compress.cutting.scores.HOW`).
     """
 
     kept: Mapping[str, Ints]
     scores: Mapping[str, NDArray[Any]]
     even: tuple[str, ...]
+    ways: Mapping[str, str]
 
 
 def choose(
@@ -56,7 +65,7 @@ def choose(
     seed: int = 0,
     total: Mapping[str, list[Any]] | None = None,
 ) -> Chosen:
-    """Choose the units that stay.
+    """Choose the units that stay; blocks one after the other (`dictpfl.client.compress.cutting.scores.blocks_that_stay`).
 
     Args:
         model: plain.
@@ -89,20 +98,25 @@ def choose(
     scores: dict[str, NDArray[Any]] = {}
     for axis in wanted:
         channels = kept.get(axis.name.replace("mamba-head:", "mamba-channel:")) if axis.kind == "mamba-head" else None
-        if ways[axis.kind] == "activation" and axis.kind != "block":
+        way, count = ways[axis.kind], counts[axis.setting]
+        if axis.kind == "block" and way in AGAIN:
+            scores[axis.name], kept[axis.name] = blocks_that_stay(model, axis, samples, task, way, count)
+            continue
+        if way == "activation":
             assert total is not None  # noqa: S101 -- for the type checker
             scores[axis.name] = unit_scores(axis, total, channels)
         else:
-            scores[axis.name] = score(model, axis, samples, task, ways[axis.kind], seed=seed)
-        kept[axis.name] = keep(scores[axis.name], axis.group, counts[axis.setting], axis.name)
+            scores[axis.name] = score(model, axis, samples, task, way, seed=seed)
+        kept[axis.name] = keep(scores[axis.name], axis.group, count, axis.name)
     even = tuple(name for name, values in scores.items() if (values == values[0]).all())
-    return Chosen(kept, scores, even)
+    return Chosen(kept, scores, even, {axis.name: ways[axis.kind] for axis in wanted})
 
 
 class Counted:
     """Number of parameters that sizes lead to, without making a model.
 
-    It is linear in each size while the others stand, so that the corners say all of it, exactly.
+    A tensor's is linear in each size that it hangs on while the others stand, so that the corners of these few say all of it, exactly,
+    however many sizes the model has.
 
     Args:
         model: plain.
@@ -113,26 +127,51 @@ class Counted:
     def __init__(self, model: nn.Module, axes: Mapping[str, Axis], free: Sequence[str]) -> None:
         self._units = {a.setting: a.units for a in axes.values() if a.setting in free}
         self._least = {a.setting: a.groups for a in axes.values() if a.setting in free}
-        self._free = tuple(s for s in free if self._units[s] > self._least[s])
-        self._corners = {}
-        for corner in itertools.product((0, 1), repeat=len(self._free)):
-            sizes = {s: (self._units if high else self._least)[s] for s, high in zip(self._free, corner, strict=True)}
+        moving = [s for s in free if self._units[s] > self._least[s]]
+        touched: dict[str, set[str]] = {}
+        for axis in axes.values():
+            for part in axis.slices if axis.setting in moving else ():
+                touched.setdefault(part.tensor, set()).add(axis.setting)
+        alike: dict[tuple[str, ...], list[str]] = {}
+        self._rest = 0
+        for name, tensor in model.named_parameters():
+            if name in touched:
+                alike.setdefault(tuple(s for s in moving if s in touched[name]), []).append(name)
+            else:
+                self._rest += tensor.numel()
+        self._parts = [(on, self._corners(model, axes, on, names)) for on, names in alike.items()]
+        self._known: list[dict[tuple[int, ...], int | Fraction]] = [{} for _ in self._parts]
+
+    def _corners(
+        self, model: nn.Module, axes: Mapping[str, Axis], on: Sequence[str], names: Sequence[str]
+    ) -> dict[tuple[int, ...], int]:
+        """Parameters of some tensors where each of their sizes is the least or the whole."""
+        found = {}
+        for corner in itertools.product((0, 1), repeat=len(on)):
+            sizes = {s: (self._units if high else self._least)[s] for s, high in zip(on, corner, strict=True)}
             kept = {n: first(a, sizes[a.setting]) for n, a in axes.items() if a.setting in sizes}
-            self._corners[corner] = parameters_after(model, planned(axes, kept))
+            found[corner] = parameters_after(model, planned(axes, kept), names)
+        return found
 
     def __call__(self, sizes: Mapping[str, int]) -> int:
         """Number of parameters; settings that are not named stay."""
-        total = Fraction(0)
-        at = []
-        for s in self._free:
-            low, high = self._least[s], self._units[s]
-            at.append(Fraction(sizes.get(s, high) - low, high - low))
-        for corner, count in self._corners.items():
-            part = Fraction(1)
-            for place, high in zip(at, corner, strict=True):
-                part *= place if high else 1 - place
-            total += part * count
+        total: int | Fraction = self._rest
+        for (on, corners), known in zip(self._parts, self._known, strict=True):
+            here = tuple(sizes.get(s, self._units[s]) for s in on)
+            if here not in known:
+                known[here] = self._between(on, corners, here)
+            total += known[here]
         return int(total)
+
+    def _between(
+        self, on: Sequence[str], corners: Mapping[tuple[int, ...], int], here: Sequence[int]
+    ) -> int | Fraction:
+        lows, highs = ([each[s] for s in on] for each in (self._least, self._units))
+        at = [Fraction(n - low, high - low) for n, low, high in zip(here, lows, highs, strict=True)]
+        total = Fraction(0)
+        for corner, count in corners.items():
+            total += count * math.prod(place if high else 1 - place for place, high in zip(at, corner, strict=True))
+        return int(total) if total.denominator == 1 else total
 
 
 def first(axis: Axis, count: int) -> Ints:
@@ -154,6 +193,11 @@ def sizes_within(
 ) -> list[dict[str, int]]:
     """Sizes that leave about so many parameters, the evenest first: those that cut all parts by the most similar shares.
 
+    Each setting has a grid of eighths, and all combinations are tried while there are at most 2^18 of them: six settings. Where there
+    are more (an `mlp` of many hidden layers has one each), neighbouring settings go together, in five runs of one share each; and from
+    each eighth to the next, one setting after the other takes the step, from the first on and from the last. The model as it is counts
+    only where the budget is all of it.
+
     Args:
         model, axes, maker: the model, its axes and its architecture.
         budget: number of parameters.
@@ -163,7 +207,7 @@ def sizes_within(
         kinds: of axes that may shrink.
 
     Raises:
-        ConfigError: none; says the smallest number that can be reached.
+        ConfigError: none; says the nearest numbers that can be reached, and by which sizes.
     """
     fixed = dict(fixed or {})
     if any(a.kind == "block" and a.setting in fixed for a in axes.values()):
@@ -171,38 +215,94 @@ def sizes_within(
             "layers: which blocks go is known once they are scored, and so is what a budget leaves to the others; name a budget, or "
             "numbers of units"
         )
+    for axis in axes.values():
+        if axis.setting in fixed:
+            require_admissible(fixed[axis.setting], axis.units, axis.groups, axis.name)
     free = list(
         dict.fromkeys(a.setting for k in kinds for a in axes.values() if a.kind == k and a.setting not in fixed)
     )
-    counted = Counted(
-        model, axes, [*free, *(s for s in fixed if any(a.setting == s and a.kind != "block" for a in axes.values()))]
-    )
-    found: list[tuple[float, int, dict[str, int]]] = []
-    least: tuple[int, dict[str, int]] | None = None
-    for sizes in _grid(axes, free):
-        whole = sizes | fixed
-        count = counted(whole)
-        if least is None or count < least[0]:
-            least = count, whole
-        if abs(count - budget) <= tolerance * budget and _can_be(model, maker, axes, whole):
-            found.append((_unevenness(axes, sizes), abs(count - budget), whole))
+    units = {a.setting: a.units for a in axes.values()}
+    counted = Counted(model, axes, [*free, *(s for s in fixed if s in units)])
+    whole = counted({})
+
+    def candidates() -> Iterator[tuple[int, dict[str, int]]]:
+        for sizes in _grid(axes, free):
+            chosen = sizes | fixed
+            if budget >= whole or any(units.get(s) != n for s, n in chosen.items()):
+                yield counted(chosen), chosen
+
+    fitting = [
+        (_unevenness(axes, {s: n for s, n in sizes.items() if s not in fixed}), abs(count - budget), sizes)
+        for count, sizes in candidates()
+        if abs(count - budget) <= tolerance * budget
+    ]
+    fitting.sort(key=lambda each: each[:2])
+    found = list(itertools.islice((s for *_, s in fitting if _can_be(model, maker, axes, s)), most))
     if not found:
-        raise ConfigError(
-            f"no sizes leave {budget} parameters within {tolerance:.0%}; the smallest that {', '.join(free)} lead to is "
-            f"{least[0] if least else 'unknown'}: ask for more, or for fewer layers"
-        )
-    found.sort(key=lambda each: each[:2])
-    return [sizes for *_, sizes in found[:most]]
+        near = _nearest(candidates(), budget, lambda sizes: _can_be(model, maker, axes, sizes))
+        raise ConfigError(f"no sizes leave {budget} parameters within {tolerance:.0%}; {_told(near, axes)}")
+    return found
+
+
+def _nearest(
+    candidates: Iterator[tuple[int, dict[str, int]]], budget: int, can_be: Callable[[dict[str, int]], bool]
+) -> list[tuple[bool, int, dict[str, int]]]:
+    """The candidate below a budget, and the one above it, that are nearest to it and can be: whether it is below, its count and sizes."""
+    sides: tuple[list[tuple[int, dict[str, int]]], ...] = ([], [])
+    for count, sizes in candidates:
+        sides[count > budget].append((count, sizes))
+    found = []
+    for side, members in zip((True, False), sides, strict=True):
+        # Each is asked of a configuration, which takes its time: the nearest hundred say enough.
+        first_ones = heapq.nsmallest(_ASKED, members, key=lambda each: abs(each[0] - budget))
+        found += [(side, *each) for each in itertools.islice((one for one in first_ones if can_be(one[1])), 1)]
+    return found
+
+
+def _told(near: Sequence[tuple[bool, int, dict[str, int]]], axes: Mapping[str, Axis]) -> str:
+    """What can be asked for instead, in words; a size by its option, unless several share it."""
+    kinds = {a.setting: a.kind for a in axes.values()}
+    units = {a.setting: a.units for a in axes.values()}
+    many = {kind for kind, settings in Counter(kinds.values()).items() if settings > 1}
+
+    def words(sizes: Mapping[str, int]) -> str:
+        changed = [f"{s if kinds[s] in many else WORDS[kinds[s]]} {n}" for s, n in sizes.items() if n != units[s]]
+        return ", ".join(changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
+
+    if not near:
+        return "none that its configuration can say is near; name numbers of units"
+    reached = " and ".join(f"{count} ({words(sizes)})" for _, count, sizes in near)
+    if not near[0][0]:
+        return f"the smallest that can be is {reached}: ask for more, or for fewer layers"
+    return f"the nearest that can be {'are' if len(near) > 1 else 'is'} {reached}: ask for one of these, or name numbers of units"
 
 
 def _grid(axes: Mapping[str, Axis], free: Sequence[str]) -> Iterator[dict[str, int]]:
-    options = []
+    levels = []
     for setting in free:
         axis = next(a for a in axes.values() if a.setting == setting)
         per = axis.units // axis.groups
-        options.append(sorted({max(1, math.floor(per * share)) * axis.groups for share in SHARES}, reverse=True))
-    for chosen in itertools.product(*options):
-        yield dict(zip(free, chosen, strict=True))
+        levels.append([max(1, math.floor(per * share)) * axis.groups for share in SHARES])
+    options = [sorted(set(sizes), reverse=True) for sizes in levels]
+    if math.prod(map(len, options)) <= POINTS:
+        chosen: Iterable[tuple[int, ...]] = itertools.product(*options)
+    else:
+        chosen = dict.fromkeys(
+            tuple(sizes[at] for sizes, at in zip(levels, places, strict=True)) for places in _together(len(free))
+        )
+    for point in chosen:
+        yield dict(zip(free, point, strict=True))
+
+
+def _together(count: int) -> Iterator[Sequence[int]]:
+    """Places on the grid of so many settings, without all of their combinations: see `sizes_within`."""
+    run_of = [at * _RUNS // count for at in range(count)]
+    for shares in itertools.product(range(len(SHARES)), repeat=_RUNS):
+        yield [shares[run] for run in run_of]
+    for share in range(len(SHARES) - 1):
+        for stepped in range(1, count):
+            forward = [share + 1] * stepped + [share] * (count - stepped)
+            yield from (forward, forward[::-1])
 
 
 def _unevenness(axes: Mapping[str, Axis], sizes: Mapping[str, int]) -> float:

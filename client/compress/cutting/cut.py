@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -251,10 +252,17 @@ class _Names:
         return name
 
 
-def parameters_after(model: nn.Module, plan: Plan) -> int:
-    """Number of parameters of the smaller model in closed form: of each tensor, what the axes leave of its dimensions."""
-    new_names, total = _renamed(plan), 0
-    for name, tensor in model.named_parameters():
+def parameters_after(model: nn.Module, plan: Plan, names: Iterable[str] | None = None) -> int:
+    """Number of parameters of the smaller model in closed form: of each tensor, what the axes leave of its dimensions.
+
+    Args:
+        model: plain.
+        plan: the cut.
+        names: of the parameters that count; None: all.
+    """
+    new_names, total, own = _renamed(plan), 0, dict(model.named_parameters())
+    for name in own if names is None else names:
+        tensor = own[name]
         if new_names(name) is None:
             continue
         sizes = list(tensor.shape)
@@ -277,22 +285,45 @@ def _require_size(model: nn.Module, made: nn.Module, plan: Plan, carried: set[st
         )
 
 
-@torch.no_grad()
 def silenced(model: nn.Module, axis: Axis, units: Ints | Iterable[int]) -> nn.Module:
     """A copy of a model in which these units say nothing: their positions in `axis.out` are zero.
 
     The slow, obvious counterpart of a cut: it equals one with `rescale`.
     """
     quiet = copy.deepcopy(model)
+    _silence(quiet, axis, units)
+    return quiet
+
+
+@contextmanager
+def quiet(model: nn.Module, axis: Axis, units: Ints | Iterable[int]) -> Iterator[None]:
+    """Silence units of the model itself for a while, as `silenced` does of a copy; afterwards it is as it was, to the last bit."""
+    chosen = list(units)
+    parameters = dict(model.named_parameters())
+    kept = {name: parameters[name].detach().clone() for name in _speaking(axis, chosen)}
+    try:
+        _silence(model, axis, chosen)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in kept.items():
+                parameters[name].copy_(tensor)
+
+
+def _speaking(axis: Axis, units: Iterable[int]) -> list[str]:
+    """Tensors by which these units are heard."""
+    if axis.kind != "block":
+        return list(axis.out)
+    return [name for name in axis.out if any(name.startswith(axis.members[u]) for u in units)]
+
+
+@torch.no_grad()
+def _silence(model: nn.Module, axis: Axis, units: Ints | Iterable[int]) -> None:
     chosen = np.asarray(list(units), dtype=np.int64)
-    parameters = dict(quiet.named_parameters())
-    if axis.kind == "block":
-        for name in axis.out:
-            if any(name.startswith(axis.members[u]) for u in chosen):
-                parameters[name].zero_()
-        return quiet
-    for name in axis.out:
+    parameters = dict(model.named_parameters())
+    for name in _speaking(axis, chosen):
+        if axis.kind == "block":
+            parameters[name].zero_()
         for part in (s for s in axis.slices if s.tensor == name):
             at = torch.from_numpy(part.index[chosen].reshape(-1))
             parameters[name].index_fill_(part.dim, at.to(parameters[name].device), 0)
-    return quiet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dictpfl.client.compress.cutting.activations import sums, unit_scores
 from dictpfl.client.compress.cutting.axes import Axis, Ints
-from dictpfl.client.compress.cutting.cut import silenced
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.compress.cutting.cut import quiet
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate
@@ -22,6 +22,8 @@ from dictpfl.common.errors import ConfigError, ModelError
 Floats = NDArray[np.float64]
 HOW = ("activation", "ablation", "attribution", "magnitude", "random")
 """Ways to score."""
+AGAIN = ("activation", "ablation")
+"""Ways that ask what a block's going changes, and so again after each block that went."""
 _BATCH = 16
 
 
@@ -35,12 +37,13 @@ def score(
     seed: int = 0,
     channels: Ints | None = None,
     total: Mapping[str, list[Any]] | None = None,
+    gone: Sequence[int] = (),
 ) -> Floats:
     """Score the units of an axis.
 
     | how | score of a unit |
     |---|---|
-    | `activation` | norm over samples of its mean magnitude (arXiv 2504.11409); of a block, the share of the logits' squares that go with it |
+    | `activation` | norm over samples of its mean magnitude (arXiv 2504.11409); of a block, the share of the outputs' squares that goes with it |
     | `ablation` | the loss without it less the loss with it, as a magnitude |
     | `attribution` | the magnitude of the sum over its weights of gradient times weight |
     | `magnitude` | norm of its outgoing weights, times that of its incoming ones where there are neurons |
@@ -55,6 +58,8 @@ def score(
         seed: of the draw.
         channels: for heads by `activation`: positions of a head that stay.
         total: sums of squares that are there already (`dictpfl.client.compress.cutting.activations.sums`).
+        gone: of blocks by a way of `AGAIN`: those that went already, whose own scores are 0. `activation` says how far the outputs
+            are from the whole model's without one more, `ablation` how the loss moves from that without these.
 
     Returns:
         float64 (units,).
@@ -73,9 +78,9 @@ def score(
     elif how == "attribution":
         found = attribution(model, axis, samples, task)
     elif how == "ablation":
-        found = _ablation(model, axis, samples, task)
+        found = _ablation(model, axis, samples, task, gone)
     elif axis.kind == "block":
-        found = _removal(model, axis, samples)
+        found = _removal(model, axis, samples, gone)
     else:
         found = np.sqrt(unit_scores(axis, total or sums(model, [axis], samples), channels).astype(np.float64))
     if not np.isfinite(found).all():
@@ -166,33 +171,84 @@ def _gradients(model: nn.Module, samples: Samples, task: Task) -> dict[str, Tens
     return total
 
 
-def _ablation(model: nn.Module, axis: Axis, samples: Samples, task: Task) -> Floats:
-    def loss(of: nn.Module) -> float:
-        return evaluate(of, samples, task).loss_sum / max(1, len(samples))
+def _ablation(model: nn.Module, axis: Axis, samples: Samples, task: Task, gone: Sequence[int]) -> Floats:
+    def loss() -> float:
+        return evaluate(model, samples, task).loss_sum / max(1, len(samples))
 
-    mode = model.training
-    whole = loss(model)
-    model.train(mode)
-    return np.abs(_array([loss(silenced(model, axis, [u])) - whole for u in range(axis.units)]))
+    mode, found = model.training, np.zeros(axis.units)
+    try:
+        with quiet(model, axis, gone):
+            before = loss()
+            for u in _left(axis, gone):
+                with quiet(model, axis, [u]):
+                    found[u] = abs(loss() - before)
+    finally:
+        model.train(mode)
+    return found
 
 
-def _removal(model: nn.Module, axis: Axis, samples: Samples) -> Floats:
-    """Sum (M - M_without_j)^2 / sum M^2 of the outputs M (arXiv 2511.16664)."""
-    mode = model.training
-    whole = _outputs(model.eval(), samples)
-    model.train(mode)
-    scale = max(float(whole.square().sum()), np.finfo(np.float64).tiny)
-    gone = (_outputs(silenced(model, axis, [u]).eval(), samples) for u in range(axis.units))
-    return np.array([float((whole - without).square().sum()) / scale for without in gone])
+def _left(axis: Axis, gone: Sequence[int]) -> list[int]:
+    return [u for u in range(axis.units) if u not in set(gone)]
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, samples: Samples) -> Tensor:
+def _removal(model: nn.Module, axis: Axis, samples: Samples, gone: Sequence[int]) -> Floats:
+    """Sum (M - M_without_j)^2 / sum M^2 of the outputs M (arXiv 2511.16664), batch by batch: outputs of all samples are too many to hold."""
+    mode, found, scale = model.training, np.zeros(axis.units), 0.0
     features, _ = tensors_of(model, samples)
-    # All batches to one length, or a shorter one would have nothing at the end to be compared with.
-    parts = [forward(model, x).double().flatten(1) for x in torch.split(features, _BATCH)]
-    longest = max(part.shape[1] for part in parts)
-    return torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
+    model.eval()
+    try:
+        for x in torch.split(features, _BATCH):
+            whole = _outputs(model, x)
+            scale += float(whole.double().square().sum())
+            with quiet(model, axis, gone):
+                for u in _left(axis, gone):
+                    with quiet(model, axis, [u]):
+                        found[u] += float((whole - _outputs(model, x)).double().square().sum())
+    finally:
+        model.train(mode)
+    return found / max(scale, float(np.finfo(np.float64).tiny))
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Outputs for a batch, in 32 bits or more; of real tokens alone where each token has its own."""
+    said = forward(model, x)
+    said = said if said.dtype == torch.float64 else said.float()
+    if x.dtype != torch.int64 or x.dim() != 2 or said.dim() != 3:  # noqa: PLR2004 -- batch, tokens(, what is said of each)
+        return said
+    return said[(x != PADDING)[:, : said.shape[1]]]
+
+
+def blocks_that_stay(
+    model: nn.Module, axis: Axis, samples: Samples, task: Task, how: str, count: int
+) -> tuple[Floats, Ints]:
+    """Take the block away that is missed least, score the others again without it, and so on (arXiv 2511.16664).
+
+    Two blocks that do the same are missed little each, and much together: one score for each of the whole model would let both go.
+    Of n blocks, k go for about k n forward passes over the samples, in place of n.
+
+    Args:
+        model: plain; left as it was.
+        axis: its blocks.
+        samples: at least one.
+        task: gives the loss.
+        how: one of `AGAIN`.
+        count: number of blocks that stay.
+
+    Returns:
+        Scores, float64 (units,), of a block that goes those when it went, and of one that stays the last; and the blocks that stay,
+        int64 (count,), ascending.
+
+    Raises:
+        ModelError: a score that is not finite.
+    """
+    found, gone = np.zeros(axis.units), list[int]()
+    while axis.units - len(gone) > count:
+        left = _left(axis, gone)
+        found[left] = score(model, axis, samples, task, how, gone=gone)[left]
+        # Of equals the last goes, as where units are kept by one score each.
+        gone.append(min(left, key=lambda u: (found[u], -u)))
+    return found, np.array(_left(axis, gone), dtype=np.int64)
 
 
 def digest(scores: Mapping[str, Iterable[float]]) -> str:

@@ -88,7 +88,7 @@ def shrink(
     given = {"mamba-head": heads, "mamba-channel": channels, "ffn": ffn, "width": width, "block": layers}
     counts = counts_of(axes, {kind: count for kind, count in given.items() if count is not None})
     if to is not None:
-        counts = sizes_within(model, axes, maker, budget_of(model, to), fixed=counts)[0]
+        counts = sizes_within(model, axes, maker, budget_of(model, to), fixed=counts, most=1)[0]
     return shrink_to(model, axes, maker, counts, samples, task, score=score, seed=seed, rescale=rescale)
 
 
@@ -150,10 +150,12 @@ def budget_of(model: nn.Module, to: float) -> int:
     """Number of parameters that a share, or a number, means.
 
     Raises:
-        ConfigError: not above 0, or more than there are.
+        ConfigError: not above 0, more than there are, or no number at all.
     """
     whole = parameters(model)
-    budget = int(Fraction(to).limit_denominator(10**6) * whole) if isinstance(to, float) else to
+    # Infinite numbers, and those that are none, are no fraction.
+    share = Fraction(to).limit_denominator(10**6) if isinstance(to, float) and 0.0 < to <= 1.0 else Fraction(0)
+    budget = int(share * whole) if isinstance(to, float) else to
     if not 0 < budget <= whole:
         raise ConfigError(
             f"{to} of {whole} parameters cannot stay; name a share above 0 and at most 1, or a number of parameters"

@@ -18,7 +18,7 @@ from dictpfl.client.model.layers.attention import TableMultiheadAttention
 from dictpfl.client.model.layers.convolution import patches_of
 from dictpfl.client.model.sparse.weights import Weight
 from dictpfl.client.model.tokens.install import reading_all
-from dictpfl.client.training.calling import forward, tensors_of
+from dictpfl.client.training.calling import forward, length_of, tensors_of
 from dictpfl.common.errors import DataError, ModelError
 
 BATCH = 8
@@ -155,8 +155,7 @@ class Real:
             self._real = None
             return
         real = features != PADDING
-        longest = max(1, int(real.sum(dim=1).max()))  # as `dictpfl.client.training.calling.arguments` cuts it
-        self._real = real[:, :longest]
+        self._real = real[:, : length_of(real)]  # as the model is given it
 
     def rows(self, x: Tensor) -> Tensor:
         """An input (..., m) as rows (tokens, m), without padding."""

@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.model import hub
 from dictpfl.client.training.calling import forward
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.deploy.compress.source import read_source
+from dictpfl.deploy.compress.source import _calibrating, read_source, with_validation
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
@@ -88,6 +88,39 @@ def test_a_library_model_comes_as_it_is_with_the_file_s_data(tmp_path: Path) -> 
         assert torch.equal(forward(source.model, x), own(x).logits)
     assert len(source.calibration) + len(source.measure) == 20
     assert not rows(source.calibration) & rows(source.measure)
+
+
+def test_samples_to_choose_by_are_in_neither_of_the_others(run: Run, tmp_path: Path) -> None:
+    home = run.folder / "institutions" / "institution-000"
+    Samples.load(run.folder / "test.npz").save(tmp_path / "other.npz")
+    chosen = read_source(str(home), measure=tmp_path / "other.npz")
+    assert chosen.validation is not None
+    assert rows(chosen.validation) == rows(Samples.load(home / VALIDATION))
+    assert with_validation(chosen, 1) is chosen
+    for source in (read_source(str(home)), read_source(str(run.folder))):
+        assert source.validation is None, "what is measured chooses nothing"
+        made = with_validation(source, 3)
+        assert made.set_aside
+        assert made.validation is not None
+        parts = [rows(part) for part in (made.calibration, made.validation, made.measure)]
+        assert parts[0] | parts[1] == rows(source.calibration)
+        assert not parts[0] & parts[1]
+        assert not (parts[0] | parts[1]) & parts[2]
+        assert len(made.validation) == len(source.calibration) // 5
+        assert rows(with_validation(source, 3).validation or made.measure) == parts[1]
+    with pytest.raises(ConfigError, match=r"1 sample to decide by.*--calibration"):
+        with_validation(read_source(str(run.folder), calibration=1), 1)
+
+
+def test_rows_that_the_data_mark_for_validation_decide_nothing() -> None:
+    samples = Samples(np.arange(42, dtype=np.float32).reshape(21, 2), np.arange(21) % 3)
+    marks = np.array(["train"] * 12 + ["validation"] * 5 + ["test"] * 4)
+    calibration, validation = _calibrating(Dataset(samples, 3, splits=marks))
+    assert validation is not None
+    assert calibration.features.tolist() == samples.features[:12].tolist()
+    assert validation.features.tolist() == samples.features[12:17].tolist()
+    whole, none = _calibrating(Dataset(samples, 3))
+    assert (len(whole), none) == (21, None)
 
 
 def test_what_contradicts_itself_is_refused(run: Run, tmp_path: Path) -> None:

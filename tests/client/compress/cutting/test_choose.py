@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,10 +22,13 @@ from dictpfl.client.compress.cutting.cut import cut, silenced
 from dictpfl.client.compress.cutting.scores import HOW, digest, score
 from dictpfl.client.compress.cutting.shrink import shrink, shrink_to
 from dictpfl.client.data.samples import IGNORED, PADDING, Samples
+from dictpfl.client.model.build import build_model
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.tasks.causal_lm import CausalLM
 from dictpfl.client.training.tasks.classification import Classification
+from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.settings import Model
 from tests.client.compress.cutting.subjects import KINDS, inputs_of, model_of
 
 LANGUAGE = [k for k in KINDS if k not in ("mlp", "vit_tiny", "tabular", "timm-vit", "bert")]
@@ -103,6 +111,135 @@ def test_heads_are_ranked_by_the_channels_that_stay() -> None:
                 members = np.flatnonzero(axis.group == g)
                 best = sorted(members[np.argsort(-expected[members], kind="stable")[:2]])
                 assert [u for u in found.kept[axis.name] if u in members] == best
+
+
+def slow_outputs(model: nn.Module, samples: Samples) -> list[torch.Tensor]:
+    """Of each sample by itself, without padding at all."""
+    rows = [row[row != PADDING] if row.dtype == np.int64 else row for row in samples.features]
+    given = [
+        torch.from_numpy(row[None]) if row.dtype == np.int64 else torch.from_numpy(row[None]).double() for row in rows
+    ]
+    with torch.no_grad():
+        return [forward(model, x).double() for x in given]
+
+
+@pytest.mark.parametrize("kind", ["nemotron_h", "llama", "vit_tiny"])
+def test_a_block_goes_and_the_others_are_scored_again(kind: str) -> None:
+    """By the slow way: copies that are silent, one sample at a time. Padding has outputs too, which nobody reads."""
+    model, samples = model_of(kind), samples_of(kind)
+    axes = axes_of(model)
+    axis, count = axes["block"], axes["block"].units - 2
+    whole = slow_outputs(model, samples)
+    scale = sum(float(said.square().sum()) for said in whole)
+    gone: list[int] = []
+    expected = np.zeros(axis.units)
+    while axis.units - len(gone) > count:
+        left = [u for u in range(axis.units) if u not in gone]
+        for u in left:
+            without = slow_outputs(silenced(model, axis, [*gone, u]), samples)
+            expected[u] = sum(float((a - b).square().sum()) for a, b in zip(whole, without, strict=True)) / scale
+        gone.append(min(left, key=lambda u: expected[u]))
+    found = choose(model, axes, {axis.setting: count}, samples, task_of(kind))
+    np.testing.assert_allclose(found.scores["block"], expected, rtol=1e-4, atol=1e-9)
+    assert found.kept["block"].tolist() == sorted(set(range(axis.units)) - set(gone))
+    first = score(model, axis, samples, task_of(kind), "activation")
+    assert not np.allclose(first[found.kept["block"]], expected[found.kept["block"]], rtol=1e-3), (
+        "nothing was scored again"
+    )
+
+
+def test_blocks_by_ablation_go_one_at_a_time_as_well() -> None:
+    model, samples, task = model_of("vit_tiny", depth=4), samples_of("vit_tiny"), Classification()
+    axis = axes_of(model)["block"]
+
+    def loss(gone: list[int]) -> float:
+        return evaluate(silenced(model, axis, gone), samples, task).loss_sum / len(samples)
+
+    gone: list[int] = []
+    while len(gone) < 2:
+        moved = {u: abs(loss([*gone, u]) - loss(gone)) for u in range(4) if u not in gone}
+        gone.append(min(moved, key=lambda u: moved[u]))
+    found = choose(model, axes_of(model), {"depth": 2}, samples, task, "ablation")
+    assert found.kept["block"].tolist() == sorted(set(range(4)) - set(gone))
+    np.testing.assert_allclose([found.scores["block"][u] for u in moved], [*moved.values()], rtol=1e-7)
+
+
+def test_of_two_blocks_that_do_the_same_one_stays() -> None:
+    """Either is missed little, both are missed most: one score for each would let both go."""
+    model = model_of("vit_tiny")
+    draw = torch.Generator().manual_seed(3)
+    twice, other = torch.randn(16, generator=draw).double() * 50, torch.randn(16, generator=draw).double() * 20
+    with torch.no_grad():
+        for number, block in enumerate(model.blocks):
+            for part in (block.proj.weight, block.proj.bias, block.fc2.weight):
+                part.zero_()
+            block.fc2.bias.copy_(other if number == 1 else twice)
+    axes, samples = axes_of(model), samples_of("vit_tiny")
+    alone = score(model, axes["block"], samples, Classification(), "activation")
+    assert alone[0] == pytest.approx(alone[2])
+    assert alone[0] < alone[1]
+    kept = choose(model, axes, {"depth": 1}, samples, Classification()).kept["block"]
+    assert kept.tolist() in ([0], [2]), "the other one, which is missed more than either of the two by itself, stayed"
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba2", "bamba", "granitemoehybrid"])
+def test_padding_in_front_counts_nothing_either(kind: str) -> None:
+    model, behind = model_of(kind), samples_of(kind)
+    rows = [np.concatenate([row[row == PADDING], row[row != PADDING]]) for row in behind.features]
+    ids = np.stack(rows)[[0, 2]]  # none of full length: the batch is cut
+    front, behind = Samples(ids, np.where(ids == PADDING, IGNORED, ids)), behind.take(np.array([0, 2]))
+    axes = axes_of(model)
+    found = [sums(model, [a for a in axes.values() if a.kind != "block"], each) for each in (behind, front)]
+    for axis in axes.values():
+        if axis.kind == "block":
+            scores = [score(model, axis, each, task_of(kind), "activation") for each in (behind, front)]
+            np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4)
+        else:
+            np.testing.assert_allclose(unit_scores(axis, found[0]), unit_scores(axis, found[1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_sample_decides_as_well(kind: str) -> None:
+    model, one = model_of(kind), samples_of(kind).take(np.array([1]))
+    if one.features.dtype == np.int64:
+        one = Samples(
+            one.features[:, :2], one.labels[:, :2] if one.labels.ndim > 1 else one.labels
+        )  # shorter than a convolution
+    axes = axes_of(model)
+    for setting in dict.fromkeys(a.setting for a in axes.values()):
+        axis = next(a for a in axes.values() if a.setting == setting)
+        how = [h for h in HOW if h != "ablation" or axis.kind == "block"]
+        for way in how:
+            found = choose(
+                model, axes, {setting: max(axis.units // 2 // axis.groups, 1) * axis.groups}, one, task_of(kind), way
+            )
+            assert all(np.isfinite(values).all() for values in found.scores.values()), (setting, way)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["mlp", "vit_tiny", "llama", "nemotron_h"])
+def test_narrow_weights_are_cut_as_they_are(kind: str, dtype: torch.dtype) -> None:
+    """Their scores are float64 and finite, and a cut changes no bit of what stays: it goes with rounding in either order."""
+    wide, samples = model_of(kind), samples_of(kind)
+    with torch.no_grad():
+        for parameter in wide.parameters():
+            parameter.copy_(parameter.to(dtype))
+    model = copy.deepcopy(wide).to(dtype)
+    axes = axes_of(model)
+    for axis in axes.values():
+        ways = [how for how in HOW if how != "ablation" or axis.units < 10]
+        for how in ways:
+            found = score(model, axis, samples, task_of(kind), how)
+            assert found.dtype == np.float64, (axis.name, how)
+            assert np.isfinite(found).all(), (axis.name, how)
+    counts = {
+        a.setting: a.units // 2 // a.groups * a.groups or 1 for a in axes.values() if a.kind in ("ffn", "mamba-head")
+    }
+    kept = choose(model, axes, counts, samples, task_of(kind)).kept
+    small, expected = cut(model, kept).state_dict(), cut(wide, kept).state_dict()
+    for name, tensor in small.items():
+        assert torch.equal(tensor.double(), expected[name].double()), name
+        assert tensor.dtype == model.state_dict()[name].dtype, name
 
 
 @pytest.mark.parametrize("kind", ["mlp", "nemotron_h", "llama"])
@@ -210,6 +347,87 @@ def test_a_budget_finds_sizes_that_can_be_the_evenest_first() -> None:
         sizes_within(model, axes, maker, 10)
     with pytest.raises(ConfigError, match="layers: which blocks"):
         sizes_within(model, axes, maker, budget, fixed={"num_hidden_layers": 2})
+
+
+def deep(hidden: list[int]) -> nn.Module:
+    return build_model(Model(source="mlp", options={"hidden": hidden}), (1, 8, 8), 5, seed=1)
+
+
+def parameters_of(hidden: Sequence[int]) -> int:
+    """The closed form of a perceptron's size."""
+    return sum((a + 1) * b for a, b in pairwise((64, *hidden, 5)))
+
+
+def test_a_small_grid_is_tried_whole() -> None:
+    """By the obvious way: every combination of eighths, the evenest first, and of those the nearest."""
+    whole = [24, 16, 9, 5]
+    model = deep(whole)
+    axes, maker = axes_of(model), architecture_of(model)
+    budget = parameters_of(whole) // 2
+    options = [sorted({max(1, n * k // 8) for k in range(1, 9)}, reverse=True) for n in whole]
+    expected = []
+    for sizes in itertools.product(*options):
+        missed = abs(parameters_of(sizes) - budget)
+        if missed <= 0.03 * budget:
+            shares = [math.log(a / b) for a, b in zip(sizes, whole, strict=True)]
+            expected.append((max(shares) - min(shares), missed, sizes))
+    expected.sort(key=lambda each: each[:2])
+    found = [tuple(sizes.values()) for sizes in sizes_within(model, axes, maker, budget)]
+    assert len(found) > 20
+    assert found == [sizes for *_, sizes in expected][:200]
+    assert found[:1] == [tuple(sizes.values()) for sizes in sizes_within(model, axes, maker, budget, most=1)]
+
+
+@pytest.mark.parametrize("share", [0.98, 0.6, 0.2])
+def test_many_layers_of_their_own_size_are_cut_to_a_budget(share: float) -> None:
+    """All combinations of thirty sizes would never end, and so would the corners that count them."""
+    whole = [32 + 4 * (n % 5) for n in range(30)]
+    model = deep(whole)
+    axes, maker = axes_of(model), architecture_of(model)
+    free = [axis.setting for axis in axes.values()]
+    points = sum(1 for _ in choosing._grid(axes, free))
+    assert points <= 8**5 + 2 * 7 * 29
+    budget = int(share * parameters_of(whole))
+    (sizes,) = sizes_within(model, axes, maker, budget, most=1)
+    assert list(sizes) == free
+    assert list(sizes.values()) != whole
+    small = shrink_to(model, axes, maker, sizes, samples_of("mlp"), Classification(), score="magnitude")
+    assert small.after == parameters_of([*sizes.values()]) == Counted(model, axes, free)(sizes)
+    assert abs(small.after - budget) <= 0.03 * budget
+    shares = [a / b for a, b in zip(sizes.values(), whole, strict=True)]
+    assert max(shares) / min(shares) < 2.1, "neighbouring eighths, the lowest of which are 1/8 and 2/8"
+
+
+@pytest.mark.parametrize("kind", ["nemotron_h", "bert"])
+def test_a_budget_below_the_whole_never_leaves_the_whole(kind: str) -> None:
+    model, samples = model_of(kind), samples_of(kind)
+    found = shrink(model, samples, task_of(kind), to=0.98)
+    assert found.after < found.before
+    assert abs(found.after - 0.98 * found.before) <= 0.03 * 0.98 * found.before
+    axes, maker = axes_of(model), architecture_of(model)
+    units = {axis.setting: axis.units for axis in axes.values() if axis.kind != "block"}
+    assert units not in sizes_within(model, axes, maker, found.before - 1)
+    assert sizes_within(model, axes, maker, found.before)[0] == units
+
+
+def test_where_no_sizes_reach_a_budget_the_nearest_that_can_be_are_told() -> None:
+    model, samples = model_of("vit_tiny"), samples_of("vit_tiny")
+    whole = sum(p.numel() for p in model.parameters())
+    for to, word in (
+        (0.98, r"the nearest that can be is 6761 \(ffn 28\)"),
+        (0.75, r"the nearest that can be are 5177 \(ffn 12\) and 5573 \(ffn 16\)"),
+        (0.2, r"the smallest that can be is 4385 \(ffn 4\)"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            shrink(model, samples, "classification", to=to)
+    assert shrink(model, samples, "classification", to=6761).after == 6761 < whole
+    mixed = model_of("mamba2")  # most of its grid cannot be: heads times channels are a multiple of the width
+    with pytest.raises(ConfigError, match=r"8442 \(heads 6, channels 7, width 14\) and 10470 \(heads 6\)"):
+        shrink(mixed, samples_of("mamba2"), "causal-lm", to=0.75)
+    with pytest.raises(ConfigError, match=r"the nearest that can be .*hidden:1 "):
+        shrink(model_of("mlp"), samples_of("mlp"), "classification", to=0.2)
+    with pytest.raises(ConfigError, match=r"mamba-head.*: 3 of 8 units cannot stay"):
+        shrink(mixed, samples_of("mamba2"), "causal-lm", to=0.6, heads=3)
 
 
 def test_a_default_is_what_was_measured_and_activation_where_institutions_summed_it() -> None:

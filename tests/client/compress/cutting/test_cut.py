@@ -131,6 +131,34 @@ def test_heads_of_two_groups_may_not(kind: str) -> None:
 
 
 @mamba
+def test_heads_of_a_single_group_go_by_themselves(kind: str) -> None:
+    """All of them read one B and C: any number can stay, and the cut is the model with the others silent."""
+    model = exact(model_of(kind, **{"n_groups" if kind in ("nemotron_h", "mamba2") else "mamba_n_groups": 1}))
+    axes = axes_of(model)
+    heads = [axis for axis in axes.values() if axis.kind == "mamba-head"]
+    assert {axis.groups for axis in heads} == {1}
+    kept = {axis.name: np.array([1, 2, 4, 7] if kind in MAMBA[1:] else [1, 2, 7]) for axis in heads}
+    small = exact(cut(model, kept, rescale=True))
+    assert far(outputs_of(small, kind), outputs_of(silent(model, axes, kept), kind)) < bound_of(heads[0])
+
+
+@mamba
+@pytest.mark.parametrize("length", [1, 2])
+def test_texts_shorter_than_the_convolution_obey_the_law(kind: str, length: int) -> None:
+    """And than a chunk of the scan."""
+    model = exact(model_of(kind))
+    axes, ids = axes_of(model), inputs_of(kind)[:, :length]
+    kernel = model.config.mamba_d_conv if hasattr(model.config, "mamba_d_conv") else model.config.conv_kernel
+    assert length < min(kernel, 4)
+    for setting in sorted({axis.setting for axis in axes.values() if axis.kind in ("mamba-head", "mamba-channel")}):
+        kept = sets(kind, axes, setting, np.random.default_rng(2))
+        small = exact(cut(model, kept, rescale=True))
+        with torch.no_grad():
+            found, expected = small(ids).logits, silent(model, axes, kept)(ids).logits
+        assert far(found.double(), expected.double()) < 1e-4, setting
+
+
+@mamba
 def test_without_rescaling_neighbours_keep_their_magnitude(kind: str) -> None:
     model = exact(model_of(kind))
     axes = axes_of(model)

@@ -179,6 +179,23 @@ def inputs_by_hand(subject: str, model: nn.Module, samples: Samples) -> dict[str
     return {name: torch.cat(rows)[None]}
 
 
+def test_padding_in_front_is_not_seen_either() -> None:
+    model, samples, _ = of("llama")
+    weights = covered(model)
+    found = []
+    for before in (False, True):
+        # A stable sort moves padding alone.
+        order = np.argsort((samples.features[::2] == PADDING) ^ before, axis=1, kind="stable")
+        rows = np.take_along_axis(samples.features[::2], order, axis=1)
+        squares = Squares()
+        calibrate(model, weights, Samples(rows, rows * 0), squares.see)
+        found.append(squares)
+    assert (rows[:, 0] == PADDING).all()
+    assert found[0].tokens == found[1].tokens
+    for name, sums in found[0].sums.items():
+        np.testing.assert_allclose(sums, found[1].sums[name], rtol=1e-4)
+
+
 @every_subject
 def test_what_is_seen_are_the_inputs(subject: str) -> None:
     model, samples, _ = of(subject)
