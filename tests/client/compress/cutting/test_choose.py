@@ -182,9 +182,10 @@ def test_of_two_blocks_that_do_the_same_one_stays() -> None:
     assert kept.tolist() in ([0], [2]), "the other one, which is missed more than either of the two by itself, stayed"
 
 
-@pytest.mark.parametrize("kind", ["llama", "mamba2", "bamba", "granitemoehybrid"])
+@pytest.mark.parametrize("kind", ["llama", "nemotron_h", "mamba2", "bamba", "granitemoehybrid"])
 def test_padding_in_front_counts_nothing_either(kind: str) -> None:
-    model, behind = model_of(kind), samples_of(kind)
+    # A mixer with a bias behind padding reads that bias by its convolution, in transformers itself.
+    model, behind = model_of(kind, **({"use_bias": False} if kind == "nemotron_h" else {})), samples_of(kind)
     rows = [np.concatenate([row[row == PADDING], row[row != PADDING]]) for row in behind.features]
     ids = np.stack(rows)[[0, 2]]  # none of full length: the batch is cut
     front, behind = Samples(ids, np.where(ids == PADDING, IGNORED, ids)), behind.take(np.array([0, 2]))
