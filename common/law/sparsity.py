@@ -72,7 +72,8 @@ def capped(parts: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]:
     """Cut parts that are too large, and give what is left over to the others, in proportion to their room.
 
     Args:
-        parts: whole numbers. `most`: of each, the largest that it may be; in sum at least the parts'.
+        parts: whole numbers.
+        most: of each, the largest that it may be; in sum at least the parts'.
     """
     cut = {name: min(part, most[name]) for name, part in parts.items()}
     room = [most[name] - part for name, part in cut.items()]
@@ -84,7 +85,8 @@ def require_possible(total: int, zeros: int, weights: int, sparsity: float) -> N
     """Refuse a sparsity that leaves some weight without an entry, or that zeros of the dense model have reached already.
 
     Args:
-        total: N, entries of all covered weights. `zeros`: those that are zero already.
+        total: N, entries of all covered weights.
+        zeros: those that are zero already.
         weights: how many there are; each keeps one entry at least.
         sparsity: p.
 
