@@ -75,7 +75,7 @@ def tallied_axes(model: nn.Module) -> dict[str, Axis]:
 
 
 class Opened(NamedTuple):
-    """What the institutions' tally says.
+    """The institutions' tally of importance, opened.
 
     Attributes:
         total: sums of squares by axis, int64 (units, k) of each tap, channels included, as

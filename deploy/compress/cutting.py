@@ -58,7 +58,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search looked at.
+    """Sizes that a search looked at, and how each was trained.
 
     Attributes:
         budget: number of parameters.
