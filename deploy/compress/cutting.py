@@ -101,7 +101,7 @@ class Made:
 
 
 def tallied(source: Source, score: str) -> Opened | None:
-    """What a federation tallied for this very decision (`[tallies] closing = ["importance"]`); None: nothing.
+    """Importance that a federation tallied for this very decision (`[tallies] closing = ["importance"]`); None: nothing.
 
     Args:
         source: what is cut.
