@@ -27,6 +27,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -221,36 +222,29 @@ def effects(extent: Mapping[str, Any]) -> Study:
 
 
 def controlled(asked: Namespace) -> int:
-    """Train what has no cell yet, compare, print, and write unless it was a look."""
-    study = digits_controlled.study(
-        digits_controlled.QUICK if asked.quick else digits_controlled.FULL, range(2 if asked.quick else 5)
-    )
-    if asked.list:
-        _list([study])
-        return 0
-    cells = study.run(asked.jobs)
-    text = digits_controlled_page.page(cells, cells.measured())
-    print(text)
-    if not asked.quick:
-        write_results(
-            "digits_controlled", digits_controlled_page.document(cells), text, digits_controlled_page.draw(cells)
-        )
-    return 0
+    """Train small models on corpora whose digits are known."""
+    extent = digits_controlled.QUICK if asked.quick else digits_controlled.FULL
+    study = digits_controlled.study(extent, range(2 if asked.quick else 5))
+    return _on_its_own(asked, study, digits_controlled_page, "digits_controlled")
 
 
 def tuned(asked: Namespace) -> int:
-    """Tune and read what has no cell yet, compare, print, and write unless it was a look."""
-    study = digits_tuned.study(
-        digits_tuned.QUICK if asked.quick else digits_tuned.FULL, range(2) if asked.quick else digits_tuned.SEEDS
-    )
+    """Read a model before and after a federation tunes it."""
+    extent = digits_tuned.QUICK if asked.quick else digits_tuned.FULL
+    study = digits_tuned.study(extent, range(2) if asked.quick else digits_tuned.SEEDS)
+    return _on_its_own(asked, study, digits_tuned_page, digits_tuned.NAME)
+
+
+def _on_its_own(asked: Namespace, study: Study, its: ModuleType, name: str) -> int:
+    """Measure what has no cell yet, compare, print, and write a study's own page unless it was a look."""
     if asked.list:
         _list([study])
         return 0
     cells = study.run(asked.jobs)
-    text = digits_tuned_page.page(cells, cells.measured())
+    text = its.page(cells, cells.measured())
     print(text)
     if not asked.quick:
-        write_results("digits_tuned", digits_tuned_page.document(cells), text, digits_tuned_page.draw(cells))
+        write_results(name, its.document(cells), text, its.draw(cells))
     return 0
 
 

@@ -13,7 +13,6 @@ Results: `benchmarks/results/lua_federated.{json,md,svg}`.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,9 @@ from dictpfl.client.model.sparse.masks import Masks
 from dictpfl.client.model.sparse.twin import ThresholdTwin
 from dictpfl.client.model.sparse.weights import covered
 from dictpfl.client.training.task import load_task
+from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.sparse import form_of, load_sparse, sizes, write_document, write_weights
 from dictpfl.deploy.simulation.partition import Regrouping, divide
 from lib.arms import Cells, Study, study_parser
@@ -70,7 +71,6 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _federation(config: FederationConfig) -> dict[str, Any]:
-    from dictpfl.deploy.exports.finished import Finished
     from dictpfl.deploy.simulation.simulate import simulate
 
     with tempfile.TemporaryDirectory(prefix="lua-") as name:
@@ -84,19 +84,17 @@ def _federation(config: FederationConfig) -> dict[str, Any]:
         found = {
             "steps": config.federation.participants * config.federation.rounds * config.training.steps,
             **figures(model, Samples.load(run.folder / "test.npz"), load_task(config.training.task)),
-            "samples": 0,
             "zeros": masks.total - masks.kept,
             "mask": masks.digest,
             "state": run.summary["state_digest"],
             "up": max(record.bytes_up for record in updates),
             "down": max(record.bytes_down for record in updates),
         }
-        return found | _packed(finished, folder / "packed")
+        return found | _packed(finished, bench, folder / "packed")
 
 
-def _packed(finished: Any, folder: Path) -> dict[str, Any]:
+def _packed(finished: Finished, bench: Workbench, folder: Path) -> dict[str, Any]:
     """Bytes of the federation's thresholds at 70 % zeros, packed, beside the dense model as float32; and whether they come back."""
-    bench = finished.bench()
     twin = bench.twin_at(finished.state, bench.local_state())
     assert isinstance(twin, ThresholdTwin), "the file asks for thresholds"
     twin.sparsity = PACKED
@@ -116,13 +114,13 @@ def _one_place(config: FederationConfig, place: str | int) -> dict[str, Any]:
     model = build_model(config.model, dataset.sample_shape, dataset.outputs, config.seed).eval()
     task = load_task(config.training.task)
     if place == "dense":
-        return {"steps": 0, "samples": 0, **figures(model, division.test, task), "zeros": 0}
+        return {"steps": 0, **figures(model, division.test, task), "zeros": 0}
     only = None if place == "pooled" else int(place)
     own = Regrouping(config.federation.participants, only).of(division).institutions[0].train
     steps = config.federation.participants * config.federation.rounds * config.training.steps
     masks, taken = _learnt(model, own, config, steps)
     masks.put_on(covered(model))
-    return {"steps": taken, "samples": 0, **figures(model, division.test, task), "zeros": masks.total - masks.kept}
+    return {"steps": taken, **figures(model, division.test, task), "zeros": masks.total - masks.kept}
 
 
 def _learnt(model: torch.nn.Module, own: Samples, config: FederationConfig, steps: int) -> tuple[Masks, int]:
@@ -141,7 +139,7 @@ def _learnt(model: torch.nn.Module, own: Samples, config: FederationConfig, step
 def requirements(cells: Cells) -> list[Requirement]:
     """Judge what was asked beforehand (SPARSITY_TOKENS.md 2.5)."""
     by = {arm: cells.found[arm, SEED] for arm in cells.study.arms}
-    sealed, best_alone = by[SEALED], min(float(by[arm]["loss"]) for arm in ALONE if arm in by)
+    sealed, best_alone = by[SEALED], min(float(by[arm]["loss"]) for arm in ALONE)
     same = sealed["state"] == by[CLEAR]["state"] and sealed["mask"] == by[CLEAR]["mask"]
     return [
         Requirement("one state and one mask with and without encryption", "at least", 1, int(same)),
@@ -209,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not asked.quick:
         values = {"cells": {arm: one for (arm, _), one in cells.found.items()}, "machine": cells.measured(),
                   "requirements": [r.to_json() for r in requirements(cells)]}  # fmt: skip
-        write_results("lua_federated", json.loads(json.dumps(values)), text, draw(cells))
+        write_results("lua_federated", values, text, draw(cells))
     return 0
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from dictpfl.client.model import hub
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
-from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
 _DECIDED = (
@@ -45,10 +44,9 @@ def write_compressed_card(
             ("rounds", f"{finished.state.updates}"),
         ]
     rows.append(("dictpfl", versions()["dictpfl"]))
-    said = reducer_notes(config.tokens) if finished else []
     lines = [
         "---", f"library_name: {hub.split(config.model.source)[0] or 'pytorch'}", "tags:", "- dictpfl", "---", "",
         f"# {config.name}", "", kind, "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "",
-        "## Use", "", "```python", *loading, "```", "", *(f"{note}\n" for note in (*notes, *said, _DECIDED)),
+        "## Use", "", "```python", *loading, "```", "", *(f"{note}\n" for note in (*notes, *source.reducer_notes, _DECIDED)),
     ]  # fmt: skip
     (folder / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

@@ -17,7 +17,6 @@ from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
-from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
 RECORD = "cut.json"
@@ -137,7 +136,6 @@ def _card(made: Made, source: Source, note: str) -> str:
         if made.search is None
         else f"cut, and trained for {made.search.steps} steps to say what the whole model says"
     )
-    reducer = reducer_notes(source.config.tokens) if source.finished else []
     tags = ["- dictpfl", "- structured-pruning", *([] if made.search is None else ["- distillation"])]
     head: Sequence[str] = ["---", f"library_name: {library}", "tags:", *tags, "---", ""]
     body = [
@@ -149,7 +147,7 @@ def _card(made: Made, source: Source, note: str) -> str:
         _decided(made, source),
         "", *_lost(made, source),
         "## Use", "", "```python", *loading_lines(shrunk.model, name, "FOLDER"), "```",
-        *(line for said in (note, *reducer) if said for line in ("", said)),
+        *(line for said in (note, *source.reducer_notes) if said for line in ("", said)),
     ]  # fmt: skip
     return "\n".join([*head, *body]).rstrip() + "\n"
 

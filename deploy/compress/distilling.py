@@ -22,7 +22,6 @@ from dictpfl.deploy.exports.card import CARD, hub_free
 from dictpfl.deploy.exports.exporter import refuse_full
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
-from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 from dictpfl.deploy.teaching import require_taught, widths
 
@@ -97,14 +96,13 @@ def distil_folder(
     }
     (output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     rows = [f"| {who} | {each.loss:.4f} | {each.metric:.4f} |" for who, each in figures.items()]
-    reducer = reducer_notes(read.config.tokens) if read.finished else []
     lines = [
         "---", f"library_name: {hub.split(name)[0] or 'pytorch'}", "tags:", "- dictpfl", "- distillation", "---", "",
         f"# {hub_free(name)}, distilled", "",
         f"Trained for {steps} steps to say what a model of {parameters(large):,} parameters says; it has {parameters(small):,}. No "
         "part of dictpfl is needed to load it.", "", f"| | loss | {metric} |", "|---|---|---|", *rows, "", "## Use", "",
         "```python", *loading_lines(small, name, "FOLDER"), "```",
-        *(line for said in (note, *reducer) if said for line in ("", said)),
+        *(line for said in (note, *read.reducer_notes) if said for line in ("", said)),
     ]  # fmt: skip
     (output / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return (

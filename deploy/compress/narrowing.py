@@ -32,7 +32,6 @@ from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.narrow_report import Audit, Curve, NarrowReport, stage, write_report
-from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.runs.run import versions
 
 CARD = "README.md"
@@ -347,8 +346,7 @@ def _card(report: NarrowReport, model: nn.Module, source: Source, names: Sequenc
             "A residual of 0 is a model that never had the skill, 1 the general one. Harder to relearn is not erased.",
             "",
         ]
-    reducer = reducer_notes(source.config.tokens) if source.finished else []
-    return "\n".join([*lines, *(f"{note}\n" for note in (*report.notes, *reducer))]).rstrip() + "\n"
+    return "\n".join([*lines, *(f"{note}\n" for note in (*report.notes, *source.reducer_notes))]).rstrip() + "\n"
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -25,6 +25,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.simulation.founding import TEST
 from dictpfl.deploy.simulation.partition import divide
@@ -66,6 +67,11 @@ class Source:
     finished: Finished | None = None
     outputs: int = 1
     arrays: bool = False
+
+    @property
+    def reducer_notes(self) -> list[str]:
+        """Sentences on the reducer of tokens that the model was trained with, for cards; a model of a library has none."""
+        return reducer_notes(self.config.tokens) if self.finished else []
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -83,10 +83,6 @@ class Observer:
             yield self._record(known, done, aggregate, refreshed=refreshed)
 
     def _record(self, closed: ClosedRound, done: Applied, aggregate: Aggregate, *, refreshed: bool) -> RoundRecord:
-        figure = loss = None
-        by_group: dict[str, float] = {}
-        if closed.kind is RoundKind.UPDATE and self._is_tested(done.state.updates):
-            figure, loss, by_group = self.test()
         contributors = len(aggregate.counted)
         ledger = done.ledger or Ledger.void(contributors)
         if validation := self._metrics.opened(ledger.measures) if ledger.measured else {}:
@@ -95,7 +91,7 @@ class Observer:
             "fold": round(closed.fold_seconds, 6),
             "round": round(closed.ended - closed.started, 6),
         }
-        return RoundRecord(
+        record = RoundRecord(
             round=closed.round,
             kind=str(closed.kind),
             update=done.state.updates,
@@ -106,18 +102,24 @@ class Observer:
             ciphertexts=closed.ciphertexts,
             bytes_up=closed.bytes_up // contributors,
             bytes_down=len(aggregate.blob),
-            test=figure,
-            test_loss=loss,
+            test=None,
+            test_loss=None,
             validation=ledger.metric / ledger.measured if ledger.measured else None,
             validation_loss=ledger.loss / ledger.measured if ledger.measured else None,
             train_loss=ledger.train_loss / ledger.samples if ledger.samples and self._is_told(closed.kind) else None,
             refreshed=refreshed,
             seconds=seconds,
-            test_by_group=by_group,
             metric=self._task.metric_name,
-            test_metrics=scalars(self.figures["test"]) if figure is not None else {},
             validation_metrics=scalars(validation),
         )
+        is_due = closed.kind is RoundKind.UPDATE and self._is_tested(done.state.updates)
+        return self._tested(record) if is_due else record
+
+    def _tested(self, record: RoundRecord) -> RoundRecord:
+        """Add the figures of the shared model on the test split."""
+        figure, loss, by_group = self.test()
+        metrics = scalars(self.figures["test"])
+        return replace(record, test=figure, test_loss=loss, test_by_group=by_group, test_metrics=metrics)
 
     def _is_tested(self, updates: int) -> bool:
         return updates % self._test_every == 0 or updates >= self._genesis.config.federation.rounds
@@ -158,11 +160,7 @@ class Observer:
         records = [self.timed(record) for record in history]
         last = max(at for at, record in enumerate(records) if record.kind == RoundKind.UPDATE)
         if records[last].test is None:
-            figure, loss, by_group = self.test()
-            metrics = scalars(self.figures["test"])
-            records[last] = replace(
-                records[last], test=figure, test_loss=loss, test_by_group=by_group, test_metrics=metrics
-            )
+            records[last] = self._tested(records[last])
         return records
 
     def timed(self, record: RoundRecord) -> RoundRecord:

@@ -85,11 +85,11 @@ class Row:
         return mean_and_spread(found)[0]
 
 
-def together(rows: Mapping[Key, Row], *, drawn: bool = False) -> dict[Key, Figures]:
+def together(rows: Mapping[Key, Row | None], *, drawn: bool = False) -> dict[Key, Figures]:
     """Choose a run of each row whose seconds may stand side by side: of the processor that timed most rows, the least busy run of each.
 
     Args:
-        rows: those that it has not timed are left out.
+        rows: those that it has not timed, or that were not measured (None), are left out.
         drawn: runs that were measured after every round alone.
     """
     timed = {
@@ -99,6 +99,7 @@ def together(rows: Mapping[Key, Row], *, drawn: bool = False) -> dict[Key, Figur
             if {"median_seconds", "measured"} <= run.keys() and not (drawn and None in run["accuracy_by_round"])
         ]
         for key, row in rows.items()
+        if row is not None
     }
     processors = {run["measured"]["processor"] for runs in timed.values() for run in runs}
     best: dict[Key, Figures] = {}

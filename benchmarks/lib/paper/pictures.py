@@ -48,8 +48,7 @@ def _runs(found: Measured, workload: str, methods: tuple[str, ...], partition: s
 
 def _timed(found: Measured, methods: tuple[str, ...], *, drawn: bool = False) -> dict[str, Figures]:
     """Runs of the large workload whose seconds may stand side by side."""
-    rows = {method: found.row(SHOWN, "iid", method) for method in methods}
-    return together({method: row for method, row in rows.items() if row is not None}, drawn=drawn)
+    return together({method: found.row(SHOWN, "iid", method) for method in methods}, drawn=drawn)
 
 
 def time_by_phase(found: Measured) -> Figure | None:

@@ -243,7 +243,7 @@ def _fallen(few: Row | None, many: Row | None) -> bool:
 def time_table(found: Measured, workload: str, partition: str = "iid") -> str:
     """Seconds to the same accuracy on networks, with a deployment's latency and polling; a run of each, all of one processor."""
     every = {method: found.row(workload, partition, method) for method in METHODS}
-    rows = together({method: row for method, row in every.items() if row is not None}, drawn=True)
+    rows = together(every, drawn=True)
     if FULL not in rows or len(rows) < 2:
         return f"{OPEN.capitalize()}."
     target = common_target(list(rows.values()))

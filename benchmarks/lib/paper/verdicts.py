@@ -69,8 +69,10 @@ def seconds_a_round(figures: Mapping[str, Any], network: Network) -> float:
     )
 
 
-def _timed(rows: Sequence[Row]) -> Verdict | list[Mapping[str, Any]]:
+def _timed(rows: Sequence[Row] | None) -> Verdict | list[Mapping[str, Any]]:
     """A run of each whose time may be compared: on one processor, the least busy."""
+    if rows is None:
+        return Verdict(OPEN)
     runs = together(dict(enumerate(rows)))
     if len(runs) == len(rows):
         return list(runs.values())
@@ -79,8 +81,7 @@ def _timed(rows: Sequence[Row]) -> Verdict | list[Mapping[str, Any]]:
 
 def _seconds_against(method: str, least: float, network: Network) -> Callable[[Measured], Verdict]:
     def judge(found: Measured) -> Verdict:
-        rows = rows_of(found, method, OURS)
-        timed = Verdict(OPEN) if rows is None else _timed(rows)
+        timed = _timed(rows_of(found, method, OURS))
         if isinstance(timed, Verdict):
             return timed
         ratio = seconds_a_round(timed[0], network) / seconds_a_round(timed[1], network)
@@ -90,8 +91,7 @@ def _seconds_against(method: str, least: float, network: Network) -> Callable[[M
 
 
 def _beside_plaintext(found: Measured) -> Verdict:
-    rows = rows_of(found, FULL, OURS)
-    timed = Verdict(OPEN) if rows is None else _timed(rows)
+    timed = _timed(rows_of(found, FULL, OURS))
     if isinstance(timed, Verdict):
         return timed
     ratio = seconds_a_round(timed[1], LAN) / seconds_a_round(timed[0], LAN)

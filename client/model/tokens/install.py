@@ -134,12 +134,10 @@ def reduce_tokens(
 
 def take_off(model: nn.Module) -> Reduction | None:
     """Make a model read all tokens again, in place; returns the reduction that hung on it, None where there was none."""
-    for module in model.modules():
-        found = getattr(module, "reduction", None)
-        if isinstance(found, Reduction):
-            found.take_down(module)
-            return found
-    return None
+    module, found = _place_of(model)
+    if found is not None:
+        found.take_down(module)
+    return found
 
 
 @contextmanager
@@ -155,8 +153,13 @@ def reading_all(model: nn.Module) -> Iterator[None]:
 
 def reduction_of(model: nn.Module) -> Reduction | None:
     """Find the reduction that hangs on a model; None where there is none."""
+    return _place_of(model)[1]
+
+
+def _place_of(model: nn.Module) -> tuple[nn.Module, Reduction | None]:
+    """The module that a reduction hangs on, and the reduction; the model itself and None where there is none."""
     for module in model.modules():
         found = getattr(module, "reduction", None)
         if isinstance(found, Reduction):
-            return found
-    return None
+            return module, found
+    return model, None
