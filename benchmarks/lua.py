@@ -249,7 +249,7 @@ def _language(name: str, seed: int, steps: int, *, quick: bool) -> Subject:
     section = config.data.model_copy(
         update={"path": str(Path(config.data.path).with_name("excerpts.parquet")), "column": "", "partition": "iid"}
     )
-    excerpts = load_dataset(section.model_copy(update={"limit": 0, "test_limit": 60}), seed).samples
+    excerpts = load_dataset(section.model_copy(update={"limit": 0, "test_limit": 30}), seed).samples
     model = build_model(config.model, tales.sample_shape, tales.outputs, seed)
     held = {"test": test, "elsewhere": excerpts}
     if quick:
