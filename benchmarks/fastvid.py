@@ -44,7 +44,16 @@ from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import clip_federations, events, peaks, splices
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
-from lib.machine import Requirement, machine, markdown_table, panels, previous, preamble, requirement_lines, write_results
+from lib.machine import (
+    Requirement,
+    machine,
+    markdown_table,
+    panels,
+    preamble,
+    previous,
+    requirement_lines,
+    write_results,
+)
 from lib.steps import paired_steps
 
 KEEP, FRAMES, SIDE, CLASSES = 0.125, 16, 4, 4
