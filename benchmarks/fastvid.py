@@ -1,7 +1,7 @@
 """Which tokens of a clip may go before a transformer reads it: density, salience, or a simple rule?
 
     python benchmarks/fastvid.py               # hit rates, training and the time of a step, 3 seeds; ten minutes on two idle cores
-    python benchmarks/fastvid.py --untrained   # hit rates and time alone: a minute
+    python benchmarks/fastvid.py --untrained   # hit rates and time alone: a minute; what was trained stays as it was
     python benchmarks/fastvid.py --short-event # hit rates and accuracy without training at 24 frames of 36 or 64 tokens: fastvid_events.md
     python benchmarks/fastvid.py --real        # three real clips, spliced (experiments/fetch.py --only clips; extra `video`): fastvid_real.md
     python benchmarks/fastvid.py --federation  # experiments/videos_digits.toml with and without its reducer: fastvid_federation.md
@@ -44,7 +44,16 @@ from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import clip_federations, events, peaks, splices
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
-from lib.machine import Requirement, machine, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import (
+    Requirement,
+    machine,
+    markdown_table,
+    panels,
+    preamble,
+    previous,
+    requirement_lines,
+    write_results,
+)
 from lib.steps import paired_steps
 
 KEEP, FRAMES, SIDE, CLASSES = 0.125, 16, 4, 4
@@ -314,7 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked.jobs
     )
     unequal = {name: why for name, why in UNEQUAL.items() if name in arms}
-    trained = None if asked.untrained else Study("fastvid", measure, arms, seeds, unequal).run(asked.jobs)
+    training = Study("fastvid", measure, arms, seeds, unequal)
+    trained = (None if asked.quick else _kept(training)) if asked.untrained else training.run(asked.jobs)
     timed = step_times(2 if asked.quick else 5)
     text = page(seen, trained, timed)
     print(text)
@@ -326,8 +336,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _kept(study: Study) -> Cells | None:
+    """Cells that the results hold of a study, so that measuring the rest does not lose them; None: not all of its arms and seeds."""
+    kept = previous("fastvid", "trained")
+    found = {(arm, seed): kept.get(_name(arm, seed)) for arm in study.arms for seed in study.seeds}
+    return Cells(study, {key: one for key, one in found.items() if one}) if all(found.values()) else None
+
+
+def _name(arm: str, seed: int) -> str:
+    return f"{arm}, seed {seed}"
+
+
 def _json(cells: Cells) -> dict[str, Any]:
-    return {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()}
+    return {_name(arm, seed): one for (arm, seed), one in cells.found.items()}
 
 
 if __name__ == "__main__":

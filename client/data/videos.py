@@ -45,7 +45,7 @@ def chosen(times: Times, frames: int, fps: float = 0.0) -> list[int]:
     ticks, count = times.ticks, len(times.ticks)
     if fps:
         if times.tick is None:
-            raise ValueError("it does not say when its frames are shown; leave data.options.fps out")
+            raise ValueError("it does not say when its frames are shown; leave fps out")
         step = 1 / (Fraction(str(fps)) * times.tick)
         return [bisect_right(ticks, ticks[0] + n * step) - 1 for n in range(frames)]
     if frames == 1 or count <= frames or times.is_even:

@@ -72,7 +72,7 @@ def narrow(
     head: Annotated[
         Literal["trim", "whole"], typer.Option(help="trim: the head loses the rows of other classes.")
     ] = "trim",
-    seed: Annotated[int, typer.Option(min=0, help="Of batches and draws.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of batches and draws.")] = 1,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of \\[data] or \\[training].")
     ] = None,

@@ -79,7 +79,15 @@ class Look:
 
 
 def look(
-    clip: Path, *, reducer: str, keep: float, frames: int, side: int, encoder: str, options: Mapping[str, Any]
+    clip: Path,
+    *,
+    reducer: str,
+    keep: float,
+    frames: int,
+    side: int,
+    encoder: str,
+    options: Mapping[str, Any],
+    fps: float = 0.0,
 ) -> Look:
     """Reduce the tokens of a clip.
 
@@ -87,10 +95,11 @@ def look(
         clip: a file.
         reducer: one that works before a stack.
         keep: share that stays.
-        frames: number of frames, evenly spaced.
+        frames: number of frames.
         side: places on each side of a frame; an encoder says it itself.
         encoder: `timm:FOLDER` or `timm:NAME`, a vision transformer whose patches are the tokens; empty: the pixels of places are.
         options: of the reducer.
+        fps: frames of a second of the clip, from its first; 0: evenly spaced over the whole clip.
 
     Raises:
         ConfigError: a reducer that works between layers, an encoder of another family, or options out of range.
@@ -101,7 +110,7 @@ def look(
         raise ConfigError(
             f"{reducer!r} with keep {keep:g} has nothing to do before a stack; expected one of {', '.join(BEFORE)}, and keep below 1"
         )
-    images = images_of(clip, frames)
+    images = images_of(clip, frames, fps)
     found, side = _encoded(images, encoder) if encoder else (_of_pixels(images, side), side)
     began = time.perf_counter()
     reduced = made.once(found)

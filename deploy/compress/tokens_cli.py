@@ -42,6 +42,12 @@ def tokens(
         Path | None, typer.Option(help="PNG to write: frames of the clip, kept tokens bright, cuts between scenes.")
     ] = None,
     frames: Annotated[int, typer.Option(min=1, max=1024, help="Frames of the clip that are looked at.")] = 32,
+    fps: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1000.0, help="Frames of a second, from the first on; 0: evenly spaced over the clip."
+        ),
+    ] = 0.0,
     side: Annotated[int, typer.Option(min=1, max=28, help="Tokens on each side of a frame, without an encoder.")] = 8,
     encoder: Annotated[
         str, typer.Option(help="timm:FOLDER or timm:NAME: a vision transformer whose patches are the tokens.")
@@ -68,13 +74,14 @@ def tokens(
             raise ConfigError(f"{source}: one picture shows one reducer, found {', '.join(reducer)}; name one")
         if encoder:
             refuse_unread("side", because=f"{encoder} has patches of its own")
-        _clip(Path(source), keep, (reducer or ["fastvid"])[0], option, picture, frames, side, encoder)
+        _clip(Path(source), keep, (reducer or ["fastvid"])[0], option, picture, frames, fps, side, encoder)
         return
     refuse_unread(
         "picture",
         "option",
         "encoder",
         "frames",
+        "fps",
         "side",
         because=f"of a clip ({', '.join(_ENDINGS)}), and {source} is none",
     )
@@ -101,6 +108,7 @@ def _clip(
     option: list[str] | None,
     output: Path | None,
     frames: int,
+    fps: float,
     side: int,
     encoder: str,
 ) -> None:
@@ -113,7 +121,7 @@ def _clip(
             raise ConfigError(f"--picture {output}: expected the name of a picture, such as {output.stem}.png")
         console.require_place(output)
     said: dict[str, Any] = dict(overrides(option))
-    seen = look(clip, reducer=reducer, keep=keep, frames=frames, side=side, encoder=encoder, options=said)
+    seen = look(clip, reducer=reducer, keep=keep, frames=frames, side=side, encoder=encoder, options=said, fps=fps)
     _say(seen, reducer, said)
     if output is not None:
         picture(seen).save(output)

@@ -66,7 +66,7 @@ def numbers(
     draws: Annotated[
         int, typer.Option(min=0, help="Of --neurons: draws of as many random neurons, for each digit.")
     ] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Of questions and draws.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Of questions and draws.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
     """Hold digits against what is to be expected: of a table, of all institutions' tables together, or of a language model.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import budget
+import fastvid
 import vlm
 from lib import between, clip_federations, events, layers_of_language, splices
 from lib.arms import Cells, Study
@@ -170,12 +171,20 @@ def test_federations_of_clips_that_learn_nothing_say_little() -> None:
     assert "no difference is shown" not in better
 
 
+def test_untrained_figures_leave_what_was_trained() -> None:
+    study = Study("fastvid", fastvid.measure, fastvid.ARMS, (0, 1, 2), fastvid.UNEQUAL)
+    kept = fastvid._kept(study)
+    assert kept is not None
+    assert len(kept.of(fastvid.FASTVID, "accuracy")) == 3
+    assert fastvid._kept(Study("fastvid", fastvid.measure, fastvid.ARMS, (0, 9), fastvid.UNEQUAL)) is None
+
+
 def test_what_pages_quote_stands_in_the_result_files() -> None:
     results = ROOT / "benchmarks" / "results"
     time = json.loads((results / "fastvid.json").read_bytes())["time"]
     family = (ROOT / "docs/explanation/pruning-family.md").read_text(encoding="utf-8")
     assert f"[{time['ratio']:.2f} of the full one](../../benchmarks/results/fastvid.md)" in family
-    assert f"| {time['ratio']:.2f} stands; the reducer's {100 * time['reducer'] / time['reduced']:.0f} %" in family
+    assert f"| stands: {time['ratio']:.2f}, and {100 * time['reducer'] / time['reduced']:.0f} %" in family
     if "runs with other bytes: required at most 0, measured 0" not in (results / "fastvid_federation.md").read_text():
         for page in ("docs/how-to/video.md", "docs/how-to/fewer-tokens.md", "experiments/videos_digits.toml"):
             text = " ".join((ROOT / page).read_text(encoding="utf-8").split())

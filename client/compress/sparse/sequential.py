@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dictpfl.client.compress.sparse.inputs import BATCH, Real, require_reached, watched
+from dictpfl.client.compress.sparse.inputs import BATCH, require_reached, watched
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.weights import Weight
 from dictpfl.client.model.tokens.install import reading_all
@@ -26,6 +28,20 @@ class Collector(Protocol):
 
 
 C = TypeVar("C", bound=Collector)
+K = TypeVar("K", int, int | str)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where a block takes what the block before it puts out; all else that the two are called with is the same.
+
+    Attributes:
+        argument: number or name of the argument.
+        output: number among what the block before returns.
+    """
+
+    argument: int | str
+    output: int
 
 
 @dataclass(frozen=True)
@@ -35,10 +51,34 @@ class Part:
     Attributes:
         block: name of the module that holds them; empty: the whole model.
         readers: groups of weights that read the same input.
+        fed: how the part before it feeds it; None: its inputs are known by running the model up to it.
     """
 
     block: str
     readers: tuple[tuple[Weight, ...], ...]
+    fed: Feed | None = None
+
+
+_Batch = tuple[Tensor, tuple[Any, ...], dict[str, Any]]
+"""A batch of features, and what a block is called with for it: positional and named."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a block.
+
+    Attributes:
+        arguments: by number or name.
+        outputs: what it returned.
+        began, ended: how often each argument that is a tensor had been written to, before and after.
+        returned: the same of outputs, by number.
+    """
+
+    arguments: Mapping[int | str, Any]
+    outputs: tuple[Any, ...]
+    began: Mapping[int | str, int]
+    ended: Mapping[int | str, int]
+    returned: Mapping[int, int]
 
 
 class _Stop(Exception):  # noqa: N818 -- no error: the rest of the model is not needed
@@ -46,7 +86,7 @@ class _Stop(Exception):  # noqa: N818 -- no error: the rest of the model is not 
 
 
 def parts_of(model: nn.Module, weights: Mapping[str, Weight], samples: Samples) -> list[Part]:
-    """Divide covered weights into parts in the order of use, found by running one sample.
+    """Divide covered weights into parts in the order of use, found by running one sample; how they feed each other, by running all.
 
     Raises:
         ModelError: a weight that it does not reach.
@@ -56,29 +96,26 @@ def parts_of(model: nn.Module, weights: Mapping[str, Weight], samples: Samples) 
     def see(weight: Weight, _group: int, x: Tensor) -> None:
         order.setdefault(weight.name, x)
 
-    calls: dict[str, int] = {}
-    modules = dict(model.named_modules())
-    handles = [
-        modules[block].register_forward_pre_hook(lambda *_, block=block: _count(calls, block))
-        for block in {w.block for w in weights.values()} & modules.keys()
-    ]
-    try:
-        for _ in _batches(model, weights, samples.take(torch.arange(1).numpy()), see):
-            pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    features, _ = tensors_of(model, samples)
+    one, modules = features[:1], dict(model.named_modules())
+    blocks = sorted({w.block for w in weights.values()} & modules.keys())
+    with watched(model, weights, see) as real:
+        real.of(one)
+        calls = _noted(model, blocks, one)
     require_reached(weights, set(order))
     parts: dict[str, list[list[Weight]]] = {}
     for name, x in order.items():
         block = weights[name].block
-        # A block that runs several times for a sample, or is no module: its inputs are those of the whole model.
-        readers = parts.setdefault(block if calls.get(block) == 1 else "", [])
+        # A block that runs several times for a sample, is no module, or writes to what it is given: its inputs are those of the whole model.
+        made = calls.get(block, ())
+        alone = len(made) == 1 and made[0].began == made[0].ended
+        readers = parts.setdefault(block if alone else "", [])
         if readers and _is_same(order[readers[-1][0].name], x):
             readers[-1].append(weights[name])
         else:
             readers.append([weights[name]])
-    return [Part(block, tuple(map(tuple, readers))) for block, readers in parts.items()]
+    fed = _feeds(model, list(parts), features)
+    return [Part(block, tuple(map(tuple, readers)), fed.get(block)) for block, readers in parts.items()]
 
 
 def in_order(
@@ -106,20 +143,38 @@ def in_order(
     if not len(samples):
         raise DataError("no calibration samples; expected at least one")
     with reading_all(model):
+        before, calls = "", list[_Batch]()
         for part in parts_of(model, weights, samples):
             groups = part.readers if by_input else (tuple(w for group in part.readers for w in group),)
-            calls = _calls(model, part.block, samples)
+            # Running the model up to each of its blocks would take as many passes as it has blocks.
+            calls = (
+                _calls(model, part.block, samples) if part.fed is None else _passed_on(model, before, calls, part.fed)
+            )
             for group in groups:
                 gathered = make()
                 _run(model, part.block, calls, {w.name: w for w in group}, gathered)
                 decide(group, gathered)
+            before = part.block
 
 
 @torch.no_grad()
-def _calls(model: nn.Module, block: str, samples: Samples) -> list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]]:
-    """What a block is called with for each batch: (features, positional, named)."""
+def _passed_on(model: nn.Module, before: str, calls: Sequence[_Batch], feed: Feed) -> list[_Batch]:
+    """What a block is called with for each batch, from what the block before it was."""
+    module, found = model.get_submodule(before), list[_Batch]()
+    for x, positional, named in calls:
+        out = _outputs(module(*positional, **named))[feed.output]
+        if isinstance(feed.argument, int):
+            found.append((x, (*positional[: feed.argument], out, *positional[feed.argument + 1 :]), named))
+        else:
+            found.append((x, positional, {**named, feed.argument: out}))
+    return found
+
+
+@torch.no_grad()
+def _calls(model: nn.Module, block: str, samples: Samples) -> list[_Batch]:
+    """What a block is called with for each batch."""
     features, _ = tensors_of(model, samples)
-    found: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = []
+    found: list[_Batch] = []
     if not block:
         return [(x, (), {}) for x in torch.split(features, BATCH)]
 
@@ -143,7 +198,7 @@ def _calls(model: nn.Module, block: str, samples: Samples) -> list[tuple[Tensor,
 def _run(
     model: nn.Module,
     block: str,
-    calls: Sequence[tuple[Tensor, tuple[Any, ...], dict[str, Any]]],
+    calls: Sequence[_Batch],
     group: Mapping[str, Weight],
     gathered: Collector,
 ) -> None:
@@ -157,19 +212,72 @@ def _run(
                 forward(model, x)
 
 
-def _batches(
-    model: nn.Module, weights: Mapping[str, Weight], samples: Samples, see: Callable[[Weight, int, Tensor], None]
-) -> Iterator[Real]:
-    features, _ = tensors_of(model, samples)
-    with watched(model, weights, see) as real, torch.no_grad():
-        for x in torch.split(features, BATCH):
-            real.of(x)
-            forward(model, x)
-            yield real
+def _feeds(model: nn.Module, blocks: Sequence[str], features: Tensor) -> dict[str, Feed]:
+    """How each block is fed by the one before it, where it is in every batch: only padding makes some models give them masks."""
+    found: dict[str, Feed | None] = {}
+    for x in torch.split(features, BATCH):
+        calls = _noted(model, [block for block in blocks if block], x)
+        for before, after in pairwise(blocks):
+            feed = _feed(calls[before][0], calls[after][0]) if before and after else None
+            found[after] = feed if found.get(after, feed) == feed else None
+    return {after: feed for after, feed in found.items() if feed is not None}
 
 
-def _count(calls: dict[str, int], block: str) -> None:
-    calls[block] = calls.get(block, 0) + 1
+@torch.no_grad()
+def _noted(model: nn.Module, blocks: Sequence[str], x: Tensor) -> dict[str, list[_Call]]:
+    """Calls of blocks while a model runs on a batch."""
+    calls: dict[str, list[_Call]] = {block: [] for block in blocks}
+    began: dict[str, dict[int | str, int]] = {}
+
+    def begin(block: str, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        began[block] = _versions(_arguments(positional, named))
+
+    def end(block: str, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        given, made = _arguments(positional, named), _outputs(output)
+        calls[block].append(_Call(given, made, began[block], _versions(given), _versions(dict(enumerate(made)))))
+
+    with ExitStack() as stack:
+        for block in blocks:
+            module = model.get_submodule(block)
+            before = module.register_forward_pre_hook(
+                lambda _, positional, named, block=block: begin(block, positional, named), with_kwargs=True
+            )
+            after = module.register_forward_hook(
+                lambda _, positional, named, out, block=block: end(block, positional, named, out), with_kwargs=True
+            )
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        forward(model, x)
+    return calls
+
+
+def _arguments(positional: tuple[Any, ...], named: dict[str, Any]) -> dict[int | str, Any]:
+    given: dict[int | str, Any] = dict(enumerate(positional))
+    given.update(named)
+    return given
+
+
+def _versions(values: Mapping[K, Any]) -> dict[K, int]:
+    """How often each tensor was written to: torch counts it."""
+    return {key: value._version for key, value in values.items() if isinstance(value, Tensor)}  # noqa: SLF001 -- torch has no other name for it
+
+
+def _outputs(output: Any) -> tuple[Any, ...]:
+    return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+
+
+def _feed(before: _Call, after: _Call) -> Feed | None:
+    """How one block feeds the next; None: something lies between them, or they are called with other things."""
+    given = [
+        Feed(argument, number)
+        for argument, value in after.arguments.items()
+        for number, out in enumerate(before.outputs)
+        if value is out and after.began.get(argument, -1) == before.returned.get(number)
+    ]
+    if len(given) != 1 or before.arguments.keys() != after.arguments.keys():
+        return None
+    same = [before.arguments[a] is value for a, value in after.arguments.items() if a != given[0].argument]
+    return given[0] if all(same) else None
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

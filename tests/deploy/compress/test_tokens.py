@@ -91,6 +91,21 @@ def test_command(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_frames_of_a_second_are_those_that_are_shown_then(tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    images = [Image.fromarray(np.full((32, 32, 3), 20 * n, dtype=np.uint8)) for n in range(8)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100)  # ms: 0.8 s in all
+    said: dict[str, Any] = {"reducer": "grid", "keep": 0.5, "frames": 4, "side": 2, "encoder": "", "options": {}}
+    seen = look(path, fps=5, **said).images[:, 0, 0, 0]
+    assert np.abs(seen.astype(int) - [0, 40, 80, 120]).max() <= 2
+    assert np.abs(look(path, **said).images[-1, 0, 0, 0].astype(int) - 140) <= 2
+    ran = dictpfl("tokens", "clip.gif", "--fps", 5, "--frames", 4, "--reducer", "grid", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    still = dictpfl("tokens", clip(tmp_path / "a.tif"), "--fps", 5, cwd=tmp_path)
+    assert "it does not say when its frames are shown; leave fps out" in still.stderr
+    assert "Traceback" not in still.stderr
+
+
 def test_a_model_s_table(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     (tmp_path / "c.toml").write_text(

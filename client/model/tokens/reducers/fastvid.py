@@ -233,7 +233,7 @@ def salience(hidden: Tensor, kind: str) -> Tensor:
     """Compare tokens with their frame's mean token, (B, F, N): for encoders that give no attention."""
     wide = hidden.float()
     mean = wide.mean(dim=2, keepdim=True)
-    return F.cosine_similarity(wide, mean, dim=-1) if kind == "mean" else (wide - mean).norm(dim=-1)
+    return F.cosine_similarity(wide, mean, dim=-1) if kind == "mean" else (wide - mean).square_().sum(dim=-1).sqrt_()
 
 
 def of_mask(hidden: Tensor, stays: Tensor, merged: Tensor, cuts: Tensor | None) -> Reduced:
