@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dictpfl.deploy.runs.compared import Comparison
 
 
-_KINDS = {"table": "in tables", "dense": "as they are", "statistic": "statistics"}
+_KINDS = {"table": "in tables", "dense": "as they are", "statistic": "statistics", "gate": "gates"}
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
