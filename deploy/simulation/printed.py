@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from dictpfl.deploy.runs.compared import Comparison
 
 
-_KINDS = {"table": "in tables", "dense": "as they are", "statistic": "statistics", "gate": "gates"}
+_KINDS = {
+    "table": "in tables",
+    "dense": "as they are",
+    "statistic": "statistics",
+    "gate": "gates",
+    "threshold": "thresholds",
+}
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:

@@ -99,6 +99,8 @@ def summarise(
 
 def trained(genesis: Genesis) -> dict[str, Any]:
     """Count what is trained and shared, by kind, and say what the head is: the paper leaves it open."""
+    if genesis.config.sparsity.method != "none":
+        return {"values": {"threshold": genesis.layout.size}, "head": "frozen"}
     kinds = {str(kind): int(genesis.layout.coordinates(kind).sum()) for kind in Kind}
     settings = genesis.config.decomposition
     free = not settings.enabled or settings.last_layers
