@@ -43,6 +43,7 @@ from lib.hybrid import stored
 from lib.lua_page import WORKLOADS, document, draw, page
 from lib.machine import write_results
 from lib.sparse import ABOUT, ARMS, EQUAL, LEARNT, TRAINED, Learnt, Subject, figures
+from lib.tuning import widened
 
 SEEDS, TUNING = (1, 2, 3), 0
 """Seeds of the arms, and the one that rates are chosen on."""
@@ -123,7 +124,7 @@ def chosen(name: str, p: float, jobs: int, *, quick: bool) -> dict[str, float] |
             return None
         cells = asked.run(jobs or 1)
         best = {arm: best_rate(cells, arm, grids[arm], higher=workload.higher) for arm in TRAINED}
-        wider = {arm: _widened(grids[arm], best[arm]) for arm in TRAINED}
+        wider = {arm: widened(grids[arm], best[arm]) for arm in TRAINED}
         if wider == grids:
             return best
         grids = wider
@@ -141,12 +142,6 @@ def best_rate(cells: Cells, arm: str, grid: Sequence[float], *, higher: bool) ->
     """The rate of a grid with the best figure on validation samples; of equal ones the smallest."""
     values = {rate: float(cells.of(f"{arm} {rate:g}", "validation")[0]) for rate in grid}
     return max(grid, key=lambda rate: (values[rate] if higher else -values[rate], -rate))
-
-
-def _widened(grid: Sequence[float], best: float) -> list[float]:
-    if best == grid[0]:
-        return [grid[0] / 2, *grid]
-    return [*grid, grid[-1] * 2] if best == grid[-1] else list(grid)
 
 
 def _shared(name: str, p: float, *, quick: bool) -> dict[str, Any]:

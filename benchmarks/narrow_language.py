@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import nn
 
 from dictpfl.client.compress.cutting import scores as cutting
@@ -287,14 +288,16 @@ def draw(cells: Cells) -> Figure:
         colour, marker = COLOURS[number % len(COLOURS)], "osD^v"[number // len(COLOURS) % 5]
         curve = {int(n): fmean(one[n] for one in cells.of(arm, "relearnt")) for n in cells.of(arm, "relearnt")[0]}
         kept = fmean(cells.of(arm, "python"))
-        left.scatter([kept], [curve[max(curve)]], color=colour, marker=marker, label=arm)
-        right.plot([*curve], [*curve.values()], color=colour, marker=marker)
+        left.scatter([kept], [curve[max(curve)]], color=colour, marker=marker)
+        right.plot([*curve], [*curve.values()], color=colour, marker=marker, label=arm)
     left.set_xlabel("Python, nats (kept)")
     left.set_ylabel("messages relearnt, nats (dropped)")
     right.set_xscale("log")
+    right.set_xticks([*curve], [str(n) for n in curve], minor=False)
+    right.xaxis.set_minor_locator(NullLocator())
     right.set_xlabel("steps on messages")
     right.set_ylabel("messages, nats")
-    left.legend(frameon=False, fontsize=6)
+    right.legend(frameon=False, fontsize=6)
     return figure
 
 

@@ -49,6 +49,7 @@ class Cell:
         tunes: chooses a rate: nothing that was measured on the test split comes back.
         keep: folder that the run is left in; empty: nowhere.
         in_process: `lib.fedavg` runs it, in clear, and measures after the last round only.
+        tests_last: the test split is measured after the last round only, as it is there; a large one takes longer than training.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Cell:
     tunes: bool = False
     keep: str = ""
     in_process: bool = False
+    tests_last: bool = False
 
     def config(self, **changes: Any) -> FederationConfig:
         """The checked configuration."""
@@ -121,7 +123,8 @@ def _simulated(cell: Cell) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cell-") as name:
         folder = Path(name)
         changes = {} if cell.start is None else weights_of(cell, folder)
-        run = simulate(cell.config(**changes), Path(cell.keep) if cell.keep else folder / "run", engine="local")
+        config, place = cell.config(**changes), Path(cell.keep) if cell.keep else folder / "run"
+        run = simulate(config, place, engine="local", test_every=config.federation.rounds if cell.tests_last else 1)
     updates = [record for record in run.records if record.kind == "update"]
     measured = [r for r in updates if r.validation is not None][-LAST:]
     found: dict[str, Any] = {
@@ -133,7 +136,7 @@ def _simulated(cell: Cell) -> dict[str, Any]:
     }
     if cell.tunes:
         return found
-    history = [100 * (record.test or 0.0) for record in updates]
+    history = [100 * record.test for record in updates if record.test is not None]
     values, rounds = dict(run.summary["values"]), int(run.summary["rounds"])
     sent = {"up": sum(r.bytes_up for r in run.records), "down": sum(r.bytes_down for r in run.records)}
     return (

@@ -60,11 +60,17 @@ def tune(keys: Sequence[Key], jobs: int, *, quick: bool = False) -> dict[Key, Tu
 
 
 def _beyond(grid: Tuning) -> Sequence[float]:
-    best = best_rate(grid)
-    return [2 * best] if best == max(grid) else [best / 2] if best == min(grid) else []
+    return sorted(set(widened(sorted(grid), best_rate(grid))) - set(grid))
 
 
 def _add(tried: dict[Key, Tuning], wanted: Sequence[tuple[Key, float, int]], jobs: int) -> None:
     cells = [WORKLOADS[name].cell(name, method, rate, seed, tunes=True) for (name, method), rate, seed in wanted]
     for (key, rate, _), found in zip(wanted, measure_all(cells, jobs), strict=True):
         tried[key].setdefault(rate, []).append(found)
+
+
+def widened(grid: Sequence[float], best: float) -> list[float]:
+    """Add a rate beyond the end of a rising grid at which the best stands; a grid whose best lies within stays."""
+    if best == grid[0]:
+        return [grid[0] / 2, *grid]
+    return [*grid, grid[-1] * 2] if best == grid[-1] else list(grid)

@@ -16,6 +16,7 @@ from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model, load_weights
+from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.rules import Parts, Role, parts
 from dictpfl.client.model.sparse.federated import threshold_twin
 from dictpfl.client.model.twin import Twin
@@ -26,6 +27,7 @@ from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.ckks.sealing import CKKSSealer, IdentitySealer
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.genesis import Genesis, components
+from dictpfl.common.law.layout import Kind
 from dictpfl.common.law.round import begin
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.wire import ENTRY_BYTES, HEADER_BYTES
@@ -99,7 +101,9 @@ class Description:
         return {
             "parameters": [vars(row) | {"shape": list(row.shape)} for row in self.rows],
             "values": {
-                "model": sum(row.values for row in self.rows if not row.role.endswith("statistic")),
+                "model": sum(
+                    row.values for row in self.rows if row.role != _GATE and not row.role.endswith("statistic")
+                ),
                 "shared": sum(row.shared for row in self.rows),
             },
             "samples": self.samples,
@@ -138,7 +142,8 @@ def describe(config: FederationConfig) -> Description:
         sample_shape=sample_shape, outputs=outputs,
     )  # fmt: skip
     first, upload = _upload(genesis, updates=0), _upload(genesis, updates=1)
-    twin = threshold_twin(model, genesis.config) or Twin(model, config.decomposition, genesis.dictionaries)
+    gates = Gates.of(genesis.gates, genesis.config.narrow)
+    twin = threshold_twin(model, genesis.config) or Twin(model, config.decomposition, genesis.dictionaries, gates)
     rows = _rows(twin, model, config, genesis, upload)
     plaintext = _PLAIN_BYTES * sum(p.numel() for p in model.parameters())
     trained = _ADAM * _PLAIN_BYTES * sum(p.numel() for p in twin.module.parameters() if p.requires_grad)
@@ -167,18 +172,29 @@ def _rows(twin: Twin, model: nn.Module, config: FederationConfig, genesis: Genes
     total, sorted_ = sum(shared.values()), parts(model, config.decomposition)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return tuple(
+    rows = [
         Row(
-            name, tuple(tensors[name].shape), tensors[name].numel(), str(role), _why(name, role, config, sorted_, fixed),
+            name, tuple(tensors[name].shape), tensors[name].numel(), _named(role, config), _why(name, role, config, sorted_, fixed),
             shared.get(name, 0), round(upload * shared.get(name, 0) / total),
         )
         for name, role in twin.roles.items()
-    )  # fmt: skip
+    ]  # fmt: skip
+    gates = [entry for entry in genesis.layout.entries if entry.kind is Kind.GATE]
+    rows += [Row(e.name, e.shape, e.size, _GATE, _OF_GATES, e.size, round(upload * e.size / total)) for e in gates]
+    return tuple(rows)
+
+
+def _named(role: Role, config: FederationConfig) -> str:
+    return _THRESHOLDS if role is Role.DENSE and config.sparsity.method != "none" else str(role)
 
 
 def _why(name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed: set[str]) -> str:
     """The rule of `dictpfl.client.model.rules.survey` that decided."""
-    said = config.decomposition
+    said, masked = config.decomposition, config.sparsity.method
+    if masked != "none":
+        # Thresholds are all that is trained, whatever [decomposition] says.
+        rows = f'a threshold a row: sparsity.method = "{masked}"'
+        return rows if role is Role.DENSE else "it stays as it is: thresholds are trained"
     for key in ("dense", "local", "frozen"):
         if pattern := next((p for p in getattr(said, key) if fnmatchcase(name, p)), ""):
             return f'decomposition.{key} = "{pattern}"'
@@ -211,6 +227,9 @@ def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts) -> 
 
 
 _FIXED, _UNCOVERED = "requires_grad is False in the model", "no layer type covers it"
+_GATE, _OF_GATES = "gate", "a gate a unit in front of it: narrow.axes"
+"""What gates are called, which are no parameters of the model, and why there are some."""
+_THRESHOLDS = "thresholds"
 
 
 def _warnings(

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from dictpfl.deploy.runs.compared import Comparison
 
 
-_KINDS = {"table": "in tables", "dense": "as they are", "statistic": "statistics"}
+_KINDS = {
+    "table": "in tables",
+    "dense": "as they are",
+    "statistic": "statistics",
+    "gate": "gates",
+    "threshold": "thresholds",
+}
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -32,7 +38,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
                    f"{human_count(values['sent'])} sent in all"),
         ("fewer values", f"{human_factor(summary['reduction']['values'])} (decomposition "
                          f"{human_factor(summary['reduction']['decomposition'])}, pruning "
-                         f"{human_factor(summary['reduction']['pruning'])})"),
+                         f"{human_factor(summary['reduction']['pruning'])}{_besides(summary)})"),
         ("time", f"{human_seconds(seconds['total'])}; training {human_seconds(seconds['train'])} an institution, "
                  f"seal, fold and open {human_seconds(crypto)}"),
         *_devices_row(summary),
@@ -65,6 +71,12 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     console.out.print(table, highlight=False, soft_wrap=True)
     if warning := below_baseline(summary):
         console.warn(warning)
+
+
+def _besides(summary: Mapping[str, Any]) -> str:
+    """Say what was sent beside updates; runs of earlier releases do not say."""
+    factor = summary["reduction"].get("scores", 1.0)
+    return "" if factor == 1.0 else f", scores and tallies {human_factor(factor)}"
 
 
 def _fewer_bytes(summary: Mapping[str, Any]) -> str:

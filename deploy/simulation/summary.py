@@ -35,6 +35,8 @@ def summarise(
 ) -> dict[str, Any]:
     """summary.json: what was run, what it reached, and what crossed the wire for one institution.
 
+    In `reduction`, decomposition times pruning times scores is values; `scores` is below 1 where scores or tallies were sent besides updates.
+
     `test`, `test_history` and `validation` are figures of `metric`; where that is an accuracy, they stand under the names of format 1, too.
 
     `test_by_group` has each institution's own test figure and samples where the data name them, `test_mean_of_groups` the
@@ -44,7 +46,10 @@ def summarise(
     updates = [record for record in history if record.kind == RoundKind.UPDATE]
     figures = [record.test for record in updates]
     sent, rounds = sum(record.sent for record in history), len(updates)
-    values = {"model": founded.model_values, "shared": founded.genesis.layout.size, "sent": sent}
+    updated = sum(record.sent for record in updates)
+    values = {
+        "model": founded.model_values, "shared": founded.genesis.layout.size, "sent": sent, "sent_in_updates": updated
+    }  # fmt: skip
     last = history[-1]
     summary = {
         "format": FORMAT,
@@ -72,7 +77,8 @@ def summarise(
         "trained": trained(founded.genesis),
         "reduction": {
             "decomposition": values["model"] / max(1, values["shared"]),
-            "pruning": values["shared"] * rounds / max(1, sent),
+            "pruning": values["shared"] * rounds / max(1, updated),
+            "scores": updated / max(1, sent),
             "values": values["model"] * rounds / max(1, sent),
             "bytes": _FLOAT * values["model"] * rounds / max(1, sum(record.bytes_up for record in history)),
         },
@@ -99,6 +105,8 @@ def summarise(
 
 def trained(genesis: Genesis) -> dict[str, Any]:
     """Count what is trained and shared, by kind, and say what the head is: the paper leaves it open."""
+    if genesis.config.sparsity.method != "none":
+        return {"values": {"threshold": genesis.layout.size}, "head": "frozen"}
     kinds = {str(kind): int(genesis.layout.coordinates(kind).sum()) for kind in Kind}
     settings = genesis.config.decomposition
     free = not settings.enabled or settings.last_layers

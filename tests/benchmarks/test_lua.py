@@ -8,6 +8,7 @@ import pytest
 
 import lua
 from lib import arms, lua_page
+from lib.tuning import widened
 
 RATES = {"lua": 1e-2, "equal-steps": 3e-2}
 MACHINE = {"date": "2026-11-28 00:00 UTC", "processor": "p", "cores": 2, "load": 0.0, "python": "3.11", "versions": {}, "commit": "c"}  # fmt: skip
@@ -42,9 +43,9 @@ def test_a_rate_at_the_edge_makes_the_grid_wider() -> None:
     assert lua.best_rate(cells, "lua", grids["lua"], higher=True) == 0.03
     assert lua.best_rate(cells, "lua", grids["lua"], higher=False) == 0.003
     assert lua.best_rate(cells, "equal-steps", grids["equal-steps"], higher=True) == 0.01, "of equal ones the smallest"
-    assert lua._widened([0.003, 0.01, 0.03], 0.03) == [0.003, 0.01, 0.03, 0.06]
-    assert lua._widened([0.003, 0.01, 0.03], 0.003) == [0.0015, 0.003, 0.01, 0.03]
-    assert lua._widened([0.003, 0.01, 0.03], 0.01) == [0.003, 0.01, 0.03]
+    assert widened([0.003, 0.01, 0.03], 0.03) == [0.003, 0.01, 0.03, 0.06]
+    assert widened([0.003, 0.01, 0.03], 0.003) == [0.0015, 0.003, 0.01, 0.03]
+    assert widened([0.003, 0.01, 0.03], 0.01) == [0.003, 0.01, 0.03]
 
 
 def test_each_arm_that_trains_has_its_own_rate() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 from dictpfl.client.model.tokens.install import reduction_of
 from dictpfl.common.config import FederationConfig, known_keys
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.simulation.printed import print_summary
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support import ROOT
 
@@ -59,6 +64,21 @@ def test_the_paper_s_ablations_are_there() -> None:
     }
     assert expected <= {path.stem for path in FILES}
     assert set(WORKLOADS) <= {path.stem for path in FILES}
+
+
+def typed(words: str, cwd: Path) -> str:
+    """What a command prints, typed in a folder.
+
+    Raises:
+        AssertionError: it failed, or ended in a traceback.
+    """
+    program = str(Path(sys.executable).with_name("dictpfl"))
+    ran = subprocess.run(
+        [program, *shlex.split(words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ran.returncode == 0, f"{words}: {ran.stderr}"
+    assert "Traceback" not in ran.stderr, words
+    return ran.stdout
 
 
 @each
@@ -200,3 +220,21 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     updates = [record for record in run.records if record.kind == "update"]
     assert [record.contributors for record in updates] == [config.federation.participants] * 2
     assert all(record.refreshed is bool(config.decomposition.refresh_every) for record in updates)
+    print_summary(run.summary)  # what `dictpfl simulate` and `inspect` end with
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("narrow_digits", "gate"), ("lua_fashion", "thresholds"), ("tokens_digits", "table"), ("digits", "table")],
+)
+def test_as_typed(name: str, said: str, tmp_path: Path) -> None:
+    """In an empty folder, as its page says; with fewer rounds and samples."""
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    path = FOLDER / f"{name}.toml"
+    tiny = tiny_settings(path, FederationConfig.load(path)) | {"federation.rounds": 1}
+    settings = " ".join(f"--set {key}={shlex.quote(json.dumps(value))}" for key, value in tiny.items())
+    assert said in typed(f"describe {path} {settings}", tmp_path)
+    for command in (
+        f"simulate {path} {settings} --out run", "inspect run", "report run --privacy", "export run -o out --format merged"
+    ):  # fmt: skip
+        typed(command, tmp_path)

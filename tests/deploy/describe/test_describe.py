@@ -92,6 +92,27 @@ def test_its_bytes_are_those_of_the_run(tmp_path: Path) -> None:
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("role", "settings"),
+    [
+        ("gate", {"narrow__axes": ["ffn"], "narrow__keep": 0.5, "decomposition__enabled": False, "decomposition__frozen": ["*"]}),
+        ("thresholds", {"sparsity__method": "lua", "sparsity__target": 0.5}),
+    ],
+)  # fmt: skip
+def test_gates_and_thresholds_are_described_as_what_they_are(
+    role: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Gates alone are trained in the one, and were refused here as nothing at all; thresholds were called too large for tables."""
+    config = encrypted(federation__rounds=2, pruning__enabled=False, model__options={"hidden": [48, 48]}, **settings)
+    found, run = describe(config), simulate(config, tmp_path / "run", engine="local")
+    updates = [record for record in run.records if record.kind == "update"]
+    assert [record.bytes_up for record in updates] == [found.first, found.upload]
+    counts = found.facts()["values"]
+    assert (counts["model"], counts["shared"]) == (run.summary["values"]["model"], run.summary["values"]["shared"])
+    assert sum(row.shared for row in found.rows if row.role == role) == counts["shared"] == 96
+    assert all("would be as large" not in row.why for row in found.rows)
+
+
 def test_what_nothing_covers_is_said_and_can_be_named() -> None:
     found = of("raw")
     assert roles(found)["inward"] == ("dense", "no layer type covers it in Raw")

@@ -103,7 +103,9 @@ def test_the_reduction_is_what_the_values_say(runs: dict[str, Run]) -> None:
     summary = runs["dictpfl"].summary
     values, reduction = summary["values"], summary["reduction"]
     assert values["sent"] == sum(r.sent for r in runs["dictpfl"].records)
-    assert reduction["decomposition"] * reduction["pruning"] == pytest.approx(reduction["values"])
+    assert reduction["decomposition"] * reduction["pruning"] * reduction["scores"] == pytest.approx(reduction["values"])
+    assert reduction["scores"] == 1.0
+    assert "scores and tallies" not in (runs["dictpfl"].folder / "report.html").read_text(encoding="utf-8")
     assert all(sum(r.sent_by_tensor.values()) == r.sent for r in runs["dictpfl"].records)
     assert [r.refreshed for r in runs["dictpfl"].records] == [False, True, False, True, False]
 

@@ -20,9 +20,11 @@ from dictpfl.client.model.sparse.scores import ranks, wanda
 from dictpfl.client.model.sparse.twin import ThresholdTwin
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.law.layout import Kind
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.printed import _KINDS, print_summary
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import encrypted, tiny
 
@@ -52,6 +54,21 @@ def digest_of(folder: Path) -> str:
     masks = finished.bench().masks_at(finished.state)
     assert masks is not None
     return masks.digest
+
+
+def test_a_summary_says_thresholds(runs: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    summary = runs[0].summary
+    assert summary["trained"] == {"values": {"threshold": summary["values"]["shared"]}, "head": "frozen"}
+    values, reduction = summary["values"], summary["reduction"]
+    assert values["sent_in_updates"] == 3 * values["shared"] < values["sent"], "norms of inputs were tallied besides"
+    assert reduction["pruning"] == 1.0, "thresholds are not pruned, and a tally is no pruning"
+    assert reduction["decomposition"] * reduction["scores"] == pytest.approx(reduction["values"])
+    assert "values of scores and tallies were sent beside updates" in (runs[0].folder / "report.html").read_text(
+        "utf-8"
+    )
+    print_summary(summary)
+    assert f"{summary['values']['shared']} thresholds; head frozen" in capsys.readouterr().out
+    assert {str(kind) for kind in Kind} < set(_KINDS), "a kind without a word ends `dictpfl simulate` in a traceback"
 
 
 def test_every_institution_has_the_same_masks_with_and_without_encryption(runs: tuple[Run, Run]) -> None:
