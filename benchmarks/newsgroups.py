@@ -50,7 +50,6 @@ SMALLER: Mapping[str, Any] = {
     "federation.rounds": 5,
     "data.limit": 4200,
     "data.test_share": 0.8,
-    "training.autocast": "bfloat16",
     "training.threads": 1,
     "training.device": "cpu",
 }
@@ -206,7 +205,7 @@ def page(
 
 The federation of experiments/newsgroups_minilm.toml with {SMALLER["data.limit"]:,} of the 18,821 messages ({100 * SMALLER["data.test_share"]:.0f} % of them the
 test split), three institutions, {ours["rounds"]} rounds of one local epoch: what two cores can afford. Messages and splits are drawn by seed, the
-same for all methods, autocast bfloat16 in all. dictpfl shares {ours["values"]["shared"]:,} values (tables of rank 4, head, biases, norms) of {ours["values"]["model"]:,} and runs
+same for all methods, float32 in all. dictpfl shares {ours["values"]["shared"]:,} values (tables of rank 4, head, biases, norms) of {ours["values"]["model"]:,} and runs
 under CKKS, as `dictpfl simulate` does; plaintext trains every parameter, embeddings included, and its updates are averaged in this process
 (benchmarks/fedavg.py). The head begins at random, on features of the pretrained model that differ little from message to
 message: at the rate of the rest it hardly moves in so few steps. So it has a rate of its own, in both.
