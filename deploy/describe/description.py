@@ -228,7 +228,7 @@ def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts) -> 
 
 _FIXED, _UNCOVERED = "requires_grad is False in the model", "no layer type covers it"
 _GATE, _OF_GATES = "gate", "a gate a unit in front of it: narrow.axes"
-"""What gates are called, which are no parameters of the model, and why there are some."""
+"""Role of gates, which are no parameters of the model, and the reason for it."""
 _THRESHOLDS = "thresholds"
 
 

@@ -35,7 +35,8 @@ def summarise(
 ) -> dict[str, Any]:
     """summary.json: what was run, what it reached, and what crossed the wire for one institution.
 
-    In `reduction`, decomposition times pruning times scores is values; `scores` is below 1 where scores or tallies were sent besides updates.
+    In `reduction`, decomposition times pruning times scores is values; `scores` is below 1 where scores or tallies were sent besides
+    updates, `besides` so many values.
 
     `test`, `test_history` and `validation` are figures of `metric`; where that is an accuracy, they stand under the names of format 1, too.
 
@@ -47,9 +48,7 @@ def summarise(
     figures = [record.test for record in updates]
     sent, rounds = sum(record.sent for record in history), len(updates)
     updated = sum(record.sent for record in updates)
-    values = {
-        "model": founded.model_values, "shared": founded.genesis.layout.size, "sent": sent, "sent_in_updates": updated
-    }  # fmt: skip
+    values = {"model": founded.model_values, "shared": founded.genesis.layout.size, "sent": sent}
     last = history[-1]
     summary = {
         "format": FORMAT,
@@ -79,6 +78,7 @@ def summarise(
             "decomposition": values["model"] / max(1, values["shared"]),
             "pruning": values["shared"] * rounds / max(1, updated),
             "scores": updated / max(1, sent),
+            "besides": sent - updated,
             "values": values["model"] * rounds / max(1, sent),
             "bytes": _FLOAT * values["model"] * rounds / max(1, sum(record.bytes_up for record in history)),
         },

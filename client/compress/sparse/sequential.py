@@ -33,7 +33,7 @@ K = TypeVar("K", int, int | str)
 
 @dataclass(frozen=True)
 class Feed:
-    """Where a block takes what the block before it puts out; all else that the two are called with is the same.
+    """The argument in which a block takes what the block before it puts out; all else that the two are called with is the same.
 
     Attributes:
         argument: number or name of the argument.
