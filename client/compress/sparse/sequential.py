@@ -218,7 +218,8 @@ def _feeds(model: nn.Module, blocks: Sequence[str], features: Tensor) -> dict[st
     for x in torch.split(features, BATCH):
         calls = _noted(model, [block for block in blocks if block], x)
         for before, after in pairwise(blocks):
-            feed = _feed(calls[before][0], calls[after][0]) if before and after else None
+            once = before and after and len(calls[before]) == len(calls[after]) == 1
+            feed = _feed(calls[before][0], calls[after][0]) if once else None
             found[after] = feed if found.get(after, feed) == feed else None
     return {after: feed for after, feed in found.items() if feed is not None}
 

@@ -125,6 +125,25 @@ def test_blocks_that_write_to_their_input_are_pruned_as_others() -> None:
         assert torch.equal(value, written[key]), key
 
 
+class Sometimes(Stack):
+    """The second block is left out of batches whose first value is large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = float(x[0, 0])
+        for number, layer in enumerate(self.layers):
+            x = x if number == 1 and first > 1.0 else layer(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_a_block_that_some_batches_leave_out_is_not_passed_on_to() -> None:
+    samples = points()
+    samples.features[:, 0] = np.repeat([0.0, 2.0, 0.0, 2.0, 0.0], 8)  # by batches of calibration
+    model = Sometimes(lambda x: x).eval()
+    assert [part.fed for part in sequential.parts_of(model, covered(model), samples)] == [None, None, None]
+    assert prune(model, samples, CLASSES, 0.5, "wanda").kept
+
+
 def test_a_deep_model_is_run_up_to_its_blocks_once() -> None:
     model, samples = llama().eval(), texts()
     runs = 0
