@@ -31,6 +31,17 @@ from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.state import Refresh, SharedState
 
 
+def twin_of(genesis: Genesis, model: nn.Module) -> Twin:
+    """Make the twin that a federation trains: thresholds, or tables, dense tensors and gates; tokens are not reduced yet.
+
+    Raises:
+        ConfigError, ModelError: another model than the one that was agreed.
+    """
+    config = genesis.config
+    masked = threshold_twin(model, config)
+    return masked or Twin(model, config.decomposition, genesis.dictionaries, Gates.of(genesis.gates, config.narrow))
+
+
 class Workbench:
     """Model of a federation, built once; moves to any shared state, refreshes included.
 
@@ -62,11 +73,9 @@ class Workbench:
 
     def _fresh(self, model: nn.Module) -> Twin:
         training = self._genesis.config.training
-        gates = Gates.of(self._genesis.gates, self._genesis.config.narrow)
-        config, masked = self._genesis.config, threshold_twin(model, self._genesis.config)
-        twin = masked or Twin(model, config.decomposition, self._genesis.dictionaries, gates)
+        config, twin = self._genesis.config, twin_of(self._genesis, model)
         install(twin.module, config.tokens)
-        self._ranking = None if masked is None else Ranking(masked, config, self._genesis.tallies)
+        self._ranking = Ranking(twin, config, self._genesis.tallies) if isinstance(twin, ThresholdTwin) else None
         # Before any shared state is loaded: in another dtype its values would be rounded twice.
         home = home_of(training, resolve_device(training.device))
         twin.to(device=home, dtype=getattr(torch, training.dtype))

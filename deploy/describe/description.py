@@ -16,12 +16,11 @@ from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model, load_weights
-from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.rules import Parts, Role, parts
-from dictpfl.client.model.sparse.federated import threshold_twin
 from dictpfl.client.model.twin import Twin
 from dictpfl.client.training.task import outputs_of, task_of
 from dictpfl.client.training.train import train
+from dictpfl.client.training.workbench import twin_of
 from dictpfl.common.ckks.keys import make_key
 from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.ckks.sealing import CKKSSealer, IdentitySealer
@@ -142,8 +141,7 @@ def describe(config: FederationConfig) -> Description:
         sample_shape=sample_shape, outputs=outputs,
     )  # fmt: skip
     first, upload = _upload(genesis, updates=0), _upload(genesis, updates=1)
-    gates = Gates.of(genesis.gates, genesis.config.narrow)
-    twin = threshold_twin(model, genesis.config) or Twin(model, config.decomposition, genesis.dictionaries, gates)
+    twin = twin_of(genesis, model)
     rows = _rows(twin, model, config, genesis, upload)
     plaintext = _PLAIN_BYTES * sum(p.numel() for p in model.parameters())
     trained = _ADAM * _PLAIN_BYTES * sum(p.numel() for p in twin.module.parameters() if p.requires_grad)

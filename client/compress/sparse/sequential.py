@@ -214,14 +214,20 @@ def _run(
 
 def _feeds(model: nn.Module, blocks: Sequence[str], features: Tensor) -> dict[str, Feed]:
     """How each block is fed by the one before it, where it is in every batch: only padding makes some models give them masks."""
-    found: dict[str, Feed | None] = {}
+    pairs = [(before, after) for before, after in pairwise(blocks) if before and after]
+    found: dict[str, Feed] = {}
     for x in torch.split(features, BATCH):
-        calls = _noted(model, [block for block in blocks if block], x)
-        for before, after in pairwise(blocks):
-            once = before and after and len(calls[before]) == len(calls[after]) == 1
-            feed = _feed(calls[before][0], calls[after][0]) if once else None
-            found[after] = feed if found.get(after, feed) == feed else None
-    return {after: feed for after, feed in found.items() if feed is not None}
+        if not pairs:
+            break
+        calls = _noted(model, list(dict.fromkeys(block for pair in pairs for block in pair)), x)
+        now = {
+            after: _feed(calls[before][0], calls[after][0])
+            for before, after in pairs
+            if len(calls[before]) == len(calls[after]) == 1
+        }
+        found = {after: feed for after, feed in now.items() if feed is not None and found.get(after, feed) == feed}
+        pairs = [pair for pair in pairs if pair[1] in found]
+    return found
 
 
 @torch.no_grad()
