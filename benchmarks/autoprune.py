@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text, needed = page(cells, timed), requirements(cells, timed)
     print(text)
     if not asked.quick:
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()}, "time": timed,
+        figures = {"cells": cells.named(), "time": timed,
                    "claims": [c.to_json() for c in claims(cells)], "requirements": [r.to_json() for r in needed],
                    "machine": cells.measured()}  # fmt: skip
         write_results("autoprune", figures, text, draw(cells))

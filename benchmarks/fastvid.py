@@ -43,7 +43,7 @@ from dictpfl.common.settings import Decomposition, Training
 from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import clip_federations, events, peaks, splices
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, name_of, study_parser
 from lib.machine import (
     Requirement,
     machine,
@@ -329,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = page(seen, trained, timed)
     print(text)
     if not asked.quick:
-        figures = {"hits": _json(seen), "trained": _json(trained) if trained else {}, "time": timed,
+        figures = {"hits": seen.named(), "trained": trained.named() if trained else {}, "time": timed,
                    "claims": [c.to_json() for c in claims(seen, ["hits", "hits, distractors"])],
                    "requirements": [r.to_json() for r in requirements(seen, trained, timed)], "machine": seen.measured()}  # fmt: skip
         write_results("fastvid", figures, text, draw(seen))
@@ -339,16 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _kept(study: Study) -> Cells | None:
     """Cells that the results hold of a study, so that measuring the rest does not lose them; None: not all of its arms and seeds."""
     kept = previous("fastvid", "trained")
-    found = {(arm, seed): kept.get(_name(arm, seed)) for arm in study.arms for seed in study.seeds}
+    found = {(arm, seed): kept.get(name_of(arm, seed)) for arm in study.arms for seed in study.seeds}
     return Cells(study, {key: one for key, one in found.items() if one}) if all(found.values()) else None
-
-
-def _name(arm: str, seed: int) -> str:
-    return f"{arm}, seed {seed}"
-
-
-def _json(cells: Cells) -> dict[str, Any]:
-    return {_name(arm, seed): one for (arm, seed), one in cells.found.items()}
 
 
 if __name__ == "__main__":

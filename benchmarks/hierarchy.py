@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = page(cells)
     print(text)
     if not asked.quick:
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+        figures = {"cells": cells.named(),
                    "requirements": [r.to_json() for r in requirements(cells)], "machine": cells.measured()}  # fmt: skip
         write_results("hierarchy", figures, text, draw(cells))
     return 0

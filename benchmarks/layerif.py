@@ -228,10 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text, needed, claims = page_of(parts)
     print(text)
     if not asked.quick:
-        figures = {
-            part: {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()}
-            for part, cells in parts.items()
-        }
+        figures = {part: cells.named() for part, cells in parts.items()}
         drawn = {part: parts[part] for part in DRAWN if part in parts}
         write_results("layerif", figures | {"claims": [c.to_json() for c in claims], "requirements": [r.to_json() for r in needed],
                                             "machine": next(iter(parts.values())).measured()}, text, layerif_page.draw(drawn or parts))  # fmt: skip

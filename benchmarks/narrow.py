@@ -396,8 +396,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             w: {a: {str(c): _json(r) for c, r in by.items()} for a, by in residuals(cells, w).items()}
             for w in ("relearnt", "fresh")
         }
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
-                   "federated": {f"{arm}, seed {seed}": one for (arm, seed), one in fed.found.items()} if fed else {},
+        figures = {"cells": cells.named(),
+                   "federated": fed.named() if fed else {},
                    "claims": [c.to_json() for c in claims(cells)], "residuals": left,
                    "requirements": [r.to_json() for r in needed], "machine": cells.measured()}  # fmt: skip
         write_results("narrow", figures, text, draw(cells))

@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     if not asked.quick:
         placed = {arm: {str(n): _residual(one) for n, one in by.items()} for arm, by in residuals(cells).items()}
-        values = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()}, "residuals": placed,
+        values = {"cells": cells.named(), "residuals": placed,
                   "claims": [c.to_json() for c in claims(cells)], "requirements": [r.to_json() for r in requirements(cells)],
                   "machine": cells.measured()}  # fmt: skip
         write_results("narrow_language", values, text, draw(cells))

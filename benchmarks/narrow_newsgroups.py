@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(text)
     if not asked.quick:
         figures = {
-            "cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+            "cells": cells.named(),
             "machine": cells.measured(),
         }
         write_results("narrow_newsgroups", json.loads(json.dumps(figures)), text, draw(cells))

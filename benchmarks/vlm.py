@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = page(cells)
     print(text)
     if not asked.quick:
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+        figures = {"cells": cells.named(),
                    "requirements": [r.to_json() for r in requirements(cells)]}  # fmt: skip
         write_results("vlm", figures, text, draw(cells))
     return 0

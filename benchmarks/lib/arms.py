@@ -132,6 +132,11 @@ class Study:
         part.replace(self._path(arm, seed))
 
 
+def name_of(arm: str, seed: int) -> str:
+    """Name of a cell in result files."""
+    return f"{arm}, seed {seed}"
+
+
 @dataclass(frozen=True)
 class Cells:
     """Figures of a study, by arm and seed."""
@@ -165,6 +170,10 @@ class Cells:
     def claims(self, figure: str, rival: str, *, higher: bool = True) -> list[Claim]:
         """Compare every other arm with one."""
         return [self.claim(figure, arm, rival, higher=higher) for arm in self.study.arms if arm != rival]
+
+    def named(self) -> dict[str, Figures]:
+        """All figures by "ARM, seed N", as result files hold them."""
+        return {name_of(arm, seed): one for (arm, seed), one in self.found.items()}
 
     def measured(self) -> Mapping[str, Any]:
         """Facts of the machine of the newest cell."""

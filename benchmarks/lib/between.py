@@ -342,7 +342,7 @@ def run(name: str, seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     text = page(name, cells)
     print(text)
     if not quick:
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+        figures = {"cells": cells.named(),
                    "claims": [c.to_json() for c in claims(cells, load)], "requirements": [r.to_json() for r in load.asks(cells, load)],
                    "machine": cells.measured()}  # fmt: skip
         write_results(f"autoprune_{name}", figures, text, draw(load, cells))

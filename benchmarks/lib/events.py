@@ -263,6 +263,6 @@ def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     text = page(cells)
     print(text)
     if not quick:
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+        figures = {"cells": cells.named(),
                    "claims": [c.to_json() for c in claims(cells)], "requirements": [r.to_json() for r in requirements(cells)]}  # fmt: skip
         write_results("fastvid_events", figures, text, draw(cells))

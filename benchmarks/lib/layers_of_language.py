@@ -188,6 +188,6 @@ def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     print(text)
     if quick:
         return
-    figures = {"cells": {f"{way}, seed {seed}": one for (way, seed), one in cells.found.items()},
+    figures = {"cells": cells.named(),
                "claims": [c.to_json() for c in claims(cells)], "requirements": [r.to_json() for r in requirements(cells)]}  # fmt: skip
     write_results("layerif_language", figures, text, draw(cells))

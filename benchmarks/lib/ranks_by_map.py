@@ -225,6 +225,6 @@ def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     print(text)
     if not quick:
         made = claims(cells)
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+        figures = {"cells": cells.named(),
                    "claims": [c.to_json() for c in made], "requirements": [r.to_json() for r in requirements(made)]}  # fmt: skip
         write_results("layerif_newsgroups", figures, text, draw(cells))

@@ -200,6 +200,6 @@ def run(seeds: Sequence[int], jobs: int, folder: Path, *, quick: bool) -> None:
     text = page(cells, clips)
     print(text)
     if not quick:
-        figures = {"cells": {f"{arm}, seed {seed}": one for (arm, seed), one in cells.found.items()},
+        figures = {"cells": cells.named(),
                    "requirements": [r.to_json() for r in requirements(cells)]}  # fmt: skip
         write_results("fastvid_real", figures, text, draw(cells))

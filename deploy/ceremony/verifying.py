@@ -17,10 +17,10 @@ from torch import nn
 
 from dictpfl.client.compress.narrow.federating import gate_norms
 from dictpfl.client.model.build import build_model, take_weights
-from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.rules import fixed_ranks
-from dictpfl.client.model.sparse.federated import threshold_twin
+from dictpfl.client.model.sparse.twin import ThresholdTwin
 from dictpfl.client.model.twin import Twin, make_dictionaries, weight_matrices
+from dictpfl.client.training.workbench import twin_of
 from dictpfl.common.errors import BundleError
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.dictionary import Dictionary
@@ -63,13 +63,12 @@ def require_follows(genesis: Genesis, weights: bytes) -> None:
     norms = gate_norms(model, genesis.config.narrow)
     if not _same_norms(norms, genesis.gates):
         raise _refusal("the norms behind gates", "those of W0", "others")
-    masked = threshold_twin(model, genesis.config)
-    twin = masked or Twin(model, settings, genesis.dictionaries, Gates.of(genesis.gates, genesis.config.narrow))
+    twin = twin_of(genesis, model)
     if twin.layout.digest != genesis.layout.digest:
         raise _refusal("the layout of shared tensors", "the model's", "another one")
     if not np.array_equal(twin.read(), genesis.values):
         raise _refusal("the shared values before round 0", "those of W0", f"{_unequal(twin, genesis)} others")
-    if masked is not None:
+    if isinstance(twin, ThresholdTwin):
         if genesis.dictionaries:
             raise _refusal("the dictionaries", "none: thresholds alone are trained", f"{len(genesis.dictionaries)}")
         return
