@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 
 from dictpfl.client.compress.verdicts import compared
 from dictpfl.deploy.reports.plots import COLOURS
+from lib import tuning
 from lib.encodings import FLAREBytes
 from lib.federations import Cell, mean_and_spread, measure_all
 from lib.machine import (
@@ -36,7 +37,6 @@ from lib.machine import (
     requirement_lines,
     write_results,
 )
-from lib.tuning import widened
 
 FULL, OURS, WIDER = "plaintext", "dictpfl", "dictpfl, r = 8, not pruned"
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -58,10 +58,8 @@ TUNING: Mapping[str, Any] = {
     "data.test_share": 0.02,
     "data.validation_share": 0.5,
 }
-TUNING_SEEDS = (0, 100)
 RATES: Mapping[str, Sequence[float]] = {FULL: (1e-4, 2e-4, 4e-4), OURS: (5e-4, 1e-3, 2e-3), WIDER: (5e-4, 1e-3, 2e-3)}
 """Of everything but the head; made wider where the best lies at an edge."""
-_WIDER = 3
 QUICK: Mapping[str, Any] = {"federation.rounds": 1, "data.limit": 300}
 MOST_BELOW, LEAST_RATIO = 1.5, 1000.0
 KEPT = ROOT / "runs" / "newsgroups"
@@ -86,25 +84,20 @@ def cell(method: str, seed: int, rate: float, *, tunes: bool = False, changes: M
 
 def chosen_rates(jobs: int, changes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By method: the rate of the best validation accuracy, the lower loss between equals, and all that was tried."""
-    grids = {method: sorted(rates)[1:2] if changes else sorted(rates) for method, rates in RATES.items()}
-    seeds = TUNING_SEEDS[: 1 if changes else None]
-    found: dict[tuple[str, float], Sequence[Mapping[str, Any]]] = {}
+    quick = bool(changes)
+    grids = {method: rates[1:2] if quick else rates for method, rates in RATES.items()}
 
-    def rank(key: tuple[str, float]) -> tuple[float, float]:
-        return fmean(one["validation"] for one in found[key]), -fmean(one["validation_loss"] for one in found[key])
+    def made(method: str, rate: float, seed: int) -> Cell:
+        return cell(method, seed, rate, tunes=True, changes=changes)
 
-    for _ in range(_WIDER + 1):
-        keys = [(method, rate) for method, rates in grids.items() for rate in rates]
-        grid = [cell(m, seed, rate, tunes=True, changes=changes) for m, rate in keys for seed in seeds]
-        measured = measure_all(grid, jobs)
-        found = {key: measured[len(seeds) * n :][: len(seeds)] for n, key in enumerate(keys)}
-        best = {method: max(((method, rate) for rate in rates), key=rank)[1] for method, rates in grids.items()}
-        wider = {method: widened(rates, best[method]) for method, rates in grids.items()}
-        if wider == grids or changes:
-            break
-        grids = wider
-    tried = {method: {f"{r:g}": rank((m, r))[0] for m, r in keys if m == method} for method in RATES}
-    return {method: {"rate": best[method], "tried": tried[method]} for method in RATES}
+    tried = tuning.search(grids, made, jobs, quick=quick)
+    return {
+        method: {
+            "rate": tuning.best_rate(grid),
+            "tried": {f"{r:g}": fmean(one["validation"] for one in grid[r]) for r in sorted(grid)},
+        }
+        for method, grid in tried.items()
+    }
 
 
 def flare_bytes(rounds: int) -> dict[str, int]:
@@ -222,7 +215,7 @@ Training took {" and ".join(f"{row['train_seconds']:.0f} s ({method})" for metho
 
 ## Learning rates
 
-Validation accuracy, half of {TUNING["data.limit"]:,} messages, mean of seeds {" and ".join(map(str, TUNING_SEEDS))}; dictpfl's is the mean of what is measured before
+Validation accuracy, half of {TUNING["data.limit"]:,} messages, mean of seeds {" and ".join(map(str, tuning.SEEDS))}; dictpfl's is the mean of what is measured before
 each round and after the last, so that the two cannot be compared with each other:
 
 {tried}

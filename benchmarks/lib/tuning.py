@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from lib.federations import measure_all
+from lib.federations import Cell, measure_all
 from lib.workloads import WORKLOADS
 
 SEEDS = (0, 100)
 """More than one: a rate at the brink of divergence may look best once."""
 EXTENSIONS = 4
 """How often a grid may be extended; each time by one rate, beyond the end at which the best stands."""
+K = TypeVar("K", bound=Hashable)
 Key = tuple[str, str]
 """Workload and method."""
 Tuning = dict[float, list[dict[str, Any]]]
@@ -43,28 +44,47 @@ def tune(keys: Sequence[Key], jobs: int, *, quick: bool = False) -> dict[Key, Tu
         keys: workloads and methods. `jobs`: processes.
         quick: one seed, the grid as it is.
     """
-    tried: dict[Key, Tuning] = {key: {} for key in keys}
-    wanted: Mapping[Key, Sequence[float]] = {key: WORKLOADS[key[0]].grid(key[1]) for key in keys}
-    for _ in range(1 if quick else EXTENSIONS + 1):
-        _add(
-            tried,
-            [(key, rate, seed) for key in keys for rate in wanted[key] for seed in SEEDS[: 1 if quick else None]],
-            jobs,
-        )
-        wanted = {key: _beyond(grid) for key, grid in tried.items()}
+    tried = search({key: WORKLOADS[key[0]].grid(key[1]) for key in keys}, _tuning_cell, jobs, quick=quick)
     if not quick:
         finalists = {key: ranked(grid)[:2] for key, grid in tried.items()}
-        _add(tried, [(key, rate, seed) for key, two in finalists.items() for rate in two
-                     for seed in WORKLOADS[key[0]].further], jobs)  # fmt: skip
+        further = [(k, rate, seed) for k, two in finalists.items() for rate in two for seed in WORKLOADS[k[0]].further]
+        _add(tried, further, _tuning_cell, jobs)
     return tried
+
+
+def search(
+    grids: Mapping[K, Sequence[float]], made: Callable[[K, float, int], Cell], jobs: int, *, quick: bool = False
+) -> dict[K, Tuning]:
+    """Validation figures of each grid on all tuning seeds; a grid whose best is at its end is extended there.
+
+    Args:
+        grids: rates, by what is tuned.
+        made: a cell of one of them at a rate and seed.
+        jobs: processes.
+        quick: one seed, the grids as they are.
+    """
+    tried: dict[K, Tuning] = {key: {} for key in grids}
+    wanted = dict(grids)
+    for _ in range(1 if quick else EXTENSIONS + 1):
+        seeds = SEEDS[: 1 if quick else None]
+        _add(tried, [(key, rate, seed) for key in grids for rate in wanted[key] for seed in seeds], made, jobs)
+        wanted = {key: _beyond(grid) for key, grid in tried.items()}
+    return tried
+
+
+def _tuning_cell(key: Key, rate: float, seed: int) -> Cell:
+    name, method = key
+    return WORKLOADS[name].cell(name, method, rate, seed, tunes=True)
 
 
 def _beyond(grid: Tuning) -> Sequence[float]:
     return sorted(set(widened(sorted(grid), best_rate(grid))) - set(grid))
 
 
-def _add(tried: dict[Key, Tuning], wanted: Sequence[tuple[Key, float, int]], jobs: int) -> None:
-    cells = [WORKLOADS[name].cell(name, method, rate, seed, tunes=True) for (name, method), rate, seed in wanted]
+def _add(
+    tried: dict[K, Tuning], wanted: Sequence[tuple[K, float, int]], made: Callable[[K, float, int], Cell], jobs: int
+) -> None:
+    cells = [made(*one) for one in wanted]
     for (key, rate, _), found in zip(wanted, measure_all(cells, jobs), strict=True):
         tried[key].setdefault(rate, []).append(found)
 
