@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.printed import print_summary
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support import ROOT
+from tests.support.typed import typed
 
 # Flower imports typer, which touches names that click has deprecated; whichever test comes first sees it.
 pytestmark = [pytest.mark.filterwarnings("ignore:'click:DeprecationWarning"), pytest.mark.usefixtures("quiet")]
@@ -64,21 +63,6 @@ def test_the_paper_s_ablations_are_there() -> None:
     }
     assert expected <= {path.stem for path in FILES}
     assert set(WORKLOADS) <= {path.stem for path in FILES}
-
-
-def typed(words: str, cwd: Path) -> str:
-    """What a command prints, typed in a folder.
-
-    Raises:
-        AssertionError: it failed, or ended in a traceback.
-    """
-    program = str(Path(sys.executable).with_name("dictpfl"))
-    ran = subprocess.run(
-        [program, *shlex.split(words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert ran.returncode == 0, f"{words}: {ran.stderr}"
-    assert "Traceback" not in ran.stderr, words
-    return ran.stdout
 
 
 @each
