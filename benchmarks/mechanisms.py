@@ -21,10 +21,10 @@ from dictpfl.common.ckks.parameters import FRESH_VARIANCE, GUARDS, TOLERANCE, CK
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.law.ledger import LARGEST_CODE
 from dictpfl.common.law.packing import Digits
-from dictpfl.common.law.round import FIRST_VALUE_BITS
 from dictpfl.common.law.tags import TAGS
 from dictpfl.common.messages.wire import ENTRY_BYTES, HEADER_BYTES
 from dictpfl.common.protection import Encryption
+from dictpfl.common.rounds import Grid
 from dictpfl.common.words import packed_length
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.machine import (
@@ -118,7 +118,7 @@ def _stream(upload: Upload, on: Mechanisms, institutions: int, payload: int) -> 
         return 0
     if upload.first and not on.first:
         return -(-upload.values // 2)  # the widest digits of which two fit
-    bits = max(FIRST_VALUE_BITS, on.value_bits) if upload.first else on.value_bits
+    bits = max(Grid().first_bits, on.value_bits) if upload.first else on.value_bits
     return -(-upload.values // _digits(2 ** (bits - 1) - 1, institutions, payload, on.radix))
 
 

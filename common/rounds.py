@@ -83,7 +83,12 @@ class Grid(Section):
     headroom: Positive = Field(0.5, description="Range of a tensor, in mean largest magnitudes of the last round.")
     first_range: Positive = Field(
         0.25,
-        description="Range of the first round, which has at least 10 bits a value, before any history; of statistics at least 4.",
+        description="Range of the first round, before any history; of statistics at least 4.",
+    )
+    first_bits: Annotated[int, Field(ge=2, le=16)] = Field(
+        10,
+        description="Least bits of a value in the first round, whose range is a guess; never fewer than `value_bits`. Fewer make the largest upload "
+        "smaller where `first_range` is near what a round moves values by.",
     )
 
 

@@ -19,7 +19,6 @@ from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.ckks.sealing import CKKSSealer
 from dictpfl.common.law.ledger import Ledger, LedgerForm
 from dictpfl.common.law.packing import Digits, pack, unpack
-from dictpfl.common.law.round import FIRST_VALUE_BITS
 from dictpfl.common.law.tags import TAGS, RoundTags
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.wire import (
@@ -34,6 +33,7 @@ from dictpfl.common.messages.wire import (
     write,
 )
 from dictpfl.common.protection import Encryption
+from dictpfl.common.rounds import Grid
 from dictpfl.common.words import Words, pack_words, packed_length
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.folding import Fold
@@ -59,7 +59,7 @@ class Exchange:
         self.parameters = CKKSParameters.choose(encryption or Encryption(), participants, value_bits)
         payload = self.parameters.payload_bits
         self.digits = Digits.fit(value_bits, participants, payload)
-        self.first_digits = Digits.fit(max(FIRST_VALUE_BITS, value_bits), participants, payload)
+        self.first_digits = Digits.fit(max(Grid().first_bits, value_bits), participants, payload)
         self.largest = 2 ** (value_bits - 1) - 1
         self.key = make_key(self.parameters)
         self.sealer, self.opener = CKKSSealer(self.key), CKKSOpener(self.key)

@@ -40,6 +40,7 @@ _LATER_KEYS: tuple[tuple[str, str, Any], ...] = (
     ("pruning", "reactivation", True),
     ("encryption", "rescore_every", 0),
     ("federation", "sample", 0),
+    ("grid", "first_bits", 10),
 )
 """Keys that came after protocol 3: at their defaults they change nothing, the federation id included."""
 _SWITCHES: tuple[tuple[str, str, Any], ...] = (

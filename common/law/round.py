@@ -35,8 +35,6 @@ __all__ = ["Law", "Plan", "Sealable", "Stream", "begin", "facts", "seal_update"]
 CLEAR_BITS = 32
 """Bits of a value that crosses in clear: as many as float32."""
 _CLEAR_VALUE_BITS = 24
-FIRST_VALUE_BITS = 10
-"""Bits of a value in the first update round, when nothing but the agreed range is known of its size (docs/decisions/0032)."""
 STATISTIC_BITS = 12
 """Bits of a value of a running mean or variance in every round: with fewer a model with batch norm collapses now and then."""
 STATISTIC_HEADROOM = 2.0
@@ -251,7 +249,7 @@ def _digits(law: Law, state: SharedState, kind: RoundKind) -> Digits:
     if law.noise is not None:
         return law.noise.digits(law.capacity, law.payload_bits)
     if state.updates == 0:
-        return Digits.fit(max(FIRST_VALUE_BITS, law.grid.value_bits), law.capacity, law.payload_bits)
+        return Digits.fit(max(law.grid.first_bits, law.grid.value_bits), law.capacity, law.payload_bits)
     return Digits.fit(law.grid.value_bits, law.capacity, law.payload_bits)
 
 

@@ -1,6 +1,6 @@
 """Sparse folders: packed masks and the values that stay, from which the dense model comes back bit for bit.
 
-weights.safetensors   of each weight with zeros its bits (`NAME:mask`) and what stays (`NAME:values`); all else as it is
+weights.safetensors   of each weight with zeros its bits (`NAME:mask`) and what stays (`NAME:values`), and all else; deflated (planes.py)
 sparsity.json         what was done, figures, and what it takes to build the model
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dictpfl.client.model import hub
@@ -26,11 +26,14 @@ from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Model
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.planes import PLANES, pack, unpack
 from dictpfl.deploy.runs.run import write_json
 
 DOCUMENT, WEIGHTS, MASKS = "sparsity.json", "weights.safetensors", "masks.safetensors"
 _MASK, _VALUES = ":mask", ":values"
-_FORM = 1
+_FORM = 2
+_READ = (1, _FORM)
+"""Forms that are read; 1 deflated nothing."""
 _DEFLATE = 1  # level: its gain over the next is small, and a model is large
 
 
@@ -135,7 +138,8 @@ def write_weights(folder: Path, module: nn.Module, weights: Mapping[str, Weight]
             raise DataError(f"{name} has values where its mask has none; put the masks on the model first")
         tensors[name + _MASK] = torch.from_numpy(masks.packed_of(name))
         tensors[name + _VALUES] = matrix[mask]
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    out, listed = pack(tensors)
+    save_file(out, folder / WEIGHTS, metadata={"format": "pt", PLANES: listed})
 
 
 def load_sparse(folder: Path | str) -> nn.Module:
@@ -154,17 +158,19 @@ def load_sparse(folder: Path | str) -> nn.Module:
     folder = Path(folder)
     try:
         document = json.loads((folder / DOCUMENT).read_bytes())
-        tensors = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+            tensors = unpack(stored, (file.metadata() or {}).get(PLANES, ""))
     except FileNotFoundError as error:
         raise ConfigError(
             f"{folder} is no sparse folder ({Path(str(error.filename or WEIGHTS)).name} is missing); `dictpfl export --format sparse` "
             "writes one. A folder of --format merged is loaded by its library"
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder} is damaged: {error}") from error
     try:
-        if document["form"] != _FORM:
-            raise DataError(f"{folder} is of form {document['form']}, this release reads form {_FORM}; update dictpfl")
+        if document["form"] not in _READ:
+            raise DataError(f"{folder} is of form {document['form']}, this release reads up to {_FORM}; update dictpfl")
         made = document["model"]
         section = Model(source=made["source"], options=made["options"], architecture=made["architecture"])
         module = build_model(section, tuple(made["sample_shape"]), made["outputs"], seed=0)

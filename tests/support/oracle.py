@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-FIRST_BITS = 10
 STATISTIC_BITS = 12
 STATISTIC_RANGE = 4.0
 LARGEST_CODE = 4095
@@ -213,6 +212,7 @@ class Agreed:
     quantile: str = "smallest"
     window: str = "restart"
     reactivation: bool = True
+    first_bits: int = 10
 
 
 @dataclass
@@ -285,7 +285,7 @@ class Federation:
         if kind == "score":
             self.digits, ranges = digits(1, a.capacity, a.payload), [max(a.first_range, 4.0)] * len(a.tensors)
         elif self.updates == 0:
-            self.digits = fitted(max(FIRST_BITS, a.value_bits), a.capacity, a.payload)
+            self.digits = fitted(max(a.first_bits, a.value_bits), a.capacity, a.payload)
         else:
             self.digits = fitted(a.value_bits, a.capacity, a.payload)
         bits = min(24, CLEAR_BITS - a.capacity.bit_length() - 1)

@@ -53,6 +53,7 @@ _NOT_SAID: tuple[tuple[str, str, Any], ...] = (
     ("pruning", "window", "restart"),
     ("pruning", "reactivation", True),
     ("encryption", "rescore_every", 0),
+    ("grid", "first_bits", 10),
 )
 _PROTOCOL = 4
 

@@ -135,7 +135,7 @@ def value_digits(agreement: Agreement, state: State, kind: str) -> Digits:
         return _fitting(agreement, noise.largest)
     bits = int(agreement.config["grid"]["value_bits"])
     if not state.updates:
-        bits = max(bits, _FIRST_VALUE)
+        bits = max(bits, int(agreement.config["grid"].get("first_bits", _FIRST_VALUE)))
     return _fitting(agreement, 2 ** (bits - 1) - 1)
 
 

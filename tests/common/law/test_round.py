@@ -71,6 +71,7 @@ def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
         quantile=draw(st.sampled_from(["smallest", "printed"])),
         window=draw(st.sampled_from(["restart", "literal"])),
         reactivation=draw(st.sampled_from([True, True, False])),
+        first_bits=draw(st.sampled_from([10, 10, 2, 7, 16])),
     )
     selective = 0.0 < share < 1.0 and a.sensitivity == "gradient"
     law = Law(
@@ -79,7 +80,7 @@ def agreements(draw: st.DrawFn) -> tuple[Law, oracle.Agreed]:
             enabled=a.enabled, s=a.s, tau=a.tau, beta=a.beta, pruned=a.pruned, residual_decay=a.decay, scope=a.scope,
             kinds=list(a.kinds), threshold=a.threshold, quantile=a.quantile, window=a.window, reactivation=a.reactivation,
         ),
-        grid=Grid(value_bits=a.value_bits, headroom=a.headroom, first_range=a.first_range),
+        grid=Grid(value_bits=a.value_bits, headroom=a.headroom, first_range=a.first_range, first_bits=a.first_bits),
         seed=SEED, federation=FEDERATION, capacity=capacity, payload_bits=payload, sample_cap=a.cap,
         sealed_share=share, decision=CLEAR_LEAST if selective else "", score_rounds=int(selective),
         aggregation=Aggregation(rule=a.rule, rate=a.rate, momentum=a.beta1, second=a.beta2, floor=a.tau_of_rule),

@@ -53,6 +53,7 @@ RUNS = {
         rule: Maker(config(aggregation={"rule": rule, "rate": 0.1}, decomposition={"refresh_every": 2}))
         for rule in ("momentum", "adagrad", "adam", "yogi")
     },
+    "few bits in the first round": Maker(config(grid={"value_bits": 2, "first_bits": 5})),
     "ranks that grow": Maker(config(decomposition={"refresh_every": 2, "refresh_ranks": [1, 4]}), rounds=6),
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ from dictpfl.deploy.cli import app
 from dictpfl.deploy.compress.pruning import pattern_of, read_figures
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.exports.planes import pack, unpack
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, tiny
@@ -235,8 +237,13 @@ def test_thresholds_are_learnt_in_the_arithmetic_of_training(run: Run, tmp_path:
 
 def test_damaged_folders_are_refused(run: Run, tmp_path: Path) -> None:
     ran("prune", run.folder, "-o", tmp_path / "s", "--format", "sparse", "--device", "cpu")
+    ran("prune", run.folder, "-o", tmp_path / "merged", "--device", "cpu")
     file, document = tmp_path / "s" / "weights.safetensors", tmp_path / "s" / "sparsity.json"
-    tensors, text = load_file(file), document.read_text()
+    with safe_open(file, "pt") as opened:
+        said = opened.metadata()
+        stored = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
+        tensors = unpack(stored, said["planes"])
+    text = document.read_text()
     name = next(n for n in tensors if n.endswith(":mask"))
     values = name.replace(":mask", ":values")
     flipped = tensors[name].clone()
@@ -249,9 +256,27 @@ def test_damaged_folders_are_refused(run: Run, tmp_path: Path) -> None:
         save_file(wrong, file)
         with pytest.raises(DataError):
             dictpfl.load_sparse(tmp_path / "s")
+    packed, listed = pack(tensors)
+    assert listed != "{}"
+    for wrong in (
+        {n: t.roll(7) if n in json.loads(listed) else t for n, t in packed.items()},
+        {n: t[:-4] if n in json.loads(listed) else t for n, t in packed.items()},
+    ):
+        save_file(wrong, file, metadata={"planes": listed})
+        with pytest.raises(DataError, match="fetch it again"):
+            dictpfl.load_sparse(tmp_path / "s")
+    for lists in ("[]", "{", '{"x": ["float32", [1]]}', listed.replace("uint8", "load").replace("float32", "load")):
+        save_file(packed, file, metadata={"planes": lists})
+        with pytest.raises(DataError, match="damaged"):
+            dictpfl.load_sparse(tmp_path / "s")
     save_file(tensors, file)
-    document.write_text(text.replace('"form": 1', '"form": 2'))
-    with pytest.raises(DataError, match="form 2"):
+    document.write_text(text.replace('"form": 2', '"form": 1'))  # as a release wrote it that deflated nothing
+    own = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(
+        torch.equal(value, own[name]) for name, value in dictpfl.load_sparse(tmp_path / "s").state_dict().items()
+    )
+    document.write_text(text.replace('"form": 2', '"form": 3'))
+    with pytest.raises(DataError, match="form 3"):
         dictpfl.load_sparse(tmp_path / "s")
     with pytest.raises(ConfigError, match="no sparse folder"):
         dictpfl.load_sparse(tmp_path)
