@@ -1,6 +1,6 @@
 """One skill out of a general model: which way keeps it, and how fast the dropped ones come back.
 
-    python benchmarks/narrow.py              # digits, 10 seeds, all arms; and the same by gates under CKKS, 3 seeds; minutes
+    python benchmarks/narrow.py              # digits, 10 seeds, all arms; and the same by gates under CKKS; minutes
     python benchmarks/narrow.py --quick      # two seeds, few arms, for a look; writes nothing
     python benchmarks/narrow.py --jobs 2     # processes at a time
     python benchmarks/narrow.py --set data.partition=iid    # the federation alone, a key changed, in clear; writes nothing
@@ -14,11 +14,9 @@ A null exits 0; 1 means that a number is missing, or that arms were not equal. R
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -27,20 +25,26 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from dictpfl.client.compress.cutting.axes import axes_of
-from dictpfl.client.compress.cutting.cut import cut
-from dictpfl.client.compress.narrow.federating import gated_axes, kept_units, left_open
 from dictpfl.client.compress.narrow.phases import Narrowing, narrow, trained
 from dictpfl.client.compress.narrow.relearn import Residual, figure, probed, relearnt, verdicts
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.training.task import load_task
-from dictpfl.common.config import FederationConfig
 from dictpfl.common.settings import Data, Training
-from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import Cells, Claim, Study, claims_table, study_parser
-from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.narrow_federation import (
+    FEDERATED,
+    FEDERATED_SEEDS,
+    TASK,
+    federated,
+    federated_requirements,
+    federated_text,
+    looked_at,
+    mean,
+)
 from lib.residuals import reading, residual_text
 
 WIDTHS, KEEP, TRAINED_ON = (256, 256), 48, 1200
@@ -69,16 +73,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "uncut": {"way": "uncut"},
 }
 QUICK = (CEILING, GATES, LASSO, "ablation", "attribution", "random", FLOOR)
-_TASK = "classification"
 _LOOK = 2
-FEDERATED_SEEDS = (1, 2, 3)
-FEDERATED: Mapping[str, Mapping[str, Any]] = {
-    "federated": {"place": "federated", "set": {}},
-    "pooled": {"place": "pooled", "set": {}},
-    "federated, evenly divided": {"place": "federated", "set": {"data.partition": "iid"}},
-    "federated, three times the penalty": {"place": "federated", "set": {"narrow.penalty": 3e-2}},
-}
-"""The federation beside the same samples in one place; and what tells whether skew, or too small a penalty, is why it falls short."""
 
 
 @cache
@@ -96,13 +91,13 @@ def _general(seed: int) -> nn.Module:
     """Train the general model on all ten digits."""
     torch.manual_seed(seed)
     training = TRAINING.model_copy(update={"steps": GENERAL})
-    return trained(mlp((1, 8, 8), 10, WIDTHS), _split(seed)[0], load_task(_TASK), training, seed)[0]
+    return trained(mlp((1, 8, 8), 10, WIDTHS), _split(seed)[0], load_task(TASK), training, seed)[0]
 
 
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Measure one arm under one seed: the kept skill right after the cut and at the end, and what is left of the dropped one."""
     torch.set_num_threads(1)
-    task, general, (train, test) = load_task(_TASK), _general(seed), _split(seed)
+    task, general, (train, test) = load_task(TASK), _general(seed), _split(seed)
     even, odd = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
     found: dict[str, Any] = {"steps": 0, "samples": 0}
     model = general
@@ -129,75 +124,6 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def _named(curve: Mapping[int, float]) -> dict[str, float]:
     return {str(count): value for count, value in curve.items()}
-
-
-def federated(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Narrow by gates in a federation, or by the same steps on the pooled samples from the same W0; the kept skill after the cut."""
-    from dictpfl.deploy.exports.finished import Finished
-    from dictpfl.deploy.simulation.simulate import simulate
-
-    torch.set_num_threads(1)
-    config = FederationConfig.load(ROOT / "experiments" / "narrow_digits.toml", {"seed": seed, **arm["set"]})
-    with tempfile.TemporaryDirectory(prefix="narrow-") as name:
-        run = simulate(config, Path(name) / "run", engine="local")
-        finished, test = Finished.load(run.folder), Samples.load(run.folder / "test.npz")
-        homes = [run.folder / "institutions" / f"institution-{n:03d}" for n in range(config.federation.participants)]
-        own = [Samples.load(home / "train.npz").of_classes(config.narrow.classes) for home in homes]
-        updates = [record for record in run.records if record.kind == "update"]
-        general = finished.bench().merged(finished.genesis.start())
-        steps = config.federation.rounds * config.training.steps
-        task = load_task(_TASK)
-        if arm["place"] == "pooled":
-            pooled = Samples(np.concatenate([s.features for s in own]), np.concatenate([s.labels for s in own]))
-            how = Narrowing(
-                keep=config.narrow.keep,
-                steps=steps,
-                recover=0,
-                penalty=config.narrow.penalty,
-                rate=config.narrow.rate,
-                seed=seed,
-            )
-            done = narrow(general, axes_of(general), pooled, task, config.training, how)
-            made, counted = done.model, {"steps": done.steps, "samples": done.samples}
-        else:
-            whole = finished.merged()
-            made = cut(whole, kept_units(finished.genesis, finished.state.values, gated_axes(whole, config.narrow)))
-            # Of institutions, who keep their counts to themselves.
-            counted = {"steps": 0, "samples": 0, "open": figure(whole, test, task)}
-        gates = sum(norms.size for norms in finished.genesis.gates.values())
-        return {
-            **counted,
-            "general": figure(general, test, task),
-            "even": figure(made, test, task),
-            "gates": gates,
-            "values": finished.genesis.layout.size,
-            "bytes": fmean(record.bytes_up for record in updates),
-            "state_digest": run.summary["state_digest"],
-        }
-
-
-def looked_at(settings: Sequence[str]) -> int:
-    """Play the federation of gates with keys changed, three seeds, unencrypted; print the kept skill with all gates and cut."""
-    from dictpfl.deploy.exports.finished import Finished
-    from dictpfl.deploy.simulation.simulate import simulate
-
-    torch.set_num_threads(1)
-    for seed in FEDERATED_SEEDS:
-        own = {"seed": seed, "encryption.sealer": "identity", "toy_insecure": True} | overrides(settings)
-        config = FederationConfig.load(ROOT / "experiments" / "narrow_digits.toml", own)
-        with tempfile.TemporaryDirectory(prefix="narrow-") as name:
-            simulate(config, Path(name) / "run", engine="local")
-            finished, test = Finished.load(Path(name) / "run"), Samples.load(Path(name) / "run" / "test.npz")
-            whole, task = finished.merged(), load_task(_TASK)
-            axes = gated_axes(whole, config.narrow)
-            kept = kept_units(finished.genesis, finished.state.values, axes)
-            taken = left_open(finished.genesis, finished.state.values, axes, kept)
-            print(
-                f"seed {seed}: with all gates {figure(whole, test, task):.1f} %, cut {figure(cut(whole, kept), test, task):.1f} %; "
-                f"{taken:.0%} of what gates let through was cut",
-                flush=True,
-            )
-    return 0
 
 
 def residuals(cells: Cells, which: str) -> dict[str, dict[int, Residual]]:
@@ -261,8 +187,8 @@ def page(cells: Cells, fed: Cells | None) -> str:
     kept, fresh, probe = residuals(cells, "relearnt"), residuals(cells, "fresh"), probe_residuals(cells)
     last = COUNTS[-1]
     rows = [
-        [arm, f"{cells.of(arm, 'parameters')[0]:,}", _mean(cells, arm, "after"), _mean(cells, arm, "even"),
-         *(_curve(cells, arm, which, count) for which in ("relearnt", "fresh") for count in COUNTS), _mean(cells, arm, "probe")]
+        [arm, f"{cells.of(arm, 'parameters')[0]:,}", mean(cells, arm, "after"), mean(cells, arm, "even"),
+         *(_curve(cells, arm, which, count) for which in ("relearnt", "fresh") for count in COUNTS), mean(cells, arm, "probe")]
         for arm in cells.study.arms
     ]  # fmt: skip
     heads = ["arm", "parameters", "right after the cut", "even", *(f"odd after {c}" for c in COUNTS),
@@ -302,49 +228,9 @@ fresh head, and by the probe, it measures the rest of the network. Harder to rel
 ## Requirements
 
 {requirement_lines([*requirements(cells), *(federated_requirements(fed) if fed else [])])}
-{_federated_text(fed) if fed else ""}
+{federated_text(fed) if fed else ""}
 ![what the arms keep, and what comes back](narrow.svg)
 """
-
-
-def federated_requirements(cells: Cells) -> list[Requirement]:
-    """Judge the federation against the pooled samples."""
-    away = cells.claim("even", "federated", "pooled").interval
-    return [
-        Requirement(
-            "gates under CKKS: points below the pooled ones right after the cut", "at most", 1.5, -away.mean, "points"
-        )
-    ]
-
-
-def _federated_text(cells: Cells) -> str:
-    one = cells.found["federated", cells.study.seeds[0]]
-    rows = [[arm, *(_mean(cells, arm, name) for name in ("general", "open", "even"))] for arm in cells.study.arms]
-    shown = [cells.claim("even", arm, rival) for arm, rival in (
-        ("federated", "pooled"), ("federated, evenly divided", "federated"),
-        ("federated, three times the penalty", "federated"),
-    )]  # fmt: skip
-    return f"""
-## In a federation
-
-Three institutions, Dirichlet 0.3, 20 rounds of 15 steps, CKKS (experiments/narrow_digits.toml): {one["gates"]} gates and the head's
-{one["values"] - one["gates"]:,} values, {one["bytes"]:,.0f} bytes up a round and institution. Pooled: the same W0, as many steps, all even samples in
-one place. Even digits in percent, with all gates before the cut and right after it to 48 neurons a layer, no recovery; {len(cells.study.seeds)}
-seeds.
-
-{markdown_table(["", "general model", "with all gates", "narrowed"], rows)}
-
-{claims_table(shown)}
-
-{preamble(cells.measured(), "python benchmarks/narrow.py")}
-"""
-
-
-def _mean(cells: Cells, arm: str, name: str) -> str:
-    if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
-        return "-"
-    values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _curve(cells: Cells, arm: str, which: str, count: int) -> str:
@@ -364,6 +250,8 @@ def draw(cells: Cells) -> Figure:
     left.set_xlabel("even digits, % (kept)")
     left.set_ylabel("linear probe on odd digits, % (dropped)")
     right.set_xscale("log")
+    right.minorticks_off()
+    right.set_xticks(COUNTS, [str(count) for count in COUNTS])
     right.set_xlabel("steps on odd digits")
     right.set_ylabel("odd digits, %")
     left.legend(frameon=False, fontsize=6)

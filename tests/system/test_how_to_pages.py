@@ -10,7 +10,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.typed import typed
 
-PAGES = {"audit-numbers": 2, "fewer-tokens": 1, "narrow": 3, "sparse-models": 3, "which-layers": 5}
+PAGES = {"audit-numbers": 2, "fewer-tokens": 1, "narrow": 5, "sparse-models": 3, "which-layers": 5}
 """How many commands of each page need nothing but the repository and its data."""
 OTHERS = re.compile(
     r"\b(RUN|DIR|CONFIG|FILE|FOLDER|INSTITUTION)\b|mine\.|patients|smollm2|newsgroups|vlm|timm:|runs/digits-dictpfl"
