@@ -40,6 +40,7 @@ def pretrain(model: nn.Module, public: Samples, settings: Pretrain, training: Tr
             "batch_size": settings.batch_size,
             "warmup_steps": 0,
             "accumulate": 1,
+            "proximal": 0.0,  # W0 begins at random: there is no shared model to stay near
         }
     )
     train(full, public, schedule, task_of(training), seed=seed)
