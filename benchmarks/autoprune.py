@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.settings import Data, Decomposition, Tokens, Training
 from lib import between
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread, study_parser
 from lib.between import ARMS, CALIBRATED, FIXED, FLAT, FULL, OWN, QUICK, RANDOM, SHUFFLED, SLOPES, UNMERGED, UNTRAINED
 from lib.machine import Requirement, bars, machine, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.steps import paired_steps
@@ -223,7 +223,7 @@ def _mean(cells: Cells, arm: str, name: str) -> str:
     if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
         return "-"
     values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(cells: Cells) -> Figure:

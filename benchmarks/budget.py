@@ -17,14 +17,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from dictpfl.client.compress.verdicts import compared
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import Claim, claims_table
+from lib.arms import Claim, claims_table, spread
 from lib.federations import Cell, measure_all
 from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -115,12 +115,11 @@ def page(found: Found, plan: Plan) -> str:
     rows = []
     for (schedule, share), cells in found.items():
         values = accuracies(found, schedule, share)
-        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
         rows.append(
             [
                 schedule,
                 f"{share} %",
-                f"{fmean(values):.2f}{spread}",
+                spread(values, 2),
                 f"{fmean(one['values']['sent'] for one in cells):,.0f}",
             ]
         )

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from dictpfl.common.settings import Decomposition, Training
 from dictpfl.common.settings import Tokens as Settings
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import clip_federations, events, peaks, splices
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, name_of, study_parser
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, name_of, spread, study_parser
 from lib.machine import (
     Requirement,
     machine,
@@ -275,7 +275,7 @@ both and not their order is right half the time. *Longer*: {UNEQUAL[LONG]}.
 
 def _mean(cells: Cells, arm: str, name: str) -> str:
     values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(cells: Cells) -> Figure:

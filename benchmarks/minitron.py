@@ -34,7 +34,7 @@ from dictpfl.client.training.task import load_task
 from dictpfl.common.keeping import keep
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import hybrid
-from lib.arms import Cells, Claim, Study, ahead, claims_table, study_parser
+from lib.arms import Cells, Claim, Study, ahead, claims_table, spread, study_parser
 from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.shrinking import DISTILLED, TASK, calibrated, figures, speed, taught
 from lib.topics import ALONE, TALLY, tallied
@@ -337,7 +337,7 @@ def _mean(cells: Cells, arm: str, name: str) -> str:
     if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
         return "-"
     values = cells.of(arm, name)
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return spread(values, 3)
 
 
 def draw(cells: Cells) -> Figure:

@@ -19,7 +19,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from dictpfl.common.keeping import keep
 from dictpfl.common.settings import Training
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import hybrid
-from lib.arms import Cells, Claim, Study, ahead, claims_table, study_parser
+from lib.arms import Cells, Claim, Study, ahead, claims_table, spread, study_parser
 from lib.federations import CELLS
 from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -273,7 +273,7 @@ def _null(placed: Mapping[str, Mapping[int, Residual]]) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return spread(values, 3)
 
 
 def _residual(found: Residual) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import train
 from dictpfl.common.settings import Data, Model, Training
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import SAMPLES, STEPS, Cells, Study, claims_table, study_parser
+from lib.arms import SAMPLES, STEPS, Cells, Study, claims_table, spread, study_parser
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
 SEEN, BLIND, QUARTER, ASKED = "pictures", "text only", "a quarter", 20.0
@@ -114,7 +114,7 @@ seeds; percent that is right, mean ± standard deviation.
 
 def _mean(cells: Cells, arm: str, name: str) -> str:
     values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(cells: Cells) -> Figure:

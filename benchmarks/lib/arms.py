@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.client.compress.verdicts import Interval, compared
-from lib.federations import CELLS, quiet
+from lib.federations import CELLS, mean_and_spread, quiet
 from lib.machine import RESULTS, machine, markdown_table
 
 STEPS, SAMPLES = "steps", "samples"
@@ -130,6 +130,12 @@ class Study:
         part = self._path(arm, seed).with_suffix(".part")
         part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         part.replace(self._path(arm, seed))
+
+
+def spread(values: Sequence[float], places: int = 1) -> str:
+    """Mean ± sample standard deviation, as tables have it; the mean alone where there is one value."""
+    mean, deviation = mean_and_spread(values)
+    return f"{mean:.{places}f}" + (f" ± {deviation:.{places}f}" if len(values) > 1 else "")
 
 
 def name_of(arm: str, seed: int) -> str:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from dictpfl.client.training.calling import forward
 from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import train
 from dictpfl.common.settings import Data, Decomposition, Model, Tokens, Training
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread
 from lib.federations import CELLS
 from lib.machine import Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -319,7 +319,7 @@ def _mean(cells: Cells, arm: str, name: str) -> str:
     if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
         return "-"
     values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(load: Workload, cells: Cells) -> Figure:

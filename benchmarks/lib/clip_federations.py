@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from dictpfl.client.compress.verdicts import LEVEL, compared
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import Claim, claims_table
+from lib.arms import Claim, claims_table, spread
 from lib.federations import Cell, measure_all
 from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -131,7 +131,7 @@ def _seconds(found: Found, reader: str) -> list[float]:
 
 
 def _told(values: Sequence[float]) -> str:
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(found: Found) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dictpfl.client.data.sources.short_events import drawn_clips
 from dictpfl.client.model.tokens.seam import Frames, Reduced, make_reducer
 from dictpfl.common.settings import Tokens
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread
 from lib.machine import Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
 
 KEEP, FRAMES, CLASSES = 0.125, 24, 10
@@ -245,7 +245,7 @@ contrast. Salience is contrast, but for *learnt attention* (what a token says to
 
 def _mean(cells: Cells, arm: str, name: str) -> str:
     values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(cells: Cells) -> Figure:

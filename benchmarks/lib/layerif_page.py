@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from dictpfl.client.compress.sparse.spectra import BY_WEIGHTS
 from dictpfl.client.compress.verdicts import compared
 from dictpfl.deploy.reports.plots import COLOURS
 from lib import ranks_by_map
-from lib.arms import Cells, Claim, claims_table
+from lib.arms import Cells, Claim, claims_table, spread
 from lib.machine import Requirement, markdown_table, panels, preamble
 
 RANKS_SAID, ZEROS_SAID = "Allocating ranks by influence", "Dividing zeros by influence"
@@ -203,7 +203,7 @@ def _gains(claims: Sequence[Claim], what: str) -> list[Requirement]:
 
 def _mean(cells: Cells, arm: str, name: str, places: int = 1) -> str:
     values = cells.of(arm, name)
-    return f"{fmean(values):.{places}f}" + (f" ± {stdev(values):.{places}f}" if len(values) > 1 else "")
+    return spread(values, places)
 
 
 def draw(parts: Mapping[str, Cells]) -> Figure:

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread
 from lib.federations import CELLS
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -159,7 +159,7 @@ decide by and {HELD} to validate on, {len(cells.study.seeds)} draws. Exactly as 
 
 def _mean(cells: Cells, way: str, name: str) -> str:
     values = cells.of(way, name)
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+    return spread(values, 3)
 
 
 def draw(cells: Cells) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.task import load_task
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.overrides import overrides
-from lib.arms import Cells, claims_table
+from lib.arms import Cells, claims_table, spread
 from lib.machine import ROOT, Requirement, markdown_table, preamble
 
 TASK = "classification"
@@ -76,7 +76,8 @@ def federated(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
             # Of institutions, who keep their counts to themselves.
             counted = {"steps": 0, "samples": 0, "open": figure(whole, test, task)}
             save_file(made.state_dict(), Path(name) / "small.safetensors")
-            further = {"model.weights": str(Path(name) / "small.safetensors"), "seed": seed} | _partition(arm["set"])
+            same_data = {key: value for key, value in arm["set"].items() if key.startswith("data.")}
+            further = {"model.weights": str(Path(name) / "small.safetensors"), "seed": seed, **same_data}
             again = simulate(FederationConfig.load(_RECOVERED, further), Path(name) / "again", engine="local")
             recovered = Finished.load(again.folder).merged()
         gates = sum(norms.size for norms in finished.genesis.gates.values())
@@ -90,10 +91,6 @@ def federated(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
             "bytes": fmean(record.bytes_up for record in updates),
             "state_digest": run.summary["state_digest"],
         }
-
-
-def _partition(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key.startswith("data.")}
 
 
 def looked_at(settings: Sequence[str]) -> int:
@@ -166,4 +163,4 @@ def mean(cells: Cells, arm: str, name: str) -> str:
     if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
         return "-"
     values = cells.of(arm, name)
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from dictpfl.client.compress.influence.shares import BY_SCORES
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, ahead, claims_table
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, ahead, claims_table, spread
 from lib.federations import CELLS
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
@@ -201,7 +201,7 @@ def _spread(cells: Cells, arm: str) -> str:
 
 def _mean(cells: Cells, arm: str) -> str:
     values = cells.of(arm, "accuracy")
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return spread(values)
 
 
 def draw(cells: Cells) -> Figure:

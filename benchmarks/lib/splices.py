@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from dictpfl.client.model.tokens.seam import Frames, make_reducer
 from dictpfl.client.model.tokens.segments import segments
 from dictpfl.common.settings import Tokens
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import SAMPLES, STEPS, Cells, Study
+from lib.arms import SAMPLES, STEPS, Cells, Study, spread
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
 
 FOLDER = ROOT / "data" / "clips"
@@ -174,7 +174,7 @@ Coverage: mean cosine distance of every token to the nearest kept one; smaller i
 
 def _mean(cells: Cells, arm: str, name: str, places: int) -> str:
     values = cells.of(arm, name)
-    return f"{fmean(values):.{places}f}" + (f" ± {stdev(values):.{places}f}" if len(values) > 1 else "")
+    return spread(values, places)
 
 
 def draw(cells: Cells) -> Figure:

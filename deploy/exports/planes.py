@@ -19,7 +19,7 @@ from dictpfl.common.errors import DataError
 
 PLANES = "planes"
 """Key of the file's metadata that lists packed tensors, as JSON: dtype and shape by name."""
-_LEVEL = 1  # deflate: its gain over the next is small, and a model is large
+LEVEL = 1  # of deflate: its gain over the next is small, and a model is large
 _LEAST = 1024
 """Bytes below which a tensor is left as it is."""
 
@@ -39,7 +39,7 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
         if size < _LEAST:
             continue
         raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        stream = zlib.compress(raw.reshape(-1, tensor.element_size()).T.tobytes(), _LEVEL)
+        stream = zlib.compress(raw.reshape(-1, tensor.element_size()).T.tobytes(), LEVEL)
         if len(stream) < size:
             out[name] = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
             listed[name] = [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
@@ -54,16 +54,15 @@ def unpack(tensors: Mapping[str, Tensor], listed: str) -> dict[str, Tensor]:
         listed: what stands under `PLANES`; empty: nothing is packed.
 
     Raises:
-        DataError: a stream that is damaged, or of another length than its shape has.
-        ValueError: a list that is no JSON.
-        KeyError: a tensor of the list is missing.
-        AttributeError, TypeError: a list of another form.
+        DataError: a stream that is damaged, or of another length than its shape has; a list that is damaged, or of other tensors.
     """
     out = dict(tensors)
-    for name, (kind, shape) in json.loads(listed or "{}").items():
-        dtype: torch.dtype = getattr(torch, kind)
-        count = math.prod(shape)
-        out[name] = _joined(name, out[name], count, dtype).reshape(shape)
+    try:
+        for name, (kind, shape) in json.loads(listed or "{}").items():
+            dtype: torch.dtype = getattr(torch, kind)
+            out[name] = _joined(name, out[name], math.prod(shape), dtype).reshape(shape)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"the list of packed tensors is damaged ({error!r}); fetch the file again") from error
     return out
 
 

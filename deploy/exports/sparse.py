@@ -26,7 +26,7 @@ from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Model
 from dictpfl.deploy.exports.finished import Finished
-from dictpfl.deploy.exports.planes import PLANES, pack, unpack
+from dictpfl.deploy.exports.planes import LEVEL, PLANES, pack, unpack
 from dictpfl.deploy.runs.run import write_json
 
 DOCUMENT, WEIGHTS, MASKS = "sparsity.json", "weights.safetensors", "masks.safetensors"
@@ -34,7 +34,6 @@ _MASK, _VALUES = ":mask", ":values"
 _FORM = 2
 _READ = (1, _FORM)
 """Forms that are read; 1 deflated nothing."""
-_DEFLATE = 1  # level: its gain over the next is small, and a model is large
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def load_sparse(folder: Path | str) -> nn.Module:
             f"{folder} is no sparse folder ({Path(str(error.filename or WEIGHTS)).name} is missing); `dictpfl export --format sparse` "
             "writes one. A folder of --format merged is loaded by its library"
         ) from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, DataError) as error:
         raise DataError(f"{folder} is damaged: {error}") from error
     try:
         if document["form"] not in _READ:
@@ -192,7 +191,7 @@ def load_sparse(folder: Path | str) -> nn.Module:
 
 def sizes(folder: Path, module: nn.Module) -> dict[str, int]:
     """Bytes of the model dense, deflated, and packed as `folder` has it (0: it has no packed weights)."""
-    dense, zipped, deflate = 0, 0, zlib.compressobj(_DEFLATE)
+    dense, zipped, deflate = 0, 0, zlib.compressobj(LEVEL)
     seen: set[int] = set()
     for tensor in module.state_dict(keep_vars=True).values():
         if id(tensor) in seen:
