@@ -22,6 +22,11 @@ def human_count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things in words: '1 round', '2,000 rounds'."""
+    return f"1 {thing}" if number == 1 else f"{human_count(number)} {thing}s"
+
+
 def human_factor(value: float) -> str:
     """Return a ratio: '12.3x'."""
     return f"{value:,.0f}x" if value >= 100 else f"{value:.3g}x"  # noqa: PLR2004 -- three digits read well

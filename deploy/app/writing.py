@@ -73,7 +73,7 @@ framework: [dictpfl, torch]
 
 # {name}: federated fine-tuning on encrypted updates
 
-{participants} institutions train `{model}` on `{dataset}` for {rounds} rounds. Each update is decomposed (W = W0 + D T, only T is shared),
+{participants} institutions train `{model}` on `{dataset}` for {counted(rounds, 'round')}. Each update is decomposed (W = W0 + D T, only T is shared),
 pruned by its history, quantised and encrypted under CKKS. The ServerApp adds ciphertexts; it holds no key and cannot read any of them. Made by
 [dictpfl](https://arxiv.org/abs/2510.21086) from `{config}`.
 

@@ -18,7 +18,7 @@ from dictpfl.deploy.compress.cli import (
     SourceArgument,
 )
 from dictpfl.deploy.own_modules import use_working_directory
-from dictpfl.deploy.units import percent
+from dictpfl.deploy.units import counted, percent
 from dictpfl.deploy.unread import refuse_unread
 
 _MEASURED = ("set_", "measure", "training", "validation", "seed", "device", "solver", "damping", "part", "top")
@@ -111,7 +111,7 @@ def layers(
         table.add_row(name, percent(block.influence), percent(block.gradient))
     console.out.print(table)
     whose = (
-        f"{last.institutions} institutions together"
+        f"{counted(last.institutions, 'institution')} together"
         if last.institutions
         else f"{last.training} training and {last.validation} validation samples"
     )

@@ -11,6 +11,7 @@ from dictpfl.deploy import console
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import counted
 
 data = typer.Typer(
     help="Prepare an institution's own data, as the federation agreed.", no_args_is_help=True, suggest_commands=False
@@ -45,7 +46,7 @@ def prepare(
 
     prepared = run(folder, path, config=config, changes=overrides(set_), replace=replace)
     for file, count in prepared.files.items():
-        console.say(f"{file}  {count} samples")
+        console.say(f"{file}  {counted(count, 'sample')}")
     console.say(f"sample shape {'x'.join(map(str, prepared.sample_shape))}, outputs {prepared.outputs}")
     if prepared.features:
         console.say(f"features {', '.join(prepared.features)}")

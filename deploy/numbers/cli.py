@@ -10,7 +10,7 @@ import typer
 
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
-from dictpfl.deploy.units import percent
+from dictpfl.deploy.units import counted, percent
 from dictpfl.deploy.unread import refuse_unread
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _of_tally(source: str, output: Path | None) -> bool:
     found, institutions = pooled
     name = finished.genesis.config.name
     document = {"format": "dictpfl-digits-1", "of": name, "institutions": institutions, "data": described(found)}
-    _tell_data(document["data"], f"{institutions} institutions of {name} together")  # type: ignore[arg-type]
+    _tell_data(document["data"], f"{counted(institutions, 'institution')} of {name} together")  # type: ignore[arg-type]
     _write(output, document)
     return True
 

@@ -19,7 +19,7 @@ from dictpfl.deploy.extras import require
 from dictpfl.deploy.operations.inviting_cli import accept, invite
 from dictpfl.deploy.operations.members_cli import CoordinatorFolder, admit, dismiss, exclude, readmit
 from dictpfl.deploy.operations.unlocking import unlock
-from dictpfl.deploy.units import human_bytes, human_seconds
+from dictpfl.deploy.units import counted, human_bytes, human_seconds
 from dictpfl.deploy.unread import refuse_unread
 
 commands = typer.Typer()
@@ -213,8 +213,8 @@ def run(
     configure(as_json=log_json)
 
     def show(closed: ClosedRound, contributors: int, size: int) -> None:
-        took = human_seconds(closed.ended - closed.started)
-        text = f"round {closed.round} ({closed.kind}): {contributors} institutions, {human_bytes(closed.bytes_up)} up, "
+        took, whose = human_seconds(closed.ended - closed.started), counted(contributors, "institution")
+        text = f"round {closed.round} ({closed.kind}): {whose}, {human_bytes(closed.bytes_up)} up, "
         facts = {"event": "round", "round": closed.round, "kind": str(closed.kind), "contributors": contributors}
         console.say(json.dumps(facts) if log_json else f"{text}{human_bytes(size)} down, {took}")
 
@@ -226,11 +226,11 @@ def run(
         console.say(json.dumps({"event": "done", "rounds": done} | ({"not_told": absent} if absent else {})))
     elif absent:
         console.say(
-            f"{done} rounds closed; NOT told, since not online: {', '.join(absent)}. Their model stays an older one until they are back "
-            "and you type `dictpfl run` once more, which tells them and closes no round"
+            f"{counted(done, 'round')} closed; NOT told, since not online: {', '.join(absent)}. Their model stays an older one until they are "
+            "back and you type `dictpfl run` once more, which tells them and closes no round"
         )
     else:
-        console.say(f"{done} rounds closed, all institutions told")
+        console.say(f"{counted(done, 'round')} closed, all institutions told")
 
 
 @commands.command()

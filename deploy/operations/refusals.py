@@ -16,6 +16,7 @@ from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
 from dictpfl.common.genesis import DOCUMENT, Genesis
+from dictpfl.deploy.units import counted
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +45,8 @@ class Standing:
     @property
     def text(self) -> str:
         """Text for people, with what to do; empty where there is nothing to look at."""
-        count, command = counted(len(self.unseen)), f"`dictpfl institution unlock --folder {self.folder}`"
+        count = counted(len(self.unseen), "refused sum")
+        command = f"`dictpfl institution unlock --folder {self.folder}`"
         if self.locked:
             return (
                 f"locked: {count}, and nothing is opened. Look at logs/superexec.log and {EVIDENCE}/ in {self.folder}, "
@@ -133,8 +135,3 @@ class Refusals:
             genesis = Genesis.load(document.parent)
             self._of = (document, written, Memory(self._folder / "memory", genesis.federation), genesis.fingerprint)
         return self._of[2], self._of[3]
-
-
-def counted(number: int) -> str:
-    """Count refused sums in words."""
-    return "1 refused sum" if number == 1 else f"{number} refused sums"

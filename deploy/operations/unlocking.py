@@ -10,6 +10,7 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.units import counted
 
 
 def unlock(
@@ -17,7 +18,7 @@ def unlock(
     yes: Annotated[bool, typer.Option("--yes", help="You have looked at what was refused; do not ask.")] = False,  # noqa: FBT002
 ) -> None:
     """Show which sums were refused, and open sums again after too many: once you know why. A running `up` may go on."""
-    from dictpfl.deploy.operations.refusals import Refusals, counted
+    from dictpfl.deploy.operations.refusals import Refusals
 
     refusals = Refusals(folder.resolve())
     standing = refusals.standing()
@@ -28,7 +29,7 @@ def unlock(
         console.say(line)
     if not yes and not (_at_terminal() and typer.confirm("Have you found out why, and shall sums be opened again?")):
         raise ConfigError("not unlocked: find out why these sums were refused, then answer yes or give --yes")
-    console.say(f"{counted(refusals.unlock(standing))} looked at; counting begins anew")
+    console.say(f"{counted(refusals.unlock(standing), 'refused sum')} looked at; counting begins anew")
 
 
 def _at_terminal() -> bool:

@@ -18,6 +18,7 @@ from dictpfl.client.data.samples import NUMBERS
 from dictpfl.client.folder import TRAIN
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.layout import Entry, Kind
+from dictpfl.deploy.units import counted
 
 HELP = (
     "Against it: differential privacy (privacy.mechanism), more samples or more institutions, or freezing the first layer "
@@ -78,12 +79,12 @@ class Exposure:
     def sentence(self) -> str:
         """Rule, with this federation's figures."""
         most = "" if self.counted else "about (by federation.sample_cap, where counts are not known) "
-        return f"Over {self.rounds} rounds the others' samples give {most}at most {self.distinct:,} distinct {self._inputs}"
+        return f"Over {counted(self.rounds, 'round')} the others' samples give {most}at most {self.distinct:,} distinct {self._inputs}"
 
     @property
     def sentence_without_count(self) -> str:
         """The same for a page that leaves an institution: from the number of inputs its number of samples would follow."""
-        return f"Over {self.rounds} rounds the others' samples give distinct {self._inputs}"
+        return f"Over {counted(self.rounds, 'round')} the others' samples give distinct {self._inputs}"
 
     @property
     def _inputs(self) -> str:

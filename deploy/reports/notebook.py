@@ -17,6 +17,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.deploy import console
 from dictpfl.deploy.reports.progress import HEADINGS, LINES, LiveProgress, cells
 from dictpfl.deploy.runs.record import RoundRecord
+from dictpfl.deploy.units import counted
 
 
 class Shown(Protocol):
@@ -71,7 +72,7 @@ class NotebookProgress:
         )
         return (
             f"<div><strong>{escape(self._title)}</strong> <progress value={self._done} max={self._rounds}></progress> "
-            f"{self._done} of {self._rounds} rounds<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            f"{self._done} of {counted(self._rounds, 'round')}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         )
 
 

@@ -15,6 +15,7 @@ from dictpfl.deploy.reports.troubles import below_baseline, pays_from, told
 from dictpfl.deploy.runs.census import Census, read_census
 from dictpfl.deploy.runs.compared import Comparison
 from dictpfl.deploy.runs.run import INSTITUTIONS, Run
+from dictpfl.deploy.units import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +115,7 @@ def server_view(run: Run) -> list[tuple[str, str, str]]:
     if run.config.encryption.sealer != "ckks":
         return [("every value of every upload", "sent unencrypted", "YES: this run protects nobody")]
     view = [
-        ("who takes part and when", f"{run.config.federation.participants} institutions, their connections"
+        ("who takes part and when", f"{counted(run.config.federation.participants, 'institution')}, their connections"
          + (f"; it asks {run.config.federation.sample} of them a round" if run.config.federation.sample else ""), "no"),
         ("ciphertexts in an upload", _range([r.ciphertexts for r in run.records]),
          "only through the aggregate, which decides what is pruned"),
@@ -127,7 +128,7 @@ def server_view(run: Run) -> list[tuple[str, str, str]]:
         view.append(("rounds of scores before the first update and after the last", f"sealed tallies: {names}; which, it is not told",
                      "no: their number and size are agreed on before round 1"))  # fmt: skip
     if run.config.selection.patience:
-        when = f"after {run.summary['rounds']} of {run.config.federation.rounds} rounds"
+        when = f"after {run.summary['rounds']} of {counted(run.config.federation.rounds, 'round')}"
         view.append(("when institutions stop", when, "only through the validation figure of all of them together"))
     if run.config.encryption.sealed_share < 1.0:
         clear = 1.0 - run.config.encryption.sealed_share

@@ -15,7 +15,7 @@ from dictpfl.deploy.review.custody import Log
 from dictpfl.deploy.review.egress import Egress
 from dictpfl.deploy.review.judged import Judgement
 from dictpfl.deploy.review.risks import Known
-from dictpfl.deploy.units import human_bytes
+from dictpfl.deploy.units import counted, human_bytes
 
 State = Literal["shown", "in part", "not shown", "no", "yours"]
 
@@ -53,7 +53,7 @@ def _data(known: Known, record: Egress) -> Iterator[Answer]:
     yield Answer("Which purpose, which legal basis, which persons?", "GDPR Art. 5(1)(b), 6, 9", "yours",
                  "The documents of the project say so; no program knows.")  # fmt: skip
     sent = (
-        f"{human_bytes(record.sent)} of uploads in {len(record.rounds)} rounds."
+        f"{human_bytes(record.sent)} of uploads in {counted(len(record.rounds), 'round')}."
         if record.rounds
         else "No record of uploads is in this folder."
     )
@@ -169,8 +169,8 @@ def _organisation(known: Known, record: Egress) -> Iterator[Answer]:
     )
     yield Answer(
         "What is kept, where, and for how long?", "GDPR Art. 5(1)(e)", "in part" if record.journal else "not shown",
-        f"At the coordinator, encrypted: {len(record.journal)} rounds in its journal. {kept}; acknowledgements, sizes and times stay for "
-        "ever. Institutions keep data, model and state until they delete them." if record.journal else "No journal is in this folder.",
+        f"At the coordinator, encrypted: {counted(len(record.journal), 'round')} in its journal. {kept}; acknowledgements, sizes and times stay "
+        "for ever. Institutions keep data, model and state until they delete them." if record.journal else "No journal is in this folder.",
         "egress",
     )  # fmt: skip
     yield Answer("What happens when something goes wrong?", "GDPR Art. 33, 34; HIPAA 164.308(a)(6)", "in part",

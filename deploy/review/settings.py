@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.review.judged import Mark
 from dictpfl.deploy.review.spending import SIZES, bounded, promise
+from dictpfl.deploy.units import counted
 from dictpfl.server.agreement import Agreement
 
 
@@ -94,7 +95,7 @@ def _federation(config: FederationConfig) -> Iterator[Meaning]:
     if f.snapshot_every:
         kept = f"the newest {f.snapshots_kept}" if f.snapshots_kept else "all of them"
         yield Meaning(
-            "federation.snapshot_every", f"{f.snapshot_every} rounds",
+            "federation.snapshot_every", counted(f.snapshot_every, "round"),
             f"The coordinator then gets the shared state, sealed under a key that it has not, and keeps {kept}.",
         )  # fmt: skip
 

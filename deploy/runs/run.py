@@ -18,7 +18,7 @@ from dictpfl.common.files import write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.deploy.runs.formats import summary_now
 from dictpfl.deploy.runs.record import RoundRecord
-from dictpfl.deploy.units import human_bytes, human_count
+from dictpfl.deploy.units import counted, human_bytes, human_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,7 +217,7 @@ class Run:
         """Return one line: what was run, what it reached and sent, and how much of the model is trained."""
         values, size, metric = self.summary["values"], self.summary["bytes"], self.summary["metric"]
         return (
-            f"<Run {self.config.name} ({self.config.method}): {metric} {self.test:.4f} after {self.summary['rounds']} rounds; "
+            f"<Run {self.config.name} ({self.config.method}): {metric} {self.test:.4f} after {counted(self.summary['rounds'], 'round')}; "
             f"{human_bytes(size['up'])} up, {human_bytes(size['down'])} down an institution; trainable {human_count(values['shared'])} of "
             f"{human_count(values['model'])} values ({values['shared'] / max(1, values['model']):.1%}); {self.folder}>"
         )

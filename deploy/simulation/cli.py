@@ -21,7 +21,7 @@ from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.simulation.printed import print_comparison, print_summary
-from dictpfl.deploy.units import figure, human_bytes, human_count
+from dictpfl.deploy.units import counted, figure, human_bytes, human_count
 
 if TYPE_CHECKING:
     from dictpfl.common.config import FederationConfig
@@ -213,7 +213,7 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fold
         config, history = closed_rounds(folder)
         updates = max((record.update for record in history), default=0)
         console.say(
-            f"unfinished: {updates} of {config.federation.rounds} rounds; `dictpfl simulate {folder} --resume` goes on"
+            f"unfinished: {updates} of {counted(config.federation.rounds, 'round')}; `dictpfl simulate {folder} --resume` goes on"
         )
     table = console.table(
         "round",

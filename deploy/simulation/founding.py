@@ -45,6 +45,7 @@ from dictpfl.deploy.simulation.groups import write_groups
 from dictpfl.deploy.simulation.partition import Division, Regrouping, divide
 from dictpfl.deploy.simulation.pretraining import pretrain
 from dictpfl.deploy.teaching import with_teacher
+from dictpfl.deploy.units import counted
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT
 
@@ -237,8 +238,8 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
         ()
         if agreed.federation.rounds == wanted.federation.rounds
         else (
-            f"the run was founded for {agreed.federation.rounds} rounds; its draws, schedules and budgets follow that number, so that it will not be, "
-            f"bit for bit, a run of {wanted.federation.rounds} rounds from the start",
+            f"the run was founded for {counted(agreed.federation.rounds, 'round')}; its draws, schedules and budgets follow that number, so that it "
+            f"will not be, bit for bit, a run of {counted(wanted.federation.rounds, 'round')} from the start",
         )
     )
     return Founded(genesis, key, folder, read_samples(folder / TEST, config), _values(model), notes)

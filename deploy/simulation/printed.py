@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dictpfl.deploy import console
-from dictpfl.deploy.units import human_bytes, human_count, human_factor, human_seconds, listed
+from dictpfl.deploy.units import counted, human_bytes, human_count, human_factor, human_seconds, listed
 
 if TYPE_CHECKING:
     from dictpfl.deploy.runs.compared import Comparison
@@ -31,7 +31,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     table.show_header = table.pad_edge = False
     rows = [
         ("method", f"{summary['method']}, {'encrypted' if summary['encrypted'] else 'NOT (fully) ENCRYPTED'}"),
-        (f"test {summary['metric']}", f"{summary['test']:.4f} after {summary['rounds']} rounds"),
+        (f"test {summary['metric']}", f"{summary['test']:.4f} after {counted(summary['rounds'], 'round')}"),
         ("bytes", f"{human_bytes(size['up'])} up, {human_bytes(size['down'])} down, one institution, all rounds"
                   + _fewer_bytes(summary)),
         ("values", f"{human_count(values['model'])} in the model, {human_count(values['shared'])} shared, "
@@ -62,7 +62,9 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     if best:
         reached = "" if best["test"] is None else f", test {summary['metric']} {best['test']:.4f}"
         stop = "; stopped early" if summary["stopped"] else ""
-        rows.insert(2, ("best by validation", f"{best['figure']:.4f} after {best['updates']} rounds{reached}{stop}"))
+        rows.insert(
+            2, ("best by validation", f"{best['figure']:.4f} after {counted(best['updates'], 'round')}{reached}{stop}")
+        )
     if trained := summary.get("trained"):  # runs of earlier releases have none
         kinds = ", ".join(f"{human_count(n)} {_KINDS[kind]}" for kind, n in trained["values"].items() if n)
         rows.insert(1, ("trained, shared", f"{kinds}; head {trained['head']}"))
@@ -95,7 +97,10 @@ def _devices_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = summary.get("devices")  # runs of earlier releases have none
     if not said:
         return []
-    each = (f"{name}: {n['institutions']} institutions, {n['rounds']} rounds" for name, n in said.items())
+    each = (
+        f"{name}: {counted(n['institutions'], 'institution')}, {counted(n['rounds'], 'round')}"
+        for name, n in said.items()
+    )
     return [("trained on", "; ".join(each))]
 
 

@@ -14,6 +14,7 @@ from dictpfl.deploy.ceremony.cli import PassphraseFile
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
+from dictpfl.deploy.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -232,7 +233,7 @@ def list_(folder: Folder = Path("institution")) -> None:
     for study in listed(folder):
         there, text = True, study.proposal
         of = (
-            f"version {text.version} by {text.lead.name}, {text.config.federation.rounds} rounds"
+            f"version {text.version} by {text.lead.name}, {counted(text.config.federation.rounds, 'round')}"
             if text
             else "no text here"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dictpfl.deploy.studies.papers import Proposal
+from dictpfl.deploy.units import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def _facts(proposal: Proposal) -> Iterator[tuple[str, str]]:
     yield (
         "what runs",
         (
-            f"{federation.rounds} rounds that train the model {config.model.source!r} by the task {config.training.task!r} on your samples, "
+            f"{counted(federation.rounds, 'round')} that train the model {config.model.source!r} by the task {config.training.task!r} on your samples, "
             f"at home; W0 is {'drawn by seed' if not proposal.weights else f'the file with SHA-256 {proposal.weights}'}"
         ),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.deploy.operations.status import of_coordinator
-from dictpfl.deploy.units import human_bytes, human_seconds
+from dictpfl.deploy.units import counted, human_bytes, human_seconds
 from dictpfl.deploy.watch.charts import stacked
 from dictpfl.deploy.watch.view import Card, Chart, Table, View, clock
 
@@ -101,7 +101,9 @@ def _cards(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[Ca
     last = rounds[-1] if rounds else None
     if last is not None:
         yield Card(
-            "In the last sum", f"{last['contributors']} institutions", f"{len(last['rejected'])} uploads not in it"
+            "In the last sum",
+            counted(last["contributors"], "institution"),
+            f"{counted(len(last['rejected']), 'upload')} not in it",
         )
         yield Card(
             "Last round took", human_seconds(last["seconds"]), f"of it adding {human_seconds(last['fold_seconds'])}"

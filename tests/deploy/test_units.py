@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dictpfl.deploy.units import human_bytes, human_factor, human_seconds, percent
+from dictpfl.deploy.units import counted, human_bytes, human_factor, human_seconds, percent
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,9 @@ from dictpfl.deploy.units import human_bytes, human_factor, human_seconds, perce
         (human_bytes(33_204), "33.2 kB"),
         (human_bytes(5.12e6), "5.12 MB"),
         (human_bytes(3e13), "30 TB"),
+        (counted(0, "round"), "0 rounds"),
+        (counted(1, "round"), "1 round"),
+        (counted(2000, "sample"), "2,000 samples"),
         (human_factor(11.57), "11.6x"),
         (human_factor(402), "402x"),
         (human_seconds(0.0021), "2.1 ms"),
