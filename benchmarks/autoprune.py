@@ -35,8 +35,23 @@ from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.settings import Data, Decomposition, Tokens, Training
 from lib import between
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread, study_parser
-from lib.between import ARMS, CALIBRATED, FIXED, FLAT, FULL, OWN, QUICK, RANDOM, SHUFFLED, SLOPES, UNMERGED, UNTRAINED
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, study_parser
+from lib.between import (
+    ARMS,
+    CALIBRATED,
+    FIXED,
+    FLAT,
+    FULL,
+    OWN,
+    QUICK,
+    RANDOM,
+    SHUFFLED,
+    SLOPES,
+    UNMERGED,
+    UNTRAINED,
+    mean_of,
+    slopes_told,
+)
 from lib.machine import Requirement, bars, machine, markdown_table, panels, preamble, requirement_lines, write_results
 from lib.steps import paired_steps
 
@@ -182,7 +197,7 @@ def page(cells: Cells, timed: Mapping[str, Any]) -> str:
         "tokens, so that a choice of tokens has little to lose."
     )
     rows = [
-        [arm, *(_mean(cells, arm, f"free at {b}") for b in BUDGETS), _mean(cells, arm, f"trained at {BUDGETS[0]}")]
+        [arm, *(mean_of(cells, arm, f"free at {b}") for b in BUDGETS), mean_of(cells, arm, f"trained at {BUDGETS[0]}")]
         for arm in cells.study.arms
     ]  # fmt: skip
     heads = ["arm", *(f"no training, {b} of 64" for b in BUDGETS), f"trained, {BUDGETS[0]} of 64"]  # fmt: skip
@@ -193,7 +208,7 @@ def page(cells: Cells, timed: Mapping[str, Any]) -> str:
 
 Digits of 8 x 8 pixels, a token a pixel, 6 blocks of width 32, {len(cells.study.seeds)} seeds with splits of their own; percent of test images,
 mean ± standard deviation. *No training*: the model that was trained on all tokens for {BASE} steps, measured with fewer. *Trained*: {FURTHER}
-further steps with the reducer, the full model's as well. k of the fixed curve, chosen on {VALIDATED_ON} validation images, by seed: {ks}.
+further steps with the reducer, the full model's as well. k of the fixed curve, chosen on {VALIDATED_ON} validation images, seed by seed: {slopes_told(ks)}.
 
 {markdown_table(heads, rows)}
 
@@ -217,13 +232,6 @@ DINOv2-S at 112 pixels (random weights, 65 tokens, batch of {timed["batch"]}, on
 
 ![accuracy by arm](autoprune.svg)
 """
-
-
-def _mean(cells: Cells, arm: str, name: str) -> str:
-    if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
-        return "-"
-    values = cells.of(arm, name)
-    return spread(values)
 
 
 def draw(cells: Cells) -> Figure:

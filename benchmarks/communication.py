@@ -4,7 +4,7 @@
     python benchmarks/communication.py --full     # every ciphertext of all three models, and FLARE's of ViT-B/16: an hour
     python benchmarks/communication.py --quick    # 3 rounds for the pruning curve, no large streams; writes nothing
 
-Shapes come from timm and transformers on the meta device, values are drawn: bytes depend on neither. What DictPFL sends is
+Shapes come from timm and transformers on the meta device, values are drawn at random: bytes do not depend on them. What DictPFL sends is
 sealed, folded and opened for each model; what full encryption sends is streamed, ciphertext by ciphertext, and never held.
 The curve of pruning is that of two runs of this project on digits. Needs `pip install -e '.[peers]'`. Exits with 1 if a
 requirement is not met.
@@ -290,7 +290,7 @@ def page(report: Mapping[str, Any], found: Sequence[Requirement], command: str) 
 
 {bytes_table(models)}
 
-Shapes are those of the published models; values are drawn, since bytes depend on neither. {PARTICIPANTS} institutions, 8-bit
+Shapes are those of the published models. Values are drawn at random, since bytes do not depend on them. {PARTICIPANTS} institutions, 8-bit
 values, r = 4, blobs with header and ledger. `FedHE-Top2` is the last two transformer blocks and what follows them: with these the
 paper's own ratios to full come out, with the last two layers they do not. `FedML-HE` encrypts 10 % and sends the rest as
 float32 in clear, which is counted here (the paper's figures are a tenth of FedHE-Full's, so it seems to count the encrypted part
@@ -324,8 +324,8 @@ without pruning. Absolute bytes differ most: FedHE-Full of ViT-B/16 under the pa
 
 FLARE sends {size(flare[0])} up and {size(flare[1])} down for all of ViT-B/16; its sum is smaller than an upload, since scaling by
 1/n drops a prime. With what the paper shares, tables and head, and tables on the smaller side, this project sends
-{sum(flare) / sum(lean["bytes"]["dictpfl"]):,.0f} times less both ways and {flare[0] / lean["bytes"]["dictpfl"][0]:,.0f} times less up. **At this
-project's defaults it is {sum(flare) / sum(ours["bytes"]["dictpfl"]):,.0f} times** ({size(ours["bytes"]["dictpfl"][0])} up, {size(ours["bytes"]["dictpfl"][1])} down):
+{sum(flare) / sum(lean["bytes"]["dictpfl"]):,.0f} times less both ways and {flare[0] / lean["bytes"]["dictpfl"][0]:,.0f} times less up. **With what this
+project shares by default it is {sum(flare) / sum(ours["bytes"]["dictpfl"]):,.0f} times** ({size(ours["bytes"]["dictpfl"][0])} up, {size(ours["bytes"]["dictpfl"][1])} down):
 more than half of those values are not tables but position embeddings (151,296), biases and norms, which are shared because they bring
 accuracy, and tables lie on the side that keeps more of it. A sum is hardly longer than an upload here up to four institutions, and with
 `encryption.seeded_sums = "always"` for more; otherwise it is twice as long.

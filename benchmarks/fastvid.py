@@ -66,7 +66,7 @@ ORDER = CLEAR | {"order": True}
 FOOLED = CLEAR | {"distractors": 3, "contrast": 0.6}
 FULL, LONG, FASTVID = "all tokens", "all tokens, longer", "fastvid"
 UNEQUAL = {
-    LONG: "in as many steps the model that reads all tokens learns nothing: this one has three times as many, at a third of the rate"
+    LONG: "in as many steps the model that reads all tokens learns short events on some seeds only, and no order: this one has three times as many, at a third of the rate"
 }
 ARMS: Mapping[str, Mapping[str, Any]] = {
     FULL: {},
@@ -210,7 +210,7 @@ def opening(seen: Cells, trained: Cells | None) -> str:
     if near:
         return f"The density rule was not shown to beat evenly spread tokens: on short events FastVID is within a point of {', '.join(near)}, or below. {first}"
     lift = ", ".join(f"{trained.claim('accuracy', FASTVID, arm).interval} points above {arm}" for arm in rivals)
-    return f"{first} With nothing else in the scene FastVID is {lift}, at the same number of tokens."
+    return f"{first} With nothing else in the scene the accuracy of a model trained with FastVID is {lift}, at the same number of tokens."
 
 
 def page(seen: Cells, trained: Cells | None, timed: Mapping[str, Any]) -> str:

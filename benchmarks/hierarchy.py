@@ -116,7 +116,7 @@ def page(cells: Cells) -> str:
     rows = []
     for arm in cells.study.arms:
         reached = [r for r in cells.of(arm, "reached") if r is not None]
-        when = f"{min(reached):,} to {max(reached):,}" if reached else "-"
+        when = " to ".join(dict.fromkeys((f"{min(reached):,}", f"{max(reached):,}"))) if reached else "-"
         atoms = "-" if arm == ALONE else f"{fmean(cells.of(arm, 'atoms')):.1f}"
         rows.append([arm, f"{len(reached)} of {len(seeds)}", when, f"{fmean(cells.of(arm, 'composite')):.1f}", atoms])
     claims = [

@@ -131,7 +131,7 @@ def page(cells: Cells) -> str:
     return f"""# Sizes of a cut hybrid
 
 Over {len(found) - 3} sizes within 3 % of {SHARE:.0%} of the parameters, Spearman's rank correlation between the loss as cut and after {DISTILLED} steps of
-distillation is {correlation(cells):.2f}. At {depth["parameters"]:,} parameters without two blocks and {width["parameters"]:,} of less width, depth less width is
+distillation is {correlation(cells):.2f}. The loss without two blocks ({depth["parameters"]:,} parameters) minus that with less width ({width["parameters"]:,}) is
 {depth["cut"] - width["cut"]:+.3f} nats as cut and {depth["taught"] - width["taught"]:+.3f} distilled (below 0: depth is better). One subject; no verdict over
 seeds. Loss in nats a token, mean of messages and Python; *faster*: CPU time of the parent's forward pass over the size's.
 

@@ -223,8 +223,8 @@ counted the ratios are those of the column "time, all work", and lower.**
 ## What is compared
 
 - **dictpfl**: quantised to 8 or 16 bits, packed, sealed, whole blobs of `dictpfl.common.messages.wire`, the coordinator's own `Fold`. A
-  federation uses 8 bits, and what rounding leaves goes into the next round's update; 16 bits are here because the others
-  carry more than 8. The errors of the means are in the last column; the values have a standard deviation of {
+  federation uses 4 bits by default, and what rounding leaves goes into the next round's update; 8 and 16 bits are here because the
+  others carry 8 and more. The errors of the means are in the last column; the values have a standard deviation of {
         DEVIATION:g}.
 - **8-bit values in clear**: the same whole numbers, byte by byte; their sums in the 10 bits that they need. Their entropy is
   {clear["entropy_up"]:.2f} bytes a value: no code of single values goes below it.

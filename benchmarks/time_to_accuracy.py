@@ -201,7 +201,7 @@ def page(found: Mapping[str, Any], needed: Sequence[Requirement], facts: Mapping
 
 The federation of experiments/digits.toml: vit_tiny with {values["model"]:,} parameters, {values["shared"]:,} of them shared by dictpfl,
 three institutions. The target is the highest whole percent that every method reaches, as a mean of three rounds
-({", ".join(f"{100 * t:.0f} %" for t in found["targets"])} by seed); seconds are medians over {len(found["targets"])} seed(s). Local work
+({", ".join(f"{100 * t:.0f} %" for t in found["targets"])}{" by seed" if len(found["targets"]) > 1 else ""}); {"seconds are medians over " + str(len(found["targets"])) + " seeds" if len(found["targets"]) > 1 else "one seed"}. Local work
 and folding are measured on one thread (the median round of a run), bytes are those on the wire, both directions; the network is modelled by its rate alone:
 no latency, and no sharing of the server's line. `dictpfl in clear` is the same training of the same parameters, four bytes a value;
 training and evaluation, which are the same work in both, are timed over the rounds of both, so that what is left between them is

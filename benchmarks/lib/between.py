@@ -287,7 +287,7 @@ def page(name: str, cells: Cells) -> str:
         *(g.removeprefix("free ") for g in groups),
     ]
     rows = [
-        [arm, *(_mean(cells, arm, f) for f in [*figures, f"trained at {load.budgets[0]}", *groups])] for arm in arms
+        [arm, *(mean_of(cells, arm, f) for f in [*figures, f"trained at {load.budgets[0]}", *groups])] for arm in arms
     ]
     ks = {b: cells.of(FIXED, f"k at {b}") for b in load.budgets}
     return f"""# {load.title}, tokens pruned between layers
@@ -296,7 +296,7 @@ def page(name: str, cells: Cells) -> str:
 
 {load.steps} steps of {load.batch} on {load.sizes[0]:,} samples with all tokens, {load.sizes[2]:,} others measured, {len(cells.study.seeds)} seeds with splits of their own; percent that
 is right, mean ± standard deviation. *No training*: that model, measured with fewer. *Trained*: {load.further} further steps with the reducer, the full
-model's as well. k of the fixed curve, chosen on {load.sizes[1]} validation samples, by seed: {ks}. *Flat* (k = 0) and *early* are one
+model's as well. k of the fixed curve, chosen on {load.sizes[1]} validation samples, seed by seed: {slopes_told(ks)}. *Flat* (k = 0) and *early* are one
 curve where the budget leaves no choice: all that goes, goes after the first layer.
 
 {markdown_table(heads, rows)}
@@ -315,7 +315,16 @@ curve where the budget leaves no choice: all that goes, goes after the first lay
 """
 
 
-def _mean(cells: Cells, arm: str, name: str) -> str:
+def slopes_told(found: Mapping[int, Sequence[float]]) -> str:
+    """Say which slopes k each seed chose, at each number of tokens."""
+    by_budget = {budget: ", ".join(f"{k:g}" for k in ks) for budget, ks in found.items()}
+    if len(set(by_budget.values())) == 1:
+        return f"{next(iter(by_budget.values()))} ({' and '.join(map(str, by_budget))} tokens alike)"
+    return "; ".join(f"{told} ({budget} tokens)" for budget, told in by_budget.items())
+
+
+def mean_of(cells: Cells, arm: str, name: str) -> str:
+    """Mean and deviation of a figure over seeds; "-": not every seed has it."""
     if any(name not in cells.found[arm, seed] for seed in cells.study.seeds):
         return "-"
     values = cells.of(arm, name)

@@ -129,9 +129,7 @@ def sentences(cells: Cells) -> list[str]:
         at = "; ".join(f"at {one.level:.0%} {one.claims[0].interval} points, {one.verdict}" for one in there)
         missing = [f"{one.level:.0%}" for one in every if not one.is_made]
         left = f" Not every seed of both came to {' and '.join(missing)}." if missing else ""
-        said.append(
-            f"**{title}: {told}.** Difference of the share of the digits 1 to 3, above 0 if there are fewer: {at}.{left}"
-        )
+        said.append(f"**{title}: {told}.** Points by which `{arm}` writes fewer digits 1 to 3: {at}.{left}")
     return said
 
 

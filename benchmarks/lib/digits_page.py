@@ -188,13 +188,13 @@ def _lens(found: Found) -> str:
         [n + 1, *map(_percent, lens["shares"][n]), _number(lens["attention"][n]), _number(lens["feed-forward"][n])]
         for n in shown
     ]
-    begin = rises(lens, DIGIT)
-    told = f"from layer {begin} on" if begin <= layers else "at no layer to the end"
+    begin, count = rises(lens, DIGIT), sum(row[DIGIT] > 0.1 for row in lens["shares"])
+    told = f"from layer {begin} to the last" if begin <= layers else "at no layer to the end"
     return f"""## Logit lens
 
 The stream behind a layer through the last norm and the unembedding: probability of each digit among the ten, percent, mean of {lens["places"]:,} places;
 and rank correlation of the stream's selectivity with that of what attention and the feed-forward part add. The share of {DIGIT} is above a tenth
-{told}, of {layers}.
+{told}, and behind {count} of the {layers} layers in all.
 
 {markdown_table(["behind layer", *map(str, range(10)), "attention", "feed-forward"], rows)}
 
@@ -234,7 +234,7 @@ def _table(found: Found) -> str:
 
 Change of each digit's share (columns), points, without the {facts.count} neurons ({_percent(float(MAIN))} %) most selective for each (rows), on {one.plain["places"]:,} digits of the second
 half of the questions. Mean of the diagonal {100 * facts.diagonal:+.2f}; of {one.draws} random draws, each with as many neurons of the same layers beside every
-digit, {100 * min(one.random_diagonals()):+.2f} to {100 * max(one.random_diagonals()):+.2f}. An empty set, in the same passes, says other than the plain pass at {one.moved()} places{_rounded(one.moved())}.
+digit, {100 * min(one.random_diagonals()):+.2f} to {100 * max(one.random_diagonals()):+.2f}. Silencing nothing, in the same passes, says other than the plain pass at {one.moved()} places{_rounded(one.moved())}.
 
 {markdown_table(["neurons", *map(str, range(10))], rows)}
 

@@ -186,7 +186,7 @@ def _null(claims: Sequence[Claim], what: str) -> str:
         for f, rival in found
         if rival == "uniform" and all(found[f, r] == "better" for r in ("uniform", "random", "reversed"))
     ]
-    worse = sorted({rival for (_, rival), verdict in found.items() if verdict == "worse"})
+    worse = [f"{rival} ({figure})" for (figure, rival), verdict in sorted(found.items()) if verdict == "worse"]
     told = f"{what} helped ({', '.join(won)})." if won else f"{what} was not shown to help."
     return told + (f" It was worse than: {', '.join(worse)}." if worse else "")
 

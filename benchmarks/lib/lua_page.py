@@ -98,7 +98,13 @@ def _nulls(name: str, found: Mapping[float, Cells]) -> Iterator[str]:
             said = against(name, cells, rival).verdict
             if said != BETTER:
                 why = "no difference is shown to" if said == LEVEL else "Lua is worse than"
-                yield f"**Allocation within matrices was not shown to matter at {p:.0%} zeros: {why} `{rival}` there.**\n"
+                what = " (norms and biases trained on Wanda's mask for as many steps)" if rival == EQUAL else ""
+                yield f"**Allocation within matrices was not shown to matter at {p:.0%} zeros: {why} `{rival}`{what} there.**\n"
+        worse = [
+            f"`{rival}`" for rival in ("shuffled", "matrix-means") if against(name, cells, rival).verdict == BETTER
+        ]
+        if worse:
+            yield f"At {p:.0%} zeros Lua is better than {' and '.join(worse)}: with its own training, which row gets which threshold does matter.\n"
 
 
 def _table(workload: Workload, cells: Cells) -> tuple[list[str], list[list[str]]]:

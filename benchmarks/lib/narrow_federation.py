@@ -148,7 +148,7 @@ def federated_text(cells: Cells) -> str:
 Three institutions, Dirichlet 0.3, 20 rounds of 15 steps, CKKS (experiments/narrow_digits.toml): {one["gates"]} gates and the head's
 {one["values"] - one["gates"]:,} values, {one["bytes"]:,.0f} bytes up a round and institution. Pooled: the same W0, as many steps, all even samples in
 one place. Even digits in percent, with all gates before the cut, right after it to 48 neurons a layer, and recovered by as many steps: in a second
-federation (experiments/narrow_digits_recovered.toml), or in one place; {len(cells.study.seeds)} seeds. Its proximal term was chosen on five other seeds.
+federation (experiments/narrow_digits_recovered.toml), or in one place; {len(cells.study.seeds)} seeds. The federation's proximal term was chosen on five other seeds.
 
 {markdown_table(["", "general model", "with all gates", "narrowed", "recovered"], rows)}
 

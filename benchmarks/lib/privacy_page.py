@@ -26,7 +26,7 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
         "",
         "Made by `python benchmarks/privacy/run.py`; each part's machine, date and commit stand in `privacy/PART.json`. Brackets: "
         "95 % intervals. What attackers are granted, and how each attack works, is in `deploy/attacks`. An attack that does not succeed on "
-        "plaintext at the same setting is broken there: what it finds elsewhere says nothing, and the table says so. Attacks on data are "
+        "plaintext at the same setting is broken there: that it fails elsewhere says nothing, and the table says so; where it succeeds, it counts. Attacks on data are "
         "made where values are readable; ciphertexts are held to checks that fail when encryption is wrong, further down.",
     ]
     works = {_setting(f) for f in found if f.method == "plaintext" and f.verdict == "succeeds"}

@@ -18,7 +18,7 @@ def reading(kept: Mapping[str, Mapping[int, Residual]], probe: Mapping[str, Resi
     if only:
         parts.append(
             f"By relearning with the head as it is alone: {', '.join(only)}. There the rest of the network still holds about what other cuts "
-            "leave; what slows relearning down is the head. Whoever draws a new head has the skill back as fast as from other arms."
+            "leave; what slows relearning down is the head."
         )
     return " ".join(parts) or "No arm is as if it had never learnt the odd digits."
 

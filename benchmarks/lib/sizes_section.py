@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dictpfl.deploy.units import counted
 from lib.stored import RESULTS, where
 
 Figures = Mapping[str, Any]
@@ -85,7 +86,7 @@ def _two_nodes(found: Figures) -> list[Line]:
     why = f". {found['reason']}" if found["reason"] else ""
     return [
         (
-            f"two Ray nodes of {found['nodes_have_processors']} processor(s) on one host",
+            f"two Ray nodes on one host, each of {counted(int(found['nodes_have_processors']), 'processor')}",
             f"{one['rounds_a_minute']:.2f} rounds a minute on one",
             f"{two['rounds_a_minute']:.2f}, {found['factor']:.2f} times, {same}{why}",
             f"{found['wanted_factor']:g} times, or the reason",

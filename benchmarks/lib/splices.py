@@ -141,7 +141,8 @@ def page(cells: Cells, clips: Sequence[Path]) -> str:
         for reducer in REDUCERS
     ]
     best = {arm: min(REDUCERS, key=lambda r: fmean(cells.of(arm, f"coverage at {KEEPS[0]:g}, {r}"))) for arm in arms}
-    covers = "; ".join(f"{name} by {arm}" for arm, name in best.items())
+    covers = " and ".join(f"`{name}` (by {arm})" for arm, name in best.items())
+    fast = "" if "fastvid" in best.values() else "; FastVID does not"
     missed = [r for r in requirements(cells) if not r.met]
     said = (
         "DySeg did not find the cuts of real clips as often as was asked."
@@ -150,7 +151,7 @@ def page(cells: Cells, clips: Sequence[Path]) -> str:
     )
     return f"""# Real clips, spliced
 
-{said} Nearest to all tokens at {100 * KEEPS[0]:g} %: {covers}; FastVID is not sold as covering best.
+{said} Of what keeps {100 * KEEPS[0]:g} % of the tokens, {covers} come nearest to all of them{fast}.
 
 {SPLICES} splices a seed, {len(cells.study.seeds)} seeds: {PIECES} runs of {", ".join(path.stem for path in clips)} (from {READ} evenly spaced frames of each), {FRAMES} frames in all. *Pixels*:
 {SIDE} x {SIDE} grey patches of 8 x 8, a frame's feature their means; *{ENCODED}*: patches and class token at 112 pixels. Mean ± standard deviation over

@@ -129,7 +129,9 @@ def test_tables_of_the_page() -> None:
     assert "| `node.key` | 1: oslo, 4 | institution | CANNOT TAKE PART: key |" in made
     report.disturbed = Outcome(dict.fromkeys(FOUR, "bb"), 3, 4)
     report.replaced = 2
-    assert "| the same in each of 2 rounds; then one at all | equal |" in page.rendered(made, [report.to_json()])
+    assert "| the same in each of 2 rounds; then the same one everywhere | equal |" in page.rendered(
+        made, [report.to_json()]
+    )
     report.wrong = ["after round 1 the sums give another state than those of the undisturbed run"]
     assert "| DIFFERS |" in page.rendered(made, [report.to_json()])
     report.replaced = None

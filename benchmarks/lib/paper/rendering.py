@@ -42,7 +42,7 @@ def page(store: Store) -> str:
 
 def measured(found: Measured) -> str:
     """Claims, arms, institutions, time, pictures; and, for all of them, where they were measured."""
-    numbers = ", ".join(f"{count} {word}" for word, count in counts(found).items())
+    numbers = "; ".join(f"{word}: {count}" for word, count in counts(found).items())
     claims = markdown_table(["paper", "it states", "ours"], [[c.source, c.text, told(c.judge(found))] for c in CLAIMS])
     parts = [
         "## Claim by claim", f"{len(CLAIMS)} claims: {numbers}.", claims,

@@ -75,7 +75,9 @@ def residual(
     gap = fmean(ceiling) - fmean(floor)
     if not gap >= least:
         return Residual(
-            None, gap, f"no figure: ceiling and floor are {gap:.1f} apart, below {least:g} there is nothing to tell"
+            None,
+            gap,
+            f"no figure: the model that was not cut and one that never learnt it are {gap:.1f} apart; below {least:g} nothing can be told",
         )
     return Residual(interval([(a - f) / gap for a, f in zip(arm, floor, strict=True)]), gap)
 

@@ -38,7 +38,7 @@ def _runs(found: Sequence[Mapping[str, Any]]) -> str:
         digests, held = set(calm["digests"].values()), set(after["digests"].values())
         equal = "the same at all" if digests == held and len(held) == 1 else "DIFFER"
         if (until := one.get("replaced")) is not None and equal == "DIFFER" and len(held) == 1:
-            equal = f"the same in each of {until} rounds; then one at all"
+            equal = f"the same in each of {until} rounds; then the same one everywhere"
         amiss = ("replayed", "journals", "the sums give")
         read = "equal" if not any(word in wrong for word in amiss for wrong in one["wrong"]) else "DIFFERS"
         lines.append(
