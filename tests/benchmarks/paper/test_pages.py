@@ -141,7 +141,9 @@ def test_the_page_begins_with_what_was_missed(store: Store, monkeypatch: pytest.
         return first_line(Measured(store))
 
     by_mean = line(1.0, 5.0)
-    assert by_mean.startswith("Within its bound by the mean, which so few seeds do not show: digits (iid): 0.25 points below plaintext")
+    assert by_mean.startswith(
+        "Within its bound by the mean, which so few seeds do not show: digits (iid): 0.25 points below plaintext"
+    )
     assert line(10.0, 5.0).startswith("Within its bound: digits (iid)")
     assert line(0.2, 5.0).startswith("**Missed**: digits (iid)")
     assert line(1.0, 3.0).startswith("**Missed**: digits (iid)")
