@@ -88,12 +88,12 @@ ABLATIONS: Mapping[str, Ablation] = {
     "s": Ablation(
         "share s of the sent coordinates that counts as inactive", "ablation_s",
         _points("pruning.s", ((0.2, None, None), (0.5, None, None), (0.7, None, None), (0.9, None, None))),
-        "0.7", "figure 9, which has no figures to read off: s = 0.7 with reactivation keeps the accuracy of s = 0.2", "What 0.7 costs against 0.2 is not told from chance, as in the paper; beyond, it begins to cost.",
+        "0.7", "figure 9, which has no figures to read off: s = 0.7 with reactivation keeps the accuracy of s = 0.2", "What 0.7 costs against 0.2 is not told from chance, as in the paper.",
     ),
     "tau": Ablation(
         "inactive rounds tau before pruning", "ablation_tau",
         _points("pruning.tau", ((1, 80.55, 0.001), (3, 82.29, 0.003), (5, 82.67, 0.160), (10, 82.77, 0.474))),
-        "3", "table 2", "Pruning after one quiet round costs most in both; from three on little is gained.",
+        "3", "table 2", "From three quiet rounds on little is gained, as in the paper.",
     ),
     "beta": Ablation(
         "factor beta on the reactivation probability", "ablation_beta",

@@ -4,7 +4,7 @@
     python benchmarks/digits.py --list       # its cells, there or missing
     python benchmarks/digits.py --quick      # two kinds, few questions, neurons of three layers, for a look; writes nothing
     python benchmarks/digits.py --jobs 2     # processes at a time
-    python benchmarks/digits.py --tuned      # before and after a federation tunes it on GSM8K, 6 cells, an hour and a half of one core; with --list, --quick, --jobs
+    python benchmarks/digits.py --tuned      # before and after a federation tunes it on GSM8K, 6 cells, 40 minutes of one core; with --list, --quick, --jobs
     python benchmarks/digits.py --controlled # small models on controlled corpora instead, 15 cells of a few minutes each; with --list, --quick, --jobs
 
 Cells: `dictpfl audit numbers` as typed, in float32; questions read with 0, 2 and 5 examples; selectivity of all neurons; and for each kind and

@@ -90,7 +90,7 @@ def _bytes() -> list[str]:
         ),
         _ROW.format(
             "Bytes up of one institution in one round, BERT-base at rank 4",
-            human_bytes(ours),
+            f"{human_bytes(ours)}, at 8 bits",
             f"whole model: float32 {human_bytes(_FLOAT32 * bert['model'])}, FLARE {human_bytes(flare)}",
             "`communication.py`",
         ),

@@ -89,7 +89,7 @@ def zeros_page(cells: Cells) -> tuple[str, list[Requirement], list[Claim]]:
     text = f"""## {TITLES["sparsity"]}
 
 {_null(claims, ZEROS_SAID)} Accuracy in percent after Wanda, no retraining, {len(cells.study.seeds)} seeds;
-{fmean(cells.of("uniform", "dense")):.1f} before. Exactly as many entries stay in every arm. In brackets: the solver of the scores.
+{fmean(cells.of("uniform", "dense")):.1f} before. Exactly as many entries stay in every arm. In brackets: the solver of the scores.{_same(cells, figures)}
 
 {markdown_table(["divided", *figures], rows)}
 
@@ -117,7 +117,7 @@ def ranks_page(cells: Cells) -> tuple[str, list[Requirement], list[Claim]]:
     text = f"""## {TITLES["ranks"]}
 
 {_null(claims, RANKS_SAID)} Test accuracy in percent after {RANKS["uniform"]["rounds"]} rounds, {len(cells.study.seeds)}
-seeds; {shared.pop():,} shared values in every arm. In brackets: the solver of the scores.
+seeds; {shared.pop():,} shared values in every arm. In brackets: the solver of the scores.{_same(cells, ["ranks"])}
 
 {markdown_table(["divided", "accuracy", f"ranks of the three tables (seed {seed})"], rows)}
 
@@ -189,6 +189,24 @@ def _null(claims: Sequence[Claim], what: str) -> str:
     worse = [f"{rival} ({figure})" for (figure, rival), verdict in sorted(found.items()) if verdict == "worse"]
     told = f"{what} helped ({', '.join(won)})." if won else f"{what} was not shown to help."
     return told + (f" It was worse than: {', '.join(worse)}." if worse else "")
+
+
+def _same(cells: Cells, figures: Sequence[str]) -> str:
+    """Say in how many seeds another arm divided just as `layerif`: of few layers there are few divisions."""
+    alike = {
+        way: sum(
+            all(cells.found[way, s][f] == cells.found["layerif", s][f] for f in figures) for s in cells.study.seeds
+        )
+        for way in cells.study.arms
+        if way != "layerif"
+    }
+    told = ", ".join(f"`{way}` does in {count}" for way, count in alike.items() if count)
+    seeds = len(cells.study.seeds)
+    return (
+        f" Few layers leave few divisions: `layerif` divides as {told} of the {seeds} seeds, where no difference can show."
+        if told
+        else ""
+    )
 
 
 def _gains(claims: Sequence[Claim], what: str) -> list[Requirement]:

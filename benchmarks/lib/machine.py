@@ -87,8 +87,10 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def preamble(facts: Mapping[str, Any], command: str) -> str:
     """Where a table's figures come from, in one paragraph."""
     packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    script = next((word for word in command.split() if word.endswith(".py")), "")
+    gone = " (a script that is gone since)" if script and not (ROOT / script).exists() else ""
     return (
-        f"Made by `{command}` on {facts['date']}: {facts['processor']}, {facts['cores']} cores (load {facts['load']}), "
+        f"Made by `{command}`{gone} on {facts['date']}: {facts['processor']}, {facts['cores']} cores (load {facts['load']}), "
         f"Python {facts['python']}, {packages}, commit {facts['commit']}."
     )
 

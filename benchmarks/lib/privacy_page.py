@@ -92,12 +92,22 @@ def ends(findings: Sequence[Finding]) -> str:
         ("span check", "members nearer than every other sample", "is nearer to the span of the table's rows than every sample that is not in it"),
         ("inversion of the sum", "recovered", "is recovered (SSIM of at least 0.6)"),
     ):  # fmt: skip
-        shares = sorted((int(f.setting["samples"]), f.more[measure]) for f in findings if f.attack == attack)
-        first = next((count for count, share in shares if share < 1), 0)
-        up_to = max((count for count, share in shares if share == 1 and (not first or count < first)), default=0)
-        tail = ", ".join(f"{share:.0%} at {count}" for count, share in shares if first and count >= first)
+        shares = sorted(
+            (
+                int(f.setting["samples"]),
+                f.more[measure],
+                f"{f.setting['institutions']} institutions, batches of {f.setting['batch']}",
+            )
+            for f in findings
+            if f.attack == attack
+        )
+        first = next((count for count, share, _ in shares if share < 1), 0)
+        up_to = max((count for count, share, _ in shares if share == 1 and (not first or count < first)), default=0)
+        tail = "; ".join(
+            f"{share:.0%} of {count} ({where})" for count, share, where in shares if first and count >= first
+        )
         said.append(
-            f"Every strange sample {words} up to {up_to} of them in a sum" + (f"; then {tail}." if tail else ".")
+            f"Every strange sample {words} up to {up_to} of them in a sum" + (f", then fewer: {tail}." if tail else ".")
         )
     return " ".join(said)
 

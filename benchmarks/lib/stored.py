@@ -30,9 +30,12 @@ def goals(result: dict[str, Any], page: str) -> str:
     """How many of the goals that the project set this benchmark are reached, and where they stand."""
     missed = sum(not item["met"] for item in result["requirements"])
     of = len(result["requirements"])
+    linked = f"[{page}.md](../benchmarks/results/{page}.md)"
     if of == 1:
-        told = f"The one goal that this project set itself here is {'missed' if missed else 'reached'}"
-    else:
-        told = f"Of {of} goals that this project set itself here {of - missed or 'none'} {'is' if of - missed == 1 else 'are'} reached"
-        told += f", {missed} not" if missed else ""
-    return f"{told}: [{page}.md](../benchmarks/results/{page}.md) lists them."
+        return f"The one goal that this project set itself here is {'missed' if missed else 'reached'}: {linked} states it."
+    told = (
+        f"{of - missed or 'none'} {'is' if of - missed == 1 else 'are'} reached, {missed} not"
+        if missed
+        else "all are reached"
+    )
+    return f"Of {of} goals that this project set itself here {told}: {linked} lists them."

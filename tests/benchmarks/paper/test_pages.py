@@ -140,7 +140,11 @@ def test_the_page_begins_with_what_was_missed(store: Store, monkeypatch: pytest.
         monkeypatch.setattr(goals, "GOALS", (Goal("digits", "iid", points, share), Goal("gtsrb", "iid", 1.0)))
         return first_line(Measured(store))
 
-    assert line(1.0, 5.0).startswith("Within its bound: digits (iid): 0.25 points below plaintext")
+    by_mean = line(1.0, 5.0)
+    assert by_mean.startswith(
+        "Within its bound by the mean, which so few seeds do not show: digits (iid): 0.25 points below plaintext"
+    )
+    assert line(10.0, 5.0).startswith("Within its bound: digits (iid)")
     assert line(0.2, 5.0).startswith("**Missed**: digits (iid)")
     assert line(1.0, 3.0).startswith("**Missed**: digits (iid)")
     assert "Not measured yet: gtsrb (iid)." in line(1.0, 5.0)
@@ -165,6 +169,14 @@ def test_verdicts_follow_their_rule(store: Store, lost: tuple[float, float], wor
     for seed, full, less in zip((1, 2), (90.0, 90.5), lost, strict=True):
         store.write(accuracy("digits", "iid", OURS, seed), figures(full - less), rate, FACTS)
     assert verdicts._accuracy_beside("digits", FULL, 1.0)(Measured(store)).word == word
+
+
+def test_one_seed_has_no_verdict(store: Store) -> None:
+    points = {point.label: point for point in ARMS["rank"].points}
+    for label, score in (("2", 80.0), ("4", 90.0)):
+        store.write(arm("rank", points[label], 1), figures(score), None, FACTS)
+    for bound in ({"up": 1.0}, {"down": 1.0}, {"aside": 1.0}):
+        assert verdicts._steps("rank", "2", "4", **bound)(Measured(store)).word == verdicts.ONE
 
 
 @pytest.mark.parametrize(("two", "word"), [(80.0, REPRODUCED), (89.8, DIFFERS)])
