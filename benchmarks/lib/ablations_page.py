@@ -46,7 +46,7 @@ def _section(ablation: Any, rows: Mapping[str, Any]) -> str:
 
 {" ".join(filter(None, [verdict(ablation, rows), ablation.reading]))}
 
-{f"Seeds {", ".join(seeds)}" if len(seeds) > 1 else "One seed"}.
+{"Seeds " + ", ".join(seeds) if len(seeds) > 1 else "One seed"}.
 
 {_facts([row["measured"] for row in rows.values()])}
 """
