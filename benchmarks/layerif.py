@@ -105,7 +105,7 @@ def measure_zeros(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def measure_zero_solvers(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Prune it by the scores of one solver, or of the exact one dealt out at random."""
     model, done, own, test = _dense(seed)
-    parts = samples_for_scores(own)
+    parts = samples_for_scores(own, seed)
     found = layer_influence(model, *parts, load_task("classification"), measure=Measure(arm["solver"]))
     scores = None if arm["way"] == "uniform" else {"influence": found.scores, "gradient": found.gradients}
     return _pruned(model, done, own, test, allocate=arm["way"], scores=scores, seed=DRAWS * seed + arm.get("draw", 0))

@@ -164,9 +164,7 @@ def requirements(cells: Cells) -> list[Requirement]:
         needed.append(Requirement(f"{arm}: points of the even skill below the full model", "at most", 1.0,
                                   mean[CEILING, "even"] - mean[arm, "even"], "points"))  # fmt: skip
         gap = _difference(cells, arm, "attribution", left[arm].gap)
-        needed.append(
-            Requirement(f"{arm}: lower end of attribution's residual minus its own", "at least", 0.0, gap.low)
-        )
+        needed.append(Requirement(f"{arm}: lower end of attribution's residual minus its own", "above", 0.0, gap.low))
         needed.append(Requirement(f"{arm}: attribution's residual minus its own", "at least", 0.3, gap.mean))
     lift = cells.claim("after", GATES, "ablation").interval
     needed.append(Requirement("gates above ablation right after the cut", "at least", 10.0, lift.mean, "points"))

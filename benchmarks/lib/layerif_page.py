@@ -212,7 +212,7 @@ def _same(cells: Cells, figures: Sequence[str]) -> str:
 def _gains(claims: Sequence[Claim], what: str) -> list[Requirement]:
     return [
         Requirement(
-            f"{what}, {c.figure}: lower end of layerif against {c.rival}", "at least", 0.0, c.interval.low, "points"
+            f"{what}, {c.figure}: lower end of layerif against {c.rival}", "above", 0.0, c.interval.low, "points"
         )
         for c in claims
         if c.rival in ("uniform", "random", "reversed")

@@ -110,7 +110,7 @@ def claims(cells: Cells) -> list[Claim]:
 def requirements(cells: Cells) -> list[Requirement]:
     """Gains over uniform, random and reversed, all above 0 with their intervals."""
     return [
-        Requirement(f"{c.figure}: lower end of layerif against {c.rival}", "at least", 0.0, c.interval.low, "nats")
+        Requirement(f"{c.figure}: lower end of layerif against {c.rival}", "above", 0.0, c.interval.low, "nats")
         for c in claims(cells)
         if c.rival in ("uniform", "random", "reversed")
     ]

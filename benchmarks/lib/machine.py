@@ -32,7 +32,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A promise and what was found: `measured` must be `at least` or `at most` the `bound`."""
+    """A promise and what was found: `measured` must be `at least`, `at most` or `above` the `bound`."""
 
     promise: str
     relation: str
@@ -43,6 +43,8 @@ class Requirement:
     @property
     def met(self) -> bool:
         """Whether it holds; false for NaN."""
+        if self.relation == "above":
+            return self.measured > self.bound
         return self.measured <= self.bound if self.relation == "at most" else self.measured >= self.bound
 
     def __str__(self) -> str:

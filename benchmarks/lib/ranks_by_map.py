@@ -150,7 +150,7 @@ def claims(cells: Cells) -> list[Claim]:
 def requirements(made: Sequence[Claim]) -> list[Requirement]:
     """Gains over uniform, random and reversed, all above 0 with their intervals."""
     return [
-        Requirement(f"lower end of {c.arm} against {c.rival}", "at least", 0.0, c.interval.low, "points")
+        Requirement(f"lower end of {c.arm} against {c.rival}", "above", 0.0, c.interval.low, "points")
         for c in made
         if c.rival.startswith(("uniform", "random", "reversed"))
     ]

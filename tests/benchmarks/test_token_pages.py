@@ -58,7 +58,10 @@ def test_curves(arm: str, lift: float, said: str) -> None:
             **{f"k at {b}": 0.1 for b in load.budgets},
         },
     )
-    assert between.opening(made, load).startswith(said)
+    assert between.opening(made, load, 40.0).startswith(said)
+    assert between.opening(made, load, 58.0).startswith("Nothing can be told here of any arm"), (
+        "a model that has not learnt to look"
+    )
     assert ("NOT MET" in str(load.asks(made, load)[0])) == (arm != between.FIXED)
 
 
