@@ -5,10 +5,12 @@ Numbers are read as exact decimal text, never as floats: "0.10" has the last dig
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from dictpfl.client.data.readers.separated import read_separated
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Section
@@ -39,10 +42,19 @@ _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:[,\u00a0 ]\d{3})+|\d+)?(?:\.\d*)?(?:[eE
 _IN_TEXT = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\w])|(?<![\w.,])\d+(?:\.\d+)?(?![\w])")
 _SHORT, _LONG = 2, 3
 """Fewest written digits of a number whose last one is counted: in a column of about one order of magnitude, and in any other."""
+_MOSTLY = 0.98
+"""Share of a column's numbers that must have two digits, for last digits of two to count: of scores from 0 to 10 the tens alone would."""
+_PLACES = 20
+"""Steps of its last place that a column must span for its last digits to be about even: two rounds of the ten."""
+_FEW = 20
+"""Different whole numbers below which a column holds codes, if each is there often, unless all lie on one step, as rounded measurements do."""
+_OFTEN = 5
+"""Rows of each different number, in the mean, from which on few numbers are no chance of a short column."""
 ORDERS = 3
 """Orders of magnitude that a column must span for Benford's law to be expected of it."""
 _MACHINE = 15
 """Significant digits from which on a number was computed: what float64 holds of any decimal, and more than anybody reads off."""
+_ANCIENT, _FUTURE = 1800_01_01, 2200_12_31
 _EDGE = 0.01  # share of a column's numbers at either end that does not count towards the span
 _MOST = 1 << 30
 
@@ -114,7 +126,8 @@ def histogram(words: Iterable[str], *, every: bool = False) -> Histogram:
 
     First and second digits are significant ones, of a column that spans three orders of magnitude or more (1 % left out at either end):
     of a narrower one, such as ages, Benford's law is not to be expected. Last digits are those that somebody wrote, of numbers of three digits or more; in a column
-    that stays within about one order of magnitude, as blood pressures do, of two or more. Those of fewer are not uniform by nature. What a program
+    that stays within about one order of magnitude and has hardly a number of one digit, as blood pressures do, of two or more. Those of fewer are not uniform by
+    nature, nor are those of a column that spans fewer than 20 steps of its last place, such as months: none of these is counted. What a program
     made of a column's last digits is taken back first (`as_read_off`), and where most numbers have 15 digits or more, the last one is no reading: none is
     counted.
 
@@ -138,7 +151,7 @@ def histogram(words: Iterable[str], *, every: bool = False) -> Histogram:
         found = as_read_off(found)
     orders = [number.adjusted() for number in found]
     leading = every or (bool(orders) and spanned(np.array(orders)) >= ORDERS)
-    least = _SHORT if found and max(orders) - min(orders) <= 1 else _LONG
+    least = _least_of_text(orders) if every else _least_digits(found)
     most = _MACHINE - 1 if 2 * sum(len(number.as_tuple().digits) >= _MACHINE for number in found) <= len(found) else 0
     for number, order in zip(found, orders, strict=True):
         digits = number.as_tuple().digits
@@ -152,6 +165,23 @@ def histogram(words: Iterable[str], *, every: bool = False) -> Histogram:
             counts["last"][digits[-1]] += 1
         counts["magnitude"][min(max(order, LOWEST), HIGHEST) - LOWEST] += 1
     return Histogram(np.concatenate(list(counts.values())))
+
+
+def _least_of_text(orders: Sequence[int]) -> int:
+    return _SHORT if orders and max(orders) - min(orders) <= 1 else _LONG
+
+
+def _least_digits(column: Sequence[Decimal]) -> int:
+    """Fewest digits of a number whose last one counts; more than any number has where the column is too narrow for its last place."""
+    if not column:
+        return _LONG
+    places = max(map(_decimals, column))
+    steps = np.array([float(abs(number).scaleb(places)) for number in column])
+    low, high = np.quantile(steps, [_EDGE, 1 - _EDGE], method="nearest")
+    if len(column) >= _PLACES > high - low:
+        return _MACHINE
+    long_enough = sum(len(number.as_tuple().digits) >= _SHORT for number in column) >= _MOSTLY * len(column)
+    return _least_of_text([number.adjusted() for number in column]) if long_enough else _LONG
 
 
 def as_read_off(column: Sequence[Decimal]) -> list[Decimal]:
@@ -216,7 +246,7 @@ def read_columns(path: Path, columns: Sequence[str] = ()) -> tuple[dict[str, lis
 
     Returns:
         Words of each column, and the names of those that were left out: without numbers, or whole numbers that are all distinct or all
-        alike.
+        alike, dates such as 20240105, or a few codes.
 
     Raises:
         DataError: a file that cannot be read, or a column that it does not have.
@@ -238,7 +268,9 @@ def _table(path: Path) -> dict[str, list[str]]:
             # Nullable types: a whole number beside a missing one stays whole.
             frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
             return {str(name): words_in(frame[name]) for name in frame.columns}
-        frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, keep_default_na=False)
+        sep = "\t" if path.suffix == ".tsv" else ","
+        how = "save it with commas, or as .tsv with tabs"
+        frame = read_separated(path, sep, how, dtype=str, keep_default_na=False)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"cannot read the table {path}: {error}; expected .csv, .tsv or .parquet with a line of names"
@@ -279,12 +311,30 @@ def words_of(values: NDArray[np.floating[Any]]) -> list[str]:
 def _is_identifier(words: Sequence[str]) -> bool:
     numbers = [n for n in map(digits_of, words) if n is not None]
     whole = all(n == n.to_integral_value() for n in numbers)
-    distinct = len(set(numbers))
+    different = set(numbers)
     return (
         2 * len(numbers) <= len([w for w in words if w.strip()])
-        or distinct == 1
-        or (whole and distinct == len(numbers))
+        or len(different) == 1
+        or (whole and (len(different) == len(numbers) or _are_codes(different, len(numbers)) or _are_dates(different)))
     )
+
+
+def _are_codes(different: set[Decimal], count: int) -> bool:
+    """Whether so few whole numbers, each there so often, look chosen from a list: measurements rounded to tens are few as well, but lie on one step."""
+    first, *rest = sorted(map(int, different))
+    return (
+        len(different) < _FEW
+        and count >= _OFTEN * len(different)
+        and math.gcd(*(number - first for number in rest)) == 1
+    )
+
+
+def _are_dates(different: set[Decimal]) -> bool:
+    """Whether whole numbers are days, written as 20240105."""
+    try:
+        return all(_ANCIENT <= int(n) <= _FUTURE and bool(datetime.strptime(str(int(n)), "%Y%m%d")) for n in different)  # noqa: DTZ007 -- a day, no time
+    except ValueError:
+        return False
 
 
 def read_numbers(path: Path) -> Histogram:

@@ -114,7 +114,9 @@ def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) 
     }
     _tell_data(document["data"], f"{', '.join(names)} of {path.name}")  # type: ignore[arg-type]
     if left_out:
-        console.say(f"left out, as identifiers or without numbers: {', '.join(left_out)}; --columns takes them")
+        console.say(
+            f"left out, as identifiers, codes or dates, or without numbers: {', '.join(left_out)}; --columns takes them"
+        )
     if left is not None:
         console.say(f"counts for the tally `numbers`  {left}")
     _write(output, document)

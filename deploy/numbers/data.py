@@ -26,7 +26,7 @@ def of_file(path: Path, columns: Sequence[str]) -> tuple[Histogram, list[str], l
     words, left_out = read_columns(path, columns)
     if not words:
         raise DataError(
-            f"{path} has no column of measurements: {', '.join(left_out)} hold no numbers, or whole ones that are all distinct or all alike; "
+            f"{path} has no column of measurements: {', '.join(left_out)} hold no numbers, or whole ones that are all distinct, all alike, dates or a few codes; "
             "name some by --columns"
         )
     total = Histogram.empty()

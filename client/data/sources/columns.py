@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, require_row_options
+from dictpfl.client.data.readers.separated import read_separated
 from dictpfl.client.data.samples import Dataset, path_of, sites_of
 from dictpfl.client.data.source import SOURCES
 from dictpfl.common.errors import ConfigError, DataError
@@ -121,7 +122,8 @@ def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
     import pandas as pd
 
     if data.source == "csv":
-        return pd.read_csv(path, sep=data.options.get("delimiter", ",")), ()
+        how = 'name the delimiter by data.options.delimiter, such as ";"'
+        return read_separated(path, data.options.get("delimiter", ","), how), ()
     if data.source == "parquet":
         return pd.read_parquet(path), names_in_parquet(path, data.label)
     if data.source == "jsonl":

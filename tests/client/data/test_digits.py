@@ -81,7 +81,7 @@ def last_digits(*words: str) -> list[int]:
         (["1.25", "1.50", "1.75", "2", "2.55"], [0, 5, 5, 5], "zeros are kept here, so that 2 is 2"),
         (["36.6", "37.0", "38.1"], [0, 1, 6], "one decimal, kept"),
         (["1.23", "4.56", "7.8", "12.3", "45.6", "78.0", "123.0", "456.0"], [0, 0, 3, 3, 3, 6, 6, 6], "three significant digits"),
-        (["5.1", "5.2", "6", "7"], [1, 2], "as many with a decimal as without: nothing is added"),
+        (["25.1", "25.2", "36", "47"], [1, 2, 6, 7], "as many with a decimal as without: nothing is added"),
         (["0.1234567890123", "0.1234567890124"], [3, 4], "13 digits are still somebody's"),
         (["0.12345678901234567", "0.2345678901234567", "0.5"], [], "most were computed, and a machine's last digit is no reading"),
         (["1.25", "1.35", "0.30000000000000004"], [5, 5], "of one that was computed the digit is left out"),

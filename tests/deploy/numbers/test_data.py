@@ -106,6 +106,46 @@ def test_columns_of_the_contract() -> None:
     assert math.isnan(tests["first"].p), "no test was made"
 
 
+NARROW = {
+    "pain": (0, 11), "apgar": (6, 11), "month": (1, 13), "hour": (0, 24), "day": (1, 32), "birth": (1930, 2006), "age": (18, 91),
+}  # fmt: skip
+"""Whole numbers in small ranges, whose last digits are even by nature only where the range is wide: from, to."""
+
+
+def test_scores_codes_and_dates_are_seldom_flagged(tmp_path: Path) -> None:
+    """Beside a clean measurement; one column at a time, 20 tables each."""
+    codes: dict[str, list[int]] = {
+        "codes": [250, 401, 410, 428],
+        "three": [101, 102, 103],
+        "dates": [20240100 + d for d in range(1, 29)],
+    }
+    found = dict.fromkeys([*NARROW, *codes], 0)
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        pressure = [str(p) for p in np.round(draw.normal(130, 15, 1000)).astype(int)]
+        drawn = {name: draw.integers(*ends, 1000) for name, ends in NARROW.items()}
+        drawn |= {name: draw.choice(values, 1000) for name, values in codes.items()}
+        for name, values in drawn.items():
+            path = tmp_path / f"{name}-{seed}.csv"
+            rows = zip(pressure, map(str, values), strict=True)
+            path.write_text(f"pressure,{name}\n" + "".join(f"{a},{b}\n" for a, b in rows), encoding="utf-8")
+            counts, columns, left_out = of_file(path, ())
+            assert "pressure" in columns
+            assert (name in left_out) or name in NARROW, f"{name} is a code or a date, and was counted"
+            found[name] += any(test.flagged for test in fits(counts))
+    assert max(found.values()) <= 2, found
+
+
+def test_rounded_whole_numbers_are_no_codes(tmp_path: Path) -> None:
+    """Measurements that are all rounded to tens are few different numbers as well, and lie on one step."""
+    draw = np.random.default_rng(1)
+    path = tmp_path / "tens.csv"
+    path.write_text("pressure\n" + "".join(f"{10 * p}\n" for p in draw.integers(9, 18, 1000)), encoding="utf-8")
+    counts, columns, _ = of_file(path, ())
+    assert columns == ["pressure"]
+    assert {test.what for test in fits(counts) if test.flagged} == {"last"}
+
+
 def test_planted_faults_are_pointed_to() -> None:
     assert flagged(pressures(600, 1, 0.3)) == {"last"}
     assert flagged(pressures(600, 1, 0.0)) == set()
