@@ -19,7 +19,7 @@ from dictpfl.common.errors import ConfigError, DataError, DictPFLError
 OPTIONS = ("frames", "fps", "size", "mode", "mean", "std")
 """Options of frames: those of images, but that frames have no more than 8 bits."""
 BY_PILLOW = frozenset({".gif", ".webp", ".tif", ".tiff"})
-BY_AV = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm"})
+BY_AV = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 _FRAMES, _MOST, _FASTEST = 32, 1024, 1000
 
 

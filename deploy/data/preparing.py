@@ -150,11 +150,10 @@ def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sampl
     Raises:
         DataError: the message says what was agreed on.
     """
-    if (
-        dataset.class_names
-        and "classes" not in data.options
-        and not all(name.isdigit() for name in dataset.class_names)
-    ):
+    numbered = dataset.class_names == tuple(
+        map(str, range(len(dataset.class_names)))
+    )  # class k has number k, whoever reads them
+    if dataset.class_names and "classes" not in data.options and not numbered:
         raise DataError(
             f"the classes here are {', '.join(dataset.class_names[:10])}, and nobody agreed on their numbers: an institution sees its own "
             "labels only. All set data.options.classes to the same list, before genesis"

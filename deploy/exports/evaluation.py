@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
@@ -140,11 +141,29 @@ def _samples(
                 "data.test_path": "",
                 "data.paths": {},
             } | overrides  # the federation's test samples are not these
+        classes = classes_of(finished, folder)
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
+        if isinstance(dataset.samples, LazySamples) and _is_part(dataset.class_names, classes):
+            overrides["data.options.classes"] = list(classes)  # by itself it numbers those that it has
+            dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
         if dataset.splits is not None:
             dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
-        samples, names = of_dataset(finished, dataset)
+        samples, names = of_dataset(finished, dataset, classes)
     return samples, names
+
+
+def classes_of(finished: Finished, folder: Path) -> tuple[str, ...]:
+    """Names of the classes that a federation's model tells apart, by their numbers; none where nobody knows them.
+
+    Args:
+        finished: the federation; its configuration may name them.
+        folder: a run's, or an institution's in one: a run keeps them.
+    """
+    agreed = finished.genesis.config.data.options.get("classes")
+    if agreed:
+        return tuple(map(str, agreed))
+    census = read_census(folder) or read_census(folder.parent.parent)
+    return census.classes if census else ()
 
 
 def own_samples(folder: Path) -> Path | None:
@@ -152,18 +171,46 @@ def own_samples(folder: Path) -> Path | None:
     return next((path for path in (folder / TEST, folder / VALIDATION) if path.exists()), None)
 
 
-def of_dataset(finished: Finished, dataset: Dataset) -> tuple[Samples, tuple[str, ...]]:
-    """Samples of a data set, and the names of its classes.
+def of_dataset(finished: Finished, dataset: Dataset, classes: tuple[str, ...] = ()) -> tuple[Samples, tuple[str, ...]]:
+    """Samples of a data set, labelled by the federation's numbers, and the names of its classes.
+
+    A data set without samples of some class numbers those that it has by itself: such labels are given the federation's numbers.
+
+    Args:
+        finished: the federation.
+        dataset: to measure on.
+        classes: of the federation, by their numbers, where they are known.
 
     Raises:
-        DataError: more classes than the model has.
+        DataError: more classes than the model has, or others.
     """
+    if classes and dataset.class_names and dataset.class_names != classes:
+        return _renumbered(dataset, classes), classes
     if dataset.outputs > finished.genesis.outputs:
         raise DataError(
             f"the data have {dataset.outputs} classes, the model {finished.genesis.outputs}; set data.options.classes to "
             "those of the federation, in their order"
         )
     return dataset.samples, dataset.class_names
+
+
+def _is_part(own: tuple[str, ...], classes: tuple[str, ...]) -> bool:
+    return bool(own) and own != classes and set(own) <= set(classes)
+
+
+def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
+    labels, own = dataset.samples.labels, dataset.class_names
+    if unknown := [name for name in own if name not in classes]:
+        raise DataError(
+            f"the data have classes {', '.join(unknown[:10])}, the federation {', '.join(classes[:10])}; expected some of those, by the same names"
+        )
+    if isinstance(dataset.samples, LazySamples) or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"the data have {', '.join(own[:10])}, the federation {', '.join(classes[:10])}, and labels that cannot be numbered anew; set "
+            "data.options.classes to the latter"
+        )
+    numbers = np.array([classes.index(name) for name in own])
+    return Samples(dataset.samples.features, numbers[labels])
 
 
 _BATCH = 64

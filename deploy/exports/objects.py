@@ -8,7 +8,7 @@ from typing import Any
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
-from dictpfl.deploy.exports.evaluation import Evaluation, evaluate_on, measured, of_dataset
+from dictpfl.deploy.exports.evaluation import Evaluation, classes_of, evaluate_on, measured, of_dataset
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.runs.run import Run
@@ -31,7 +31,7 @@ def evaluate(run: Run | Path | str, data: Any = None, *, checkpoint: Checkpoint 
         return evaluate_on(folder, None if data is None else Path(data), checkpoint=checkpoint)
     finished = Finished.load(folder, checkpoint)
     if isinstance(data, Dataset):
-        return measured(finished, *of_dataset(finished, data))
+        return measured(finished, *of_dataset(finished, data, classes_of(finished, folder)))
     if isinstance(data, (tuple, list)) and len(data) == 2:  # noqa: PLR2004 -- features and labels
         data = Samples(*data)
     if not isinstance(data, Samples):

@@ -325,15 +325,38 @@ def _without_traceback(_logger: Any, _method: str, event: MutableMapping[str, An
     return event
 
 
+class _OfData:
+    """Let warnings through that say what became of data and weights, each once; what a round repeats is for `-v`."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Drop an event, or leave it as it was before its place was noted."""
+        import structlog
+
+        place = Path(event.pop("pathname")).as_posix()
+        if method == "warning":
+            said = repr(sorted(event.items(), key=str))
+            if not any(room in place for room in _TOLD) or said in self._told:
+                raise structlog.DropEvent
+            self._told.add(said)
+        return event
+
+
+_TOLD = ("/client/data/", "/client/model/", "/client/training/unread")
+
+
 def _logging(*, verbose: bool) -> None:
     import structlog
 
     level = logging.INFO if verbose else logging.ERROR
     structlog.reset_defaults()
     *before, rendering = structlog.get_config()["processors"]
+    place = structlog.processors.CallsiteParameterAdder({structlog.processors.CallsiteParameter.PATHNAME})
     structlog.configure(
-        processors=[*before, *([] if verbose else [_without_traceback]), rendering],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[*before, rendering] if verbose else [place, _OfData(), *before, _without_traceback, rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if verbose else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=level, stream=sys.stderr)

@@ -199,8 +199,26 @@ def _require_room(wanted: int, name: str) -> None:
 
 
 def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> list[tuple[Path, int]]:
-    """Files of each class in the order of their names, by their whole paths, with the number of the class."""
+    """Files of each class in the order of their names, by their whole paths, with the number of the class; what is left out is said."""
     root = root.resolve()  # whatever folder is the current one when they are read
+    if unknown := sorted({path.name for path in _folders(root)} - set(classes)):
+        raise DataError(
+            f"{root} has folders {', '.join(unknown[:10])}, which are not in data.options.classes ({', '.join(classes[:10])}): name them there, or move them away"
+        )
+    if missing := [name for name in classes if not (root / name).is_dir()]:
+        _log.warning("classes without a folder", folder=str(root), classes=missing)
+    others = [
+        path.relative_to(root)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and (path.suffix.lower() not in endings or path.relative_to(root).parts[0] not in classes)
+    ]
+    if others:
+        _log.warning(
+            "files that are none of these samples are left out", folder=str(root), files=len(others), first=str(others[0]),
+            expected=f"CLASS/NAME with one of {', '.join(sorted(endings))}",
+        )  # fmt: skip
     return [
         (path, number)
         for number, name in enumerate(classes)
@@ -210,4 +228,5 @@ def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> lis
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != features.KEPT)
+    """Folders in a folder; hidden ones, such as an editor's or `.features`, are none."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

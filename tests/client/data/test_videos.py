@@ -264,6 +264,26 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
     assert found.class_names == ("fall", "rise")
 
 
+def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("fall/1.gif", "rise/1.gif", "2.gif", ".hidden/3.gif"):
+        written(tmp_path / name, pictures())
+    (tmp_path / "fall" / "notes.txt").write_text("mine")
+    data = Data(source="videofolder", path=str(tmp_path), options={"frames": 3, "size": 8, "mode": "L"})
+    assert len(load_dataset(data, 1).samples) == 2
+    said = capsys.readouterr().out
+    assert "none of these samples are left out" in said
+    assert "files=2" in said
+    assert "2.gif" in said
+    more = data.model_copy(update={"options": {**data.options, "classes": ["fall", "rise", "zzz"]}})
+    assert load_dataset(more, 1).outputs == 3
+    said = capsys.readouterr().out
+    assert "classes without a folder" in said, "an institution may have no sample of a class"
+    assert "zzz" in said
+    few = data.model_copy(update={"options": {**data.options, "classes": ["fall", "rize"]}})
+    with pytest.raises(DataError, match=r"has folders rise, which are not in data.options.classes \(fall, rize\)"):
+        load_dataset(few, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -134,6 +134,23 @@ def test_classes_need_an_agreement(place: Path) -> None:
         prepare(place / "site", Path("north.csv"), config=Path("federation.toml"))
 
 
+def test_folders_named_by_numbers_need_an_agreement_too(place: Path) -> None:
+    """Without a 1, the folders 0, 2 and 3 would be the classes 0, 1 and 2."""
+    for name in ["0", "2", "3"]:
+        (place / "digits" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (8, 8), 20 * number).save(place / "digits" / name / f"{number}.png")
+    text = '[data]\nsource = "imagefolder"\npath = "x"\noptions = { size = 8, mode = "L" }\n'
+    (place / "digits.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match="the classes here are 0, 2, 3, and nobody agreed on their numbers"):
+        prepare(place / "site", Path("digits"), config=Path("digits.toml"))
+    (place / "digits" / "2").rename(place / "digits" / "1")
+    (place / "digits" / "3").rename(place / "digits" / "2")
+    prepare(place / "site", Path("digits"), config=Path("digits.toml"))
+    labels = Samples.load(place / "site" / "train.npz").labels
+    assert set(labels.tolist()) == {0, 1, 2}
+
+
 def test_names_are_part_of_the_federation_id(place: Path) -> None:
     genesis = found(FederationConfig.load("federation.toml", TOY), place / "run").genesis
     assert replace(genesis, features=("age", "height")).federation != genesis.federation

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import DataError
@@ -66,3 +67,37 @@ def test_classes_of_the_run_s_own_test_split_have_their_names(tmp_path: Path) ->
     assert evaluate_on(folder).names == ("sick", "well")
     assert evaluate_on(folder, path).names == ("sick", "well")
     assert evaluate_on(folder / "institutions" / "institution-000").names == ()
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    """A folder of pictures for each class, of one grey each."""
+    greys = {"ape": 20, "bee": 120, "cat": 230}
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (8, 8), greys[name] + number).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_data_without_some_classes_have_the_federation_s_numbers(tmp_path: Path, *, lazy: bool) -> None:
+    """By themselves bees and cats are numbered 0 and 1: apes and bees of the model."""
+    every = pictures(tmp_path / "all", "ape", "bee", "cat")
+    config = FederationConfig.of(
+        {
+            "federation": {"rounds": 12},
+            "data": {"source": "imagefolder", "path": str(every), "lazy": lazy, "options": {"size": 8, "mode": "L"}},
+            "training": {"learning_rate": 0.02},
+            "model": {"source": "mlp", "options": {"hidden": [16]}},
+        }
+    )
+    run = simulate(config, tmp_path / "run", engine="local")
+    some = pictures(tmp_path / "some", "bee", "cat")
+    whole, found = evaluate_on(run.folder, every), evaluate_on(run.folder, some)
+    assert found.names == ("ape", "bee", "cat")
+    assert whole.metric > 0.9
+    assert found.recall == {number: whole.recall[number] for number in (1, 2)}
+    assert evaluate_on(run.folder / "institutions" / "institution-000", some).recall == found.recall
+    (some / "cat").rename(some / "cow")
+    with pytest.raises(DataError, match="the data have classes cow, the federation ape, bee, cat"):
+        evaluate_on(run.folder, some)
