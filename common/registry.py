@@ -13,18 +13,32 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from dictpfl.common.errors import ConfigError
 
 Part = TypeVar("Part")
 Given = TypeVar("Given")
 _OURS = "dictpfl"
+_WRITTEN = (bool, int, float, str, list, tuple, dict, date, time, NoneType)
+"""Kinds of values that a configuration can hold; objects of other kinds come from Python."""
+_LISTS = (list, tuple, set, frozenset, Sequence, MutableSequence, Collection, Iterable)
+_TABLES = (dict, Mapping, MutableMapping)
+_WORDS: Mapping[Any, tuple[str, str]] = {
+    bool: ("true or false", "truth values"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a finite number", "finite numbers"),
+    str: ("a text", "texts"),
+}
+"""Kinds of single values, one and several of them, for messages."""
 GIVEN = "dictpfl_given"
 """Module that exists only in a process that gave objects in place of names, and names them (`dictpfl.deploy.simulation.given`)."""
 
@@ -165,17 +179,109 @@ def imported(name: str, key: str) -> Any:
         ) from error
 
 
-def require_bindable(function: Callable[..., Any], options: Mapping[str, Any], what: str) -> None:
+def require_bindable(
+    function: Callable[..., Any], options: Mapping[str, Any], what: str, *, facts: Collection[str] = ()
+) -> None:
     """Refuse options that a function does not take, before it runs and fails in words of its own.
 
+    Values are held against annotations of numbers, texts, truth values, and lists and tables of them. Parameters with other annotations or
+    without any take what they are given.
+
+    Args:
+        function: that will be called.
+        options: its arguments by name.
+        what: configuration key, for the message.
+        facts: names of arguments that nobody wrote, which are not held against annotations.
+
     Raises:
-        ConfigError: an option unknown or missing.
+        ConfigError: an option unknown or missing, or a value of another kind.
     """
     signature = inspect.signature(function)
     try:
         signature.bind(**options)
     except TypeError as error:
         raise ConfigError(f"{what}: {error}; it takes {signature}") from error
+    parameters = _annotated(function)
+    every = next((p for p in parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    for key, value in options.items():
+        parameter = parameters.get(key, every)
+        if key in facts or parameter is None or value is parameter.default:
+            continue
+        if not _fits(value, parameter.annotation):
+            raise ConfigError(f"{what}: {key} = {value!r}; expected {_words(parameter.annotation)}")
+
+
+def _annotated(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Parameters with their annotations as objects; none where one of them names what is not there."""
+    try:
+        return inspect.signature(function, eval_str=True).parameters
+    except Exception:  # noqa: BLE001 -- an annotation is any expression
+        return {}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Tell whether a value is of an annotation's kind; everything is of a kind that is not known here."""
+    if not isinstance(value, _WRITTEN):
+        return True
+    origin, inner = get_origin(wanted), get_args(wanted)
+    kind = origin or wanted
+    if kind is Annotated:
+        return _fits(value, inner[0])
+    if kind is Literal:  # which of the words, the part says itself
+        inner = tuple(type(one) for one in inner)
+    if kind in (Union, UnionType, Literal):
+        return any(_fits(value, one) for one in inner)
+    if any(kind is one for one in _LISTS):
+        return isinstance(value, (list, tuple)) and _each_fits(value, kind, inner)
+    if any(kind is one for one in _TABLES):
+        return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values() if inner)
+    return _is_single(value, kind)
+
+
+def _each_fits(values: Sequence[Any], kind: Any, inner: tuple[Any, ...]) -> bool:
+    if kind is tuple and inner and inner[-1] is not Ellipsis:
+        return len(values) == len(inner) and all(map(_fits, values, inner))
+    return not inner or all(_fits(value, inner[0]) for value in values)
+
+
+def _is_single(value: Any, kind: Any) -> bool:
+    if kind is NoneType or kind is bool or kind is str:
+        return isinstance(value, kind)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return kind is not float or (isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value))
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _words(wanted: Any) -> str:
+    """Name the kind of an annotation, for messages."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    kind = origin or wanted
+    if kind is Annotated:
+        return _words(inner[0])
+    if kind in (Union, UnionType):
+        return " or ".join(_words(one) for one in inner if one is not NoneType)
+    if kind is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if any(kind is one for one in _TABLES):
+        return "a table" + _several(inner[1:])
+    if any(kind is one for one in _LISTS):
+        return "a list" + _several(
+            inner, str(len(inner)) if kind is tuple and inner and inner[-1] is not Ellipsis else ""
+        )
+    return next((words[0] for one, words in _WORDS.items() if kind is one), str(wanted))
+
+
+def _several(inner: Sequence[Any], count: str = "") -> str:
+    """Words behind a list or table for what is in it; empty where that is not known."""
+    found = next((words[1] for one, words in _WORDS.items() if inner and inner[0] is one), "")
+    return f" of {count} {found}".replace("  ", " ") if found else ""
 
 
 def require_part(part: Any, what: str, methods: Mapping[str, int], attributes: Sequence[str] = ()) -> None:

@@ -9,8 +9,13 @@ from typing import Any
 from dictpfl.common.errors import ConfigError
 
 
-def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
+def overrides(pairs: Sequence[str] | None, option: str = "--set", example: str = "training.epochs=2") -> dict[str, Any]:
     """Parse pairs into dotted settings; values are read as TOML, and as text where that fails.
+
+    Args:
+        pairs: as they were typed.
+        option: that they were typed behind.
+        example: of a pair, for the message.
 
     Raises:
         ConfigError: a pair without key or equals sign.
@@ -19,7 +24,7 @@ def overrides(pairs: Sequence[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {pair!r}: expected KEY=VALUE, such as --set training.epochs=2")
+            raise ConfigError(f"{option} {pair!r}: expected KEY=VALUE, such as {option} {example}")
         try:
             changed[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -56,10 +56,11 @@ def build_model(model: Model, sample_shape: tuple[int, ...], outputs: int, seed:
 def _build_known(model: Model, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
     builder = MODELS.load(model.source)
     arguments = {"sample_shape": sample_shape, "outputs": outputs, **model.options}
-    require_bindable(builder, arguments, f"model.options of {model.source!r}")
+    facts = {"sample_shape", "outputs"} - model.options.keys()
+    require_bindable(builder, arguments, f"model.options of {model.source!r}", facts=facts)
     try:
         built = builder(**arguments)
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         raise ConfigError(f"model.options {model.options} of {model.source!r}: {error}") from error
     if not isinstance(built, nn.Module):
         raise ModelError(f"model.source {model.source!r} returned {type(built).__name__}; expected a torch.nn.Module")

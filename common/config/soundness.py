@@ -245,6 +245,9 @@ def _require_spendable(config: Sections, origin: str) -> None:
         f"pruning.quota is {said.quota}, but pruning.enabled is false and nothing is left out; leave it 0": (
             said.quota > 0 and not said.enabled
         ),
+        f'pruning.quota is {said.quota}, but pruning.schedule is "logistic", which says itself how many values a round sends; leave it 0': (
+            said.quota > 0 and said.schedule == "logistic"
+        ),
         "decomposition.refresh_ranks leaves rows of tables unused, which no budget knows of; leave it empty": (
             bool(said.quota or said.budget.values) and bool(config.decomposition.refresh_ranks)
         ),

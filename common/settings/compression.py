@@ -74,7 +74,7 @@ class Tokens(Section):
     )
     keep: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.25,
-        description="Share of the tokens that is kept; between layers its mean over them, class token left aside. 1: all, bit for bit "
+        description="Share of the tokens that is kept; between layers the mean of what leaves a layer (the first one reads all), class token left aside. 1: all, bit for bit "
         "as without a reducer.",
     )
     apply: Literal["always", "evaluate"] = Field(

@@ -137,7 +137,8 @@ def prune(
         refuse_unread(
             "at_once", because=f"of wanda weight by weight, and here --method is {method}, --allocate {allocate}"
         )
-    if method == "magnitude" and allocate in ("uniform", "global", "alpha"):
+    by_size = method == "magnitude" and (allocate in ("uniform", "global", "alpha") or scores is not None)
+    if by_size:
         refuse_unread("calibration", "max_tokens", because="magnitude looks at no sample")
     options = scoring(allocate, scores, spread) | learning(
         method, set_ or [], steps=steps, rate=rate, regularisation=regularisation
@@ -152,6 +153,7 @@ def prune(
         measure=measure,
         checkpoint=checkpoint,
         max_tokens=max_tokens,
+        deciding=not by_size,
     )
     training = read.config.training
     outcome = write_pruned(

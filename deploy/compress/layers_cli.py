@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.compress.cli import (
     CheckpointOption,
@@ -84,6 +85,11 @@ def layers(
     if solver == "none":
         refuse_unread("damping", because="of the inverse of a Hessian, and --solver none takes none")
     chosen = Measure(solver, damping, part, top)
+    if list_:
+        because = "--list is of the institution's own training samples"
+        refuse_unread("data", because=because)
+        if moved := [pair for pair in set_ or [] if pair.strip().startswith("data.")]:
+            raise ConfigError(f"--set {moved[0]}: {because}; leave it out")
     maps = (
         ()
         if own or list_ or config is not None or data is not None or not Path(source).is_dir()
@@ -92,8 +98,8 @@ def layers(
     if maps:
         refuse_unread(
             *_MEASURED,
-            because=f"of own samples, and {source} shows the map that its institutions tallied, as [tallies] of its configuration says; add "
-            "--own",
+            because=f"of own samples, and {source} shows the map that its institutions tallied, as [tallies] of its configuration says; --own "
+            "measures here",
         )
         found = Found(maps)
     else:
@@ -118,5 +124,10 @@ def layers(
     console.say(
         f"shares of all blocks, of {whose}; solver {last.solver}; the higher, the further do single samples move a block  {output}"
     )
+    if not any(block.influence for block in last.blocks.values()):
+        console.say(
+            "every influence is 0: nobody had both training and validation samples to score by (data.validation_share), or nothing that was "
+            "learnt moves the validation loss"
+        )
     if listed is not None:
         console.say(f"own samples by influence, for this institution alone  {listed}")

@@ -17,7 +17,8 @@ from dictpfl.deploy.unread import refuse_unread
 if TYPE_CHECKING:
     from dictpfl.deploy.compress.tokens import Look
 
-_ENDINGS = (".gif", ".webp", ".tif", ".tiff", ".mp4", ".avi", ".mov", ".mkv", ".webm")
+_DRAWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+_ENDINGS = (".gif", ".webp", ".tif", ".tiff", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 def tokens(
@@ -64,7 +65,7 @@ def tokens(
 
     Of a clip it prints how many tokens stay, where scenes begin, and the milliseconds; --picture draws it. Of a model it prints one table:
     tokens that a layer reads, multiply-adds of the layers as a share of those on all tokens, the metric, the loss and the time, of all
-    tokens and of each rule at the same budget. A reducer that a run was trained with has a row of its own, and is taken off for the others.
+    tokens and of each rule at the same `keep`: a rule between layers leaves the first one all tokens, so it reads more. A reducer that a run was trained with has a row of its own, and is taken off for the others.
     """
     use_working_directory()
     if Path(source).suffix.lower() in _ENDINGS:
@@ -115,12 +116,14 @@ def _clip(
     from dictpfl.deploy.compress.tokens import look, picture
 
     if output is not None:
-        from PIL import Image
-
-        if output.suffix.lower() not in Image.registered_extensions():
-            raise ConfigError(f"--picture {output}: expected the name of a picture, such as {output.stem}.png")
+        if output.suffix.lower() not in _DRAWN:
+            raise ConfigError(
+                f"--picture {output}: expected a name that ends in {', '.join(_DRAWN)}, such as {output.stem}.png"
+            )
+        if output.exists() and clip.exists() and output.samefile(clip):
+            raise ConfigError(f"--picture {output} is the clip itself, which it would replace; name another file")
         console.require_place(output)
-    said: dict[str, Any] = dict(overrides(option))
+    said: dict[str, Any] = dict(overrides(option, "--option", "tau=0.9"))
     seen = look(clip, reducer=reducer, keep=keep, frames=frames, side=side, encoder=encoder, options=said, fps=fps)
     _say(seen, reducer, said)
     if output is not None:

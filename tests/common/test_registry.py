@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -80,3 +83,106 @@ def test_options_that_a_function_does_not_take() -> None:
     for options in ({}, {"a": 1, "c": 2}):
         with pytest.raises(ConfigError, match=r"here: .*it takes"):
             require_bindable(lambda a, b=1: None, options, "here")
+
+
+def _kinds(
+    count: int = 1,
+    share: float = 0.5,
+    on: bool = True,
+    word: str = "",
+    widths: Sequence[int] = (),
+    pair: tuple[float, float] = (0.0, 1.0),
+    costs: Mapping[str, float] | None = None,
+    gamma: float | str = 0.2,
+    split: Literal["training", "validation"] = "training",
+    held: Annotated[int, "of rounds"] = 1,
+    path: Path | str = "",
+    plain=None,
+    implicit: int = None,  # type: ignore[assignment]  # noqa: RUF013 -- as people wrote
+    **more: int,
+) -> None:
+    """Takes values of each kind."""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"count": "x"}, "count = 'x'; expected a whole number"),
+        ({"count": 2.5}, "count = 2.5; expected a whole number"),
+        ({"count": 10.0}, "count = 10.0; expected a whole number"),
+        ({"count": True}, "count = True; expected a whole number"),
+        ({"count": None}, "count = None; expected a whole number"),
+        ({"count": date(2026, 1, 1)}, "expected a whole number"),
+        ({"share": "steep"}, "share = 'steep'; expected a finite number"),
+        ({"share": float("nan")}, "share = nan; expected a finite number"),
+        ({"share": float("inf")}, "share = inf; expected a finite number"),
+        ({"share": 10**400}, "expected a finite number"),
+        ({"share": False}, "share = False; expected a finite number"),
+        ({"share": [0.5]}, "expected a finite number"),
+        ({"on": "no"}, "on = 'no'; expected true or false"),
+        ({"on": 1}, "on = 1; expected true or false"),
+        ({"word": 3}, "word = 3; expected a text"),
+        ({"widths": 16}, "widths = 16; expected a list of whole numbers"),
+        ({"widths": "16"}, "widths = '16'; expected a list of whole numbers"),
+        ({"widths": [16, 2.5]}, "expected a list of whole numbers"),
+        ({"pair": [0.0, 1.0, 2.0]}, "expected a list of 2 finite numbers"),
+        ({"costs": {"a": "x"}}, "expected a table of finite numbers"),
+        ({"costs": [1.0]}, "expected a table of finite numbers"),
+        ({"gamma": True}, "gamma = True; expected a finite number or a text"),
+        ({"split": 1}, "split = 1; expected one of 'training', 'validation'"),
+        ({"held": 1.5}, "held = 1.5; expected a whole number"),
+        ({"other": "x"}, "other = 'x'; expected a whole number"),
+    ],
+)
+def test_values_of_another_kind_than_annotated(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        require_bindable(_kinds, options, "here")
+    assert str(caught.value).startswith("here: ")
+    assert expected in str(caught.value)
+    require_bindable(_kinds, options, "here", facts=options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"count": 3, "share": 1, "on": False, "word": "", "widths": [1, 2], "pair": [0, 1.5], "costs": {"a": 1}},
+        {
+            "costs": None,
+            "gamma": "measured",
+            "split": "test",
+            "held": 2,
+            "path": 5,
+            "plain": [object()],
+            "implicit": None,
+        },
+        {"widths": (1, 2), "gamma": 1, "other": 3, "implicit": 4},
+        {"word": Path("of Python"), "widths": range(3), "count": Path},
+    ],
+)
+def test_values_that_fit_or_that_nobody_can_write(options: dict[str, Any]) -> None:
+    require_bindable(_kinds, options, "here")
+
+
+def _unannotated(a, b=1):
+    return a, b
+
+
+def _unresolved(a: NoSuchName, b: int = 1) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Has an annotation that names nothing."""
+
+
+class _Made:
+    def __init__(self, a: int, b: str = "") -> None:
+        """Takes a number and a text."""
+
+
+@pytest.mark.parametrize("function", [_unannotated, _unresolved, lambda a, b=1: None])
+def test_functions_without_annotations_take_what_they_are_given(function: Callable[..., Any]) -> None:
+    for value in ("x", 2.5, None, float("nan"), [1], {"a": 1}):
+        require_bindable(function, {"a": value, "b": value}, "here")
+
+
+def test_classes_are_held_to_their_constructors() -> None:
+    require_bindable(_Made, {"a": 1, "b": "x"}, "here")
+    with pytest.raises(ConfigError, match="here: a = 'x'; expected a whole number"):
+        require_bindable(_Made, {"a": "x"}, "here")

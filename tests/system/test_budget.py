@@ -96,6 +96,7 @@ def test_a_quota_is_sent_in_every_round(tmp_path: Path) -> None:
         ({"pruning__schedule": "constant"}, "pruning.budget.values is 1201, but pruning.schedule is"),
         ({"pruning__budget": {}}, "pruning.budget.values is 0; say how many"),
         ({"pruning__schedule": "constant", "pruning__budget": {}, "pruning__quota": 5, "pruning__enabled": False}, "pruning.quota is 5"),
+        ({"pruning__quota": 5}, "pruning.quota is 5, but pruning.schedule is"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused(change: dict[str, Any], message: str) -> None:

@@ -15,7 +15,7 @@ from dictpfl.client.compress.influence.solvers import MOST, Floats, influence, r
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task, require_single
-from dictpfl.common.errors import DataError, ModelError
+from dictpfl.common.errors import ConfigError, DataError, ModelError
 
 _HELD = 1 << 30  # bytes of inputs and gradients at a time
 _FORMED = 1 << 26  # entries of gradients at a time
@@ -122,6 +122,7 @@ def layer_influence(
     task: Task,
     *,
     measure: Measure | None = None,
+    solver: str | None = None,
     weights: Mapping[str, Weight] | None = None,
     narrowed: Mapping[str, Narrowed] | None = None,
     cover: Sequence[str] = (),
@@ -138,17 +139,19 @@ def layer_influence(
         validation: samples whose loss is looked at.
         task: loss of one sample.
         measure: figure and solver.
+        solver: that of `Measure` alone, for `measure=Measure(solver)`; None: what `measure` says.
         weights: covered weights of `model`; None: those that `cover`, `keep` and `layers` name.
         narrowed: directions in which alone some of them can move.
         cover, keep, layers: see `dictpfl.client.model.sparse.weights.covered`.
 
     Raises:
+        ConfigError: an unknown solver, or another one than `measure` names.
         DataError: no samples, or too many.
         ModelError: a loss that belongs to samples together, weights that no sample reaches, or gradients that are not finite.
     """
     require_single(task, "influence")
     _require_samples(training, validation)
-    chosen = measure or Measure()
+    chosen = _chosen(measure, solver)
     known = covered(model, cover, keep, layers) if weights is None else weights
     sums: dict[str, Floats] = {}
     squares: dict[str, Floats] = {}
@@ -166,6 +169,14 @@ def layer_influence(
     order = list(dict.fromkeys(weight.block for weight in known.values()))
     blocks = {b: Block(tuple(members[b]), sums[b], np.sqrt(squares[b])) for b in order}
     return Layers(blocks, chosen, len(validation))
+
+
+def _chosen(measure: Measure | None, solver: str | None) -> Measure:
+    if measure is None:
+        return Measure() if solver is None else Measure(solver)
+    if solver not in (None, measure.solver):
+        raise ConfigError(f"solver is {solver!r}, and that of measure {measure.solver!r}; name one of them")
+    return measure
 
 
 def _require_samples(training: Samples, validation: Samples) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -23,18 +25,24 @@ BY_SCORES = ("layerif", "reversed", "random", "gradient")
 """Ways to divide zeros by scores: as the paper does; S as max + min - S; S dealt out to other blocks; gradient norms in place of S."""
 
 
-def arranged(way: str, layers: Layers | Mapping[str, Mapping[str, float]], seed: int = 1) -> dict[str, float]:
+_BOTH = '{"influence": {block: score}, "gradient": {block: mean norm}}'
+
+
+def arranged(
+    way: str, layers: Layers | Mapping[str, Mapping[str, float]] | Mapping[str, float], seed: int = 1
+) -> dict[str, float]:
     """Scores by which `way` divides zeros.
 
     Args:
         way: of `BY_SCORES`.
-        layers: measured here, or both scores by name, `influence` and `gradient`.
+        layers: measured here, or both scores by name, `influence` and `gradient`; or the influence of each block alone, where `way` needs
+            no gradients.
         seed: of `random`.
+
+    Raises:
+        ConfigError: scores of another form, or without those that `way` needs.
     """
-    both = {"influence": layers.scores, "gradient": layers.gradients} if isinstance(layers, Layers) else layers
-    if way == "gradient":
-        return dict(both["gradient"])
-    found = dict(both["influence"])
+    found = _scores("gradient" if way == "gradient" else "influence", layers)
     if way == "reversed":
         ends = max(found.values()) + min(found.values())
         return {name: ends - value for name, value in found.items()}
@@ -43,6 +51,19 @@ def arranged(way: str, layers: Layers | Mapping[str, Mapping[str, float]], seed:
         values = list(found.values())
         return {name: values[i] for name, i in zip(found, order, strict=True)}
     return found
+
+
+def _scores(kind: str, layers: Layers | Mapping[str, Any]) -> dict[str, float]:
+    if isinstance(layers, Layers):
+        return layers.scores if kind == "influence" else layers.gradients
+    alone = kind == "influence" and not any(isinstance(value, Mapping) for value in layers.values())
+    found = layers if alone else layers.get(kind)
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Real) for value in found.values()):
+        raise ConfigError(
+            f"scores have no numbers of {kind!r} by block; they hold {', '.join(list(layers)[:5]) or 'nothing'}. Expected {_BOTH}, or what "
+            "`dictpfl.layer_influence` returns"
+        )
+    return dict(found)
 
 
 def sparsity_by_layer(

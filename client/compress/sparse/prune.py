@@ -219,7 +219,7 @@ def _divided(
     else:
         found: Layers | Mapping[str, Mapping[str, float]] | None = scores
         if found is None:
-            training, validation = samples_for_scores(samples)
+            training, validation = samples_for_scores(samples, seed)
             found = layer_influence(model, training, validation, task, weights=weights)
         by_block = arranged(allocate, found, seed)
     sizes: dict[str, int] = {}
@@ -237,10 +237,13 @@ def _divided(
     )
 
 
-def samples_for_scores(samples: Samples) -> tuple[Samples, Samples]:
-    """Divide samples to decide by: two thirds to train, at most 64, the rest to validate, at most 32; the measured ones are no part of them."""
-    first = len(samples) * 2 // 3
-    return samples.take(np.arange(min(first, 64))), samples.take(np.arange(first, min(len(samples), first + 32)))
+def samples_for_scores(samples: Samples, seed: int) -> tuple[Samples, Samples]:
+    """Divide samples to decide by, drawn by seed: two thirds to train, at most 64, the rest to validate, at most 32.
+
+    By their order the one part would be of other classes than the other, where samples lie sorted. The measured ones are no part of them.
+    """
+    first, order = len(samples) * 2 // 3, np.random.default_rng([seed, len(samples)]).permutation(len(samples))
+    return samples.take(order[: min(first, 64)]), samples.take(order[first : first + 32])
 
 
 def wanda_scores(weights: Mapping[str, Weight], squares: Squares) -> dict[str, Floats]:

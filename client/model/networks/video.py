@@ -30,8 +30,8 @@ class VideoTransformer(nn.Module):
         outputs: classes.
         width: of the transformer.
         layers: blocks of it.
-        heads: of attention; divides `width`.
-        patch: side of a patch, 8 by default; divides height and width. Features have their encoder's.
+        heads: of attention, at least 1; divides `width`.
+        patch: side of a patch, at least 1, 8 by default; divides height and width. Features have their encoder's.
         mlp_ratio: width of a block's MLP over `width`.
     """
 
@@ -47,14 +47,16 @@ class VideoTransformer(nn.Module):
         mlp_ratio: float = 2.0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ConfigError(f"video: heads {heads} must divide the width {width}; change model.options")
+        if heads < 1 or width < 1 or width % heads:
+            raise ConfigError(
+                f"video: heads {heads} must divide the width {width}, both at least 1; change model.options"
+            )
         self.frames, self.of_features = int(sample_shape[0]), len(sample_shape) == _FEATURES
         if self.of_features:
             self.places, columns = _features(sample_shape, patch)
             self.projector = nn.Linear(columns, width)
         else:
-            self.places, patch = _patches(sample_shape, patch or _PATCH)
+            self.places, patch = _patches(sample_shape, _PATCH if patch is None else patch)
             self.patch_embed = nn.Conv2d(int(sample_shape[1]), width, patch, stride=patch)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.frame_pos_embed = nn.Parameter(torch.empty(self.frames, width))
@@ -123,8 +125,10 @@ def _patches(sample_shape: Sequence[int], patch: int) -> tuple[int, int]:
             f'video needs clips (F, C, H, W); these samples are {tuple(sample_shape)}: use data.source = "videofolder", or vit_tiny'
         )
     height, breadth = (int(d) for d in sample_shape[2:])
-    if height % patch or breadth % patch:
-        raise ConfigError(f"video: patch {patch} must divide frames of {height} x {breadth}; change model.options")
+    if patch < 1 or height % patch or breadth % patch:
+        raise ConfigError(
+            f"video: patch {patch} must divide frames of {height} x {breadth}, and be at least 1; change model.options"
+        )
     return (height // patch) * (breadth // patch), patch
 
 

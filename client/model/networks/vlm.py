@@ -33,11 +33,11 @@ class VisionLanguage(nn.Module):
         image: (C, H, W).
         vision: "patches", or "timm:FOLDER" or "timm:NAME": a vision transformer that stays frozen.
         language: "transformers:FOLDER", a decoder built as Llama; empty: a new one of the options below.
-        patch: side of a patch of "patches"; divides height and width.
+        patch: side of a patch of "patches", at least 1; divides height and width.
         words: size of the vocabulary of a new decoder.
         width: of a new decoder.
         layers: of a new decoder.
-        heads: of attention in a new decoder; divides `width`.
+        heads: of attention in a new decoder, at least 1; divides `width`, into an even number of values each.
         mlp_ratio: width of an MLP over `width`.
     """
 
@@ -149,6 +149,10 @@ class VisionLanguage(nn.Module):
 
 
 def _decoder(words: int, width: int, layers: int, heads: int, inner: int) -> Any:
+    if heads < 1 or width < 1 or width % heads or width // heads % 2:  # positions turn pairs of values
+        raise ConfigError(
+            f"vlm: heads {heads} must be at least 1 and divide the width {width} into an even number of values each; change model.options"
+        )
     transformers = hub.library("transformers")
     config = transformers.LlamaConfig(
         vocab_size=words, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner, use_cache=False,
@@ -173,9 +177,9 @@ def _pretrained(source: str) -> Any:
 def _vision(source: str, image: tuple[int, int, int], patch: int, width: int) -> tuple[nn.Module, int, int]:
     """The encoder, its width and the number of its patches; one of timm is frozen."""
     if source == _PATCHES:
-        if image[1] % patch or image[2] % patch:
+        if patch < 1 or image[1] % patch or image[2] % patch:
             raise ConfigError(
-                f"vlm: patch {patch} must divide pictures of {image[1]} x {image[2]}; change model.options"
+                f"vlm: patch {patch} must divide pictures of {image[1]} x {image[2]}, and be at least 1; change model.options"
             )
         return nn.Conv2d(image[0], width, patch, stride=patch), width, (image[1] // patch) * (image[2] // patch)
     library, name = hub.split(source)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from dictpfl.client.model.tokens.calibrate import Listening
@@ -15,6 +16,7 @@ from dictpfl.client.model.tokens.families import bert, llama, vit
 from dictpfl.client.model.tokens.reducers.autoprune import MEASURED, AutoPrune
 from dictpfl.client.model.tokens.reduction import Reduction
 from dictpfl.client.model.tokens.seam import Before, Between, make_reducer
+from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Tokens
 
@@ -122,9 +124,12 @@ def reduce_tokens(
         The same model. What it read since then: `dictpfl.reduction_of(model).report()`.
 
     Raises:
-        ConfigError: unknown names, or a model of another family.
+        ConfigError: unknown names, values out of range, or a model of another family.
     """
-    settings = Tokens.model_validate({"reducer": reducer, "keep": keep, "apply": apply, "options": options})
+    try:
+        settings = Tokens.model_validate({"reducer": reducer, "keep": keep, "apply": apply, "options": options})
+    except ValidationError as error:
+        raise ConfigError(f"reduce_tokens: {explained(error)}") from error
     if calibration is not None:
         settings = with_gamma(model, settings, lambda plain: plain(calibration))
     if install(model, settings) is None:

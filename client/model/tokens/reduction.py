@@ -21,7 +21,8 @@ class Report:
     Attributes:
         samples: that were read.
         tokens: that each layer read, mean over samples; one figure where all layers read the same.
-        levels: samples at each level of the curve; one level where the curve is fixed, none before a stack.
+        levels: samples at each level of the curve; one level where the curve is fixed, none before a stack. Texts that are too short for
+            the budget are at none.
         products: multiply-adds of the layers, as a share of those on all tokens.
         milliseconds: of choosing and merging, a sample; wall time, on a GPU that of the launches.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -90,7 +91,7 @@ class Between(Protocol):
             rows: tokens that count for the budget as well and always stay.
 
         Raises:
-            ConfigError: a budget that leaves less than one free token.
+            ConfigError: a budget that leaves less than one free token; a text for which it does is read whole, all others are refused.
         """
         ...
 
@@ -164,17 +165,32 @@ REDUCERS: Registry[Callable[..., Any]] = Registry(
 """Functions of (keep, **tokens.options) that return a `Before` or a `Between`."""
 
 
+def require_keep(keep: Any) -> None:
+    """Refuse a share of tokens that is none.
+
+    Raises:
+        ConfigError: no number, or not above 0 and at most 1.
+    """
+    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0.0 < float(keep) <= 1.0:
+        raise ConfigError(f"tokens.keep = {keep!r}; expected a share above 0, at most 1, such as 0.25")
+
+
 def make_reducer(settings: Settings) -> Before | Between | None:
     """Make the reducer that the section `[tokens]` names; None where nothing is reduced.
 
     Raises:
-        ConfigError: unknown name or option, or one out of range.
+        ConfigError: unknown name or option, one of another kind or out of range, or a `keep` among the options.
     """
+    if "keep" in settings.options:
+        raise ConfigError(
+            f"tokens.options: keep = {settings.options['keep']!r} stands beside tokens.keep = {settings.keep:g}, which says the share that is "
+            "kept; leave it out of the options and set tokens.keep (--keep)"
+        )
     if settings.reducer == "none" or settings.keep == 1.0:
         return None
     made_by = REDUCERS.load(settings.reducer)
     arguments = {"keep": settings.keep, **settings.options}
-    require_bindable(made_by, arguments, f"tokens.options of {settings.reducer!r}")
+    require_bindable(made_by, arguments, f"tokens.options of {settings.reducer!r}", facts=("keep",))
     made = made_by(**arguments)
     if not isinstance(made, (Before, Between)):
         raise ConfigError(

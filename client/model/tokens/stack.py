@@ -51,7 +51,7 @@ class Told:
 
     Attributes:
         read: tokens that each layer read, summed over samples; one figure where all layers read the same.
-        levels: samples at each level.
+        levels: samples at each level; those that are read whole are at none.
         samples: samples of the run.
         seconds: wall time of choosing and merging.
         products: multiply-adds of the layers.
@@ -83,6 +83,25 @@ def say_one_row() -> None:
         "of some samples one token asks, a text of 8 tokens or a question of one word: their mutual information is 0, and they are on the "
         "curve of k0 whatever they hold"
     )
+
+
+@cache
+def say_whole() -> None:
+    """Log, once a process, that there are samples of which nothing can be dropped."""
+    _log.info(
+        "some texts are too short for tokens.keep: beside the tokens that always stay less than one of the others would; they are read whole"
+    )
+
+
+def read_whole(layers: Sequence[nn.Module], hidden: Tensor, told: Told) -> None:
+    """Count samples that a stack reads without a reducer, (B, T, D)."""
+    say_whole()
+    samples, tokens, _ = hidden.shape
+    told.samples += samples
+    told.read = [read + float(samples * tokens) for read in told.read or [0.0] * len(layers)]
+    work = sum(products(matrices_of(layer), *hidden.shape) for layer in layers)
+    told.products += work
+    told.whole += work
 
 
 @contextmanager

@@ -78,6 +78,10 @@ def test_patches() -> None:
         ("vit_tiny", (1, 8, 8), {"patch": 3}, "must divide"),
         ("vit_tiny", (1, 8, 8), {"heads": 5}, "must divide"),
         ("tabular", (8,), {"heads": 5}, "must divide"),
+        ("tabular", (8,), {"heads": 0}, "of 'tabular'"),
+        ("tabular", (8,), {"dim": "wide"}, "dim = 'wide'; expected a whole number"),
+        ("mlp", (8,), {"hidden": 16}, "hidden = 16; expected a list of whole numbers"),
+        ("mlp", (8,), {"hidden": [16, 8.5]}, r"hidden = \[16, 8.5\]; expected a list of whole numbers"),
         ("mlp", (8,), {"hiden": [3]}, "hiden"),
         ("resnet", (8,), {}, "unknown; known: cnn, mlp"),
         ("no_such_module:f", (8,), {}, "cannot load"),
@@ -101,6 +105,14 @@ def test_a_users_model(own: types.ModuleType) -> None:
 
     own.make = make  # type: ignore[attr-defined]
     assert build("a_users_models:make", (7,), bias=False).weight.shape == (10, 7)
+    with pytest.raises(ConfigError, match="bias = 'no'; expected true or false"):
+        build("a_users_models:make", (7,), bias="no")
+
+    def one(sample_shape: int, outputs: float, bias: object = True) -> nn.Module:  # what nobody wrote is not held
+        return nn.Linear(sample_shape[0], outputs, bias=bias)  # type: ignore[index, arg-type]
+
+    own.make = one  # type: ignore[attr-defined]
+    assert build("a_users_models:make", (7,), bias=0).weight.shape == (10, 7)
     own.make = lambda **_: "no module"  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match=r"returned str; expected a torch\.nn\.Module"):
         build("a_users_models:make")

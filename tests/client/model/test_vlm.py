@@ -139,6 +139,11 @@ def test_padding_behind_a_question_changes_nothing() -> None:
     [
         ({"image": [1, 40, 40]}, "needs samples of 1600 pixels"),
         ({"patch": 7}, "patch 7 must divide"),
+        ({"patch": 0}, "patch 0 must divide .* at least 1"),
+        ({"patch": -8}, "patch -8 must divide"),
+        ({"heads": 3}, "heads 3 must be at least 1 and divide the width"),
+        ({"heads": 0}, "heads 0 must be at least 1"),
+        ({"width": 12, "heads": 4}, "into an even number of values each"),
         ({"vision": "resnet"}, 'expected "patches", timm:FOLDER'),
         ({"language": "gpt"}, "expected transformers:FOLDER"),
     ],

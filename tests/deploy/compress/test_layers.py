@@ -288,6 +288,10 @@ def test_options_that_nobody_reads_are_refused(runs: tuple[Run, Run], scores: Pa
     with pytest.raises(AssertionError, match=r"ConfigError.*holds something"):
         ran("audit", "layers", home, "-o", tmp_path / "full", "--list")
     assert not (home / "influence.json").exists()
+    for options in (["--data", home / "validation.npz"], ["--set", "data.limit=5"]):
+        with pytest.raises(AssertionError, match=r"ConfigError.*institution's own training samples"):
+            ran("audit", "layers", home, "-o", tmp_path / "other", "--list", *options)
+    assert not (home / "influence.json").exists()
 
     with pytest.raises(ConfigError, match="--allocate is 'uniform'"):
         scoring("uniform", scores, None)

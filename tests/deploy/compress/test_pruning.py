@@ -210,6 +210,20 @@ def test_options_that_a_method_does_not_read_are_refused(run: Run, tmp_path: Pat
         app(["prune", str(run.folder), "-o", str(tmp_path / "x"), "--device", "cpu", *words], standalone_mode=False)
 
 
+def test_magnitude_needs_no_samples(tmp_path: Path) -> None:
+    """A run has public samples only where its data have a public share."""
+    bare = simulate(tiny(federation__rounds=1), tmp_path / "run", engine="local")
+    ran("prune", bare.folder, "--method", "magnitude", "-o", tmp_path / "zeros", "--device", "cpu")
+    assert (tmp_path / "zeros").is_dir()
+    with pytest.raises(ConfigError, match="magnitude looks at no sample"):
+        app(
+            ["prune", str(bare.folder), "-o", str(tmp_path / "x"), "--method", "magnitude", "--calibration", "8"],
+            standalone_mode=False,
+        )
+    with pytest.raises(ConfigError, match="without public samples"):
+        app(["prune", str(bare.folder), "-o", str(tmp_path / "x"), "--device", "cpu"], standalone_mode=False)
+
+
 def test_thresholds_are_learnt_in_the_arithmetic_of_training(run: Run, tmp_path: Path) -> None:
     model, samples = learnable()
     found = [

@@ -87,8 +87,16 @@ def test_command(tmp_path: Path) -> None:
     assert "is a clip" in refused.stderr + refused.stdout
     assert "Traceback" not in refused.stderr
     refused = dictpfl("tokens", "clip.gif", "--picture", "out.txt", cwd=tmp_path)
-    assert "--picture out.txt: expected the name of a picture, such as out.png" in refused.stderr
+    assert "--picture out.txt: expected a name that ends in .png, " in refused.stderr
+    assert "such as out.png" in refused.stderr
     assert "Traceback" not in refused.stderr
+    before = (tmp_path / "clip.gif").read_bytes()
+    refused = dictpfl("tokens", "clip.gif", "--frames", 2, "--picture", "./clip.gif", cwd=tmp_path)
+    assert refused.returncode != 0
+    assert "is the clip itself" in refused.stderr
+    assert (tmp_path / "clip.gif").read_bytes() == before
+    refused = dictpfl("tokens", "clip.gif", "--option", "tau", cwd=tmp_path)
+    assert "--option 'tau': expected KEY=VALUE, such as --option tau=0.9" in refused.stderr
 
 
 def test_frames_of_a_second_are_those_that_are_shown_then(tmp_path: Path) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dictpfl.client.model.tokens.families.text import additive, grouped, put_between
+from dictpfl.client.model.tokens.families.text import additive, divided, put_between, unreduced
 from dictpfl.client.model.tokens.reduction import Reduction, at_their_places
 from dictpfl.client.model.tokens.seam import Tokens
-from dictpfl.client.model.tokens.stack import rows_to_columns, run
+from dictpfl.client.model.tokens.stack import read_whole, rows_to_columns, run
 
 NAME = "encoders built as BERT"
 
 
 class _Reduced:
-    """Encoder whose layers have a reducer between them; dropped tokens end as zeros, and [CLS] always stays."""
+    """Encoder whose layers have a reducer between them; dropped tokens end as zeros, and [CLS] always stays.
+
+    Texts that are too short for the budget are read as the plain encoder reads them.
+    """
 
     reduction: Reduction
 
@@ -28,9 +31,19 @@ class _Reduced:
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         ended = []
-        between = self.reduction.between(NAME)
-        for index, tokens in grouped(hidden_states, _real(attention_mask, hidden_states), from_the_end=False):
-            for inner, left in run(list(self.layer), _Layers(), tokens, tokens.fixed, between, self.reduction.told):  # type: ignore[attr-defined]
+        between, layers = self.reduction.between(NAME), list(self.layer)  # type: ignore[attr-defined]
+        real = _real(attention_mask, hidden_states)
+        groups, whole = divided(hidden_states, real, len(layers), between, from_the_end=False)
+        if len(whole):
+            read_whole(layers, hidden_states[whole], self.reduction.told)
+        if not groups:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)  # type: ignore[misc]
+        if len(whole):
+            mask = None if attention_mask is None else attention_mask[whole]
+            plain = super().forward(hidden_states[whole], mask, *args, **kwargs)  # type: ignore[misc]
+            ended.append((whole, unreduced(plain[0])))
+        for index, tokens in groups:
+            for inner, left in run(layers, _Layers(), tokens, tokens.fixed, between, self.reduction.told):
                 ended.append((index[inner], left))
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=at_their_places(ended, hidden_states.shape[1])

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dictpfl.client.model.tokens.families.text import additive, grouped, put_between
+from dictpfl.client.model.tokens.families.text import additive, divided, put_between, unreduced
 from dictpfl.client.model.tokens.reduction import Reduction, at_their_places
 from dictpfl.client.model.tokens.seam import Tokens
-from dictpfl.client.model.tokens.stack import rows_to_columns, run
+from dictpfl.client.model.tokens.stack import read_whole, rows_to_columns, run
 from dictpfl.common.errors import ConfigError
 
 NAME = "decoders built as Llama"
 
 
 class _Reduced:
-    """Decoder whose layers have a reducer between them; positions stay, dropped tokens end as zeros, and the last one always stays."""
+    """Decoder whose layers have a reducer between them; positions stay, dropped tokens end as zeros, and the last one always stays.
+
+    Texts that are too short for the budget are read as the plain decoder reads them.
+    """
 
     reduction: Reduction
 
@@ -53,11 +56,19 @@ class _Reduced:
         if attention_mask is not None:
             real = attention_mask.bool()
         ended = []
-        between, how = self.reduction.between(NAME), Layers(me.rotary_emb)
-        for index, tokens in grouped(hidden, real, from_the_end=True):
-            for inner, left in run(list(me.layers), how, tokens, tokens.fixed, between, self.reduction.told):
-                ended.append((index[inner], left))
-        return BaseModelOutputWithPast(last_hidden_state=me.norm(at_their_places(ended, hidden.shape[1])))
+        between, how, layers = self.reduction.between(NAME), Layers(me.rotary_emb), list(me.layers)
+        groups, whole = divided(hidden, real, len(layers), between, from_the_end=True)
+        if len(whole):
+            read_whole(layers, hidden[whole], self.reduction.told)
+            mask = None if attention_mask is None else attention_mask[whole]
+            plain = super().forward(attention_mask=mask, inputs_embeds=hidden[whole], **kwargs)  # type: ignore[misc]
+            if not groups:
+                return plain
+            ended.append((whole, unreduced(plain[0])))  # its own norm is behind it
+        for index, tokens in groups:
+            for inner, left in run(layers, how, tokens, tokens.fixed, between, self.reduction.told):
+                ended.append((index[inner], replace(left, hidden=me.norm(left.hidden))))
+        return BaseModelOutputWithPast(last_hidden_state=at_their_places(ended, hidden.shape[1]))
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""Sequences of transformers, encoders and decoders alike: sequences of several lengths, padded, of which every eighth token asks."""
+"""Sequences of transformers, encoders and decoders alike: sequences of several lengths, padded, of which every eighth token asks.
+
+A text that is too short for the budget, so that less than one free token would stay beside those that ask, is read whole, by the model's own
+code: at keep = 0.2 up to 8 tokens, at 0.127 up to 496. A budget that leaves nothing of 512 tokens is refused when a reducer is put in.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dictpfl.client.model.tokens.reduction import Reduction
-from dictpfl.client.model.tokens.seam import GONE, Tokens
+from dictpfl.client.model.tokens.seam import GONE, Between, Tokens
 from dictpfl.client.model.tokens.stack import require_deep
 from dictpfl.common.errors import ConfigError
 
@@ -45,6 +49,35 @@ def grouped(hidden: Tensor, real: Tensor, *, from_the_end: bool) -> Iterator[tup
         safe = positions.clamp(min=0)
         taken = hidden[index].gather(1, safe.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
         yield index, Tokens(taken, positions, (positions != GONE).float(), eighth)
+
+
+def divided(
+    hidden: Tensor, real: Tensor, layers: int, reducer: Between, *, from_the_end: bool
+) -> tuple[list[tuple[Tensor, Tokens]], Tensor]:
+    """Divide a batch into groups to reduce, as `grouped` does, and the numbers of samples that are too short for it, rising.
+
+    Args:
+        hidden: (B, T, D).
+        real: mask of what is no padding, bool, (B, T).
+        layers: number of layers that the reducer stands between.
+        reducer: says what its budget leaves.
+        from_the_end: count rows from the last real token.
+    """
+    groups, short = [], [hidden.new_zeros(0, dtype=torch.int64)]
+    for index, tokens in grouped(hidden, real, from_the_end=from_the_end):
+        try:
+            reducer.courses(layers, tokens.free, tokens.fixed)
+        except ConfigError:
+            short.append(index)
+        else:
+            groups.append((index, tokens))
+    return groups, torch.cat(short).sort().values
+
+
+def unreduced(hidden: Tensor) -> Tokens:
+    """Tokens of samples that were read whole, at their places, padding among them."""
+    places = torch.arange(hidden.shape[1], device=hidden.device).expand(len(hidden), -1)
+    return Tokens(hidden, places, hidden.new_ones(places.shape), 0)
 
 
 def additive(tokens: Tokens, dtype: torch.dtype, *, causal: bool = False) -> Tensor | None:

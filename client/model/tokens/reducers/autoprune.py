@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dictpfl.client.model.tokens.seam import REDUCERS, Tokens
+from dictpfl.client.model.tokens.seam import REDUCERS, Tokens, require_keep
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.curve import Course, logistic, stepped
 
 MEASURED, MOST_SLOPE = "measured", 5.0
+_MOST_CENTRE = 1000.0  # far beyond any depth; the curve is then flat to the last digit
 _ADAPT = ("none", "own", "shuffled", "reversed")
 _CURVES = ("logistic", "pyramid", "early")
 _PICKS = ("attention", "random")
@@ -59,8 +60,9 @@ class AutoPrune:
         curve: str = "logistic",
         pick: str = "attention",
     ) -> None:
-        self.keep, self.merge, self.normalised = keep, merge, mi == "normalised"
-        self._k, self._adapt, self._levels = k, adapt, levels
+        require_keep(keep)
+        self.keep, self.merge, self.normalised = float(keep), merge, mi == "normalised"
+        self._k, self._adapt, self._levels = float(k), adapt, levels
         if isinstance(gamma, str):
             raise ConfigError(
                 f"tokens.options of 'autoprune': gamma = {gamma!r}; expected a number here. "
@@ -70,7 +72,7 @@ class AutoPrune:
                     else f'Or "{MEASURED}", and it is measured when a federation is founded'
                 )
             )
-        self.k0, self._gamma, self._x0, self._first = k0, gamma, x0, first
+        self.k0, self._gamma, self._x0, self._first = float(k0), float(gamma), float(x0), float(first)
         self._curve, self._pick = curve, pick
         wrong = {
             f"adapt = {adapt!r}; expected one of {', '.join(_ADAPT)}": adapt not in _ADAPT,
@@ -82,7 +84,8 @@ class AutoPrune:
                 0 <= v <= MOST_SLOPE
                 for v in (k, k0, gamma)  # steeper is a step
             ),
-            f"first = {first}; expected at least 1": not first >= 1,
+            f"x0 = {x0}; expected {-_MOST_CENTRE:g} to {_MOST_CENTRE:g}": not abs(x0) <= _MOST_CENTRE,
+            f"first = {first}; expected a finite number, at least 1": not 1 <= first < math.inf,
             f"adapt = {adapt!r} with curve = {curve!r}: only the logistic curve has slopes": adapt != "none"
             and curve != "logistic",
         }
@@ -99,7 +102,7 @@ class AutoPrune:
                 f"tokens.keep = {self.keep:g} leaves less than one of {free} free tokens beside {rows} that always stay; the least "
                 f"here is {math.ceil(least * 1000) / 1000:g}"
             )
-        first = min(int(self._first * mean), free)
+        first = int(min(self._first * mean, free))
         total = min(math.ceil(layers * mean), layers * first)
         if self._curve == "pyramid":
             shares = tuple(_QUARTERS[min(3, 4 * number // layers)] for number in range(1, layers))

@@ -12,9 +12,10 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
 from dictpfl.client.model.tokens.density import distances, peaks
-from dictpfl.client.model.tokens.seam import REDUCERS, Frames, Reduced, best, picked
+from dictpfl.client.model.tokens.seam import REDUCERS, Frames, Reduced, best, picked, require_keep
 from dictpfl.client.model.tokens.segments import clusters, evenly, segments
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.registry import require_bindable
 
 _SEGMENTS = ("dyseg", "fixed", "clusters")
 _SALIENCE = ("contrast", "mean")
@@ -53,6 +54,7 @@ class FastVid:
         segments: str = "dyseg",
         salience: str = "contrast",
     ) -> None:
+        require_keep(keep)
         self._keep, self._c, self._tau, self._d = keep, c, tau, d
         self._p, self._beta, self._nearest = p, beta, nearest
         self._segments, self._salience = segments, salience
@@ -270,14 +272,30 @@ def fastvid(
         Tokens (K, D) or (B, K, D), and their places in the clip, frame * N + place, rising.
 
     Raises:
-        ConfigError: an option out of range, or other shapes.
+        ConfigError: an option unknown or out of range, an empty clip, or features or attention of another one.
     """
+    _require_fitting(hidden, frames, attention)
+    require_bindable(FastVid, {"keep": keep, **options}, "fastvid")
     one = hidden.dim() == 3  # noqa: PLR2004 -- frames, places, width
-    given = [None if t is None else t.unsqueeze(0) if one else t for t in (hidden, frames, attention)]
-    whole = given[0]
-    if whole is None or whole.dim() != 4:  # noqa: PLR2004 -- clips, frames, places, width
-        raise ConfigError(
-            f"fastvid: expected tokens (frames, places, width) of a clip or of several, found {tuple(hidden.shape)}"
-        )
-    made = FastVid(keep, **options).once(Frames(whole, given[1], given[2]))  # type: ignore[arg-type] # checked by its signature
+    if one:
+        hidden, frames, attention = hidden[None], *(None if t is None else t[None] for t in (frames, attention))
+    made = FastVid(keep, **options).once(Frames(hidden, frames, attention))  # type: ignore[arg-type] # held against its signature
     return (made.hidden[0], made.positions[0]) if one else (made.hidden, made.positions)
+
+
+def _require_fitting(hidden: Tensor, frames: Tensor | None, attention: Tensor | None) -> None:
+    found = tuple(hidden.shape)
+    if hidden.dim() not in (3, 4) or not hidden.numel():  # (clips,) frames, places, width
+        raise ConfigError(
+            f"fastvid: expected tokens (frames, places, width) of a clip or of several, at least 1 of each, found {found}"
+        )
+    if attention is not None and attention.shape != hidden.shape[:-1]:
+        raise ConfigError(
+            f"fastvid: attention {tuple(attention.shape)} is not of the tokens {found}; expected {found[:-1]}, one weight for each token, or "
+            "leave it out"
+        )
+    if frames is not None and (frames.shape[:-1] != hidden.shape[:-2] or not frames.numel()):
+        raise ConfigError(
+            f"fastvid: features of frames {tuple(frames.shape)} are not of the tokens {found}; expected {found[:-2]} and their width, one row "
+            "for each frame, or leave them out"
+        )

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from dictpfl.client.model.tokens.reducers.autoprune import drawn
 from dictpfl.client.model.tokens.reducers.fastvid import FastVid, of_mask, share
-from dictpfl.client.model.tokens.seam import REDUCERS, Frames, Reduced, best, picked
+from dictpfl.client.model.tokens.seam import REDUCERS, Frames, Reduced, best, picked, require_keep
 
 
 class _Budget:
     """As many tokens stay as of FastVID: floor(keep N) times F."""
 
     def __init__(self, keep: float) -> None:
+        require_keep(keep)
         self._keep = keep
 
     def kept(self, frames: int, places: int) -> int:

@@ -216,6 +216,22 @@ def test_scores_take_the_part_and_the_share_that_are_asked_for() -> None:
     assert score(-np.abs(values)) == 0.0
 
 
+@pytest.mark.parametrize("solver", ["exact", "datainf", "none"])
+def test_a_solver_can_be_named_alone(solver: str) -> None:
+    model, training, validation = made("mlp")
+    named = layer_influence(model, training, validation, TASK, solver=solver)
+    measured = layer_influence(model, training, validation, TASK, measure=Measure(solver))
+    assert named.scores == measured.scores
+    assert (
+        layer_influence(model, training, validation, TASK, measure=Measure(solver), solver=solver).scores
+        == named.scores
+    )
+    with pytest.raises(ConfigError, match="solver is 'datainf', and that of measure 'exact'; name one"):
+        layer_influence(model, training, validation, TASK, measure=Measure("exact"), solver="datainf")
+    with pytest.raises(ConfigError, match="solver is 'newton'; expected one of exact"):
+        layer_influence(model, training, validation, TASK, solver="newton")
+
+
 def test_dead_blocks_score_nothing_and_no_nan() -> None:
     assert influence(np.zeros((3, 3)), np.zeros(3), 5).tolist() == [0.0, 0.0, 0.0]
     model, training, validation = made("mlp")

@@ -58,6 +58,21 @@ def test_arms_hold_the_same_scores() -> None:
     assert all(sorted(draw) == [1.0, 2.0, 5.0] for draw in draws)
 
 
+def test_influence_alone_serves_the_ways_that_need_no_gradients() -> None:
+    both = {"influence": {"a": 1.0, "b": 5.0}, "gradient": {"a": 3.0, "b": 2.0}}
+    for way in ("layerif", "reversed", "random"):
+        assert arranged(way, both["influence"]) == arranged(way, both)
+    for way, scores, found in (
+        ("gradient", both["influence"], "'gradient' by block; they hold a, b"),
+        ("gradient", {"influence": both["influence"]}, "'gradient' by block; they hold influence"),
+        ("layerif", {"gradient": both["gradient"]}, "'influence' by block; they hold gradient"),
+        ("layerif", {"a": "high"}, "'influence' by block; they hold a"),
+        ("layerif", {}, "they hold nothing"),
+    ):
+        with pytest.raises(ConfigError, match=f'{found}. Expected {{"influence": '):
+            arranged(way, scores)
+
+
 def test_what_cannot_be_divided_is_refused() -> None:
     for scores, sizes, words in (
         ({"a": 1.0}, {"a": 9}, "single block"),

@@ -12,7 +12,7 @@ from torch import nn
 
 import dictpfl
 from dictpfl.client.compress.sparse.lua import learn_thresholds, ranks_of
-from dictpfl.client.compress.sparse.prune import prune
+from dictpfl.client.compress.sparse.prune import prune, samples_for_scores
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.sparse.weights import covered
 from dictpfl.client.training.task import load_task
@@ -109,6 +109,17 @@ def test_few_tokens_and_inputs_that_are_not_finite_are_refused() -> None:
         samples.features[3, 2] = value
         with pytest.raises(DataError, match=r"what 0\.weight reads .* is not finite"):
             ranks_of(model, weights, samples)
+
+
+def test_sorted_samples_are_divided_by_chance() -> None:
+    """By their order, influence would be that of some classes on the loss of others."""
+    samples = Samples(np.zeros((90, 2), dtype=np.float32), np.repeat(np.arange(9), 10))
+    training, validation = samples_for_scores(samples, 1)
+    assert (len(training), len(validation)) == (60, 30)
+    assert len(set(training.labels.tolist())) >= 8
+    assert len(set(validation.labels.tolist())) >= 8
+    again = samples_for_scores(samples, 1)[0].labels.tolist()
+    assert again == training.labels.tolist() != samples_for_scores(samples, 2)[0].labels.tolist()
 
 
 def test_an_institution_whose_inputs_are_not_finite_seals_nothing(tmp_path: Path) -> None:
