@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib.stored import goals, in_bytes, load, where
+from lib.stored import before_short_ciphertexts, goals, in_bytes, load, where
 
 
 def encryption() -> str:
@@ -135,7 +135,7 @@ def scale() -> str:
         f"- TinyLlama-1.1B with 1,000 institutions, extrapolated: {in_bytes(guess['bytes_up'])} up and {in_bytes(guess['bytes_down'])} down for "
         f"each, {guess['fold']:,.0f} s of one core at the server a round",
         "",
-        f"{goals(result, 'scale')} {where(result['machine'])}.",
+        f"{before_short_ciphertexts(result['machine'])}{goals(result, 'scale')} {where(result['machine'])}.",
     ]
     return "\n".join(lines)
 
@@ -159,7 +159,7 @@ def time_to_accuracy() -> str:
         )
     note = (
         f"Target: {', '.join(f'{100 * target:.0f} %' for target in result['targets'])}, the highest that all reach. "
-        f"{goals(result, 'time_to_accuracy')} {where(result['machine'])}."
+        f"{before_short_ciphertexts(result['machine'])}{goals(result, 'time_to_accuracy')} {where(result['machine'])}."
     )
     return "\n".join([*lines, "", note])
 

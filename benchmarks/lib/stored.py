@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results"
+_SHORT = "2026-11-26 12:00"
 
 
 def load(name: str) -> dict[str, Any]:
     """Content of a result file, such as `accuracy`."""
     content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return content
+
+
+def before_short_ciphertexts(machine: dict[str, Any]) -> str:
+    """What to know of bytes that were measured before ciphertexts were short."""
+    if machine["date"] >= _SHORT:
+        return ""
+    return "Measured before ciphertexts were short ([0030](decisions/0030-short-ciphertexts.md)): today fewer bytes are sent, and of small vectors far fewer. "
 
 
 def where(machine: dict[str, Any]) -> str:

@@ -59,7 +59,10 @@ def test_the_page_is_that_of_its_figures() -> None:
         ({}, f"{RANKS_SAID} was not shown to help: in points "),
         ({"layerif": 5.0}, f"{RANKS_SAID} helped (accuracy): in points +"),
         ({"layerif": 5.0, "random": 5.0}, f"{RANKS_SAID} was not shown to help: in points "),
-        ({"layerif": -5.0}, "It was worse than: gradient (accuracy), random (accuracy), reversed (accuracy), uniform (accuracy)."),
+        (
+            {"layerif": -5.0},
+            "It was worse than: gradient (accuracy), random (accuracy), reversed (accuracy), uniform (accuracy).",
+        ),
     ],
 )
 def test_the_first_sentence_follows_the_figures(means: dict[str, float], said: str) -> None:
