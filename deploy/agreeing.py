@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dictpfl.client.compress.narrow.federating import gate_norms
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.memory.snapshots import snapshot_bytes
 from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.hub import architecture_of
@@ -191,6 +191,7 @@ def require_trainable(
                     evaluate(tried, few, task, metrics=Metrics.of(config.measuring, outputs))
                 else:
                     forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
+                _require_longest(tried, few)
             if config.sparsity.method == "none":
                 require_tables_reached(model, config.decomposition, few)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -200,6 +201,25 @@ def require_trainable(
     raise ModelError(
         f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on {data}: {reasons[0]}"
     ) from reasons[0]
+
+
+@torch.no_grad()
+def _require_longest(model: nn.Module, samples: Samples) -> None:
+    """Run a model on a text as long as texts may be: those that are tried may all be short.
+
+    Raises:
+        ValueError: it does not read so many tokens.
+    """
+    tokens = np.asarray(samples.features[:1])
+    if tokens.dtype != np.int64 or tokens.ndim != 2:  # noqa: PLR2004 -- samples, tokens
+        return
+    longest = np.where(tokens == PADDING, max(0, int(tokens[0, 0])), tokens)
+    try:
+        forward(model.eval(), torch.from_numpy(longest))
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"a sample may have {tokens.shape[1]} tokens (data.options.max_tokens), and the model does not read so many: lower it ({error})"
+        ) from error
 
 
 def agreement_of(genesis: Genesis, roster: Roster | None = None) -> Agreement:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ModelError
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 
@@ -47,6 +48,17 @@ def test_a_tiny_bert_learns_under_encryption(texts: Path, tokenizer: Path, check
     assert plain.summary["state_digest"] == run.summary["state_digest"]
     assert plain.summary["model_sha256"] == run.summary["model_sha256"]
     assert Run.load(tmp_path / "run").config.model.architecture["model_type"] == "bert"
+
+
+def test_more_tokens_than_the_model_reads_are_refused_before_a_round(
+    texts: Path, tokenizer: Path, checkpoint: Folders, tmp_path: Path
+) -> None:
+    """All texts here are short: a long one would end the federation at whichever institution has it."""
+    config = configuration(texts, tokenizer, checkpoint("bert"), **{"data.options.max_tokens": 40})
+    with pytest.raises(
+        ModelError, match=r"may have 40 tokens \(data\.options\.max_tokens\), and the model does not read so many"
+    ):
+        simulate(config, tmp_path / "run", engine="local")
 
 
 def test_institutions_need_neither_folder_nor_hub(
