@@ -209,7 +209,7 @@ def labels_of(
     Raises:
         ConfigError, DataError: labels that the options do not fit.
     """
-    options = data.options
+    options, column = data.options, _of_one_kind(column)
     numeric = column.dtype.kind in "biuf"
     if numeric and np.isinf(column.to_numpy(np.float64)).any():
         raise DataError(f"{data.path}: label {data.label!r} has infinite values; mend or drop those rows")
@@ -223,7 +223,7 @@ def labels_of(
         return column.to_numpy(dtype=np.float32), ()
     if numeric and not whole:
         raise DataError(f"{data.path}: label {data.label!r} has fractions; classes are whole numbers or text")
-    values = [str(int(v)) if numeric else str(v) for v in column]
+    values = [str(int(v)) if numeric else _word_of(v) for v in column]
     said = classes_said(data)
     if known_classes and numeric and (said or known_classes) == known_classes:
         return column.to_numpy(dtype=np.int64), known_classes
@@ -238,6 +238,19 @@ def labels_of(
         raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
     number = {c: i for i, c in enumerate(classes)}
     return np.array([number[v] for v in values], dtype=np.int64), classes
+
+
+def _word_of(value: Any) -> str:
+    """The same word whatever type a file has: 1, 1.0, true."""
+    whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and value.is_integer())
+    return str(int(value)) if whole else str(value)
+
+
+def _of_one_kind(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Labels of which some files have truth values and others numbers, all as numbers; any other column as it is."""
+    if column.dtype.kind != "O" or not all(isinstance(v, bool | np.bool_ | int | float | np.number) for v in column):
+        return column
+    return column.astype(float)
 
 
 def _counted(column: pd.Series[Any], data: Data) -> tuple[str, ...]:

@@ -46,16 +46,15 @@ def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
         ConfigError: no tokenizer, or one that cannot be had.
         DataError: columns missing, or no row that is short enough.
     """
-    options = data.options
-    text = [options["text"]] if isinstance(options["text"], str) else list(options["text"])
+    options, text = data.options, columns_of(data.options)
+    most = options.get("max_tokens", _MOST)
+    if type(most) is not int or most < 1:
+        raise ConfigError(f"data.options.max_tokens is {most!r}; expected a whole number of 1 or more")
     tokenizer = load_tokenizer(options.get("tokenizer", ""))
-    most = int(options.get("max_tokens", _MOST))
     is_next = options.get("target") == "next"
     prompt = [str(options["prompt"])] if "prompt" in options else []
-    if most < 1 or len(text) > 2 or (prompt and not is_next):  # noqa: PLR2004 -- a text or a pair
-        raise ConfigError(
-            'data.options: expected max_tokens of 1 or more, one column or two in `text`, and `prompt` with target = "next" only'
-        )
+    if prompt and not is_next:
+        raise ConfigError('data.options: expected `prompt` with target = "next" only; leave it out')
     long = options.get("long", "cut")
     if long not in ("cut", "drop") or (long == "drop" and not is_next):
         raise ConfigError(f'data.options.long is {long!r}; expected "cut", or "drop" with target = "next"')
@@ -78,6 +77,24 @@ def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
     )
 
 
+def columns_of(options: Mapping[str, Any]) -> list[str]:
+    """Return the columns that `data.options.text` names; none where it is left out.
+
+    Raises:
+        ConfigError: neither a name nor one or two of them.
+    """
+    if "text" not in options:
+        return []
+    said = options["text"]
+    names = [said] if isinstance(said, str) else said
+    known = isinstance(names, list | tuple) and len(names) in (1, 2)
+    if not known or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"data.options.text is {said!r}; expected the name of a column, or a list of two for pairs of texts"
+        )
+    return list(names)
+
+
 def template_of(options: Mapping[str, Any]) -> Callable[[Sequence[str]], list[str]]:
     """Return what puts prompts into `options.template`, where there is one.
 
@@ -95,12 +112,14 @@ def template_of(options: Mapping[str, Any]) -> Callable[[Sequence[str]], list[st
     return lambda prompts: [f"{before}{prompt}{after}" for prompt in prompts]
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: Any) -> Any:
     """Load the tokenizer of a folder or of a hub's name.
 
     Raises:
-        ConfigError: the tokenizer cannot be loaded.
+        ConfigError: no name, or the tokenizer cannot be loaded.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"data.options.tokenizer is {name!r}; expected a text: a folder, or a hub's name")
     if not name:
         raise ConfigError(
             "data.options.text needs data.options.tokenizer: the folder or name that model.source has after `transformers:`"

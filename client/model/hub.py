@@ -225,12 +225,14 @@ def _timm_folder(folder: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{folder} is no folder that timm saved: config.json with `architecture` expected") from error
 
 
-def folder_of(name: str, key: str) -> str | None:
+def folder_of(name: Any, key: str) -> str | None:
     """The folder of that name; None for a hub's name.
 
     Raises:
-        ConfigError: what can only be meant as a folder, and is none; the message names the configuration key.
+        ConfigError: no text, or what can only be meant as a folder, and is none; the message names the configuration key.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{key} is {name!r}; expected a text: a folder, or a hub's name")
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)

@@ -83,7 +83,10 @@ def load_task(name: str, options: Mapping[str, Any] = MappingProxyType({})) -> T
     """
     made = TASKS.load(name)
     require_bindable(made, options, f"training.task_options of {name!r}")
-    task = made(**options)
+    try:
+        task = made(**options)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise ConfigError(f"training.task_options {dict(options)} of {name!r}: {error}; mend the options") from error
     require_part(task, f"training.task {name!r}", {"loss": 2, "metric": 2}, ("metric_name", "higher_is_better"))
     return task
 

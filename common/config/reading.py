@@ -54,7 +54,7 @@ class FederationConfig(Sections):
         for key, value in (overrides or {}).items():
             _assign(merged, key, value)
         method = merged.get("method", "dictpfl")
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             raise ConfigError(f"{origin}: unknown method {method!r}; known: {', '.join(METHODS)}")
         _follow_thresholds(merged)
         _follow_sites(merged)
@@ -141,14 +141,17 @@ def _assign(target: dict[str, Any], dotted: str, value: Any) -> None:
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
-            raise ConfigError(f"{dotted!r}: {section!r} is not a section")
+            raise ConfigError(f"{dotted!r}: {section!r} is not a section, but {target!r}; expected a table of settings")
     target[last] = value
 
 
-def _has(target: Mapping[str, Any], dotted: str) -> bool:
+def _has(target: Any, dotted: str) -> bool:
+    """Tell whether a key is said; what stands in a section's place and is none says all of it, and is refused when it is checked."""
     *sections, last = dotted.split(".")
     for section in sections:
         target = target.get(section, {})
+        if not isinstance(target, Mapping):
+            return True
     return last in target
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dictpfl.deploy.runs.plots import COLOURS, Drawn, axes
+from dictpfl.deploy.runs.plots import COLOURS, Drawn, axes, legend
 
 _NAME = 24  # characters of a block's name that a picture has room for
 
@@ -17,13 +17,15 @@ def shares_by_block(series: Mapping[str, Mapping[str, float]], title: str) -> Dr
     names = list(next(iter(series.values())))
     figure, ax = axes(title, "share of all blocks, %", "", height=max(2.6, 0.34 * len(names) + 1.5))
     thick = 0.8 / len(series)
+    named: list[tuple[Any, str]] = []
     for number, (label, shares) in enumerate(series.items()):
         places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * thick
-        ax.barh(places, [100 * shares[name] for name in names], height=thick, color=COLOURS[number], label=label)
+        bars = ax.barh(places, [100 * shares[name] for name in names], height=thick, color=COLOURS[number])
+        named.append((bars, label))
     ax.axvline(100 / len(names), color="#475569", linewidth=0.8, linestyle="--")
     ax.set_yticks(range(len(names)), [name[-_NAME:] for name in names], fontsize=8)
     ax.invert_yaxis()
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend(ax, named, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -49,9 +51,9 @@ def kept_by_part(blocks: Mapping[str, Mapping[str, Any]]) -> Drawn:
         medianprops={"color": COLOURS[1]},
     )
     shares = [100 * blocks[name]["kept"] / blocks[name]["entries"] for name in names]
-    ax.plot(shares, places, "D", color=COLOURS[2], markersize=5, label="of the whole part")
+    (diamonds,) = ax.plot(shares, places, "D", color=COLOURS[2], markersize=5)
     ax.set_yticks(places, names, fontsize=7)
     ax.invert_yaxis()
     ax.set_xlim(0, 100)
-    ax.legend(frameon=False, fontsize=8)
+    legend(ax, [(diamonds, "of the whole part")], fontsize=8)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from dictpfl.common.law.layout import Layout
 from dictpfl.common.messages.protocol import RoundKind
@@ -25,7 +28,10 @@ _METADATA = ("Date", "Creator", "Format", "Type")
 """Entries that matplotlib would write into a picture about itself; left out, so that equal runs give equal pages."""
 _LEGIBLE = 24  # classes that a legend has room for
 _PHASES = ("train", "evaluate", "store", "seal", "fold", "open")
+_WORDS: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
+"""Texts are what they say: names of classes and institutions may hold `$`."""
 _STYLE: dict[Any, Any] = {
+    **_WORDS,
     "svg.fonttype": "none",
     "svg.hashsalt": "dictpfl",
     "font.family": "sans-serif",
@@ -39,16 +45,35 @@ _STYLE: dict[Any, Any] = {
 
 
 class Drawn(Figure):
-    """Figure that a notebook shows as the same SVG as the report; `figure.axes[0]` changes it, `figure.savefig` writes it."""
+    """Figure that a notebook shows as the same SVG as the report; `figure.axes[0]` changes it, `figure.savefig` writes it.
+
+    No text in it is mathematics: `$` stands for itself.
+    """
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw; axes make texts of their own only now."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        with mpl.rc_context(_WORDS):
+            super().draw(renderer)
 
     def _repr_svg_(self) -> str:
         return svg(self)
 
 
+class _Plain(LogFormatter):
+    """Numbers of a logarithmic axis in plain figures; those of matplotlib are mathematics."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def svg(figure: Figure) -> str:
     """Return the figure as an SVG element, without XML prologue."""
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # Texts stay texts, whose fonts are those of the browser.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata=dict.fromkeys(_METADATA))
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace("<svg ", '<svg aria-hidden="true" ', 1)
@@ -65,6 +90,13 @@ def axes(title: str, x: str, y: str, *, width: float = 6.4, height: float = 3.4)
     if x == "round":
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, ax
+
+
+def legend(ax: Axes, named: Sequence[tuple[Any, str]], **how: Any) -> None:
+    """Add a legend of what was drawn, with a name each; matplotlib's own leaves out names that begin with an underscore."""
+    made = ax.legend([one for one, _ in named], [str(number) for number in range(len(named))], frameon=False, **how)
+    for text, (_, name) in zip(made.get_texts(), named, strict=True):
+        text.set_text(name)
 
 
 def _updates(history: Sequence[RoundRecord]) -> list[RoundRecord]:
@@ -89,29 +121,32 @@ def figure_against_rounds(
         levels: figures that need no round, by name.
     """
     figure, ax = axes(f"Test {metric} by round", "round", metric if validated else f"{metric} (test split)")
+    named: list[tuple[Any, str]] = []
     for colour, (name, histories) in zip(COLOURS, runs.items(), strict=False):
         for number, history in enumerate(histories):
             updates = _updates(history)
-            label = ("test" if validated else name) if number == 0 else "_"
             tested = [(r.update, r.test) for r in updates if r.test is not None]
-            ax.plot([x for x, _ in tested], [y for _, y in tested], color=colour, label=label, marker=".")
+            (line,) = ax.plot([x for x, _ in tested], [y for _, y in tested], color=colour, marker=".")
+            named += [(line, "test" if validated else name)] if number == 0 else []
             ringed = [(r.update, r.test) for r in updates if r.update == best and r.test is not None]
             for x, y in ringed:
-                ax.plot([x], [y], "o", markersize=11, fillstyle="none", color="#111827", label="best by validation")
+                (ring,) = ax.plot([x], [y], "o", markersize=11, fillstyle="none", color="#111827")
+                named.append((ring, "best by validation"))
             if validated:
                 points = _before(history, "validation")
-                ax.plot(
-                    [x for x, _ in points], [y for _, y in points], color=COLOURS[1], label="validation", linewidth=1
-                )
-    _level(ax, levels)
+                (line,) = ax.plot([x for x, _ in points], [y for _, y in points], color=COLOURS[1], linewidth=1)
+                named.append((line, "validation"))
+    named += _levels(ax, levels)
     if len(runs) > 1 or validated or levels:
-        ax.legend(frameon=False)
+        legend(ax, named)
     return figure
 
 
-def _level(ax: Axes, levels: Mapping[str, float]) -> None:
-    for style, (name, value) in zip(("--", ":", "-."), levels.items(), strict=False):
-        ax.axhline(value, color=COLOURS[5], linestyle=style, linewidth=1, label=name)
+def _levels(ax: Axes, levels: Mapping[str, float]) -> list[tuple[Any, str]]:
+    return [
+        (ax.axhline(value, color=COLOURS[5], linestyle=style, linewidth=1), name)
+        for style, (name, value) in zip(("--", ":", "-."), levels.items(), strict=False)
+    ]
 
 
 def losses(history: Sequence[RoundRecord]) -> Drawn:
@@ -123,10 +158,12 @@ def losses(history: Sequence[RoundRecord]) -> Drawn:
         "validation": _before(history, "validation_loss"),
         "training": [(r.update, r.train_loss) for r in updates if r.train_loss is not None],
     }
+    named: list[tuple[Any, str]] = []
     for colour, (name, points) in zip(COLOURS, lines.items(), strict=False):
         if points:
-            ax.plot([x for x, _ in points], [y for _, y in points], color=colour, label=name, marker=".")
-    ax.legend(frameon=False)
+            (line,) = ax.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=".")
+            named.append((line, name))
+    legend(ax, named)
     return figure
 
 
@@ -145,15 +182,19 @@ def figure_against_bytes(
 ) -> Drawn:
     """Test metric against all bytes that one institution sent and received so far, logarithmic; see `figure_against_rounds`."""
     figure, ax = axes(f"Test {metric} by traffic", "MB of one institution, up and down (log)", f"{metric} (test split)")
+    named: list[tuple[Any, str]] = []
     for colour, (name, histories) in zip(COLOURS, runs.items(), strict=False):
         for number, history in enumerate(histories):
             total = np.cumsum([r.bytes_up + r.bytes_down for r in history]) / 1e6
             points = [(m, r.test) for m, r in zip(total, history, strict=True) if r.test is not None]
-            ax.plot(*zip(*points, strict=True), color=colour, label="_" if number else name, marker=".")
+            (line,) = ax.plot(*zip(*points, strict=True), color=colour, marker=".")
+            named += [] if number else [(line, name)]
     ax.set_xscale("log")
-    _level(ax, levels)
+    ax.xaxis.set_major_formatter(_Plain())
+    ax.xaxis.set_minor_formatter(_Plain())
+    named += _levels(ax, levels)
     if len(runs) > 1 or levels:
-        ax.legend(frameon=False)
+        legend(ax, named)
     return figure
 
 
@@ -194,15 +235,15 @@ def classes_by_institution(census: Census) -> Drawn:
     names = list(census.institutions)
     left = np.zeros(len(names))
     shades = mpl.colormaps["cividis"](np.linspace(0, 1, max(2, len(census.classes))))
+    named: list[tuple[Any, str]] = []
     for number, label in enumerate(census.classes):
         values = np.array([census.institutions[name][number] for name in names])
-        ax.barh(names, values, left=left, color=shades[number], label=label, edgecolor="white", linewidth=0.3)
+        bars = ax.barh(names, values, left=left, color=shades[number], edgecolor="white", linewidth=0.3)
+        named.append((bars, label))
         left += values
     ax.invert_yaxis()
     if is_legible:
-        ax.legend(
-            frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class", title_fontsize=8
-        )
+        legend(ax, named, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="class", title_fontsize=8)
     return figure
 
 
@@ -211,11 +252,12 @@ def time_split(history: Sequence[RoundRecord]) -> Drawn:
     figure, ax = axes("Where a round's time goes", "round", "seconds (mean of institutions)")
     updates = _updates(history)
     bottom = np.zeros(len(updates))
+    named: list[tuple[Any, str]] = []
     for colour, phase in zip(COLOURS, _PHASES, strict=False):
         values = np.array([r.seconds.get(phase, 0.0) for r in updates])
-        ax.bar([r.update for r in updates], values, bottom=bottom, color=colour, label=phase)
+        named.append((ax.bar([r.update for r in updates], values, bottom=bottom, color=colour), phase))
         bottom += values
-    ax.legend(frameon=False, ncols=3, fontsize=8)
+    legend(ax, named, ncols=3, fontsize=8)
     ax.margins(y=0.2)
     if (limit := cut(bottom.tolist())) is not None:
         ax.set_ylim(0, limit * 1.2)

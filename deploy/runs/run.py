@@ -201,17 +201,21 @@ class Run:
         return built.eval()
 
     def predict(self, features: Any) -> NDArray[Any]:
-        """Return the model's outputs for samples, one row each, before any softmax.
+        """Return the model's outputs for samples, one row each, before any softmax; of a model of tokens, zeros behind a short row's last.
 
         Args:
-            features: array or tensor (n, ...), as the federation's samples are.
-        """
-        import torch
+            features: array or tensor (n, ...), as the federation's samples are: floats of any width, or token ids with -1 behind the last;
+                or a pandas frame with the columns of the federation's files, which are prepared, scaled and shaped as theirs were; or
+                `dictpfl.Samples`. An array does not say whether its columns are prepared: where the federation prepares them
+                (`data.preprocessing`), it is refused.
 
-        with torch.no_grad():
-            outputs = self.model()(torch.as_tensor(features))
-        found: NDArray[Any] = outputs.numpy()
-        return found
+        Raises:
+            DataError: features of another kind or shape.
+            ModelError: the model does not take them.
+        """
+        from dictpfl.deploy.runs.predictions import predicted
+
+        return predicted(self, features)
 
     def __repr__(self) -> str:
         """Return one line: what was run, what it reached and sent, and how much of the model is trained."""

@@ -48,6 +48,9 @@ def require_row_options(data: Data) -> None:
         require_options(data, (*known, "image", *images.OPTIONS))
     else:
         require_options(data, ("scale", *_OF_ALL, "shape", *of_source, "event"))
+    delimiter = data.options.get("delimiter", ",")
+    if not isinstance(delimiter, str) or not delimiter:
+        raise ConfigError(f'data.options.delimiter is {delimiter!r}; expected a character, such as ";"')
     if data.options.get("target") == "next" and "classes" in data.options:
         raise ConfigError(
             'data.options.classes would be ignored: with data.options.target = "next" each token is the label of the one before it; leave it out'
@@ -99,8 +102,7 @@ class RowReader:
             # The tokenizer's own threads do not survive a fork into workers, and it says so at length.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._table, self._data = table, data
-        text = options.get("text", [])
-        sample = [text] if isinstance(text, str) else list(map(str, text))
+        sample = texts.columns_of(options)
         sample += [str(options[key]) for key in ("image", "prompt") if key in options]
         self._learnt = options.get("target") != "next"
         beside = [data.label, *([str(options["event"])] if "event" in options else [])] if self._learnt else []
@@ -284,7 +286,7 @@ class ParquetTable:
         if numbers is None:
             parts = [self._read(place, list(columns)).to_pandas() for place in range(len(self._groups))]
             whole: pd.DataFrame = pd.concat(parts, ignore_index=True)
-            return whole
+            return whole.rename(columns=str)
         which = np.searchsorted(self._ends, numbers, side="right") - 1
         parts, order = [], []
         for place in np.unique(which):
@@ -293,7 +295,7 @@ class ParquetTable:
             order.append(wanted)
         frame: pd.DataFrame = pd.concat(parts, ignore_index=True)
         sorted_back: pd.DataFrame = frame.iloc[np.argsort(np.concatenate(order), kind="stable")].reset_index(drop=True)
-        return sorted_back
+        return sorted_back.rename(columns=str)  # pandas turns names back into whole numbers
 
     def _group(self, place: int, columns: tuple[str, ...]) -> Any:
         """Columns of a row group, from memory if it is one of the last."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, require_row_options
@@ -107,6 +108,10 @@ def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
     frames: list[pd.DataFrame] = []
     names: tuple[str, ...] = ()
     for path in paths:
+        if not path.exists():
+            raise DataError(
+                f"no file {path}, seen from {Path.cwd()}; expected one of data.source {data.source!r}: mend data.path or data.paths"
+            )
         try:
             frame, names = _frame(path, data)
         except (OSError, ValueError, pd.errors.ParserError) as error:
@@ -125,8 +130,19 @@ def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
         how = 'name the delimiter by data.options.delimiter, such as ";"'
         return read_separated(path, data.options.get("delimiter", ","), how), ()
     if data.source == "parquet":
-        return pd.read_parquet(path), names_in_parquet(path, data.label)
+        # Columns that pandas names by whole numbers are matched by words, as the configuration has them.
+        return pd.read_parquet(path).rename(columns=str), names_in_parquet(path, data.label)
     if data.source == "jsonl":
-        return pd.read_json(path, lines=True), ()
+        return pd.read_json(path, lines=True, **_as_written()), ()
     saved = SavedTable(path, data)
     return saved.rows(None, saved.columns), saved.class_names
+
+
+def _as_written() -> dict[str, Any]:
+    """Options of `pandas.read_json` by which a text stays one: "01" is no number, and "2024-01-01" no date."""
+    import pandas as pd
+
+    dates = inspect.signature(pd.read_json).parameters.get("convert_dates")
+    # Up to pandas 3.0 dates are an option of their own, which later ones warn of.
+    own = {"convert_dates": False} if dates is not None and dates.default is True else {}
+    return {"dtype": False, "convert_axes": False, **own}

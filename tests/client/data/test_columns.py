@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from dictpfl.client.data.source import load_dataset
+from dictpfl.client.model.hub import folder_of
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
@@ -107,3 +108,78 @@ def test_files_with_other_columns_are_refused(tmp_path: Path) -> None:
         load_dataset(section(tmp_path).model_copy(update={"path": "", "paths": twice}), 1)
     with pytest.raises(ConfigError, match=r"data.column is 'id', but each institution has a file"):
         load_dataset(section(tmp_path / "[a].csv", column="id"), 1)
+
+
+@pytest.mark.parametrize("order", [("bool", "float", "text"), ("float", "text", "bool"), ("text", "bool", "float")])
+def test_a_class_is_one_whatever_type_each_file_has(tmp_path: Path, order: tuple[str, ...]) -> None:
+    labels: dict[str, Any] = {
+        "bool": [True, False, True, False],
+        "float": [1.0, 0.0, 1.0, 0.0],
+        "text": ["1", "0", "1", "0"],
+    }
+    for kind in order:
+        TABLE.assign(ill=labels[kind]).to_json(tmp_path / f"{kind}.jsonl", orient="records", lines=True)
+    for kinds in (order, order[:2]):
+        paths = [str(tmp_path / f"{kind}.jsonl") for kind in kinds]
+        said = {"source": "jsonl", "path": "", "paths": paths, "label": "ill", "partition": "column"}
+        dataset = load_dataset(Data.model_validate(said), 1)
+        assert dataset.class_names == ("0", "1")
+        assert dataset.samples.labels.tolist() == [1, 0, 1, 0] * len(kinds)
+
+
+def test_truth_values_beside_numbers_count_as_numbers(tmp_path: Path) -> None:
+    written(tmp_path, TABLE.assign(ill=[True, False, True, False]), "a.csv")
+    written(tmp_path, TABLE.assign(ill=[3.0, 0.0, 1.0, 10.0]), "b.csv")
+    dataset = load_dataset(section(tmp_path / "*.csv", partition="column"), 1)
+    assert dataset.class_names == tuple(map(str, range(11)))
+    assert dataset.samples.labels.tolist() == [1, 0, 1, 0, 3, 0, 1, 10]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_columns_that_pandas_names_by_whole_numbers(tmp_path: Path, *, lazy: bool) -> None:
+    frame = pd.DataFrame(np.column_stack([np.arange(12).reshape(6, 2), np.arange(6) % 2]))
+    frame.to_parquet(tmp_path / "t.parquet", row_group_size=4)
+    data = section(tmp_path / "t.parquet", source="parquet", features=["1", "0"]).model_copy(
+        update={"label": "2", "lazy": lazy}
+    )
+    dataset = load_dataset(data, 1)
+    np.testing.assert_array_equal(dataset.samples.take(np.array([5, 1])).features[:], [[11, 10], [3, 2]])
+    assert dataset.samples.labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_texts_of_json_stay_texts(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"x": {n}, "07": {n}.5, "date": "{c}"}}\n' for n, c in enumerate(["01", "1", "01"])))
+    data = Data.model_validate({"source": "jsonl", "path": str(path), "label": "date"})
+    dataset = load_dataset(data, 1)
+    assert dataset.class_names == ("01", "1")
+    assert dataset.feature_names == ("x", "07")
+    np.testing.assert_array_equal(dataset.samples.features, [[0, 0.5], [1, 1.5], [2, 2.5]])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"text": "id", "max_tokens": "abc", "tokenizer": "t"}, r"max_tokens is 'abc'; expected a whole number"),
+        ({"text": "id", "max_tokens": 0, "tokenizer": "t"}, "max_tokens is 0; expected a whole number of 1 or more"),
+        ({"text": [], "tokenizer": "t"}, r"text is \[\]; expected the name of a column"),
+        ({"text": 5, "tokenizer": "t"}, "text is 5; expected the name of a column"),
+        ({"text": ["id", 5], "tokenizer": "t"}, "or a list of two"),
+        ({"text": ["id", "age", "height"], "tokenizer": "t"}, "or a list of two"),
+        ({"text": "id", "tokenizer": 5}, "tokenizer is 5; expected a text"),
+        ({"delimiter": 5}, "delimiter is 5; expected a character"),
+        ({"delimiter": ""}, "delimiter is ''; expected a character"),
+    ],
+)
+def test_options_of_other_kinds_are_told(tmp_path: Path, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load_dataset(section(written(tmp_path, TABLE), options=options), 1)
+    if "delimiter" not in options:
+        TABLE.to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(ConfigError, match=match):
+            load_dataset(section(tmp_path / "t.parquet", source="parquet", lazy=True, options=options), 1)
+
+
+def test_a_folder_is_named_by_a_text() -> None:
+    with pytest.raises(ConfigError, match="the key is 5; expected a text"):
+        folder_of(5, "the key")

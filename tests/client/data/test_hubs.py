@@ -150,7 +150,7 @@ def test_what_is_a_hub_s_name(
 
 def test_a_missing_file_is_no_question_to_the_hub(online: Hub) -> None:
     (Path.cwd() / "data").mkdir()
-    with pytest.raises(DataError, match="cannot read data/gone"):
+    with pytest.raises(DataError, match="no file data/gone, seen from"):
         load_dataset(Data(source="parquet", path="data/gone"), seed=1)
     pd.DataFrame({"x": [1.0, 2.0], "label": [0, 1]}).to_parquet("data/gone")
     assert len(load_dataset(Data(source="parquet", path="data/gone"), seed=1).samples) == 2

@@ -234,8 +234,8 @@ def test_bad_options(tmp_path: Path, options: dict[str, Any], match: str) -> Non
 def test_missing_paths(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.path is empty"):
         load_dataset(Data(source="csv"), seed=1)
-    for kind in ("csv", "parquet"):
-        with pytest.raises(DataError, match="cannot read"):
+    for kind in ("csv", "parquet", "jsonl", "datasets"):
+        with pytest.raises(DataError, match=f"no file .*absent, seen from .*; expected one of data.source '{kind}'"):
             load_dataset(Data(source=kind, path=str(tmp_path / "absent")), seed=1)
     with pytest.raises(DataError, match="folder of the IDX files"):
         load_dataset(Data(source="fashion_mnist", path=str(tmp_path)), seed=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,6 +36,21 @@ def test_regression(shape: tuple[int, ...]) -> None:
         task.loss(torch.zeros(3, 3), targets)
     with pytest.raises(ModelError, match=r'read as classes: set data\.options\.target = "regression"'):
         task.loss(torch.zeros(3, 5), torch.tensor([0, 4, 1]))
+
+
+class Rising:
+    """Options without annotations: a value of another kind fails inside."""
+
+    metric_name, higher_is_better = "rise", True
+
+    def __init__(self, edges: Any) -> None:
+        self.edges = tuple(map(float, edges))
+
+
+@pytest.mark.parametrize("edges", [["a"], 5, "abc", None])
+def test_values_that_a_task_fails_at_are_named(edges: Any) -> None:
+    with pytest.raises(ConfigError, match=r"training\.task_options {'edges': .*} of '.*:Rising': .*; mend the options"):
+        load_task(f"{__name__}:Rising", {"edges": edges})
 
 
 def test_unknown_tasks() -> None:

@@ -1,0 +1,117 @@
+"""Outputs of a run's model for samples that are given as arrays, as columns of a table, or as samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dictpfl.client.data.preparing.preparation import as_samples
+from dictpfl.client.data.raw import Table
+from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.tables import numbers
+from dictpfl.client.training.calling import forward, tensors_of
+from dictpfl.common.errors import DataError, ModelError
+from dictpfl.common.genesis import Genesis
+from dictpfl.common.settings import Data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dictpfl.deploy.runs.run import Run
+
+_BATCH = 64
+_LABEL = "dictpfl label"
+"""Column of labels that nobody looks at."""
+_OF_FEATURES = ("scale", "shape")
+"""Options of a table that make features, not labels."""
+
+
+def predicted(run: Run, features: Any) -> NDArray[Any]:
+    """Compute the outputs of a run's model, as `Run.predict` says.
+
+    Raises:
+        DataError: features of another kind or shape.
+        ModelError: the model does not take them.
+    """
+    samples, model = _samples_of(run, features), run.model()
+    starts = range(0, max(1, len(samples)), _BATCH)
+    parts = (samples.take(np.arange(start, min(start + _BATCH, len(samples)))) for start in starts)
+    try:
+        with torch.no_grad():
+            rows = [forward(model, tensors_of(model, part)[0]).numpy() for part in parts]
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"the model does not take features of {samples.features.dtype} and shape {samples.features.shape[1:]} each: {error}; give them as "
+            "the federation's samples are"
+        ) from error
+    return _joined(rows)
+
+
+def _samples_of(run: Run, features: Any) -> Samples:
+    from dictpfl.deploy.exports.finished import Finished
+    from dictpfl.deploy.runs.run import first_institution
+
+    genesis = Genesis.load(first_institution(run.folder))
+    data, expected = genesis.config.data, tuple(genesis.sample_shape)
+    if isinstance(features, Samples):
+        samples = features
+    elif hasattr(features, "iloc"):
+        samples = _of_frame(data, features)
+    elif data.preprocessing.on:
+        raise DataError(
+            f"features: found {type(features).__name__}, and this federation prepares columns (data.preprocessing): whether these are prepared, an "
+            f"array does not say. Expected a pandas frame with the columns {_some(data.features)} as they stand, or dictpfl.Samples"
+        )
+    else:
+        values = _array(features)
+        samples = Samples(values, np.zeros(len(values), np.int64))
+    if isinstance(samples, Table):
+        samples = as_samples(samples, genesis.config, Finished.load(run.folder).state)
+    shape = samples.features.shape[1:]
+    if shape != expected and samples.features.dtype != np.int64:  # rows of tokens may be shorter
+        raise DataError(
+            f"features: found samples of shape {shape}, the model takes {expected}; expected an array ({', '.join(map(str, ('n', *expected)))})"
+        )
+    return samples
+
+
+def _array(features: Any) -> NDArray[Any]:
+    if isinstance(features, torch.Tensor):
+        features = features.detach().cpu()
+        features = (features.float() if features.is_floating_point() else features).numpy()
+    array = np.asarray(features)
+    if array.ndim == 0:
+        raise DataError(f"features: found {features!r}; expected an array or tensor (n, ...), a row for each sample")
+    return array
+
+
+def _of_frame(data: Data, frame: pd.DataFrame) -> Samples:
+    """Read columns as the federation's files were read."""
+    if not data.features:
+        raise DataError(
+            "features: found a frame, and the federation's samples are no columns of a table; give an array"
+        )
+    columns = frame.rename(columns=str)
+    if missing := [name for name in data.features if name not in columns]:
+        raise DataError(
+            f"features: the frame lacks the columns {_some(missing)}; this federation's are {_some(data.features)}"
+        )
+    options = {key: value for key, value in data.options.items() if key in _OF_FEATURES}
+    changed = {"path": "features", "label": _LABEL, "column": "", "split_column": "", "exclude": [], "options": options}
+    return numbers(data.model_copy(update=changed), columns[list(data.features)].assign(**{_LABEL: 0})).samples
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")  # noqa: PLR2004 -- a line is enough
+
+
+def _joined(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Rows of all batches; each batch of tokens was cut to its own longest."""
+    if rows[0].ndim > 2:  # noqa: PLR2004 -- samples, tokens, outputs of each
+        longest = max(len(part[0]) for part in rows if len(part))
+        rows = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), *[(0, 0)] * (p.ndim - 2))) for p in rows]
+    return np.concatenate(rows)
