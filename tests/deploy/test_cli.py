@@ -101,7 +101,7 @@ def test_evaluate_and_merged_export(config: Path, tmp_path: Path) -> None:
     assert institution.returncode == 0, institution.stderr
     wrong = dictpfl("evaluate", "run", "--set", "data.source=breast_cancer", cwd=tmp_path)
     assert wrong.returncode == 1
-    assert "the model takes (1, 8, 8)" in wrong.stderr
+    assert "the data have classes malignant, benign, the federation 0, 1, 2" in wrong.stderr
     assert dictpfl("evaluate", "run", "--set", "training.epochs=2", cwd=tmp_path).returncode == 1
     merged = dictpfl("export", "run", "--format", "merged", "-o", "merged", cwd=tmp_path)
     assert merged.returncode == 0, merged.stderr
