@@ -84,7 +84,7 @@ def test_images_of_a_table(folder: Path) -> None:
         ({"mean": [0.1, 0.2]}, "one number above zero, or 3"),
         ({"sise": 3}, "unknown sise"),
         ({"sites": "yes"}, "expected true or false"),
-        ({"classes": ["blue"]}, "no images"),
+        ({"classes": ["blue"]}, "which are not in data.options.classes"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], match: str, folder: Path) -> None:
