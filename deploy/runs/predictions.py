@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from dictpfl.client.data.tables import numbers
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.common.errors import DataError, ModelError
 from dictpfl.common.genesis import Genesis
+from dictpfl.common.law.stored import of_bytes
 from dictpfl.common.settings import Data
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from dictpfl.deploy.runs.run import Run
+    from torch import nn
 
 _BATCH = 64
 _LABEL = "dictpfl label"
@@ -30,14 +31,20 @@ _OF_FEATURES = ("scale", "shape")
 """Options of a table that make features, not labels."""
 
 
-def predicted(run: Run, features: Any) -> NDArray[Any]:
+def predicted(shared: Path, home: Path, model: nn.Module, features: Any) -> NDArray[Any]:
     """Compute the outputs of a run's model, as `Run.predict` says.
+
+    Args:
+        shared: file of the shared state.
+        home: an institution's folder, which has the agreement.
+        model: the run's, in evaluation mode.
+        features: see `Run.predict`.
 
     Raises:
         DataError: features of another kind or shape.
         ModelError: the model does not take them.
     """
-    samples, model = _samples_of(run, features), run.model()
+    samples = _samples_of(shared, home, features)
     starts = range(0, max(1, len(samples)), _BATCH)
     parts = (samples.take(np.arange(start, min(start + _BATCH, len(samples)))) for start in starts)
     try:
@@ -51,11 +58,8 @@ def predicted(run: Run, features: Any) -> NDArray[Any]:
     return _joined(rows)
 
 
-def _samples_of(run: Run, features: Any) -> Samples:
-    from dictpfl.deploy.exports.finished import Finished
-    from dictpfl.deploy.runs.run import first_institution
-
-    genesis = Genesis.load(first_institution(run.folder))
+def _samples_of(shared: Path, home: Path, features: Any) -> Samples:
+    genesis = Genesis.load(home)
     data, expected = genesis.config.data, tuple(genesis.sample_shape)
     if isinstance(features, Samples):
         samples = features
@@ -70,7 +74,8 @@ def _samples_of(run: Run, features: Any) -> Samples:
         values = _array(features)
         samples = Samples(values, np.zeros(len(values), np.int64))
     if isinstance(samples, Table):
-        samples = as_samples(samples, genesis.config, Finished.load(run.folder).state)
+        state = of_bytes(shared.read_bytes(), genesis.federation, genesis.layout, genesis.tallies)
+        samples = as_samples(samples, genesis.config, state)
     shape = samples.features.shape[1:]
     if shape != expected and samples.features.dtype != np.int64:  # rows of tokens may be shorter
         raise DataError(

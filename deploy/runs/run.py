@@ -215,7 +215,7 @@ class Run:
         """
         from dictpfl.deploy.runs.predictions import predicted
 
-        return predicted(self, features)
+        return predicted(self.folder / STATE, first_institution(self.folder), self.model(), features)
 
     def __repr__(self) -> str:
         """Return one line: what was run, what it reached and sent, and how much of the model is trained."""
