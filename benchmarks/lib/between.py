@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.tokens.install import reduce_tokens, with_gamma
@@ -124,10 +124,16 @@ WORKLOADS: Mapping[str, Workload] = {
 
 
 @cache
+def _dataset(name: str) -> Dataset:
+    """All samples of a workload, made once: seeds only divide them."""
+    return load_dataset(Data.model_validate(dict(WORKLOADS[name].data)), 1)
+
+
+@cache
 def _split(name: str, seed: int, shrunk: int) -> tuple[tuple[Samples, ...], NDArray[Any] | None]:
     """Training, validation and test samples, and the groups of the last."""
     load = WORKLOADS[name]
-    dataset = load_dataset(Data.model_validate(dict(load.data)), 1)
+    dataset = _dataset(name)
     order = np.random.default_rng(seed).permutation(len(dataset.samples))
     ends = np.cumsum([size // shrunk for size in load.sizes])
     parts = tuple(dataset.samples.take(one) for one in np.split(order[: ends[2]], ends[:2]))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
@@ -143,7 +142,7 @@ def _samples(
             } | overrides  # the federation's test samples are not these
         classes = classes_of(finished, folder)
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
-        if isinstance(dataset.samples, LazySamples) and _is_part(dataset.class_names, classes):
+        if type(dataset.samples) is not Samples and _is_part(dataset.class_names, classes):
             overrides["data.options.classes"] = list(classes)  # by itself it numbers those that it has
             dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
         if dataset.splits is not None:
@@ -204,7 +203,7 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
         raise DataError(
             f"the data have classes {', '.join(unknown[:10])}, the federation {', '.join(classes[:10])}; expected some of those, by the same names"
         )
-    if isinstance(dataset.samples, LazySamples) or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if type(dataset.samples) is not Samples or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"the data have {', '.join(own[:10])}, the federation {', '.join(classes[:10])}, and labels that cannot be numbered anew; set "
             "data.options.classes to the latter"

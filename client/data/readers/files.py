@@ -207,24 +207,23 @@ def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> lis
         )
     if missing := [name for name in classes if not (root / name).is_dir()]:
         _log.warning("classes without a folder", folder=str(root), classes=missing)
-    others = [
-        path.relative_to(root)
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and (path.suffix.lower() not in endings or path.relative_to(root).parts[0] not in classes)
+    found: list[tuple[Path, int]] = []
+    others = [path for path in sorted(root.iterdir()) if path.is_file()]
+    for number, name in enumerate(classes):
+        for path in sorted((root / name).rglob("*")):
+            if path.suffix.lower() in endings and path.is_file():
+                found.append((path, number))
+            elif path.is_file():
+                others.append(path)
+    left = [
+        path for path in (p.relative_to(root) for p in others) if not any(part.startswith(".") for part in path.parts)
     ]
-    if others:
+    if left:
         _log.warning(
-            "files that are none of these samples are left out", folder=str(root), files=len(others), first=str(others[0]),
+            "files that are none of these samples are left out", folder=str(root), files=len(left), first=str(left[0]),
             expected=f"CLASS/NAME with one of {', '.join(sorted(endings))}",
         )  # fmt: skip
-    return [
-        (path, number)
-        for number, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in endings and path.is_file()
-    ]
+    return found
 
 
 def _folders(folder: Path) -> list[Path]:
