@@ -16,7 +16,6 @@ from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset, of_other_source
 from dictpfl.client.folder import VALIDATION
-from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.measuring import agreed_metrics
 from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
@@ -26,6 +25,7 @@ from dictpfl.common.settings import Data
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_words
 from dictpfl.deploy.runs.census import read_census
+from dictpfl.deploy.runs.predictions import outputs_of
 from dictpfl.deploy.simulation.founding import TEST, read_samples
 
 
@@ -212,7 +212,6 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
     return Samples(dataset.samples.features, numbers[labels])
 
 
-_BATCH = 64
 _PLACES = {"data.path", "data.source", "data.test_path", "data.split_column"}
 
 
@@ -237,12 +236,8 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
         )
 
 
-@torch.no_grad()
 def _predicted(model: torch.nn.Module, samples: Samples) -> NDArray[np.int64]:
-    # By the batch: samples may be on disk.
-    starts = range(0, len(samples), _BATCH)
-    parts = (samples.take(np.arange(start, min(start + _BATCH, len(samples)))) for start in starts)
-    rows = [forward(model, tensors_of(model, part)[0]).argmax(dim=-1).cpu().numpy() for part in parts]
+    rows = [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, samples)]
     predicted: NDArray[np.int64] = np.concatenate(rows)
     return predicted
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from dictpfl.common.settings import Data
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
+    from torch import Tensor, nn
 
 _BATCH = 64
 _LABEL = "dictpfl label"
@@ -45,17 +45,22 @@ def predicted(shared: Path, home: Path, model: nn.Module, features: Any) -> NDAr
         ModelError: the model does not take them.
     """
     samples = _samples_of(shared, home, features)
-    starts = range(0, max(1, len(samples)), _BATCH)
-    parts = (samples.take(np.arange(start, min(start + _BATCH, len(samples)))) for start in starts)
     try:
-        with torch.no_grad():
-            rows = [forward(model, tensors_of(model, part)[0]).numpy() for part in parts]
+        rows = [part.numpy() for part in outputs_of(model, samples)]
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(
             f"the model does not take features of {samples.features.dtype} and shape {samples.features.shape[1:]} each: {error}; give them as "
             "the federation's samples are"
         ) from error
     return _joined(rows)
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, samples: Samples) -> Iterator[Tensor]:
+    """Yield a model's outputs batch by batch, since samples may be on disk; one empty batch where there are none."""
+    for start in range(0, max(1, len(samples)), _BATCH):
+        part = samples.take(np.arange(start, min(start + _BATCH, len(samples))))
+        yield forward(model, tensors_of(model, part)[0])
 
 
 def _samples_of(shared: Path, home: Path, features: Any) -> Samples:
