@@ -18,6 +18,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.deploy.app.bundle import PACKAGE, app_version, write_app
 from dictpfl.deploy.runs.run import CONFIG, INSTITUTIONS
+from dictpfl.deploy.units import counted
 
 PARTIES = "parties"
 """Folder in the app's folder with `coordinator/` and `institutions/`; not part of the bundle."""
@@ -73,7 +74,7 @@ framework: [dictpfl, torch]
 
 # {name}: federated fine-tuning on encrypted updates
 
-{participants} institutions train `{model}` on `{dataset}` for {counted(rounds, 'round')}. Each update is decomposed (W = W0 + D T, only T is shared),
+{participants} institutions train `{model}` on `{dataset}` for {rounds}. Each update is decomposed (W = W0 + D T, only T is shared),
 pruned by its history, quantised and encrypted under CKKS. The ServerApp adds ciphertexts; it holds no key and cannot read any of them. Made by
 [dictpfl](https://arxiv.org/abs/2510.21086) from `{config}`.
 
@@ -175,7 +176,7 @@ def write_federation(config: FederationConfig, target: Path, *, source: Path, pu
     )  # fmt: skip
     (target / "README.md").write_text(
         _README.format(
-            name=name, participants=config.federation.participants, rounds=config.federation.rounds, model=config.model.source,
+            name=name, participants=config.federation.participants, rounds=counted(config.federation.rounds, "round"), model=config.model.source,
             dataset=config.data.source, config=source.name, parties=PARTIES, here=f"{PARTIES}/{INSTITUTIONS}",
         ),
         encoding="utf-8",
