@@ -14,8 +14,17 @@ from dictpfl.common.config.models import (
 from dictpfl.common.config.refusing import refuse_first
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
-from dictpfl.common.rounds import CLEAR_LEAST, Budget
-from dictpfl.common.settings import Preprocessing
+from dictpfl.common.rounds import CLEAR_LEAST, Aggregation, Budget
+from dictpfl.common.settings import Data, Preprocessing
+
+_READ_BY_RULE = {
+    "average": (),
+    "momentum": ("momentum",),
+    "adagrad": ("momentum", "floor"),
+    "adam": ("momentum", "second", "floor"),
+    "yogi": ("momentum", "second", "floor"),
+}
+"""Numbers of `[aggregation]` that each rule reads, beside its rate."""
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
@@ -121,11 +130,31 @@ def _require_used(config: Sections, origin: str) -> None:
             f'{origin}: data.sizes is "equal", but data.partition {config.data.partition!r} decides sizes itself; '
             "set data.partition to `dirichlet` or `iid`, or data.sizes to `drawn`"
         )
+    _require_read(config, origin)
     if config.encryption.rescore_every and config.decision != CLEAR_LEAST:
         raise ConfigError(
             f"{origin}: encryption.rescore_every is {config.encryption.rescore_every}, but no scores pick what is encrypted; set "
             'encryption.sealed_share between 0 and 1 with sensitivity = "gradient", or rescore_every = 0'
         )
+
+
+def _require_read(config: Sections, origin: str) -> None:
+    """Refuse numbers of a partition or a rule that another one was chosen over. Defaults pass: a saved configuration holds them all."""
+    data, said, read = config.data, config.aggregation, _READ_BY_RULE[config.aggregation.rule]
+    wrong = {
+        f"data.alpha is {data.alpha:g}, which `dirichlet` alone reads, and data.partition is {data.partition!r}; set partition to "
+        "`dirichlet`, or leave alpha out": data.alpha != Data().alpha and data.partition != "dirichlet",
+        f"data.column is {data.column!r}, which names institutions, but data.partition is {data.partition!r}, so that they are not made "
+        "by it; set partition to `column`, or name the column in data.exclude if it is only no feature": (
+            bool(data.column) and data.partition != "column"
+        ),
+    } | {
+        f"aggregation.{key} is {value:g}, which the rule {said.rule!r} does not read; leave it out, or choose another rule": (
+            key not in read and value != getattr(Aggregation(), key)
+        )
+        for key, value in {"momentum": said.momentum, "second": said.second, "floor": said.floor}.items()
+    }  # fmt: skip
+    refuse_first(wrong, f"{origin}: ")
 
 
 def _require_samplable(config: Sections, origin: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dictpfl.common.config import FederationConfig, known_keys, literal_values
 from dictpfl.common.errors import ConfigError, ParameterError
+from dictpfl.common.law.aggregation import moved
 from dictpfl.common.presets import METHODS
 from dictpfl.common.protection import Encryption
-from dictpfl.common.rounds import Pruning
+from dictpfl.common.rounds import Aggregation, Pruning
 
 
 def test_the_default_is_sound() -> None:
@@ -120,12 +122,42 @@ def test_equal_sizes_are_of_partitions_that_can_have_them() -> None:
     [
         ({"training.momentum": 0.9}, {"training.optimizer": "sgd"}, r"training\.momentum is 0\.9, but optimizer .adam. has none"),
         ({"decomposition.refresh_ranks": [1]}, {"decomposition.refresh_every": 5}, "refresh_every is 0"),
+        ({"data.alpha": 0.1}, {"data.partition": "dirichlet"}, r"data\.alpha is 0\.1, which `dirichlet` alone reads"),
+        ({"data.column": "site"}, {"data.partition": "column"}, "set partition to `column`, or name the column in data.exclude"),
+        ({"aggregation.momentum": 0.5}, {"aggregation.rule": "momentum"}, "rule 'average' does not read"),
+        ({"aggregation.second": 0.9}, {"aggregation.rule": "adam"}, "rule 'average' does not read"),
+        ({"aggregation.floor": 0.1}, {"aggregation.rule": "adagrad"}, "rule 'average' does not read"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_refused(said: dict[str, object], with_what: dict[str, object], reason: str) -> None:
     assert FederationConfig.of({}, said | with_what)
     with pytest.raises(ConfigError, match=reason):
         FederationConfig.of({}, said)
+
+
+def test_what_a_rule_reads_is_what_its_step_depends_on() -> None:
+    """The table of what each rule reads is held to the arithmetic itself."""
+    for rule in ("average", "momentum", "adagrad", "adam", "yogi"):
+        for key, other in {"momentum": 0.5, "second": 0.5, "floor": 0.5}.items():
+            moments, values = (np.full(3, 0.2), np.full(3, 0.3)), np.array([0.1, -0.4, 2.0])
+            kept = {"average": 0, "momentum": 1}.get(rule, 2)
+            steps = [
+                moved(
+                    Aggregation.model_validate({"rule": rule, **said}),
+                    np.zeros(3),
+                    moments[:kept],
+                    values,
+                    np.ones(3, dtype=bool),
+                )[0]
+                for said in ({}, {key: other})
+            ]
+            changes = not np.array_equal(*steps)
+            try:
+                FederationConfig.of({}, {"aggregation.rule": rule, f"aggregation.{key}": other})
+            except ConfigError:
+                assert not changes, (rule, key)
+            else:
+                assert changes, (rule, key)
 
 
 def test_scores_come_anew_only_where_they_pick_what_is_encrypted() -> None:

@@ -79,8 +79,8 @@ def test_the_id_covers_what_training_depends_on(genesis: Genesis) -> None:
         replace(genesis, layout=Layout.of([("w", (2, 5), Kind.TABLE), ("v", (2, 3), Kind.TABLE), ("c", (3,), Kind.DENSE)])),
         *(replace(genesis, config=FederationConfig.of({"decomposition": {"refresh_every": 2, "orientation": "smaller"}}, o))
           for o in ({"pruning.s": 0.6}, {"training.learning_rate": 0.1}, {"federation.rounds": 21}, {"grid.value_bits": 9}, {"training.proximal": 0.1},
-                    {"aggregation.rule": "adam"}, {"aggregation.rate": 0.5}, {"aggregation.momentum": 0.5},
-                    {"aggregation.second": 0.9}, {"aggregation.floor": 1e-8})),
+                    {"aggregation.rule": "adam"}, {"aggregation.rate": 0.5}, *({"aggregation.rule": "adam", **one} for one in (
+                        {"aggregation.momentum": 0.5}, {"aggregation.second": 0.9}, {"aggregation.floor": 1e-8})))),
     ]  # fmt: skip
     assert len({genesis.federation, *(other.federation for other in others)}) == len(others) + 1
 
