@@ -176,12 +176,18 @@ class Twin:
 
         Raises:
             LayoutError: another shape than (layout.size,).
-            ModelError: a value that is not finite.
+            ModelError: a value that is not finite, here or in the module's dtype.
         """
         if not np.isfinite(vector).all():
             raise ModelError("the shared vector holds values that are not finite; do not train or serve this model")
         for name, value in self.layout.unflatten(vector).items():
-            _put(self._tensor(name), value)
+            tensor = self._tensor(name)
+            _put(tensor, value)
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelError(
+                    f"{name} of the shared vector has values up to {np.abs(value).max():.3g}, more than {tensor.dtype} holds: updates run away; "
+                    "lower aggregation.rate or training.learning_rate, and begin anew"
+                )
             if self.roles.get(name) is Role.STATISTIC and name.endswith("running_var"):
                 self._tensor(name).clamp_(min=0.0)
 
