@@ -328,11 +328,19 @@ def parquet_rows(data: Data) -> RowReader:
     """Rows of a section whose source is `parquet`: of a file, of all in a folder, or of a data set of the hub."""
     if hubs.is_hub(data.path, data.source):
         return RowReader(data, ParquetTable(hubs.local_files(data.path), data.label))
-    path = path_of(data)
+    return RowReader(data, ParquetTable(parquet_files(path_of(data)), data.label))
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """Files of a data set: the file itself, or all below a folder, in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
     paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not paths or not paths[0].is_file():
         raise DataError(f"no file {path}; expected a Parquet file, or a folder of some")
-    return RowReader(data, ParquetTable(paths, data.label))
+    return paths
 
 
 def names_in_parquet(path: Path, label: str) -> tuple[str, ...]:

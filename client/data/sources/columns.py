@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
-from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, require_row_options
+from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, parquet_files, require_row_options
 from dictpfl.client.data.readers.separated import read_separated
 from dictpfl.client.data.samples import Dataset, path_of, sites_of
 from dictpfl.client.data.source import SOURCES
@@ -104,23 +104,36 @@ def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Read the frame, and the names that the file itself gives to its classes."""
     import pandas as pd
 
-    paths = hubs.local_files(data.path) if hubs.is_hub(data.path, data.source) else [path_of(data)]
+    paths = hubs.local_files(data.path) if hubs.is_hub(data.path, data.source) else _files(path_of(data), data.source)
     frames: list[pd.DataFrame] = []
-    names: tuple[str, ...] = ()
+    names = set[tuple[str, ...]]()
     for path in paths:
         if not path.exists():
             raise DataError(
                 f"no file {path}, seen from {Path.cwd()}; expected one of data.source {data.source!r}: mend data.path or data.paths"
             )
         try:
-            frame, names = _frame(path, data)
+            frame, own = _frame(path, data)
         except (OSError, ValueError, pd.errors.ParserError) as error:
             raise DataError(f"cannot read {path} as {data.source}: {error}") from error
         frames.append(frame)
+        names |= {own} - {()}
+    if len(names) > 1:
+        raise DataError(
+            f"the files of {data.path} name other classes: {' and '.join(', '.join(n[:5]) for n in sorted(names))}"
+        )
     frame = frames[0] if len(frames) == 1 else pd.concat(_alike(frames, [*map(str, paths)]), ignore_index=True)
     if frame.empty:
         raise DataError(f"{data.path}: no rows; expected at least one sample")
-    return frame, names
+    return frame, next(iter(names), ())
+
+
+def _files(path: Path, source: str) -> list[Path]:
+    """What is read for a path: of a folder of Parquet files each, so that none's columns are lost; of one divided by `column=value`, all at once."""
+    if source != "parquet" or not path.is_dir():
+        return [path]
+    paths = parquet_files(path)
+    return [path] if any("=" in part for one in paths for part in one.relative_to(path).parts[:-1]) else paths
 
 
 def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dictpfl.client.data.source import load_dataset
@@ -145,6 +148,34 @@ def test_columns_that_pandas_names_by_whole_numbers(tmp_path: Path, *, lazy: boo
     dataset = load_dataset(data, 1)
     np.testing.assert_array_equal(dataset.samples.take(np.array([5, 1])).features[:], [[11, 10], [3, 2]])
     assert dataset.samples.labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_folder_of_parquet_files_is_read_whole(tmp_path: Path, *, lazy: bool) -> None:
+    """pandas alone would take the first file's columns, drop what others have beside them, and forget the names of classes."""
+    (tmp_path / "deep").mkdir()
+    numbered = TABLE.assign(ill=[0, 1, 0, 1])
+    said = {"info": {"features": {"ill": {"names": ["well", "sick"], "_type": "ClassLabel"}}}}
+    for name, frame in (("b", numbered), ("a", numbered.iloc[:2]), ("deep/c", numbered.iloc[2:])):
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(said)}), tmp_path / f"{name}.parquet")
+    data = section(tmp_path, source="parquet", exclude=["id"], features=["age", "height"], lazy=lazy)
+    dataset = load_dataset(data, 1)
+    assert dataset.class_names == ("well", "sick")
+    ages = dataset.samples.take(np.arange(8)).features[:, 0].tolist()
+    assert ages == [30, 40, 30, 40, 50, 60, 50, 60]
+    numbered.assign(weight=1.0).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d\.parquet"):
+        load_dataset(data, 1)
+
+
+def test_a_folder_divided_by_a_column_has_it(tmp_path: Path) -> None:
+    for site, part in (("north", TABLE.iloc[:2]), ("south", TABLE.iloc[2:])):
+        (tmp_path / f"site={site}").mkdir()
+        part.to_parquet(tmp_path / f"site={site}" / "0.parquet")
+    dataset = load_dataset(section(tmp_path, source="parquet", column="site", partition="column"), 1)
+    assert dataset.groups is not None
+    assert list(map(str, dataset.groups)) == ["north", "north", "south", "south"]
 
 
 def test_texts_of_json_stay_texts(tmp_path: Path) -> None:
