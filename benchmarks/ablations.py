@@ -22,7 +22,7 @@ from typing import Any
 
 from lib.ablations_page import draw, page
 from lib.federations import Cell, mean_and_spread, measure_all
-from lib.machine import RESULTS, write_results
+from lib.machine import RESULTS, seed_list, write_results
 
 NAME = "ablations"
 MANY = 20
@@ -163,7 +163,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="three seeds, all numbers of institutions")
     parser.add_argument("--only", default=",".join(ABLATIONS), help="separated by commas")
-    parser.add_argument("--seeds", default="", help="separated by commas; 1, or 1,2,3 with --full")
+    parser.add_argument("--seeds", type=seed_list, default="", help="separated by commas; 1, or 1,2,3 with --full")
     parser.add_argument("--jobs", type=int, default=2, help="processes; each trains on one thread")
     parser.add_argument(
         "--page", action="store_true", help="only write page and plot again, from the results that are there"
@@ -172,7 +172,7 @@ def main() -> int:
     names = given.only.split(",")
     if unknown := sorted({*names} - {*ABLATIONS}):
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(ABLATIONS)}")
-    seeds = [int(seed) for seed in (given.seeds or ("1,2,3" if given.full else "1")).split(",")]
+    seeds = given.seeds or ([1, 2, 3] if given.full else [1])
     fresh = {} if given.page else measured(names, seeds, 10**6 if given.full else MANY, given.jobs)
     path = RESULTS / f"{NAME}.json"
     earlier = json.loads(path.read_bytes())["ablations"] if path.exists() else {}

@@ -24,7 +24,7 @@ from typing import Any
 
 from lib.accuracy_page import draw, page
 from lib.federations import mean_and_spread, measure_all
-from lib.machine import RESULTS, ROOT, Requirement, conclude, write_results
+from lib.machine import RESULTS, ROOT, Requirement, conclude, seed_list, write_results
 from lib.tuning import SEEDS as TUNING_SEEDS
 from lib.tuning import Tuning, best_rate, tune
 from lib.workloads import METHODS, SMALL, WORKLOADS
@@ -106,14 +106,14 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all workloads whose data are here")
     parser.add_argument("--workloads", default="", help=f"of {', '.join(WORKLOADS)}; separated by commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
-    parser.add_argument("--seeds", default="1,2,3", help="seeds that are reported, not those that tune")
+    parser.add_argument("--seeds", type=seed_list, default="1,2,3", help="seeds that are reported, not those that tune")
     parser.add_argument("--jobs", type=int, default=2, help="processes; each trains on one thread")
     parser.add_argument("--quick", action="store_true", help="one seed, no extended grids; writes nothing")
     parser.add_argument(
         "--page", action="store_true", help="only write page and plot again, from the results that are there"
     )
     given = parser.parse_args()
-    methods, seeds = given.methods.split(","), [int(s) for s in given.seeds.split(",")][: 1 if given.quick else None]
+    methods, seeds = given.methods.split(","), given.seeds[: 1 if given.quick else None]
     unknown = [*({*given.workloads.split(",")} - {*WORKLOADS, ""}), *({*methods} - {*METHODS})]
     tuning = {*TUNING_SEEDS, *(seed for w in WORKLOADS.values() for seed in w.further)} & {*seeds}
     if unknown or tuning:

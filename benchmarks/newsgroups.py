@@ -35,6 +35,7 @@ from lib.machine import (
     panels,
     preamble,
     requirement_lines,
+    seed_list,
     write_results,
 )
 
@@ -231,7 +232,9 @@ each round and after the last, so that the two cannot be compared with each othe
 def main() -> int:
     """Measure, print, write; 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="1,2,3,4,5", help="seeds that are reported, separated by commas")
+    parser.add_argument(
+        "--seeds", type=seed_list, default="1,2,3,4,5", help="seeds that are reported, separated by commas"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes; each trains on one thread")
     parser.add_argument("--quick", action="store_true", help="one round of 300 messages; writes no results")
     arguments = parser.parse_args()
@@ -239,7 +242,7 @@ def main() -> int:
         print("data/newsgroups.parquet is missing: run python experiments/fetch.py", file=sys.stderr)
         return 2
     changes: Mapping[str, Any] = QUICK if arguments.quick else {}
-    seeds = [int(seed) for seed in arguments.seeds.split(",")][: 1 if arguments.quick else None]
+    seeds = arguments.seeds[: 1 if arguments.quick else None]
     rates = chosen_rates(arguments.jobs, changes)
     pairs = [(seed, method) for method in METHODS for seed in seeds]
     done = measure_all([cell(m, s, rates[m]["rate"], changes=changes) for s, m in pairs], arguments.jobs)

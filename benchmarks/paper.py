@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dictpfl.common.errors import DictPFLError
+from lib.machine import seed_list
 from lib.paper.catalogue import every
 from lib.paper.cells import STORE, Cell, Store
 from lib.paper.scheduling import matching, rate_of, state, work
@@ -41,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         render(store)
         return 0
-    seeds = [int(seed) for seed in given.seeds.split(",") if seed]
-    cells = matching(every(), given.only, seeds)
+    cells = matching(every(), given.only, given.seeds)
     if given.subset:
         from lib.paper.subset import rerun
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", action="append", default=[], metavar="GLOB", help="cells of these names; may be repeated"
     )
-    parser.add_argument("--seeds", default="", help="separated by commas; none: all")
+    parser.add_argument("--seeds", type=seed_list, default="", help="separated by commas; none: all")
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time; each trains on one thread")
     parser.add_argument("--subset", action="store_true", help="measure the stated subset anew, and compare its digests")
     parser.add_argument("--render", action="store_true", help="write pages, tables and pictures; measure nothing")

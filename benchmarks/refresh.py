@@ -120,7 +120,7 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     heads = ["", "accuracy, %", "spread", "of the gap closed, %", "kB in all", "values sent, % of full",
              f"accuracy at the bytes of `{FIXED}`, %", "refreshes"]  # fmt: skip
     rows = [
-        [name, f"{row['accuracy']:.2f}", f"{row['spread']:.2f}", f"{closed(methods, name):.0f}", f"{row['bytes'] / 1e3:,.0f}",
+        [name, f"{row['accuracy']:.2f}", f"{row['spread']:.2f}" if len(row["seeds"]) > 1 else "-", f"{closed(methods, name):.0f}", f"{row['bytes'] / 1e3:,.0f}",
          f"{row['share']:.1f}", "-" if row["at_budget"] is None else f"{row['at_budget']:.2f}", f"{row['refreshes']:.0f}"]
         for name, row in methods.items()
     ]  # fmt: skip

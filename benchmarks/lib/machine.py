@@ -6,6 +6,7 @@ A result is three files in `benchmarks/results/`: `NAME.json` (all figures), `NA
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -70,6 +71,20 @@ def machine() -> dict[str, Any]:
         "versions": versions(),
         "commit": _commit(),
     }
+
+
+def seed_list(text: str) -> list[int]:
+    """Seeds of an option, separated by commas; none of an empty one.
+
+    Raises:
+        argparse.ArgumentTypeError: one is no whole number.
+    """
+    try:
+        return [int(seed) for seed in text.split(",") if seed.strip()]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has something that is no whole number; expected seeds such as 1,2,3"
+        ) from error
 
 
 def median(values: Sequence[float]) -> float:

@@ -92,6 +92,11 @@ def columns_of(options: Mapping[str, Any]) -> list[str]:
         raise ConfigError(
             f"data.options.text is {said!r}; expected the name of a column, or a list of two for pairs of texts"
         )
+    if len(names) > 1 and options.get("target") == "next":
+        raise ConfigError(
+            f"data.options.text is {said!r}: a language model learns one column, so that {names[1]!r} would be left out; name one, and what "
+            "stands before it by data.options.prompt"
+        )
     return list(names)
 
 

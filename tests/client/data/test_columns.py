@@ -197,6 +197,10 @@ def test_texts_of_json_stay_texts(tmp_path: Path) -> None:
         ({"text": 5, "tokenizer": "t"}, "text is 5; expected the name of a column"),
         ({"text": ["id", 5], "tokenizer": "t"}, "or a list of two"),
         ({"text": ["id", "age", "height"], "tokenizer": "t"}, "or a list of two"),
+        (
+            {"text": ["id", "age"], "target": "next", "tokenizer": "t"},
+            "learns one column, so that 'age' would be left out",
+        ),
         ({"text": "id", "tokenizer": 5}, "tokenizer is 5; expected a text"),
         ({"delimiter": 5}, "delimiter is 5; expected a character"),
         ({"delimiter": ""}, "delimiter is ''; expected a character"),
