@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dictpfl.deploy.numbers.fit import FIRST
-from dictpfl.deploy.runs.plots import COLOURS, axes, svg
+from dictpfl.deploy.runs.plots import COLOURS, axes, legend, svg
 
 _ALL, _LEADING = range(10), range(1, 10)
 
@@ -21,10 +21,10 @@ def of_data(described: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         digits = _LEADING if test["what"] == "first" else _ALL
         figure, ax = axes(f"{test['what'].capitalize()} digits of {test['count']:,} numbers", "digit", "%")
-        ax.bar(list(digits), [100 * s for s in test["shares"]], color=COLOURS[2], label="counted")
-        ax.plot(list(digits), [100 * s for s in test["expected"]], color=COLOURS[1], marker="o", label=test["law"])
+        counted = ax.bar(list(digits), [100 * s for s in test["shares"]], color=COLOURS[2])
+        (law,) = ax.plot(list(digits), [100 * s for s in test["expected"]], color=COLOURS[1], marker="o")
         ax.set_xticks(list(digits))
-        _legend_beside(ax)
+        _legend_beside(ax, [(counted, "counted"), (law, test["law"])])
         pictures.append((svg(figure), f"{test['what'].capitalize()} digits: {test['verdict']}."))
     return pictures
 
@@ -32,31 +32,31 @@ def of_data(described: Mapping[str, Any]) -> list[tuple[str, str]]:
 def of_shares(series: Mapping[str, Sequence[float]], title: str) -> str:
     """Bars of the share of each digit, a colour a series."""
     figure, ax = axes(title, "digit", "%")
-    thick = 0.8 / len(series)
+    thick, named = 0.8 / len(series), []
     for number, (label, shares) in enumerate(series.items()):
         first = 10 - len(shares)
         places = np.arange(first, 10) + (number - (len(series) - 1) / 2) * thick
-        ax.bar(places, [100 * s for s in shares], width=thick, color=COLOURS[number % len(COLOURS)], label=label)
+        drawn = ax.bar(places, [100 * s for s in shares], width=thick, color=COLOURS[number % len(COLOURS)])
+        named.append((drawn, label))
     ax.set_xticks(list(_ALL))
-    _legend_beside(ax)
+    _legend_beside(ax, named)
     return svg(figure)
 
 
 def of_profile(profile: Sequence[float], corpus: Sequence[float] | None) -> str:
     """Mean selectivity of neurons by digit, beside Benford's shares and those of a corpus."""
     figure, ax = axes("Selectivity of neurons by digit", "digit", "mean selectivity score")
-    ax.bar(list(_ALL), profile, color=COLOURS[0], label="neurons")
+    named: list[tuple[Any, str]] = [(ax.bar(list(_ALL), profile, color=COLOURS[0]), "neurons")]
     ax.set_xticks(list(_ALL))
     beside = ax.twinx()
     beside.grid(visible=False)
     beside.set_ylabel("%")
-    beside.plot(list(_LEADING), 100 * FIRST, color=COLOURS[1], marker="o", label="Benford, first digits")
+    (law,) = beside.plot(list(_LEADING), 100 * FIRST, color=COLOURS[1], marker="o")
+    named.append((law, "Benford, first digits"))
     if corpus is not None:
-        beside.plot(
-            list(_LEADING), [100 * s for s in corpus], color=COLOURS[2], marker="s", label="corpus, first digits"
-        )
-    lines = [pair for each in (ax, beside) for pair in zip(*each.get_legend_handles_labels(), strict=True)]
-    _legend_beside(beside, *zip(*lines, strict=True), right=1.14)
+        (shares,) = beside.plot(list(_LEADING), [100 * s for s in corpus], color=COLOURS[2], marker="s")
+        named.append((shares, "corpus, first digits"))
+    _legend_beside(beside, named, right=1.14)
     return svg(figure)
 
 
@@ -70,9 +70,9 @@ def of_lens(shares: Sequence[Sequence[float]]) -> str:
     return svg(figure)
 
 
-def _legend_beside(ax: Any, *named: Any, right: float = 1.0) -> None:
+def _legend_beside(ax: Any, named: Sequence[tuple[Any, str]], *, right: float = 1.0) -> None:
     """Names of colours to the right of a plot: even bars leave no room in it."""
-    ax.legend(*named, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(right, 1.0))
+    legend(ax, named, fontsize=8, loc="upper left", bbox_to_anchor=(right, 1.0))
 
 
 def of_table(table: Sequence[Sequence[float]], digit_names: Sequence[int]) -> str:
