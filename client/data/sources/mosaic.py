@@ -20,9 +20,10 @@ KINDS = ("cell", "count", "beside")
 """Questions: which digit is in a cell (easy: one token answers), how often a digit is there, whether one is beside another (hard)."""
 ANSWERS = (*map(str, range(10)), "no", "yes")
 _LEAST_SIDE, _MOST_SIDE, _MOST_WORDS = 2, 9, 24
-WORDS = ("which", "row", "column", "how", "many", "in", "picture", "is", "beside", "another", "digit",
-         *(f"place {n}" for n in range(1, _MOST_SIDE + 1)), *(f"digit {n}" for n in range(10)))  # fmt: skip
-"""Vocabulary of questions; a word's number is its place here."""
+WORDS = ("which", "how", "many", "in", "picture", "is", "beside", "another", "digit",
+         *(f"{line} {n}" for line in ("row", "column") for n in range(1, _MOST_SIDE + 1)), *(f"digit {n}" for n in range(10)))  # fmt: skip
+"""Vocabulary of questions; a word's number is its place here. A row's number is another word than a column's: a model need not first learn
+which of the two a number says."""
 _DEFAULTS: dict[str, Any] = {
     "count": 2000,
     "side": 7,
@@ -109,7 +110,7 @@ def _asked(kind: str, grid: NDArray[np.int64], random: np.random.Generator) -> t
     """A question of six words about a grid of digits, and its answer."""
     if kind == "cell":
         row, column = (int(n) for n in random.integers(0, len(grid), 2))
-        return ["which", "digit", "row", f"place {row + 1}", "column", f"place {column + 1}"], str(grid[row, column])
+        return ["which", "digit", "in", "picture", f"row {row + 1}", f"column {column + 1}"], str(grid[row, column])
     one, other = (int(n) for n in random.choice(10, 2, replace=False))
     if kind == "count":
         found = int((grid == one).sum())
