@@ -116,7 +116,7 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
     "mosaic": Workload(
         "Questions about mosaics of 49 digits",
-        {"source": "vlm", "options": {"image": [1, 56, 56], "width": 128, "layers": 8, "heads": 4, "words": 64}},
+        {"source": "vlm", "options": {"image": [1, 56, 56], "width": 128, "layers": 8, "heads": 4}},
         {"source": "mosaic", "options": {"count": 13_500}},
         49, (12, 24), (12_000, 500, 1000), 4000, 200, 32, 1e-3, _adapting_matters,
     ),

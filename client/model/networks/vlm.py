@@ -19,6 +19,8 @@ from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Model
 
 _PATCHES = "patches"
+_PLACES = 0.5
+"""Deviation of places to begin with; a projector of torch's own makes about as much of a vision transformer's outputs, which have deviation 1."""
 
 
 @MODELS.register("vlm")
@@ -50,7 +52,7 @@ class VisionLanguage(nn.Module):
         vision: str = _PATCHES,
         language: str = "",
         patch: int = 8,
-        words: int = 64,
+        words: int = 128,
         width: int = 128,
         layers: int = 8,
         heads: int = 4,
@@ -75,7 +77,8 @@ class VisionLanguage(nn.Module):
         self.place_pos_embed = nn.Parameter(torch.empty(self.places, width))
         self.head = nn.Linear(width, outputs)
         self.reduction: Reduction | None = None
-        nn.init.trunc_normal_(self.place_pos_embed, std=0.02)
+        # As far as what the projector says of a patch: a model that hardly sees where it looks does not learn to look (benchmarks/autoprune.py --mosaic).
+        nn.init.normal_(self.place_pos_embed, std=_PLACES)
 
     def take_reduction(self, reduction: Reduction) -> None:
         """Put a reducer between the decoder's layers, or before them.

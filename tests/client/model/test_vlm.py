@@ -67,7 +67,7 @@ def test_questions_and_answers_are_those_of_the_picture() -> None:
                 grid[y, x] = known[(np.round(cell * 16) / 16).astype(np.float32).tobytes()]
         words = [WORDS[n] for n in question]
         if words[0] == "which":
-            expected = str(grid[int(words[4].split()[1]) - 1, int(words[5].split()[1]) - 1])
+            expected = str(grid[int(words[5].split()[1]) - 1, int(words[5].split()[3]) - 1])
         elif words[0] == "how":
             expected = str(min(9, int((grid == int(words[2].split()[1])).sum())))
         else:
