@@ -69,6 +69,7 @@ class Workload:
         budgets: tokens of a layer, in the mean; arms are trained at the first.
         sizes: training, validation and test samples.
         steps: of the model that arms begin from. `further`: of an arm's training.
+        lesson: group of samples that it begins with, and so many steps of them alone, before the rest; None: all from the start.
         batch, rate: of both.
         asks: requirements, of the cells.
     """
@@ -84,6 +85,7 @@ class Workload:
     batch: int
     rate: float
     asks: Callable[[Cells, Workload], list[Requirement]] = field(compare=False)
+    lesson: tuple[str, int] | None = None
 
 
 def _shape_matters(cells: Cells, load: Workload) -> list[Requirement]:
@@ -117,8 +119,8 @@ WORKLOADS: Mapping[str, Workload] = {
     "mosaic": Workload(
         "Questions about mosaics of 49 digits",
         {"source": "vlm", "options": {"image": [1, 56, 56], "width": 128, "layers": 8, "heads": 4}},
-        {"source": "mosaic", "options": {"count": 13_500}},
-        49, (12, 24), (12_000, 500, 1000), 4000, 200, 32, 1e-3, _adapting_matters,
+        {"source": "mosaic", "options": {"count": 21_500}},
+        49, (12, 24), (20_000, 500, 1000), 2000, 200, 32, 1e-3, _adapting_matters, ("cell", 800),
     ),
 }  # fmt: skip
 
@@ -130,14 +132,15 @@ def _dataset(name: str) -> Dataset:
 
 
 @cache
-def _split(name: str, seed: int, shrunk: int) -> tuple[tuple[Samples, ...], NDArray[Any] | None]:
-    """Training, validation and test samples, and the groups of the last."""
+def _split(name: str, seed: int, shrunk: int) -> tuple[tuple[Samples, ...], tuple[NDArray[Any] | None, ...]]:
+    """Training, validation and test samples, and the groups of each."""
     load = WORKLOADS[name]
     dataset = _dataset(name)
     order = np.random.default_rng(seed).permutation(len(dataset.samples))
     ends = np.cumsum([size // shrunk for size in load.sizes])
-    parts = tuple(dataset.samples.take(one) for one in np.split(order[: ends[2]], ends[:2]))
-    return parts, None if dataset.groups is None else np.asarray(dataset.groups)[order[ends[1] : ends[2]]]
+    divided, groups = np.split(order[: ends[2]], ends[:2]), dataset.groups
+    parts = tuple(dataset.samples.take(one) for one in divided)
+    return parts, tuple(None if groups is None else np.asarray(groups)[one] for one in divided)
 
 
 def _trained(model: nn.Module, samples: Samples, steps: int, seed: int, load: Workload) -> tuple[nn.Module, int, int]:
@@ -150,7 +153,7 @@ def _trained(model: nn.Module, samples: Samples, steps: int, seed: int, load: Wo
 @cache
 def _base(name: str, seed: int, shrunk: int) -> nn.Module:
     """The model that all arms begin from: read where it lies, or trained and written."""
-    load, (parts, _) = WORKLOADS[name], _split(name, seed, shrunk)
+    load, (parts, (groups, _, _)) = WORKLOADS[name], _split(name, seed, shrunk)
     torch.set_num_threads(1)
     answers = int(parts[0].labels.max()) + 1
     model = build_model(Model.model_validate(dict(load.model)), parts[0].features.shape[1:], answers, seed)
@@ -159,6 +162,10 @@ def _base(name: str, seed: int, shrunk: int) -> nn.Module:
     if path.exists():
         model.load_state_dict(load_file(path))
         return model.eval()
+    if load.lesson is not None and groups is not None:
+        group, steps = load.lesson
+        first = parts[0].take(np.flatnonzero(groups == group))
+        model, _, _ = _trained(model, first, steps // shrunk, seed, load)
     trained, _, _ = _trained(model, parts[0], load.steps // shrunk, seed, load)
     CELLS.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
@@ -194,7 +201,7 @@ def _reduced(name: str, seed: int, shrunk: int, budget: int, options: Mapping[st
 @cache
 def commonest(name: str, seed: int) -> float:
     """Percent of the test samples that are right where each kind of question gets its commonest answer: what needs no picture."""
-    parts, groups = _split(name, seed, 1)
+    parts, (_, _, groups) = _split(name, seed, 1)
     labels, kinds = parts[2].labels, np.zeros(len(parts[2]), dtype=np.str_) if groups is None else groups
     return 100 * sum(int(np.bincount(labels[kinds == kind]).max()) for kind in set(kinds.tolist())) / len(labels)
 
@@ -221,7 +228,7 @@ def _gamma(name: str, seed: int, shrunk: int, budget: int) -> float:
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Measure an arm at every budget without training, by group where there are any, and at the first after as many further steps as the rest."""
     name, shrunk = arm["workload"], arm["shrunk"]
-    load, (parts, groups) = WORKLOADS[name], _split(name, seed, shrunk)
+    load, (parts, (_, _, groups)) = WORKLOADS[name], _split(name, seed, shrunk)
     chosen = {key: value for key, value in arm.items() if key not in ("workload", "shrunk", "trains", "of")}
     found: dict[str, Any] = {STEPS: 0, SAMPLES: 0}
     for budget in load.budgets:
@@ -296,6 +303,10 @@ def opening(cells: Cells, load: Workload, blind: float) -> str:
     )
 
 
+def _lesson_told(load: Workload) -> str:
+    return "" if load.lesson is None else f"{load.lesson[1]} steps on *{load.lesson[0]}* alone, then "
+
+
 def page(name: str, cells: Cells) -> str:
     """benchmarks/results/autoprune_NAME.md."""
     load, arms = WORKLOADS[name], list(cells.study.arms)
@@ -315,7 +326,7 @@ def page(name: str, cells: Cells) -> str:
 
 {opening(cells, load, fmean(commonest(name, seed) for seed in cells.study.seeds))}
 
-{load.steps} steps of {load.batch} on {load.sizes[0]:,} samples with all tokens, {load.sizes[2]:,} others measured, {len(cells.study.seeds)} seeds with splits of their own; percent that
+{_lesson_told(load)}{load.steps} steps of {load.batch} on {load.sizes[0]:,} samples with all tokens, {load.sizes[2]:,} others measured, {len(cells.study.seeds)} seeds with splits of their own; percent that
 is right, mean ± standard deviation. *No training*: that model, measured with fewer. *Trained*: {load.further} further steps with the reducer, the full
 model's as well. k of the fixed curve, chosen on {load.sizes[1]} validation samples, seed by seed: {slopes_told(ks)}. *Flat* (k = 0) and *early* are one
 curve where the budget leaves no choice: all that goes, goes after the first layer.

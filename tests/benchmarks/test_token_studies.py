@@ -71,6 +71,7 @@ def test_questions_about_mosaics(arm: str, monkeypatch: pytest.MonkeyPatch) -> N
         between.WORKLOADS["mosaic"],
         model={"source": "vlm", "options": {"image": [1, 24, 24], "width": 16, "layers": 3, "heads": 2}},
         data={"source": "mosaic", "options": {"count": 140, "side": 3}}, free=9, budgets=(4,), sizes=(100, 20, 20), steps=2, further=2,
+        lesson=("cell", 2),
     )  # fmt: skip
     monkeypatch.setattr(between, "WORKLOADS", {"tiny": load})
     found = between.measure({**between.ARMS[arm], "workload": "tiny", "shrunk": 1}, 0)
