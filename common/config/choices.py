@@ -17,7 +17,7 @@ READ: Mapping[str, Mapping[str, frozenset[str]]] = {
         "aggregation.floor": frozenset({"adagrad", "adam", "yogi"}),
     },
 }
-"""By key that chooses: keys that belong to some of its values, and which."""
+"""Keys that belong to some values of another key, and to which, by the key that chooses."""
 
 
 def require_read(config: Sections, origin: str) -> None:
