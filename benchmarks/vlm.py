@@ -41,7 +41,7 @@ SIDE = 2
 """Cells of a row: four digits, each of 4 x 4 of the encoder's patches at 112 pixels."""
 FULL: Mapping[str, Any] = {
     "model": {"image": [3, 112, 112], "vision": f"timm:{ROOT / 'data' / 'dinov2_s'}", "language": f"transformers:{ROOT / 'data' / 'smollm2'}"},
-    "data": {"side": SIDE, "scale": 7, "channels": 3, "tokenizer": str(ROOT / "data" / "smollm2")},
+    "data": {"side": SIDE, "scale": 7, "channels": 3, "questions": ["cell", "count"], "tokenizer": str(ROOT / "data" / "smollm2")},
     "steps": 750, "rate": 5e-4,
 }  # fmt: skip
 TINY: Mapping[str, Any] = {
@@ -95,7 +95,7 @@ def page(cells: Cells) -> str:
 
 {said}
 
-DINOv2-S (frozen) and SmolLM2-135M (a 4-bit checkpoint, widened) on mosaics of {SIDE} x {SIDE} digits: {FULL["steps"]} steps of {BATCH}, {MEASURED} other questions, {len(cells.study.seeds)}
+DINOv2-S (frozen) and SmolLM2-135M (a 4-bit checkpoint, widened) on mosaics of {SIDE} x {SIDE} digits, asked which digit a cell has and how many there are of one: {FULL["steps"]} steps of {BATCH}, {MEASURED} other questions, {len(cells.study.seeds)}
 seeds; percent that is right, mean ± standard deviation.
 
 {markdown_table(["arm", *figures], rows)}

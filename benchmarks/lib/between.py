@@ -53,6 +53,8 @@ QUICK = (FULL, FLAT, FIXED, OWN, SHUFFLED)
 UNTRAINED = {arm: "it is measured without training only" for arm, made in ARMS.items() if not made.get("trains", True)}
 CALIBRATED: Mapping[str, Any] = {"adapt": "own", "gamma": "measured"}
 _AT_ONCE = 64
+_LOSES = 1.0
+"""Points that the worst arm must lose before arms are said to differ in what they lose."""
 _LOOKS = 5.0
 """Points above the commonest answers below which a model is not said to look at pictures."""
 
@@ -296,6 +298,11 @@ def opening(cells: Cells, load: Workload, blind: float) -> str:
         return (
             f"Nothing can be told here of any arm: with all tokens the model is right about {full:.0f} % of samples, and whoever gives each kind of question its commonest "
             f"answer about {blind:.0f} %, so that it has not learnt to look. {first}; {second}."
+        )
+    if worst > full - _LOSES and not helped and not shaped:
+        return (
+            f"{first}; {second}. No arm loses anything, so that none can be told from another: with all tokens the model is right about {full:.0f} % of samples, with "
+            f"{load.budgets[0]} of {load.free} at worst about {worst:.0f} %, random ones included. Whatever it looks up, it has looked up before the first token goes."
         )
     return (
         f"{first}; {second}. The model is right about {full:.0f} % of samples with all tokens, and the worst arm at {load.budgets[0]} of them about "

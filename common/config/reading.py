@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from dictpfl.common.config.choices import left_behind
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.config.soundness import require_sound
 from dictpfl.common.documents import explained
@@ -51,6 +52,9 @@ class FederationConfig(Sections):
     ) -> Self:
         """Check a nested mapping, whose sections may be objects such as `dictpfl.Training(epochs=2)`; see `load`."""
         merged: dict[str, Any] = json.loads(json.dumps(raw, default=_said))
+        for key in left_behind(merged, overrides or {}):
+            section, _, name = key.partition(".")
+            del merged[section][name]
         for key, value in (overrides or {}).items():
             _assign(merged, key, value)
         method = merged.get("method", "dictpfl")

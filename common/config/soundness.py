@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dictpfl.common.config.choices import require_read
 from dictpfl.common.config.models import (
     require_allottable,
     require_narrowable,
@@ -14,17 +15,8 @@ from dictpfl.common.config.models import (
 from dictpfl.common.config.refusing import refuse_first
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
-from dictpfl.common.rounds import CLEAR_LEAST, Aggregation, Budget
-from dictpfl.common.settings import Data, Preprocessing
-
-_READ_BY_RULE = {
-    "average": (),
-    "momentum": ("momentum",),
-    "adagrad": ("momentum", "floor"),
-    "adam": ("momentum", "second", "floor"),
-    "yogi": ("momentum", "second", "floor"),
-}
-"""Numbers of `[aggregation]` that each rule reads, beside its rate."""
+from dictpfl.common.rounds import CLEAR_LEAST, Budget
+from dictpfl.common.settings import Preprocessing
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
@@ -114,12 +106,7 @@ def _require_used(config: Sections, origin: str) -> None:
             f'{config.encryption.sealed_share:g} decides by scores itself; set encryption.sensitivity = "magnitude", or '
             "sealed_share = 1"
         )
-    training, d = config.training, config.decomposition
-    if training.momentum and training.optimizer != "sgd":
-        raise ConfigError(
-            f'{origin}: training.momentum is {training.momentum:g}, but optimizer "{training.optimizer}" has none to set; leave it at 0, or '
-            'set optimizer = "sgd"'
-        )
+    d = config.decomposition
     if d.refresh_ranks and not d.refresh_every:
         raise ConfigError(
             f"{origin}: decomposition.refresh_ranks is {d.refresh_ranks}, but refresh_every is 0, so that no refresh ever sets ranks; set "
@@ -130,31 +117,12 @@ def _require_used(config: Sections, origin: str) -> None:
             f'{origin}: data.sizes is "equal", but data.partition {config.data.partition!r} decides sizes itself; '
             "set data.partition to `dirichlet` or `iid`, or data.sizes to `drawn`"
         )
-    _require_read(config, origin)
+    require_read(config, origin)
     if config.encryption.rescore_every and config.decision != CLEAR_LEAST:
         raise ConfigError(
             f"{origin}: encryption.rescore_every is {config.encryption.rescore_every}, but no scores pick what is encrypted; set "
             'encryption.sealed_share between 0 and 1 with sensitivity = "gradient", or rescore_every = 0'
         )
-
-
-def _require_read(config: Sections, origin: str) -> None:
-    """Refuse numbers of a partition or a rule that another one was chosen over. Defaults pass: a saved configuration holds them all."""
-    data, said, read = config.data, config.aggregation, _READ_BY_RULE[config.aggregation.rule]
-    wrong = {
-        f"data.alpha is {data.alpha:g}, which `dirichlet` alone reads, and data.partition is {data.partition!r}; set partition to "
-        "`dirichlet`, or leave alpha out": data.alpha != Data().alpha and data.partition != "dirichlet",
-        f"data.column is {data.column!r}, which names institutions, but data.partition is {data.partition!r}, so that they are not made "
-        "by it; set partition to `column`, or name the column in data.exclude if it is only no feature": (
-            bool(data.column) and data.partition != "column"
-        ),
-    } | {
-        f"aggregation.{key} is {value:g}, which the rule {said.rule!r} does not read; leave it out, or choose another rule": (
-            key not in read and value != getattr(Aggregation(), key)
-        )
-        for key, value in {"momentum": said.momentum, "second": said.second, "floor": said.floor}.items()
-    }  # fmt: skip
-    refuse_first(wrong, f"{origin}: ")
 
 
 def _require_samplable(config: Sections, origin: str) -> None:

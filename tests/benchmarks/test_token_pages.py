@@ -59,6 +59,7 @@ def test_curves(arm: str, lift: float, said: str) -> None:
         },
     )
     assert between.opening(made, load, 40.0).startswith(said)
+    assert ("No arm loses anything" in between.opening(made, load, 40.0)) == (arm == "none")
     assert between.opening(made, load, 58.0).startswith("Nothing can be told here of any arm"), (
         "a model that has not learnt to look"
     )

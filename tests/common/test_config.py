@@ -120,19 +120,34 @@ def test_equal_sizes_are_of_partitions_that_can_have_them() -> None:
 @pytest.mark.parametrize(
     ("said", "with_what", "reason"),
     [
-        ({"training.momentum": 0.9}, {"training.optimizer": "sgd"}, r"training\.momentum is 0\.9, but optimizer .adam. has none"),
+        ({"training.momentum": 0.9}, {"training.optimizer": "sgd"}, r"training\.momentum is 0\.9, which training\.optimizer = 'adam' does not read; leave it out, or choose sgd"),
         ({"decomposition.refresh_ranks": [1]}, {"decomposition.refresh_every": 5}, "refresh_every is 0"),
-        ({"data.alpha": 0.1}, {"data.partition": "dirichlet"}, r"data\.alpha is 0\.1, which `dirichlet` alone reads"),
-        ({"data.column": "site"}, {"data.partition": "column"}, "set partition to `column`, or name the column in data.exclude"),
-        ({"aggregation.momentum": 0.5}, {"aggregation.rule": "momentum"}, "rule 'average' does not read"),
-        ({"aggregation.second": 0.9}, {"aggregation.rule": "adam"}, "rule 'average' does not read"),
-        ({"aggregation.floor": 0.1}, {"aggregation.rule": "adagrad"}, "rule 'average' does not read"),
+        ({"data.alpha": 0.1}, {"data.partition": "dirichlet"}, r"data\.alpha is 0\.1, which data\.partition = 'iid' does not read"),
+        ({"aggregation.momentum": 0.5}, {"aggregation.rule": "momentum"}, r"aggregation\.rule = 'average' does not read"),
+        ({"aggregation.second": 0.9}, {"aggregation.rule": "adam"}, r"aggregation\.rule = 'average' does not read"),
+        ({"aggregation.floor": 0.1}, {"aggregation.rule": "adagrad"}, r"aggregation\.rule = 'average' does not read"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_refused(said: dict[str, object], with_what: dict[str, object], reason: str) -> None:
     assert FederationConfig.of({}, said | with_what)
     with pytest.raises(ConfigError, match=reason):
         FederationConfig.of({}, said)
+
+
+def test_what_is_chosen_by_name_leaves_behind_what_the_file_said_of_another() -> None:
+    skewed = {
+        "data": {"partition": "dirichlet", "alpha": 0.6},
+        "aggregation": {"rule": "adam", "second": 0.5, "momentum": 0.8},
+    }
+    assert FederationConfig.of(skewed, {"data.partition": "iid"}).data.alpha == 0.3
+    assert FederationConfig.of(skewed, {"data.partition": "dirichlet"}).data.alpha == 0.6
+    rule = FederationConfig.of(skewed, {"aggregation.rule": "momentum"}).aggregation
+    assert (rule.second, rule.momentum) == (0.99, 0.8), "what the new one reads stays"
+    with pytest.raises(ConfigError, match="choose dirichlet"):
+        FederationConfig.of(skewed, {"data.partition": "iid", "data.alpha": 0.6})
+    for odd in ({"data": 5}, {"data": {"partition": [], "alpha": 1.0}}, {}):
+        with pytest.raises(ConfigError):
+            FederationConfig.of(odd, {"data.partition": ["iid"]})
 
 
 def test_what_a_rule_reads_is_what_its_step_depends_on() -> None:

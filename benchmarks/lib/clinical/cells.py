@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dictpfl.common.config.choices import READ
 from lib.clinical.published import FLOOR, MOMENTUM, PUBLISHED, SECOND, Rates
 from lib.federations import Cell
 
@@ -40,9 +41,10 @@ def linear(name: str, rates: Rates, seed: int) -> Cell:
         "training.threads": 1, "training.device": "cpu",
         "aggregation.rule": rates.rule,
         "aggregation.rate": rates.server / outputs if adaptive else rates.server,
-        "aggregation.momentum": MOMENTUM, "aggregation.second": SECOND, "aggregation.floor": FLOOR,
         "federation.rounds": PUBLISHED[name].rounds,
     }  # fmt: skip
+    numbers = {"aggregation.momentum": MOMENTUM, "aggregation.second": SECOND, "aggregation.floor": FLOOR}
+    settings |= {key: value for key, value in numbers.items() if rates.rule in READ["aggregation.rule"][key]}
     return Cell(f"clinical-{name}-{rates.rule}", settings, name)
 
 

@@ -26,6 +26,8 @@ BATCH = 8
 LEAST = 32
 """Tokens below which nobody says which columns are loud; of a model that reads no sequence, samples."""
 _ROWS = 2  # dimensions of (tokens, columns)
+_PIECE = 1024
+"""Tokens of which a product is formed at once."""
 See = Callable[[Weight, int, Tensor], None]
 """Called with a weight, a group of its rows, and what that group reads: (tokens, m), padding left out."""
 
@@ -83,7 +85,11 @@ class Squares:
 
 @dataclass
 class Grams:
-    """X^T X of the inputs, float64 (groups, m, m), for the weights of one part of a model."""
+    """X^T X of the inputs, float64 (groups, m, m), for the weights of one part of a model.
+
+    Products of at most `_PIECE` tokens are formed in float32 and added up in float64: what that errs by is about 1e-6 of the mean diagonal, and the
+    inverse is damped by 1e-2 of it. In float64 they take 1.7 times as long on a processor, and many GPUs do a 64th as many. Inputs in float64 keep it.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
 
@@ -92,8 +98,9 @@ class Grams:
         m = weight.shape[1]
         if weight.name not in self.sums:
             self.sums[weight.name] = x.new_zeros(weight.groups, m, m, dtype=torch.float64)
-        wide = x.double()
-        self.sums[weight.name][group].addmm_(wide.t(), wide)
+        total, wide = self.sums[weight.name][group], x if x.dtype == torch.float64 else x.float()
+        for piece in torch.split(wide, _PIECE):
+            total += piece.t() @ piece
 
 
 def calibrate(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, see: See) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
@@ -150,9 +151,10 @@ def in_order(
             calls = (
                 _calls(model, part.block, samples) if part.fed is None else _passed_on(model, before, calls, part.fed)
             )
+            once: list[bool] | None = None
             for group in groups:
                 gathered = make()
-                _run(model, part.block, calls, {w.name: w for w in group}, gathered)
+                once = _run(model, part.block, calls, [w for g in groups for w in g], group, gathered, once)
                 decide(group, gathered)
             before = part.block
 
@@ -199,17 +201,45 @@ def _run(
     model: nn.Module,
     block: str,
     calls: Sequence[_Batch],
-    group: Mapping[str, Weight],
+    weights: Sequence[Weight],
+    group: Sequence[Weight],
     gathered: Collector,
-) -> None:
-    module = model.get_submodule(block)
-    with watched(model, group, gathered.see) as real:
-        for x, positional, named in calls:
+    once: list[bool] | None,
+) -> list[bool]:
+    """Show a group of a part's weights to a collector, batch by batch.
+
+    Args:
+        model, block, calls: what runs, and on what.
+        weights: all of the part. group: some of them.
+        gathered: sees the inputs of the group.
+        once: of each batch, whether every weight of the part is read once: a pass then ends when the group has been read. None: not known yet.
+
+    Returns:
+        `once`, seen in whole passes the first time.
+    """
+    module, wanted, read = model.get_submodule(block), {w.name for w in group}, Counter[str]()
+    times = Counter({w.name: w.groups * len(w.places) for w in weights})
+    ends = sum(times[name] for name in wanted)
+
+    def see(weight: Weight, rows: int, x: Tensor) -> None:
+        read[weight.name] += 1
+        if weight.name in wanted:
+            gathered.see(weight, rows, x)
+        if once is not None and once[number] and read.total() == ends:
+            raise _Stop
+
+    found = []
+    with watched(model, {w.name: w for w in (weights if once is None else group)}, see) as real:
+        for number, (x, positional, named) in enumerate(calls):  # noqa: B007 -- `see` reads it
             real.of(x)
-            if block:
-                module(*positional, **named)
-            else:
-                forward(model, x)
+            read.clear()
+            with suppress(_Stop):
+                if block:
+                    module(*positional, **named)
+                else:
+                    forward(model, x)
+            found.append(read == times)
+    return found if once is None else once
 
 
 def _feeds(model: nn.Module, blocks: Sequence[str], features: Tensor) -> dict[str, Feed]:

@@ -129,7 +129,7 @@ def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def _files(path: Path, source: str) -> list[Path]:
-    """What is read for a path: of a folder of Parquet files each, so that none's columns are lost; of one divided by `column=value`, all at once."""
+    """List what is read for a path: of a folder of Parquet files each, so that none's columns are lost; of one divided by `column=value`, all at once."""
     if source != "parquet" or not path.is_dir():
         return [path]
     paths = parquet_files(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 from dictpfl.client.compress.sparse import sequential
+from dictpfl.client.compress.sparse.inputs import Squares
 from dictpfl.client.compress.sparse.prune import prune
 from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.model.sparse.weights import covered
@@ -158,3 +160,54 @@ def test_a_deep_model_is_run_up_to_its_blocks_once() -> None:
     assert (
         runs == 1 + 2 * batches
     )  # one sample for the order of use, all for what blocks are called with, all up to the first block
+
+
+def test_a_pass_ends_when_a_group_has_been_read() -> None:
+    """Of a decoder's block: the first pass is whole, what reads later groups stops before them, and no bit depends on it."""
+    model, samples = llama().eval(), texts()
+    runs = Counter[str]()
+    for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"):
+        model.get_submodule(f"model.layers.3.{name}").register_forward_hook(
+            lambda *_, name=name: runs.update({name: 1})
+        )
+    prune(model, samples, TEXT, 0.5, "sparsegpt")
+    batches = -(-len(samples) // 8)
+    before = 1 + batches  # one sample for the order of use, all for what blocks are called with
+    assert runs == {
+        "self_attn.q_proj": before + 4 * batches,
+        "self_attn.o_proj": before + 3 * batches,  # what reads it is noted before it runs
+        "mlp.up_proj": before + 2 * batches,
+        "mlp.down_proj": before + 1 * batches,
+    }
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_ending_early_changes_no_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, samples, task, _ = SUBJECTS[name]
+    found = pruned(make, samples, task, "sparsegpt")
+    run = sequential._run
+    monkeypatch.setattr(sequential, "_run", lambda *given: run(*given[:-1], None))
+    for key, value in pruned(make, samples, task, "sparsegpt").items():
+        assert torch.equal(value, found[key]), key
+
+
+class Twice(Block):
+    """Its first weight reads twice, the second time behind the other one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(self.two(torch.relu(self.one(x))))  # type: ignore[no-any-return]
+
+
+def test_a_weight_that_reads_twice_is_seen_twice() -> None:
+    model = Stack(lambda x: x).eval()
+    model.layers = nn.ModuleList([Twice() for _ in range(3)])
+    seen: dict[str, int] = {}
+
+    def decide(group: Any, squares: Squares) -> None:
+        seen.update({w.name: squares.tokens[w.name] for w in group})
+
+    sequential.in_order(model, covered(model), points(), Squares, decide, by_input=True)
+    assert {name: count for name, count in seen.items() if name.startswith("layers.0")} == {
+        "layers.0.one.weight": 80,
+        "layers.0.two.weight": 40,
+    }
