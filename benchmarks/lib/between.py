@@ -37,7 +37,7 @@ from lib.machine import Requirement, bars, markdown_table, panels, preamble, req
 SLOPES = (0.0, 0.1, 0.2, 0.4)
 FULL, FLAT, FIXED, OWN, SHUFFLED = "full", "flat", "fixed", "own MI", "shuffled MI"
 RANDOM, UNMERGED = "random tokens", "fixed, no merging"
-ARMS: Mapping[str, Mapping[str, Any]] = {
+ARMS: dict[str, Mapping[str, Any]] = {
     FULL: {},
     FLAT: {"k": 0.0},
     FIXED: {"k": "validated"},
@@ -49,8 +49,12 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "early": {"curve": "early", "trains": False},
     RANDOM: {"k": "validated", "pick": "random", "trains": False},
 }
+BEFORE = "random, before the layers"
+CONTROLS: dict[str, Mapping[str, Any]] = {BEFORE: {"reducer": "random", "trains": False}}
+"""Arms that say what there is to lose, where a page asks that: as many tokens, but in every layer."""
 QUICK = (FULL, FLAT, FIXED, OWN, SHUFFLED)
-UNTRAINED = {arm: "it is measured without training only" for arm, made in ARMS.items() if not made.get("trains", True)}
+_ALL = ARMS | CONTROLS
+UNTRAINED = {arm: "it is measured without training only" for arm, made in _ALL.items() if not made.get("trains", True)}
 CALIBRATED: Mapping[str, Any] = {"adapt": "own", "gamma": "measured"}
 _AT_ONCE = 64
 _LOSES = 1.0
@@ -71,6 +75,7 @@ class Workload:
         budgets: tokens of a layer, in the mean; arms are trained at the first.
         sizes: training, validation and test samples.
         steps: of the model that arms begin from. `further`: of an arm's training.
+        controls: of `CONTROLS`, beside the arms.
         lesson: group of samples that it begins with, and so many steps of them alone, before the rest; None: all from the start.
         batch, rate: of both.
         asks: requirements, of the cells.
@@ -88,20 +93,15 @@ class Workload:
     rate: float
     asks: Callable[[Cells, Workload], list[Requirement]] = field(compare=False)
     lesson: tuple[str, int] | None = None
+    controls: tuple[str, ...] = ()
 
 
 def _shape_matters(cells: Cells, load: Workload) -> list[Requirement]:
     budget = load.budgets[0]
     found = cells.claim(f"free at {budget}", FIXED, FLAT).interval
     return [
-        Requirement(
-            f"fixed curve above flat at {budget} of {load.free} tokens, without training",
-            "at least",
-            2.0,
-            found.mean,
-            "points",
-        )
-    ]
+        Requirement(f"fixed curve above flat at {budget} of {load.free} tokens, without training", "at least", 2.0, found.mean, "points")
+    ]  # fmt: skip
 
 
 def _adapting_matters(cells: Cells, load: Workload) -> list[Requirement]:
@@ -122,7 +122,7 @@ WORKLOADS: Mapping[str, Workload] = {
         "Questions about mosaics of 49 digits",
         {"source": "vlm", "options": {"image": [1, 56, 56], "width": 128, "layers": 8, "heads": 4}},
         {"source": "mosaic", "options": {"count": 21_500}},
-        49, (12, 24), (20_000, 500, 1000), 2000, 200, 32, 1e-3, _adapting_matters, ("cell", 800),
+        49, (12, 24), (20_000, 500, 1000), 2000, 200, 32, 1e-3, _adapting_matters, ("cell", 800), (BEFORE,),
     ),
 }  # fmt: skip
 
@@ -178,7 +178,7 @@ def _base(name: str, seed: int, shrunk: int) -> nn.Module:
 
 def _settings(load: Workload) -> dict[str, Any]:
     """All that a cell depends on but its arm: one made from other settings is measured anew."""
-    return {key: value for key, value in asdict(load).items() if key != "asks"}
+    return {key: value for key, value in asdict(load).items() if key not in ("asks", "controls")}
 
 
 @torch.no_grad()
@@ -196,7 +196,9 @@ def _right(model: nn.Module, samples: Samples) -> NDArray[np.bool_]:
 def _reduced(name: str, seed: int, shrunk: int, budget: int, options: Mapping[str, Any]) -> nn.Module:
     model = copy.deepcopy(_base(name, seed, shrunk))
     if options:
-        reduce_tokens(model, "autoprune", keep=budget / WORKLOADS[name].free, **options)
+        reducer = options.get("reducer", "autoprune")
+        rest = {key: value for key, value in options.items() if key != "reducer"}
+        reduce_tokens(model, reducer, keep=budget / WORKLOADS[name].free, **rest)
     return model
 
 
@@ -258,15 +260,9 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def claims(cells: Cells, load: Workload) -> list[Claim]:
     """Comparisons of the page."""
     asked = [
-        (FIXED, FLAT),
-        (OWN, SHUFFLED),
-        (OWN, FIXED),
-        (OWN, "reversed MI"),
-        (FIXED, RANDOM),
-        (FIXED, UNMERGED),
-        (FIXED, "pyramid"),
-        (FIXED, "early"),
-    ]
+        (FIXED, FLAT), (OWN, SHUFFLED), (OWN, FIXED), (OWN, "reversed MI"), (FIXED, RANDOM), (FIXED, UNMERGED), (FIXED, "pyramid"),
+        (FIXED, "early"), (RANDOM, BEFORE),
+    ]  # fmt: skip
     pairs = [pair for pair in asked if {*pair} <= set(cells.study.arms)]
     free = [cells.claim(f"free at {budget}", *pair) for budget in load.budgets for pair in pairs]
     return free + [
@@ -293,7 +289,7 @@ def opening(cells: Cells, load: Workload, blind: float) -> str:
             else "the shape of a fixed curve was not shown to"
         )
     full = fmean(cells.of(FULL, f"free at {load.budgets[0]}"))
-    worst = min(fmean(cells.of(arm, f"free at {load.budgets[0]}")) for arm in cells.study.arms)
+    worst = min(fmean(cells.of(arm, f"free at {load.budgets[0]}")) for arm in cells.study.arms if arm not in CONTROLS)
     if full < blind + _LOOKS:
         return (
             f"Nothing can be told here of any arm: with all tokens the model is right about {full:.0f} % of samples, and whoever gives each kind of question its commonest "
@@ -302,12 +298,19 @@ def opening(cells: Cells, load: Workload, blind: float) -> str:
     if worst > full - _LOSES and not helped and not shaped:
         return (
             f"{first}; {second}. No arm loses anything, so that none can be told from another: with all tokens the model is right about {full:.0f} % of samples, with "
-            f"{load.budgets[0]} of {load.free} at worst about {worst:.0f} %, random ones included. Whatever it looks up, it has looked up before the first token goes."
+            f"{load.budgets[0]} of {load.free} at worst about {worst:.0f} %, random ones included. Whatever it looks up, it has looked up before the first token goes{_control_told(cells, load)}."
         )
     return (
         f"{first}; {second}. The model is right about {full:.0f} % of samples with all tokens, and the worst arm at {load.budgets[0]} of them about "
         f"{worst:.0f} %: so much is there to lose."
     )
+
+
+def _control_told(cells: Cells, load: Workload) -> str:
+    if BEFORE not in cells.study.arms:
+        return ""
+    left = fmean(cells.of(BEFORE, f"free at {load.budgets[0]}"))
+    return f": where as few random ones are all that the first layer reads, it is right about {left:.0f} %"
 
 
 def _lesson_told(load: Workload) -> str:
@@ -383,8 +386,8 @@ def run(name: str, seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     """Measure, print, and write unless it was a look."""
     load, shrunk = WORKLOADS[name], 50 if quick else 1
     arms = {
-        arm: {**ARMS[arm], "workload": name, "shrunk": shrunk, "of": _settings(load)}
-        for arm in (QUICK if quick else ARMS)
+        arm: {**_ALL[arm], "workload": name, "shrunk": shrunk, "of": _settings(load)}
+        for arm in (QUICK if quick else (*ARMS, *load.controls))
     }
     cells = Study(f"autoprune_{name}", measure, arms, seeds, UNTRAINED, kept=not quick).run(jobs)
     text = page(name, cells)
