@@ -310,7 +310,7 @@ def _control_told(cells: Cells, load: Workload) -> str:
     if BEFORE not in cells.study.arms:
         return ""
     left = fmean(cells.of(BEFORE, f"free at {load.budgets[0]}"))
-    return f": where as few random ones are all that the first layer reads, it is right about {left:.0f} %"
+    return f": with as few random ones in the first layer already, it is right about {left:.0f} %"
 
 
 def _lesson_told(load: Workload) -> str:
