@@ -64,9 +64,11 @@ def of_lens(shares: Sequence[Sequence[float]]) -> str:
     """Probability of each digit behind each layer, a line a digit."""
     figure, ax = axes("Digits behind each layer", "layer", "%")
     values = 100 * np.array(shares)
+    named = []
     for digit in _ALL:
-        ax.plot(range(1, len(values) + 1), values[:, digit], color=f"C{digit}", label=str(digit))
-    _legend_beside(ax)
+        (line,) = ax.plot(range(1, len(values) + 1), values[:, digit], color=f"C{digit}")
+        named.append((line, str(digit)))
+    _legend_beside(ax, named)
     return svg(figure)
 
 
