@@ -196,9 +196,7 @@ def _right(model: nn.Module, samples: Samples) -> NDArray[np.bool_]:
 def _reduced(name: str, seed: int, shrunk: int, budget: int, options: Mapping[str, Any]) -> nn.Module:
     model = copy.deepcopy(_base(name, seed, shrunk))
     if options:
-        reducer = options.get("reducer", "autoprune")
-        rest = {key: value for key, value in options.items() if key != "reducer"}
-        reduce_tokens(model, reducer, keep=budget / WORKLOADS[name].free, **rest)
+        reduce_tokens(model, keep=budget / WORKLOADS[name].free, **{"reducer": "autoprune", **options})
     return model
 
 

@@ -73,10 +73,21 @@ def _sites(data: Data, sites: dict[str, Path]) -> tuple[Data, pd.DataFrame, tupl
             ]
         frames.append(frame.assign(**{_SITE: site}))
         names.add(own)
-    if len(names) > 1:
-        raise DataError(f"the files of data.paths name other classes: {' and '.join(', '.join(n[:5]) for n in names)}")
+    classes = _one_naming(names, "data.paths")
     whole = data.model_copy(update={"column": _SITE, "path": data.path or next(iter(sites.values())).as_posix()})
-    return whole, pd.concat(_alike(frames, list(map(str, sites.values()))), ignore_index=True), names.pop()
+    return whole, pd.concat(_alike(frames, list(map(str, sites.values()))), ignore_index=True), classes
+
+
+def _one_naming(names: set[tuple[str, ...]], whose: str) -> tuple[str, ...]:
+    """Return what all files name their classes; nothing of none.
+
+    Raises:
+        DataError: they name other ones.
+    """
+    if len(names) > 1:
+        said = " and ".join(", ".join(one[:5]) for one in sorted(names))
+        raise DataError(f"the files of {whose} name other classes: {said}")
+    return next(iter(names), ())
 
 
 def _alike(frames: Sequence[pd.DataFrame], origins: Sequence[str]) -> list[pd.DataFrame]:
@@ -118,14 +129,11 @@ def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
             raise DataError(f"cannot read {path} as {data.source}: {error}") from error
         frames.append(frame)
         names |= {own} - {()}
-    if len(names) > 1:
-        raise DataError(
-            f"the files of {data.path} name other classes: {' and '.join(', '.join(n[:5]) for n in sorted(names))}"
-        )
+    classes = _one_naming(names, data.path)
     frame = frames[0] if len(frames) == 1 else pd.concat(_alike(frames, [*map(str, paths)]), ignore_index=True)
     if frame.empty:
         raise DataError(f"{data.path}: no rows; expected at least one sample")
-    return frame, next(iter(names), ())
+    return frame, classes
 
 
 def _files(path: Path, source: str) -> list[Path]:
