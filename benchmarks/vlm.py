@@ -11,7 +11,6 @@ seed is a cell in benchmarks/results/vlm, so that what is broken off goes on. A 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -32,7 +31,7 @@ from dictpfl.client.training.train import train
 from dictpfl.common.settings import Data, Model, Training
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Study, claims_table, spread, study_parser
-from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, threads, write_results
 
 SEEN, BLIND, QUARTER, ASKED = "pictures", "text only", "a quarter", 20.0
 ARMS: Mapping[str, Mapping[str, Any]] = {SEEN: {}, BLIND: {"blind": True}, QUARTER: {"keep": 0.25}}
@@ -52,7 +51,7 @@ TINY: Mapping[str, Any] = {
 
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Train one arm and count what it answers rightly, by kind of question."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads())
     kind = TINY if arm["tiny"] else FULL
     dataset = load_dataset(Data(source="mosaic", options={**kind["data"], "count": TRAINED_ON + MEASURED}), seed)
     samples = dataset.samples

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from statistics import fmean
@@ -26,7 +25,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread
 from lib.federations import CELLS
-from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, threads, write_results
 
 WAYS = ("uniform", *BY_SCORES, *BY_WEIGHTS)
 SPARSITIES, METHODS = (50, 60, 70), ("wanda", "magnitude", "sparsegpt")
@@ -46,7 +45,7 @@ _SIZES = {
 @cache
 def _subject(seed: int) -> tuple[torch.nn.Module, Samples, Samples, Samples]:
     """Model, and passages of whole tales to decide by, to validate on and to measure on, drawn by seed."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads())
     path = ROOT / "experiments" / "lua_tales.toml"
     named = {
         key: str(ROOT / "data" / value)

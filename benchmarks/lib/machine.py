@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -29,6 +30,11 @@ from dictpfl.deploy.runs.run import processor, versions
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def threads() -> int:
+    """Threads of a measurement that may have the machine: every core, or one where others run beside it (`--jobs`)."""
+    return 1 if multiprocessing.parent_process() else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
