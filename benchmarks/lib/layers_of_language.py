@@ -23,7 +23,7 @@ from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, claims_table, spread
+from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, ahead, claims_table, spread
 from lib.federations import CELLS
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, threads, write_results
 
@@ -180,9 +180,9 @@ def draw(cells: Cells) -> Figure:
 
 def run(seeds: Sequence[int], jobs: int, *, quick: bool) -> None:
     """Measure, print, and write unless it was a look."""
-    cells = Study(
-        "layerif_language", measure, {way: {"way": way, **_SIZES} for way in WAYS}, seeds, kept=not quick
-    ).run(jobs)
+    study = Study("layerif_language", measure, {way: {"way": way, **_SIZES} for way in WAYS}, seeds, kept=not quick)
+    ahead(_scores, study.wanting, jobs)
+    cells = study.run(jobs)
     text = page(cells)
     print(text)
     if quick:
