@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor, nn
 
 from dictpfl.client.model import hub
@@ -36,6 +37,7 @@ class VisionLanguage(nn.Module):
         vision: "patches", or "timm:FOLDER" or "timm:NAME": a vision transformer that stays frozen.
         language: "transformers:FOLDER", a decoder built as Llama; empty: a new one of the options below.
         patch: side of a patch of "patches", at least 1; divides height and width.
+        image_tokens: tokens that the decoder reads of a picture: means of squares of patches, one square a token; 0: each patch is one.
         words: size of the vocabulary of a new decoder.
         width: of a new decoder.
         layers: of a new decoder.
@@ -52,6 +54,7 @@ class VisionLanguage(nn.Module):
         vision: str = _PATCHES,
         language: str = "",
         patch: int = 8,
+        image_tokens: int = 0,
         words: int = 128,
         width: int = 128,
         layers: int = 8,
@@ -71,7 +74,9 @@ class VisionLanguage(nn.Module):
             _pretrained(language) if language else _decoder(words, width, layers, heads, int(width * mlp_ratio))
         )
         width = int(self.language.config.hidden_size)
-        self.vision, wide, self.places = _vision(vision, self.image, patch, width)
+        self.vision, wide, self.grid = _vision(vision, self.image, patch, width)
+        self.square = _square(self.grid, image_tokens)
+        self.places = self.grid[0] * self.grid[1] // self.square**2
         self.prefix = int(getattr(self.vision, "num_prefix_tokens", 0))
         self.projector = nn.Linear(wide, width)
         self.place_pos_embed = nn.Parameter(torch.empty(self.places, width))
@@ -100,6 +105,9 @@ class VisionLanguage(nn.Module):
         else:
             with torch.no_grad():
                 patches = self.vision.forward_features(pictures)[:, self.prefix :]  # type: ignore[operator]
+        if self.square > 1:
+            grid = patches.transpose(1, 2).unflatten(2, self.grid)
+            patches = F.avg_pool2d(grid, self.square).flatten(2).transpose(1, 2)
         found: Tensor = self.projector(patches) + self.place_pos_embed
         return found
 
@@ -177,19 +185,32 @@ def _pretrained(source: str) -> Any:
     return llama.stack(built)
 
 
-def _vision(source: str, image: tuple[int, int, int], patch: int, width: int) -> tuple[nn.Module, int, int]:
-    """The encoder, its width and the number of its patches; one of timm is frozen."""
+def _square(grid: tuple[int, int], tokens: int) -> int:
+    """Side of the squares of patches that become one token each."""
+    high, wide = grid
+    if not tokens:
+        return 1
+    could = {high * wide // side**2: side for side in range(min(grid), 0, -1) if not (high % side or wide % side)}
+    if tokens not in could:
+        raise ConfigError(
+            f"model.options.image_tokens is {tokens}; pictures of {high} x {wide} patches can be read as {', '.join(map(str, could))} tokens"
+        )
+    return could[tokens]
+
+
+def _vision(source: str, image: tuple[int, int, int], patch: int, width: int) -> tuple[nn.Module, int, tuple[int, int]]:
+    """The encoder, its width, and how many patches it has from top to bottom and from left to right; one of timm is frozen."""
     if source == _PATCHES:
         if patch < 1 or image[1] % patch or image[2] % patch:
             raise ConfigError(
                 f"vlm: patch {patch} must divide pictures of {image[1]} x {image[2]}, and be at least 1; change model.options"
             )
-        return nn.Conv2d(image[0], width, patch, stride=patch), width, (image[1] // patch) * (image[2] // patch)
+        return nn.Conv2d(image[0], width, patch, stride=patch), width, (image[1] // patch, image[2] // patch)
     library, name = hub.split(source)
     if library != "timm" or not name:
         raise ConfigError(f'model.options.vision is {source!r}; expected "patches", timm:FOLDER or timm:NAME')
     built: Any = hub.build(Model(source=source, options={"img_size": image[1]}), image, 1)
-    if not hasattr(built, "blocks") or not hasattr(built.patch_embed, "num_patches"):
+    if not hasattr(built, "blocks") or not hasattr(built.patch_embed, "grid_size"):
         raise ConfigError(f"model.options.vision: {type(built).__name__} is no vision transformer")
     built.reset_classifier(0)
-    return built.requires_grad_(requires_grad=False), int(built.num_features), int(built.patch_embed.num_patches)
+    return built.requires_grad_(requires_grad=False), int(built.num_features), tuple(built.patch_embed.grid_size)

@@ -193,3 +193,26 @@ def test_a_tiny_one_trains_under_encryption(reducer: str, tmp_path: Path) -> Non
     assert sealed["state_digest"] == opened["state_digest"]
     assert sealed["bytes"] == whole["bytes"]
     assert (sealed["state_digest"] != whole["state_digest"]) == (reducer != "none")
+
+
+def test_squares_of_patches_are_read_as_one_token() -> None:
+    one, samples = made(patch=4, image_tokens=9)
+    assert (one.grid, one.square, one.places) == ((6, 6), 2, 9)
+    whole, _ = made(patch=4)
+    whole.vision.load_state_dict(one.vision.state_dict())
+    whole.projector.load_state_dict(one.projector.state_dict())
+    with torch.no_grad():
+        pictures = samples[:2, : one.pixels].reshape(-1, *one.image)
+        all_read = (whole.seen(pictures) - whole.place_pos_embed).unflatten(1, (6, 6))
+        means = torch.stack([all_read[:, y : y + 2, x : x + 2].mean((1, 2)) for y in (0, 2, 4) for x in (0, 2, 4)], 1)
+        torch.testing.assert_close(one.seen(pictures) - one.place_pos_embed, means, rtol=0, atol=1e-6)
+        assert one(samples[:2]).shape == (2, 12)
+
+
+def test_tokens_that_no_squares_make_are_refused_with_those_that_do() -> None:
+    with pytest.raises(
+        ConfigError, match=r"image_tokens is 16; pictures of 6 x 6 patches can be read as 1, 4, 9, 36 tokens"
+    ):
+        made(patch=4, image_tokens=16)
+    with pytest.raises(ConfigError, match="image_tokens is -4"):
+        made(patch=4, image_tokens=-4)
