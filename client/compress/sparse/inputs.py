@@ -92,15 +92,29 @@ class Grams:
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
+    _last: tuple[Tensor, int, Tensor] | None = None
 
     def see(self, weight: Weight, group: int, x: Tensor) -> None:
         """Add a batch; see `See`."""
         m = weight.shape[1]
         if weight.name not in self.sums:
             self.sums[weight.name] = x.new_zeros(weight.groups, m, m, dtype=torch.float64)
-        total, wide = self.sums[weight.name][group], x if x.dtype == torch.float64 else x.float()
+        self.sums[weight.name][group] += self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """X^T X; formed once for weights that read one input one after the other, as queries, keys and values do."""
+        if self._last is not None:
+            seen, version, product = self._last
+            if x.is_set_to(seen) and x._version == version:  # noqa: SLF001 -- torch has no other name for it
+                return product
+        product, wide = (
+            x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64),
+            x if x.dtype == torch.float64 else x.float(),
+        )
         for piece in torch.split(wide, _PIECE):
-            total += piece.t() @ piece
+            product += piece.t() @ piece
+        self._last = (x, x._version, product)  # noqa: SLF001
+        return product
 
 
 def calibrate(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, see: See) -> None:

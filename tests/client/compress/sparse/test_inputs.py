@@ -25,3 +25,20 @@ def test_grams_are_near_those_of_float64(dtype: torch.dtype, scale: float) -> No
     error = float((found - exact).abs().max() / exact.diagonal().mean())
     assert error <= (1e-14 if dtype == torch.float64 else 2e-5)
     assert (dtype == torch.float64) == (error < 1e-12)
+
+
+def test_weights_that_read_one_input_share_its_product_and_others_do_not() -> None:
+    torch.manual_seed(1)
+    weights = covered(nn.Sequential(*(nn.Linear(6, 5) for _ in range(4))), ["*"])
+    x, grams = torch.randn(7, 6), Grams()
+    before = x.double().t() @ x.double()
+    grams.see(weights["0.weight"], 0, x.detach().reshape(-1, 6))
+    grams.see(weights["1.weight"], 0, x.detach().reshape(-1, 6))  # the same values in the same place
+    with torch.no_grad():
+        x.mul_(2.0)  # the same place, other values
+    grams.see(weights["2.weight"], 0, x.detach().reshape(-1, 6))
+    grams.see(weights["3.weight"], 0, x[:3])  # other rows of it
+    assert torch.equal(grams.sums["0.weight"], grams.sums["1.weight"])
+    torch.testing.assert_close(grams.sums["0.weight"][0], before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grams.sums["2.weight"][0], 4 * before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grams.sums["3.weight"][0], x[:3].double().t() @ x[:3].double(), rtol=0, atol=1e-5)
