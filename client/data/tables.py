@@ -233,11 +233,17 @@ def labels_of(
         classes = _counted(column, data)
     else:
         classes = tuple(sorted(set(values)))
-    unknown = sorted(set(values) - set(classes))
+    number = _numbered(classes, numeric=numeric)
+    unknown = sorted(set(values) - set(number))
     if unknown:
         raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
-    number = {c: i for i, c in enumerate(classes)}
     return np.array([number[v] for v in values], dtype=np.int64), classes
+
+
+def _numbered(classes: Sequence[str], *, numeric: bool) -> dict[str, int]:
+    """Number of each class by the words that labels may have for it: where labels are numbers, "01" was read as 1."""
+    number = {c: i for i, c in enumerate(classes)}
+    return {str(int(c)): i for c, i in number.items() if numeric and c.isdecimal()} | number
 
 
 def _word_of(value: Any) -> str:

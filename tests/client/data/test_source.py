@@ -210,6 +210,16 @@ def test_bad_tables(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any]
         table(tmp_path, frame, **options)
 
 
+def test_named_classes_with_zeros_in_front_are_those_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("x,y\n0.5,02\n1.5,01\n2.5,10\n", encoding="utf-8")
+    data = Data(source="csv", path=str(tmp_path / "t.csv"), label="y", options={"classes": ["01", "02", "10"]})
+    found = load_dataset(data, 1)
+    assert found.samples.labels.tolist() == [1, 0, 2]
+    assert found.class_names == ("01", "02", "10")
+    with pytest.raises(DataError, match=r"labels 10 are not in data\.options\.classes"):
+        load_dataset(data.model_copy(update={"options": {"classes": ["01", "02"]}}), 1)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
