@@ -15,6 +15,7 @@ from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset, of_other_source
+from dictpfl.client.data.sources.columns import columns_in
 from dictpfl.client.folder import VALIDATION
 from dictpfl.client.training.measuring import agreed_metrics
 from dictpfl.client.training.task import task_of
@@ -140,6 +141,7 @@ def _samples(
                 "data.test_path": "",
                 "data.paths": {},
             } | overrides  # the federation's test samples are not these
+            overrides = _without_sites(FederationConfig.of(raw, overrides).data, changes) | overrides
         classes = classes_of(finished, folder)
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
         if type(dataset.samples) is not Samples and _is_part(dataset.class_names, classes):
@@ -149,6 +151,26 @@ def _samples(
             dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
         samples, names = of_dataset(finished, dataset, classes)
     return samples, names
+
+
+def _without_sites(section: Data, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides for a table that does not say which institution has a row, as new data seldom do.
+
+    Raises:
+        DataError: it does not say what its rows are for: those of training may be among them.
+    """
+    marks = [name for name in (section.column, section.split_column) if name]
+    names = columns_in(section) if marks else None
+    if names is None:
+        return {}
+    if section.split_column and section.split_column not in names:
+        raise DataError(
+            f"{section.path}: no column {section.split_column!r} says which rows are for the test; if none of them trained the model, measure all "
+            "by --set data.split_column="
+        )
+    if not section.column or section.column in names or "data.column" in changes:
+        return {}
+    return {"data.column": "", "data.partition": "iid"}  # nothing is divided here
 
 
 def classes_of(finished: Finished, folder: Path) -> tuple[str, ...]:

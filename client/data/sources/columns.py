@@ -11,7 +11,7 @@ from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, parquet_files, require_row_options
 from dictpfl.client.data.readers.separated import read_separated
 from dictpfl.client.data.samples import Dataset, path_of, sites_of
-from dictpfl.client.data.source import SOURCES
+from dictpfl.client.data.source import COLUMNS, SOURCES
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -46,6 +46,27 @@ def read_columns(data: Data, seed: int) -> Dataset:
     if "image" in data.options:
         return images.pixels(data, frame, names, seed=seed)
     return tables.numbers(data, frame, names)
+
+
+def columns_in(data: Data) -> list[str] | None:
+    """Names of a table's columns; None for a source that reads no table, or one table for each institution.
+
+    Raises:
+        DataError: unreadable, or empty.
+    """
+    if data.source not in COLUMNS or sites_of(data):
+        return None
+    if data.source == "parquet" and not hubs.is_hub(data.path, data.source):
+        import pyarrow as pa
+        import pyarrow.dataset
+
+        path = path_of(data)
+        parquet_files(path)
+        try:
+            return list(map(str, pyarrow.dataset.dataset(path, partitioning="hive").schema.names))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"cannot read {path} as {data.source}: {error}") from error
+    return list(map(str, _read(data)[0].columns))
 
 
 _SITE = "dictpfl site"

@@ -56,9 +56,30 @@ def test_of_a_table_with_marks_the_test_rows_are_measured(tmp_path: Path) -> Non
     assert evaluate_on(folder).samples == 15
     assert evaluate_on(folder, path).samples == 15
     plain = table(tmp_path / "plain.csv", 12, 2)
-    with pytest.raises(DataError, match="no column 'part'"):
+    with pytest.raises(DataError, match=r"no column 'part' .* by --set data\.split_column="):
         evaluate_on(folder, plain)
     assert evaluate_on(folder, plain, {"data.split_column": ""}).samples == 12
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_a_table_need_not_say_which_institution_has_a_row(tmp_path: Path, kind: str) -> None:
+    sites = ["one", "two", "three"] * 20
+    path = table(tmp_path / "path.csv", 60, 1, site=sites)
+    folder = run(tmp_path / "run", path=str(path), partition="column", column="site")
+    plain, named = pd.read_csv(table(tmp_path / "plain.csv", 12, 2)), pd.read_csv(path)
+    for frame, name in ((plain, "new"), (named, "same")):
+        if kind == "csv":
+            frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        elif kind == "parquet":
+            frame.to_parquet(tmp_path / f"{name}.parquet")
+        else:
+            frame.to_json(tmp_path / f"{name}.jsonl", orient="records", lines=True)
+    source = {"data.source": kind}
+    assert evaluate_on(folder, tmp_path / f"new.{kind}", source).samples == 12
+    assert evaluate_on(folder, tmp_path / f"same.{kind}", source).samples == 60
+    plain.drop(columns="b").to_csv(tmp_path / "less.csv", index=False)
+    with pytest.raises(DataError, match="no column 'b'"):
+        evaluate_on(folder, tmp_path / "less.csv")
 
 
 def test_classes_of_the_run_s_own_test_split_have_their_names(tmp_path: Path) -> None:
