@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +18,8 @@ from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task, require_single
 from dictpfl.common.errors import ConfigError, DataError, ModelError
 
-_HELD = 1 << 30  # bytes of inputs and gradients at a time
+_HELD = 1 << 30  # bytes of inputs and gradients at a time, at least
+_OF_FREE = 4  # of a processor's free memory, the share that they may take besides: each further pass takes a pass through the whole model
 _FORMED = 1 << 26  # entries of gradients at a time
 _COLUMNS = 1 << 16  # entries of each gradient that are widened to float64 at a time
 
@@ -204,7 +206,8 @@ def _products(
     small = gather(model, weights, trial, task)
     share = {name: Gathered({k: v for k, v in small.seen.items() if k[0] == name}).bytes for name in weights}
     times = (len(training) + len(validation)) / len(trial)
-    for names in _held_together({name: int(size * times) for name, size in share.items()}):
+    sizes = {name: int(size * times) for name, size in share.items()}
+    for names in _held_together(sizes, _room(next(iter(weights.values())).matrix.device)):
         some = {name: weights[name] for name in names}
         seen = gather(model, some, training, task), gather(model, some, validation, task)
         for name, weight in some.items():
@@ -212,12 +215,19 @@ def _products(
             yield name, *_inner(*pairs)
 
 
-def _held_together(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+def _room(device: torch.device) -> int:
+    """Bytes for inputs and gradients."""
+    if device.type != "cpu" or "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return _HELD
+    return max(_HELD, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _OF_FREE)
+
+
+def _held_together(sizes: Mapping[str, int], room: int) -> Iterator[list[str]]:
     """Names in their order, as many at a time as memory is for."""
     some: list[str] = []
     held = 0
     for name, size in sizes.items():
-        if some and held + size > _HELD:
+        if some and held + size > room:
             yield some
             some, held = [], 0
         some.append(name)
