@@ -124,7 +124,7 @@ def test_influence_is_that_of_gradients_formed_one_by_one(name: str, solver: str
 def test_inner_products_without_gradients_are_the_same(name: str) -> None:
     model, training, validation = made(name)
     formed = layer_influence(model, training, validation, TASK)
-    with mock.patch.object(measuring, "_FORMED", 0), mock.patch.object(measuring, "_room", lambda _: 1):
+    with mock.patch.object(measuring, "_FORMED", 0), mock.patch.object(measuring, "_room", return_value=1):
         unformed = layer_influence(model, training, validation, TASK)
     for block, one in formed.blocks.items():
         np.testing.assert_allclose(unformed.blocks[block].influence, one.influence, rtol=1e-9, atol=1e-12)
