@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.columns import Columns
 from dictpfl.client.data.raw import Table
-from dictpfl.client.data.samples import Dataset, Samples, classes_said
+from dictpfl.client.data.samples import Dataset, Samples, classes_said, sites_of
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -45,7 +45,7 @@ def numbers(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ()
     names = feature_columns(data, frame)
     if data.preprocessing.on:
         return _columns(data, frame, tuple(names), known_classes)
-    values = _scaled(_numbers(frame[names], data.path), tuple(names), options.get("scale", {}))
+    values = _scaled(_numbers(data, frame, names), tuple(names), options.get("scale", {}))
     classes: tuple[str, ...] = ()
     if event:
         labels = survival_of(frame, data)
@@ -134,19 +134,42 @@ def survival_of(frame: pd.DataFrame, data: Data) -> NDArray[np.float32]:
     return np.stack([times, events], axis=1).astype(np.float32)
 
 
-def _numbers(features: pd.DataFrame, path: str) -> NDArray[np.float64]:
-    text = [str(c) for c in features.columns if features[c].dtype.kind not in "biuf"]
+def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.float64]:
+    features = frame[names]
+    text = [name for name in names if features[name].dtype.kind not in "biuf"]
     if text:
+        words = features[text[0]].map(_is_no_number).to_numpy(dtype=bool)
+        first = f"; {features[text[0]].iloc[int(words.argmax())]!r} is the first that is none" if words.any() else ""
         raise DataError(
-            f"{path}: columns {', '.join(text)} are not numbers; encode them (everywhere in the same way) or drop them"
+            f"{_place_of(data, frame, words)}: columns {', '.join(text)} are not numbers{first}; encode them (everywhere in the same way) or drop them"
         )
-    if not len(features.columns):
-        raise DataError(f"{path}: no feature columns beside the label; expected at least one")
+    if not names:
+        raise DataError(f"{data.path}: no feature columns beside the label; expected at least one")
     values: NDArray[np.float64] = features.to_numpy(dtype=np.float64)
-    bad = [str(c) for c, column in zip(features.columns, values.T, strict=True) if not np.isfinite(column).all()]
+    finite = np.isfinite(values)
+    bad = [name for name, column in zip(names, finite.T, strict=True) if not column.all()]
     if bad:
-        raise DataError(f"{path}: missing or infinite values in {', '.join(bad)}; fill or drop those rows")
+        raise DataError(
+            f"{_place_of(data, frame, np.any(~finite, axis=1))}: missing or infinite values in {', '.join(bad)}; fill or drop those rows"
+        )
     return values
+
+
+def _is_no_number(value: Any) -> bool:
+    try:
+        float(0.0 if value is None else value)
+    except (TypeError, ValueError):
+        return True
+    return False
+
+
+def _place_of(data: Data, frame: pd.DataFrame, bad: NDArray[np.bool_]) -> str:
+    """Where the first of some rows stands: the file, of one for each institution, and the row's number behind the line of names."""
+    row, path = int(bad.argmax()), data.path
+    if (sites := sites_of(data)) and data.column in frame:
+        named = frame[data.column].astype(str).to_numpy()
+        path, row = str(sites[named[row]]), int((named[:row] == named[row]).sum())
+    return path if data.lazy or not bad.any() else f"{path}, row {row + 1}"
 
 
 def _scaled(values: NDArray[np.float64], names: tuple[str, ...], scale: Mapping[str, Any]) -> NDArray[np.float64]:
@@ -182,8 +205,10 @@ def require_columns(data: Data, frame: pd.DataFrame, columns: Sequence[str]) -> 
     """
     require_named(data, list(map(str, frame.columns)), columns)
     for column in [*columns, *(name for name in (data.column, data.split_column) if name)]:
-        if frame[column].isna().any():
-            raise DataError(f"{data.path}: column {column!r} has missing values; fill or drop those rows")
+        if (missing := frame[column].isna().to_numpy(dtype=bool)).any():
+            raise DataError(
+                f"{_place_of(data, frame, missing)}: column {column!r} has missing values; fill or drop those rows"
+            )
 
 
 def groups_of(data: Data, frame: pd.DataFrame) -> NDArray[np.str_] | None:

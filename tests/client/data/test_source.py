@@ -191,9 +191,9 @@ def test_labels_of_tables(tmp_path: Path) -> None:
     [
         (FRAME.drop(columns="label"), {}, "no column 'label'; it has age, dose, site"),
         (FRAME.drop(columns="site"), {}, "no column 'site'"),
-        (FRAME.assign(age=[1, None, 2]), {}, "missing or infinite values in age"),
-        (FRAME.assign(label=["yes", None, "no"]), {}, "column 'label' has missing values"),
-        (FRAME.assign(sex=["f", "m", "f"]), {}, "columns sex are not numbers"),
+        (FRAME.assign(age=[1, None, 2]), {}, r"t\.\w+, row 2: missing or infinite values in age"),
+        (FRAME.assign(label=["yes", None, "no"]), {}, r"row 2: column 'label' has missing values"),
+        (FRAME.assign(sex=["f", "m", "f"]), {}, "row 1: columns sex are not numbers; 'f' is the first that is none"),
         (FRAME[["site", "label"]], {}, "no feature columns"),
         (FRAME.iloc[:0], {}, "no rows"),
         (FRAME.assign(label=[-1, 0, 1]), {}, "-1 is negative"),
@@ -208,6 +208,29 @@ def test_labels_of_tables(tmp_path: Path) -> None:
 def test_bad_tables(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any], match: str) -> None:
     with pytest.raises(DataError, match=match):
         table(tmp_path, frame, **options)
+
+
+def test_the_file_and_the_row_at_fault_are_named_where_each_institution_has_a_file(tmp_path: Path) -> None:
+    files = {
+        "a": "x,y\n0.5,0\n1.5,1\n",
+        "b": "x,y\n0.5,0\n1.5,1\n,1\n",
+        "c": "x,y\n0.5,0\nn/k,1\n",
+        "d": "x,y\n1,0\n2,\n",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
+
+    def read(*names: str) -> None:
+        load_dataset(
+            Data(source="csv", label="y", partition="column", paths=[str(tmp_path / f"{n}.csv") for n in names]), 1
+        )
+
+    with pytest.raises(DataError, match=r"b\.csv, row 3: missing or infinite values in x"):
+        read("a", "b")
+    with pytest.raises(DataError, match=r"c\.csv, row 2: columns x are not numbers; 'n/k' is the first"):
+        read("a", "c")
+    with pytest.raises(DataError, match=r"d\.csv, row 2: column 'y' has missing values"):
+        read("a", "d")
 
 
 def test_named_classes_with_zeros_in_front_are_those_numbers(tmp_path: Path) -> None:
