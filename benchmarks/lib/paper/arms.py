@@ -146,7 +146,9 @@ def _servers(*rates: float) -> Mapping[str, Flat]:
 
 _ON_DIGITS: Mapping[str, Flat] = {
     **_CLOSING,
-    **_servers(0.003, 0.01, 0.03),
+    "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
+    "proximal-1": {"training.proximal": 1.0},
+    **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
     "rank-16": {"decomposition.form": "table", "decomposition.rank": 16},
     "not-pruned": {"pruning.enabled": False},
     "gradient-basis": {
