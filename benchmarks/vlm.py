@@ -37,9 +37,9 @@ SEEN, BLIND, QUARTER, ASKED = "pictures", "text only", "a quarter", 20.0
 ARMS: Mapping[str, Mapping[str, Any]] = {SEEN: {}, BLIND: {"blind": True}, QUARTER: {"keep": 0.25}}
 TRAINED_ON, MEASURED, BATCH, RANK = 2000, 300, 8, 8
 SIDE = 2
-"""Cells of a row: four digits, each of 4 x 4 of the encoder's patches at 112 pixels."""
+"""Cells of a row: four digits, each of 4 x 4 of the encoder's patches at 112 pixels, read as 2 x 2 tokens."""
 FULL: Mapping[str, Any] = {
-    "model": {"image": [3, 112, 112], "vision": f"timm:{ROOT / 'data' / 'dinov2_s'}", "language": f"transformers:{ROOT / 'data' / 'smollm2'}"},
+    "model": {"image": [3, 112, 112], "vision": f"timm:{ROOT / 'data' / 'dinov2_s'}", "language": f"transformers:{ROOT / 'data' / 'smollm2'}", "image_tokens": 16},
     "data": {"side": SIDE, "scale": 7, "channels": 3, "questions": ["cell", "count"], "tokenizer": str(ROOT / "data" / "smollm2")},
     "steps": 750, "rate": 5e-4,
 }  # fmt: skip
@@ -60,7 +60,9 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
         features = samples.features.copy()
         features[:, : model.pixels] = 0.0  # type: ignore[misc]
         samples = Samples(features, samples.labels)
-    twin = decompose(model, rank=RANK)
+    twin = decompose(
+        model, rank=RANK, dense=["projector.*"]
+    )  # it begins at random: a table of its W0 would be one of noise
     if "keep" in arm:
         reduce_tokens(twin.module, "autoprune", keep=arm["keep"])
     training = Training(

@@ -1,4 +1,4 @@
-"""The paper's missing arms: one setting varied at a time, three seeds each.
+"""The paper's missing arms: one setting varied at a time, three seeds each; ten where they decide defaults.
 
 Most run on digits (experiments/ablation_*.toml: vit_tiny, W0 pretrained on classes 0-4 of a public split, 20 rounds of 2
 epochs), where pruning has time to act and a federation takes half a minute.
@@ -65,6 +65,7 @@ def _points(key: str, rows: Sequence[tuple[Any, float | None, float | None]]) ->
     return tuple(Point(f"{value:g}", {key: value}, accuracy, gigabytes) for value, accuracy, gigabytes in rows)
 
 
+_TEN = tuple(range(1, 11))
 _SKEW = {"data.partition": "dirichlet", "data.alpha": 0.3}
 _ALPHAS = {"0.3": 79.62, "0.6": 80.28, "0.9": 82.06}
 
@@ -146,7 +147,9 @@ def _servers(*rates: float) -> Mapping[str, Flat]:
 
 _ON_DIGITS: Mapping[str, Flat] = {
     **_CLOSING,
-    **_servers(0.003, 0.01, 0.03),
+    "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
+    "proximal-1": {"training.proximal": 1.0},
+    **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
     "rank-16": {"decomposition.form": "table", "decomposition.rank": 16},
     "not-pruned": {"pruning.enabled": False},
     "gradient-basis": {
@@ -232,11 +235,11 @@ ARMS: Mapping[str, Arm] = {
     ),
     "defaults": Arm(
         "each default of this project against the paper's value or another", "section 4", _DEFAULTS, "ours",
-        "Which defaults?", workload="digits",
+        "Which defaults?", workload="digits", seeds=_TEN,
     ),
     "defaults-skewed": Arm(
         "the same at alpha = 0.3", "section 4", _DEFAULTS, "ours", "Which defaults, where data differ?", settings=_SKEW,
-        workload="digits",
+        workload="digits", seeds=_TEN,
     ),
     "closing": Arm(
         "what might close the gap at alpha = 0.3", "beyond the paper", _each(_ON_DIGITS), "ours",
