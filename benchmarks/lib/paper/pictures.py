@@ -79,10 +79,10 @@ def shrinking(found: Measured) -> Figure | None:
         trace = row.first["trace"]
         for colour, quantile, sizes in zip(COLOURS, trace["quantiles"], zip(*trace["size"], strict=True), strict=False):
             ax.plot(range(1, len(sizes) + 1), sizes, color=colour, label=f"quantile {quantile:g}")
-        ax.set_yscale("log")
+        ax.set_ylim(bottom=0.0)
         ax.set_xlabel("round")
         ax.set_ylabel("magnitude of an update that was sent")
-    plots[0].legend(frameon=False, fontsize=8)
+    plots[0].legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 

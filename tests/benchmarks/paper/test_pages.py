@@ -15,7 +15,7 @@ from lib.paper.catalogue import accuracy, arm, counted, tuning
 from lib.paper.cells import Store
 from lib.paper.goals import Goal, first_line
 from lib.paper.measured import Measured, Row, composed, together
-from lib.paper.methods import FULL, ML10, OURS
+from lib.paper.methods import FULL, ML10, OURS, PAPER
 from lib.paper.network import LAN, NETWORKS, Network, common_target, ends, phases, seconds_to, waiting
 from lib.paper.pictures import PICTURES, svg
 from lib.paper.verdicts import CLAIMS, DIFFERS, LEVEL, OPEN, REPRODUCED
@@ -280,9 +280,7 @@ def test_pictures_are_drawn_from_traces(store: Store) -> None:
     }
     assert svg(drawn["coordinates"]) == svg(PICTURES["coordinates"][1](found))
     words = {claim.source: claim.judge(found) for claim in CLAIMS}
-    assert words["figure 4"].word == REPRODUCED
-    assert "0.083" in words["figure 4"].ours
-    assert words["figure 5, TIP"].word == REPRODUCED
+    assert words["figure 4"].word == words["figure 5, TIP"].word == OPEN  # both runs are judged, and one is there
 
 
 def test_a_page_keeps_what_is_not_between_its_markers() -> None:
@@ -316,3 +314,22 @@ def test_inversion_is_judged_by_the_privacy_benchmark(tmp_path: Path) -> None:
         verdict = verdicts._inversion(found)
         assert verdict.word == word
         assert "SSIM 0.58 beside 0.35 blind, the best of 1 attacks" in verdict.ours
+
+
+@pytest.mark.parametrize(
+    ("late", "theirs", "words"),
+    [(0.75, 0.74, (REPRODUCED, REPRODUCED)), (0.71, 0.74, (DIFFERS, REPRODUCED)), (0.75, 0.70, (DIFFERS, DIFFERS))],
+)
+def test_updates_are_judged_by_both_runs_and_by_their_last_rounds(
+    store: Store, late: float, theirs: float, words: tuple[str, str]
+) -> None:
+    """Early rounds alone, or a share that is chance's, reproduce nothing."""
+    for name, share, end in ((OURS, late, 0.01), (PAPER, theirs, 0.01 if theirs > 0.72 else 0.05)):
+        point = next(p for p in ARMS["traced"].points if p.tuned_as == name)
+        trace = {"quantiles": [0.1, 0.5], "share": 0.7, "coordinates": {}, "quiet_again": [0.8] * 10 + [share] * 10,
+                 "size": [[0.0, 0.03]] * 3 + [[0.0, end]] * 3}  # fmt: skip
+        store.write(arm("traced", point, 1), figures(90.0, trace=trace), tune(store, "digits", name), FACTS)
+    found = Measured(store)
+    assert f"80 and {100 * late:.0f} % with ours" in verdicts._pruning(found).ours
+    assert f"0.03 and {'0.01' if theirs > 0.72 else '0.05'} with the paper's settings" in verdicts._shrink(found).ours
+    assert (verdicts._pruning(found).word, verdicts._shrink(found).word) == words
