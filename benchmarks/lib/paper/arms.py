@@ -246,8 +246,10 @@ ARMS: Mapping[str, Arm] = {
         "Which of these wins at equal bytes?", settings=_SKEW,
     ),
     "closing-cifar10": Arm(
-        "the same on CIFAR-10 with DINOv2-S", "beyond the paper", tuple(
-            Point(label, {**settings, "method": "dictpfl"}, tuned_as="dictpfl") for label, settings in _ON_CIFAR10.items()), "ours",
+        "the same on CIFAR-10 with DINOv2-S", "beyond the paper", (
+            *(Point(label, {**settings, "method": OURS}, tuned_as=OURS) for label, settings in _ON_CIFAR10.items()),
+            Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED),
+        ), "ours",
         "Does it win on a second workload?", experiment="cifar10", workload="cifar10", settings=_SKEW,
     ),
     "rescoring": Arm(
