@@ -150,6 +150,7 @@ _ON_DIGITS: Mapping[str, Flat] = {
     "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
     "proximal-1": {"training.proximal": 1.0},
     **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
+    **{f"adagrad-{rate:g}": {"aggregation.rule": "adagrad", "aggregation.rate": rate} for rate in (1.0, 3.0)},
     "rank-16": {"decomposition.form": "table", "decomposition.rank": 16},
     "not-pruned": {"pruning.enabled": False},
     "gradient-basis": {
