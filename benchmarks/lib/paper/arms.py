@@ -136,12 +136,10 @@ _CLOSING: Mapping[str, Flat] = {
 }
 
 
-def _servers(*rates: float) -> Mapping[str, Flat]:
+def _servers(*rates: float, rules: Sequence[str] = ("adagrad", "adam", "yogi")) -> Mapping[str, Flat]:
     """Server-side rules that divide by what an update has been, at several rates: at one alone, a fall might be the rate's."""
     return {
-        f"{rule}-{rate:g}": {"aggregation.rule": rule, "aggregation.rate": rate}
-        for rule in ("adagrad", "adam", "yogi")
-        for rate in rates
+        f"{rule}-{rate:g}": {"aggregation.rule": rule, "aggregation.rate": rate} for rule in rules for rate in rates
     }
 
 
@@ -150,7 +148,7 @@ _ON_DIGITS: Mapping[str, Flat] = {
     "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
     "proximal-1": {"training.proximal": 1.0},
     **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
-    **{f"adagrad-{rate:g}": {"aggregation.rule": "adagrad", "aggregation.rate": rate} for rate in (1.0, 3.0)},
+    **_servers(1.0, 3.0, rules=("adagrad",)),
     "rank-16": {"decomposition.form": "table", "decomposition.rank": 16},
     "not-pruned": {"pruning.enabled": False},
     "gradient-basis": {

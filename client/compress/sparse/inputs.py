@@ -107,10 +107,8 @@ class Grams:
             seen, version, product = self._last
             if x.is_set_to(seen) and x._version == version:  # noqa: SLF001 -- torch has no other name for it
                 return product
-        product, wide = (
-            x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64),
-            x if x.dtype == torch.float64 else x.float(),
-        )
+        product = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+        wide = x if x.dtype == torch.float64 else x.float()
         for piece in torch.split(wide, _PIECE):
             product += piece.t() @ piece
         self._last = (x, x._version, product)  # noqa: SLF001
