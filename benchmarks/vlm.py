@@ -5,8 +5,8 @@
     python benchmarks/vlm.py --quick         # a tiny random one, for a look; writes nothing
 
 The encoder stays frozen; lookup tables of rank 8 on the decoder, projector, norms and head are trained, as a federation trains them. *Text only* sees
-empty pictures: what it answers rightly follows from questions alone. *A quarter* reads 25 % of the picture's tokens between layers (`autoprune`). Each arm and
-seed is a cell in benchmarks/results/vlm, so that what is broken off goes on. A null exits 0. Results: `benchmarks/results/vlm.{json,md,svg}`.
+empty pictures: what it answers rightly follows from questions alone. Each arm and seed is a cell in benchmarks/results/vlm, so that what is broken off goes
+on. A null exits 0. Results: `benchmarks/results/vlm.{json,md,svg}`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from matplotlib.figure import Figure
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
-from dictpfl.client.model.tokens.install import reduce_tokens
 from dictpfl.client.model.twin import decompose
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.task import load_task
@@ -33,8 +32,8 @@ from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Study, claims_table, spread, study_parser
 from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, threads, write_results
 
-SEEN, BLIND, QUARTER, ASKED = "pictures", "text only", "a quarter", 20.0
-ARMS: Mapping[str, Mapping[str, Any]] = {SEEN: {}, BLIND: {"blind": True}, QUARTER: {"keep": 0.25}}
+SEEN, BLIND, ASKED = "pictures", "text only", 20.0
+ARMS: Mapping[str, Mapping[str, Any]] = {SEEN: {}, BLIND: {"blind": True}}
 TRAINED_ON, MEASURED, BATCH, RANK = 2000, 300, 8, 8
 SIDE = 2
 """Cells of a row: four digits, each of 4 x 4 of the encoder's patches at 112 pixels, read as 2 x 2 tokens."""
@@ -63,8 +62,6 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     twin = decompose(
         model, rank=RANK, dense=["projector.*"]
     )  # it begins at random: a table of its W0 would be one of noise
-    if "keep" in arm:
-        reduce_tokens(twin.module, "autoprune", keep=arm["keep"])
     training = Training(
         batch_size=BATCH, learning_rate=kind["rate"], steps=kind["steps"], optimizer="adamw", device="cpu"
     )
@@ -86,7 +83,7 @@ def requirements(cells: Cells) -> list[Requirement]:
 
 def page(cells: Cells) -> str:
     """benchmarks/results/vlm.md."""
-    claims = [cells.claim("right", SEEN, BLIND), cells.claim("right", QUARTER, SEEN)]
+    claims = [cells.claim("right", SEEN, BLIND)]
     figures = ["right", *sorted(key for key in cells.found[SEEN, cells.study.seeds[0]] if key.startswith("right, "))]
     rows = [[arm, *(_mean(cells, arm, f) for f in figures)] for arm in cells.study.arms]
     said = {
@@ -129,9 +126,8 @@ def draw(cells: Cells) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write unless it was a look."""
-    parser = study_parser(__doc__, "a tiny random model, one seed; writes nothing", seeds=3)
+    parser = study_parser(__doc__, "a tiny random model, one seed; writes nothing", seeds=3, cells=True)
     parser.add_argument("--full", action="store_true", help="DINOv2-S and SmolLM2-135M")
-    parser.add_argument("--list", action="store_true", help="the cells, and whether they are there")
     asked = parser.parse_args(arguments)
     if asked.full == asked.quick:
         parser.error("say either --full or --quick")
@@ -148,10 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arms = {name: {**made, **sizes, "rank": RANK} for name, made in ARMS.items()}
     study = Study("vlm", measure, arms, seeds, kept=asked.full)
     if asked.list:
-        missing = set(study.missing)
-        for arm in arms:
-            there = [seed for seed in seeds if (arm, seed) not in missing]
-            print(f"{arm}: seeds {', '.join(map(str, seeds))}; there: {', '.join(map(str, there)) or 'none'}")
+        print(study.listed())
         return 0
     cells = study.run(asked.jobs)
     text = page(cells)
