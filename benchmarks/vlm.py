@@ -40,7 +40,7 @@ SIDE = 2
 FULL: Mapping[str, Any] = {
     "model": {"image": [3, 112, 112], "vision": f"timm:{ROOT / 'data' / 'dinov2_s'}", "language": f"transformers:{ROOT / 'data' / 'smollm2'}", "image_tokens": 16},
     "data": {"side": SIDE, "scale": 7, "channels": 3, "questions": ["cell", "count"], "tokenizer": str(ROOT / "data" / "smollm2")},
-    "steps": 750, "rate": 5e-4,
+    "steps": 400, "rate": 5e-4,
 }  # fmt: skip
 TINY: Mapping[str, Any] = {
     "model": {"image": [1, 16, 16], "width": 32, "layers": 3, "heads": 2},
