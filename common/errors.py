@@ -339,6 +339,7 @@ def _is_foreign(filename: str) -> bool:
     # Packages of another environment on the path are nobody's own code either, and compiled ones name their sources without a place.
     return (
         filename.endswith((".pyx", ".pxd", ".pxi"))
+        or not Path(filename).is_absolute()
         or filename.startswith((*_NOT_OWN, "<"))
         or not {"site-packages", "dist-packages"}.isdisjoint(Path(filename).parts)
     )

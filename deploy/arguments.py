@@ -1,11 +1,13 @@
-"""Help of arguments, which typer and click between them lose."""
+"""Mends of arguments and options of typer and click: help that is lost, and NaN in a range."""
 
 from __future__ import annotations
 
+import math
 from functools import wraps
 from typing import Any
 
-from typer.core import TyperArgument
+import typer
+from typer.core import TyperArgument, TyperOption
 
 
 def keep_help() -> None:
@@ -24,3 +26,19 @@ def keep_help() -> None:
         self.help = named.get("help")
 
     TyperArgument.__init__ = constructor  # type: ignore[method-assign]
+
+
+def refuse_nan() -> None:
+    """Let no option be NaN or infinite: click's ranges let the one through, and where an end is open the other."""
+    made = TyperOption.type_cast_value
+    if hasattr(made, "__wrapped__"):
+        return
+
+    @wraps(made)
+    def cast(self: TyperOption, ctx: Any, value: Any) -> Any:
+        found = made(self, ctx, value)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise typer.BadParameter(f"{found} is no finite number", ctx=ctx, param=self)
+        return found
+
+    TyperOption.type_cast_value = cast  # type: ignore[method-assign, assignment]

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from dictpfl.common.errors import ConfigError, DictPFLError, own_place
 from dictpfl.deploy import console
 from dictpfl.deploy.app import cli as flower_app
-from dictpfl.deploy.arguments import keep_help
+from dictpfl.deploy.arguments import keep_help, refuse_nan
 from dictpfl.deploy.attacks import cli as attacks
 from dictpfl.deploy.audit import cli as audit
 from dictpfl.deploy.ceremony import cli as ceremony
@@ -80,6 +80,7 @@ class _Commands(TyperGroup):
 
 
 keep_help()
+refuse_nan()
 app = typer.Typer(
     name="dictpfl",
     cls=_Commands,

@@ -210,7 +210,7 @@ def recipe_of(options: Mapping[str, Any]) -> Recipe:
         ConfigError: an option out of range, or no encoder.
     """
     source, size = options.get("features"), options.get("size", 0)
-    if not isinstance(source, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(source, str) or not isinstance(size, int) or isinstance(size, bool) or size < ("size" in options):
         raise ConfigError(
             f"data.options.features is {source!r} and size {size!r}; expected timm:FOLDER or timm:NAME, and one number of pixels"
         )
@@ -220,8 +220,9 @@ def recipe_of(options: Mapping[str, Any]) -> Recipe:
         )
     frames, fps = wanted_frames(options), wanted_fps(options)
     given = [None if options.get(key) is None else _three(options[key], key) for key in ("mean", "std")]
-    folder = Path(source.partition(":")[2]).expanduser()
-    source = f"{source.partition(':')[0]}:{folder.resolve()}" if folder.is_dir() else source
+    library, colon, name = source.partition(":")
+    folder = Path(name).expanduser()
+    source = f"{library}:{folder.resolve()}" if colon and name and folder.is_dir() else source
     return _recipe(source, _stamp(folder), frames, fps, size, *given)
 
 

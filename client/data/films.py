@@ -15,6 +15,8 @@ from dictpfl.common.errors import ConfigError, DataError
 
 LIMIT = 600.0
 """Seconds that one file may take."""
+_WHOLE = 0.95
+"""Share of the frames that a header counts which a file has to have: some count those as well that are never shown."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Film:
         """Decode from the beginning to the last wanted frame; how many there are is said, or counted before.
 
         Raises:
-            ValueError: no frame can be decoded.
+            ValueError: no frame can be decoded, a wanted one is damaged, or the file ends long before it says.
         """
         with self._open(str(self._path)) as container:
             stream = _pictures(container)
@@ -151,15 +153,20 @@ class Film:
             if not count:
                 times = self._counted(container, stream)
         numbers = choose(times)
-        wanted, held = {*numbers}, {}
+        wanted, held, decoded = {*numbers}, {}, 0
         with self._open(str(self._path)) as container:
             for number, frame in enumerate(self._deadline.over(container.decode(_pictures(container)))):
+                decoded = number + 1
                 if number in wanted:
+                    if frame.is_corrupt:
+                        raise ValueError(f"frame {number} is damaged")
                     held[number] = _upright(frame)
                 if number >= numbers[-1]:
                     break
         if not held:
             raise ValueError("it has no frames")
+        if decoded <= numbers[-1] and decoded < _WHOLE * len(times.ticks):
+            raise ValueError(f"it ends after {decoded} of the {len(times.ticks)} frames that it says it has")
         last = max(held)
         return [held.get(number, held[last]) for number in numbers]
 
@@ -175,6 +182,8 @@ class Film:
 def _pictures(container: Any) -> Any:
     if not container.streams.video:
         raise ValueError("it has no frames, only other tracks")
+    if container.format.name.endswith("_pipe"):  # so FFmpeg calls single images
+        raise ValueError(f"it is an image ({container.format.name.removesuffix('_pipe')}), whatever its name ends in")
     return container.streams.video[0]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dictpfl.client.data.samples import Dataset, Samples, drawn, path_of
-from dictpfl.client.data.tables import groups_of, labels_of, require_columns, splits_of
+from dictpfl.client.data.tables import groups_of, labels_of, place_of, require_columns, splits_of
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -35,10 +35,18 @@ def pixels(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
     require_columns(data, frame, [column, data.label])
     prepare, beside = preparation(data.options), path_of(data).parent
     labels, classes = labels_of(frame[data.label], data, known_classes)
-    kept = drawn(len(frame), data, seed, splits_of(data, frame))
+    whole, kept = frame, drawn(len(frame), data, seed, splits_of(data, frame))
     if kept is not None:
         frame, labels = frame.iloc[kept], labels[kept]
-    features = np.stack([prepare(_encoded(cell, beside)) for cell in frame[column]])
+    found = []
+    for row, cell in enumerate(frame[column]):
+        try:
+            found.append(prepare(_encoded(cell, beside)))
+        except DataError as error:
+            bad = np.arange(len(whole)) == (row if kept is None else kept[row])
+            where = "" if data.lazy else f"{place_of(data, whole, bad)}: "  # a reader names the row itself
+            raise DataError(f"{where}column {column!r}: {error}") from error
+    features = np.stack(found)
     return Dataset(
         Samples(features, labels),
         len(classes) or 1,
@@ -61,7 +69,7 @@ def preparation(options: Mapping[str, Any]) -> Callable[[Path | bytes], NDArray[
     Raises:
         ConfigError: an option out of range.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     fit = fitting(options)
 
@@ -70,8 +78,10 @@ def preparation(options: Mapping[str, Any]) -> Callable[[Path | bytes], NDArray[
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
                 return fit(image)
         except Exception as error:  # a damaged file can be any error in Pillow
-            name = "an image of the table" if isinstance(source, bytes) else source
-            raise DataError(f"cannot read {name}: {error}; mend or drop it, or set data.skip_broken = true") from error
+            name = f"an image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
+            # Pillow would name the place in memory.
+            why = "no format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise DataError(f"cannot read {name}: {why}; mend or drop it, or set data.skip_broken = true") from error
 
     return prepare
 

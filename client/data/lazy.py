@@ -37,7 +37,7 @@ class Known:
         groups: name of each sample's institution, (n,); None: not known.
         splits: purpose of each sample, (n,); None: not known.
         kept: numbers of the samples that there are, rising; None: all. The others could not be read, and `data.skip_broken` is set.
-        name, feature_names, class_names, made_by: as of `dictpfl.client.data.samples.Dataset`.
+        name, feature_names, class_names, made_by, picture: as of `dictpfl.client.data.samples.Dataset`.
     """
 
     outputs: int
@@ -49,6 +49,7 @@ class Known:
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     made_by: str = ""
+    picture: tuple[int, ...] = ()
 
 
 class Reader(Protocol):

@@ -46,4 +46,5 @@ def asked(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (), 
         words.splits,
         name=words.name,
         class_names=words.class_names,
+        picture=seen.sample_shape,
     )

@@ -162,6 +162,8 @@ class Dataset:
     class_names: tuple[str, ...] = field(default=())
     made_by: str = ""
     """SHA-256 of what made features of files (`dictpfl.client.data.features.Recipe`), hexadecimal; empty: they are what was read."""
+    picture: tuple[int, ...] = ()
+    """Shape (C, H, W) of the picture that each sample begins with, a question's tokens behind it; empty: samples are of another kind."""
 
     def __post_init__(self) -> None:
         """Check."""

@@ -214,7 +214,7 @@ def _lazily(reader: Source, data: Data) -> Dataset:
 
     return Dataset(
         LazySamples(reader, data, numbers, kept(known.labels)), known.outputs, kept(known.groups), kept(known.splits), known.name,
-        known.feature_names, known.class_names, known.made_by,
+        known.feature_names, known.class_names, known.made_by, known.picture,
     )  # fmt: skip
 
 

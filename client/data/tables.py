@@ -141,7 +141,7 @@ def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.fl
         words = features[text[0]].map(_is_no_number).to_numpy(dtype=bool)
         first = f"; {features[text[0]].iloc[int(words.argmax())]!r} is the first that is none" if words.any() else ""
         raise DataError(
-            f"{_place_of(data, frame, words)}: columns {', '.join(text)} are not numbers{first}; encode them (everywhere in the same way) or drop them"
+            f"{place_of(data, frame, words)}: columns {', '.join(text)} are not numbers{first}; encode them (everywhere in the same way) or drop them"
         )
     if not names:
         raise DataError(f"{data.path}: no feature columns beside the label; expected at least one")
@@ -150,7 +150,7 @@ def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.fl
     bad = [name for name, column in zip(names, finite.T, strict=True) if not column.all()]
     if bad:
         raise DataError(
-            f"{_place_of(data, frame, np.any(~finite, axis=1))}: missing or infinite values in {', '.join(bad)}; fill or drop those rows"
+            f"{place_of(data, frame, np.any(~finite, axis=1))}: missing or infinite values in {', '.join(bad)}; fill or drop those rows"
         )
     return values
 
@@ -163,8 +163,8 @@ def _is_no_number(value: Any) -> bool:
     return False
 
 
-def _place_of(data: Data, frame: pd.DataFrame, bad: NDArray[np.bool_]) -> str:
-    """Where the first of some rows stands: the file, of one for each institution, and the row's number behind the line of names."""
+def place_of(data: Data, frame: pd.DataFrame, bad: NDArray[np.bool_]) -> str:
+    """Name the place of the first of some rows: the file, of one for each institution, and the row's number behind the line of names."""
     row, path = int(bad.argmax()), data.path
     if (sites := sites_of(data)) and data.column in frame:
         named = frame[data.column].astype(str).to_numpy()
@@ -207,7 +207,7 @@ def require_columns(data: Data, frame: pd.DataFrame, columns: Sequence[str]) -> 
     for column in [*columns, *(name for name in (data.column, data.split_column) if name)]:
         if (missing := frame[column].isna().to_numpy(dtype=bool)).any():
             raise DataError(
-                f"{_place_of(data, frame, missing)}: column {column!r} has missing values; fill or drop those rows"
+                f"{place_of(data, frame, missing)}: column {column!r} has missing values; fill or drop those rows"
             )
 
 

@@ -19,6 +19,7 @@ from dictpfl.common.errors import ConfigError, DataError, DictPFLError
 OPTIONS = ("frames", "fps", "size", "mode", "mean", "std")
 """Options of frames: those of images, but that frames have no more than 8 bits."""
 BY_PILLOW = frozenset({".gif", ".webp", ".tif", ".tiff"})
+_OF_PILLOW = ("GIF", "WEBP", "TIFF")
 BY_AV = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 _FRAMES, _MOST, _FASTEST = 32, 1024, 1000
 
@@ -86,7 +87,7 @@ def wanted_frames(options: Mapping[str, Any]) -> int:
         ConfigError: out of range.
     """
     frames = options.get("frames", _FRAMES)
-    if not isinstance(frames, int) or not 1 <= frames <= _MOST:
+    if isinstance(frames, bool) or not isinstance(frames, int) or not 1 <= frames <= _MOST:
         raise ConfigError(f"data.options.frames is {frames!r}; expected a number from 1 to {_MOST}")
     return frames
 
@@ -120,6 +121,8 @@ def images_of(path: Path, frames: int, fps: float = 0.0) -> Sequence[Any]:
     ending = path.suffix.lower()
     if ending not in BY_PILLOW | BY_AV:
         raise DataError(f"{path} is no clip: expected {', '.join(sorted(BY_PILLOW | BY_AV))}")
+    if not path.is_file():
+        raise DataError(f"no clip {path}, seen from {Path.cwd()}; expected a file")
     try:
         if ending in BY_PILLOW:
             return _by_pillow(path, frames, fps)
@@ -136,6 +139,8 @@ def _by_pillow(path: Path, frames: int, fps: float) -> Sequence[Any]:
 
     found, deadline = [], Deadline(path)
     with Image.open(path) as image:
+        if image.format not in _OF_PILLOW:
+            raise ValueError(f"it is an image of format {image.format}, whatever its name ends in")
         count = getattr(image, "n_frames", 1)
         numbers = chosen(_shown(image, deadline.over(range(count))), frames, fps) if fps else spaced(count, frames)
         for number in deadline.over(numbers):

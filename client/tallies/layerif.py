@@ -50,7 +50,10 @@ class LayerIF:
                 f"tallies.options.{NAME}: samples is {samples} and validation {validation}; expected 1 to {MOST} and at least 1"
             )
         self.samples, self.validation = samples, validation
-        self.measure = Measure(solver, damping, part, top)
+        try:
+            self.measure = Measure(solver, damping, part, top)
+        except ConfigError as error:
+            raise ConfigError(f"tallies.options.{NAME}: {error}") from error
 
     def form(self, subject: Subject) -> Form:
         """See `dictpfl.client.training.tally.Source.form`.

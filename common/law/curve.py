@@ -122,6 +122,7 @@ def budgeted(rounds: int, total: int, least: int, most: int, *, centre: float, s
         raise ConfigError(
             f"a budget of {total} over {rounds} rounds: expected from {rounds * least} to {rounds * most}, since a round sends "
             f"{least} to {most} of them"
+            + (", for nothing can be pruned (pruning.enabled, kinds)" if least == most else "")
         )
     with localcontext(_CONTEXT):
         k, t0 = Decimal(repr(slope)) / rounds, Decimal(repr(centre)) * rounds

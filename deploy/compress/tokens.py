@@ -20,6 +20,7 @@ from dictpfl.client.model.tokens.encoder import load_encoder
 from dictpfl.client.model.tokens.install import install, reduction_of, take_off, with_gamma
 from dictpfl.client.model.tokens.reducers.autoprune import MEASURED
 from dictpfl.client.model.tokens.seam import Before, Frames, Reduced, make_reducer
+from dictpfl.client.training.timing import timed
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Tokens as Settings
@@ -278,9 +279,7 @@ def _adapting(source: Source, plain: nn.Module, keep: float) -> tuple[dict[str, 
 
 
 def _row(arm: str, source: Source, model: nn.Module) -> Row:
-    began = time.perf_counter()
-    found = evaluate(model, source.measure, source.task)
-    spent = time.perf_counter() - began
+    found, spent = timed(model, source.measure, source.task)
     reduction = reduction_of(model)
     read, products = float("nan"), 1.0
     if reduction is not None and reduction.told.samples:

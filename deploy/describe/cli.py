@@ -50,7 +50,10 @@ def describe(
     facts = console.table()
     facts.show_header = facts.pad_edge = False
     counts = found.facts()["values"]
-    opening = f"a round each for {', '.join(found.statistics)}, sealed" if found.statistics else "nothing"
+    opening, closing = (
+        f"a round each for {', '.join(names)}, sealed" if names else "nothing"
+        for names in (found.statistics, found.closing)
+    )
     for line in (
         ("values", f"{human_count(counts['model'])} in the model, {human_count(counts['shared'])} shared"),
         ("bytes up a round", f"{human_bytes(found.upload)} at most, {human_bytes(found.first)} in the first; in clear, the whole model: "
@@ -61,6 +64,7 @@ def describe(
         ("time", f"about {human_seconds(found.train_seconds)} of training and {human_seconds(found.seal_seconds)} of sealing a round, on "
                  "this machine"),
         ("before round 1", opening),
+        ("after the last", closing),
     ):  # fmt: skip
         facts.add_row(*line)
     for column in facts.columns:

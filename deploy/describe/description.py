@@ -33,6 +33,7 @@ from dictpfl.common.messages.wire import ENTRY_BYTES, HEADER_BYTES
 from dictpfl.common.settings import Decomposition
 from dictpfl.common.words import packed_length
 from dictpfl.deploy.agreeing import draw_genesis, require_trainable
+from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.simulation.founding import shape_of, trial_of, with_names
 from dictpfl.deploy.simulation.partition import divide
 
@@ -77,7 +78,7 @@ class Description:
         plaintext: bytes of the whole model in clear, four a value.
         memory: bytes of model, what is trained and its optimiser, samples and one upload at an institution, without activations.
         train_seconds, seal_seconds: of a round at an institution, measured on this machine on a few batches and ciphertexts.
-        statistics: encrypted rounds before the first update.
+        statistics, closing: encrypted rounds before the first update, and after the last.
         warnings: what should be looked at.
     """
 
@@ -93,6 +94,7 @@ class Description:
     train_seconds: float
     seal_seconds: float
     statistics: tuple[str, ...]
+    closing: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ class Description:
             "memory": self.memory,
             "seconds": {"train": self.train_seconds, "seal": self.seal_seconds},
             "opening": list(self.statistics),
+            "closing": list(self.closing),
             "warnings": list(self.warnings),
         }
 
@@ -127,7 +130,8 @@ def describe(config: FederationConfig) -> Description:
     config = with_pipeline(config)
     dataset = load_dataset(config.data, config.seed)
     config, sample_shape = with_names(config, dataset), shape_of(with_names(config, dataset), dataset)
-    institutions = divide(dataset, config.data, config.federation.participants, config.seed).institutions
+    division = divide(dataset, config.data, config.federation.participants, config.seed)
+    institutions = division.institutions
     largest = max((share.train for share in institutions), key=len)
     outputs = outputs_of(task_of(config.measuring), dataset.outputs)
     model = build_model(config.model, sample_shape, outputs, config.seed)
@@ -135,6 +139,7 @@ def describe(config: FederationConfig) -> Description:
         load_weights(model, config.model.weights)
     trial = trial_of(largest, sample_shape)
     require_trainable(model, [trial], config, outputs)
+    config, _ = with_measured_tokens(config, model, [trial], division.public)
     parameters = CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits)
     genesis, _ = draw_genesis(
         config, model, IdentitySealer(parameters), seed=bytes(32), sample_cap=config.federation.sample_cap or len(largest),
@@ -149,7 +154,7 @@ def describe(config: FederationConfig) -> Description:
     return Description(
         rows, sum(len(share.train) for share in institutions) // len(institutions), sample_shape, outputs, len(institutions), first,
         upload, plaintext, plaintext + trained + held + upload, _train_seconds(twin, trial, config), _seal_seconds(genesis),
-        tuple(tally.name for tally in genesis.law.opening), _warnings(rows, model, config, dataset, upload, plaintext),
+        tuple(tally.name for tally in genesis.law.opening), tuple(tally.name for tally in genesis.law.closing), _warnings(rows, model, config, dataset, upload, plaintext),
     )  # fmt: skip
 
 
@@ -167,12 +172,13 @@ def _upload(genesis: Genesis, updates: int) -> int:
 
 def _rows(twin: Twin, model: nn.Module, config: FederationConfig, genesis: Genesis, upload: int) -> tuple[Row, ...]:
     shared = {entry.name: entry.size for entry in genesis.layout.entries}
+    shapes = {entry.name: entry.shape for entry in genesis.layout.entries}
     total, sorted_ = sum(shared.values()), parts(model, config.decomposition)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     rows = [
         Row(
-            name, tuple(tensors[name].shape), tensors[name].numel(), _named(role, config), _why(name, role, config, sorted_, fixed),
+            name, tuple(tensors[name].shape), tensors[name].numel(), _named(role, config), _why(name, role, config, sorted_, fixed, shapes.get(name, ())),
             shared.get(name, 0), round(upload * shared.get(name, 0) / total),
         )
         for name, role in twin.roles.items()
@@ -186,7 +192,9 @@ def _named(role: Role, config: FederationConfig) -> str:
     return _THRESHOLDS if role is Role.DENSE and config.sparsity.method != "none" else str(role)
 
 
-def _why(name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed: set[str]) -> str:
+def _why(
+    name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed: set[str], shape: tuple[int, ...]
+) -> str:
     """The rule of `dictpfl.client.model.rules.survey` that decided."""
     said, masked = config.decomposition, config.sparsity.method
     if masked != "none":
@@ -202,14 +210,14 @@ def _why(name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed:
         f"decomposition.last_layers = {said.last_layers}": said.last_layers,
         "decomposition.enabled = false": not said.enabled,
     }
-    return next((why for why, is_so in rules.items() if is_so), "") or _why_by_kind(name, role, said, sorted_)
+    return next((why for why, is_so in rules.items() if is_so), "") or _why_by_kind(name, role, said, sorted_, shape)
 
 
-def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts) -> str:
-    """The rule among those that go by what a parameter is."""
+def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts, shape: tuple[int, ...]) -> str:
+    """The rule among those that go by what a parameter is; `shape` is that of its table, whose rank an allocator may have chosen."""
     kind, attribute = sorted_.kinds[name], name.rpartition(".")[2]
     n, m = sorted_.covered.get(name, (0, 0))
-    form = f"{said.rank} x {said.rank}" if said.form == "core" else f"of rank {said.rank}"
+    form = " x ".join(map(str, shape)) if said.form == "core" else f"of rank {min(shape, default=said.rank)}"
     rules = {
         f"a {said.form} {form} for {n} x {m}": role is Role.TABLE,
         f'the head: decomposition.head = "{said.head}"': name in sorted_.head and said.head != "decomposed",

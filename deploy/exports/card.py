@@ -40,14 +40,14 @@ def write_card(
     encryption = genesis.parameters
     sealed = config.encryption.sealer == "ckks" and config.encryption.sealed_share == 1.0
     architecture = config.model.architecture.get("model_type") or config.model.architecture.get("architecture")
-    tables = sum(1 for e in genesis.layout.entries if str(e.kind) == "table")
+    tables = [min(e.shape) for e in genesis.layout.entries if str(e.kind) == "table"]
     parts = "lookup tables" if config.decomposition.form == "table" else "cores"
     facts = [
         ("method", f"`{config.method}`"),
         ("architecture", f"`{architecture or hub_free(config.model.source)}`"),
         ("rounds", f"{state.updates}"),
         ("institutions, at most", f"{encryption.capacity}"),
-        ("parameters shared", f"{genesis.layout.size:,} ({tables} {parts} of rank {config.decomposition.rank}, the rest dense)"),
+        ("parameters shared", f"{genesis.layout.size:,} ({len(tables)} {parts}{_ranks(tables)}, the rest dense)"),
         ("dictionary refreshes", f"{len(state.records)}"),
         ("uploads", f"CKKS, ring degree {encryption.ring_degree}" if sealed else "NOT (fully) encrypted"),
         ("federation id", f"`{genesis.federation.hex()}`"),
@@ -64,6 +64,13 @@ def write_card(
         *(f"{note}\n" for note in (*notes, *reducer_notes(config.tokens))),
     ]  # fmt: skip
     (folder / CARD).write_text("\n".join([*head, *body]).rstrip() + "\n", encoding="utf-8")
+
+
+def _ranks(tables: list[int]) -> str:
+    if not tables:
+        return ""
+    least, most = min(tables), max(tables)
+    return f" of rank {least}" if least == most else f" of ranks {least} to {most}"
 
 
 def hub_free(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +37,10 @@ def numbers(
         Path | None, typer.Option(help="A table (.csv, .tsv, .parquet) whose digits are counted, in place of a model.")
     ] = None,
     columns: Annotated[
-        str, typer.Option(help="Of --data: names with commas; default: all that hold measurements.")
+        str,
+        typer.Option(
+            help="Of --data: names with commas, one that has a comma in double quotes; default: all that hold measurements."
+        ),
     ] = "",
     into: Annotated[
         Path | None,
@@ -82,6 +86,8 @@ def numbers(
         from dictpfl.deploy.exports.exporter import refuse_full
 
         refuse_full(output)
+        if into is not None and into.resolve() == output.resolve():
+            raise ConfigError(f"--into and -o are both {output}; name a folder of its own for the page by -o")
     if data is not None:
         refuse_unread(*_OF_MODELS, because=f"of a language model, and {data} is a table")
         _of_table(data, columns, into, output)
@@ -103,7 +109,7 @@ def numbers(
 def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) -> None:
     from dictpfl.deploy.numbers.data import described, leave_counts, of_file
 
-    found, names, left_out = of_file(path, [word.strip() for word in columns.split(",") if word.strip()])
+    found, names, left_out = of_file(path, _listed(columns))
     left = leave_counts(found, names, into) if into is not None else None
     document = {
         "format": "dictpfl-digits-1",
@@ -120,6 +126,11 @@ def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) 
     if left is not None:
         console.say(f"counts for the tally `numbers`  {left}")
     _write(output, document)
+
+
+def _listed(columns: str) -> list[str]:
+    """Names of columns, separated by commas; one that has a comma stands in quotes, as in a CSV."""
+    return [word for line in csv.reader([columns], skipinitialspace=True) for word in map(str.strip, line) if word]
 
 
 def _of_tally(source: str, output: Path | None) -> bool:

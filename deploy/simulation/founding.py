@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,8 +161,10 @@ def shape_of(config: FederationConfig, dataset: Dataset) -> tuple[int, ...]:
     """Shape of a sample as the model takes it: of columns that are prepared, that of what becomes of them.
 
     Raises:
-        ConfigError: images for a model of clips, which would take them for features of some.
+        ConfigError: images for a model of clips, which would take them for features of some; pictures of another shape than the model's.
     """
+    if config.model.source == "vlm":
+        _require_picture(dataset, config.model.options.get("image"))
     is_image = len(dataset.sample_shape) == 3 and not dataset.made_by  # noqa: PLR2004 -- channels, height, width
     if config.model.source == "video" and is_image and config.data.source in SOURCES.own():
         raise ConfigError(
@@ -170,6 +173,19 @@ def shape_of(config: FederationConfig, dataset: Dataset) -> tuple[int, ...]:
         )
     made = preparation_of(config)
     return tuple(dataset.sample_shape) if made is None else (made.columns.width,)
+
+
+def _require_picture(dataset: Dataset, told: Any) -> None:
+    """Refuse samples whose pictures have another shape than the model was told: what is left over of one would be read as words."""
+    if not isinstance(told, list) or not all(isinstance(side, int) for side in told):
+        return  # the model says what it needs
+    behind = np.asarray(dataset.samples.features[:1])[0].ravel()[math.prod(told) :]
+    if (tuple(told) != dataset.picture) if dataset.picture else bool((behind != behind.round()).any()):
+        here = f" is {list(dataset.picture)} (channels, height, width)" if dataset.picture else " has another shape"
+        raise ConfigError(
+            f"model.options.image is {told}, but the picture of a sample of {dataset.name or 'the data'}{here}, and what is left over of it would "
+            f"be read as words; set model.options.image to the shape that data.options give pictures, or change those (size, mode)"
+        )
 
 
 def trial_of(samples: Samples, sample_shape: tuple[int, ...]) -> Samples:

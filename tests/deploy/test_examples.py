@@ -49,6 +49,17 @@ def test_commands_of_an_experiment_are_known(file: Path) -> None:
         EVERY[path].make_parser(click.Context(EVERY[path])).parse_args(words[len(path.split()) :])
 
 
+@pytest.mark.parametrize("path", EVERY)
+def test_no_option_is_nan(path: str) -> None:
+    """A range lets it through, for nothing is above or below it."""
+    context = click.Context(EVERY[path])
+    for option in EVERY[path].params:
+        if isinstance(option.type, (click.types.FloatParamType, click.FloatRange)):
+            for value in ("nan", "inf", "-inf"):
+                with pytest.raises(click.BadParameter):
+                    option.type_cast_value(context, value)
+
+
 def test_it_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         typer.main.get_command(app)(["export", "--help"])

@@ -166,3 +166,6 @@ def test_the_cause_counts_and_installed_packages_do_not() -> None:
     error = theirs.value
     assert "test_own_code.py" in own_place(error)
     assert own_place(error.with_traceback(theirs.tb.tb_next)) == "", "from torch's own modules on"
+    with pytest.raises(ZeroDivisionError) as compiled:
+        exec(compile("1 / 0", "av/error.py", "exec"))  # noqa: S102 -- so compiled packages name their sources
+    assert own_place(compiled.value.with_traceback(compiled.tb.tb_next)) == ""

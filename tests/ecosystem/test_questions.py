@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dictpfl.client.data.samples import PADDING
+from dictpfl.client.data.samples import PADDING, Dataset, Samples
 from dictpfl.client.data.source import load_dataset
-from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.common.errors import ConfigError, DataError, DictPFLError
 from dictpfl.common.settings import Data
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import tiny
@@ -112,3 +112,43 @@ def test_language_models_are_not_asked_about_pictures(table: Path, tokenizer: Pa
         load_dataset(Data(**said | {"options": said["options"] | {"target": "next"}}), 1)
     with pytest.raises(ConfigError, match="prompt"):
         load_dataset(Data(**said | {"options": said["options"] | {"prompt": "question"}}), 1)
+
+
+@pytest.mark.parametrize("image", [[1, SIZE - 2, SIZE], [SIZE, SIZE, 1], [3, SIZE, SIZE]])
+def test_a_picture_of_another_shape_is_none(table: Path, tokenizer: Path, tmp_path: Path, image: list[int]) -> None:
+    """What is left over of it was read as words, in silence."""
+    said = {f"data__{key}": value for key, value in section(table, tokenizer).items()}
+    for lazily in (False, True):
+        config = tiny(
+            **said, data__lazy=lazily, model__source="vlm", model__options={"image": image, "width": 16, "layers": 3}
+        )
+        with pytest.raises(ConfigError, match=rf"the picture of a sample of asked\.parquet is \[1, {SIZE}, {SIZE}\]"):
+            simulate(config, tmp_path / "run", engine="local")
+
+
+def own() -> Dataset:
+    draw = np.random.default_rng(1)
+    rows = np.concatenate([draw.random((90, 64)), draw.integers(0, 9, (90, 3))], axis=1)
+    return Dataset(Samples(rows.astype(np.float32), np.arange(90) % 2), 2)
+
+
+def test_words_of_ones_own_are_whole_numbers(tmp_path: Path) -> None:
+    options = {"image": [1, 4, 8], "width": 16, "layers": 3, "heads": 2}
+    config = tiny(data__source=f"{__name__}:own", data__partition="iid", model__source="vlm", model__options=options)
+    with pytest.raises(ConfigError, match="has another shape"):
+        simulate(config, tmp_path / "run", engine="local")
+    fitting = config.model_copy(
+        update={"model": config.model.model_copy(update={"options": options | {"image": [1, 8, 8]}})}
+    )
+    assert simulate(fitting, tmp_path / "fitting", engine="local").summary["rounds"] > 0
+
+
+def test_a_picture_that_cannot_be_read_is_named_by_its_row(table: Path, tokenizer: Path, tmp_path: Path) -> None:
+    frame = pd.read_parquet(table)
+    frame.loc[5, "picture"] = b"junk"
+    path = tmp_path / "junk.parquet"
+    frame.to_parquet(path)
+    with pytest.raises(DataError, match=r"junk\.parquet, row 6: column 'picture': .* no format that Pillow knows"):
+        load_dataset(Data(**section(path, tokenizer)), 1)
+    with pytest.raises(DataError, match=r"^(?!.*0x).*junk\.parquet.*column 'picture'"):
+        load_dataset(Data(**section(path, tokenizer, lazy=True)), 1)

@@ -184,8 +184,8 @@ def _chosen(measure: Measure | None, solver: str | None) -> Measure:
 def _require_samples(training: Samples, validation: Samples) -> None:
     if not (len(training) and len(validation)):
         raise DataError(
-            f"influence needs training and validation samples, found {len(training)} and {len(validation)}; set "
-            "data.validation_share, or name samples"
+            f"influence needs training and validation samples, found {len(training)} and {len(validation)}; take more samples to decide by "
+            "(--calibration), or set data.validation_share where a federation scores"
         )
     if len(training) > MOST:
         raise DataError(

@@ -13,12 +13,14 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import structlog
 
 from dictpfl.client.compress.influence.layers import Layers
 from dictpfl.client.compress.influence.solvers import Floats
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.sparsity import kept_count, shares
 
+_log = structlog.get_logger(__name__)
 _WINDOW, _ORDER = 7, 3
 _MOST = 0.99
 BY_SCORES = ("layerif", "reversed", "random", "gradient")
@@ -141,6 +143,7 @@ def _smooth(values: Floats) -> Floats:
     """Savitzky-Golay filter of window 7 and order 3: the cubic fitted around each; at the ends, to the first and last seven."""
     n = len(values)
     if n < _WINDOW:
+        _log.info("shares of zeros are not smoothed", blocks=n, least=_WINDOW)
         return values
     places = np.arange(_WINDOW)
     out = np.empty(n)

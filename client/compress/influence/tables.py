@@ -38,8 +38,8 @@ def tables_of(twin: Twin, layers: Sequence[str] = ()) -> tuple[nn.Module, dict[s
     names = [entry.name for entry in twin.layout.entries if entry.kind is Kind.TABLE and entry.name in found]
     if not names:
         raise ConfigError(
-            "influence by layer is that of lookup tables, and this federation has none; set decomposition.enabled = true, or leave the "
-            'tally "layerif" out'
+            "influence by layer is that of lookup tables, and this federation has none; set decomposition.enabled = true and a "
+            'decomposition.rank that its weights can have, or leave the tally "layerif" out'
         )
     weights = covered(plain, names, (), layers)
     return plain, weights, {name: _directions(found[name]) for name in weights}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -34,7 +33,8 @@ from dictpfl.client.model.sparse.select import (
 )
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task
-from dictpfl.client.training.train import Measured, evaluate, resolve_device
+from dictpfl.client.training.timing import timed
+from dictpfl.client.training.train import Measured, resolve_device
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.sparsity import Bools, capped
 from dictpfl.common.settings import Training
@@ -57,7 +57,7 @@ class Pruned:
         method, allocate: words of the command.
         sparsity: share of entries that were to go; of a pattern, what it says.
         before, after: on the samples to measure; None where there were none.
-        seconds: that measuring took, before and after, on this machine.
+        seconds: that measuring took, before and after, on this machine (`dictpfl.client.training.timing`).
     """
 
     model: nn.Module
@@ -222,6 +222,11 @@ def _divided(
             training, validation = samples_for_scores(samples, seed)
             found = layer_influence(model, training, validation, task, weights=weights)
         by_block = arranged(allocate, found, seed)
+        modules = {name for name, _ in model.named_modules()} | weights.keys()
+        if foreign := [block for block in by_block if block not in modules]:
+            raise ConfigError(
+                f"scores are of another model: it has no {', '.join(foreign[:5])}; name scores of this one"
+            )
     sizes: dict[str, int] = {}
     for weight in weights.values():
         sizes[weight.block] = sizes.get(weight.block, 0) + weight.size
@@ -288,9 +293,7 @@ def _sparsegpt(model: nn.Module, plan: _Plan, samples: Samples) -> Masks:
 
 
 def _measured(model: nn.Module, samples: Samples | None, task: Task) -> tuple[Measured | None, float]:
-    start = time.perf_counter()
-    reached = None if samples is None else evaluate(model, samples, task)
-    return reached, time.perf_counter() - start
+    return (None, 0.0) if samples is None else timed(model, samples, task)
 
 
 def _require_sound(method: str, allocate: str, pattern: Pattern | None) -> None:

@@ -144,7 +144,10 @@ class RowReader:
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`."""
         require_row_options(self._data)  # when data are divided, not of an index that lies there
-        few = self._made(self._table.rows(np.arange(min(_LOOKED_AT, len(self))), self._columns))
+        try:
+            few = self._made(self._table.rows(np.arange(min(_LOOKED_AT, len(self))), self._columns))
+        except DataError as error:
+            raise DataError(f"{self._data.path}: {error}") from error
         labels, classes = self._labels if self._learnt else (None, few.class_names)
         marks = self._table.rows(None, self._marks) if self._marks else None
         return Known(
@@ -155,6 +158,7 @@ class RowReader:
             name=Path(self._data.path).name,
             feature_names=few.feature_names,
             class_names=classes,
+            picture=few.picture,
         )
 
     @cached_property

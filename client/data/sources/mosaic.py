@@ -62,10 +62,17 @@ def mosaic(data: Data, seed: int) -> Dataset:
             f"least 1, 1 or 3, and some of {', '.join(KINDS)}"
         )
     pixels, questions, labels, groups = _drawn(seed, count, side, kinds)
-    wide = pixels.repeat(scale, axis=2).repeat(scale, axis=3).repeat(channels, axis=1).reshape(count, -1)
+    wide = pixels.repeat(scale, axis=2).repeat(scale, axis=3).repeat(channels, axis=1)
     words = _tokens(questions, o["tokenizer"]) if o["tokenizer"] else np.array(questions)
-    features = np.concatenate([wide, words.astype(np.float32)], axis=1)
-    return Dataset(Samples(features, labels), len(ANSWERS), groups=groups, name="mosaic", class_names=ANSWERS)
+    features = np.concatenate([wide.reshape(count, -1), words.astype(np.float32)], axis=1)
+    return Dataset(
+        Samples(features, labels),
+        len(ANSWERS),
+        groups=groups,
+        name="mosaic",
+        class_names=ANSWERS,
+        picture=wide.shape[1:],
+    )
 
 
 def text_of(question: Sequence[int]) -> str:

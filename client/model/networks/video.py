@@ -47,9 +47,9 @@ class VideoTransformer(nn.Module):
         mlp_ratio: float = 2.0,
     ) -> None:
         super().__init__()
-        if heads < 1 or width < 1 or width % heads:
+        if heads < 1 or width < 1 or width % heads or layers < 1:
             raise ConfigError(
-                f"video: heads {heads} must divide the width {width}, both at least 1; change model.options"
+                f"video: heads {heads} must divide the width {width}, and layers is {layers}: each at least 1; change model.options"
             )
         self.frames, self.of_features = int(sample_shape[0]), len(sample_shape) == _FEATURES
         if self.of_features:
@@ -76,8 +76,8 @@ class VideoTransformer(nn.Module):
         """
         if not isinstance(reduction.reducer, Before):
             raise ConfigError(
-                f"tokens.reducer: a {type(reduction.reducer).__name__} works between layers, a video transformer's tokens are reduced "
-                "before them; expected fastvid, dtm, salient, grid, frames or random"
+                f"tokens.reducer: {type(reduction.reducer).__name__} works between layers, a video transformer's tokens are reduced "
+                "before them; expected fastvid, dtm, salient, tome, grid, frames or random"
             )
         reduction.reducer.kept(self.frames, self.places)
         self.reduction = reduction

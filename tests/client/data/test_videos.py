@@ -105,6 +105,26 @@ def test_damaged_files_are_named_or_read(tmp_path: Path, ending: str) -> None:
     assert refused > 30
 
 
+def test_a_film_that_ends_long_before_it_says_is_named(tmp_path: Path) -> None:
+    """The head of an AVI counts its frames; those that are missing are none to repeat the last one for."""
+    rng = np.random.default_rng(5)
+    images = [Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) for _ in range(60)]
+    whole = filmed(tmp_path / "whole.avi", images, g="10").read_bytes()
+    half = tmp_path / "half.avi"
+    half.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"half\.avi: it ends after \d+ of the 60 frames"):
+        reader({"frames": 8, "size": 16})(half)
+
+
+def test_an_image_is_no_clip_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("still.gif", "still.mp4"):
+        if name.endswith(".mp4"):
+            pytest.importorskip("av")
+        pictures(1)[0].save(tmp_path / name, format="PNG")
+        with pytest.raises(DataError, match=rf"{name}: it is an image"):
+            reader({"frames": 2})(tmp_path / name)
+
+
 def test_frames_of_16_bits_are_refused(tmp_path: Path) -> None:
     """Read in 8 bits they would be white nearly everywhere."""
     deep = [Image.fromarray(np.full((24, 24), 3000 * n, dtype=np.uint16)) for n in range(3)]
@@ -245,10 +265,12 @@ def test_wanted_frames(count: int, frames: int, expected: list[int]) -> None:
         ("a.gif", b"GIF89a", r"cannot read the clip .*a\.gif"),
         ("a.webp", b"no", r"a\.webp"),
         ("a.txt", b"no", r"a\.txt is no clip"),
+        ("b.mp4", b"", r"no clip .*b\.mp4"),
     ],
 )
 def test_what_is_no_clip_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    (tmp_path / name).write_bytes(content)
+    if content:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         reader({})(tmp_path / name)
 
@@ -288,6 +310,7 @@ def test_what_is_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     ("options", "error", "message"),
     [
         ({"frames": 0}, ConfigError, "data.options.frames is 0"),
+        ({"frames": True}, ConfigError, "data.options.frames is True"),
         ({"speed": 2}, ConfigError, "unknown speed"),
         ({"fps": -1}, ConfigError, "data.options.fps is -1"),
         ({"fps": "fast"}, ConfigError, "data.options.fps is 'fast'"),

@@ -275,6 +275,18 @@ def test_zeros_by_scores_are_as_many(allocate: str, runs: tuple[Run, Run], score
         )
 
 
+def test_scores_of_another_model_divide_no_zeros(runs: tuple[Run, Run], scores: Path, tmp_path: Path) -> None:
+    """Even where they are of all its blocks; those that --keep leaves whole may well be among them."""
+    found = json.loads(scores.read_bytes())
+    block = next(iter(found["blocks"].values()))
+    foreign = tmp_path / "layers.json"
+    foreign.write_text(json.dumps(found | {"blocks": found["blocks"] | {"encoder.9": block}}))
+    words = ("prune", runs[0].folder, "-o", tmp_path / "out", "--allocate", "layerif", "--device", "cpu", "--scores")
+    with pytest.raises(AssertionError, match=r"ConfigError.*it has no encoder\.9"):
+        ran(*words, foreign)
+    ran(*words, scores, "--keep", f"{next(iter(found['blocks']))}.weight")
+
+
 def test_options_that_nobody_reads_are_refused(runs: tuple[Run, Run], scores: Path, tmp_path: Path) -> None:
     from dictpfl.deploy.compress.pruning import scoring
 

@@ -236,3 +236,43 @@ def pair(sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
 def test_a_model_that_returns_more_than_outputs_is_told_so() -> None:
     with pytest.raises(ModelError, match="the model returned tuple; expected a tensor of outputs"):
         describe(encrypted(model__source=f"{HERE}:pair", model__options={}))
+
+
+def test_a_curve_that_founding_measures_is_described() -> None:
+    options = {"adapt": "own", "gamma": "measured"}
+    found = describe(
+        encrypted(
+            model__source="vit_tiny", model__options={"patch": 2, "dim": 16, "depth": 3, "heads": 2},
+            tokens__reducer="autoprune", tokens__keep=0.5, tokens__options=options,
+        )
+    )  # fmt: skip
+    assert found.upload > 0
+
+
+def test_ranks_are_those_that_an_allocator_chose(tmp_path: Path) -> None:
+    """And a tally after the last round is told of, as those before the first are."""
+    blocks = {
+        name: {"weights": [f"{name}.weight"], "influence": share, "gradient": 0.5}
+        for name, share in (("1", 0.9), ("3", 0.1))
+    }
+    said = {
+        "when": "own",
+        "of": "it",
+        "solver": "exact",
+        "damping": 0.1,
+        "part": "positive",
+        "top": 0.25,
+        "training": 8,
+    }
+    scores = tmp_path / "layers.json"
+    scores.write_text(json.dumps(said | {"validation": 8, "institutions": 0, "blocks": blocks}))
+    found = describe(
+        encrypted(
+            model__options={"hidden": [64, 64]}, decomposition__rank=4, decomposition__allocator="layerif",
+            decomposition__scores=str(scores), tallies__closing=["layerif"],
+        )
+    )  # fmt: skip
+    said_ranks = {row.name: int(row.why.split()[4]) for row in found.rows if row.role == "table"}
+    assert said_ranks == {row.name: row.shared // 64 for row in found.rows if row.role == "table"}
+    assert len(set(said_ranks.values())) == 2, "these scores move a rank"
+    assert (found.statistics, found.closing) == ((), ("layerif",))

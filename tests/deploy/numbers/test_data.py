@@ -375,6 +375,7 @@ def test_what_cannot_be_is_refused_before_it_is_counted(tables: list[Path], tmp_
         ([*table, "--into", "home", "-o", "page"], "page is there and holds something"),
         ([*table, "--corpus", "notes.txt"], "--corpus: of a language model"),
         ([*table, "--neurons", "0.1", "--free"], "--free, --neurons: of a language model"),
+        ([*table, "--into", "home", "-o", "home"], "--into and -o are both home"),
         (["nomodel", "-o", "page"], "page is there and holds something"),
         (["--data", "none.csv"], "cannot read the table none.csv"),
     ):
@@ -386,3 +387,11 @@ def test_what_cannot_be_is_refused_before_it_is_counted(tables: list[Path], tmp_
         assert words in done.stderr
         assert "It arose in" not in done.stderr, "pandas' own sources are nobody's own code"
     assert not list((tmp_path / "home").iterdir())
+
+
+def test_a_column_with_a_comma_is_named_in_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "measured.csv"
+    values = zip(pressures(250, 1, 0.0), wide(250, 1), strict=True)
+    path.write_text('"pressure, left",dose\n' + "".join(f"{p},{d}\n" for p, d in values))
+    said = ran("audit", "numbers", "--data", path, "--columns", '"pressure, left", dose')
+    assert "digits of pressure, left, dose" in " ".join(said.split())
