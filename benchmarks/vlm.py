@@ -1,6 +1,6 @@
 """Does a small vision-language model learn to answer questions about pictures, and does it look at them?
 
-    python benchmarks/vlm.py --full          # DINOv2-S and SmolLM2-135M on mosaics, 3 seeds, with and without pictures: hours of two cores
+    python benchmarks/vlm.py --full          # DINOv2-S and SmolLM2-135M on mosaics, 3 seeds, with and without pictures: an hour of two cores (--jobs 2)
     python benchmarks/vlm.py --full --list   # its cells, and which are there
     python benchmarks/vlm.py --quick         # a tiny random one, for a look; writes nothing
 
