@@ -85,6 +85,7 @@ bench: $(VENV)/peers.stamp
 	$(BIN)/python benchmarks/paper.py --render
 	$(BIN)/python benchmarks/render.py
 
+# Days on two cores; cells that are there are not measured again. By hand: real_sizes.py (tens of GB of disk), loading.py (of a run that is there).
 bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/encryption.py
 	-$(BIN)/python benchmarks/mechanisms.py
@@ -105,6 +106,32 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/clinical.py
 	-$(BIN)/python benchmarks/privacy/run.py
 	-$(BIN)/python benchmarks/learning_rate.py
+	-$(BIN)/python benchmarks/lua.py --fashion
+	-$(BIN)/python benchmarks/lua.py --vit
+	-$(BIN)/python benchmarks/lua.py --language
+	-$(BIN)/python benchmarks/lua_federated.py
+	-$(BIN)/python benchmarks/minitron.py
+	-$(BIN)/python benchmarks/minitron_search.py
+	-$(BIN)/python benchmarks/narrow.py
+	-$(BIN)/python benchmarks/narrow_language.py
+	-$(BIN)/python benchmarks/narrow_newsgroups.py
+	-$(BIN)/python benchmarks/hierarchy.py
+	-$(BIN)/python benchmarks/layerif.py
+	-$(BIN)/python benchmarks/layerif.py --newsgroups
+	-$(BIN)/python benchmarks/layerif.py --language
+	-$(BIN)/python benchmarks/autoprune.py
+	-$(BIN)/python benchmarks/autoprune.py --vit
+	-$(BIN)/python benchmarks/autoprune.py --mosaic
+	-$(BIN)/python benchmarks/budget.py
+	-$(BIN)/python benchmarks/vlm.py --full
+	-$(BIN)/python benchmarks/fastvid.py
+	-$(BIN)/python benchmarks/fastvid.py --short-event
+	-$(BIN)/python benchmarks/fastvid.py --real
+	-$(BIN)/python benchmarks/fastvid.py --federation
+	-$(BIN)/python benchmarks/fastvid.py --memory
+	-$(BIN)/python benchmarks/digits.py
+	-$(BIN)/python benchmarks/digits.py --tuned
+	-$(BIN)/python benchmarks/digits.py --controlled
 	-$(BIN)/python benchmarks/paper.py
 	$(BIN)/python benchmarks/paper.py --render
 	$(BIN)/python benchmarks/render.py

@@ -61,6 +61,16 @@ def test_benchmarks_that_a_page_names_are_there(page: str) -> None:
     assert named - GONE <= {str(script.relative_to(ROOT)) for script in SCRIPTS}
 
 
+def test_all_that_is_measured_is_measured_by_make_bench_full() -> None:
+    """But what its comment names."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = text.partition("\nbench-full:")[2].partition("\n\n")[0]
+    by_hand = {"benchmarks/real_sizes.py", "benchmarks/loading.py"}
+    assert all(Path(name).name in text for name in by_hand)
+    named = set(re.findall(r"python (benchmarks/[\w/]+\.py)", recipe))
+    assert named == {str(script.relative_to(ROOT)) for script in SCRIPTS} - by_hand
+
+
 def test_a_measurement_runs_in_a_process_of_its_own() -> None:
     from scale import cell
 
