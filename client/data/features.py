@@ -212,7 +212,7 @@ def recipe_of(options: Mapping[str, Any]) -> Recipe:
     source, size = options.get("features"), options.get("size", 0)
     if not isinstance(source, str) or not isinstance(size, int) or isinstance(size, bool) or size < ("size" in options):
         raise ConfigError(
-            f"data.options.features is {source!r} and size {size!r}; expected timm:FOLDER or timm:NAME, and one number of pixels"
+            f"data.options.features is {source!r} and size {size!r}; expected timm:FOLDER or timm:NAME, and one number of pixels above 0, or none"
         )
     if options.get("mode", "RGB") != "RGB":
         raise ConfigError(

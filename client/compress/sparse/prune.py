@@ -222,8 +222,8 @@ def _divided(
             training, validation = samples_for_scores(samples, seed)
             found = layer_influence(model, training, validation, task, weights=weights)
         by_block = arranged(allocate, found, seed)
-        modules = {name for name, _ in model.named_modules()} | weights.keys()
-        if foreign := [block for block in by_block if block not in modules]:
+        known = {name for name, _ in (*model.named_modules(), *model.named_parameters())}
+        if foreign := [block for block in by_block if block not in known]:
             raise ConfigError(
                 f"scores are of another model: it has no {', '.join(foreign[:5])}; name scores of this one"
             )

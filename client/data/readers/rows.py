@@ -133,21 +133,21 @@ class RowReader:
         try:
             made = self._made(self._table.rows(numbers, self._columns))
         except DataError as error:
-            where = f"{self._data.path}, row {numbers[0]}: " if len(numbers) == 1 else ""
-            raise DataError(f"{where}{error}") from error
+            raise self._named(error, numbers) from error
         except (OSError, ValueError) as error:  # pyarrow's own are among these
             raise DataError(
-                f"{self._data.path}, row {numbers[0]}: {error}; mend the file, or set data.skip_broken = true"
+                f"{self._data.path}, row {numbers[0] + 1}: {error}; mend the file, or set data.skip_broken = true"
             ) from error
         return made.samples.features, made.samples.labels
 
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`."""
         require_row_options(self._data)  # when data are divided, not of an index that lies there
+        looked_at = np.arange(min(_LOOKED_AT, len(self)))
         try:
-            few = self._made(self._table.rows(np.arange(min(_LOOKED_AT, len(self))), self._columns))
+            few = self._made(self._table.rows(looked_at, self._columns))
         except DataError as error:
-            raise DataError(f"{self._data.path}: {error}") from error
+            raise self._named(error, looked_at) from error
         labels, classes = self._labels if self._learnt else (None, few.class_names)
         marks = self._table.rows(None, self._marks) if self._marks else None
         return Known(
@@ -160,6 +160,12 @@ class RowReader:
             class_names=classes,
             picture=few.picture,
         )
+
+    def _named(self, error: DataError, numbers: Numbers) -> DataError:
+        """Return an error with the table's name in front, and the row's where it is one alone, as `dictpfl.client.data.tables.place_of` counts."""
+        path = self._data.path
+        where = f"{path}, row {numbers[0] + 1}" if len(numbers) == 1 else path
+        return DataError(f"{where}: {str(error).removeprefix(f'{path}: ')}")
 
     @cached_property
     def _labels(self) -> tuple[NDArray[Any], tuple[str, ...]]:
