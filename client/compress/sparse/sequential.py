@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dictpfl.client.compress.sparse.inputs import BATCH, require_reached, watched
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.model.sparse.weights import Weight
 from dictpfl.client.model.tokens.install import reading_all
 from dictpfl.client.training.calling import forward, tensors_of
@@ -87,7 +87,7 @@ class _Stop(Exception):  # noqa: N818 -- no error: the rest of the model is not 
 
 
 def parts_of(model: nn.Module, weights: Mapping[str, Weight], samples: Samples) -> list[Part]:
-    """Divide covered weights into parts in the order of use, found by running one sample; how they feed each other, by running all.
+    """Divide covered weights into parts in the order of use, found by running one sample; how they feed each other, by some of each batch.
 
     Raises:
         ModelError: a weight that it does not reach.
@@ -249,7 +249,7 @@ def _feeds(model: nn.Module, blocks: Sequence[str], features: Tensor) -> dict[st
     for x in torch.split(features, BATCH):
         if not pairs:
             break
-        calls = _noted(model, list(dict.fromkeys(block for pair in pairs for block in pair)), x)
+        calls = _noted(model, list(dict.fromkeys(block for pair in pairs for block in pair)), _least_and_most_padded(x))
         now = {
             after: _feed(calls[before][0], calls[after][0])
             for before, after in pairs
@@ -258,6 +258,12 @@ def _feeds(model: nn.Module, blocks: Sequence[str], features: Tensor) -> dict[st
         found = {after: feed for after, feed in now.items() if feed is not None and found.get(after, feed) == feed}
         pairs = [pair for pair in pairs if pair[1] in found]
     return found
+
+
+def _least_and_most_padded(x: Tensor) -> Tensor:
+    """Few samples that stand for a batch, the first among them: what blocks are called with, and how often, is decided by padding alone."""
+    padded = (x.flatten(1) == PADDING).sum(dim=1)
+    return x[sorted({0, int(padded.argmin()), int(padded.argmax())})]
 
 
 @torch.no_grad()
