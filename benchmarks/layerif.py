@@ -4,7 +4,7 @@
     python benchmarks/layerif.py --labels     # that part alone; likewise --sparsity and --ranks; several go together; the page holds what is there
     python benchmarks/layerif.py --sparsity-solvers --ranks-solvers # by DataInf and without H (TracIn) beside the exact solver, and five random draws
     python benchmarks/layerif.py --render     # the page anew from layerif.json; measures nothing
-    python benchmarks/layerif.py --language   # zeros of SmolLM2 on tales, 3 draws: layerif_language.md; hours
+    python benchmarks/layerif.py --language   # zeros of SmolLM2 on tales, 3 draws: layerif_language.md; cells that resume, hours of two cores
     python benchmarks/layerif.py --newsgroups # ranks of MiniLM on 20 Newsgroups, 10 seeds: layerif_newsgroups.md; cells that resume; hours of one core
     python benchmarks/layerif.py --quick      # two seeds, for a look; writes nothing
     python benchmarks/layerif.py --jobs 2     # processes at a time

@@ -24,8 +24,17 @@ from dictpfl.client.training.train import evaluate
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, ahead, claims_table, spread
-from lib.federations import CELLS
-from lib.machine import ROOT, Requirement, markdown_table, panels, preamble, requirement_lines, threads, write_results
+from lib.machine import (
+    RESULTS,
+    ROOT,
+    Requirement,
+    markdown_table,
+    panels,
+    preamble,
+    requirement_lines,
+    threads,
+    write_results,
+)
 
 WAYS = ("uniform", *BY_SCORES, *BY_WEIGHTS)
 SPARSITIES, METHODS = (50, 60, 70), ("wanda", "magnitude", "sparsegpt")
@@ -66,12 +75,12 @@ def _subject(seed: int) -> tuple[torch.nn.Module, Samples, Samples, Samples]:
 
 @cache
 def _scores(seed: int) -> dict[str, dict[str, float]]:
-    """Influence and gradient norms of each block; read where an earlier run left them."""
-    path = CELLS / f"layerif-language-scores-{seed}-{TRAINED}-{HELD}-{TOKENS}.json"
+    """Influence and gradient norms of each block; read where an earlier run left them, for they take minutes."""
+    path = RESULTS / "layerif_language" / f"scores-{seed}-{TRAINED}-{HELD}-{TOKENS}.json"
     if not path.exists():
         model, training, validation, _ = _subject(seed)
         found = layer_influence(model, training, validation, load_task(TASK))
-        CELLS.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"influence": found.scores, "gradient": found.gradients}) + "\n", encoding="utf-8")
         part.replace(path)
