@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -172,13 +173,15 @@ def _upload(genesis: Genesis, updates: int) -> int:
 
 def _rows(twin: Twin, model: nn.Module, config: FederationConfig, genesis: Genesis, upload: int) -> tuple[Row, ...]:
     shared = {entry.name: entry.size for entry in genesis.layout.entries}
-    shapes = {entry.name: entry.shape for entry in genesis.layout.entries}
+    ranks = {
+        name: dictionary.rank for name, dictionary in genesis.dictionaries.items()
+    }  # an allocator may have chosen them
     total, sorted_ = sum(shared.values()), parts(model, config.decomposition)
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     rows = [
         Row(
-            name, tuple(tensors[name].shape), tensors[name].numel(), _named(role, config), _why(name, role, config, sorted_, fixed, shapes.get(name, ())),
+            name, tuple(tensors[name].shape), tensors[name].numel(), _named(role, config), _why(name, role, config, sorted_, fixed, ranks),
             shared.get(name, 0), round(upload * shared.get(name, 0) / total),
         )
         for name, role in twin.roles.items()
@@ -193,7 +196,7 @@ def _named(role: Role, config: FederationConfig) -> str:
 
 
 def _why(
-    name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed: set[str], shape: tuple[int, ...]
+    name: str, role: Role, config: FederationConfig, sorted_: Parts, fixed: set[str], ranks: Mapping[str, int]
 ) -> str:
     """The rule of `dictpfl.client.model.rules.survey` that decided."""
     said, masked = config.decomposition, config.sparsity.method
@@ -210,14 +213,16 @@ def _why(
         f"decomposition.last_layers = {said.last_layers}": said.last_layers,
         "decomposition.enabled = false": not said.enabled,
     }
-    return next((why for why, is_so in rules.items() if is_so), "") or _why_by_kind(name, role, said, sorted_, shape)
+    return next((why for why, is_so in rules.items() if is_so), "") or _why_by_kind(
+        name, role, said, sorted_, ranks.get(name, said.rank)
+    )
 
 
-def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts, shape: tuple[int, ...]) -> str:
-    """The rule among those that go by what a parameter is; `shape` is that of its table, whose rank an allocator may have chosen."""
+def _why_by_kind(name: str, role: Role, said: Decomposition, sorted_: Parts, rank: int) -> str:
+    """The rule among those that go by what a parameter is; `rank` is that of its table."""
     kind, attribute = sorted_.kinds[name], name.rpartition(".")[2]
     n, m = sorted_.covered.get(name, (0, 0))
-    form = " x ".join(map(str, shape)) if said.form == "core" else f"of rank {min(shape, default=said.rank)}"
+    form = f"{rank} x {rank}" if said.form == "core" else f"of rank {rank}"
     rules = {
         f"a {said.form} {form} for {n} x {m}": role is Role.TABLE,
         f'the head: decomposition.head = "{said.head}"': name in sorted_.head and said.head != "decomposed",

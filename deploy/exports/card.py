@@ -40,7 +40,7 @@ def write_card(
     encryption = genesis.parameters
     sealed = config.encryption.sealer == "ckks" and config.encryption.sealed_share == 1.0
     architecture = config.model.architecture.get("model_type") or config.model.architecture.get("architecture")
-    tables = [min(e.shape) for e in genesis.layout.entries if str(e.kind) == "table"]
+    tables = [dictionary.rank for dictionary in genesis.dictionaries.values()]
     parts = "lookup tables" if config.decomposition.form == "table" else "cores"
     facts = [
         ("method", f"`{config.method}`"),

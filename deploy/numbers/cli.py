@@ -130,7 +130,8 @@ def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) 
 
 def _listed(columns: str) -> list[str]:
     """Names of columns, separated by commas; one that has a comma stands in quotes, as in a CSV."""
-    return [word for line in csv.reader([columns], skipinitialspace=True) for word in map(str.strip, line) if word]
+    words = next(csv.reader([columns], skipinitialspace=True))
+    return [word.strip() for word in words if word.strip()]
 
 
 def _of_tally(source: str, output: Path | None) -> bool:

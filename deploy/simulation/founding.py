@@ -179,12 +179,15 @@ def _require_picture(dataset: Dataset, told: Any) -> None:
     """Refuse samples whose pictures have another shape than the model was told: what is left over of one would be read as words."""
     if not isinstance(told, list) or not all(isinstance(side, int) for side in told):
         return  # the model says what it needs
-    behind = np.asarray(dataset.samples.features[:1])[0].ravel()[math.prod(told) :]
-    if (tuple(told) != dataset.picture) if dataset.picture else bool((behind != behind.round()).any()):
-        here = f" is {list(dataset.picture)} (channels, height, width)" if dataset.picture else " has another shape"
+    if dataset.picture:
+        fits, here = tuple(told) == dataset.picture, f" is {list(dataset.picture)} (channels, height, width)"
+    else:
+        behind = np.asarray(dataset.samples.features[:1])[0].ravel()[math.prod(told) :]
+        fits, here = bool((behind == behind.round()).all()), " has another shape"
+    if not fits:
         raise ConfigError(
             f"model.options.image is {told}, but the picture of a sample of {dataset.name or 'the data'}{here}, and what is left over of it would "
-            f"be read as words; set model.options.image to the shape that data.options give pictures, or change those (size, mode)"
+            "be read as words; set model.options.image to the shape that data.options give pictures, or change those (size, mode)"
         )
 
 

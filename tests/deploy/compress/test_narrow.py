@@ -292,7 +292,7 @@ def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> N
         (["--skill", "classes=0,1", "--keep", "40"], ConfigError, "cannot stay"),
         *(
             (["--skill", "classes=0,1", f"--keep={keep}"], ConfigError, f"keep is {keep}: expected a share")
-            for keep in ("0", "-1", "-0.5", "2.9")  # NaN: `dictpfl.deploy.arguments.refuse_nan`
+            for keep in ("0", "-1", "-0.5", "2.9")
         ),
         (["--skill", "classes=0,1", "--axes", "width"], ConfigError, "gates stand"),
         (["--skill", "classes=0,1", "--method", "random", "--axes", "mamba-head"], ConfigError, "no axis of kind"),
@@ -302,6 +302,14 @@ def test_an_export_of_a_federation_without_gates(run: Path, tmp_path: Path) -> N
 def test_what_cannot_be(run: Path, tmp_path: Path, arguments: list[str], error: type[Exception], reason: str) -> None:
     with pytest.raises(error, match=reason):
         called(str(run), *arguments, "-o", str(tmp_path / "out"), *SHORT)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("keep", ["nan", "inf", "-inf"])
+def test_what_is_no_number_cannot_stay(run: Path, tmp_path: Path, keep: str) -> None:
+    words = (str(run), "--skill", "classes=0,1", f"--keep={keep}", "-o", str(tmp_path / "out"), *SHORT)
+    with pytest.raises(AssertionError, match=rf"'--keep': {keep} is no finite number"):
+        called(*words)
     assert not (tmp_path / "out").exists()
 
 
