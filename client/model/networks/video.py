@@ -47,10 +47,10 @@ class VideoTransformer(nn.Module):
         mlp_ratio: float = 2.0,
     ) -> None:
         super().__init__()
-        if heads < 1 or width < 1 or width % heads or layers < 1:
-            raise ConfigError(
-                f"video: heads {heads} must divide the width {width}, and layers is {layers}: each at least 1; change model.options"
-            )
+        if heads < 1 or width < 1 or width % heads:
+            raise ConfigError(f"video: heads {heads} must divide the width {width}, both at least 1; change model.options")
+        if layers < 1:
+            raise ConfigError(f"video: layers is {layers}: at least 1; change model.options")
         self.frames, self.of_features = int(sample_shape[0]), len(sample_shape) == _FEATURES
         if self.of_features:
             self.places, columns = _features(sample_shape, patch)

@@ -125,6 +125,7 @@ def test_weights_of_pixels_keep_their_names_and_first_values() -> None:
         ((64,), {}, "needs clips"),
         ((6, 10, 13), {"heads": 3}, "heads 3 must divide the width 16"),
         ((6, 10, 13), {"heads": 0}, "heads 0 must divide the width 16, both at least 1"),
+        ((6, 10, 13), {"layers": 0}, "layers is 0: at least 1"),
         ((6, 1, 24, 24), {"patch": 0}, "patch 0 must divide frames of 24 x 24, and be at least 1"),
         ((6, 1, 24, 24), {"patch": -8}, "patch -8 must divide"),
         ((6, 1, 20, 24), {}, "patch 8 must divide frames of 20 x 24"),
