@@ -327,8 +327,8 @@ FLARE sends {size(flare[0])} up and {size(flare[1])} down for all of ViT-B/16; i
 {sum(flare) / sum(lean["bytes"]["dictpfl"]):,.0f} times less both ways and {flare[0] / lean["bytes"]["dictpfl"][0]:,.0f} times less up. **With what this
 project shares by default it is {sum(flare) / sum(ours["bytes"]["dictpfl"]):,.0f} times** ({size(ours["bytes"]["dictpfl"][0])} up, {size(ours["bytes"]["dictpfl"][1])} down):
 more than half of those values are not tables but position embeddings (151,296), biases and norms, which are shared because they bring
-accuracy, and tables lie on the side that keeps more of it. A sum is hardly longer than an upload here up to four institutions, and with
-`encryption.seeded_sums = "always"` for more; otherwise it is twice as long.
+accuracy, and tables lie on the side that keeps more of it. A sum is longer than an upload by its list of uploads alone,
+whatever the number of institutions.
 
 ## Requirements
 

@@ -256,7 +256,7 @@ At {ours["values"]:,} values this project sends {ours["bytes_up"] / ours["values
 {ours["bytes_down"] / ours["values"]:.2f} down: with {
         PARTICIPANTS
     } institutions a sum carries their seeds in place of its second polynomial.
-With more than four, and `encryption.seeded_sums` left at "auto", it carries both and is twice as long.
+So it does whatever their number.
 
 ## Requirements
 

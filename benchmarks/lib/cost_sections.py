@@ -131,7 +131,7 @@ def scale() -> str:
         f"- a model of {sizes[-1]['parameters']:,} parameters shares {sizes[-1]['values']:,} values; an institution's time with "
         f"encryption grows with the {fits['institution against parameters, DictPFL'][0]:.2f}th power of the parameters",
         f"- {most['participants']:,} institutions: the server's time grows with the {fits['fold against institutions'][0]:.2f}th power of "
-        f"their number, and folding needs {max(1, round(most['peak_bytes'] / 1e6))} MB above the start",
+        f"their number, and folding needs {in_bytes(most['peak_bytes'])} above the start",
         f"- TinyLlama-1.1B with 1,000 institutions, extrapolated: {in_bytes(guess['bytes_up'])} up and {in_bytes(guess['bytes_down'])} down for "
         f"each, {guess['fold']:,.0f} s of one core at the server a round",
         "",

@@ -48,7 +48,9 @@ class VideoTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if heads < 1 or width < 1 or width % heads:
-            raise ConfigError(f"video: heads {heads} must divide the width {width}, both at least 1; change model.options")
+            raise ConfigError(
+                f"video: heads {heads} must divide the width {width}, both at least 1; change model.options"
+            )
         if layers < 1:
             raise ConfigError(f"video: layers is {layers}: at least 1; change model.options")
         self.frames, self.of_features = int(sample_shape[0]), len(sample_shape) == _FEATURES
