@@ -67,7 +67,7 @@ def draw_genesis(
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     masked = threshold_twin(model, config)
     dictionaries = {} if masked else make_dictionaries(model, config.decomposition, seed, gradients=gradients)
-    config = _without_path(config)
+    config = without_path(config)
     norms = gate_norms(model, config.narrow)
     twin = masked or Twin(model, config.decomposition, dictionaries, Gates.of(norms, config.narrow))
     require_privatable(config, twin)
@@ -130,7 +130,7 @@ def _require_categories(config: FederationConfig) -> None:
             )
 
 
-def _without_path(config: FederationConfig) -> FederationConfig:
+def without_path(config: FederationConfig) -> FederationConfig:
     """The configuration with the digest of the scores that ranks were divided by, in place of a path of this machine."""
     d = config.decomposition
     return (

@@ -264,11 +264,11 @@ def _table(path: Path) -> dict[str, list[str]]:
     import pandas as pd
 
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             # Nullable types: a whole number beside a missing one stays whole.
             frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
             return {str(name): words_in(frame[name]) for name in frame.columns}
-        sep = "\t" if path.suffix == ".tsv" else ","
+        sep = "\t" if path.suffix.lower() == ".tsv" else ","
         how = "save it with commas, or as .tsv with tabs"
         frame = read_separated(path, sep, how, dtype=str, keep_default_na=False)
     except (OSError, ValueError, ImportError) as error:

@@ -99,6 +99,15 @@ class Layers:
             fnmatchcase(place.name, pattern) for pattern in self._woven
         )
 
+    def is_watched(self, at: Sequence[Place]) -> bool:
+        """Tell whether what a parameter is multiplied by can be seen at all of its places: scores of weights need that."""
+        if any(isinstance(place.module, nn.Embedding) for place in at):
+            return False
+        kinds = [self.covering(place, tied=len(at) > 1) for place in at]
+        if any(kind is not None and issubclass(kind, WovenWeight) for kind in kinds):
+            return False  # recurrent layers hand their weights to kernels of their own, whose inputs nobody sees
+        return all(kind is not None for kind in kinds) and len(set(kinds)) == 1
+
     def places(self, model: nn.Module) -> dict[str, tuple[Place, ...]]:
         """Every parameter by its first name, in the order of `named_parameters`, with all places it hangs at.
 

@@ -174,6 +174,7 @@ def _allotted(able: Mapping[str, tuple[Place, ...]], settings: Decomposition, la
         )
     facts = Facts(
         shapes, spectra, scores=scores.by_weight("influence") if scores else {}, gradients=scores.by_weight("gradient") if scores else {},
+        unscored={name for name, at in able.items() if not layers.is_watched(at)},
         most=settings.rank_max, least=settings.rank_min, sized=partial(table_size, orientation=settings.orientation, form=settings.form),
     )  # fmt: skip
     ranks = allocator(settings.allocator).ranks(facts, settings.rank)

@@ -14,6 +14,7 @@ from dictpfl.client.compress.influence.solvers import MOST
 from dictpfl.client.compress.influence.tables import tables_of
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.tally import TALLIES, Form, Own, Subject
+from dictpfl.client.training.task import require_single, task_of
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.law.tally import Tally
@@ -60,7 +61,9 @@ class LayerIF:
 
         Raises:
             ConfigError: a federation without tables.
+            ModelError: a task whose loss belongs to samples together.
         """
+        require_single(task_of(subject.config.measuring), f'the tally "{NAME}"')
         blocks = dict.fromkeys(
             w.block for w in tables_of(subject.twin, subject.config.decomposition.layers)[1].values()
         )

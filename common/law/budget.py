@@ -119,10 +119,10 @@ def ranks_by(scores: Mapping[str, int], facts: Facts, rank: int) -> dict[str, in
     """Divide what tables of one rank would cost among weights, in proportion to a score beside their size; the sum stays exactly.
 
     Equal scores give everybody the one rank. A weight for which a table of that rank does not pay keeps it, and is then trained dense,
-    as with `uniform`.
+    as with `uniform`; so does one that no score can be of, where there is none.
 
     Args:
-        scores: whole numbers from 0 up, of every weight.
+        scores: whole numbers from 0 up, of every weight but those.
         facts: shapes, and the ranks that are admitted: `least` to `most`, at most where a table still pays.
         rank: the configured one.
 
@@ -136,7 +136,7 @@ def ranks_by(scores: Mapping[str, int], facts: Facts, rank: int) -> dict[str, in
         )
     ranks = dict.fromkeys(facts.shapes, rank)
     able = {name: _admitted(facts, name, facts.least, most) for name in sorted(facts.shapes)}
-    able = {name: admitted for name, admitted in able.items() if rank in admitted}
+    able = {n: each for n, each in able.items() if rank in each and (n in scores or n not in facts.unscored)}
     if missing := [name for name in able if name not in scores]:
         raise ConfigError(
             f"decomposition.scores says nothing of {', '.join(missing[:5])}; it is of {', '.join(list(scores)[:5])}: name scores of this model"

@@ -25,10 +25,13 @@ def experts_by_layer(scores: Mapping[str, float], total: int, beta: float = 3.0)
         ConfigError: fewer experts than layers, or numbers that are not finite.
     """
     values = np.array(list(scores.values()), dtype=np.float64)
-    if not len(values) or total < len(values) or not np.isfinite(values).all() or not 0.0 < beta < math.inf:
+    is_whole = isinstance(total, int) and total >= len(values) >= 1
+    if not is_whole or not np.isfinite(values).all() or not 0.0 < beta < math.inf:
         raise ConfigError(
-            f"{total} experts, beta {beta:g} and scores {dict(scores)}: expected finite scores, at least one expert a layer, and beta above 0"
+            f"{total} experts, beta {beta:g} and scores {dict(scores)}: expected finite scores, at least one expert a layer as a whole "
+            "number, and beta above 0"
         )
+    values /= 2  # exactly the same shares, and the difference of two huge scores is finite
     good = values.max() - values
     # Over the best one, so that a high power neither overflows nor leaves nothing.
     weight = (good / good.max()) ** beta if good.max() > 0 else np.ones(len(values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +53,7 @@ class Facts:
         scores: mean opened score of each shared tensor, from the last score round; for allocators, the score of each weight in
             `decomposition.scores`; empty without one.
         gradients: for allocators, the mean gradient norm of each weight in that file; empty without one.
+        unscored: for allocators, weights that no such score can be of: embeddings, and those of recurrent layers.
         most: for allocators, the largest rank that the configuration admits (`decomposition.rank_max`); 0: none is said.
         least: for allocators, the smallest (`decomposition.rank_min`).
         course: validation figures so far, with the best model.
@@ -68,6 +69,7 @@ class Facts:
     course: Course = field(default_factory=Course)
     updates: int = 0
     gradients: Mapping[str, float] = field(default_factory=dict)
+    unscored: Collection[str] = ()
     most: int = 0
     least: int = 1
     rounds: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import write_private
 from dictpfl.deploy import console
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
@@ -113,6 +115,8 @@ def _clip(
     side: int,
     encoder: str,
 ) -> None:
+    from PIL import Image
+
     from dictpfl.deploy.compress.tokens import look, picture
 
     if output is not None:
@@ -127,7 +131,9 @@ def _clip(
     seen = look(clip, reducer=reducer, keep=keep, frames=frames, side=side, encoder=encoder, options=said, fps=fps)
     _say(seen, reducer, said)
     if output is not None:
-        picture(seen).save(output)
+        drawn = io.BytesIO()
+        picture(seen).save(drawn, format=Image.registered_extensions()[output.suffix.lower()])
+        write_private(output, drawn.getvalue())  # frames of somebody's clip
         console.say(f"{output}: kept tokens are bright, merged ones framed, a red bar stands before each segment")
 
 

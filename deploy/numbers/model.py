@@ -26,7 +26,7 @@ from dictpfl.deploy.numbers.measures import (
 from dictpfl.deploy.numbers.reading import Places, Reader, told_example
 from dictpfl.deploy.numbers.selectivity import drawn, effective, most_selective, ranks, selectivity
 from dictpfl.deploy.numbers.spelling import Severally
-from dictpfl.deploy.numbers.tasks import TASKS, Question, answer_in, questions
+from dictpfl.deploy.numbers.tasks import TASKS, Question, answer_in, questions, require_seed
 
 LENS = 8
 """Questions of each kind that the lens looks at."""
@@ -71,6 +71,9 @@ class Asked:
                 f"samples {self.samples}, shots {self.shots}, draws {self.draws}, neurons {self.neurons:g}: expected at least 2, 0 and 0, and "
                 "a share below 1"
             )
+        if strange := [d for d in self.digits if d not in range(10)]:
+            raise ConfigError(f"digits {', '.join(map(str, strange))}: expected some of 0 to 9")
+        require_seed(self.seed)
         if wrong := [t for t in self.tasks if t not in TASKS]:
             raise ConfigError(f"--tasks {', '.join(wrong)}: expected some of {', '.join(TASKS)}, or all")
 

@@ -96,10 +96,11 @@ def questions(task: str, count: int, seed: int) -> list[Question]:
         seed: of the draw; the same ones everywhere.
 
     Raises:
-        ConfigError: an unknown task.
+        ConfigError: an unknown task, or a seed out of range.
     """
     if task not in TASKS:
         raise ConfigError(f"task is {task!r}; expected one of {', '.join(TASKS)}, or all")
+    require_seed(seed)
     draw = random.Random(small_seed(seed.to_bytes(8, "little"), "digits", task))  # noqa: S311 -- questions, no secrets
     counts, found = [0] * 10, []
     for _ in range(count):
@@ -112,6 +113,16 @@ def questions(task: str, count: int, seed: int) -> list[Question]:
             counts[int(digit)] += 1
         found.append(Question(task, TASKS[task](draw, answer), str(answer)))
     return found
+
+
+def require_seed(seed: int) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ConfigError: it says what is expected.
+    """
+    if not (isinstance(seed, int) and 0 <= seed < 1 << 64):
+        raise ConfigError(f"seed is {seed!r}; expected a whole number from 0 to 2^64 - 1")
 
 
 def answer_in(text: str) -> str:

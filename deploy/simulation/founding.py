@@ -38,7 +38,7 @@ from dictpfl.common.genesis import DOCUMENT, TENSORS, Genesis
 from dictpfl.common.law.members import Roster
 from dictpfl.common.law.seeds import expand
 from dictpfl.common.settings import MADE_BY, Data, Narrow
-from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable
+from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable, without_path
 from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.runs.run import INSTITUTIONS, first_institution
 from dictpfl.deploy.simulation.counting import write_census
@@ -236,7 +236,7 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
         "privacy": {"noise_multiplier"},
         "distillation": {"recorded", "sha256"},
     }
-    agreed, wanted = genesis.config, config
+    agreed, wanted = genesis.config, without_path(config)
     if is_unmeasured(wanted.tokens) and "gamma" in agreed.tokens.options:
         options = wanted.tokens.options | {"gamma": agreed.tokens.options["gamma"]}
         wanted = wanted.model_copy(update={"tokens": wanted.tokens.model_copy(update={"options": options})})

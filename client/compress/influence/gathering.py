@@ -51,8 +51,8 @@ class Gathered:
         )
 
 
-class _MixedError(ModelError):
-    """Samples of a batch that a layer reads otherwise than one below the other."""
+class _MixedError(Exception):
+    """Samples of a batch that a layer reads otherwise than one below the other: they are passed one by one."""
 
 
 class _Batch:
@@ -65,10 +65,9 @@ class _Batch:
     def note(self, weight: Weight, group: int, x: Tensor, output: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
         """Note a call; returns what stands for the output from here on, so that who changes it in place leaves ours as it was."""
         if len(output) != self.size:
-            raise _MixedError(
-                f"{weight.name} reads {tuple(x.shape)} of {self.size} samples: its inputs are not divided by sample along the first "
-                f"axis, so that no sample has a gradient of its own; {_OUT}"
-            )
+            if self.size > 1:
+                raise _MixedError
+            x, rows = _as_one(x), _all_of(rows)  # whatever the layer reads, it reads of this sample
         held = output if output.requires_grad else output.detach().requires_grad_()
         self.calls.append((weight.name, group, x, held, rows))
         return held.clone()
@@ -77,7 +76,8 @@ class _Batch:
 def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, task: Task) -> Gathered:
     """Pass samples forward and back, in evaluation mode; parameters get no gradient and are left as they were.
 
-    Samples that the model reads in groups, such as texts of several lengths with a reducer of tokens, are passed one by one.
+    Samples that the model reads in groups, such as texts of several lengths with a reducer of tokens, or in parts, such as a clip's
+    frames, are passed one by one.
 
     Args:
         model: plain.
@@ -86,7 +86,7 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
         task: its loss of each sample alone is what gradients are of.
 
     Raises:
-        ModelError: a weight that no sample reaches, or that mixes samples.
+        ModelError: a weight that no sample reaches.
     """
     found = Gathered()
     was_training, wanted = model.training, [p for p in model.parameters() if p.requires_grad]
@@ -101,8 +101,6 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
             try:
                 batch, gradients = _passed(model, weights, x, y, task)
             except _MixedError:
-                if len(x) == 1:
-                    raise
                 size = 1
                 continue
             _add(found, batch, gradients)
@@ -201,6 +199,18 @@ def _hook(weight: Weight, batch: _Batch) -> Callable[[nn.Module, tuple[Any, ...]
 def _rows(x: Tensor) -> Tensor:
     """(samples, ..., m) to (samples, tokens, m)."""
     return x.unsqueeze(1) if x.dim() == 2 else x.flatten(1, -2)  # noqa: PLR2004 -- samples, columns
+
+
+def _as_one(x: Tensor) -> Tensor:
+    """(parts, tokens, m) of one sample to (1, parts x tokens, m)."""
+    return x.flatten(0, 1).unsqueeze(0)
+
+
+def _all_of(rows: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def together(x: Tensor) -> Tensor:
+        return _as_one(rows(x))
+
+    return together
 
 
 def _of_group(group: int, groups: int) -> Callable[[Tensor], Tensor]:

@@ -254,6 +254,8 @@ def _inner(training: Sequence[Pair], validation: Sequence[Pair]) -> tuple[Floats
     n = len(training[0][0])
     gram, products, entries = np.zeros((n, n)), np.zeros(n), 0
     for (x, d), (of_x, of_d) in zip(training, validation, strict=True):
+        if d.dtype.itemsize < torch.float32.itemsize:  # bfloat16 has 8 bits for a product of two
+            x, d = x.float(), d.float()  # noqa: PLW2901 -- the same pair, wider
         size = x.shape[2] * d.shape[2]
         v = torch.einsum("jtn,jtm->nm", of_d.double(), of_x.double())
         k, a = _formed(x, d, v) if n * size <= _FORMED else _unformed(x, d, v)

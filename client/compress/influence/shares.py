@@ -23,6 +23,7 @@ from dictpfl.common.law.sparsity import kept_count, shares
 _log = structlog.get_logger(__name__)
 _WINDOW, _ORDER = 7, 3
 _MOST = 0.99
+_ROUNDING = 1e-9
 BY_SCORES = ("layerif", "reversed", "random", "gradient")
 """Ways to divide zeros by scores: as the paper does; S as max + min - S; S dealt out to other blocks; gradient norms in place of S."""
 
@@ -134,9 +135,10 @@ def _exactly(asked: list[int], most: list[int], count: int) -> list[int]:
 
 
 def _between(values: Floats) -> Floats:
-    """Map to [0, 1]; all equal: a half."""
+    """Map to [0, 1]; all equal: a half. What smoothing leaves of equal values differs by rounding, which is no order."""
     low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.full_like(values, 0.5)
+    is_flat = high - low <= _ROUNDING * max(abs(low), abs(high))
+    return np.full_like(values, 0.5) if is_flat else (values - low) / (high - low)
 
 
 def _smooth(values: Floats) -> Floats:

@@ -8,6 +8,7 @@ I_k = -g_k^T H^-1 v: how much more weight on it would raise the validation loss.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Literal, get_args
 
 import numpy as np
@@ -68,7 +69,7 @@ def score(values: Floats, *, part: str = "positive", top: float = 0.25) -> float
     require_part(part, top)
     signed = {"positive": values, "negative": -values, "absolute": np.abs(values)}[part]
     chosen = np.sort(signed[signed > 0])[::-1]
-    return math.fsum(chosen[: math.ceil(top * len(chosen))].tolist())
+    return math.fsum(chosen[: math.ceil(Fraction(str(top)) * len(chosen))].tolist())
 
 
 def require_solver(solver: str, damping: float) -> None:

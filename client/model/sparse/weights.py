@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dictpfl.client.model.base import TableLayer
 from dictpfl.client.model.covering import Layers, Place
 from dictpfl.client.model.rules import Role, survey
-from dictpfl.client.model.woven import WovenWeight
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Decomposition
 
@@ -96,7 +95,7 @@ def covered(
     """
     known = Layers(layers)
     hanging = known.places(model)
-    able = {name: at for name, at in hanging.items() if _is_coverable(at, known)}
+    able = {name: at for name, at in hanging.items() if known.is_watched(at)}
     _require_matched("cover", cover, able)
     _require_matched("keep", keep, able)
     if cover:
@@ -114,15 +113,6 @@ def covered(
             f"{', '.join(list(able)[:5]) or 'none'}"
         )
     return weights
-
-
-def _is_coverable(at: tuple[Place, ...], layers: Layers) -> bool:
-    if any(isinstance(place.module, nn.Embedding) for place in at):
-        return False
-    kinds = [layers.covering(place, tied=len(at) > 1) for place in at]
-    if any(kind is not None and issubclass(kind, WovenWeight) for kind in kinds):
-        return False  # recurrent layers hand their weights to kernels of their own, whose inputs nobody sees
-    return all(kind is not None for kind in kinds) and len(set(kinds)) == 1
 
 
 def _weight(name: str, at: tuple[Place, ...], layers: Layers) -> Weight:

@@ -24,9 +24,9 @@ def segments(frames: Tensor, c: int = 8, tau: float = 0.9) -> Tensor:
     Raises:
         ConfigError: c below 1, or frames of another shape.
     """
-    if c < 1 or frames.dim() != 3:  # noqa: PLR2004 -- clips, frames, features
+    if not isinstance(c, int) or c < 1 or frames.dim() != 3:  # noqa: PLR2004 -- clips, frames, features
         raise ConfigError(
-            f"segments: expected c of at least 1 and frames (clips, frames, features), found {c} and {tuple(frames.shape)}"
+            f"segments: expected a whole c of at least 1 and frames (clips, frames, features), found {c} and {tuple(frames.shape)}"
         )
     wide = frames.float()
     alike = F.cosine_similarity(wide[:, :-1], wide[:, 1:], dim=-1)

@@ -143,6 +143,10 @@ def test_tables_of_programs_hold_the_digits_that_were_written(tmp_path: Path) ->
     )
     frame.to_parquet(tmp_path / "t.parquet")
     found, left_out = read_columns(tmp_path / "t.parquet")
+    (tmp_path / "T.PARQUET").write_bytes((tmp_path / "t.parquet").read_bytes())
+    assert read_columns(tmp_path / "T.PARQUET") == (found, left_out), "an ending in capitals"
+    (tmp_path / "T.TSV").write_text("a\tb\n1.5\t2\n2.5\t4\n3.5\t7\n", encoding="utf-8")
+    assert read_columns(tmp_path / "T.TSV", ["a"])[0] == {"a": ["1.5", "2.5", "3.5"]}
     assert found["scaled"] == ["1.50", "1.25", "", "2.00"], "decimals are exact"
     assert left_out == ["float", "gap", "nullable", "words", "lists", "flag"], "identifiers, and those without numbers"
     named, _ = read_columns(tmp_path / "t.parquet", ["float", "gap", "nullable", "single"])

@@ -131,6 +131,18 @@ def test_any_scores_and_shapes_spend_what_uniform_ranks_do(
         assert allocator(name).ranks(again, rank) == found
 
 
+def test_a_weight_that_no_score_can_be_of_keeps_its_rank() -> None:
+    """An embedding is in no map; where one is, it counts as others do."""
+    scores = {"a": 0.6, "b": 0.3, "small": 0.0}
+    apart = facts(scores, unscored={"c"})
+    found = allocator("layerif").ranks(apart, 3)
+    assert found["c"] == 3
+    assert found["a"] > 3
+    assert cost_of(found) == cost_of(dict.fromkeys(SHAPES, 3))
+    known = scores | {"c": 0.1}
+    assert allocator("layerif").ranks(facts(known, unscored={"c"}), 3) == allocator("layerif").ranks(facts(known), 3)
+
+
 def test_scores_that_cannot_be_divided_by_are_refused() -> None:
     for made, words in (
         (facts({}), "audit layers"),

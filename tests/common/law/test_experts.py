@@ -52,6 +52,11 @@ def test_what_cannot_be_divided_is_refused() -> None:
         ({"a": np.inf}, 3, 3.0),
         ({}, 3, 3.0),
         ({"a": 1.0}, 3, 0.0),
+        ({"a": 1.0, "b": 2.0}, 5.5, 3.0),
     ):
         with pytest.raises(ConfigError, match="at least one expert a layer"):
-            experts_by_layer(scores, total, beta)
+            experts_by_layer(scores, total, beta)  # type: ignore[arg-type] # one is a fraction
+
+
+def test_huge_scores_divide_as_others_do() -> None:
+    assert experts_by_layer({"a": -1e308, "b": 1e308, "c": 0.0}, 12, beta=1.0) == {"a": 7, "b": 1, "c": 4}

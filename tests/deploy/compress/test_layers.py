@@ -20,7 +20,7 @@ from dictpfl.client.model.scored import read_scores
 from dictpfl.client.tallies.layerif import LayerIF
 from dictpfl.client.training.task import load_task
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.cli import app
@@ -333,6 +333,54 @@ def test_options_that_nobody_reads_are_refused(runs: tuple[Run, Run], scores: Pa
             tmp_path / "run",
             engine="local",
         )
+
+
+def test_the_configuration_that_founded_a_run_by_scores_resumes_it(scores: Path, tmp_path: Path) -> None:
+    """It names a path, and genesis the digest of what lay there; other scores are another configuration."""
+    chosen = tiny(**UNTALLIED, decomposition__allocator="layerif", decomposition__scores=str(scores))
+    whole = simulate(chosen, tmp_path / "run", engine="local")
+    again = simulate(chosen, tmp_path / "run", engine="local", resume=True)
+    assert again.summary["state_digest"] == whole.summary["state_digest"]
+    other = tmp_path / "other.json"
+    document = json.loads(scores.read_text())
+    other.write_text(json.dumps(document | {"of": "another"}))
+    changed = tiny(**UNTALLIED, decomposition__allocator="layerif", decomposition__scores=str(other))
+    with pytest.raises(ConfigError, match=r"holds a run of another configuration: decomposition\.scores is 'sha256:"):
+        simulate(changed, tmp_path / "run", engine="local", resume=True)
+
+
+def test_a_task_without_losses_of_single_samples_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    rows = [f"{i % 7},{i % 5},{1 + i % 11},{i % 2}" for i in range(90)]
+    (tmp_path / "table.csv").write_text("\n".join(["one,two,days,died", *rows]) + "\n", encoding="utf-8")
+    survival = FederationConfig.of(
+        {},
+        {
+            "federation.participants": 3, "data.source": "csv", "data.path": str(tmp_path / "table.csv"), "data.label": "days",
+            "data.options": {"event": "died"}, "model.source": "mlp", "model.options": {"hidden": [8, 8]}, "training.task": "cox",
+            "training.batch_size": 16, "data.public_share": 0.0, "tallies.closing": ["layerif"], "toy_insecure": True,
+            "encryption.sealer": "identity", "decomposition.rank": 1,
+        },
+    )  # fmt: skip
+    with pytest.raises(ModelError, match='the tally "layerif" takes the gradient of each sample alone'):
+        simulate(survival, tmp_path / "run", engine="local")
+    assert not (tmp_path / "run" / "institutions" / "institution-000" / "memory").exists()
+
+
+def test_clips_are_mapped_too(tmp_path: Path) -> None:
+    """Their frames lie behind each other where the model reads patches."""
+    clips = simulate(
+        tiny(
+            data__source="short_events", data__options={"count": 60, "frames": 4, "side": 4, "classes": 3}, data__public_share=0.0,
+            model__source="video", model__options={"width": 16, "layers": 2, "heads": 2}, model__pretrain__epochs=0,
+            federation__rounds=1, data__validation_share=0.2, training__batch_size=8, decomposition__rank=2,
+            tallies__closing=["layerif"], tallies__options={"layerif": {"samples": 6, "validation": 4}},
+        ),
+        tmp_path / "run",
+        engine="local",
+    )  # fmt: skip
+    said = ran("audit", "layers", clips.folder, "-o", tmp_path / "map")
+    assert "patch_embed" in said
+    assert sum(read_scores(tmp_path / "map" / "layers.json").by_weight("influence").values()) > 0
 
 
 def test_a_tally_of_a_federation_without_tables_is_refused(tmp_path: Path) -> None:

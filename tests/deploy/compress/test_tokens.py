@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_command(tmp_path: Path) -> None:
     assert "segments begin at frames 0" in ran.stdout
     with Image.open(tmp_path / "out.png") as image:
         assert image.size[0] > 8 * 100
+    assert stat.S_IMODE((tmp_path / "out.png").stat().st_mode) == 0o600, "frames of somebody's clip"
+    for number, ending in enumerate((".JPG", ".webp")):
+        drawn = dictpfl(
+            "tokens", "clip.gif", "--keep", "0.5", "--frames", 4, "--picture", f"{number}{ending}", cwd=tmp_path
+        )
+        assert drawn.returncode == 0, drawn.stderr
+        with Image.open(tmp_path / f"{number}{ending}") as image:
+            assert image.format == {".JPG": "JPEG", ".webp": "WEBP"}[ending]
     refused = dictpfl("tokens", "clip.gif", "--config", "x.toml", cwd=tmp_path)
     assert refused.returncode != 0
     assert "is a clip" in refused.stderr + refused.stdout

@@ -360,7 +360,9 @@ def test_what_it_cannot_read_is_refused(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             reader_of(source, "cpu")
-    for wrong in ({"samples": 1}, {"neurons": 1.0}, {"tasks": ("poems",)}):
+    for wrong in (
+        {"samples": 1}, {"neurons": 1.0}, {"tasks": ("poems",)}, {"digits": (3, 12)}, {"seed": -1}, {"seed": 1 << 64}, {"seed": 1.5},
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match="expected"):
             Asked(**wrong)  # type: ignore[arg-type]
     reader = reader_of(str(folder), "cpu")

@@ -98,7 +98,7 @@ def install(model: nn.Module, reduction: Reduction) -> None:
     """Put a reduction between a model's blocks, in place.
 
     Raises:
-        ConfigError: too shallow, an average over patches with counts that differ, or a budget too small.
+        ConfigError: gradient checkpointing is on, too shallow, an average over patches with counts that differ, or a budget too small.
     """
     blocks: Any = model.blocks
     blocks.prefix = int(getattr(model, "num_prefix_tokens", 1))
@@ -115,6 +115,21 @@ def install(model: nn.Module, reduction: Reduction) -> None:
     else:
         reduction.reducer.kept(1, _patches(model))
     reduction.hang(blocks, ReducedBlocks)
+    _refuse_checkpointing(model)
+    if _refuse_checkpointing not in model._forward_pre_hooks.values():  # noqa: SLF001 -- a copy of a model brings its hooks along
+        model.register_forward_pre_hook(_refuse_checkpointing)
+
+
+def _refuse_checkpointing(model: Any, _inputs: Any = None) -> None:
+    """Timm's checkpointing calls the blocks one by one, past what reduces between them.
+
+    Raises:
+        ConfigError: it is on.
+    """
+    if getattr(model, "grad_checkpointing", False) and isinstance(model.blocks, ReducedBlocks):
+        raise ConfigError(
+            "gradient checkpointing of timm passes a reducer of tokens by: model.set_grad_checkpointing(False), or leave the reducer out"
+        )
 
 
 def stack(model: nn.Module) -> nn.Module:

@@ -95,6 +95,11 @@ class AutoPrune:
 
     def courses(self, layers: int, free: int, rows: int) -> Sequence[Course]:
         """See `Between.courses`."""
+        if free < 1:
+            raise ConfigError(
+                f"tokens.reducer = 'autoprune': of {free + rows} tokens {rows} always stay, so that none is left to drop; expected larger "
+                "pictures or texts, or no reducer"
+            )
         mean = self.keep * (free + rows) - rows
         if mean < 1:
             least = (rows + 1) / (free + rows)

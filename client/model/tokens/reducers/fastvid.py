@@ -289,6 +289,8 @@ def _require_fitting(hidden: Tensor, frames: Tensor | None, attention: Tensor | 
         raise ConfigError(
             f"fastvid: expected tokens (frames, places, width) of a clip or of several, at least 1 of each, found {found}"
         )
+    if not hidden.is_floating_point():
+        raise ConfigError(f"fastvid: expected tokens of floating point, found {hidden.dtype}; `.float()` makes them so")
     if attention is not None and attention.shape != hidden.shape[:-1]:
         raise ConfigError(
             f"fastvid: attention {tuple(attention.shape)} is not of the tokens {found}; expected {found[:-1]}, one weight for each token, or "

@@ -214,6 +214,8 @@ def test_scores_take_the_part_and_the_share_that_are_asked_for() -> None:
     assert score(values, part="negative", top=0.5) == 9.0
     assert score(values, part="absolute", top=1.0) == 20.0
     assert score(-np.abs(values)) == 0.0
+    for top, count, most in ((0.07, 100, 7), (0.14, 50, 7), (0.28, 25, 7), (0.55, 100, 55)):
+        assert score(np.ones(count), top=top) == most, "a share is the decimal that is written"
 
 
 @pytest.mark.parametrize("solver", ["exact", "datainf", "none"])
@@ -260,18 +262,75 @@ def test_what_it_cannot_measure_is_refused() -> None:
             Measure(**options)
     with pytest.raises(ModelError, match="additive"):
         layer_influence(model, training, validation, load_task("cox"))
+    with pytest.raises(ModelError, match=r"no sample reaches 2\.weight"):
+        gather(skipping := Skipping().double(), covered(skipping, ["*weight"]), training, TASK)
 
-    class Mixing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = nn.Linear(5, 4), nn.Linear(4, 3)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.last(self.first(x.repeat(2, 1)))[: len(x)]
-            return out
+class Skipping(nn.Sequential):
+    """Never calls its last layer."""
 
-    with pytest.raises(ModelError, match="divided by sample"):
-        gather(mixing := Mixing().double(), covered(mixing, ["*weight"]), training, TASK)
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self[1](self[0](x))
+        return out
+
+
+class Framed(nn.Module):
+    """Reads its samples in parts: frames behind each other, those of one sample together or all first ones before all second ones."""
+
+    def __init__(self, *, frames_first: bool) -> None:
+        super().__init__()
+        self.patch, self.mix, self.last = nn.Conv2d(1, 4, 2, stride=2), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.frames_first = frames_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = (x.transpose(0, 1) if self.frames_first else x).flatten(0, 1)
+        read = torch.tanh(self.mix(self.patch(parts).flatten(2).transpose(1, 2))).mean(dim=1)
+        frames = x.shape[1]
+        mean = read.unflatten(0, (frames, -1) if self.frames_first else (-1, frames)).mean(
+            dim=0 if self.frames_first else 1
+        )
+        out: torch.Tensor = self.last(mean)
+        return out
+
+
+@pytest.mark.parametrize("frames_first", [False, True])
+def test_samples_that_a_model_reads_in_parts_have_gradients_of_their_own(frames_first: bool) -> None:
+    """As clips are, frame by frame, in either order."""
+    torch.manual_seed(0)
+    model = Framed(frames_first=frames_first).double()
+    training, validation = (Samples(RNG.normal(size=(n, 5, 1, 4, 4)), RNG.integers(0, 3, n)) for n in (11, 5))
+    weights = covered(model, ["*weight"])
+    found = layer_influence(model, training, validation, TASK, weights=weights)
+    parameters = [w.parameter for w in weights.values()]
+    own, held = gradients(model, training, parameters), gradients(model, validation, parameters)
+    assert len(weights) == 3
+    for weight, g, v in zip(weights.values(), own, held, strict=True):
+        expected = direct(g, v.sum(axis=0), "exact")
+        influenced = found.blocks[weight.block].influence
+        np.testing.assert_allclose(influenced, expected, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
+
+
+def test_gradients_of_a_bfloat16_model_are_formed_in_float32() -> None:
+    """Its inputs and output gradients have 8 bits; their products are not rounded to that again."""
+    model, training, validation = made("mlp")
+    model = model.bfloat16()
+    training, validation = (Samples(s.features.astype(np.float32), s.labels) for s in (training, validation))
+    wide = []
+
+    def widened(pairs: Any, of: Any) -> Any:
+        wide.append(inner([(x.float(), d.float()) for x, d in pairs], [(x.float(), d.float()) for x, d in of]))
+        return inner(pairs, of)
+
+    inner = measuring._inner
+    with mock.patch.object(measuring, "_inner", widened):
+        found = [*measuring._products(model, covered(model), training, validation, TASK, {})]
+    assert len(found) == 2
+    for (_, gram, products, _), (k, a, _) in zip(found, wide, strict=True):
+        np.testing.assert_array_equal(gram, k)
+        np.testing.assert_array_equal(products, a)
 
 
 @pytest.mark.parametrize("kind", ["texts of several lengths", "curves of several samples"])

@@ -82,3 +82,12 @@ def test_what_cannot_be_divided_is_refused() -> None:
             sparsity_by_layer(scores, sizes, 0.5)
     with pytest.raises(ConfigError, match="finite"):
         sparsity_by_layer({"a": np.nan, "b": 1.0}, {"a": 9, "b": 9}, 0.5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("count", [2, 6, 7, 12, 30])
+def test_equal_scores_divide_evenly(count: int, value: float) -> None:
+    """What a filter leaves of equal numbers differs by rounding, which decides nothing."""
+    names = [str(i) for i in range(count)]
+    found = sparsity_by_layer(dict.fromkeys(names, value), dict.fromkeys(names, 1000), 0.5)
+    np.testing.assert_allclose(list(found.values()), 0.5, atol=1e-9)

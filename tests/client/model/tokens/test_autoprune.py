@@ -223,6 +223,27 @@ def test_tables_work_as_ever(family: str) -> None:
     torch.testing.assert_close(outputs(twin.module, batch), outputs(model, batch), atol=1e-5, rtol=1e-5)
 
 
+def test_checkpointing_that_would_pass_a_reducer_by_is_refused() -> None:
+    """timm calls the blocks one by one then; before the reducer is there, and after."""
+    model, batch = vit()
+    reduce_tokens(model, "autoprune", keep=0.5)
+    model.set_grad_checkpointing(True)
+    with pytest.raises(ConfigError, match="checkpointing of timm passes a reducer of tokens by"):
+        outputs(copy.deepcopy(model), batch)
+    model.set_grad_checkpointing(False)
+    outputs(model, batch)
+    reduce_tokens(model, "none", keep=0.5)
+    model.set_grad_checkpointing(True)
+    outputs(model, batch)
+    with pytest.raises(ConfigError, match="checkpointing of timm passes a reducer of tokens by"):
+        reduce_tokens(model, "autoprune", keep=0.5)
+
+
+def test_a_picture_of_four_patches_has_none_to_drop() -> None:
+    with pytest.raises(ConfigError, match="of 4 tokens 4 always stay, so that none is left to drop"):
+        reduce_tokens(VitTiny((1, 8, 8), 3, dim=16, depth=4, patch=4), "autoprune", keep=0.9)
+
+
 @every_family
 def test_a_second_reducer_takes_the_place_of_the_first(family: str) -> None:
     """As if the first had not been there, and `none` leaves the plain model: its class, its names and its outputs."""
