@@ -326,7 +326,7 @@ def test_options_that_leave_nothing_say_so(reducer: str, keep: float, options: d
 def test_shapes_of_no_clip_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected tokens \\(frames, places, width\\)"):
         dictpfl.fastvid(torch.ones(3, 4))
-    with pytest.raises(ConfigError, match="tokens of floating point, found torch.int64"):
+    with pytest.raises(ConfigError, match=r"tokens of floating point, found torch\.int64"):
         dictpfl.fastvid(torch.ones(3, 4, 5, dtype=torch.int64))
     with pytest.raises(ConfigError, match="a whole c of at least 1"):
         dictpfl.segments(torch.ones(1, 4, 5), c=2.5)  # type: ignore[arg-type]
