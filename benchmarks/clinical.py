@@ -151,7 +151,7 @@ def _chosen_rate(name: str, method: str, jobs: int, *, quick: bool) -> Results:
     return {
         "rate": best,
         "tried": {f"{r:g}": tried[r] for r in sorted(tried)},
-        "inside": best not in (grid[0], grid[-1]),
+        "inside": min(tried) < best < max(tried),
     }
 
 

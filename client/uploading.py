@@ -33,7 +33,7 @@ from dictpfl.common.ckks.sealing import Sealed, Sealer
 from dictpfl.common.errors import DataError, WireError
 from dictpfl.common.genesis import Genesis, components, padded
 from dictpfl.common.law.ledger import Ledger
-from dictpfl.common.law.round import Plan, Sealable, begin, seal_update
+from dictpfl.common.law.round import Plan, Sealable, begin, seal_update, without_statistics
 from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.law.state import Floats, Residual, SharedState
 from dictpfl.common.law.tags import TAGS
@@ -185,7 +185,7 @@ class Uploads:
         if kind is RoundKind.UPDATE:
             counted = sealable.residual
             np.copyto(update, counted.values, where=~plan.mask)  # in its place: it is as long as the shared vector
-            owed = Residual(update)
+            owed = Residual(without_statistics(law.layout, update))
         seconds = time.perf_counter() - began
         pending = self.signed(Pending(shared.round, upload_id, blob, counted, owed, seconds, defence))
         local = self.bench.local_state() if kind is RoundKind.UPDATE else record.local

@@ -26,8 +26,12 @@ _FULL = {
     "decomposition.enabled": False,
     "decomposition.refresh_every": 0,
     "decomposition.refresh_when": "fixed",
+    "decomposition.refresh_ranks": [],
     "pruning.enabled": False,
+    "pruning.quota": 0,
 }
+_EVERY = {**_FULL, "decomposition.last_layers": 0}
+"""Every parameter, whatever a file says of its last layers."""
 
 METHODS: Mapping[str, Method] = {
     "dictpfl": Method("tables and small dense parameters, pruned by history, encrypted"),
@@ -50,6 +54,9 @@ METHODS: Mapping[str, Method] = {
             "decomposition.tokens": False,
             "decomposition.last_layers": 0,
             "pruning.enabled": True,
+            "pruning.kinds": ["table", "dense"],
+            "pruning.quota": 0,
+            "pruning.budget": {},
             "pruning.s": 0.7,
             "pruning.tau": 3,
             "pruning.beta": 0.2,
@@ -69,19 +76,20 @@ METHODS: Mapping[str, Method] = {
     "plaintext": Method(
         "FedAvg of the full model in clear, four bytes a value",
         {
-            **_FULL,
+            **_EVERY,
             "encryption.sealer": "identity",
             "encryption.sealed_share": 0.0,
+            "encryption.rescore_every": 0,
             "defences.masks": False,
             "defences.integrity": False,
         },
     ),
-    "fedhe-full": Method("train and encrypt every parameter", _FULL),
+    "fedhe-full": Method("train and encrypt every parameter", _EVERY),
     "fedhe-topk": Method("train and encrypt the last two layers only", _FULL, {"decomposition.last_layers": 2}),
     "head-only": Method("train and encrypt the last layer only", {**_FULL, "decomposition.last_layers": 1}),
     "fedml-he": Method(
         "train every parameter, encrypt the most sensitive tenth, send the rest in clear",
-        _FULL,
+        _EVERY,
         {"encryption.sealed_share": 0.1},
     ),
 }

@@ -20,6 +20,9 @@ class Task(Protocol):
     One whose loss belongs to samples together, not to each, says `additive = False`: loss and metric are then measured on a
     whole split at once (`dictpfl.client.training.train.evaluate`), and what needs the gradient of one sample is refused.
 
+    One whose samples hold several units, as texts hold tokens, and whose loss is a mean over the units of a batch, says
+    `by_units = True`: its loss is then measured sample by sample, so that it does not depend on which samples share a batch.
+
     One that must see the inputs, as a teacher does, has `loss_on(inputs, outputs, targets)` beside `loss`: that is what is
     trained by, `loss` what is measured (`dictpfl.client.training.distillation`).
 
@@ -70,6 +73,7 @@ class WithMetric(Measured):
     def __init__(self, task: Task, metric: Metric) -> None:
         super().__init__(metric)
         self.loss, self.additive = task.loss, is_additive(task)
+        self.by_units = getattr(task, "by_units", False)
         for name in ("loss_on", "guess", "wanted_outputs"):
             if (own := getattr(task, name, None)) is not None:
                 setattr(self, name, own)
@@ -110,6 +114,13 @@ def task_of(training: Training) -> Task:
             "learnt; raise it"
         )
     return WithMetric(task, load_metric(training.metric)) if training.metric else task
+
+
+def total_loss(task: Task, outputs: Tensor, targets: Tensor) -> float:
+    """Sum of a batch's losses over its samples, of an additive task."""
+    if getattr(task, "by_units", False):
+        return sum(float(task.loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(len(targets)))
+    return float(task.loss(outputs, targets)) * len(targets)
 
 
 def measured_whole(task: Task) -> bool:

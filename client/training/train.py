@@ -24,7 +24,7 @@ from dictpfl.client.training.metric import require_sum
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.proximal import Pull
 from dictpfl.client.training.speed import Losses, Precision, prepared
-from dictpfl.client.training.task import Task, measured_whole, training_loss
+from dictpfl.client.training.task import Task, measured_whole, total_loss, training_loss
 from dictpfl.client.training.unread import Batch, Unread, in_order
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, DataError, LayoutError
@@ -237,7 +237,7 @@ def _evaluate(
         outputs = _outputs(module, x)
         if not place:
             require_sum(task, outputs, y)
-        loss += float(task.loss(outputs, y)) * len(x)
+        loss += total_loss(task, outputs, y)
         metric += float(task.metric(outputs, y))
         sums = tuple(total + part for total, part in zip(sums, pooled.sums(outputs, y), strict=True))
         count += len(x)

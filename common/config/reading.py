@@ -60,6 +60,9 @@ class FederationConfig(Sections):
         method = merged.get("method", "dictpfl")
         if not isinstance(method, str) or method not in METHODS:
             raise ConfigError(f"{origin}: unknown method {method!r}; known: {', '.join(METHODS)}")
+        for key in left_behind(merged, {**METHODS[method].overrides, **(overrides or {})}):
+            section, _, name = key.partition(".")
+            del merged[section][name]
         _follow_thresholds(merged)
         _follow_sites(merged)
         for key, value in METHODS[method].defaults.items():

@@ -15,7 +15,7 @@ from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import RoundError
 from dictpfl.common.law.facts import Facts
 from dictpfl.common.law.grid import code_units, quantise, range_codes, step_exponents
-from dictpfl.common.law.layout import Kind
+from dictpfl.common.law.layout import Kind, Layout
 from dictpfl.common.law.ledger import Ledger
 from dictpfl.common.law.noise import Draw
 from dictpfl.common.law.order import due
@@ -179,14 +179,24 @@ def seal_update(law: Law, plan: Plan, update: Floats, ledger: Ledger, draw: Draw
             index = stream.index
             q, rest[index] = law.noise.clipped(update[index])
             place[:] = pack(law.noise.noised(q, draw), stream.digits)
-    # A statistic is measured anew in every round: what is left of one would be counted twice.
-    for entry in law.layout.entries:
-        if entry.kind is Kind.STATISTIC:
-            rest[entry.span] = 0.0
+    without_statistics(law.layout, rest)
     sent = np.flatnonzero(largest >= 0.0).astype(np.int32)
     codes = range_codes(largest[sent], plan.units, sent, law.ledger.codes.largest)
     components[: law.ledger.size] = law.ledger.write(replace(ledger, codes=codes))
     return Sealable(components, clear, Residual(rest))
+
+
+def without_statistics(layout: Layout, values: Floats) -> Floats:
+    """Set running statistics to 0, in place: they are measured anew in every round, and what is owed of one would be counted twice.
+
+    Args:
+        layout: of the shared vector.
+        values: what an institution owes, float32, in the order of the layout.
+    """
+    for entry in layout.entries:
+        if entry.kind is Kind.STATISTIC:
+            values[entry.span] = 0.0
+    return values
 
 
 def _quantise(stream: Stream, update: Floats, rest: Floats, largest: Floats, components: Ints) -> None:

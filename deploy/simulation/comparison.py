@@ -88,6 +88,8 @@ def compare(
             f"methods {', '.join(configs) or 'none'}: {MAJORITY} trains nothing and is read from a run that has all labels; name a method or "
             f"{POOLED} beside it"
         )
+    for method in configs.keys() & {POOLED, ALONE}:
+        _of_one(configs[method])  # what a baseline cannot have is refused before hours of federations
     found: dict[str, dict[int, list[Run]]] = {method: {} for method in configs}
     for method, config in configs.items():
         for seed in () if method == MAJORITY else seeds or (config.seed,):
@@ -174,6 +176,12 @@ def _of_one(config: FederationConfig) -> FederationConfig:
         "privacy.mechanism": "none",
         # What a party counts for others has no others here, and is refused of fewer than three.
         "tallies": {},
+        "training.metrics": [],
+        "training.metric_options": {},
+        # One party's update is taken as it is, and pulled towards nobody.
+        "aggregation.rule": "average",
+        "aggregation.rate": 1.0,
+        "training.proximal": 0.0,
         "toy_insecure": True,
     }
     return FederationConfig.of(config.model_dump(mode="json"), changed, origin="baseline")

@@ -181,6 +181,7 @@ def _parts(
     columns: dict[str, list[Any]] = {}
     if data.partition == "dirichlet":
         labels = _classes(dataset, rest)
+        _require_no_options(data)
         if data.sizes == "equal":
             equal = equal_parts(labels, participants, data.alpha, seed)
             return [(f"site-{i + 1}", rest[part]) for i, part in enumerate(equal)]
@@ -275,16 +276,20 @@ def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
 
     if data.partition not in ("iid", "dirichlet", "column"):
         return _by_name(known, data, participants, seed)
-    if data.partition_options:
-        raise ConfigError(
-            f"data.partition_options has {', '.join(data.partition_options)}, and data.partition {data.partition!r} takes none, so that they "
-            "would be ignored; leave them out, or name a partitioner of flwr-datasets"
-        )
+    _require_no_options(data)
     if data.partition == "dirichlet":
         return DirichletPartitioner(
             participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed
         )
     return NaturalIdPartitioner("group") if data.partition == "column" else IidPartitioner(participants)
+
+
+def _require_no_options(data: Data) -> None:
+    if data.partition_options:
+        raise ConfigError(
+            f"data.partition_options has {', '.join(data.partition_options)}, and data.partition {data.partition!r} takes none, so that they "
+            "would be ignored; leave them out, or name a partitioner of flwr-datasets"
+        )
 
 
 def _by_name(known: Any, data: Data, participants: int, seed: int) -> Partitioner:

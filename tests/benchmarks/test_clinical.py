@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import clinical
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, make_dictionaries
@@ -142,6 +144,21 @@ def test_rates_are_chosen_without_test_rows(monkeypatch: pytest.MonkeyPatch) -> 
         both = np.concatenate([first.features, held.features])
         assert sorted(both[:, 0].tolist()) == sorted(centre.features[:, 0].tolist())
         assert abs(held.event.mean() - centre.event.mean()) < 0.1
+
+
+@pytest.mark.parametrize(("best", "is_inside"), [(0.004, True), (1000.0, False)])
+def test_a_rate_at_the_end_of_what_was_tried_is_called_that(
+    monkeypatch: pytest.MonkeyPatch, best: float, is_inside: bool
+) -> None:
+    def measured(cells: Any, _jobs: int) -> list[dict[str, float]]:
+        return [{"validation": -abs(math.log(cell / best))} for cell in cells]
+
+    monkeypatch.setattr(clinical, "network", lambda _name, _method, rate, _seed, tunes: rate)
+    monkeypatch.setattr(clinical, "measure_all", measured)
+    found = clinical._chosen_rate("heart_mlp", clinical.FULL, 1, quick=False)
+    assert found["inside"] is is_inside
+    assert len(found["tried"]) == len({float(rate) for rate in found["tried"]})
+    assert (found["rate"] == max(map(float, found["tried"]))) is not is_inside
 
 
 def test_two_outputs_move_twice_as_far() -> None:

@@ -195,6 +195,31 @@ def test_the_paper_as_printed_leaves_the_head_open_and_nothing_else() -> None:
     assert FederationConfig.of({"method": "dictpfl-paper"}).decomposition.head == "dense"
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_preset_lies_over_any_file(method: str) -> None:
+    """What belongs to the choices of a file that the preset turns over is left behind, whatever the file says of them."""
+    for said in (
+        {"aggregation": {"rule": "yogi", "rate": 0.01, "second": 0.9, "floor": 0.01}},
+        {"pruning": {"schedule": "logistic", "budget": {"values": 9000}}},
+        {"pruning": {"quota": 3, "kinds": ["table"]}},
+        {"decomposition": {"refresh_every": 3, "refresh_ranks": [4, 2]}},
+    ):
+        FederationConfig.of({"method": method, "toy_insecure": True, **said})
+    rescored = {"encryption": {"sealed_share": 0.1, "rescore_every": 2}, "toy_insecure": True}
+    whole = {"decomposition": {"last_layers": 1}, "toy_insecure": True}
+    if method == "plaintext":
+        assert FederationConfig.of({"method": method, **rescored}).encryption.rescore_every == 0
+    if method in ("plaintext", "fedhe-full", "fedml-he"):
+        assert FederationConfig.of({"method": method, **whole}).decomposition.last_layers == 0, "every parameter"
+        assert (
+            FederationConfig.of({"method": method, **whole}, {"decomposition.last_layers": 1}).decomposition.last_layers
+            == 1
+        )
+    if method == "dictpfl-paper":
+        found = FederationConfig.of({"method": method, "pruning": {"quota": 3, "kinds": ["table"]}})
+        assert (found.pruning.quota, found.pruning.kinds, found.aggregation) == (0, ["table", "dense"], Aggregation())
+
+
 # What earlier releases named
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dictpfl.common.law.layout import Kind
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import INSTITUTION_POINTS, Oracle, World
 
@@ -53,4 +54,26 @@ def test_a_single_institution_that_misses_out_delivers_all_of_it_later(tmp_path:
     own = [upload for upload, owner in oracle.owner.items() if owner == world.home(1).name]
     trained = sum(oracle.trained[u] * (min(oracle.samples[u], cap) / cap) for u in own)
     assert np.abs(record.residual.values).max() < np.abs(trained).max() / 20
+    world.close()
+
+
+def test_nothing_is_owed_of_a_running_statistic(tmp_path: Path) -> None:
+    """It is measured anew in every round: with the next upload it would count twice, and a variance fall below 0."""
+    config = tiny(
+        federation__participants=5, federation__rounds=4, model__source="cnn", model__options={}, decomposition__rank=1
+    )
+    world = World.found(config, tmp_path / "world")
+    statistics = world.genesis.layout.coordinates(Kind.STATISTIC)
+    assert statistics.any()
+    for _ in range(3):
+        world.exchange(lost=[1])
+        missed = world.record(1).pending.missed.values  # type: ignore[union-attr]
+        assert not missed[statistics].any()
+        assert missed[~statistics].any()
+    world.run()
+    assert not world.record(1).residual.values[statistics].any()
+    values = world.record(0).shared.values
+    for entry in world.genesis.layout.entries:
+        if entry.name.endswith("running_var"):
+            assert values[entry.span].min() > 0
     world.close()

@@ -201,6 +201,7 @@ def composed(run: Figures, own: Figures, every: int) -> dict[str, Any]:
     return {
         **known,
         "processors": places,
+        "rescored_every": every,
         "up_by_round": by_round["up"],
         "down_by_round": by_round["down"],
         "others": others,

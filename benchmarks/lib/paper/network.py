@@ -53,13 +53,19 @@ def phases(figures: Mapping[str, Any], network: Network) -> dict[str, float]:
 
 
 def ends(figures: Mapping[str, Any], network: Network) -> list[float]:
-    """Seconds from the start to the end of each update round; score rounds come before the first one."""
+    """Seconds from the start to the end of each update round; a score round comes before the first, and before every so-many-th after it."""
     of_round = phases(figures, network)
     rest = sum(seconds for part, seconds in of_round.items() if part != "send")
     scores = [one for one in figures["others"] if one["kind"] == "score"]
-    before = sum(8 * (one["up"] + one["down"]) / network.bits + of_round["latency, polling"] for one in scores)
+    told = [8 * (one["up"] + one["down"]) / network.bits + of_round["latency, polling"] for one in scores]
+    every = figures.get("rescored_every", 0)
+    before = {number * every: seconds for number, seconds in enumerate(told)} if every else {0: sum(told)}
     rounds = zip(figures["up_by_round"], figures["down_by_round"], strict=True)
-    return [before + seconds for seconds in accumulate(rest + 8 * (up + down) / network.bits for up, down in rounds)]
+    return [
+        *accumulate(
+            before.get(number, 0.0) + rest + 8 * (up + down) / network.bits for number, (up, down) in enumerate(rounds)
+        )
+    ]
 
 
 def seconds_to(figures: Mapping[str, Any], target: float, network: Network) -> float | None:

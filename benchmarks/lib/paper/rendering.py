@@ -45,7 +45,7 @@ def measured(found: Measured) -> str:
     numbers = "; ".join(f"{word}: {count}" for word, count in counts(found).items())
     claims = markdown_table(["paper", "it states", "ours"], [[c.source, c.text, told(c.judge(found))] for c in CLAIMS])
     parts = [
-        "## Claim by claim", f"{len(CLAIMS)} claims: {numbers}.", claims,
+        "## Claim by claim", f"{len(CLAIMS)} claims: {numbers}. *Not decided*: a difference is shown, and its interval lies on both sides of what was claimed.", claims,
         "The accuracy tables, by method and workload, are in [the results](results.md#the-papers-data).",
         "## Arms", tables.arm_tables(found),
         "## More institutions, the same data",

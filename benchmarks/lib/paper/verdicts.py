@@ -15,6 +15,8 @@ from lib.paper.network import LAN, Network, phases
 
 REPRODUCED, DIFFERS, CANNOT, OPEN = "reproduced", "differs", "cannot be had", "not measured yet"
 ONE = "one seed, no verdict"
+UNDECIDED = "not decided"
+"""A difference is shown, and its interval lies on both sides of what was claimed."""
 _NEAR = 0.8
 """Share of a ratio that the paper states of its own encoding which counts as the same in this one."""
 _ABOVE_CHANCE = 0.02
@@ -27,7 +29,7 @@ LARGE = "cifar10"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a claim: a word of the five above or `no difference shown`, and ours in a sentence."""
+    """What came of a claim: a word of those above or `no difference shown`, and ours in a sentence."""
 
     word: str
     ours: str = ""
@@ -133,7 +135,7 @@ def _kept(found: Interval, points: float) -> str:
         return ONE
     if found.low >= -points:
         return REPRODUCED
-    return DIFFERS if found.mean < -points and found.high < 0 else LEVEL
+    return DIFFERS if found.high < -points else _open(found)
 
 
 def _unmoved(found: Interval, points: float) -> str:
@@ -142,16 +144,21 @@ def _unmoved(found: Interval, points: float) -> str:
         return ONE
     if -points <= found.low and found.high <= points:
         return REPRODUCED
-    return DIFFERS if abs(found.mean) > points and found.verdict != LEVEL else LEVEL
+    return DIFFERS if found.high < -points or found.low > points else _open(found)
 
 
 def _gained(found: Interval, points: float) -> str:
-    """Judge that at least so many points are won; nothing is, where the interval has 0 in it."""
+    """Judge that at least so many points are won: the whole interval says so, or that fewer are; nothing is, where it has 0 in it."""
     if found.count == 1:
         return ONE
-    if found.verdict == LEVEL:
-        return LEVEL
-    return REPRODUCED if found.mean >= points else DIFFERS
+    if found.low >= points:
+        return REPRODUCED
+    return DIFFERS if found.high < points and found.verdict != LEVEL else _open(found)
+
+
+def _open(found: Interval) -> str:
+    """Word for an interval that holds what was claimed and what was not."""
+    return LEVEL if found.verdict == LEVEL else UNDECIDED
 
 
 def _accuracy_beside(
@@ -196,8 +203,8 @@ def _less(arm: str, whole: str, part: str, least: float) -> Callable[[Measured],
         rows = found.arm(arm)
         if not {whole, part} <= rows.keys():
             return Verdict(OPEN)
-        ratio, step = rows[whole].bytes / rows[part].bytes, rows[part].accuracy - rows[whole].accuracy
-        return _within(ratio, least, f"{ratio:.2f} times, {step:+.2f} points")
+        ratio, step = rows[whole].bytes / rows[part].bytes, paired(rows[part], rows[whole])
+        return _within(ratio, least, f"{ratio:.2f} times" + (f", {_counted(step)}" if step else ""))
 
     return judge
 
@@ -359,4 +366,4 @@ CLAIMS: Sequence[Claim] = (
 def counts(found: Measured) -> Mapping[str, int]:
     """How many claims came to which word."""
     words = [claim.judge(found).word for claim in CLAIMS]
-    return {word: words.count(word) for word in (REPRODUCED, LEVEL, DIFFERS, ONE, CANNOT, OPEN)}
+    return {word: words.count(word) for word in (REPRODUCED, LEVEL, UNDECIDED, DIFFERS, ONE, CANNOT, OPEN)}

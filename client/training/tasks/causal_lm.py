@@ -26,6 +26,8 @@ class CausalLM(Measured):
         ConfigError: no share.
     """
 
+    by_units = True
+
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__(TokenAccuracy())
         require_share("label_smoothing", label_smoothing)

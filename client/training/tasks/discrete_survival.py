@@ -48,9 +48,12 @@ class DiscreteSurvival(Measured):
         outputs, time, event = self._read(outputs, targets)
         ends = torch.tensor(self._edges, dtype=time.dtype, device=time.device)
         place = torch.searchsorted(ends, time.contiguous())  # the interval that the time lies in, its end included
-        numbers = torch.arange(len(ends), device=time.device)
-        lived = numbers < place.unsqueeze(1)
-        died = (numbers == place.unsqueeze(1)) & (event.unsqueeze(1) > 0)
+        through = torch.searchsorted(
+            ends, time.contiguous(), right=True
+        )  # who is censored at its end has lived through it
+        numbers, dead = torch.arange(len(ends), device=time.device), event.unsqueeze(1) > 0
+        lived = numbers < torch.where(dead, place.unsqueeze(1), through.unsqueeze(1))
+        died = (numbers == place.unsqueeze(1)) & dead
         return (F.softplus(outputs) * lived + F.softplus(-outputs) * died).sum(dim=1).mean()
 
     def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:

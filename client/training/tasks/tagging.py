@@ -24,6 +24,8 @@ class TokenClassification(Measured):
         class_weights, label_smoothing, focal: see `dictpfl.client.training.losses.ClassLoss`.
     """
 
+    by_units = True
+
     def __init__(self, class_weights: Sequence[float] = (), label_smoothing: float = 0.0, focal: float = 0.0) -> None:
         super().__init__(TagAccuracy())
         self._loss = ClassLoss(class_weights, label_smoothing, focal)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dictpfl.client.compress.verdicts import compared
 from lib.paper import goals, rendering, tables, verdicts
 from lib.paper.arms import ARMS
 from lib.paper.catalogue import accuracy, arm, counted, tuning
@@ -171,6 +172,29 @@ def test_verdicts_follow_their_rule(store: Store, lost: tuple[float, float], wor
     assert verdicts._accuracy_beside("digits", FULL, 1.0)(Measured(store)).word == word
 
 
+@pytest.mark.parametrize(
+    ("values", "kept", "unmoved", "gained"),
+    [
+        ((0.1, 0.2, 0.3), REPRODUCED, REPRODUCED, LEVEL),
+        ((-9.0, -9.1, -9.2), DIFFERS, DIFFERS, DIFFERS),
+        ((-0.9, -1.0, -1.3), verdicts.UNDECIDED, verdicts.UNDECIDED, DIFFERS),
+        ((0.9, 1.0, 1.3), REPRODUCED, verdicts.UNDECIDED, verdicts.UNDECIDED),
+        ((4.0, 4.1, 4.2), REPRODUCED, DIFFERS, REPRODUCED),
+        ((-4.0, 0.5, 3.0), LEVEL, LEVEL, LEVEL),
+    ],
+)
+def test_a_verdict_is_borne_by_the_whole_interval(
+    values: tuple[float, ...], kept: str, unmoved: str, gained: str
+) -> None:
+    """A point may be lost, moved, or is to be won; an interval on both sides of that decides nothing, though it is clear of 0."""
+    found = compared(values, [0.0] * len(values))
+    assert (verdicts._kept(found, 1.0), verdicts._unmoved(found, 1.0), verdicts._gained(found, 1.0)) == (
+        kept,
+        unmoved,
+        gained,
+    )
+
+
 def test_one_seed_has_no_verdict(store: Store) -> None:
     points = {point.label: point for point in ARMS["rank"].points}
     for label, score in (("2", 80.0), ("4", 90.0)):
@@ -255,6 +279,10 @@ def test_time_on_a_network() -> None:
     assert ends(run, network) == pytest.approx([5 + idle + n * (12 + 3 + idle) for n in (1, 2, 3)])
     assert seconds_to(run, 80.0, network) == pytest.approx(ends(run, network)[1])
     assert seconds_to(run, 91.0, network) is None
+    again = run | {"others": [{"kind": "score", "up": 4000, "down": 1000}] * 2, "rescored_every": 2}
+    score = 5 + idle
+    each = 12 + 3 + idle
+    assert ends(again, network) == pytest.approx([score + each, score + 2 * each, 2 * score + 3 * each])
     assert common_target([run, figures(88.7)]) == 88.0
 
 

@@ -83,14 +83,14 @@ def test_ordered_classes_cost_by_distance() -> None:
 
 
 def test_hazards() -> None:
-    """Times of an edge belong to the interval that ends there; a censored sample counts for the intervals before its own."""
+    """An event at an edge belongs to the interval that ends there; a censored sample counts for the intervals that it lived through."""
     edges, outputs = [1.0, 2.0, 4.0], torch.randn(6, 3, generator=RNG)
     task = load_task("discrete-survival", {"edges": edges})
     hazards = outputs.double().sigmoid().tolist()
     total = 0.0
     for row, (time, event) in zip(hazards, TIMES.tolist(), strict=True):
         for start, end, hazard in zip([0.0, *edges], edges, row, strict=False):
-            if time > end:
+            if time > end or (time == end and not event):
                 total -= math.log(1 - hazard)
             elif event and start < time <= end:
                 total -= math.log(hazard)
@@ -106,6 +106,10 @@ def test_hazards() -> None:
         == 3
     )
     assert outputs_of(load_task("cox"), 1) == 1
+    ended = torch.tensor([[4.0, 1.0], *[[4.0, 0.0]] * 9])  # all but one lived through the last interval
+    logits = torch.logit(torch.tensor([0.1, 0.5, 0.9])).unsqueeze(1) * torch.tensor([[0.0, 0.0, 1.0]])
+    best = [float(task.loss(row.expand(10, 3), ended)) for row in logits]
+    assert best == sorted(best), "one in ten dies in it, as Kaplan and Meier count"
     with pytest.raises(ModelError, match="3 intervals"):
         task.loss(outputs[:, :2], TIMES)
 

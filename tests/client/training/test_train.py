@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import IGNORED, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, decompose
@@ -244,3 +244,28 @@ print(hashlib.sha256(twin.read().tobytes()).hexdigest())
     twin = twin_of()
     train(twin, images(9), settings(), CLASSES, seed=1)
     assert found.decode().strip() == hashlib.sha256(twin.read().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "token-classification"])
+def test_a_loss_of_texts_does_not_depend_on_which_share_a_batch(task: str) -> None:
+    """Half of them have 2 labels and half 38: a mean over a batch's tokens would weigh them by their company."""
+    torch.manual_seed(0)
+    ids = np.random.default_rng(0).integers(0, 11, (24, 40))
+    labels = np.full((24, 40), IGNORED)
+    for row in range(24):
+        labels[row, : 3 if row % 2 else 39] = ids[row, : 3 if row % 2 else 39]
+    model, made = nn.Embedding(11, 11), load_task(task)
+    model.requires_grad_(False)
+    whole = evaluate(model, Samples(ids, labels), made, batch_size=24)
+    single = [
+        float(made.loss(model(torch.tensor(x[None])), torch.tensor(y[None]))) for x, y in zip(ids, labels, strict=True)
+    ]
+    order = np.argsort((labels != IGNORED).sum(axis=1), kind="stable")
+    for samples, size in (
+        (Samples(ids, labels), 1),
+        (Samples(ids, labels), 8),
+        (Samples(ids[order], labels[order]), 8),
+    ):
+        found = evaluate(model, samples, made, batch_size=size)
+        assert found.loss_sum == pytest.approx(sum(single), rel=1e-5)
+        assert (found.count, found.metric_sum) == (24, pytest.approx(whole.metric_sum))

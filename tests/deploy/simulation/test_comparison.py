@@ -172,6 +172,17 @@ def test_a_baseline_is_trained_without_privacy(place: Path) -> None:
     private = {"privacy.mechanism": "example", "privacy.noise_multiplier": 1.0, "federation.sample": 3}
     (config,) = configurations(place / "tiny.toml", ["pooled"], private).values()
     one = _of_one(config)
+    ruled = {
+        "aggregation.rule": "yogi",
+        "aggregation.rate": 0.01,
+        "aggregation.second": 0.9,
+        "training.proximal": 0.1,
+        "training.metrics": ["auroc"],
+    }
+    (said,) = configurations(place / "tiny.toml", ["pooled"], ruled).values()
+    lone = _of_one(said)
+    assert lone.aggregation == dictpfl.FederationConfig().aggregation, "one party's update is taken as it is"
+    assert (lone.training.proximal, lone.training.metrics) == (0.0, [])
     assert (one.federation.participants, one.federation.sample, one.privacy.mechanism) == (1, 0, "none")
     assert one.training == config.training
     ours = _of_one(config.of({}, {"method": "dictpfl"}))
@@ -184,6 +195,14 @@ def test_a_baseline_counts_nothing_for_others(place: Path) -> None:
     changes = {"tallies.opening": ["classes"], "tallies.options": {"classes": {}}}
     said = dictpfl.FederationConfig.load(place / "tiny.toml", changes)
     assert _of_one(said).tallies == dictpfl.FederationConfig().tallies
+
+
+def test_what_a_baseline_cannot_have_is_refused_before_any_federation_runs(place: Path, tmp_path: Path) -> None:
+    configs = configurations(place / "tiny.toml", ["dictpfl", "pooled"])
+    scaled = configs["pooled"].of(configs["pooled"].model_dump(mode="json"), {"data.preprocessing.scale": "standard"})
+    with pytest.raises(ConfigError, match="baseline"):
+        compare({**configs, "pooled": scaled}, tmp_path / "out", engine="local")
+    assert not (tmp_path / "out" / "dictpfl").exists()
 
 
 def test_regrouping_keeps_test_and_public_samples() -> None:

@@ -75,6 +75,9 @@ def test_dirichlet_is_skewed() -> None:
         for a in (0.1, 100.0)
     }
     assert spread[0.1] > 2 * spread[100.0]
+    ignored = Data(partition="dirichlet", sizes="equal", partition_options={"min_partition_size": 10})
+    with pytest.raises(ConfigError, match=r"data\.partition_options has min_partition_size, and .* would be ignored"):
+        divide(dataset(400), ignored, 3, seed=1)
 
 
 @pytest.mark.parametrize("count", [400, 403])
