@@ -143,9 +143,21 @@ def _servers(*rates: float, rules: Sequence[str] = ("adagrad", "adam", "yogi")) 
     }
 
 
+def _momentum(kept: float, *rates: float) -> Mapping[str, Flat]:
+    """Momentum at smaller rates: an update counts 1 / (1 - kept) times in all, so that at rate 1 a fall might be the step's."""
+    return {
+        f"momentum-{kept:g}-at-{rate:g}": {
+            "aggregation.rule": "momentum", "aggregation.momentum": kept, "aggregation.rate": rate,
+        }
+        for rate in rates
+    }  # fmt: skip
+
+
 _ON_DIGITS: Mapping[str, Flat] = {
     **_CLOSING,
     "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
+    **_momentum(0.5, 0.25, 0.5),
+    **_momentum(0.9, 0.03, 0.1, 0.3),
     "proximal-1": {"training.proximal": 1.0},
     **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
     **_servers(1.0, 3.0, rules=("adagrad",)),
