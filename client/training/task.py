@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dictpfl.client.training.metric import Metric, is_additive, load_metric
@@ -119,7 +120,8 @@ def task_of(training: Training) -> Task:
 def total_loss(task: Task, outputs: Tensor, targets: Tensor) -> float:
     """Sum of a batch's losses over its samples, of an additive task."""
     if getattr(task, "by_units", False):
-        return sum(float(task.loss(outputs[i : i + 1], targets[i : i + 1])) for i in range(len(targets)))
+        each = [task.loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
+        return float(torch.stack(each).double().sum())  # read once: a device waits for each number that is read
     return float(task.loss(outputs, targets)) * len(targets)
 
 

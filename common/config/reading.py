@@ -52,9 +52,6 @@ class FederationConfig(Sections):
     ) -> Self:
         """Check a nested mapping, whose sections may be objects such as `dictpfl.Training(epochs=2)`; see `load`."""
         merged: dict[str, Any] = json.loads(json.dumps(raw, default=_said))
-        for key in left_behind(merged, overrides or {}):
-            section, _, name = key.partition(".")
-            del merged[section][name]
         for key, value in (overrides or {}).items():
             _assign(merged, key, value)
         method = merged.get("method", "dictpfl")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dictpfl.common.config.sections import LARGEST_SEED
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.seeds import small_seed
 
@@ -121,8 +122,8 @@ def require_seed(seed: int) -> None:
     Raises:
         ConfigError: it says what is expected.
     """
-    if not (isinstance(seed, int) and 0 <= seed < 1 << 64):
-        raise ConfigError(f"seed is {seed!r}; expected a whole number from 0 to 2^64 - 1")
+    if not (isinstance(seed, int) and 0 <= seed <= LARGEST_SEED):
+        raise ConfigError(f"seed is {seed!r}; expected a whole number from 0 to {LARGEST_SEED}")
 
 
 def answer_in(text: str) -> str:

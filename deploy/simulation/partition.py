@@ -21,6 +21,9 @@ from dictpfl.common.registry import imported, require_bindable
 from dictpfl.common.settings import Data
 from dictpfl.deploy.simulation.equal import equal_parts
 
+_OWN = ("iid", "dirichlet", "column")
+"""Partitions that take no options; others are partitioners of flwr-datasets, or one's own."""
+
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
@@ -179,9 +182,13 @@ def _parts(
 ) -> list[tuple[str, NDArray[Any]]]:
     """(name, indices) of each institution."""
     columns: dict[str, list[Any]] = {}
+    if data.partition in _OWN and data.partition_options:
+        raise ConfigError(
+            f"data.partition_options has {', '.join(data.partition_options)}, and data.partition {data.partition!r} takes none, so that they "
+            "would be ignored; leave them out, or name a partitioner of flwr-datasets"
+        )
     if data.partition == "dirichlet":
         labels = _classes(dataset, rest)
-        _require_no_options(data)
         if data.sizes == "equal":
             equal = equal_parts(labels, participants, data.alpha, seed)
             return [(f"site-{i + 1}", rest[part]) for i, part in enumerate(equal)]
@@ -274,22 +281,13 @@ def _partitioner(data: Data, participants: int, seed: int) -> Partitioner:
         NaturalIdPartitioner,
     )
 
-    if data.partition not in ("iid", "dirichlet", "column"):
+    if data.partition not in _OWN:
         return _by_name(known, data, participants, seed)
-    _require_no_options(data)
     if data.partition == "dirichlet":
         return DirichletPartitioner(
             participants, "label", data.alpha, min_partition_size=1, self_balancing=False, seed=seed
         )
     return NaturalIdPartitioner("group") if data.partition == "column" else IidPartitioner(participants)
-
-
-def _require_no_options(data: Data) -> None:
-    if data.partition_options:
-        raise ConfigError(
-            f"data.partition_options has {', '.join(data.partition_options)}, and data.partition {data.partition!r} takes none, so that they "
-            "would be ignored; leave them out, or name a partitioner of flwr-datasets"
-        )
 
 
 def _by_name(known: Any, data: Data, participants: int, seed: int) -> Partitioner:

@@ -64,10 +64,8 @@ class _Batch:
 
     def note(self, weight: Weight, group: int, x: Tensor, output: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
         """Note a call; returns what stands for the output from here on, so that who changes it in place leaves ours as it was."""
-        if len(output) != self.size:
-            if self.size > 1:
-                raise _MixedError
-            x, rows = _as_one(x), _all_of(rows)  # whatever the layer reads, it reads of this sample
+        if len(output) != self.size and self.size > 1:
+            raise _MixedError
         held = output if output.requires_grad else output.detach().requires_grad_()
         self.calls.append((weight.name, group, x, held, rows))
         return held.clone()
@@ -129,7 +127,10 @@ def _add(found: Gathered, batch: _Batch, gradients: tuple[Tensor | None, ...]) -
     here: dict[tuple[str, int], list[Pair]] = {}
     for (name, group, x, held, rows), gradient in zip(batch.calls, gradients, strict=True):
         back = torch.zeros_like(held) if gradient is None else gradient
-        here.setdefault((name, group), []).append((x, rows(back).detach()))
+        pair = x, rows(back).detach()
+        if len(x) != batch.size:  # whatever the layer reads, it reads of this one sample
+            pair = _as_one(pair[0]), _as_one(pair[1])
+        here.setdefault((name, group), []).append(pair)
     for key, pairs in here.items():
         found.seen.setdefault(key, []).append(pairs)
 
@@ -204,13 +205,6 @@ def _rows(x: Tensor) -> Tensor:
 def _as_one(x: Tensor) -> Tensor:
     """(parts, tokens, m) of one sample to (1, parts x tokens, m)."""
     return x.flatten(0, 1).unsqueeze(0)
-
-
-def _all_of(rows: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def together(x: Tensor) -> Tensor:
-        return _as_one(rows(x))
-
-    return together
 
 
 def _of_group(group: int, groups: int) -> Callable[[Tensor], Tensor]:

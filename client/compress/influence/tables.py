@@ -37,17 +37,12 @@ def tables_of(twin: Twin, layers: Sequence[str] = ()) -> tuple[nn.Module, dict[s
     }
     names = [entry.name for entry in twin.layout.entries if entry.kind is Kind.TABLE and entry.name in found]
     if not names:
-        there = any(entry.kind is Kind.TABLE for entry in twin.layout.entries)
-        raise ConfigError(
-            "influence by layer is that of lookup tables, and "
-            + (
-                "those of this federation belong to embeddings or recurrent layers alone, whose inputs cannot be seen: leave the tally "
-                '"layerif" out'
-                if there
-                else "this federation has none; set decomposition.enabled = true and a decomposition.rank that its weights can have, or leave "
-                'the tally "layerif" out'
+        why = "this federation has none; set decomposition.enabled = true and a decomposition.rank that its weights can have, or"
+        if any(entry.kind is Kind.TABLE for entry in twin.layout.entries):
+            why = (
+                "those of this federation belong to embeddings or recurrent layers alone, whose inputs cannot be seen;"
             )
-        )
+        raise ConfigError(f'influence by layer is that of lookup tables, and {why} leave the tally "layerif" out')
     weights = covered(plain, names, (), layers)
     return plain, weights, {name: _directions(found[name]) for name in weights}
 

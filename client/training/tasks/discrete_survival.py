@@ -47,10 +47,9 @@ class DiscreteSurvival(Measured):
         """Mean over samples of minus the log likelihood."""
         outputs, time, event = self._read(outputs, targets)
         ends = torch.tensor(self._edges, dtype=time.dtype, device=time.device)
-        place = torch.searchsorted(ends, time.contiguous())  # the interval that the time lies in, its end included
-        through = torch.searchsorted(
-            ends, time.contiguous(), right=True
-        )  # who is censored at its end has lived through it
+        time = time.contiguous()
+        place = torch.searchsorted(ends, time)  # the interval that the time lies in, its end included
+        through = torch.searchsorted(ends, time, right=True)  # who is censored at an end has lived through the interval
         numbers, dead = torch.arange(len(ends), device=time.device), event.unsqueeze(1) > 0
         lived = numbers < torch.where(dead, place.unsqueeze(1), through.unsqueeze(1))
         died = (numbers == place.unsqueeze(1)) & dead

@@ -100,6 +100,7 @@ def install(model: nn.Module, reduction: Reduction) -> None:
     Raises:
         ConfigError: gradient checkpointing is on, too shallow, an average over patches with counts that differ, or a budget too small.
     """
+    _refuse_checkpointing(model)
     blocks: Any = model.blocks
     blocks.prefix = int(getattr(model, "num_prefix_tokens", 1))
     if isinstance(reduction.reducer, Between):
@@ -115,18 +116,22 @@ def install(model: nn.Module, reduction: Reduction) -> None:
     else:
         reduction.reducer.kept(1, _patches(model))
     reduction.hang(blocks, ReducedBlocks)
-    _refuse_checkpointing(model)
-    if _refuse_checkpointing not in model._forward_pre_hooks.values():  # noqa: SLF001 -- a copy of a model brings its hooks along
-        model.register_forward_pre_hook(_refuse_checkpointing)
+    if _before_a_pass not in model._forward_pre_hooks.values():  # noqa: SLF001 -- a copy of a model brings its hooks along
+        model.register_forward_pre_hook(_before_a_pass)
 
 
-def _refuse_checkpointing(model: Any, _inputs: Any = None) -> None:
+def _before_a_pass(model: Any, _inputs: Any) -> None:
+    if isinstance(model.blocks, ReducedBlocks):
+        _refuse_checkpointing(model)
+
+
+def _refuse_checkpointing(model: Any) -> None:
     """Timm's checkpointing calls the blocks one by one, past what reduces between them.
 
     Raises:
         ConfigError: it is on.
     """
-    if getattr(model, "grad_checkpointing", False) and isinstance(model.blocks, ReducedBlocks):
+    if getattr(model, "grad_checkpointing", False):
         raise ConfigError(
             "gradient checkpointing of timm passes a reducer of tokens by: model.set_grad_checkpointing(False), or leave the reducer out"
         )
