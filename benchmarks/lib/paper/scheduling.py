@@ -156,7 +156,9 @@ def _told(figures: Mapping[str, Any] | None) -> str:
     figures = figures or {}
     if "accuracy" in figures:
         return f"test {figures['accuracy']:.2f} %"
-    return "diverged" if figures.get("diverged") else f"validation {figures['validation']:.2f} %"
+    if "validation" in figures:
+        return "diverged" if figures.get("diverged") else f"validation {figures['validation']:.2f} %"
+    return f"loss {figures['loss']:.4f}"
 
 
 def _last(log: Path) -> str:
