@@ -120,20 +120,18 @@ _DEFAULTS = (
     Point("6-bits", {"grid.value_bits": 6}),
     Point("not-pruned", {"pruning.enabled": False}),
 )
-_CLOSING: Mapping[str, Flat] = {
+_ON_CIFAR10: Mapping[str, Flat] = {
     "ours": {},
     "momentum": {"aggregation.rule": "momentum", "aggregation.momentum": 0.5},
-    "proximal-0.01": {"training.proximal": 0.01},
     "proximal-0.1": {"training.proximal": 0.1},
     "core-32": {"decomposition.form": "core", "decomposition.rank": 32},
     "core-16": {"decomposition.form": "core", "decomposition.rank": 16},
     "refresh-5": {"decomposition.refresh_every": 5},
-    "smaller-side": {"decomposition.orientation": "smaller", "decomposition.form": "table", "decomposition.rank": 4},
     "rank-4": {"decomposition.form": "table", "decomposition.rank": 4},
     "rank-8": {"decomposition.form": "table", "decomposition.rank": 8},
     "core-64": {"decomposition.form": "core", "decomposition.rank": 64},
-    "8-bits": {"grid.value_bits": 8},
 }
+"""Of what is tried on digits: what was ahead there in the mean, and the forms of the tables. What was behind cannot win on two workloads."""
 
 
 def _servers(*rates: float, rules: Sequence[str] = ("adagrad", "adam", "yogi")) -> Mapping[str, Flat]:
@@ -154,11 +152,14 @@ def _momentum(kept: float, *rates: float) -> Mapping[str, Flat]:
 
 
 _ON_DIGITS: Mapping[str, Flat] = {
-    **_CLOSING,
-    "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
-    **_momentum(0.5, 0.25, 0.5),
-    **_momentum(0.9, 0.03, 0.1, 0.3),
+    **_ON_CIFAR10,
+    "proximal-0.01": {"training.proximal": 0.01},
     "proximal-1": {"training.proximal": 1.0},
+    "smaller-side": {"decomposition.orientation": "smaller", "decomposition.form": "table", "decomposition.rank": 4},
+    "8-bits": {"grid.value_bits": 8},
+    "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
+    **_momentum(0.5, 0.25, 0.5, 2.0),
+    **_momentum(0.9, 0.03, 0.1, 0.3),
     **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
     **_servers(1.0, 3.0, rules=("adagrad",)),
     "rank-16": {"decomposition.form": "table", "decomposition.rank": 16},
@@ -167,7 +168,6 @@ _ON_DIGITS: Mapping[str, Flat] = {
         "decomposition.basis": "gradient"
     },  # of public samples, which CIFAR-10's federation does not have
 }
-_ON_CIFAR10: Mapping[str, Flat] = {**_CLOSING, **_servers(3e-4, 1e-3, 3e-3)}
 
 
 def _each(table: Mapping[str, Flat]) -> tuple[Point, ...]:
@@ -261,7 +261,7 @@ ARMS: Mapping[str, Arm] = {
             *(Point(label, {**settings, "method": OURS}, tuned_as=OURS) for label, settings in _ON_CIFAR10.items()),
             Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED),
         ), "ours",
-        "Does it win on a second workload?", experiment="cifar10", workload="cifar10", settings=_SKEW,
+        "Does it win on a second workload? What was behind on digits is not tried again.", experiment="cifar10", workload="cifar10", settings=_SKEW,
     ),
     "rescoring": Arm(
         "FedML-HE re-scored every K rounds", "table 10",
