@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import stat
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import dictpfl.client.institution
 from dictpfl.client.data.samples import Dataset, Samples
@@ -143,6 +146,40 @@ def test_it_is_refused_before_the_first_round(name: str, tmp_path: Path) -> None
     with pytest.raises(DictPFLError) as caught:
         found(tiny(**REFUSED[name]), tmp_path / "world")
     assert len(str(caught.value)) > 20
+
+
+class Wide(nn.Module):
+    """A model that notes how many samples it is given, and whether they are to be gone back through."""
+
+    seen: ClassVar[list[tuple[int, bool]]] = []
+
+    def __init__(self, sample_shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(math.prod(sample_shape), 8), nn.Linear(8, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append((len(x), torch.is_grad_enabled()))
+        return self.head(self.hidden(x.flatten(1)).relu())
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(("batch", "measured"), [(4, 8), (32, 1), (1, 5)])
+def test_a_model_is_tried_on_no_more_than_a_step_takes(batch: int, measured: int, tmp_path: Path) -> None:
+    """What outgrows memory would otherwise be founding, and not training: a language model's outputs are gigabytes."""
+    sys.modules["users_own_model"] = sys.modules[__name__]
+    Wide.seen.clear()
+    found(
+        tiny(
+            model__source="users_own_model:Wide",
+            model__options={},
+            training__batch_size=batch,
+            training__evaluation_batch=measured,
+            **SHORT,
+        ),
+        tmp_path / "world",
+    )
+    assert max(count for count, backward in Wide.seen if backward) == batch
+    assert max(count for count, backward in Wide.seen if not backward) == measured
 
 
 def without_a_class() -> Dataset:
