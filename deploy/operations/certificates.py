@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,11 +56,17 @@ def try_out(folder: Path, names: Sequence[str], *, days: int = DAYS) -> Path:
         The certificate; `ca.pem` beside it goes to the institutions.
 
     Raises:
-        CertificateError: the authority's files cannot be used, or its key is not there; or a name is none. Nothing was changed.
+        CertificateError: the authority's files cannot be used, its key is not there, or it ends before the certificate would; or a name
+            is none. Nothing was changed.
     """
     key, request = _request(names)
     owner_only(folder)
     now = dt.datetime.now(dt.UTC)
+    if days > (most := math.ceil(validity(folder / CA).days_left) if (folder / CA).exists() else CA_DAYS):
+        raise CertificateError(
+            f"{folder / CA} serves for {most} days, and nobody takes a certificate of an authority that has ended: expected --days {most} at "
+            f"most, found {days}. For a new authority, which all institutions then need, move {CA} and {CA_KEY} away"
+        )
     ca_key, ca = _authority(folder, now)
     certificate = (
         x509.CertificateBuilder()

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dictpfl.common.errors import CertificateError
+from dictpfl.deploy.operations import certificates
 from dictpfl.deploy.operations.certificates import CA, CA_KEY, CERTIFICATE, KEY, REQUEST, request, try_out
 from dictpfl.deploy.operations.preflight import require_certificate
 
@@ -94,3 +95,21 @@ def test_a_request_overwrites_no_key(made: Path, tmp_path: Path) -> None:
         request(made, ["federation.example.org"])
     assert contents(made) == before
     assert request(tmp_path / "next", ["federation.example.org"]) == tmp_path / "next" / REQUEST
+
+
+def test_a_certificate_does_not_outlive_its_authority(
+    tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes one whose authority has ended, whatever it says of itself; one to the authority's last day is made."""
+    before = contents(made)
+    with pytest.raises(CertificateError, match=r"serves for 3650 days.* expected --days 3650 at most, found 3651"):
+        try_out(made, ["federation.example.org"], days=3651)
+    with pytest.raises(CertificateError, match="found 3651"):
+        try_out(tmp_path / "fresh", ["federation.example.org"], days=3651)
+    assert contents(made) == before
+    assert not (tmp_path / "fresh" / CA).exists()
+    monkeypatch.setattr(certificates, "CA_DAYS", 20)
+    try_out(tmp_path / "short", ["federation.example.org"], days=20)
+    try_out(tmp_path / "short", ["federation.example.org"], days=20)
+    with pytest.raises(CertificateError, match="expected --days 20 at most, found 397"):
+        try_out(tmp_path / "short", ["federation.example.org"])
