@@ -470,7 +470,7 @@ def test_an_open_institution_is_kept_until_a_file_of_its_own_changes(world: Worl
 
 
 @pytest.mark.parametrize(
-    "name", ["Charité — Berlin", 'quo"ted', "back\\slash", "new\nline", "tab\t", "😀", "", "#", "\u2028"]
+    "name", ["Charité — Berlin", 'quo"ted', "back\\slash", "new\nline", "tab\t", "😀", "", "#", "\u2028", "\U000f0000"]
 )
 def test_a_institutions_name_comes_back(name: str, tmp_path: Path) -> None:
     settings = InstitutionSettings(name=name, min_participants=5, toy_insecure=True, workers=2)
