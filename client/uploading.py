@@ -169,8 +169,9 @@ class Uploads:
                 twin.module, self.validation.open(shared), self.task, batch_size=self.training.evaluation_batch,
                 metrics=self.metrics, precision=self._precision, workers=self.training.workers,
             )  # fmt: skip
+        metric = told(measured.metric_sum, higher=law.selection.higher)
         ledger = Ledger(
-            1, law.counted(len(self.own)), 0.0, measured.count, measured.loss_sum, measured.metric_sum, np.zeros(0, np.int64),
+            1, law.counted(len(self.own)), 0.0, measured.count, measured.loss_sum, metric, np.zeros(0, np.int64),
             self.metrics.sealed(measured.sums),
         )  # fmt: skip
         sealable, update = self._sealable(record, plan, ledger)
@@ -301,6 +302,16 @@ class Uploads:
             context = MaskContext.of(header, upload_id)
             words, note = self.masks.put_on(words, context, secret), self.masks.note(context, secret)
         return write(header, [entry], words, self.genesis.parameters.word_bits, clear), note
+
+
+def told(metric: float, *, higher: bool) -> float:
+    """Metric as the ledger takes it: what is no number is the worst that there is, so that nobody takes such a model for the best.
+
+    Args:
+        metric: sum over the validation samples.
+        higher: whether a higher one is better.
+    """
+    return (-math.inf if higher else math.inf) if math.isnan(metric) else metric
 
 
 def metrics(measured: Measured) -> Mapping[str, float]:

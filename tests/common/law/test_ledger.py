@@ -57,6 +57,14 @@ def test_amounts_out_of_all_bounds_are_clipped(amount: float) -> None:
     assert np.abs(found).max() == (2**39 - 1) // 8
 
 
+@pytest.mark.parametrize("amount", [1e300, np.inf, -np.inf, -1e300])
+def test_amounts_are_clipped_on_their_own_side(amount: float) -> None:
+    """A metric of minus infinity is not the best one that there is."""
+    form = LedgerForm(0, 8, 40)
+    found = form.write(Ledger(1, 1, amount, 1, amount, amount, np.zeros(0, np.int64)))
+    assert (np.sign(found[3:]) == np.sign(amount)).all()
+
+
 @pytest.mark.parametrize(("field", "value"), [(0, 0), (0, -1), (1, -1), (2, -5)])
 def test_counts_that_cannot_be(field: int, value: int) -> None:
     components = np.array([1, 1, 1, 0, 0, 0])
