@@ -95,6 +95,11 @@ class LedgerForm:
         """Largest component that one participant may send."""
         return int((2 ** (self.payload_bits - 1) - 1) // self.capacity)
 
+    def cut(self, ledger: Ledger) -> tuple[str, ...]:
+        """Name the figures of one upload's ledger that `write` cuts, so that institutions learn too small a sum."""
+        most = self.bound / _FRACTION
+        return tuple(name for name in ("train_loss", "loss", "metric") if not abs(getattr(ledger, name)) <= most)
+
     def write(self, ledger: Ledger) -> Ints:
         """Encode one upload's ledger, int64, shape (size,); fields are clipped so that no sum leaves the payload, what is no number upwards.
 
