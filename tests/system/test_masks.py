@@ -193,6 +193,21 @@ def test_masking_anew_changes_nothing_below_the_masks(five: World, undisturbed: 
     assert five.digest() == undisturbed["five"], "all five delivered in the second attempt what they had trained"
 
 
+def test_a_lost_journal_goes_on_from_the_attempt_that_institutions_know(
+    five: World, undisturbed: dict[str, bytes]
+) -> None:
+    """They mask for no attempt that they have given up, and a new journal knows of none."""
+    until(five, Stage.SEEDS, offline=[VICTIM])
+    five.exchange(offline=[OTHER, VICTIM])
+    five.exchange(offline=[VICTIM])
+    assert parsed(five, upload_of(five, 0)).header.attempt > 0
+    five.close()
+    for path in five.coordinator_folder.glob("journal.sqlite*"):
+        path.unlink()
+    five.run()
+    assert five.digest() == undisturbed["five"]
+
+
 # Any step of the round
 
 STEPS = {
