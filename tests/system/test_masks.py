@@ -208,6 +208,19 @@ def test_a_lost_journal_goes_on_from_the_attempt_that_institutions_know(
     assert five.digest() == undisturbed["five"]
 
 
+def test_a_lost_journal_gives_up_a_sum_that_too_many_had_signed_otherwise(five: World) -> None:
+    """Four had signed a sum without the fifth: nobody opens one of all five in the same attempt."""
+    until(five, Stage.SEEDS, offline=[VICTIM])
+    five.close()
+    for path in five.coordinator_folder.glob("journal.sqlite*"):
+        path.unlink()
+    five.run()
+    five.digest()
+    assert [len(aggregate.counted) for _, aggregate in five.journal()] == [4, 5, 5, 5], (
+        "the fifth has helped to open the other"
+    )
+
+
 # Any step of the round
 
 STEPS = {
