@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,28 @@ if TYPE_CHECKING:
 _MORE = "behind the last name"
 _OTHERS = (";", "\t", "|")
 """Delimiters that a file may have in place of the one that was expected."""
+
+
+_MISSING = frozenset(
+    "|#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|nan|null".split("|")
+)
+"""Cells that pandas takes for missing values, as its documentation lists them."""
+
+
+def with_words(path: Path, delimiter: str, words: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """Options of `pandas.read_csv` by which words that a configuration names are no missing values, such as a drug that is "None".
+
+    Args:
+        path, delimiter: see `read_separated`.
+        words: that are named, by column.
+    """
+    import pandas as pd
+
+    if not any(_MISSING.intersection(named) for named in words.values()):
+        return {}
+    names = [str(name) for name in pd.read_csv(path, sep=delimiter, nrows=0, index_col=False).columns]
+    missing = {name: sorted(_MISSING.difference(words.get(name, ()))) for name in names}
+    return {"na_values": missing | {_MORE: sorted(_MISSING)}, "keep_default_na": False}
 
 
 def read_separated(path: Path, delimiter: str, how: str, **options: Any) -> pd.DataFrame:
