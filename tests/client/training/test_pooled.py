@@ -137,6 +137,16 @@ def test_more_classes_and_labels() -> None:
     assert found["balanced accuracy"] == pytest.approx(np.mean(each))
 
 
+def test_a_class_that_is_never_said_counts_as_imprecise() -> None:
+    """Left out of the mean, a model that always says one of three classes had a third, and scikit-learn a ninth."""
+    outputs, targets = torch.eye(3)[[0] * 600], torch.arange(600) % 3
+    found = measured("confusion", outputs, targets)
+    assert found["precision"] == pytest.approx(
+        sk.precision_score(targets, outputs.argmax(1), average="macro", zero_division=0)
+    )
+    assert found["precision by class"] == [pytest.approx(1 / 3), None, None]
+
+
 def test_tokens_and_pixels_are_counted_one_by_one() -> None:
     outputs, targets = tokens()
     known = targets != -100
