@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, parquet_files, require_row_options
-from dictpfl.client.data.readers.separated import read_separated, with_words
+from dictpfl.client.data.readers.separated import read_separated, require_once, with_words
 from dictpfl.client.data.samples import Dataset, classes_said, path_of, sites_of
 from dictpfl.client.data.source import COLUMNS, SOURCES
 from dictpfl.common.errors import ConfigError, DataError
@@ -171,7 +171,9 @@ def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if data.source == "csv":
         how = 'name the delimiter by data.options.delimiter, such as ";"'
         delimiter = data.options.get("delimiter", ",")
-        return read_separated(path, delimiter, how, **with_words(path, delimiter, _words(data))), ()
+        frame = read_separated(path, delimiter, how, **with_words(path, delimiter, _words(data)))
+        require_once(path, delimiter)
+        return frame, ()
     if data.source == "parquet":
         # Columns that pandas names by whole numbers are matched by words, as the configuration has them.
         return pd.read_parquet(path).rename(columns=str), names_in_parquet(path, data.label)
