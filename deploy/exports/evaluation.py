@@ -137,10 +137,8 @@ def _samples(
         raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
         overrides = of_other_source(agreed.data, str(changes.get("data.source", agreed.data.source))) | overrides
         if data is not None or "data.path" in changes:
-            overrides = {
-                "data.test_path": "",
-                "data.paths": {},
-            } | overrides  # the federation's test samples are not these
+            # The federation's test samples are not these, and its limit is of its own.
+            overrides = {"data.test_path": "", "data.paths": {}, "data.limit": 0} | overrides
             overrides = _without_sites(FederationConfig.of(raw, overrides).data, changes) | overrides
         classes = classes_of(finished, folder)
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
@@ -234,7 +232,7 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
     return Samples(dataset.samples.features, numbers[labels])
 
 
-_PLACES = {"data.path", "data.source", "data.test_path", "data.split_column"}
+_PLACES = {"data.path", "data.source"}
 
 
 def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any]) -> None:
@@ -250,7 +248,7 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
         raise ConfigError(
             f"{data} holds samples as they are, so that {next(iter(changes))} would be ignored; leave --set away"
         )
-    has_test = bool(federation.test_path or federation.split_column)
+    has_test = any(changes.get(f"data.{key}", getattr(federation, key)) for key in ("test_path", "split_column"))
     if data is None and changes and not _PLACES & set(changes) and not has_test:
         raise ConfigError(
             "these settings would measure all of the federation's own data, samples that it was trained on included; name other data "
