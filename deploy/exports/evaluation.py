@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
@@ -28,6 +29,9 @@ from dictpfl.deploy.exports.reduced import reducer_words
 from dictpfl.deploy.runs.census import read_census
 from dictpfl.deploy.runs.predictions import outputs_of
 from dictpfl.deploy.simulation.founding import TEST, read_samples
+
+_AT_ONCE = 64
+"""Samples that are read at a time, since they may be on disk."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def measured(finished: Finished, samples: Samples, names: tuple[str, ...] = ()) 
     if not totals.count:
         raise DataError("no sample can be read, so that nothing is measured; data.skip_broken = false says why")
     classes = samples.labels.dtype == np.int64 and samples.labels.ndim == 1
-    recall = _recall(_predicted(model, samples), samples.labels) if classes else {}
+    recall = _recall(*_said(model, samples)) if classes else {}
     return Evaluation(
         totals.count, task.metric_name, totals.metric_sum / totals.count, totals.loss_sum / totals.count, recall, names,
         metrics.figures(totals.sums), reducer_words(config.tokens),
@@ -256,10 +260,19 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
         )
 
 
-def _predicted(model: torch.nn.Module, samples: Samples) -> NDArray[np.int64]:
-    rows = [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, samples)]
-    predicted: NDArray[np.int64] = np.concatenate(rows)
-    return predicted
+def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Classes that the model says, and labels, of the samples that can be read."""
+    said, labels = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for start in range(0, len(samples), _AT_ONCE):
+        places = np.arange(start, min(start + _AT_ONCE, len(samples)))
+        if isinstance(samples, LazySamples):
+            found = samples.read(places)  # leaves out those that `data.skip_broken` lets it
+            part = Samples(found.features, found.labels)
+        else:
+            part = samples.take(places)
+        said += [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, part)] if len(part) else []
+        labels.append(part.labels)
+    return np.concatenate(said), np.concatenate(labels)
 
 
 def _recall(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, tuple[int, float]]:

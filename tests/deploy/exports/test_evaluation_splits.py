@@ -140,3 +140,23 @@ def test_data_without_some_classes_have_the_federation_s_numbers(tmp_path: Path,
     (some / "cat").rename(some / "cow")
     with pytest.raises(DataError, match="the data have classes cow, the federation ape, bee, cat"):
         evaluate_on(run.folder, some)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_pictures_that_cannot_be_read_are_left_out_of_every_figure(tmp_path: Path, *, lazy: bool) -> None:
+    """Read by the batch, they were left out of the accuracy, and an error where classes were counted."""
+    every = pictures(tmp_path / "all", "ape", "bee", "cat")
+    said = {"source": "imagefolder", "path": str(every), "lazy": lazy, "skip_broken": True}
+    config = FederationConfig.of(
+        {
+            "federation": {"rounds": 1},
+            "data": {**said, "options": {"size": 8, "mode": "L"}},
+            "model": {"source": "mlp", "options": {"hidden": [8]}},
+        }
+    )
+    run = simulate(config, tmp_path / "run", engine="local")
+    some = pictures(tmp_path / "some", "ape", "bee", "cat")
+    (some / "bee" / "3.png").write_bytes(b"nothing of a picture")
+    found = evaluate_on(run.folder, some)
+    assert found.samples == 35
+    assert {number: count for number, (count, _) in found.recall.items()} == {0: 12, 1: 11, 2: 12}
