@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,15 +118,35 @@ class Columns:
     def _numbered(self, name: str, column: pd.Series[Any]) -> NDArray[np.float64]:
         said = self.said.categories[name]
         words = {word: number for number, word in enumerate(said)} if isinstance(said, list) else {}
+        read = numbers_of(said) if isinstance(said, list) else {}
         codes: dict[Any, float] = {}
         for value in column.dropna().unique():
-            # The same word whatever type the file has: 1, 1.0 in 32 or 64 bits, true.
-            whole = isinstance(value, bool | np.bool_) or (
-                isinstance(value, float | np.floating) and value.is_integer()
-            )
-            word = str(int(value)) if whole else str(value)
-            codes[value] = words.get(word, -1) if isinstance(said, list) else bucket(word, said)
+            word, known = word_of(value), words if isinstance(value, str) else read
+            codes[value] = known.get(word, -1) if isinstance(said, list) else bucket(word, said)
         return column.map(codes).fillna(-1).to_numpy(np.float64)
+
+
+def word_of(value: Any) -> str:
+    """Word of a cell, the same whatever type the file has: 1, 1.0 in 32 or 64 bits, true."""
+    whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and value.is_integer())
+    return str(int(value)) if whole else str(value)
+
+
+def numbers_of(named: Sequence[str]) -> dict[str, int]:
+    """Number of each name by the words of cells that are no text: a text table's "01" was read as 1, its "True" as true."""
+    number = {name: place for place, name in enumerate(named)}
+    return {word_of(_as_read(name)): place for name, place in number.items()} | number
+
+
+def _as_read(name: str) -> Any:
+    if name.lower() in ("true", "false"):
+        return name.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(name)
+        except ValueError:
+            continue
+    return name
 
 
 def bucket(word: str, many: int) -> int:

@@ -121,11 +121,15 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
         if mode == DEEP:
             # As float32 before it is resized: Pillow's `convert` would cut 16 bits off at 255.
             deep = (np.asarray(image, dtype=np.float32) - low) / (high - low)
-            if deep.ndim != 2:  # noqa: PLR2004 -- rows and columns
+            if deep.ndim != 2 or image.mode == "P":  # noqa: PLR2004 -- rows and columns; numbers of a palette are no greys
                 raise ValueError(f"an image of mode {image.mode}, and data.options.mode is {DEEP!r}")
             whole, scale = Image.fromarray(deep.clip(0, 1)), 1.0
-        elif image.mode.startswith("I"):
-            raise ValueError(f"an image of 16 bits or more (mode {image.mode}); set data.options.mode = {DEEP!r}")
+        elif image.mode.startswith(("I", "F")):
+            # Pillow would cut at 0 and 255: of fractions up to 1 all would be black.
+            what = "fractions" if image.mode == "F" else "16 bits or more"
+            raise ValueError(
+                f"an image of {what} (mode {image.mode}); set data.options.mode = {DEEP!r}, and data.options.window to the values that become 0 and 1"
+            )
         else:
             whole, scale = image.convert(mode), 255.0
         fitted = ImageOps.fit(whole, (width, height), Image.Resampling.BICUBIC)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.columns import Columns
+from dictpfl.client.data.columns import Columns, numbers_of, word_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples, classes_said, sites_of
 from dictpfl.common.errors import ConfigError, DataError
@@ -248,7 +248,7 @@ def labels_of(
         return column.to_numpy(dtype=np.float32), ()
     if numeric and not whole:
         raise DataError(f"{data.path}: label {data.label!r} has fractions; classes are whole numbers or text")
-    values = [str(int(v)) if numeric else _word_of(v) for v in column]
+    values = [str(int(v)) if numeric else word_of(v) for v in column]
     said = classes_said(data)
     if known_classes and numeric and (said or known_classes) == known_classes:
         return column.to_numpy(dtype=np.int64), known_classes
@@ -258,23 +258,11 @@ def labels_of(
         classes = _counted(column, data)
     else:
         classes = tuple(sorted(set(values)))
-    number = _numbered(classes, numeric=numeric)
+    number = numbers_of(classes) if numeric else {name: place for place, name in enumerate(classes)}
     unknown = sorted(set(values) - set(number))
     if unknown:
         raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
     return np.array([number[v] for v in values], dtype=np.int64), classes
-
-
-def _numbered(classes: Sequence[str], *, numeric: bool) -> dict[str, int]:
-    """Number of each class by the words that labels may have for it: where labels are numbers, "01" was read as 1."""
-    number = {c: i for i, c in enumerate(classes)}
-    return {str(int(c)): i for c, i in number.items() if numeric and c.isdecimal()} | number
-
-
-def _word_of(value: Any) -> str:
-    """The same word whatever type a file has: 1, 1.0, true."""
-    whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and value.is_integer())
-    return str(int(value)) if whole else str(value)
 
 
 def _of_one_kind(column: pd.Series[Any]) -> pd.Series[Any]:

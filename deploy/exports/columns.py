@@ -24,7 +24,7 @@ def write_columns(folder: Path, output: Path, checkpoint: Checkpoint = "last") -
 
     Args:
         folder: of a run or an institution, which was exported.
-        output: what was written: a file, whose name gets the ending `.columns.json`, or a folder.
+        output: what was written: a file, whose name gets the ending `.columns.json` (in place of `.safetensors`), or a folder.
         checkpoint: that was exported; statistics are the same in all.
 
     Raises:
@@ -41,7 +41,9 @@ def write_columns(folder: Path, output: Path, checkpoint: Checkpoint = "last") -
     made = preparation_of(finished.genesis.config)
     if made is None:
         return None
-    path = output / COLUMNS if output.is_dir() else output.with_suffix(f".{COLUMNS}")
+    # Of "model-0.1" and "model-0.2" what is behind the dot is no ending: both would have one file.
+    name = output.stem if output.suffix == ".safetensors" else output.name
+    path = output / COLUMNS if output.is_dir() else output.with_name(f"{name}.{COLUMNS}")
     said = described(made, finished.state)
     try:
         write_private(path, (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())

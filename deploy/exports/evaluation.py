@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_SPLIT
 from dictpfl.client.data.samples import Dataset, Samples
@@ -28,6 +29,9 @@ from dictpfl.deploy.exports.reduced import reducer_words
 from dictpfl.deploy.runs.census import read_census
 from dictpfl.deploy.runs.predictions import outputs_of
 from dictpfl.deploy.simulation.founding import TEST, read_samples
+
+_AT_ONCE = 64
+"""Samples that are read at a time, since they may be on disk."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def measured(finished: Finished, samples: Samples, names: tuple[str, ...] = ()) 
     if not totals.count:
         raise DataError("no sample can be read, so that nothing is measured; data.skip_broken = false says why")
     classes = samples.labels.dtype == np.int64 and samples.labels.ndim == 1
-    recall = _recall(_predicted(model, samples), samples.labels) if classes else {}
+    recall = _recall(*_said(model, samples)) if classes else {}
     return Evaluation(
         totals.count, task.metric_name, totals.metric_sum / totals.count, totals.loss_sum / totals.count, recall, names,
         metrics.figures(totals.sums), reducer_words(config.tokens),
@@ -137,10 +141,8 @@ def _samples(
         raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
         overrides = of_other_source(agreed.data, str(changes.get("data.source", agreed.data.source))) | overrides
         if data is not None or "data.path" in changes:
-            overrides = {
-                "data.test_path": "",
-                "data.paths": {},
-            } | overrides  # the federation's test samples are not these
+            # The federation's test samples are not these, and its limit is of its own.
+            overrides = {"data.test_path": "", "data.paths": {}, "data.limit": 0} | overrides
             overrides = _without_sites(FederationConfig.of(raw, overrides).data, changes) | overrides
         classes = classes_of(finished, folder)
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
@@ -234,7 +236,7 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
     return Samples(dataset.samples.features, numbers[labels])
 
 
-_PLACES = {"data.path", "data.source", "data.test_path", "data.split_column"}
+_PLACES = {"data.path", "data.source"}
 
 
 def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any]) -> None:
@@ -250,7 +252,7 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
         raise ConfigError(
             f"{data} holds samples as they are, so that {next(iter(changes))} would be ignored; leave --set away"
         )
-    has_test = bool(federation.test_path or federation.split_column)
+    has_test = any(changes.get(f"data.{key}", getattr(federation, key)) for key in ("test_path", "split_column"))
     if data is None and changes and not _PLACES & set(changes) and not has_test:
         raise ConfigError(
             "these settings would measure all of the federation's own data, samples that it was trained on included; name other data "
@@ -258,10 +260,19 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
         )
 
 
-def _predicted(model: torch.nn.Module, samples: Samples) -> NDArray[np.int64]:
-    rows = [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, samples)]
-    predicted: NDArray[np.int64] = np.concatenate(rows)
-    return predicted
+def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Classes that the model says, and labels, of the samples that can be read."""
+    said, labels = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for start in range(0, len(samples), _AT_ONCE):
+        places = np.arange(start, min(start + _AT_ONCE, len(samples)))
+        if isinstance(samples, LazySamples):
+            found = samples.read(places)  # leaves out those that `data.skip_broken` lets it
+            part = Samples(found.features, found.labels)
+        else:
+            part = samples.take(places)
+        said += [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, part)] if len(part) else []
+        labels.append(part.labels)
+    return np.concatenate(said), np.concatenate(labels)
 
 
 def _recall(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, tuple[int, float]]:

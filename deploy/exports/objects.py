@@ -8,6 +8,7 @@ from typing import Any
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.exports.columns import write_columns
 from dictpfl.deploy.exports.evaluation import Evaluation, classes_of, evaluate_on, measured, of_dataset
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
@@ -48,7 +49,7 @@ def export(
     format: str = "safetensors",  # noqa: A002 -- as the command has it
     checkpoint: Checkpoint = "last",
 ) -> Path:
-    """Write the model of a run for use without dictpfl.
+    """Write the model of a run for use without dictpfl, and beside it how its columns are prepared (`columns.json`), if they are.
 
     Args:
         run: what `dictpfl.simulate` returned, its folder, or an institution's folder.
@@ -65,6 +66,7 @@ def export(
     place = Path(output)
     console.require_place(place)
     load_exporter(format).export(_folder(run), place, checkpoint)
+    write_columns(_folder(run), place, checkpoint)
     return place
 
 

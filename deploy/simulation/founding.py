@@ -242,9 +242,11 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
         wanted = wanted.model_copy(update={"tokens": wanted.tokens.model_copy(update={"options": options})})
     changed = list(_differing(agreed.model_dump(exclude=left), wanted.model_dump(exclude=left)))
     changed += _differing(_filled(agreed.data, wanted.data).model_dump(), wanted.data.model_dump(), "data.")
-    fixed = {"participants", "sample"}
+    # All that is agreed but the rounds: of another deadline or cap the run that lies there would take no notice.
     changed += _differing(
-        agreed.federation.model_dump(include=fixed), wanted.federation.model_dump(include=fixed), "federation."
+        agreed.federation.model_dump(exclude={"rounds"}),
+        wanted.federation.model_dump(exclude={"rounds"}),
+        "federation.",
     )
     if changed:
         raise ConfigError(

@@ -230,6 +230,7 @@ def _simulated(
 
     watch()
     if not _finished(founded):
+        (folder / SUMMARY).unlink(missing_ok=True)  # of fewer rounds: it would pass for the result of these
         try:
             _run(engine, founded, folder, watch, planned, ray_address)
         except EngineError as error:
@@ -245,7 +246,8 @@ def _simulated(
             f"the {engine} engine stopped before the last round; `--resume` goes on. See {folder}/engine.log"
             + "".join(f". {heading.capitalize()}: {text}" for heading, text in told(_troubles(founded)))
         )
-    return _conclude(founded, observer, history, engine=engine, seconds=earlier + time.monotonic() - began)
+    config = _as_wanted(founded, planned.config.federation.rounds)
+    return _conclude(founded, config, observer, history, engine=engine, seconds=earlier + time.monotonic() - began)
 
 
 def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | None, *, resume: bool) -> Founded:
@@ -253,6 +255,8 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         founded = found_again(config, folder)
         agreement = replace(simulated_agreement(founded), rounds=config.federation.rounds)
         agreement.save(founded.coordinator / AGREEMENT)
+        # Who reads the folder, to show the run or to go on with it, goes by the rounds that are wanted now.
+        _write_config(folder, _as_wanted(founded, config.federation.rounds))
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if found_before - {LOCK} - ({COORDINATOR, INSTITUTIONS, TEST, TEST_GROUPS} if resume else set()):
@@ -261,8 +265,18 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         )
     founded = found(config, folder, regrouping)
     # Written last: a folder without it was never founded whole, and is founded anew.
-    write_private(folder / CONFIG, (founded.genesis.config.model_dump_json(indent=1) + "\n").encode())
+    _write_config(folder, founded.genesis.config)
     return founded
+
+
+def _write_config(folder: Path, config: FederationConfig) -> None:
+    write_private(folder / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+
+
+def _as_wanted(founded: Founded, rounds: int) -> FederationConfig:
+    """The configuration that was agreed on, with the rounds that a run is resumed for."""
+    agreed = founded.genesis.config
+    return agreed.model_copy(update={"federation": agreed.federation.model_copy(update={"rounds": rounds})})
 
 
 def _spent(folder: Path) -> float:
@@ -326,8 +340,16 @@ def _spent_at_most(founded: Founded) -> dict[str, Any] | None:
     return max(known, key=lambda one: float(one["epsilon"]), default=None)
 
 
-def _conclude(founded: Founded, observer: Observer, history: list[RoundRecord], *, engine: str, seconds: float) -> Run:
-    folder, config = founded.folder, founded.genesis.config
+def _conclude(
+    founded: Founded,
+    config: FederationConfig,
+    observer: Observer,
+    history: list[RoundRecord],
+    *,
+    engine: str,
+    seconds: float,
+) -> Run:
+    folder = founded.folder
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
     save_file(tensors, folder / MODEL)
     write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, QuantileTransformer, RobustScaler, StandardScaler
 
+import dictpfl
 import dictpfl.client.uploading
 from dictpfl.client.data.pipelines import recipes_of
 from dictpfl.client.data.preparing.preparation import Preparation, preparation_of
@@ -267,6 +269,10 @@ def test_a_run_reports_evaluates_and_is_audited(tmp_path: Path) -> None:
     assert (one.metric, one.loss) == (other.metric, other.loss)
     own = evaluate_on(run.folder)
     assert own.metric == pytest.approx(run.summary["test"])
+    for name, beside in (("one.safetensors", "one"), ("model-0.1", "model-0.1"), ("model-0.2", "model-0.2")):
+        dictpfl.export(run, tmp_path / name)
+        said = json.loads((tmp_path / f"{beside}.columns.json").read_bytes())
+        assert [column["name"] for column in said["columns"]] == run.config.data.features
 
 
 # scikit-learn's own words

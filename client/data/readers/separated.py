@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,64 @@ if TYPE_CHECKING:
 _MORE = "behind the last name"
 _OTHERS = (";", "\t", "|")
 """Delimiters that a file may have in place of the one that was expected."""
+
+
+_MISSING = frozenset(
+    [
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+        "None",
+        "n/a",
+        "nan",
+        "null",
+    ]
+)
+"""Cells that pandas takes for missing values, as its documentation lists them."""
+
+
+def with_words(path: Path, delimiter: str, words: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """Options of `pandas.read_csv` by which words that a configuration names are no missing values, such as a drug that is "None".
+
+    Args:
+        path, delimiter: see `read_separated`.
+        words: that are named, by column.
+    """
+    import pandas as pd
+
+    if not any(_MISSING.intersection(named) for named in words.values()):
+        return {}
+    names = [str(name) for name in pd.read_csv(path, sep=delimiter, nrows=0, index_col=False).columns]
+    missing = {name: sorted(_MISSING.difference(words.get(name, ()))) for name in names}
+    return {"na_values": missing | {_MORE: sorted(_MISSING)}, "keep_default_na": False}
+
+
+def require_once(path: Path, delimiter: str) -> None:
+    """Refuse a line of names in which one stands twice: pandas calls the second "label.1", and labels would be a feature.
+
+    Raises:
+        DataError: which.
+        OSError, ValueError: as pandas raises them.
+    """
+    import pandas as pd
+
+    names = pd.read_csv(path, sep=delimiter, nrows=1, header=None, index_col=False, dtype=str).iloc[0].dropna()
+    if len(twice := names[names.duplicated()]):
+        raise DataError(
+            f"{path} has the column {twice.iloc[0]!r} twice; columns are found by name, so expected each once: drop one, or give it another name"
+        )
 
 
 def read_separated(path: Path, delimiter: str, how: str, **options: Any) -> pd.DataFrame:

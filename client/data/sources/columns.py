@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.readers.rows import SavedTable, names_in_parquet, parquet_files, require_row_options
-from dictpfl.client.data.readers.separated import read_separated
-from dictpfl.client.data.samples import Dataset, path_of, sites_of
+from dictpfl.client.data.readers.separated import read_separated, require_once, with_words
+from dictpfl.client.data.samples import Dataset, classes_said, path_of, sites_of
 from dictpfl.client.data.source import COLUMNS, SOURCES
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
@@ -170,7 +170,10 @@ def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
     if data.source == "csv":
         how = 'name the delimiter by data.options.delimiter, such as ";"'
-        return read_separated(path, data.options.get("delimiter", ","), how), ()
+        delimiter = data.options.get("delimiter", ",")
+        frame = read_separated(path, delimiter, how, **with_words(path, delimiter, _words(data)))
+        require_once(path, delimiter)
+        return frame, ()
     if data.source == "parquet":
         # Columns that pandas names by whole numbers are matched by words, as the configuration has them.
         return pd.read_parquet(path).rename(columns=str), names_in_parquet(path, data.label)
@@ -178,6 +181,12 @@ def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
         return pd.read_json(path, lines=True, **_as_written()), ()
     saved = SavedTable(path, data)
     return saved.rows(None, saved.columns), saved.class_names
+
+
+def _words(data: Data) -> dict[str, list[str]]:
+    """Words that the section names, by column: classes, and categories."""
+    categories = {name: said for name, said in data.preprocessing.categories.items() if isinstance(said, list)}
+    return categories | {data.label: list(classes_said(data))}
 
 
 def _as_written() -> dict[str, Any]:

@@ -16,6 +16,8 @@ from dictpfl.common.errors import ConfigError
 
 _REACH, _FRACTION = 14, 16
 """In units, targets up to 2^7 and their squares up to 2^14, in steps of 2^-16."""
+_LEAST = 100 * 2.0 ** -(_FRACTION + 1)
+"""Variance of targets, in units squared, below which steps could move R2 by more than 0.01."""
 
 
 @METRICS.register("r2")
@@ -23,7 +25,8 @@ class R2:
     """R2, mean squared and mean absolute error, over all institutions' samples; means over targets where there are several.
 
     The mean of the targets is that of all institutions together, as scikit-learn's of the pooled data would be. Numbers travel in
-    `unit`s: choose it so that targets are a few units large. A target or an error beyond 128 units is clipped, and counted (`clipped`).
+    `unit`s: choose it so that targets are a few units large. A target or an error beyond 128 units is clipped, and counted (`clipped`);
+    of targets that deviate by less than 0.03 units there is no R2, since steps of 2^-16 would make it.
     """
 
     bits = COUNT_BITS + _REACH + _FRACTION
@@ -46,7 +49,11 @@ class R2:
         most = 2.0 ** (_REACH / 2)
         errors = found - wanted
         clipped = int(((errors.abs() > most) | (wanted.abs() > most)).any(dim=1).sum())
-        errors, wanted = errors.clamp(-most, most), wanted.clamp(-most, most)
+        # Squares are those of rounded targets, as their sum is: else a spread would be left of targets that are all one.
+        errors, wanted = (
+            errors.clamp(-most, most),
+            fixed(wanted.clamp(-most, most), _FRACTION).double() / 2.0**_FRACTION,
+        )
         sums = [numbers(fixed(part, _FRACTION).sum(dim=0)) for part in (wanted, wanted**2, errors**2, errors.abs())]
         return np.concatenate([*sums, np.array([len(wanted), clipped], dtype=np.int64)])
 
@@ -57,7 +64,7 @@ class R2:
             return dict.fromkeys(("r2", "squared error", "root mean squared error", "absolute error", "clipped"))
         y, squares, squared, absolute = np.asarray(sums[:-2], dtype=np.float64).reshape(4, self._targets) / 2**_FRACTION
         spread = squares - y * y / count
-        known = spread > 0
+        known = spread > _LEAST * count
         mean_squared = float(squared.mean() / count) * self._unit**2
         return {
             "r2": float((1 - squared[known] / spread[known]).mean()) if known.any() else None,

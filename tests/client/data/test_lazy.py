@@ -96,6 +96,24 @@ def test_images_of_16_bits_are_not_cut_to_8(folder: Path) -> None:
         load_dataset(images(folder, options=DEEP | {"window": [9, 9]}), 1)
 
 
+def test_images_of_fractions_are_not_cut_to_bytes(tmp_path: Path) -> None:
+    """Pillow makes all black of values from 0 to 1, and all white of thousands."""
+    (tmp_path / "ill").mkdir()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(tmp_path / "ill" / "0.tif")
+    for mode in ("L", "RGB"):
+        with pytest.raises(DataError, match=r"of fractions \(mode F\).*set data\.options\.mode = 'I;16'"):
+            load_dataset(images(tmp_path, options={"mode": mode, "size": 8}), 1)
+    found = load_dataset(images(tmp_path, options=DEEP | {"window": [0, 1], "mean": 0.0, "std": 1.0}), 1).samples
+    np.testing.assert_allclose(found.features.ravel(), np.linspace(0, 1, 64), atol=1e-6)
+
+
+def test_numbers_of_a_palette_are_no_greys(tmp_path: Path) -> None:
+    (tmp_path / "ill").mkdir()
+    Image.new("RGB", (8, 8), "white").convert("P").save(tmp_path / "ill" / "0.png")
+    with pytest.raises(DataError, match=r"an image of mode P, and data\.options\.mode is 'I;16'"):
+        load_dataset(images(tmp_path), 1)
+
+
 def test_a_damaged_image_is_a_named_error_whatever_is_damaged(folder: Path) -> None:
     file, draw = folder / "well" / "1.png", random.Random(1)
     whole, refused = file.read_bytes(), 0

@@ -43,6 +43,17 @@ def test_training_data_are_not_shifted(tmp_path: Path) -> None:
         load_dataset(Data(source="csv", path=str(path)), 1)
 
 
+@pytest.mark.parametrize(("names", "twice"), [("label,a,label", "label"), ('a,"b, c",label,"b, c"', "b, c")])
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, names: str, twice: str) -> None:
+    """The second was called "label.1", and labels were a feature."""
+    rows = "0,1,0,2\n1,0,1,3\n" if '"' in names else "0,1,0\n1,0,1\n"
+    path = table(tmp_path, f"\ufeff{names}\n{rows}")
+    with pytest.raises(DataError, match=f"has the column '{twice}' twice; columns are found by name"):
+        load_dataset(Data(source="csv", path=str(path)), 1)
+    same = table(tmp_path, "label,a,label.1\n0,1,5\n1,0,6\n")
+    assert load_dataset(Data(source="csv", path=str(same)), 1).feature_names == ("a", "label.1")
+
+
 def test_another_delimiter_is_named(tmp_path: Path) -> None:
     path = table(tmp_path, "a;b\n30;12\n31;13\n")
     with pytest.raises(DataError, match="separated by ';', expected ','; name the delimiter"):

@@ -17,7 +17,7 @@ import torch
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.settings import Data
+from dictpfl.common.settings import Data, Preprocessing, Recipe
 
 
 def samples(count: int = 4) -> Samples:
@@ -241,6 +241,35 @@ def test_named_classes_with_zeros_in_front_are_those_numbers(tmp_path: Path) -> 
     assert found.class_names == ("01", "02", "10")
     with pytest.raises(DataError, match=r"labels 10 are not in data\.options\.classes"):
         load_dataset(data.model_copy(update={"options": {"classes": ["01", "02"]}}), 1)
+
+
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        (["02", "01", "10"], ["01", "02", "10"]),
+        (["False", "True", "False"], ["True", "False"]),
+        (["1.50", "0.25", "1.50"], ["0.25", "1.50"]),
+        (["NA", "None", "asa"], ["None", "NA", "asa"]),
+    ],
+)
+def test_named_categories_are_found_whatever_pandas_makes_of_their_cells(
+    tmp_path: Path, cells: list[str], named: list[str]
+) -> None:
+    """Read as numbers, truth values or missing ones they were all `other`, and nobody was told."""
+    lines = "".join(f"{cell},{number % 2},\n" for number, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"word,y,more\n{lines}NULL,1,5\n", encoding="utf-8")
+    said = Preprocessing(categories={"word": named}, columns={"more": Recipe(impute="mean")})
+    found = load_dataset(Data(source="csv", path=str(tmp_path / "t.csv"), label="y", preprocessing=said), 1)
+    assert found.samples.features[:, 0].tolist() == [*(named.index(cell) for cell in cells), -1]
+    assert np.isnan(found.samples.features[:-1, 1]).all(), "a cell without a word is missing, as ever"
+
+
+@pytest.mark.parametrize("named", [["None", "Mild"], ["False", "True"]])
+def test_named_classes_are_found_whatever_pandas_makes_of_their_cells(tmp_path: Path, named: list[str]) -> None:
+    (tmp_path / "t.csv").write_text(f"x,y\n0.5,{named[1]}\n,{named[0]}\n2.5,{named[1]}\n", encoding="utf-8")
+    data = Data(source="csv", path=str(tmp_path / "t.csv"), label="y", options={"classes": named})
+    data = data.model_copy(update={"preprocessing": Preprocessing(impute="mean")})
+    assert load_dataset(data, 1).samples.labels.tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(

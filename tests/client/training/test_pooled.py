@@ -137,6 +137,16 @@ def test_more_classes_and_labels() -> None:
     assert found["balanced accuracy"] == pytest.approx(np.mean(each))
 
 
+def test_a_class_that_is_never_said_counts_as_imprecise() -> None:
+    """Left out of the mean, a model that always says one of three classes had a third, and scikit-learn a ninth."""
+    outputs, targets = torch.eye(3)[[0] * 600], torch.arange(600) % 3
+    found = measured("confusion", outputs, targets)
+    assert found["precision"] == pytest.approx(
+        sk.precision_score(targets, outputs.argmax(1), average="macro", zero_division=0)
+    )
+    assert found["precision by class"] == [pytest.approx(1 / 3), None, None]
+
+
 def test_tokens_and_pixels_are_counted_one_by_one() -> None:
     outputs, targets = tokens()
     known = targets != -100
@@ -166,6 +176,28 @@ def test_errors_of_a_regression_as_scikit_learn() -> None:
     large = measured("r2", outputs * 1e5, targets * 1e5, unit=1e5)
     assert large["r2"] == pytest.approx(sk.r2_score(targets, outputs), abs=1e-4)
     assert measured("r2", outputs * 1e5, targets * 1e5)["clipped"] > 0
+
+
+@pytest.mark.parametrize("constant", [0.01, 0.21, 0.41, 7.3, 99.97])
+def test_targets_that_do_not_vary_have_no_r2(constant: float) -> None:
+    """Steps of 2^-16 made a spread of their own: R2 was -465 to -6,478."""
+    targets = torch.full((600, 1), constant)
+    assert measured("r2", targets + 0.1 * torch.randn(600, 1), targets)["r2"] is None
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+@pytest.mark.parametrize("deviation", [1e-3, 1e-2, 0.05, 0.1, 1.0])
+def test_targets_that_vary_by_little_of_a_unit_have_no_r2_that_is_not_theirs(mean: float, deviation: float) -> None:
+    """At a deviation of 0.001 squared errors were rounded to nothing, and R2 was 1."""
+    draw = np.random.default_rng(3)
+    targets = torch.from_numpy(mean + deviation * draw.normal(size=(600, 1)))
+    outputs = targets + 0.5 * deviation * torch.from_numpy(draw.normal(size=(600, 1)))
+    found = measured("r2", outputs, targets)["r2"]
+    assert (found is None) == (deviation < 0.03)
+    if found is not None:
+        assert found == pytest.approx(sk.r2_score(targets, outputs), abs=0.01)
+    in_its_unit = measured("r2", outputs - mean, targets - mean, unit=deviation)["r2"]
+    assert in_its_unit == pytest.approx(sk.r2_score(targets, outputs), abs=1e-4)
 
 
 def test_kappa_and_perplexity() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.errors import DataError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.exports.evaluation import evaluate_on
 from dictpfl.deploy.simulation.simulate import simulate
 
@@ -59,6 +59,24 @@ def test_of_a_table_with_marks_the_test_rows_are_measured(tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"no column 'part' .* by --set data\.split_column="):
         evaluate_on(folder, plain)
     assert evaluate_on(folder, plain, {"data.split_column": ""}).samples == 12
+    for changes in ({"data.split_column": ""}, {"data.split_column": "", "data.limit": 50}):
+        with pytest.raises(ConfigError, match="samples that it was trained on included"):
+            evaluate_on(folder, changes=changes)
+
+
+def test_rows_that_trained_are_not_measured_because_a_test_file_is_left_out(tmp_path: Path) -> None:
+    path, test = table(tmp_path / "path.csv", 60, 1), table(tmp_path / "test.csv", 20, 2)
+    folder = run(tmp_path / "run", path=str(path), test_path=str(test))
+    with pytest.raises(ConfigError, match="samples that it was trained on included"):
+        evaluate_on(folder, changes={"data.test_path": ""})
+    assert evaluate_on(folder, changes={"data.test_path": str(table(tmp_path / "more.csv", 31, 3))}).samples == 31
+
+
+def test_the_federation_s_limit_is_none_of_other_data(tmp_path: Path) -> None:
+    path, own = table(tmp_path / "path.csv", 60, 1), table(tmp_path / "own.csv", 50, 2)
+    folder = run(tmp_path / "run", path=str(path), limit=40)
+    assert evaluate_on(folder, own).samples == 50
+    assert evaluate_on(folder, own, {"data.limit": 7}).samples == 7
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
@@ -122,3 +140,23 @@ def test_data_without_some_classes_have_the_federation_s_numbers(tmp_path: Path,
     (some / "cat").rename(some / "cow")
     with pytest.raises(DataError, match="the data have classes cow, the federation ape, bee, cat"):
         evaluate_on(run.folder, some)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_pictures_that_cannot_be_read_are_left_out_of_every_figure(tmp_path: Path, *, lazy: bool) -> None:
+    """Read by the batch, they were left out of the accuracy, and an error where classes were counted."""
+    every = pictures(tmp_path / "all", "ape", "bee", "cat")
+    said = {"source": "imagefolder", "path": str(every), "lazy": lazy, "skip_broken": True}
+    config = FederationConfig.of(
+        {
+            "federation": {"rounds": 1},
+            "data": {**said, "options": {"size": 8, "mode": "L"}},
+            "model": {"source": "mlp", "options": {"hidden": [8]}},
+        }
+    )
+    run = simulate(config, tmp_path / "run", engine="local")
+    some = pictures(tmp_path / "some", "ape", "bee", "cat")
+    (some / "bee" / "3.png").write_bytes(b"nothing of a picture")
+    found = evaluate_on(run.folder, some)
+    assert found.samples == 35
+    assert {number: count for number, (count, _) in found.recall.items()} == {0: 12, 1: 11, 2: 12}

@@ -13,7 +13,11 @@ from matplotlib.figure import Figure
 
 import dictpfl
 from dictpfl.common.errors import ConfigError
-from tests.support.federations import encrypted
+from dictpfl.deploy.runs.record import RoundRecord
+from dictpfl.deploy.runs.run import Run, closed_rounds
+from dictpfl.deploy.simulation.simulate import simulate
+from dictpfl.deploy.watch.simulation import RunWatch
+from tests.support.federations import encrypted, tiny
 
 PLOTS = ("plot_accuracy", "plot_loss", "plot_bytes", "plot_sent", "plot_tensors", "plot_time", "plot_classes")
 
@@ -116,3 +120,23 @@ def test_a_later_format_says_what_to_do(name: str, run: dictpfl.Run, tmp_path: P
     (folder / name).write_text((folder / name).read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(ConfigError, match=f"{name} has format 3, this release reads 1 to 2: read the run with"):
         dictpfl.Run.load(folder)
+
+
+def test_a_run_that_is_taken_further_says_so(tmp_path: Path) -> None:
+    """It said "3 of 1 round", showed the figures of the first as its result, and `--resume` of the folder ended there."""
+    folder = tmp_path / "run"
+    simulate(tiny(federation__rounds=1), folder, engine="local")
+
+    def stop(record: RoundRecord) -> None:
+        if record.update == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny(federation__rounds=4), folder, engine="local", resume=True, on_round=stop)
+    wanted, history = closed_rounds(folder)
+    assert (wanted.federation.rounds, history[-1].update) == (4, 3)
+    assert RunWatch(folder).view().standing == "round 3 of 4"
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        Run.load(folder)
+    run = simulate(wanted, folder, engine="local", resume=True)
+    assert run.summary["rounds"] == run.config.federation.rounds == Run.load(folder).config.federation.rounds == 4

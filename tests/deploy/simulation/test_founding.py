@@ -264,6 +264,10 @@ def test_a_run_is_found_again(tmp_path: Path) -> None:
     assert again.genesis.fingerprint == founded.genesis.fingerprint
     with pytest.raises(ConfigError, match=r"another configuration: seed is 1 there and 2 here\. Resume"):
         found_again(encrypted(seed=2), tmp_path / "world")
+    for key, here in (("deadline_seconds", 9.0), ("sample_cap", 64), ("max_participants", 9)):
+        with pytest.raises(ConfigError, match=rf"federation\.{key} is [\d.]+ there and {here} here\. Resume"):
+            found_again(encrypted(**{f"federation__{key}": here}), tmp_path / "world")
+    assert found_again(encrypted(federation__rounds=9), tmp_path / "world").notes
     with pytest.raises(DictPFLError):
         found_again(config, tmp_path / "nowhere")
 
