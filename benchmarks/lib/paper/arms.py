@@ -120,8 +120,14 @@ _DEFAULTS = (
     Point("6-bits", {"grid.value_bits": 6}),
     Point("not-pruned", {"pruning.enabled": False}),
 )
+_SERVER: Mapping[str, Flat] = {
+    "average-at-2": {"aggregation.rate": 2.0},
+    "momentum-0.5-at-2": {"aggregation.rule": "momentum", "aggregation.momentum": 0.5, "aggregation.rate": 2.0},
+}
+"""Steps of twice the mean update: what was ahead of `arms/closing` at equal bytes."""
 _ON_CIFAR10: Mapping[str, Flat] = {
     "ours": {},
+    **_SERVER,
     "momentum": {"aggregation.rule": "momentum", "aggregation.momentum": 0.5},
     "proximal-0.1": {"training.proximal": 0.1},
     "core-32": {"decomposition.form": "core", "decomposition.rank": 32},
@@ -158,8 +164,9 @@ _ON_DIGITS: Mapping[str, Flat] = {
     "smaller-side": {"decomposition.orientation": "smaller", "decomposition.form": "table", "decomposition.rank": 4},
     "8-bits": {"grid.value_bits": 8},
     "momentum-0.9": {"aggregation.rule": "momentum", "aggregation.momentum": 0.9},
-    **{f"average-at-{rate:g}": {"aggregation.rate": rate} for rate in (0.5, 2.0, 4.0)},
-    **_momentum(0.5, 0.25, 0.5, 2.0, 4.0),
+    **{f"average-at-{rate:g}": {"aggregation.rate": rate} for rate in (0.5, 4.0)},
+    "learning-rate-0.008": {"training.learning_rate": 8e-3},  # twice what IID data chose: is it only that?
+    **_momentum(0.5, 0.25, 0.5, 4.0),
     **_momentum(0.9, 0.03, 0.1, 0.3),
     **_servers(0.003, 0.01, 0.03, 0.1, 0.3),
     **_servers(1.0, 3.0, rules=("adagrad",)),
@@ -252,6 +259,14 @@ ARMS: Mapping[str, Arm] = {
     "defaults-skewed": Arm(
         "the same at alpha = 0.3", "section 4", _DEFAULTS, "ours", "Which defaults, where data differ?", settings=_SKEW,
         workload="digits", seeds=_TEN,
+    ),
+    "server-rate": Arm(
+        "steps of twice the mean update", "beyond the paper", _each({"ours": {}, **_SERVER}), "ours",
+        "Ten seeds of what was ahead below: is it, where data are alike?", seeds=_TEN,
+    ),
+    "server-rate-skewed": Arm(
+        "the same at alpha = 0.3", "beyond the paper", _each({"ours": {}, **_SERVER}), "ours", "And where they differ?", settings=_SKEW,
+        seeds=_TEN,
     ),
     "closing": Arm(
         "what might close the gap at alpha = 0.3", "beyond the paper", _each(_ON_DIGITS), "ours",
