@@ -176,4 +176,5 @@ class InstitutionSettings(Section):
 
 
 def _quoted(text: str) -> str:
-    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in text) + '"'
+    # Eight digits: of four, what is beyond the first 65,536 characters would be read as another character and a digit.
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'

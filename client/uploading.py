@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from dictpfl.client.data.stored import Stored
@@ -44,6 +45,7 @@ from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, Header, kind_numbe
 from dictpfl.common.settings import Training
 from dictpfl.common.words import pack_words
 
+_log = structlog.get_logger(__name__)
 _MOST_PREPARED = 1024
 """Most ciphertexts that are prepared ahead: 33 MB of memory, 0.6 s of work."""
 _HASHED = 1 << 18
@@ -169,8 +171,9 @@ class Uploads:
                 twin.module, self.validation.open(shared), self.task, batch_size=self.training.evaluation_batch,
                 metrics=self.metrics, precision=self._precision, workers=self.training.workers,
             )  # fmt: skip
+        metric = told(measured.metric_sum, higher=law.selection.higher)
         ledger = Ledger(
-            1, law.counted(len(self.own)), 0.0, measured.count, measured.loss_sum, measured.metric_sum, np.zeros(0, np.int64),
+            1, law.counted(len(self.own)), 0.0, measured.count, measured.loss_sum, metric, np.zeros(0, np.int64),
             self.metrics.sealed(measured.sums),
         )  # fmt: skip
         sealable, update = self._sealable(record, plan, ledger)
@@ -231,8 +234,15 @@ class Uploads:
                 integers = integers_of(tally, subject, own, law.weight(len(self.own)))
             return seal_tally(law, plan, integers, ledger), np.zeros(0)
         update, ledger = self._update(record, plan, ledger)
+        said = self.guard.said(ledger)
+        if cut := law.ledger.cut(said):
+            _log.warning(
+                "figures beyond what the ledger holds are cut: what institutions learn of them is wrong, and so is a choice by them. Give "
+                "labels in a larger unit, or have a look whether training diverged",
+                institution=self.name, round=plan.round, figures=list(cut),
+            )  # fmt: skip
         with self.diary.timed("seal"):
-            return seal_update(law, plan, update, self.guard.said(ledger), self.guard.draw), update
+            return seal_update(law, plan, update, said, self.guard.draw), update
 
     def _own(self, state: SharedState, tally: Tally) -> Own:
         """What is this institution's own, for the source of a tally; its tables as they stand, for statistics of columns."""
@@ -301,6 +311,16 @@ class Uploads:
             context = MaskContext.of(header, upload_id)
             words, note = self.masks.put_on(words, context, secret), self.masks.note(context, secret)
         return write(header, [entry], words, self.genesis.parameters.word_bits, clear), note
+
+
+def told(metric: float, *, higher: bool) -> float:
+    """Metric as the ledger takes it: what is no number is the worst that there is, so that nobody takes such a model for the best.
+
+    Args:
+        metric: sum over the validation samples.
+        higher: whether a higher one is better.
+    """
+    return (-math.inf if higher else math.inf) if math.isnan(metric) else metric
 
 
 def metrics(measured: Measured) -> Mapping[str, float]:

@@ -32,7 +32,10 @@ def parse_document(data: bytes, form: str, origin: object, error: Callable[[str]
         ValueError, KeyError, TypeError: the data are no such document. Readers catch these together with what a missing or
             damaged field raises, and say what to do.
     """
-    document: dict[str, Any] = json.loads(data)
+    try:
+        document: dict[str, Any] = json.loads(data)
+    except RecursionError as deep:
+        raise ValueError("nested too deeply") from deep
     require_format(document["format"], form, origin, error)
     return document
 

@@ -15,6 +15,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _WORDS: Mapping[Any, tuple[str, str]] = {
     str: ("a text", "texts"),
 }
 """Kinds of single values, one and several of them, for messages."""
+CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
+"""Form of a name that leads to an import, and the only one: so that whoever reads a configuration sees all code that it runs."""
 GIVEN = "dictpfl_given"
 """Module that exists only in a process that gave objects in place of names, and names them (`dictpfl.deploy.simulation.given`)."""
 
@@ -162,8 +165,12 @@ def imported(name: str, key: str) -> Any:
     """Import what `package.module:name` names; `key` is the configuration key that says so, for messages.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: it is of another form, or it cannot be imported.
     """
+    if not CODE.fullmatch(name):
+        raise ConfigError(
+            f"{key}: cannot load {name!r}: expected `package.module:name` of letters, digits, '_' and '.'; rename the module or its part"
+        )
     module, _, attribute = name.partition(":")
     if module == GIVEN and not hasattr(sys.modules.get(GIVEN), attribute):
         raise ConfigError(

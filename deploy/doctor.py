@@ -71,6 +71,9 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
     from dictpfl.deploy.operations import health
     from dictpfl.deploy.operations.certificates import SOON_DAYS, validity
 
+    if not folder.is_dir():
+        yield Check("folder", False, f"{folder}: expected a party's folder, found none")
+        return
     for path in sorted(folder.rglob("*.pem")):
         try:
             found = validity(path)

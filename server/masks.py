@@ -167,6 +167,11 @@ class Unmasking:
         return self._open.closed.kind
 
     @property
+    def makers(self) -> tuple[int | None, ...]:
+        """Node of each upload in the sum; None where this process has not heard from it."""
+        return tuple(one.node for one in self._open.uploads.values())
+
+    @property
     def _signers(self) -> int:
         return quorum(len(self._agreement.members))
 

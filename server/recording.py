@@ -28,7 +28,9 @@ class RecordingCoordinator(Coordinator):
     def __init__(self, agreement: Agreement, journal: Journal, folder: Path) -> None:
         super().__init__(agreement, journal)
         self._recording = folder / RECORDING
-        self._count = len(list(self._recording.glob("*.upload")))
+        # After the newest, not by their number: somebody may have made room, and what follows must not go into a file that is there.
+        kept = (int(path.stem) for path in self._recording.glob("*.upload") if path.stem.isdecimal())
+        self._count = max(kept, default=-1) + 1
 
     def begin(self, nodes: Sequence[int]) -> dict[int, Request]:
         """Open the next exchange, and note whom it asks."""

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from dictpfl.client.defences.limits import has_room
 from dictpfl.common.documents import parse_document
-from dictpfl.common.errors import DictPFLError, EvidenceError, IntegrityError
+from dictpfl.common.errors import DictPFLError, EvidenceError, IntegrityError, KeyFileError
 from dictpfl.common.files import owner_only, write_private
 from dictpfl.common.genesis import Genesis, require_tagged
 from dictpfl.common.law.integrity import require_manifests
@@ -27,6 +28,7 @@ from dictpfl.common.law.members import Roster
 from dictpfl.common.messages.protocol import Aggregate
 from dictpfl.common.messages.wire import Blob, Header, read_entries, read_header
 
+_log = structlog.get_logger(__name__)
 EVIDENCE = "evidence"
 _FORMAT = "dictpfl-evidence-2"
 _CONTEXT = b"dictpfl evidence 1\n"
@@ -154,13 +156,21 @@ class Evidence:
 
 
 def keep(folder: Path, evidence: Evidence, key: Ed25519PrivateKey) -> Path | None:
-    """Write evidence into an institution's folder, once for each sum; returns the file's path, None where there is no room."""
+    """Write evidence into an institution's folder, once for each sum; returns the file's path, None where it cannot be kept.
+
+    A full disk, or a folder that others may enter, is a warning: the answer to who sent the sum must not depend on it.
+    """
     digest = hashlib.sha256(evidence.aggregate.blob + evidence.aggregate.manifests).hexdigest()
-    path = owner_only(folder / EVIDENCE) / f"round-{evidence.aggregate.round:06d}-{evidence.reason}-{digest[:12]}.json"
-    if not path.exists():
-        if not has_room(path.parent):
-            return None
-        write_private(path, evidence.to_bytes(key))
+    path = folder / EVIDENCE / f"round-{evidence.aggregate.round:06d}-{evidence.reason}-{digest[:12]}.json"
+    try:
+        owner_only(path.parent)
+        if not path.exists():
+            if not has_room(path.parent):
+                return None
+            write_private(path, evidence.to_bytes(key))
+    except (OSError, KeyFileError) as error:
+        _log.warning("evidence not kept", folder=str(path.parent), reason=str(error))
+        return None
     return path
 
 

@@ -13,7 +13,7 @@ from dictpfl.client.keys.epochs import Keyring
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Record
 from dictpfl.client.replay import Applied, apply, received, require_authentic
-from dictpfl.common.errors import IntegrityError
+from dictpfl.common.errors import IntegrityError, WireError
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.common.messages.wire import Entry, read_header
 
@@ -72,7 +72,7 @@ class Sums:
             words = require_authentic(genesis, total, self._settings.min_participants, roster)
         except IntegrityError as error:
             void = record.shared.void(score=header.kind is RoundKind.SCORE)
-            agreed = following and read_header(following).state_tag == void.tag(genesis.secret_seed)
+            agreed = _is_from(following, void.tag(genesis.secret_seed))
             if error.reason != "members" and (refused_before or agreed):
                 return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
             self.openings.refused(*name, error.reason)
@@ -101,3 +101,11 @@ class Sums:
                     "another member sent an upload in this institution's name; tell the authority and the coordinator's operator",
                     institution=self._settings.name, round=number, upload=entry.upload_id.hex(),
                 )  # fmt: skip
+
+
+def _is_from(following: bytes, tag: bytes) -> bool:
+    """Tell whether the next round's sum was made from the state of this tag; what is no sum must not keep a refusal from being recorded."""
+    try:
+        return read_header(following).state_tag == tag
+    except WireError:
+        return False

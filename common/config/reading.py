@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,12 +16,12 @@ from dictpfl.common.config.soundness import require_sound
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.presets import METHODS
+from dictpfl.common.registry import CODE
 from dictpfl.common.settings import ACTIVATIONS, Section
 
-_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FREE = ("options", "architecture")
-_LIBRARIES = ("timm", "transformers")
-"""Words before a colon that a hub's name follows, and no attribute of a module."""
+_LIBRARIES, _OF_MODELS = ("timm", "transformers"), ("model.source", "distillation.teacher")
+"""Words before a colon that in these keys the name of a model follows; in any other key, an attribute of that module."""
 
 
 class FederationConfig(Sections):
@@ -107,8 +106,12 @@ def _named_code(value: Any, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _named_code(inner, key)
-    elif isinstance(value, str) and _CODE.fullmatch(value) and value.partition(":")[0] not in _LIBRARIES:
+    elif isinstance(value, str) and CODE.fullmatch(value) and not _is_model(key, value):
         yield key, value
+
+
+def _is_model(key: str, value: str) -> bool:
+    return key in _OF_MODELS and value.partition(":")[0] in _LIBRARIES
 
 
 def _follow_thresholds(merged: dict[str, Any]) -> None:

@@ -95,14 +95,19 @@ class LedgerForm:
         """Largest component that one participant may send."""
         return int((2 ** (self.payload_bits - 1) - 1) // self.capacity)
 
+    def cut(self, ledger: Ledger) -> tuple[str, ...]:
+        """Name the figures of one upload's ledger that `write` cuts, so that institutions learn too small a sum."""
+        most = self.bound / _FRACTION
+        return tuple(name for name in ("train_loss", "loss", "metric") if not abs(getattr(ledger, name)) <= most)
+
     def write(self, ledger: Ledger) -> Ints:
-        """Encode one upload's ledger, int64, shape (size,); fields are clipped so that no sum leaves the payload.
+        """Encode one upload's ledger, int64, shape (size,); fields are clipped so that no sum leaves the payload, what is no number upwards.
 
         Measures that are not told are zeros: nobody sees whose they are.
         """
         bound = self.bound
         scaled = [value * _FRACTION for value in (ledger.train_loss, ledger.loss, ledger.metric)]
-        finite = [round(value) if np.isfinite(value) else bound for value in scaled]
+        finite = [round(value) if np.isfinite(value) else -bound if value == -np.inf else bound for value in scaled]
         head = [ledger.participants, ledger.samples, ledger.measured, *finite]
         fields = np.clip(np.array(head, dtype=object), -bound, bound).astype(np.int64)
         told = ledger.measures or tuple(np.zeros(one.size, np.int64) for one in self.measures)

@@ -110,7 +110,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer of an institution; nothing in it depends on its data except the size of `blob`."""
+    """One answer of an institution; nothing in it depends on its data except the size of `blob`, and the `code` of an upload that was not made.
+
+    That training diverged, or that samples do not fit, is told by such a code, and nothing more.
+    """
 
     status: Status
     round: int

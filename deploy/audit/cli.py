@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 
 
@@ -28,6 +29,12 @@ def crypto(
     from dictpfl.deploy.audit.audit import audited, report, write_report
     from dictpfl.deploy.audit.checks.check import UNTOLD
 
+    path = output or run / "audit.json"
+    if output is not None:
+        console.require_place(output)
+    for place in logs or ():
+        if not place.exists():
+            raise ConfigError(f"--logs {place}: expected a file or folder to search, found none")
     checks = []
     table = console.table("count", "verdict")
     for heading in ("what", "detail"):
@@ -37,7 +44,6 @@ def crypto(
         table.add_row(str(check.count), check.verdict, Text(check.what), Text(check.detail))
     console.out.print(table)
     outcome = report(run, checks)
-    path = output or run / "audit.json"
     write_report(path, outcome)
     failed, untold = outcome["failed"], sum(check.verdict == UNTOLD for check in checks)
     told = f", {untold} cannot tell in a run of this size" if untold else ""

@@ -285,7 +285,12 @@ def _issue(
             institutions={name: member.fingerprint.hex() for name, member in sorted(federation.members.items())},
             **({"study": study.bound.study, "proposal": study.bound.digest.hex()} if study else {}),
         )
-    keep(place, passphrase, federation)
+    try:
+        keep(place, passphrase, federation)
+    except OSError as error:
+        # Else there would be bundles of an epoch that its authority does not know, and another one of the same number tomorrow.
+        shutil.rmtree(out, ignore_errors=True)
+        raise CeremonyError(f"cannot write into {place}: {error.strerror}; nothing was issued") from error
     return issued
 
 

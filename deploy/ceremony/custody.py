@@ -116,9 +116,11 @@ def verify(place: Path, *, head: Path | None = None, identity: Path | None = Non
     for log in logs:
         beside = identity or (log.parent / PUBLIC if (log.parent / PUBLIC).exists() else None)
         party = PublicIdentity.load(beside) if beside else None
-        if place.is_dir() and head is None and _head_beside(log) is None:
+        if log.exists() and head is None and _head_beside(log) is None:
             raise CustodyError(
-                f"{log.with_name(HEAD)} is missing, so the log's end cannot be checked; restore it", code="custody-cut"
+                f"{log.with_name(HEAD)} is missing, so the log's end cannot be checked; restore it, or give one that was kept elsewhere "
+                "(--head)",
+                code="custody-cut",
             )
         checked.append(verify_log(log, party, head=head or _head_beside(log)))
     return checked

@@ -151,7 +151,7 @@ class PublicIdentity:
             with path.open("rb") as file:
                 document = json.loads(file.read(_LARGEST))
             signature = bytes.fromhex(document.pop("signature"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise IdentityError(
                 f"cannot read the identity {path} ({type(error).__name__}); ask for it again"
             ) from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -20,6 +23,9 @@ CA, CA_KEY, CERTIFICATE, KEY, REQUEST = "ca.pem", "ca.key", "server.pem", "serve
 CA_DAYS, DAYS, SOON_DAYS = 3650, 397, 30
 _CLOCKS = dt.timedelta(hours=1)
 """Certificates begin an hour ago: clocks differ."""
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
+_LONGEST_NAME = 253
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,18 @@ def try_out(folder: Path, names: Sequence[str], *, days: int = DAYS) -> Path:
         The certificate; `ca.pem` beside it goes to the institutions.
 
     Raises:
-        CertificateError: the authority's files cannot be used.
+        CertificateError: the authority's files cannot be used, its key is not there, or it ends before the certificate would; or a name
+            is none. Nothing was changed.
     """
+    key, request = _request(names)
     owner_only(folder)
     now = dt.datetime.now(dt.UTC)
+    if days > (most := math.ceil(validity(folder / CA).days_left) if (folder / CA).exists() else CA_DAYS):
+        raise CertificateError(
+            f"{folder / CA} serves for {most} days, and nobody takes a certificate of an authority that has ended: expected --days {most} at "
+            f"most, found {days}. For a new authority, which all institutions then need, move {CA} and {CA_KEY} away"
+        )
     ca_key, ca = _authority(folder, now)
-    key, request = _request(names)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(request.subject)
@@ -77,9 +89,18 @@ def try_out(folder: Path, names: Sequence[str], *, days: int = DAYS) -> Path:
 
 
 def request(folder: Path, names: Sequence[str]) -> Path:
-    """Write a key and a certificate request for the institution's own authority; returns the request."""
-    owner_only(folder)
+    """Write a key and a certificate request for the institution's own authority; returns the request.
+
+    Raises:
+        CertificateError: a key is there, or a name is none. Nothing was changed.
+    """
     key, wanted = _request(names)
+    owner_only(folder)
+    if (folder / KEY).exists():
+        raise CertificateError(
+            f"{folder / KEY} is there and is not overwritten: a certificate serves with it, or is being signed for it. Name another folder, "
+            f"and once {CERTIFICATE} is signed move both here; or move the key away"
+        )
     write_private(folder / KEY, _pem(key))
     write_private(folder / REQUEST, wanted.public_bytes(serialization.Encoding.PEM))
     return folder / REQUEST
@@ -129,10 +150,13 @@ def require_valid(path: Path) -> Validity:
 
 def _authority(folder: Path, now: dt.datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     if (folder / CA_KEY).exists():
-        key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise CertificateError(f"{folder / CA_KEY} is no key that dictpfl made; choose another folder")
-        return key, _load(folder / CA)
+        return _authority_there(folder)
+    if (folder / CA).exists():
+        # Institutions trust this one, and its key is kept elsewhere, as the manual says: another one would cut them all off.
+        raise CertificateError(
+            f"{folder / CA} is there without {CA_KEY}: bring back the key that was moved away. Where another authority signs, take --csr; "
+            f"for a new one of dictpfl's, which all institutions then need, move {CA} away"
+        )
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dictpfl authority for trying out")])
     usage = x509.KeyUsage(
@@ -157,11 +181,27 @@ def _authority(folder: Path, now: dt.datetime) -> tuple[ec.EllipticCurvePrivateK
     return key, certificate
 
 
+def _authority_there(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    certificate = _load(folder / CA)
+    try:
+        key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateError(
+            f"{folder / CA_KEY} is damaged, or a key with a passphrase; restore it from backup, or choose another folder"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise CertificateError(
+            f"{folder / CA_KEY} is not the key of {CA} beside it; restore both from backup, or choose another folder"
+        )
+    return key, certificate
+
+
 def _request(names: Sequence[str]) -> tuple[ec.EllipticCurvePrivateKey, x509.CertificateSigningRequest]:
+    alternative = _alternative(names)
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (names[0] if names else "localhost")[:64])])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return key, builder.add_extension(_alternative(names), critical=False).sign(key, hashes.SHA384())
+    return key, builder.add_extension(alternative, critical=False).sign(key, hashes.SHA384())
 
 
 def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
@@ -171,8 +211,17 @@ def _alternative(names: Sequence[str]) -> x509.SubjectAlternativeName:
         try:
             entries.append(x509.IPAddress(ipaddress.ip_address(name)))
         except ValueError:
-            entries.append(x509.DNSName(name))
+            entries.append(x509.DNSName(_dns(name)))
     return x509.SubjectAlternativeName(entries)
+
+
+def _dns(name: str) -> str:
+    if len(name) > _LONGEST_NAME or not _DNS.fullmatch(name):
+        raise CertificateError(
+            f"{name!r} is no name of a coordinator: expected a DNS name, such as federation.example.org (one with other letters in its form "
+            "xn--…), or an IP address, without a port"
+        )
+    return name
 
 
 def _load(path: Path) -> x509.Certificate:

@@ -40,7 +40,9 @@ def certificates(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where to write; private to its owner.")],
     name: Annotated[list[str] | None, typer.Option(help="DNS name or address of the coordinator; repeatable.")] = None,
     csr: Annotated[bool, typer.Option("--csr", help="Write a request for your own authority instead.")] = False,  # noqa: FBT002
-    days: Annotated[int, typer.Option(min=1, max=36_500, help="Days of validity.")] = 397,
+    days: Annotated[
+        int, typer.Option(min=1, max=3_650, help="Days of validity; those of the authority at most.")
+    ] = 397,
 ) -> None:
     """Make the coordinator's TLS certificate: under a small authority for trying out, or a request to your own."""
     from dictpfl.deploy.operations import certificates as made
@@ -269,7 +271,7 @@ def _show_institution(standing: dict[str, Any]) -> None:
             console.say(f"{word}: {reason}")
     for program in standing["down"]:
         console.say(f"DOWN: {program}")
-    console.say(f"state digest {standing['state_digest']}")
+    console.say(f"state digest {standing['state_digest'] or 'of no round yet'}")
     if standing["best_after_updates"] is not None:
         stop = "; all institutions have stopped" if standing["stopped"] else ""
         console.say(f"best by validation: the model after {standing['best_after_updates']} updates{stop}")

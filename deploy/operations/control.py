@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
@@ -61,7 +62,7 @@ class Control:
         Raises:
             ConfigError: no usable key.
         """
-        wanted = _node_key(public_key)
+        wanted = require_node_key(public_key)
         for info in self._infos():
             if info.public_key != wanted:
                 continue
@@ -80,7 +81,7 @@ class Control:
         Raises:
             ConfigError: no usable key.
         """
-        wanted = _node_key(public_key)
+        wanted = require_node_key(public_key)
         for info in self._infos():
             if info.public_key == wanted:
                 self._client.UnregisterNode(messages.UnregisterNodeRequest(node_id=info.node_id))
@@ -89,7 +90,7 @@ class Control:
 
     def dismiss_others(self, kept: Sequence[Path], spared: Sequence[str] = ()) -> list[str]:
         """Strike off every node whose public key is not in these files, and whose name is not spared; returns their names."""
-        wanted = {_node_key(path) for path in kept}
+        wanted = {require_node_key(path) for path in kept}
         known = [info for info in self._infos() if info.status != NodeStatus.UNREGISTERED]
         others = [info for info in known if info.public_key not in wanted and info.name not in spared]
         for info in others:
@@ -126,10 +127,15 @@ class Control:
         return list(self._client.ListNodes(messages.ListNodesRequest()).nodes_info)
 
 
-def _node_key(path: Path) -> bytes:
+def require_node_key(path: Path) -> bytes:
+    """Return the public key of a node, as Flower names it.
+
+    Raises:
+        ConfigError: no usable key.
+    """
     try:
         key = serialization.load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is no public key of a node: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError(f"{path} holds no EC key, as `dictpfl institution enrol` writes it")

@@ -19,7 +19,7 @@ from dictpfl.client.data.stored import Stored
 from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import Keyring, home
 from dictpfl.client.keys.vault import stored_passphrase
-from dictpfl.common.errors import CertificateError, ConfigError
+from dictpfl.common.errors import CertificateError
 from dictpfl.common.files import require_private, secret_file
 from dictpfl.deploy.ceremony.changing import finish_change
 from dictpfl.deploy.ceremony.identity import PRIVATE, Role, open_identity
@@ -34,7 +34,7 @@ from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, RUN, SECRET
 from dictpfl.deploy.operations.preflight import meaning, require_own_files, trusting
 from dictpfl.deploy.operations.processes import Delays, Program, Supervisor
 from dictpfl.deploy.operations.refusals import Refusals
-from dictpfl.deploy.operations.settings import NodeSettings
+from dictpfl.deploy.operations.settings import NodeSettings, host_and_port
 from dictpfl.deploy.operations.watching import watched
 
 _log = structlog.get_logger(__name__)
@@ -146,15 +146,13 @@ def require_trusted(coordinator: str, ca: Path) -> None:
         CertificateError: the certificate is expired, of another authority or for another name.
         ConfigError: no HOST:PORT.
     """
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"coordinator {coordinator!r}: expected HOST:PORT, such as federation.example.org:443")
+    host, port = host_and_port(coordinator)
     require_valid(ca)
     context = trusting(ca)
     try:
         with (
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=host.strip("[]")),
+            socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host),
         ):
             return
     except ssl.SSLCertVerificationError as error:
@@ -165,9 +163,9 @@ def require_trusted(coordinator: str, ca: Path) -> None:
 
 def clock_difference(coordinator: str, ca: Path) -> float | None:
     """Seconds by which this machine's clock is ahead of the coordinator's, as its proxy states the time; None: unknown."""
-    host, _, port = coordinator.rpartition(":")
+    host, port = host_and_port(coordinator)
     context = ssl.create_default_context(cafile=str(ca))
-    connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=_CONNECT_SECONDS, context=context)
+    connection = http.client.HTTPSConnection(host, port, timeout=_CONNECT_SECONDS, context=context)
     try:
         connection.request("HEAD", "/")
         there = parsedate_to_datetime(connection.getresponse().getheader("Date") or "")

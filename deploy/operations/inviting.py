@@ -30,13 +30,13 @@ from dictpfl.deploy.ceremony.identity import (
 )
 from dictpfl.deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
 from dictpfl.deploy.operations.certificates import CA
-from dictpfl.deploy.operations.settings import NodeSettings
+from dictpfl.deploy.operations.settings import NodeSettings, host_and_port
 
 _FORMAT = "dictpfl-invitation-1"
 _CONTEXT = b"dictpfl invitation 1\n"
 _FIELDS = {"format", "authority", "coordinator", "ca", "app"}
 _LARGEST = 1 << 16
-_PORTS = range(1, 1 << 16)
+_PRIVATE_PEM = "PRIVATE KEY-----"
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,7 @@ class Invitation:
         Raises:
             ConfigError: the address is no HOST:PORT. CertificateError: no certificate is in `ca`.
         """
-        host, colon, port = self.coordinator.rpartition(":")
-        if not (host and colon and port.isdecimal() and int(port) in _PORTS):
-            raise ConfigError(
-                f"{self.coordinator!r} is no HOST:PORT, such as federation.example.org:443; give what institutions connect to"
-            )
+        host_and_port(self.coordinator)
         try:
             found = x509.load_pem_x509_certificates(self.ca.encode())
         except (ValueError, x509.InvalidVersion):
@@ -126,8 +122,8 @@ def invite(folder: Path, passphrase: bytes, out: Path, *, coordinator: str, ca: 
     """Write an invitation, as the authority whose folder it is.
 
     Raises:
-        ConfigError: the folder is no authority's, or the address is none. CertificateError: `ca` holds no certificate.
-        PassphraseError: wrong.
+        ConfigError: the folder is no authority's, or the address is none. CertificateError: `ca` holds no certificate, a private key,
+            or more than an invitation can. PassphraseError: wrong. Nothing was written.
     """
     authority = open_identity(folder, passphrase)
     if authority.public.role is not Role.AUTHORITY:
@@ -138,9 +134,19 @@ def invite(folder: Path, passphrase: bytes, out: Path, *, coordinator: str, ca: 
         certificates = ca.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise CertificateError(f"cannot read {ca}; expected the coordinator's {CA}") from error
+    if _PRIVATE_PEM in certificates:
+        raise CertificateError(
+            f"{ca} holds a private key, which all institutions would get; expected the coordinator's {CA} alone"
+        )
     made = Invitation(authority.public, coordinator, certificates, app)
+    document = made.signed(authority)
+    if len(document) > _LARGEST:
+        raise CertificateError(
+            f"{ca} makes an invitation of {len(document)} bytes, and institutions read {_LARGEST} at most; expected the coordinator's {CA} "
+            "alone, not all authorities that a machine trusts"
+        )
     custody.record(folder, authority, "invitation made", coordinator=coordinator, app=app)
-    out.write_bytes(made.signed(authority))
+    out.write_bytes(document)
     return made
 
 

@@ -22,13 +22,17 @@ def admit(
     from dictpfl.common.errors import ProcessError
     from dictpfl.common.files import owner_only, write_private
     from dictpfl.deploy.ceremony.custody import record
-    from dictpfl.deploy.ceremony.identity import coordinator_signer, require_name
+    from dictpfl.deploy.ceremony.identity import Role, coordinator_signer, require_name
     from dictpfl.deploy.ceremony.installing import node_digest
-    from dictpfl.deploy.operations.control import connected
+    from dictpfl.deploy.operations import begun
+    from dictpfl.deploy.operations.control import connected, require_node_key
     from dictpfl.deploy.operations.places import NODES
     from dictpfl.deploy.operations.settings import CoordinatorSettings
 
     require_name(name)
+    begun.require(folder, Role.COORDINATOR)
+    # Also where no SuperLink is up to refuse it: the next one would not start with it, and the key that was there be lost.
+    require_node_key(public_key)
     kept = owner_only(folder / NODES) / f"{name}.pub"
     before = kept.read_bytes() if kept.exists() else None
     write_private(kept, public_key.read_bytes())

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import re
+import shlex
 import shutil
 from enum import StrEnum
 from importlib.resources import files
@@ -20,8 +21,8 @@ _TEMPLATES = {"nginx": ("nginx.conf.in", "nginx.conf"), "caddy": ("Caddyfile.in"
 _SYSTEM = ("/usr/sbin", "/usr/local/sbin")
 """Folders with programs that an unprivileged account's PATH leaves out."""
 _NAME = re.compile(r"\$(\$|listen|port|bind|certificate|key|ca|upstream|run|logs|user)(?![a-z_])")
-
-
+_UNQUOTABLE = set('"\\${}`\n')
+"""Letters that mean something to nginx or Caddy also inside of quotes."""
 _PORTS = 65_536
 
 
@@ -35,8 +36,8 @@ class ProxyKind(StrEnum):
 def command(kind: ProxyKind, path: Path) -> str:
     """Say what starts the proxy with this configuration; or, where it is not installed, what to do."""
     program, start, package = {
-        ProxyKind.NGINX: ("nginx", f"nginx -c {path}", "nginx-light"),
-        ProxyKind.CADDY: ("caddy", f"caddy run --adapter caddyfile --config {path}", "caddy"),
+        ProxyKind.NGINX: ("nginx", f"nginx -c {shlex.quote(str(path))}", "nginx-light"),
+        ProxyKind.CADDY: ("caddy", f"caddy run --adapter caddyfile --config {shlex.quote(str(path))}", "caddy"),
     }[kind]
     if shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *_SYSTEM])):
         return f"start it with: {start}"
@@ -54,11 +55,15 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
         ConfigError: no such address. DictPFLError: the folder cannot be used.
     """
     host, _, port = listen.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < _PORTS or (":" in host and not host.startswith("[")):
+    if not port.isdecimal() or not 0 < int(port) < _PORTS or (":" in host and not host.startswith("[")):
         raise ConfigError(f"--listen {listen!r}: expected PORT or HOST:PORT, such as 443 or 192.0.2.1:443")
     folder = prepare(folder.resolve())
     settings = CoordinatorSettings.load(folder)
     for path in (folder / settings.certificate, folder / settings.key, folder / settings.ca):
+        if strange := sorted(_UNQUOTABLE & set(str(path))):
+            raise ConfigError(
+                f"{path} has {strange} in it, which no proxy's configuration can name; move the folder to a path without"
+            )
         if not path.exists():
             raise ConfigError(
                 f"{path} does not exist, and no proxy starts without it: make certificates first (`dictpfl certificates --folder "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -16,6 +17,22 @@ from dictpfl.common.settings import Section
 from dictpfl.deploy.operations.places import LOOPBACK
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
+_ADDRESS = re.compile(r"([^\s/:@\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
+_PORTS = range(1, 1 << 16)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split HOST:PORT, such as federation.example.org:443 or [2001:db8::1]:443; the host comes without brackets.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    found = _ADDRESS.fullmatch(address)
+    if not found or int(found[2]) not in _PORTS:
+        raise ConfigError(
+            f"{address!r} is no HOST:PORT, such as federation.example.org:443; give what institutions connect to"
+        )
+    return found[1].strip("[]"), int(found[2])
 
 
 class _Kept(Section):

@@ -49,6 +49,16 @@ class Reveal(Exchange):
             return False
         return bool(self._asked) and all(self.rejected.get(node) == REFUSED for node in self._asked)
 
+    @property
+    def _is_refused_by_too_many(self) -> bool:
+        """True where so many refuse that the others never open the sum: of a journal that was lost, they had signed another one."""
+        if not self._unmasking.waiting or self._unmasking.kind is RoundKind.SCORE:
+            return False
+        # Others may be asked, too, after a restart, and refuse because their uploads are not in it.
+        makers = self._unmasking.makers
+        refused = sum(node is not None and self.rejected.get(node) == REFUSED for node in makers)
+        return refused > len(makers) - self._agreement.least
+
     def receive(self, node: int, reply: Reply) -> None:
         """Take an answer; nobody is brought up to date in between."""
         if reply.position > self.number:
@@ -77,9 +87,18 @@ class Reveal(Exchange):
                     "nobody opens this sum of scores: others were in the sum that was void. Have the institutions look into their logs",
                     round=self.number,
                 )
-                self._journal.refuse(self.number, time.time(), self._reasons)
-                self._unmasking.give_up()
+                self._give_up()
+            elif self._is_refused_by_too_many:
+                _log.error(
+                    "too many refuse to open this sum; the round is asked again, under other masks", round=self.number
+                )
+                self._give_up()
             return
         self._journal.record(*opened)
         self._unmasking.done()
         log_closed(*opened)
+
+    def _give_up(self) -> None:
+        """Have the round asked for again, under other masks."""
+        self._journal.refuse(self.number, time.time(), self._reasons)
+        self._unmasking.give_up()

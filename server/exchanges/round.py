@@ -36,6 +36,8 @@ class Round(Delivery):
         """Nodes that deliver no further update."""
         self._unscored: set[int] = set()
         """Nodes that deliver nothing before scores are sent."""
+        self._is_given_up = False
+        """True once somebody who has applied all before the round refuses to mask for this attempt at it."""
 
     @property
     def kind(self) -> RoundKind:
@@ -77,6 +79,9 @@ class Round(Delivery):
             self._through.add(node)
         elif reply.code == SCORES_DUE and self.kind is not RoundKind.SCORE and reply.position == self.number:
             self._unscored.add(node)
+            return False
+        elif self._agreement.masks and reply.code == REFUSED and reply.position == self.number:
+            self._is_given_up = True
             return False
         else:
             return super()._takes(node, reply)
@@ -137,6 +142,9 @@ class Round(Delivery):
             self._stop(now)
         elif fold.count < self._agreement.least:
             _log.warning("too few uploads", round=self.number, found=fold.count, minimum=self._agreement.least)
+            if self._is_given_up:
+                # A journal that was lost begins at the first attempt, and institutions have masked for a later one: they go back to none.
+                self._journal.give_up(self.number, self._attempt)
             self._journal.refuse(self.number, now, self._reasons)
         else:
             self._keep_sum(fold)

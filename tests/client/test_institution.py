@@ -180,6 +180,17 @@ def test_a_sum_that_is_not_authentic_is_refused_unopened_by_one_code(
     assert not world.memory(0).path.exists()
 
 
+def test_what_stands_beside_a_forged_sum_keeps_no_refusal_from_being_recorded(
+    world: World, aggregates: list[Aggregate]
+) -> None:
+    """The next round's sum is looked at to tell whether others went on without this one; what is no sum says nothing of it."""
+    parameters = world.genesis.parameters
+    whole = Blob.own(aggregates[0].blob, parameters.word_bits)
+    bent = replace(aggregates[0], blob=with_word(whole, parameters.word_prime))
+    assert ask(world, 3, RoundKind.UPDATE, bent, Aggregate(1, b"nothing")) == Reply(Status.REFUSED, 3, 0, code=REFUSED)
+    assert [one.reason for one in world.institution(0)._sums.openings.refusals] == ["tag"]
+
+
 def test_the_same_refused_sum_again_makes_the_round_void(world: World, aggregates: list[Aggregate]) -> None:
     """The coordinator has no other one; institutions go on without it, all from one state."""
     parameters = world.genesis.parameters
@@ -459,7 +470,7 @@ def test_an_open_institution_is_kept_until_a_file_of_its_own_changes(world: Worl
 
 
 @pytest.mark.parametrize(
-    "name", ["Charité — Berlin", 'quo"ted', "back\\slash", "new\nline", "tab\t", "😀", "", "#", "\u2028"]
+    "name", ["Charité — Berlin", 'quo"ted', "back\\slash", "new\nline", "tab\t", "😀", "", "#", "\u2028", "\U000f0000"]
 )
 def test_a_institutions_name_comes_back(name: str, tmp_path: Path) -> None:
     settings = InstitutionSettings(name=name, min_participants=5, toy_insecure=True, workers=2)

@@ -20,7 +20,7 @@ def test_a_document_is_of_the_format_that_its_reader_knows() -> None:
     assert parse_document(data, "dictpfl-x-1", "x.json", ConfigError)["value"] == 3
     with pytest.raises(ConfigError, match=r"x\.json is of format 'dictpfl-x-1', this release reads 'dictpfl-x-2'"):
         parse_document(data, "dictpfl-x-2", "x.json", ConfigError)
-    for damaged in (b"{", b"[]", b"{}", b"3", b"\xff"):
+    for damaged in (b"{", b"[]", b"{}", b"3", b"\xff", b"[" * 65_536):
         with pytest.raises((ValueError, KeyError, TypeError)):
             parse_document(damaged, "dictpfl-x-1", "x.json", ConfigError)
 

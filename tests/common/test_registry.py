@@ -78,6 +78,23 @@ def test_what_is_wrong_is_named(parts: Registry[object], monkeypatch: pytest.Mon
     assert "its own part of this name" in problems["a", "math:pi"]
 
 
+@pytest.mark.parametrize(
+    "name", ["odd-module:part", "2odd:part", "oddmodule: part", "oddmodule:part-", "oddmodule:", "odd/module:part"]
+)
+def test_a_name_of_another_form_imports_nothing(
+    parts: Registry[object], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads a configuration for the code that it names (`own_code`) looks for one form; nothing else may lead to an import."""
+    for module in ("odd-module", "2odd", "oddmodule"):
+        (tmp_path / f"{module}.py").write_text(
+            "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\npart = 1\n"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot load .*expected `package\.module:name` of letters"):
+        parts.load(name)
+    assert not list(tmp_path.glob("*.ran"))
+
+
 def test_options_that_a_function_does_not_take() -> None:
     require_bindable(lambda a, b=1: None, {"a": 1}, "here")
     for options in ({}, {"a": 1, "c": 2}):

@@ -19,6 +19,7 @@ from dictpfl.common.messages.wire import AGGREGATE, UPLOAD, Blob, Entry, Header,
 from dictpfl.common.protection import Encryption
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, Coordinator
+from dictpfl.server.recording import RECORDING, open_coordinator
 
 PARAMETERS = CKKSParameters.choose(Encryption(), 5)
 SEALER = IdentitySealer(PARAMETERS)
@@ -303,3 +304,18 @@ def test_what_an_institution_sends_is_not_logged(coordinator: Coordinator) -> No
         coordinator.receive(1, Reply(Status.UPLOAD, 0, 0, b"DICTPFL\x00" + secret * 20))
         coordinator.close()
     assert "patient" not in repr(logs)
+
+
+def test_an_upload_is_recorded_in_a_file_of_its_own_though_older_ones_were_removed(folder: Path) -> None:
+    """Whoever makes room on the disk removes the oldest; the next one must not be appended to one that is still there."""
+    (folder / RECORDING).mkdir()
+    for upload, left in ((b"first", ["000000"]), (b"second", ["000000", "000001"]), (b"third", ["000001", "000002"])):
+        recording = open_coordinator(folder)
+        recording.begin([0, 1, 2])
+        recording.receive(0, Reply(Status.UPLOAD, 0, 0, upload))
+        recording.close_journal()
+        files = sorted((folder / RECORDING).glob("*.upload"))
+        assert [path.stem for path in files] == left
+        assert files[-1].read_bytes() == upload
+        if len(files) > 1:
+            files[0].unlink(missing_ok=True)

@@ -13,10 +13,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
-from dictpfl.client.defences.evidence import EVIDENCE
+from dictpfl.client.defences.evidence import EVIDENCE, Evidence
+from dictpfl.client.defences.pairs import OwnKeys
 from dictpfl.client.memory.record import Pending
 from dictpfl.common.ckks.polynomials import data_prime
 from dictpfl.common.errors import EvidenceError, IntegrityError
+from dictpfl.common.law.members import Roster
 from dictpfl.common.law.tags import TAGS
 from dictpfl.common.messages.manifest import Manifest, joined, separated
 from dictpfl.common.messages.masks import SumQuestion
@@ -347,6 +349,20 @@ def test_evidence_against_an_honest_sum_convinces_nobody(server: Server) -> None
     assert path is not None
     with pytest.raises(EvidenceError, match="nothing is wrong"):
         judge(path, server.world.home(1))
+
+
+def test_members_whom_an_accuser_makes_up_convince_no_institution(server: Server, tmp_path: Path) -> None:
+    """Evidence brings its own list of members: with keys of the accuser's making, an honest sum has forged manifests."""
+    peers = server.world.institution(0)._keys.roster_at(1).peers
+    own = [OwnKeys.make(peer.name) for peer in peers]
+    made_up = Evidence("invented", "forged", 0, Roster(tuple(keys.public for keys in own)), server.honest(), b"")
+    path = tmp_path / "round-000001-invented-0.json"
+    path.write_bytes(made_up.to_bytes(own[0].signing))
+    with pytest.raises(EvidenceError, match="names other members, or other keys of theirs"):
+        judge(path, server.world.home(1))
+    assert "Whose signatures these are is said by the file alone" in "\n".join(judge(path).lines())
+    true = kept(server, "invented")
+    assert "said by the file alone" not in "\n".join(judge(true, server.world.home(1)).lines())
 
 
 # The coordinator's own check, which spares the others an institution's mistake

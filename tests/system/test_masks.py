@@ -193,6 +193,34 @@ def test_masking_anew_changes_nothing_below_the_masks(five: World, undisturbed: 
     assert five.digest() == undisturbed["five"], "all five delivered in the second attempt what they had trained"
 
 
+def test_a_lost_journal_goes_on_from_the_attempt_that_institutions_know(
+    five: World, undisturbed: dict[str, bytes]
+) -> None:
+    """They mask for no attempt that they have given up, and a new journal knows of none."""
+    until(five, Stage.SEEDS, offline=[VICTIM])
+    five.exchange(offline=[OTHER, VICTIM])
+    five.exchange(offline=[VICTIM])
+    assert parsed(five, upload_of(five, 0)).header.attempt > 0
+    five.close()
+    for path in five.coordinator_folder.glob("journal.sqlite*"):
+        path.unlink()
+    five.run()
+    assert five.digest() == undisturbed["five"]
+
+
+def test_a_lost_journal_gives_up_a_sum_that_too_many_had_signed_otherwise(five: World) -> None:
+    """Four had signed a sum without the fifth: nobody opens one of all five in the same attempt."""
+    until(five, Stage.SEEDS, offline=[VICTIM])
+    five.close()
+    for path in five.coordinator_folder.glob("journal.sqlite*"):
+        path.unlink()
+    five.run()
+    five.digest()
+    assert [len(aggregate.counted) for _, aggregate in five.journal()] == [4, 5, 5, 5], (
+        "the fifth has helped to open the other"
+    )
+
+
 # Any step of the round
 
 STEPS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from dictpfl.client import institution as module
+from dictpfl.client.defences import evidence
 from dictpfl.client.defences.openings import Openings, openings_of
 from dictpfl.client.institution import Institution
 from dictpfl.common.messages.protocol import LOCKED, REFUSED, Reply, Request, Status
 from dictpfl.common.messages.wire import AGGREGATE, Blob, write
 from dictpfl.deploy.cli import app
+from tests.support.failing_disks import full_disk
 from tests.support.federations import encrypted
 from tests.support.harness import Killed, World, dies_before
 from tests.support.timing import Bring, measure, require_alike
@@ -123,6 +126,24 @@ def test_dying_before_a_refusal_is_recorded_gives_no_free_one(victim: Victim, mo
         with dies_before(Openings, "refused"), pytest.raises(Killed):
             victim.institution.handle(victim.altered("first word", attempt))
     assert victim.institution.handle(victim.altered("first word", 4)).code == LOCKED
+
+
+@pytest.mark.parametrize("trouble", ["a folder that others may enter", "a full disk"])
+def test_evidence_that_cannot_be_kept_changes_no_answer(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "waiting", lambda passed, every, *, refuses: 0.0)
+    victim = Victim(World.found(encrypted(defences__integrity=True), tmp_path))
+    if trouble == "a full disk":
+        broken: AbstractContextManager[None] = full_disk(evidence, "write_private")
+    else:
+        broken = nullcontext()
+        (victim.folder / evidence.EVIDENCE).mkdir()
+        (victim.folder / evidence.EVIDENCE).chmod(0o755)
+    with broken:
+        reply = victim.institution.handle(victim.altered("first word"))
+    assert reply == Reply(Status.REFUSED, 1, 0, code=REFUSED)
+    assert len(victim.institution._sums.openings.refusals) == 1
 
 
 @pytest.mark.slow

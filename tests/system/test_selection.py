@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import structlog
 
 import dictpfl.client.institution
 import dictpfl.client.uploading
@@ -65,6 +67,28 @@ def world(founded: World, tmp_path: Path) -> Iterator[World]:
     made = founded.copy(tmp_path / "world")
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("figure", [math.nan, -math.inf])
+def test_a_figure_that_is_no_number_makes_no_best_model(figure: float, world: World) -> None:
+    """One that an institution cannot compute, as of a single class in its split, once counted as 10^8 right answers."""
+    world.exchange()
+    with mock.patch.dict(globals(), {"FIGURES": [figure] * 2}):
+        world.exchange()
+    world.exchange()
+    (best,) = {
+        (course.best.score, course.best.updates) for course in (state.course for state in world.states()) if course.best
+    }
+    assert best == (FIGURES[0], 0)
+
+
+def test_a_figure_that_the_ledger_does_not_hold_is_said_in_the_institutions_log(world: World) -> None:
+    with mock.patch.dict(globals(), {"FIGURES": [1e12]}), structlog.testing.capture_logs() as logs:
+        world.exchange()
+    said = [
+        line["figures"] for line in logs if line["event"].startswith("figures beyond what the ledger holds are cut")
+    ]
+    assert said == [["metric"]] * 3
 
 
 def require_ended_well(world: World) -> None:

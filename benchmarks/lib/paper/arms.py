@@ -120,15 +120,11 @@ _DEFAULTS = (
     Point("6-bits", {"grid.value_bits": 6}),
     Point("not-pruned", {"pruning.enabled": False}),
 )
-_SERVER: Mapping[str, Flat] = {
-    "average-at-2": {"aggregation.rate": 2.0},
-    "momentum-0.5-at-2": {"aggregation.rule": "momentum", "aggregation.momentum": 0.5, "aggregation.rate": 2.0},
-}
-"""Steps of twice the mean update: what was ahead of `arms/closing` at equal bytes."""
 _ON_CIFAR10: Mapping[str, Flat] = {
     "ours": {},
-    **_SERVER,
+    "average-at-2": {"aggregation.rate": 2.0},
     "momentum": {"aggregation.rule": "momentum", "aggregation.momentum": 0.5},
+    "momentum-0.5-at-2": {"aggregation.rule": "momentum", "aggregation.momentum": 0.5, "aggregation.rate": 2.0},
     "proximal-0.1": {"training.proximal": 0.1},
     "core-32": {"decomposition.form": "core", "decomposition.rank": 32},
     "core-16": {"decomposition.form": "core", "decomposition.rank": 16},
@@ -259,14 +255,6 @@ ARMS: Mapping[str, Arm] = {
     "defaults-skewed": Arm(
         "the same at alpha = 0.3", "section 4", _DEFAULTS, "ours", "Which defaults, where data differ?", settings=_SKEW,
         workload="digits", seeds=_TEN,
-    ),
-    "server-rate": Arm(
-        "steps of twice the mean update", "beyond the paper", _each({"ours": {}, **_SERVER}), "ours",
-        "Ten seeds of what was ahead below: is it, where data are alike?", seeds=_TEN,
-    ),
-    "server-rate-skewed": Arm(
-        "the same at alpha = 0.3", "beyond the paper", _each({"ours": {}, **_SERVER}), "ours", "And where they differ?", settings=_SKEW,
-        seeds=_TEN,
     ),
     "closing": Arm(
         "what might close the gap at alpha = 0.3", "beyond the paper", _each(_ON_DIGITS), "ours",

@@ -57,6 +57,26 @@ def test_amounts_out_of_all_bounds_are_clipped(amount: float) -> None:
     assert np.abs(found).max() == (2**39 - 1) // 8
 
 
+def test_figures_that_are_cut_are_named() -> None:
+    """Squared errors of prices in dollars, say: the sum of 400 samples' is then a thousandth of what it should be."""
+    form = LedgerForm(0, 3, 44)
+    nothing = np.zeros(0, np.int64)
+    large = Ledger(1, 400, 0.0, 400, 400 * 1e10, -400 * 5e4, nothing)
+    assert form.read(form.write(large)).loss < 1e-3 * large.loss
+    assert form.cut(large) == ("loss",)
+    held = float(form.bound // 1024)
+    assert form.cut(Ledger(1, 1, held, 1, -held, 0.0, nothing)) == ()
+    assert form.cut(Ledger(1, 1, 2 * held, 1, np.nan, -np.inf, nothing)) == ("train_loss", "loss", "metric")
+
+
+@pytest.mark.parametrize("amount", [1e300, np.inf, -np.inf, -1e300])
+def test_amounts_are_clipped_on_their_own_side(amount: float) -> None:
+    """A metric of minus infinity is not the best one that there is."""
+    form = LedgerForm(0, 8, 40)
+    found = form.write(Ledger(1, 1, amount, 1, amount, amount, np.zeros(0, np.int64)))
+    assert (np.sign(found[3:]) == np.sign(amount)).all()
+
+
 @pytest.mark.parametrize(("field", "value"), [(0, 0), (0, -1), (1, -1), (2, -5)])
 def test_counts_that_cannot_be(field: int, value: int) -> None:
     components = np.array([1, 1, 1, 0, 0, 0])

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.audit.checks.check import Check
 from dictpfl.deploy.audit.replay.state import State
+from dictpfl.deploy.cli import app
 from tests.deploy.audit.fabricated import Maker, Member, config
 
 
@@ -369,3 +371,13 @@ def test_further_logs_are_searched(tmp_path: Path) -> None:
 
     log.write_text(RunFolder(run).agreement.seed.hex())
     assert [check.what for check in audited(run, [log]) if check.failed]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [("--output", "expected a folder"), ("--logs", "expected a file or folder to search, found none")],
+)
+def test_places_that_are_not_there_are_said_before_anything_is_computed(option: str, said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["audit", "crypto", str(tmp_path / "no run"), option, str(tmp_path / "no" / "file")])
+    assert isinstance(done.exception, ConfigError)
+    assert said in str(done.exception)

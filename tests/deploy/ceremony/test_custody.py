@@ -81,8 +81,9 @@ def test_a_cut_off_end(log: Path, kept: int) -> None:
         verify(log)
     # A head kept elsewhere shows it, too, when the one beside the log was taken away.
     head = (log / HEAD).rename(log / "elsewhere")
-    with pytest.raises(CustodyError, match="missing", check=lambda e: e.code == "custody-cut"):
-        verify(log)
+    for place in (log, log / LOG):
+        with pytest.raises(CustodyError, match="missing", check=lambda e: e.code == "custody-cut"):
+            verify(place)
     with pytest.raises(CustodyError, match="counts 5", check=lambda e: e.code == "custody-cut"):
         verify(log, head=head)
 

@@ -96,6 +96,14 @@ def test_every_change_of_a_public_identity_is_noticed(folder: Path) -> None:
             PublicIdentity.load(path)
 
 
+def test_an_identity_nested_without_end(tmp_path: Path) -> None:
+    """It comes by mail, from whoever wrote it."""
+    path = tmp_path / "identity.pub"
+    path.write_bytes(b"[" * 65_536)
+    with pytest.raises(IdentityError, match="cannot read the identity"):
+        PublicIdentity.load(path)
+
+
 # fingerprints
 
 

@@ -113,6 +113,13 @@ def test_only_what_is_imported_counts() -> None:
     assert loud.own_code == {"model.source": "torch.hub:load", "training.task": "a.b:C", "tallies.opening": "t:f"}
 
 
+@pytest.mark.parametrize("name", ["transformers:pipeline", "timm:create_model", "modèle:Tâche", "ω:Task"])
+def test_code_of_a_library_is_code_where_no_model_is_named(name: str) -> None:
+    """`transformers:pipeline` as a task, with the name of a repository in its options, runs whatever lies there."""
+    config = FederationConfig.of({"training": {"task": name}, "model": {"source": "transformers:bert"}}, {})
+    assert config.own_code == {"training.task": name}
+
+
 def test_the_review_page_has_a_line_for_each() -> None:
     config = FederationConfig.of({"training": {"task": "hospital.tasks:Sepsis"}}, {})
     (line,) = [each for each in meanings(config, None) if each.value == "hospital.tasks:Sepsis"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -40,11 +41,12 @@ from dictpfl.common.law.stored import of_bytes, to_bytes
 from dictpfl.common.law.tags import TAGS
 from dictpfl.common.messages.protocol import Aggregate, Request, Status
 from dictpfl.common.messages.wire import AGGREGATE, Blob, read_header, with_words
-from dictpfl.deploy.ceremony import authority, custody
+from dictpfl.deploy.ceremony import authority, custody, keeping
 from dictpfl.deploy.ceremony.authority import Issued
 from dictpfl.deploy.ceremony.export import agreed_state, export_state
 from dictpfl.deploy.ceremony.identity import PUBLIC
 from dictpfl.deploy.ceremony.installing import require_consistent
+from dictpfl.deploy.ceremony.keeping import FEDERATION
 from dictpfl.deploy.cli import app
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, JOURNAL, Coordinator
@@ -89,6 +91,22 @@ def rotated(world: Ceremony, epoch: int = 2, **how: object) -> Issued:
 
 
 STAY_OR_COME = ("berlin", "kyoto", "quito", "turin")
+
+
+def test_what_the_authority_cannot_keep_is_not_issued(world: Ceremony, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles that lie there would be sent, and the next rotation issues others for the same epoch."""
+    records = (world.authority / FEDERATION).read_bytes()
+
+    def full(*_what: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeping, "write_private", full)
+        with pytest.raises(CeremonyError, match="No space left on device; nothing was issued"):
+            rotated(world)
+    assert not world.handout(2).exists()
+    assert (world.authority / FEDERATION).read_bytes() == records
+    assert rotated(world).table.last.number == 2
 
 
 def test_one_leaves_two_come_and_the_model_goes_on(world: Ceremony) -> None:

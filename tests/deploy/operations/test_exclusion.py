@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dictpfl.common.errors import EngineError
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.deploy.ceremony.custody import verify
+from dictpfl.deploy.ceremony.nodes import make_node_key
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations import coordinator as operations
 from dictpfl.deploy.operations.control import Node, RunState
@@ -67,6 +68,33 @@ def test_exclude_and_readmit(coordinator: Path) -> None:
         ("institution excluded", {"institution": "oslo", "reason": "sends nonsense"}),
         ("institution readmitted", {"institution": "oslo"}),
     ]
+
+
+def test_a_key_that_is_none_is_not_admitted(coordinator: Path, tmp_path: Path) -> None:
+    """Also where no SuperLink is there to refuse it: with such a file the next one would not start."""
+    private, public = make_node_key()
+    (tmp_path / "node.pub").write_text(public)
+    code, text = said("admit", "oslo", tmp_path / "node.pub", "--folder", coordinator)
+    assert code == 0, text
+    kept = coordinator / NODES / "oslo.pub"
+    for content in (private, b"", b"vm\n", b'{"format": "dictpfl-identity-1"}'):
+        (tmp_path / "other").write_bytes(content)
+        code, text = said("admit", "oslo", tmp_path / "other", "--folder", coordinator)
+        assert code != 0
+        assert "other is no public key of a node" in text
+        assert kept.read_text() == public
+
+
+def test_nobody_is_admitted_in_another_folder(institution: Path, tmp_path: Path) -> None:
+    (tmp_path / "node.pub").write_text(make_node_key()[1])
+    for folder, reason in (
+        (tmp_path / "typo", "is no party's folder yet"),
+        (institution, "is an institution's folder"),
+    ):
+        code, text = said("admit", "oslo", tmp_path / "node.pub", "--folder", folder)
+        assert code != 0
+        assert reason in text
+        assert not (folder / NODES).exists()
 
 
 def test_names_of_nobody(coordinator: Path) -> None:

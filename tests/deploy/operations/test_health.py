@@ -155,3 +155,10 @@ def test_a_program_that_is_down_says_why_it_ended(folder: Path) -> None:
         "supernode: down, starts again soon: this machine's clock is 600 s ahead of the coordinator's; restarts 2"
         in said
     )
+
+
+def test_the_doctor_finds_no_folder(tmp_path: Path) -> None:
+    """A name that was mistyped is not a party in good health."""
+    (check,) = deployment_checks(tmp_path / "institutoin")
+    assert check.ok is False
+    assert check.found.endswith("institutoin: expected a party's folder, found none")

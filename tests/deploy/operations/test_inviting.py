@@ -156,7 +156,20 @@ def test_what_does_not_fit_changes_nothing(made: Path, words: str, tmp_path: Pat
     assert before == {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("address", ["federation.example.org", ":443", "a:0", "a:65536", "a:b"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "federation.example.org",
+        ":443",
+        "a:0",
+        "a:65536",
+        "a:b",
+        "https://a:443",
+        "a b:443",
+        "a/b:443",
+        "2001:db8::1:443",
+    ],
+)
 def test_an_address_is_a_host_and_a_port(address: str, made: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
         invite(made / "authority", PASSPHRASE, tmp_path / "out", coordinator=address, ca=made / "tls" / CA, app=APP)
@@ -173,7 +186,26 @@ def test_who_may_invite_with_what(made: Path, words: str, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b'{"format": "dictpfl-invitation-2"}'])
+def test_a_private_key_is_sent_to_nobody(made: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes((made / "tls" / "server.key").read_bytes() + (made / "tls" / CA).read_bytes())
+    with pytest.raises(CertificateError, match=r"holds a private key, which all institutions would get"):
+        invite(made / "authority", PASSPHRASE, tmp_path / "out", coordinator=ADDRESS, ca=both, app=APP)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_invitation_is_longer_than_institutions_read(made: Path, tmp_path: Path) -> None:
+    many, certificate = tmp_path / "many.pem", (made / "tls" / CA).read_bytes()
+    many.write_bytes(certificate * 50)
+    invite(made / "authority", PASSPHRASE, tmp_path / "long", coordinator=ADDRESS, ca=many, app=APP)
+    assert Invitation.load(tmp_path / "long").ca == many.read_text()
+    many.write_bytes(certificate * 100)
+    with pytest.raises(CertificateError, match="institutions read 65536 at most"):
+        invite(made / "authority", PASSPHRASE, tmp_path / "out", coordinator=ADDRESS, ca=many, app=APP)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"[" * 65_536, b"\xff", b'{"format": "dictpfl-invitation-2"}'])
 def test_what_is_no_invitation_is_said(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(IdentityError):

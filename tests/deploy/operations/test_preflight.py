@@ -203,7 +203,9 @@ def test_an_institution_refuses_another_name(tmp_path: Path, listening: Callable
         require_trusted(listening(folder, "127.0.0.2"), folder / "ca.pem")
 
 
-@pytest.mark.parametrize("address", ["example.org", "example.org:https", ":443", ""])
+@pytest.mark.parametrize(
+    "address", ["example.org", "example.org:https", ":443", "", "https://example.org:443", "a:99999", "a:4²"]
+)
 def test_an_address_without_port(enrolled: Path, address: str) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
         institutions.up(enrolled, coordinator=address)

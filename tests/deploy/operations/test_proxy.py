@@ -189,10 +189,34 @@ def test_workers_of_a_root_are_the_folders_owner(certified: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("listen", ["", "https", "0", "70000", "a:", "2001:db8::1:443", "443;"])
+@pytest.mark.parametrize("listen", ["", "https", "0", "70000", "a:", "2001:db8::1:443", "443;", "44²"])
 def test_what_is_no_address(coordinator: Path, listen: str) -> None:
     with pytest.raises(ConfigError, match="expected PORT or HOST:PORT"):
         write_proxy(coordinator, listen)
+
+
+def test_a_folder_whose_path_has_spaces(certified: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two words" / "co ordinator"
+    folder.parent.mkdir()
+    certified.rename(folder)
+    path = write_proxy(folder, "443")
+    assert f"nginx -c '{path}'" in command(ProxyKind.NGINX, path)
+    assert (
+        f'tls "{folder}/tls/server.pem" "{folder}/tls/server.key"\n'
+        in write_proxy(folder, "443", ProxyKind.CADDY).read_text()
+    )
+    if program := shutil.which("nginx", path=PATH):
+        text = path.read_text().replace("listen 443", f"listen 127.0.0.1:{free_port()}")
+        path.write_text(text)
+        tried = subprocess.run([program, "-t", "-c", str(path)], capture_output=True, text=True, check=False)
+        assert tried.returncode == 0, tried.stderr
+
+
+@pytest.mark.parametrize("name", ["a$b", 'a"b', "a\\b", "a{b}"])
+def test_a_folder_that_no_configuration_can_name(certified: Path, name: str) -> None:
+    folder = certified.rename(certified.parent / name)
+    with pytest.raises(ConfigError, match="which no proxy's configuration can name; move the folder"):
+        write_proxy(folder, "443")
 
 
 def test_without_a_certificate_nothing_is_written(tmp_path: Path) -> None:
