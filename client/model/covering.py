@@ -89,6 +89,12 @@ class Layers:
                 return None
         return kind
 
+    def covers_all(self, at: Sequence[Place]) -> bool:
+        """Tell whether layer types cover a parameter at all places that it hangs at, and take the same matrix for it."""
+        kinds = [self.covering(place, tied=len(at) > 1) for place in at]
+        # One table cannot say D T of a weight to one layer, and of its transpose to another.
+        return None not in kinds and len({kind.by_input for kind in kinds if kind is not None}) == 1
+
     def kind_at(self, place: Place) -> type[TableLayer]:
         """The layer type of a weight that is covered, at this place."""
         return self.type_of(place.module) or WovenWeight
