@@ -84,7 +84,7 @@ def survey(
 
     Raises:
         ConfigError: a pattern that matches no name.
-        ModelError: nothing would be trained and shared.
+        ModelError: nothing would be trained and shared, or complex numbers would.
     """
     layers = Layers(settings.layers, settings.tables)
     hanging, stats = layers.places(model), statistics(model)
@@ -151,6 +151,11 @@ def _wanted(
             roles[name] = _asked_for(name, at, layers)
         else:
             roles[name] = _default(at, settings, ends, layers)
+        if roles[name] is not Role.FROZEN and at[0].module.get_parameter(at[0].attribute).is_complex():
+            raise ModelError(
+                f"{name} holds complex numbers, and real ones alone are trained and shared: expected its real and imaginary part as a parameter "
+                "(torch.view_as_real); or freeze it (decomposition.frozen)"
+            )
     return roles
 
 
