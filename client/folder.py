@@ -109,8 +109,8 @@ class InstitutionSettings(Section):
             place: file to name in messages.
 
         Raises:
-            ConfigError: a narrow type where differential privacy needs the gradients of single samples; few bits with what needs frozen
-                weights as they are, or without bitsandbytes.
+            ConfigError: a narrow type where differential privacy needs the gradients of single samples; few bits there, with what needs
+                frozen weights as they are, or without bitsandbytes.
         """
         training = config.training
         if self.workers is not None:
@@ -118,6 +118,11 @@ class InstitutionSettings(Section):
         if self.frozen is not None:
             training = training.model_copy(update={"frozen": self.frozen})
             require_precise(training, config.sparsity.method, str(place))
+        if training.frozen in FEW_BITS and config.privacy.mechanism == "example":
+            raise ConfigError(
+                f"{place}: frozen is {training.frozen!r}, and this federation's privacy.mechanism takes the gradients of single samples, whose "
+                "training does not use it; leave it out"
+            )
         if training.frozen in FEW_BITS:
             require_bitsandbytes(training.frozen, str(place))
         if self.autocast is None:

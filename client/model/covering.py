@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dictpfl.client.model.base import LAYERS, TableLayer
 from dictpfl.client.model.woven import WovenWeight
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, ModelError
 
 _MATRIX = 2  # dimensions
 
@@ -89,6 +90,12 @@ class Layers:
                 return None
         return kind
 
+    def covers_all(self, at: Sequence[Place]) -> bool:
+        """Tell whether layer types cover a parameter at all places that it hangs at, and take the same matrix for it."""
+        kinds = [self.covering(place, tied=len(at) > 1) for place in at]
+        # One table cannot say D T of a weight to one layer, and of its transpose to another.
+        return None not in kinds and len({kind.by_input for kind in kinds if kind is not None}) == 1
+
     def kind_at(self, place: Place) -> type[TableLayer]:
         """The layer type of a weight that is covered, at this place."""
         return self.type_of(place.module) or WovenWeight
@@ -112,10 +119,14 @@ class Layers:
         """Every parameter by its first name, in the order of `named_parameters`, with all places it hangs at.
 
         A tied parameter has several places and is handled once, under its first name.
+
+        Raises:
+            ModelError: a module whose layers cannot be looked at, or that cannot be copied.
         """
         hanging: dict[int, list[Place]] = {}
         outer: dict[int, tuple[int, nn.Module]] = {}
         for order, (prefix, module) in enumerate(model.named_modules()):
+            _require_plain(prefix, module)
             kind = self.type_like(module)
             if kind is not None:
                 outer |= {id(inner): (order, module) for inner in kind.inner(module)}
@@ -128,6 +139,20 @@ class Layers:
     def matrix_shape(self, at: Sequence[Place]) -> tuple[int, int]:
         """(n, m) of the covered weight that hangs at these places."""
         return self.kind_at(at[0]).matrix_shape(at[0].module.get_parameter(at[0].attribute).shape)
+
+
+def _require_plain(name: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            f"{name or 'the model'} was compiled by torch.jit, and its layers take no tables: expected the module that it was made from; "
+            "training.compile makes training quicker"
+        )
+    if computed := [n for n, value in vars(module).items() if isinstance(value, Tensor) and value.grad_fn is not None]:
+        raise ModelError(
+            f"{', '.join(computed)} of {name or 'the model'} ({type(module).__name__}) is computed from other tensors, and cannot be copied: "
+            "expected parameters. Use torch.nn.utils.parametrizations in place of torch.nn.utils.weight_norm, call prune.remove of a pruned "
+            "layer, and detach what a module keeps of a pass"
+        )
 
 
 def statistics(model: nn.Module) -> dict[str, Place]:

@@ -84,7 +84,7 @@ def survey(
 
     Raises:
         ConfigError: a pattern that matches no name.
-        ModelError: nothing would be trained and shared.
+        ModelError: nothing would be trained and shared, or complex numbers would.
     """
     layers = Layers(settings.layers, settings.tables)
     hanging, stats = layers.places(model), statistics(model)
@@ -151,11 +151,16 @@ def _wanted(
             roles[name] = _asked_for(name, at, layers)
         else:
             roles[name] = _default(at, settings, ends, layers)
+        if roles[name] is not Role.FROZEN and at[0].module.get_parameter(at[0].attribute).is_complex():
+            raise ModelError(
+                f"{name} holds complex numbers, and real ones alone are trained and shared: expected its real and imaginary part as a parameter "
+                "(torch.view_as_real); or freeze it (decomposition.frozen)"
+            )
     return roles
 
 
 def _asked_for(name: str, at: tuple[Place, ...], layers: Layers) -> Role:
-    if all(layers.covering(p, tied=len(at) > 1) for p in at):
+    if layers.covers_all(at):
         return Role.TABLE
     raise ConfigError(
         f"decomposition.tables names {name!r}, which can have none: it is used at {len(at)} places, or belongs to a layer "
@@ -320,11 +325,7 @@ def parts(model: nn.Module, settings: Decomposition) -> Parts:
     return Parts(
         frozenset(n for n, at in hanging.items() if id(at[0].module) in ends.head),
         frozenset(n for n, at in hanging.items() if any(id(p.module) in ends.embeddings for p in at)),
-        {
-            n: layers.matrix_shape(at)
-            for n, at in hanging.items()
-            if all(layers.covering(p, tied=len(at) > 1) for p in at)
-        },
+        {n: layers.matrix_shape(at) for n, at in hanging.items() if layers.covers_all(at)},
         frozenset(n for n, p in model.named_parameters() if sum(d > 1 for d in p.shape) > 1),
         {n: type(at[0].module).__name__ for n, at in hanging.items()},
     )
@@ -356,7 +357,7 @@ def _default(at: tuple[Place, ...], settings: Decomposition, ends: _Ends, layers
         return _if(settings.biases)
     if not matrix:
         return _if(settings.tokens)
-    return Role.TABLE if all(layers.covering(p, tied=len(at) > 1) for p in at) else Role.DENSE
+    return Role.TABLE if layers.covers_all(at) else Role.DENSE
 
 
 def _is_torchs(module: nn.Module) -> bool:

@@ -57,13 +57,13 @@ def batches(
 
 
 def indices(count: int, training: Training, seed: int) -> Iterator[Tensor]:
-    """Yield the indices of each batch: epochs in shuffled order, or as many steps as wanted.
+    """Yield the indices of each batch: epochs in shuffled order, or as many batches as the wanted steps take.
 
     A last batch of one sample joins the batch before it.
     """
     generator = torch.Generator().manual_seed(seed)
-    done, epoch = 0, 0
-    while training.steps or epoch < training.epochs:
+    done, epoch, wanted = 0, 0, training.steps * training.accumulate
+    while wanted or epoch < training.epochs:
         parts = list(torch.split(torch.randperm(count, generator=generator), training.batch_size))
         if len(parts) > 1 and len(parts[-1]) == 1 < training.batch_size:
             # BatchNorm cannot take a batch of one, and its gradient is noise.
@@ -71,7 +71,7 @@ def indices(count: int, training: Training, seed: int) -> Iterator[Tensor]:
         for part in parts:
             yield part
             done += 1
-            if done == training.steps:
+            if done == wanted:
                 return
         epoch += 1
 

@@ -41,7 +41,8 @@ class ClassLoss:
         """
         losses = F.cross_entropy(outputs, targets, label_smoothing=self._smoothing, reduction="none")
         if self._focal:
-            losses = losses * (1 - outputs.softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)) ** self._focal
+            right = outputs.softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+            losses = losses * focus(1 - right, self._focal)
         if self._weights:
             losses = losses * weights_of(self._weights, outputs, "class_weights")[targets]
         return losses
@@ -51,6 +52,12 @@ class ClassLoss:
         if not (self._weights or self._smoothing or self._focal):
             return F.cross_entropy(outputs, targets)
         return self.of(outputs, targets).mean()
+
+
+def focus(wrong: Tensor, focal: float) -> Tensor:
+    """Factor of the focal loss, of the chances of being wrong."""
+    # Of a chance that is 0 to the last bit, a power below 1 has an infinite slope, and nothing times that is not a number.
+    return wrong.clamp(min=torch.finfo(wrong.dtype).tiny) ** focal
 
 
 def weights_of(weights: Sequence[float], outputs: Tensor, option: str) -> Tensor:

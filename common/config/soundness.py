@@ -271,6 +271,8 @@ def _require_private(config: Sections, origin: str) -> None:
         "training.autocast, compile and gradient_checkpointing hide the gradients of single samples; leave them off": (
             is_example and (training.autocast != "none" or training.compile or training.gradient_checkpointing)
         ),
+        "training.frozen and tf32 are arithmetic that training by single samples does not use; leave them out": is_example
+        and (training.frozen != "full" or training.tf32),
         f"privacy.curious is {privacy.curious}: of federation.min_participants = {config.federation.min_participants} in a sum, "
         "at least one must add noise that counts; lower curious or raise min_participants": not is_example
         and privacy.curious >= config.federation.min_participants,

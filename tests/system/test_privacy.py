@@ -16,6 +16,7 @@ pytest.importorskip("opacus", reason="the extra `dp` is not installed")
 
 import dictpfl.client.institution
 import dictpfl.client.privacy.dpsgd
+from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.privacy.accounting import Release, Spending
 from dictpfl.client.privacy.dpsgd import Sampling
 from dictpfl.client.privacy.guard import account_of, spent
@@ -172,6 +173,8 @@ def test_noise_for_an_epsilon_is_agreed_on_at_genesis(tmp_path: Path) -> None:
         ({"privacy__noise_multiplier": 0.0}, "how much noise"),
         ({"training__clip_norm": 1.0}, "clip_norm"),
         ({"training__autocast": "bfloat16"}, "single samples"),
+        ({"training__frozen": "4bit"}, "does not use"),
+        ({"training__tf32": True}, "does not use"),
         ({"selection__patience": 3}, "patience"),
         ({"encryption__sealed_share": 0.5}, "sealed_share"),
         ({"privacy__mechanism": "institution", "privacy__curious": 3}, "curious"),
@@ -181,6 +184,11 @@ def test_noise_for_an_epsilon_is_agreed_on_at_genesis(tmp_path: Path) -> None:
 def test_what_contradicts_itself_is_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         tiny(**(EXAMPLE | changes))
+
+
+def test_an_institution_cannot_have_its_own_bits_beside_single_samples() -> None:
+    with pytest.raises(ConfigError, match=r"here/institution.toml: frozen is '4bit'.*single samples"):
+        InstitutionSettings(name="berlin", frozen="4bit").own_training(tiny(**EXAMPLE), Path("here/institution.toml"))
 
 
 @pytest.mark.parametrize("mechanism", ["example", "institution"])

@@ -67,7 +67,7 @@ def solve(
     w[:, dead] = 0.0
     stays = np.zeros((n, m), dtype=bool)
     left = zeros
-    step = BLOCK if pattern is None else BLOCK - BLOCK % pattern[1]
+    step = BLOCK if pattern is None else max(pattern[1], BLOCK - BLOCK % pattern[1])
     for start in range(0, m, step):
         end = min(start + step, m)
         block, u = w[:, start:end].clone(), upper[start:end, start:end]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
-from dictpfl.client.training.losses import require_share, require_weights, weights_of
+from dictpfl.client.training.losses import focus, require_share, require_weights, weights_of
 from dictpfl.client.training.metrics.label_accuracy import LabelAccuracy
 from dictpfl.client.training.shapes import labels
 from dictpfl.client.training.task import TASKS, Measured
@@ -43,7 +43,7 @@ class MultiLabel(Measured):
         losses = F.binary_cross_entropy_with_logits(outputs, soft.to(outputs.dtype), reduction="none")
         if self._focal:
             right = outputs.sigmoid()
-            losses = losses * torch.where(targets > 0, 1 - right, right) ** self._focal
+            losses = losses * focus(torch.where(targets > 0, 1 - right, right), self._focal)
         if self._weights:
             weights = weights_of(self._weights, outputs, "label_weights")
             losses = losses * torch.where(targets > 0, weights, torch.ones_like(weights))

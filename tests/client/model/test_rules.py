@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.rules import Role, survey
-from dictpfl.client.model.twin import settings_with
+from dictpfl.client.model.twin import decompose, settings_with
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Decomposition, Model
 
@@ -185,6 +188,46 @@ def test_patterns_win_dense_over_local_over_frozen() -> None:
 def test_a_pattern_that_matches_nothing_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"decomposition\.local: pattern 'haed\.weight'.*head\.weight"):
         roles(vit(), local=["haed.weight"])
+
+
+class Complex(nn.Module):
+    """A layer of Fourier operators: its weight is complex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectral = nn.Parameter(torch.ones(5, 5, dtype=torch.complex64))
+        self.out = nn.Linear(8, 3)
+
+
+def test_complex_numbers_are_refused_unless_they_stay() -> None:
+    with pytest.raises(ModelError, match="spectral holds complex numbers"):
+        survey(Complex(), Decomposition())
+    assert roles(Complex(), frozen=["spectral"])["spectral"] == "frozen"
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as below
+        return nn.Sequential(torch.jit.script(nn.Linear(8, 8)), nn.Linear(8, 3))
+
+
+def weight_normed() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would have its successor used
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 3))
+
+
+def pruned() -> nn.Module:
+    return nn.Sequential(prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(scripted, "0 was compiled by torch.jit"), (weight_normed, "weight of 0"), (pruned, "weight of 0")],
+)
+def test_modules_that_cannot_be_looked_into_or_copied_are_refused(make: Callable[[], nn.Module], reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        decompose(make())
 
 
 def test_tied_weights() -> None:

@@ -293,6 +293,18 @@ def test_tied_weights_move_together() -> None:
     assert plain.get_submodule("embed").weight is plain.get_submodule("out").weight
 
 
+def test_a_weight_that_two_layers_read_the_other_way_round_has_no_table() -> None:
+    pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), pytorch_utils.Conv1D(8, 8), nn.Linear(8, 4))
+    model[2].weight = model[0].weight  # one of them multiplies with it, the other one with what it is transposed
+    twin = decompose(model, rank=2)
+    moved(twin)
+    twin.eval()
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(twin.merge().eval()(x), twin.module(x))
+    assert twin.roles["0.weight"] is Role.DENSE
+
+
 def test_frozen_norms_stay_still_in_training() -> None:
     twin = decompose(build_model(Model(source="cnn"), (1, 8, 8), 10, seed=0), batch_norm="frozen")
     twin.train()

@@ -87,6 +87,12 @@ def test_accumulation_is_one_step_on_the_mean() -> None:
     assert not np.allclose(trained(samples, batch_size=8, epochs=1, **kind).read(), whole, atol=1e-4)
 
 
+def test_steps_are_those_of_the_optimiser_however_many_batches_make_one() -> None:
+    twin = decompose(build_model(Model(source="mlp"), (1, 8, 8), 3, seed=1), rank=2)
+    done = train(twin, images(16), settings(batch_size=4, steps=3, accumulate=2), Classification(), seed=1)
+    assert (done.steps, done.samples_seen) == (3, 24)
+
+
 def test_rates_over_the_rounds() -> None:
     assert [rate(settings(), r, 9) for r in (0, 5, 100)] == [1.0] * 3
     linear = [rate(settings(schedule="linear"), r, 4) for r in range(6)]

@@ -43,6 +43,19 @@ def test_classes(weights: list[float], smoothing: float, focal: float) -> None:
     assert float(tags.loss(torch.cat([rows, rows[:, :2]], dim=1), padded)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("focal", [0.5, 1.0, 2.0])
+def test_a_sample_that_is_sure_has_no_gradient(focal: float) -> None:
+    classes, several = torch.tensor([0, 0]), torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    for name, targets in (("classification", classes), ("multi-label", several)):
+        # In float32 the first is sure to the last bit.
+        outputs = torch.tensor([[130.0, -130.0, -130.0], [1.0, 0.0, 0.0]], requires_grad=True)
+        load_task(name, {"focal": focal}).loss(outputs, targets).backward()  # type: ignore[no-untyped-call]
+        assert outputs.grad is not None
+        assert not outputs.grad[0].any()
+        assert torch.isfinite(outputs.grad[1]).all()
+        assert outputs.grad[1].all()
+
+
 def test_without_options_the_loss_is_torch_s_own_to_the_last_bit() -> None:
     assert float(load_task("classification").loss(OUTPUTS, CLASSES)) == float(F.cross_entropy(OUTPUTS, CLASSES))
 

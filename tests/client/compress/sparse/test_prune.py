@@ -315,6 +315,14 @@ def test_sparsegpt_takes_columns_without_input_first() -> None:
     assert torch.equal(moved, torch.from_numpy(mask).float())
 
 
+def test_sparsegpt_keeps_some_of_more_neighbours_than_a_block_has() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 400, generator=rng, dtype=torch.float64)
+    moved, mask = sparsegpt.solve(torch.randn(3, 400, generator=rng), x.T @ x, 0, pattern=(50, 200))
+    assert (mask.reshape(3, 2, 200).sum(axis=2) == 50).all()
+    assert torch.equal(moved != 0, torch.from_numpy(mask))
+
+
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 def test_two_of_four_stay(method: str) -> None:
     model, samples, task = of("llama")
