@@ -31,7 +31,7 @@ def due(agreement: Agreement, state: State) -> Tally | None:
     done = sum(one.when == "closing" for one in state.tallies)
     if done == len(closing):
         return None
-    is_over = state.updates >= int(agreement.config["federation"]["rounds"]) or _has_stopped(agreement, state)
+    is_over = state.updates >= int(agreement.config["federation"]["rounds"]) or has_stopped(agreement, state)
     return closing[done] if is_over else None
 
 
@@ -39,6 +39,7 @@ def _of(agreement: Agreement, when: str) -> list[Tally]:
     return [tally for tally in agreement.tallies if tally.when == when]
 
 
-def _has_stopped(agreement: Agreement, state: State) -> bool:
+def has_stopped(agreement: Agreement, state: State) -> bool:
+    """Tell whether all institutions have agreed to stop early (section 11, course)."""
     patience = int(agreement.config["selection"]["patience"])
     return bool(patience) and state.best is not None and state.best.waited >= patience

@@ -15,7 +15,7 @@ from dictpfl.deploy.audit.formats.digits import Digits
 from dictpfl.deploy.audit.replay.agreement import Agreement, Bools, Floats
 from dictpfl.deploy.audit.replay.ledger import Ledger, read_ledger
 from dictpfl.deploy.audit.replay.noise import noise_of
-from dictpfl.deploy.audit.replay.order import due, is_opening
+from dictpfl.deploy.audit.replay.order import due, has_stopped, is_opening
 from dictpfl.deploy.audit.replay.plan import Plan, value_digits
 from dictpfl.deploy.audit.replay.pruning import judged, smallest
 from dictpfl.deploy.audit.replay.refresh import moved_on
@@ -146,8 +146,8 @@ def is_provided(agreement: Agreement, state: State, kind: str) -> bool:
         return kind == "score"
     if kind == "score" and due(agreement, state) is not None:
         return True
-    if kind == "update" and any(one.when == "closing" for one in state.tallies):
-        return False
+    if kind != "measure" and (has_stopped(agreement, state) or any(one.when == "closing" for one in state.tallies)):
+        return False  # of the final model, nothing but measurements and closing tallies
     every = int(agreement.config["encryption"].get("rescore_every", 0))  # runs of earlier releases do not name it
     is_anew = every > 0 and state.updates > 0 and state.updates % every == 0
     return {"score": is_anew, "update": not is_anew or state.rescored == state.updates, "measure": True}[kind]

@@ -156,6 +156,21 @@ def test_rounds_of_another_kind_than_agreed_are_told(scores: tuple[int, ...], fi
     assert f"round {first}: {kind}, which the agreement does not provide for here" in check.detail
 
 
+STOPPED = {"by": "loss", "patience": 1, "min_delta": 100.0}
+
+
+def test_an_update_after_all_had_agreed_to_stop_is_told(tmp_path: Path) -> None:
+    """The second measurement is no progress; from then on institutions refuse updates, and so does the replay."""
+    (check,) = failed(Maker(config(selection=STOPPED), rounds=4).make(tmp_path / "run"))
+    assert "2 wrong; first: round 2: update, which the agreement does not provide for here" in check.detail
+
+
+def test_scores_anew_after_all_had_agreed_to_stop_are_told(tmp_path: Path) -> None:
+    said = config(selection=STOPPED, encryption={"sealed_share": 0.3, "rescore_every": 2})
+    (check,) = failed(Maker(said, rounds=4, scores=(0, 3)).make(tmp_path / "run"))
+    assert "1 wrong; first: round 3: score, which the agreement does not provide for here" in check.detail
+
+
 def test_audit_needs_recorded_uploads(tmp_path: Path) -> None:
     run = Maker(rounds=1).make(tmp_path / "run")
     for upload in (run / "coordinator" / "recording").iterdir():
