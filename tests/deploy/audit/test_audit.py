@@ -171,6 +171,19 @@ def test_scores_anew_after_all_had_agreed_to_stop_are_told(tmp_path: Path) -> No
     assert "1 wrong; first: round 3: score, which the agreement does not provide for here" in check.detail
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("federation", "00" * 32), ("fingerprint", "00" * 32), ("parameters", {"word_bits": 53})]
+)
+def test_another_genesis_of_one_institution_is_told(key: str, value: object, tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    path = run / "institutions" / "institution-001" / "genesis.json"
+    document = json.loads(path.read_text())
+    document[key] = {**document[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(document))
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: institution-001: another genesis"
+
+
 def test_audit_needs_recorded_uploads(tmp_path: Path) -> None:
     run = Maker(rounds=1).make(tmp_path / "run")
     for upload in (run / "coordinator" / "recording").iterdir():
