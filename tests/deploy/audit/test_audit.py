@@ -184,6 +184,14 @@ def test_another_genesis_of_one_institution_is_told(key: str, value: object, tmp
     assert check.detail == "1 wrong; first: institution-001: another genesis"
 
 
+def test_any_eight_bytes_of_a_secret_in_a_log_are_told(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    private = json.loads((run / "institutions" / "institution-001" / "peers.key").read_text())["receiving"]
+    (run / "run.log").write_text(f"key ...{private[6:22]}...")
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: run.log: bytes of a private key of hospital-1"
+
+
 def test_audit_needs_recorded_uploads(tmp_path: Path) -> None:
     run = Maker(rounds=1).make(tmp_path / "run")
     for upload in (run / "coordinator" / "recording").iterdir():
