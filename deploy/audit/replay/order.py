@@ -6,14 +6,23 @@ from dictpfl.deploy.audit.replay.agreement import Agreement
 from dictpfl.deploy.audit.replay.state import State
 from dictpfl.deploy.audit.replay.tallies import Tally
 
+_CLEAR_LEAST = "clear-least"
+"""Name of the decision that selective encryption takes."""
+
 
 def first_rounds(agreement: Agreement) -> tuple[int, int]:
     """Count the score rounds before the first update: those that lead to a decision, and opening tallies."""
+    scores = agreement.config["scores"]
+    decided = int(scores["rounds"]) if scores["decision"] else int(decides_clear(agreement))
+    return decided, len(_of(agreement, "opening"))
+
+
+def decides_clear(agreement: Agreement) -> bool:
+    """Tell whether score rounds decide what crosses in clear: by `encryption.sensitivity = "gradient"`, or by the decision's name."""
     config = agreement.config
     share = float(config["encryption"]["sealed_share"])
     selective = 0.0 < share < 1.0 and config["encryption"]["sensitivity"] == "gradient"
-    decided = 1 if selective else config["scores"]["rounds"] if config["scores"]["decision"] else 0
-    return int(decided), len(_of(agreement, "opening"))
+    return selective or config["scores"]["decision"] == _CLEAR_LEAST
 
 
 def is_opening(agreement: Agreement, state: State) -> bool:

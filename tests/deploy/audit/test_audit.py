@@ -40,6 +40,9 @@ RUNS = {
     ),
     "pruned for good": Maker(config(pruning={"reactivation": False, "tau": 1}), rounds=6),
     "sensitive values only": Maker(config(encryption={"sealed_share": 0.3}), scores=(0,)),
+    "sensitive values by name, scored twice": Maker(
+        config(encryption={"sealed_share": 0.3}, scores={"decision": "clear-least", "rounds": 2}), scores=(0, 1)
+    ),
     "scores anew": Maker(config(encryption={"sealed_share": 0.3, "rescore_every": 2}), rounds=7, scores=(0, 3, 6)),
     "scores anew, once more": Maker(
         config(encryption={"sealed_share": 0.3, "rescore_every": 2}), rounds=6, scores=(0, 3, 4)
