@@ -22,7 +22,7 @@ def decides_clear(agreement: Agreement) -> bool:
     config = agreement.config
     share = float(config["encryption"]["sealed_share"])
     selective = 0.0 < share < 1.0 and config["encryption"]["sensitivity"] == "gradient"
-    return selective or config["scores"]["decision"] == _CLEAR_LEAST
+    return selective or str(config["scores"]["decision"]) == _CLEAR_LEAST
 
 
 def is_opening(agreement: Agreement, state: State) -> bool:
