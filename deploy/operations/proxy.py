@@ -58,8 +58,6 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
     if not port.isdecimal() or not 0 < int(port) < _PORTS or (":" in host and not host.startswith("[")):
         raise ConfigError(f"--listen {listen!r}: expected PORT or HOST:PORT, such as 443 or 192.0.2.1:443")
     folder = folder.resolve()
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; name the coordinator's by --folder")
     settings = CoordinatorSettings.load(folder)
     for path in (folder / settings.certificate, folder / settings.key, folder / settings.ca):
         if strange := sorted(_UNQUOTABLE & set(str(path))):
