@@ -41,7 +41,7 @@ def parse_document(data: bytes, form: str, origin: object, error: Callable[[str]
 
 
 def require_format(found: object, form: str, origin: object, error: Callable[[str], DictPFLError]) -> None:
-    """Refuse what another release wrote, before anything else of it is looked at.
+    """Refuse what another release wrote, or is another kind of file, before anything else of it is looked at.
 
     Args:
         found: the format that it says it has.
@@ -52,8 +52,15 @@ def require_format(found: object, form: str, origin: object, error: Callable[[st
     Raises:
         DictPFLError: of another format, with the one thing to do.
     """
+    if isinstance(found, str) and found.startswith("dictpfl-") and _kind(found) != _kind(form):
+        raise error(f"{origin} is of format {found!r}, expected {form!r}: another kind of file; name the right one")
     if found != form:
         raise error(f"{origin} is of format {found!r}, this release reads {form!r}: {OTHER_RELEASE}")
+
+
+def _kind(form: str) -> str:
+    """Format without its number, which is all that differs between releases."""
+    return form.rpartition("-")[0]
 
 
 def explained(error: Exception, known: Iterable[str] = ()) -> str:

@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 _READING: tuple[Family, ...] = ("labels", "inversion")
 _SHOWN = ("batch", "institutions", "words", "rank", "runs", "worlds", "samples", "rounds", "members")
-_COLOURS = {"succeeds": ("red", "!"), "better than blind": ("yellow", "+"), "no better than blind": ("green", " ")}
+_COLOURS = {
+    "succeeds": ("red", "!"),
+    "better than blind": ("yellow", "+"),
+    "no better than blind": ("green", " "),
+    "not measured": ("", "?"),
+}
 _VERDICTS = {"FAILED": ("red", "!"), "cannot tell": ("yellow", "?"), "ok": ("green", " ")}
 _WIDTH = 160
 """Columns of the tables where there is no terminal to ask."""

@@ -13,6 +13,8 @@ from dictpfl.deploy.attacks.results import Interval
 
 _Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
+_OF_ONE = 0.475
+"""Half of the middle 95 % of all ranks: where one positive sample stands by chance, any rank is as likely as another."""
 
 
 def mean_interval(values: ArrayLike) -> Interval:
@@ -41,14 +43,18 @@ def _student(values: ArrayLike) -> Interval:
 def auc_interval(positive: ArrayLike, negative: ArrayLike) -> Interval:
     """Compute the area under the ROC curve, with DeLong's interval (DeLong et al. 1988; midranks as in Sun and Xu 2014).
 
+    One positive sample has no variance: its interval is that of a rank, within which chance stays in 95 % of cases.
+
     Args:
-        positive: scores of positive samples, larger ones speak for positive; at least two.
+        positive: scores of positive samples, larger ones speak for positive; at least one.
         negative: scores of negative samples; at least two.
     """
     x, y = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
     m, n = x.size, y.size
     ranks = rankdata(np.concatenate([x, y]))
     area = (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)
+    if m == 1:
+        return Interval(value=float(area), low=max(0.0, float(area) - _OF_ONE), high=min(1.0, float(area) + _OF_ONE))
     over_x: NDArray[Any] = (ranks[:m] - rankdata(x)) / n
     over_y: NDArray[Any] = 1.0 - (ranks[m:] - rankdata(y)) / m
     deviation = float(np.sqrt(over_x.var(ddof=1) / m + over_y.var(ddof=1) / n))

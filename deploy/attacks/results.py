@@ -72,9 +72,14 @@ class Finding(_Document):
 
     @property
     def verdict(self) -> Verdict:
-        """Success by the stated threshold, above the blind guess; else the comparison with that, beyond the interval."""
+        """Success by the stated threshold, above the blind guess; else the comparison with that, beyond the interval.
+
+        One trial has no interval: what is not a success is not measured.
+        """
         if self.found.value >= self.success and self.found.value > self.blind.value:
             return "succeeds"
+        if self.trials == 1:
+            return "not measured"
         return "better than blind" if self.gain.low > 0 else "no better than blind"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from dictpfl.common.law.seeds import SEED_BYTES, new_seed
 from dictpfl.deploy.agreeing import draw_genesis, require_trainable
 from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.teaching import with_teacher
+
+_MOST_VALUES = 1 << 28
+"""Values of a sample, and outputs, beyond which a size is a slip of the hand: a sample of 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def draw_up(
     Raises:
         DictPFLError: config, model or parameters cannot be used in a deployment.
     """
+    require_sizes(sample_shape, outputs)
     config = with_pipeline(config)
     require_deployable(config, weights)
     require_width(config, sample_shape)
@@ -81,6 +86,20 @@ def draw_up(
         names=bool(config.data.features),
     )
     return Charter(genesis, save(state), key, teacher)
+
+
+def require_sizes(sample_shape: tuple[int, ...], outputs: int) -> None:
+    """Refuse sizes that are a slip of the hand, before a model or a sample of them is made, which could take hours or all memory.
+
+    Raises:
+        ConfigError: it names the size.
+    """
+    for option, text, values in (
+        ("--sample-shape", "x".join(map(str, sample_shape)), math.prod(sample_shape)),
+        ("--outputs", str(outputs), outputs),
+    ):
+        if values > _MOST_VALUES:
+            raise ConfigError(f"{option} {text}: {values:,} values, expected at most {_MOST_VALUES:,}; type it again")
 
 
 def require_deployable(config: FederationConfig, weights: Path | None) -> None:

@@ -190,7 +190,7 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
     """Make a party's keys in its folder.
 
     Raises:
-        IdentityError: one is there already. KeyFileError: others may enter the folder.
+        IdentityError: one is there already, or its public half alone. KeyFileError: others may enter the folder.
         PassphraseError: too weak.
     """
     from dictpfl.common.files import owner_only  # which loads SEAL: not for every start of the command line
@@ -199,6 +199,11 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
     owner_only(folder)
     if (folder / PRIVATE).exists():
         raise IdentityError(f"{folder / PRIVATE} exists; an identity is never replaced. Choose another folder")
+    if (folder / PUBLIC).exists():
+        raise IdentityError(
+            f"{folder} holds {PUBLIC} without {PRIVATE}: a key that was lost, for which restore the backup; or its making was cut short "
+            f"before anybody had it, and then remove {PUBLIC} and begin anew"
+        )
     receiving, signing = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     node, node_public = make_node_key() if role is Role.INSTITUTION else (b"", "")
     public = PublicIdentity(

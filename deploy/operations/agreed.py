@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dictpfl.common.errors import AppBundleError
 from dictpfl.common.files import owner_only
@@ -41,16 +42,23 @@ def agreed(folder: Path, home: Path, own: str) -> str:
 def held_to_agreed(folder: Path, home: Path, settings: Settings) -> Settings:
     """Install this installation's bundle; returns the settings with the SHA-256 that every task is held to from now on.
 
-    Without an authority, what is installed here is taken as it is and kept in the settings.
+    Without an authority, what is installed here is taken as it is.
 
     Raises:
         AppBundleError: this installation's bundle is not the agreed one.
     """
     wanted = agreed(folder, home, settings.bundle)
-    bundle = install_agreed(folder / FLOWER, wanted)
-    if in_force(folder, home) is None:
-        return type(settings).updated(folder, bundle=bundle)
-    return settings.model_copy(update={"bundle": bundle})
+    return settings.model_copy(update={"bundle": install_agreed(folder / FLOWER, wanted)})
+
+
+def keep(folder: Path, home: Path, settings: Settings, given: Mapping[str, Any]) -> None:
+    """Keep what `up` was given in the settings' file; without an authority also the bundle, which nothing else names.
+
+    Raises:
+        ConfigError: the file cannot be written. AppBundleError, BundleError: as for `agreed`.
+    """
+    bundle = {} if in_force(folder, home) is not None else {"bundle": settings.bundle}
+    type(settings).updated(folder, **{**given, **bundle})
 
 
 def install_agreed(home: Path, agreed: str) -> str:

@@ -21,7 +21,7 @@ from dictpfl.deploy.ceremony.installing import require_consistent
 from dictpfl.deploy.ceremony.pinning import pinned
 from dictpfl.deploy.ceremony.terms import Terms
 from dictpfl.deploy.operations import begun, readiness
-from dictpfl.deploy.operations.agreed import held_to_agreed
+from dictpfl.deploy.operations.agreed import held_to_agreed, keep
 from dictpfl.deploy.operations.certificates import validity
 from dictpfl.deploy.operations.control import Control, connected, is_up
 from dictpfl.deploy.operations.metrics import CoordinatorMetrics, served
@@ -56,7 +56,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     begun.require(folder, Role.COORDINATOR)
     agreement = Agreement.load(folder / AGREEMENT)
     prepare(folder)
-    settings = CoordinatorSettings.updated(folder, **given)
+    settings = CoordinatorSettings.told(folder, **given)
     require_own_files(folder)
     require_certificate(folder / settings.certificate, folder / settings.key, folder / settings.ca)
     if require_consistent(folder, agreement) and pinned(folder) is None:
@@ -70,6 +70,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     supervisor = Supervisor(
         programs(folder, settings, log_json=log_json),
         folder,
+        about_to_start=lambda: keep(folder, folder, settings, given),
         once_ready=lambda started: _once_ready(folder, settings, started),
         ports=[settings.port],
     )

@@ -25,7 +25,7 @@ from dictpfl.deploy.ceremony.changing import finish_change
 from dictpfl.deploy.ceremony.identity import PRIVATE, Role, open_identity
 from dictpfl.deploy.ceremony.nodes import NODE, node_key
 from dictpfl.deploy.operations import begun, readiness
-from dictpfl.deploy.operations.agreed import held_to_agreed
+from dictpfl.deploy.operations.agreed import held_to_agreed, keep
 from dictpfl.deploy.operations.certificates import require_valid
 from dictpfl.deploy.operations.environment import CONTACT, INSTITUTION
 from dictpfl.deploy.operations.handover import Handover
@@ -68,7 +68,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     begun.require(folder, Role.INSTITUTION)
     institution = InstitutionSettings.load(folder)
     prepare(folder)
-    settings = NodeSettings.updated(folder, **given)
+    settings = NodeSettings.told(folder, **given)
     require_private(folder / NODE)
     require_own_files(folder)
     if institution.passphrase_file:
@@ -85,7 +85,12 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     _log.info("institution", name=institution.name, coordinator=settings.coordinator, bundle=settings.bundle)
     refusals = Refusals(folder)
     refusals.look()  # a lock is said before anything else happens
-    supervisor = Supervisor(programs(folder, settings, log_json=log_json, clock=clock), folder, ports=[settings.port])
+    supervisor = Supervisor(
+        programs(folder, settings, log_json=log_json, clock=clock),
+        folder,
+        about_to_start=lambda: keep(folder, home(folder), settings, given),
+        ports=[settings.port],
+    )
     with (
         served(settings.metrics_port, InstitutionMetrics(folder, settings)),
         watched(Handover(folder).look, "handover"),

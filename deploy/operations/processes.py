@@ -166,6 +166,7 @@ class Supervisor:
         programs: Sequence[Program],
         folder: Path,
         *,
+        about_to_start: Callable[[], object] = lambda: None,
         once_ready: Callable[[frozenset[str]], None] = lambda _: None,
         ports: Sequence[int] = (),
     ) -> None:
@@ -174,12 +175,13 @@ class Supervisor:
         Args:
             programs: in the order in which they start.
             folder: with `run/` and `logs/`.
+            about_to_start: called once, when nothing stands in the way and before the first program starts.
             once_ready: called with the names of the programs that were (re)started, whenever all are ready (again).
             ports: on loopback, that the programs will listen at.
         """
         self._all = [_Running(program, folder / "logs") for program in programs]
         self._run = folder / "run"
-        self._once_ready, self._ports = once_ready, ports
+        self._about_to_start, self._once_ready, self._ports = about_to_start, once_ready, ports
         self._started: set[str] = set()
         self._stop = self._untold = False
         self._again = 0.0
@@ -190,10 +192,11 @@ class Supervisor:
         Raises:
             ProcessError: a program cannot work as configured, another supervisor runs in this folder, or a port is taken.
         """
-        with alone(self._run), self._signals():
+        with self._logs(), alone(self._run), self._signals():
             try:
                 for port in self._ports:
                     require_free(port)
+                self._about_to_start()
                 while not self._stop:
                     self._step()
                     time.sleep(POLL_SECONDS)
@@ -261,9 +264,16 @@ class Supervisor:
             running.end_group()
             if running.process is not None:
                 running.process.wait()
-            running.log.close()
         (self._run / PROCESSES).unlink(missing_ok=True)
         _log.info("stopped")
+
+    @contextmanager
+    def _logs(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for running in self._all:
+                running.log.close()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < _PORTS or (":" in host and not host.startswith("[")):
         raise ConfigError(f"--listen {listen!r}: expected PORT or HOST:PORT, such as 443 or 192.0.2.1:443")
-    folder = prepare(folder.resolve())
+    folder = folder.resolve()
     settings = CoordinatorSettings.load(folder)
     for path in (folder / settings.certificate, folder / settings.key, folder / settings.ca):
         if strange := sorted(_UNQUOTABLE & set(str(path))):
@@ -69,6 +69,7 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
                 f"{path} does not exist, and no proxy starts without it: make certificates first (`dictpfl certificates --folder "
                 f"{folder.name}/tls --name NAME`), or put those there that your authority made"
             )
+    prepare(folder)
     template, name = _TEMPLATES[kind]
     facts = {
         "listen": listen,

@@ -61,6 +61,15 @@ class _Kept(Section):
         return cls._checked(folder, cls._kept(folder))
 
     @classmethod
+    def told(cls, folder: Path, **given: Any) -> Self:
+        """Read the file, and put what was given (not None) in its place; the file stays as it is.
+
+        Raises:
+            ConfigError: a value is missing or cannot be used.
+        """
+        return cls._checked(folder, _over(cls._kept(folder), given))
+
+    @classmethod
     def updated(cls, folder: Path, **given: Any) -> Self:
         """Read the file, put what was given (not None) in its place, and keep that in the file.
 
@@ -70,7 +79,7 @@ class _Kept(Section):
             ConfigError: a value is missing or cannot be used, or the file cannot be written.
         """
         path, kept = folder / cls.FILE, cls._kept(folder)
-        wanted = kept | {name: value for name, value in given.items() if value is not None}
+        wanted = _over(kept, given)
         settings = cls._checked(folder, wanted)
         if wanted == kept and path.exists():
             return settings
@@ -95,6 +104,11 @@ class _Kept(Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError(f"cannot use {folder / cls.FILE}: {explained(error, cls.model_fields)}") from error
+
+
+def _over(kept: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Values of the file, with those that were given (not None) in their place."""
+    return kept | {name: value for name, value in given.items() if value is not None}
 
 
 class CoordinatorSettings(_Kept):

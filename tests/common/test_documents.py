@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dictpfl.client.folder import SETTINGS, InstitutionSettings
-from dictpfl.common.documents import explained, parse_document
+from dictpfl.common.documents import OTHER_RELEASE, explained, parse_document
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.studies.policy import POLICY, Policy
 
@@ -23,6 +23,15 @@ def test_a_document_is_of_the_format_that_its_reader_knows() -> None:
     for damaged in (b"{", b"[]", b"{}", b"3", b"\xff", b"[" * 65_536):
         with pytest.raises((ValueError, KeyError, TypeError)):
             parse_document(damaged, "dictpfl-x-1", "x.json", ConfigError)
+
+
+def test_a_document_of_another_kind_is_not_blamed_on_a_release() -> None:
+    data = json.dumps({"format": "dictpfl-invitation-1"}).encode()
+    with pytest.raises(
+        ConfigError, match="is of format 'dictpfl-invitation-1', expected 'dictpfl-x-1': another kind of file"
+    ) as told:
+        parse_document(data, "dictpfl-x-1", "x.json", ConfigError)
+    assert OTHER_RELEASE not in str(told.value)
 
 
 class Sized(BaseModel):

@@ -117,15 +117,13 @@ def _span(recorded: RecordedRun, update: Array, strange: Array, setting: Mapping
     outside = recorded.public.features.astype(np.float64)
     inside = span_scores(recorded.genesis, update, strange.reshape(len(strange), -1))
     out = span_scores(recorded.genesis, update, outside.reshape(len(outside), -1))
-    single = len(inside) == 1
-    # One member: an AUC of one positive has no variance of its own; it is twice the same one.
-    area = auc_interval(np.repeat(inside, 2) if single else inside, out)
+    area = auc_interval(inside, out)
     exact = float(np.mean(inside > out.max()))
     return Finding(
         family="aggregate", attack="span check", source="Petrov et al. 2024 (DAGER)", adversary="institution",
         method="dictpfl", encrypted=False, setting=dict(setting), metric="AUC of membership in the batch", found=area,
         blind=constant(0.5), gain=shifted(area, 0.5), success=0.99, trials=len(inside) + len(out),
-        method_of_interval="DeLong over samples",
+        method_of_interval="DeLong over samples" if len(inside) > 1 else "ranks by chance",
         more={"members nearer than every other sample": exact, "largest distance of a member": float(-inside.min())},
     )  # fmt: skip
 

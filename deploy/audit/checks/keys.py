@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -12,6 +13,7 @@ from dictpfl.deploy.audit.checks.bounds import RATE, chi_square, uniformity
 from dictpfl.deploy.audit.checks.check import Check
 from dictpfl.deploy.audit.cipher.sealed import Parameters
 from dictpfl.deploy.audit.folder import RunFolder
+from dictpfl.deploy.audit.replay.agreement import Agreement
 from dictpfl.deploy.audit.replay.identity import federation_id
 
 ERROR_VARIANCE = 10.5
@@ -23,7 +25,7 @@ def checks(run: RunFolder) -> Iterator[Check]:
     """Check parameters and key of an encrypted run."""
     p = run.agreement.parameters
     yield Check.every("parameters keep noise below the tolerance", 1, [*_parameter_faults(p)])
-    faults = [f"{home.name}: another genesis" for home in run.homes if federation_id(home) != run.agreement.federation]
+    faults = [f"{home.name}: another genesis" for home in run.homes if not _agrees(run, home)]
     yield Check.every("the federation id is that of every institution's genesis", len(run.homes), faults)
     yield Check.every(
         "institutions know the same members, and hold their own private keys", len(run.homes), [*_unknown(run)]
@@ -50,6 +52,17 @@ def checks(run: RunFolder) -> Iterator[Check]:
     yield Check.within(
         "neighbours in the key are independent", s.size // 2, uniformity(pairs), (max(0.0, low), high), RATE
     )
+
+
+def _agrees(run: RunFolder, home: Path) -> bool:
+    """Compare an institution's genesis with the first one's, in what the id is of and in what it names beside it."""
+    own, first = Agreement.read(home), run.agreement
+    is_same = (own.federation, own.fingerprint, own.parameters) == (
+        first.federation,
+        first.fingerprint,
+        first.parameters,
+    )
+    return is_same and federation_id(home) == first.federation
 
 
 def _unknown(run: RunFolder) -> Iterator[str]:

@@ -34,13 +34,13 @@ def checks(run: RunFolder, further: list[Path]) -> Iterator[Check]:
 
 
 def needles(run: RunFolder) -> dict[str, NDArray[np.uint64]]:
-    """Words of 64 bits of every secret, by what it is; any 8 bytes of one give it away."""
+    """All windows of 8 bytes of every secret, by what it is; any of them gives it away."""
     secrets = {"the key": b"".join(key.secret.astype("<u8").tobytes() for key in run.keys[:1])}
     secrets["the seed"] = run.agreement.seed
     for party in run.parties:
         secrets[f"a private key of {party.name}"] = party.receiving
         secrets[f"the secret of {party.name}"] = party.secret
-    return {what: np.unique(np.frombuffer(data, "<u8")) for what, data in secrets.items() if data}
+    return {what: np.unique(_windows(data)) for what, data in secrets.items() if data}
 
 
 def held(data: bytes, secrets: dict[str, NDArray[np.uint64]]) -> set[str]:

@@ -6,14 +6,23 @@ from dictpfl.deploy.audit.replay.agreement import Agreement
 from dictpfl.deploy.audit.replay.state import State
 from dictpfl.deploy.audit.replay.tallies import Tally
 
+_CLEAR_LEAST = "clear-least"
+"""Name of the decision that selective encryption takes."""
+
 
 def first_rounds(agreement: Agreement) -> tuple[int, int]:
     """Count the score rounds before the first update: those that lead to a decision, and opening tallies."""
+    scores = agreement.config["scores"]
+    decided = int(scores["rounds"]) if scores["decision"] else int(decides_clear(agreement))
+    return decided, len(_of(agreement, "opening"))
+
+
+def decides_clear(agreement: Agreement) -> bool:
+    """Tell whether score rounds decide what crosses in clear: by `encryption.sensitivity = "gradient"`, or by the decision's name."""
     config = agreement.config
     share = float(config["encryption"]["sealed_share"])
     selective = 0.0 < share < 1.0 and config["encryption"]["sensitivity"] == "gradient"
-    decided = 1 if selective else config["scores"]["rounds"] if config["scores"]["decision"] else 0
-    return int(decided), len(_of(agreement, "opening"))
+    return selective or str(config["scores"]["decision"]) == _CLEAR_LEAST
 
 
 def is_opening(agreement: Agreement, state: State) -> bool:
@@ -31,7 +40,7 @@ def due(agreement: Agreement, state: State) -> Tally | None:
     done = sum(one.when == "closing" for one in state.tallies)
     if done == len(closing):
         return None
-    is_over = state.updates >= int(agreement.config["federation"]["rounds"]) or _has_stopped(agreement, state)
+    is_over = state.updates >= int(agreement.config["federation"]["rounds"]) or has_stopped(agreement, state)
     return closing[done] if is_over else None
 
 
@@ -39,6 +48,7 @@ def _of(agreement: Agreement, when: str) -> list[Tally]:
     return [tally for tally in agreement.tallies if tally.when == when]
 
 
-def _has_stopped(agreement: Agreement, state: State) -> bool:
+def has_stopped(agreement: Agreement, state: State) -> bool:
+    """Tell whether all institutions have agreed to stop early (section 11, course)."""
     patience = int(agreement.config["selection"]["patience"])
     return bool(patience) and state.best is not None and state.best.waited >= patience

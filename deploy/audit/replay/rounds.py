@@ -15,7 +15,7 @@ from dictpfl.deploy.audit.formats.digits import Digits
 from dictpfl.deploy.audit.replay.agreement import Agreement, Bools, Floats
 from dictpfl.deploy.audit.replay.ledger import Ledger, read_ledger
 from dictpfl.deploy.audit.replay.noise import noise_of
-from dictpfl.deploy.audit.replay.order import due, is_opening
+from dictpfl.deploy.audit.replay.order import decides_clear, due, has_stopped, is_opening
 from dictpfl.deploy.audit.replay.plan import Plan, value_digits
 from dictpfl.deploy.audit.replay.pruning import judged, smallest
 from dictpfl.deploy.audit.replay.refresh import moved_on
@@ -42,7 +42,7 @@ def start(agreement: Agreement) -> State:
     share = float(agreement.config["encryption"]["sealed_share"])
     if share == 0.0:
         return replace(state, clear=np.ones(size, dtype=bool))
-    if share < 1.0 and not _decides_clear(agreement):
+    if share < 1.0 and not decides_clear(agreement):
         return replace(state, clear=_least(agreement, np.abs(agreement.values)))
     return state
 
@@ -133,7 +133,7 @@ def _best(agreement: Agreement, state: State, ledger: Ledger) -> Best | None:
 
 
 def _decided(agreement: Agreement, state: State, total: Floats) -> State:
-    if not _decides_clear(agreement):
+    if not decides_clear(agreement):
         if not agreement.config["scores"]["decision"]:
             raise RoundError("scores that no decision follows from, and no tally is due")
         raise ConfigError("a run with the decision of a plug-in; only selective encryption's own can be replayed here")
@@ -146,18 +146,11 @@ def is_provided(agreement: Agreement, state: State, kind: str) -> bool:
         return kind == "score"
     if kind == "score" and due(agreement, state) is not None:
         return True
-    if kind == "update" and any(one.when == "closing" for one in state.tallies):
-        return False
+    if kind != "measure" and (has_stopped(agreement, state) or any(one.when == "closing" for one in state.tallies)):
+        return False  # of the final model, nothing but measurements and closing tallies
     every = int(agreement.config["encryption"].get("rescore_every", 0))  # runs of earlier releases do not name it
     is_anew = every > 0 and state.updates > 0 and state.updates % every == 0
     return {"score": is_anew, "update": not is_anew or state.rescored == state.updates, "measure": True}[kind]
-
-
-def _decides_clear(agreement: Agreement) -> bool:
-    """Tell whether score rounds decide what crosses in clear (`encryption.sensitivity = "gradient"`)."""
-    config = agreement.config
-    share = float(config["encryption"]["sealed_share"])
-    return 0.0 < share < 1.0 and config["encryption"]["sensitivity"] == "gradient"
 
 
 def _least(agreement: Agreement, magnitudes: Floats) -> Bools:

@@ -16,13 +16,14 @@ from typer.testing import CliRunner
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.attacks.attack import Settings, attack
+from dictpfl.deploy.attacks.attack import Settings, attack, unasked
 from dictpfl.deploy.attacks.ciphertexts import OTHER, TOPICS, topic_of
 from dictpfl.deploy.attacks.cli import show
 from dictpfl.deploy.attacks.gradient_model import Matcher
 from dictpfl.deploy.attacks.inversion import Effort
 from dictpfl.deploy.attacks.methods import SUBJECTS, chosen
 from dictpfl.deploy.attacks.recorded import RecordedRun
+from dictpfl.deploy.attacks.registry import attack_of
 from dictpfl.deploy.attacks.results import Check, PrivacyResults
 from dictpfl.deploy.cli import app
 from tests.deploy.audit.test_planted import no_error_term, rejection_sampled, reused_encryption_of_zero
@@ -107,6 +108,14 @@ def test_a_planted_fault_changes_what_the_command_says(
     assert "WRONG encryption" in done.output
     wrong = PrivacyResults.load(tmp_path / "out").wrong
     assert topic in {c.topic for c in wrong}, wrong
+
+
+def test_batches_that_no_attack_is_checked_on_are_said() -> None:
+    """Exit status 0 would say that attacks work on plaintext, which only single samples can show."""
+    attacks = {"labels": attack_of("labels")}
+    (said,) = unasked(attacks, [4, 16])
+    assert "--batches 1" in said
+    assert unasked(attacks, [1, 4]) == unasked({}, [4]) == []
 
 
 def test_the_shared_key_opens_everything(results: tuple[PrivacyResults, Path]) -> None:

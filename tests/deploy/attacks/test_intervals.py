@@ -33,6 +33,14 @@ def test_delongs_interval_covers_as_often_as_it_says() -> None:
     assert found.high == pytest.approx(high, abs=0.03)
 
 
+def test_the_interval_of_one_member_covers_as_often_as_it_says() -> None:
+    """Its rank alone is known: by chance any, so that half of all ranks are above the middle, and tell nothing."""
+    random = np.random.default_rng(3)
+    ones = [auc_interval(random.normal(size=1), random.normal(size=200)) for _ in range(400)]
+    assert 6 <= sum(not found.low <= 0.5 <= found.high for found in ones) <= 36
+    assert auc_interval([1.0], np.zeros(200)).low > 0.5, "nearer than all others is a finding"
+
+
 def test_an_interval_of_means_holds_the_mean() -> None:
     found = mean_interval([0.1, 0.2, 0.9])
     assert found.low <= found.value <= found.high

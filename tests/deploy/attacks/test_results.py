@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.attacks.results import RESULTS, PrivacyResults
+from dictpfl.deploy.attacks.results import RESULTS, Interval, PrivacyResults
 
 
 def test_results_are_read_as_they_were_written(example_results: PrivacyResults, tmp_path: Path) -> None:
@@ -17,6 +17,15 @@ def test_results_are_read_as_they_were_written(example_results: PrivacyResults, 
     assert verdicts == ["succeeds", "no better than blind"]
     assert example_results.broken == []
     assert example_results.wrong == []
+
+
+def test_one_trial_without_success_shows_nothing_either_way(example_results: PrivacyResults) -> None:
+    """There is no interval of one figure, beyond which a guess would be better than blind."""
+    gain = Interval(value=0.2, low=0.2, high=0.2)
+    one = example_results.findings[1].model_copy(update={"trials": 1, "gain": gain})
+    assert one.verdict == "not measured"
+    assert one.model_copy(update={"trials": 2}).verdict == "better than blind"
+    assert example_results.findings[0].model_copy(update={"trials": 1}).verdict == "succeeds"
 
 
 def test_results_of_another_kind_are_refused(example_results: PrivacyResults, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ RUNS = {
     ),
     "pruned for good": Maker(config(pruning={"reactivation": False, "tau": 1}), rounds=6),
     "sensitive values only": Maker(config(encryption={"sealed_share": 0.3}), scores=(0,)),
+    "sensitive values by name, scored twice": Maker(
+        config(encryption={"sealed_share": 0.3}, scores={"decision": "clear-least", "rounds": 2}), scores=(0, 1)
+    ),
     "scores anew": Maker(config(encryption={"sealed_share": 0.3, "rescore_every": 2}), rounds=7, scores=(0, 3, 6)),
     "scores anew, once more": Maker(
         config(encryption={"sealed_share": 0.3, "rescore_every": 2}), rounds=6, scores=(0, 3, 4)
@@ -154,6 +157,42 @@ def test_rounds_of_another_kind_than_agreed_are_told(scores: tuple[int, ...], fi
     (check,) = failed(made.make(tmp_path / "run"))
     kind = "score" if first in scores else "update"
     assert f"round {first}: {kind}, which the agreement does not provide for here" in check.detail
+
+
+STOPPED = {"by": "loss", "patience": 1, "min_delta": 100.0}
+
+
+def test_an_update_after_all_had_agreed_to_stop_is_told(tmp_path: Path) -> None:
+    """The second measurement is no progress; from then on institutions refuse updates, and so does the replay."""
+    (check,) = failed(Maker(config(selection=STOPPED), rounds=4).make(tmp_path / "run"))
+    assert "2 wrong; first: round 2: update, which the agreement does not provide for here" in check.detail
+
+
+def test_scores_anew_after_all_had_agreed_to_stop_are_told(tmp_path: Path) -> None:
+    said = config(selection=STOPPED, encryption={"sealed_share": 0.3, "rescore_every": 2})
+    (check,) = failed(Maker(said, rounds=4, scores=(0, 3)).make(tmp_path / "run"))
+    assert "1 wrong; first: round 3: score, which the agreement does not provide for here" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("federation", "00" * 32), ("fingerprint", "00" * 32), ("parameters", {"word_bits": 53})]
+)
+def test_another_genesis_of_one_institution_is_told(key: str, value: object, tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    path = run / "institutions" / "institution-001" / "genesis.json"
+    document = json.loads(path.read_text())
+    document[key] = {**document[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(document))
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: institution-001: another genesis"
+
+
+def test_any_eight_bytes_of_a_secret_in_a_log_are_told(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    private = json.loads((run / "institutions" / "institution-001" / "peers.key").read_text())["receiving"]
+    (run / "run.log").write_text(f"key ...{private[6:22]}...")
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: run.log: bytes of a private key of hospital-1"
 
 
 def test_audit_needs_recorded_uploads(tmp_path: Path) -> None:

@@ -117,6 +117,23 @@ def test_shapes_that_are_none(ceremony: Ceremony, shape: str) -> None:
     genesis_of(ceremony, f"--sample-shape={shape}", "--checked", error=ConfigError, said="joined by x")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--sample-shape", "99999999999999x99999999"), r"--sample-shape 99999999999999x99999999: .* values"),
+        (("--sample-shape", "6", "--outputs", "99999999999999"), "--outputs 99999999999999"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_allocated(
+    ceremony: Ceremony, options: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr("dictpfl.deploy.ceremony.charter.build_model", built)
+    genesis_of(ceremony, *options, "--checked", error=ConfigError, said=said)
+
+
 @pytest.mark.parametrize("pair", ["oslo", "=x", "oslo=", "berlin=x"])
 def test_pairs_that_are_none(ceremony: Ceremony, pair: str) -> None:
     genesis_of(ceremony, "--sample-shape", "6", "--institution", pair, error=ConfigError, said="each name once")

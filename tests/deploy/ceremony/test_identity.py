@@ -58,6 +58,15 @@ def test_an_identity_is_never_replaced(folder: Path) -> None:
         make_identity(folder, "berlin", Role.INSTITUTION, PASSPHRASE)
 
 
+def test_a_lost_private_key_does_not_cost_the_public_one(folder: Path) -> None:
+    """It is what others know the party by, and what a restored backup must fit."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "identity.key"}
+    (folder / "identity.key").unlink()
+    with pytest.raises(IdentityError, match=r"identity\.pub without identity\.key.*restore"):
+        make_identity(folder, "berlin", Role.INSTITUTION, PASSPHRASE)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_lax_folder(folder: Path) -> None:
     folder.chmod(0o750)
     with pytest.raises(KeyFileError, match="expected 0700"):

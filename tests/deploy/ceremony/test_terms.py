@@ -202,6 +202,7 @@ def test_the_signed_app_is_installed_and_every_task_held_to_it(joined: Ceremony,
 
 def test_a_folder_without_authority_keeps_what_it_first_ran(tmp_path: Path, here: str) -> None:
     settings = apps.held_to_agreed(tmp_path, tmp_path, CoordinatorSettings())
+    apps.keep(tmp_path, tmp_path, settings, {})
     assert settings.bundle == here == CoordinatorSettings.updated(tmp_path).bundle
     Pin(tmp_path / "flower", here).check(build())
 

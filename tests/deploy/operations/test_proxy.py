@@ -31,6 +31,15 @@ from dictpfl.deploy.operations.settings import CoordinatorSettings
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
 
+def test_a_mistyped_folder_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        write_proxy(tmp_path / "nowhere", "443")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="make certificates first"):
+        write_proxy(tmp_path, "443")
+    assert list(tmp_path.iterdir()) == []
+
+
 @dataclass
 class Front:
     """A proxy that runs, and what came through."""

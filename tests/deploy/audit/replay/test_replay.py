@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dictpfl.common.ckks.parameters import CKKSParameters
+from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, RoundError
 from dictpfl.common.law.aggregation import beginning, moved
 from dictpfl.common.law.grid import step_exponents
@@ -21,13 +22,14 @@ from dictpfl.common.law.packing import Digits as ProductDigits
 from dictpfl.common.law.pruning import History, advance, sent_mask
 from dictpfl.common.law.pruning import judged as product_judged
 from dictpfl.common.protection import Encryption, Privacy
-from dictpfl.common.rounds import Aggregation, Pruning
+from dictpfl.common.rounds import CLEAR_LEAST, Aggregation, Pruning
 from dictpfl.deploy.audit.cipher.masks import Circle
 from dictpfl.deploy.audit.cipher.ring import wire_prime
 from dictpfl.deploy.audit.cipher.sealed import Parameters
 from dictpfl.deploy.audit.formats.digits import Digits
 from dictpfl.deploy.audit.replay.agreement import Agreement, Tensor
 from dictpfl.deploy.audit.replay.noise import noise_of
+from dictpfl.deploy.audit.replay.order import decides_clear, first_rounds
 from dictpfl.deploy.audit.replay.plan import step_exponent
 from dictpfl.deploy.audit.replay.pruning import judged, sent
 from dictpfl.deploy.audit.replay.rules import first_moments
@@ -123,6 +125,20 @@ def test_circles_are_the_same(members: int, most: int) -> None:
     ours, theirs = Circle(members, most, bytes(32), bytes(64)), PairGraph(members, most, bytes(32), bytes(64))
     for member in range(members):
         assert tuple(ours.partners(member)) == theirs.partners(member)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("sensitivity", ["gradient", "magnitude"])
+@pytest.mark.parametrize("decision", ["", "clear-least"])
+def test_as_many_score_rounds_come_first(share: float, sensitivity: str, decision: str) -> None:
+    changes = {
+        "toy_insecure": True, "encryption.sealed_share": share, "encryption.sensitivity": sensitivity,
+        "scores.decision": decision, "scores.rounds": 3,
+    }  # fmt: skip
+    theirs = FederationConfig.of(FederationConfig().model_dump(mode="json"), changes)
+    law = replace(agreement(), config=theirs.model_dump(mode="json"))
+    assert first_rounds(law) == (theirs.score_rounds, 0)
+    assert decides_clear(law) == (theirs.decision == CLEAR_LEAST)
 
 
 @given(st.floats(0.01, 100), st.floats(0.1, 10), st.integers(3, 30))
