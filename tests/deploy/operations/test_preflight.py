@@ -59,7 +59,8 @@ def of_another_authority(folder: Path) -> None:
 
 
 def of_another_key(folder: Path) -> None:
-    request(folder / "tls", [])
+    request(folder / "other", [])
+    shutil.copy(folder / "other" / "server.key", folder / "tls" / "server.key")
 
 
 def for_another_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
