@@ -28,6 +28,7 @@ from pathlib import Path
 from lib.language.catalogue import METHODS, NEEDS, QUICK, START, STORE, every, method_of, start, tested, tuned, tuning
 from lib.machine import ROOT
 from lib.paper.cells import Cell
+from lib.paper.scheduling import Ready, work
 
 
 def main() -> int:
@@ -92,44 +93,26 @@ def _one(name: str, rate: float | None, *, quick: bool) -> int:
     return 0
 
 
-def _waiting(cells: Sequence[Cell]) -> list[tuple[Cell, float | None]]:
-    """Cells that can run now, with their rates: tuning cells stand before what waits for them."""
-    found: dict[str, tuple[Cell, float | None]] = {}
-    for cell in cells:
-        rate, missing, _ = (None, [], {}) if cell.name == START else tuned(method_of(cell), STORE)
-        if missing:
-            found |= {one.name: (one, None) for one in missing}
-        elif STORE.result(cell, rate) is None:
-            found[cell.name] = (cell, rate)
-    return list(found.values())
-
-
 def _all(cells: Sequence[Cell], jobs: int) -> int:
-    failed: set[str] = set()
-    while todo := [one for one in _waiting(cells) if one[0].name not in failed]:
-        batch = todo[:jobs]
-        with tempfile.TemporaryDirectory(prefix="language-logs-") as logs:
-            running = [(cell, _started(cell, rate, Path(logs))) for cell, rate in batch]
-            for cell, process in running:
-                if process.wait():
-                    failed.add(cell.name)
-                    said = _log(cell, Path(logs)).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                    print(f"{cell.name}: FAILED: {said[-1] if said else process.returncode}", file=sys.stderr)
-                else:
-                    print(f"{cell.name}: done", file=sys.stderr, flush=True)
     from lib.language.rendering import render
 
-    return max(render(STORE), int(bool(failed)))
+    with tempfile.TemporaryDirectory(prefix="language-logs-") as logs:
+        progress = work(cells, STORE, jobs, Path(logs), rates=_rates, start=_started)
+    return max(render(STORE), int(bool(progress.failed)))
 
 
-def _log(cell: Cell, folder: Path) -> Path:
-    return folder / f"{cell.name.replace('/', '-')}.log"
+def _rates(cell: Cell) -> tuple[float | None, tuple[Cell, ...]]:
+    """The rate that a cell takes, and the tuning cells that are missing to know it."""
+    if cell.name == START or cell.tunes:
+        return None, ()
+    rate, missing, _ = tuned(method_of(cell), STORE)
+    return rate, tuple(missing)
 
 
-def _started(cell: Cell, rate: float | None, logs: Path) -> subprocess.Popen[bytes]:
+def _started(ready: Ready, log: Path, _: Path) -> subprocess.Popen[bytes]:
     """A process of its own, so that its peak memory is that of this cell alone."""
-    with _log(cell, logs).open("wb") as out:
-        return subprocess.Popen(_command(cell, rate), stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+    with log.open("wb") as out:
+        return subprocess.Popen(_command(ready.cell, ready.rate), stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
 
 
 def _tried(cell: Cell, rate: float | None) -> int:

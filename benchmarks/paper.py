@@ -8,9 +8,10 @@
     python benchmarks/paper.py --render                              # docs/paper.md, tables and pictures from what is there
 
 Names: WORKLOAD/PARTITION/METHOD/seed-N for the accuracy tables, tune/WORKLOAD/METHOD/rate-R for their learning rates (validation
-data, IID, seed 0), bytes/WORKLOAD/METHOD, arms/ARM/POINT/seed-N, institutions/N/ARM/seed-K. A finished cell is a JSON file of its
-own in benchmarks/results/paper, with its settings, machine, commit and date; one whose settings are other ones now is measured anew,
-and one that is the same computation as another is measured once (lib/paper/twins.py).
+data, IID, seed 0), bytes/WORKLOAD/METHOD, timed/WORKLOAD/METHOD (seconds that are compared: nothing else may run on the machine),
+arms/ARM/POINT/seed-N, institutions/N/ARM/seed-K. A finished cell is a JSON file of its own in benchmarks/results/paper, with its
+settings, machine, commit and date; one whose settings are other ones now is measured anew, and one that is the same computation as
+another is measured once (lib/paper/twins.py).
 Whatever is interrupted loses the cells that were running and no other. Data come from `python experiments/fetch.py`; cells without
 theirs are left out, and said. Exit status 1 if a cell failed.
 """

@@ -185,15 +185,18 @@ def require_trainable(
     reasons: list[Exception] = []
     for samples in trials:
         few, tried = samples.take(np.arange(min(_TRIED, len(samples)))), copy.deepcopy(model).requires_grad_(False)
+        # Never more at a time than training and measuring take: of a language model, 32 texts' outputs alone are gigabytes.
+        batch = few.take(np.arange(min(config.training.batch_size, len(few))))
         try:
             with held.at_work(tried):
                 if loss:
-                    evaluate(tried, few, task, metrics=Metrics.of(config.measuring, outputs))
+                    size, metrics = config.training.evaluation_batch, Metrics.of(config.measuring, outputs)
+                    evaluate(tried, few, task, batch_size=size, metrics=metrics)
                 else:
-                    forward(tried.eval(), torch.from_numpy(np.asarray(few.features)))
+                    forward(tried.eval(), torch.from_numpy(np.asarray(batch.features)))
                 _require_longest(tried, few)
             if config.sparsity.method == "none":
-                require_tables_reached(model, config.decomposition, few)
+                require_tables_reached(model, config.decomposition, batch)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reasons.append(error)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+import language
 from dictpfl.client.data.samples import IGNORED, PADDING, Samples
 from lib.language import catalogue, rendering
 from lib.language.answers import answers_of, exact, loss_of, number_of, wanted_of
+from lib.paper import scheduling
+from lib.paper.cells import Store
+from lib.paper.scheduling import Ready
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +178,40 @@ def test_the_page_compares_the_seeds_that_both_have() -> None:
     assert "2026-01-03" in text
     assert text.count("not measured yet") == 7
     assert len(rendering.plot(run("start", 1, 3.0, 0), runs).axes) == 2
+
+
+def test_a_cell_that_ends_early_is_followed_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Three rates are measured beside one long cell, not one; what waits for them has the best."""
+    store, ended = Store(tmp_path, "benchmarks/language.py"), []
+    monkeypatch.setattr(language, "STORE", store)
+    monkeypatch.setattr(scheduling, "ROOT", catalogue_needs(tmp_path))
+    monkeypatch.setattr("lib.language.rendering.render", lambda _: 0)
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, ready: Ready, *_: Path) -> None:
+            self.ready, self.left = ready, 5 if ready.cell.name == "start" else 1
+
+        def poll(self) -> int | None:
+            self.left -= 1
+            if self.left > 0:
+                return None
+            ended.append(self.ready.cell.name)
+            rate = self.ready.cell.settings.get("training.learning_rate", 1.0)
+            store.write(self.ready.cell, {"loss": abs(rate - 2e-3)}, self.ready.rate, {"commit": ""})
+            return 0
+
+    monkeypatch.setattr(language, "_started", Process)
+    cells = [cell for cell in catalogue.every() if catalogue.method_of(cell) in ("start", "lora")][:2]
+    assert language._all(cells, 2) == 0
+    assert ended == [*(f"tune/lora/rate-{rate}" for rate in (0.001, 0.002, 0.004)), "test/lora/seed-1", "start"]
+    assert language._rates(cells[1]) == (2e-3, ())
+    assert store.result(cells[1], 2e-3) is not None
+
+
+def catalogue_needs(folder: Path) -> Path:
+    """A folder that has the data of the language model's cells, as far as their presence is asked for."""
+    (folder / catalogue.NEEDS).parent.mkdir(parents=True)
+    (folder / catalogue.NEEDS).touch()
+    return folder

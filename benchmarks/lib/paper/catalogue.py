@@ -8,13 +8,16 @@ from dataclasses import replace
 from lib.paper.arms import ARMS, Arm, Point
 from lib.paper.cells import Cell, Flat
 from lib.paper.institutions import SEEDS, institution_cells
-from lib.paper.methods import METHODS, ORDER, tuned_as
-from lib.paper.workloads import PARTITIONS, TUNING_SEED, WORKLOADS, Workload
+from lib.paper.methods import METHODS, ORDER, timed_as, tuned_as
+from lib.paper.workloads import LARGE, PARTITIONS, TUNING_SEED, WORKLOADS, Workload
 
 UNTESTED = {"data.test_limit": 50}
 """Of cells that keep nothing of the test split: it need not be large. Training samples are the same."""
 FEW_STEPS = 1
 """Steps a round of the cells that only count bytes: as many values are sent however long an institution trains."""
+TIMED_ROUNDS = 4
+"""Rounds of the cells that only take time; their median counts."""
+_TINY = {"training.learning_rate": 1e-5}  # a round takes as long at any rate
 
 
 def accuracy(workload: str, partition: str, method: str, seed: int) -> Cell:
@@ -43,10 +46,17 @@ def counted(workload: str, method: str) -> Cell:
         "seed": TUNING_SEED,
         "federation.rounds": 2,
         "training.steps": FEW_STEPS,
-        "training.learning_rate": 1e-5,
+        **_TINY,
         **UNTESTED,
     }
     return _federation(f"bytes/{workload}/{method}", WORKLOADS[workload], method, settings, tunes=True)
+
+
+def timed(method: str) -> Cell:
+    """Some rounds of the large workload, alone on the machine, for their seconds: `timed/WORKLOAD/METHOD`."""
+    settings = {"seed": TUNING_SEED, "federation.rounds": TIMED_ROUNDS, **_TINY, **UNTESTED}
+    name, at = f"timed/{LARGE}/{timed_as(method)}", WORKLOADS[LARGE]
+    return replace(_federation(name, at, timed_as(method), settings, tunes=True), alone=True)
 
 
 def arm(arm_name: str, point: Point, seed: int) -> Cell:
@@ -106,6 +116,9 @@ def every() -> Iterator[Cell]:
     for name, workload in WORKLOADS.items():
         for method in workload.counted:
             yield counted(name, method)
+    for method in METHODS:
+        if method in (*WORKLOADS[LARGE].methods, *WORKLOADS[LARGE].counted) and timed_as(method) == method:
+            yield timed(method)
     for seed_at in range(1, max(len(one.seeds) for one in ARMS.values())):
         for name, arm_ in ARMS.items():
             if seed_at < len(arm_.seeds):

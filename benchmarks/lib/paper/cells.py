@@ -46,6 +46,7 @@ class Cell:
         needs: a path that must be there.
         drawn: its course is drawn, so that the test split is measured after every round; else after the last one alone, for that takes
             a quarter of the time.
+        alone: its seconds are what it is for: nothing else is measured beside it, and it fails where other processes ran.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Cell:
     decimals: int = 0
     needs: str = ""
     drawn: bool = False
+    alone: bool = False
 
     def at(self, rate: float | None) -> dict[str, float]:
         """The settings that a rate stands for; None: no changes."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dictpfl.common.errors import DictPFLError
 from lib.federations import mean_and_spread
@@ -16,10 +17,9 @@ from lib.paper.cells import Cell, Store
 from lib.paper.methods import METHODS, tuned_as
 from lib.paper.rates import Tuned, tuned
 from lib.paper.twins import stored
-from lib.paper.workloads import WORKLOADS
+from lib.paper.workloads import LARGE, WORKLOADS
 
 Figures = Mapping[str, Any]
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,9 @@ class Row:
         return next(iter(self.runs.values()))
 
     @property
-    def processors(self) -> list[str]:
-        """What the seconds are of."""
-        names: set[str] = set()
-        for run in self.runs.values():
-            names.update(run.get("processors") or ([run["measured"]["processor"]] if "measured" in run else []))
-        return sorted(names)
+    def quickest(self) -> Figures:
+        """Figures of the run that trained in the least time: what else a machine does can only add to it."""
+        return min(self.runs.values(), key=lambda run: run.get("seconds", {}).get("train", inf))
 
     def mean(self, *keys: str) -> float | None:
         """Mean over the seeds of a figure that lies under these keys; None where the runs do not have it."""
@@ -83,31 +80,6 @@ class Row:
                 return None
             found.append(float(value))
         return mean_and_spread(found)[0]
-
-
-def together(rows: Mapping[Key, Row | None], *, drawn: bool = False) -> dict[Key, Figures]:
-    """Choose a run of each row whose seconds may stand side by side: of the processor that timed most rows, the least busy run of each.
-
-    Args:
-        rows: those that it has not timed, or that were not measured (None), are left out.
-        drawn: runs that were measured after every round alone.
-    """
-    timed = {
-        key: [
-            run
-            for run in row.runs.values()
-            if {"median_seconds", "measured"} <= run.keys() and not (drawn and None in run["accuracy_by_round"])
-        ]
-        for key, row in rows.items()
-        if row is not None
-    }
-    processors = {run["measured"]["processor"] for runs in timed.values() for run in runs}
-    best: dict[Key, Figures] = {}
-    for processor in sorted(processors):
-        here = {key: [run for run in runs if run["measured"]["processor"] == processor] for key, runs in timed.items()}
-        found = {key: min(runs, key=lambda run: run["measured"]["load"]) for key, runs in here.items() if runs}
-        best = found if len(found) > len(best) else best
-    return best
 
 
 class Measured:
@@ -157,6 +129,22 @@ class Measured:
         known = self.rate(workload, method)
         return Row(runs, known.rate, at_edge=known.at_edge) if runs else None
 
+    def timed(self, methods: Iterable[str], *, drawn: bool = False) -> dict[str, Figures]:
+        """Runs of the large workload with seconds that may stand side by side: of rounds that had the machine to themselves, on one processor.
+
+        Args:
+            methods: those that were not run, or not timed on the processor that timed most of them, are left out.
+            drawn: runs that were measured after every round alone.
+        """
+        found: dict[str, dict[str, Figures]] = {}
+        for method in methods:
+            row, own = self.row(LARGE, WORKLOADS[LARGE].partitions[0], method), self.figures(catalogue.timed(method))
+            runs = [run for run in row.runs.values() if not (drawn and None in run["accuracy_by_round"])] if row else []
+            if own is not None and runs:
+                here = found.setdefault(own["measured"]["processor"], {})
+                here[method] = {**runs[0], "median_seconds": own["median_seconds"], "measured": own["measured"]}
+        return max((found[processor] for processor in sorted(found)), key=len, default={})
+
     def arm(self, arm: str) -> dict[str, Row]:
         """Points of an arm that were measured, by label."""
         found = {}
@@ -194,13 +182,9 @@ def composed(run: Figures, own: Figures, every: int) -> dict[str, Any]:
     by_round = {way: [own[f"{way}_by_round"][0], *[own[f"{way}_by_round"][1]] * (rounds - 1)] for way in ("up", "down")}
     others = [*scores, *closing]
     ours = {phase: own["median_seconds"][phase] for phase in ("store", "seal", "fold", "open")}
-    places = [one["measured"]["processor"] for one in (run, own) if "measured" in one]
-    known = dict(run)
-    if len(set(places)) > 1:  # seconds of two processors are no time of a round
-        del known["measured"]
     return {
-        **known,
-        "processors": places,
+        **run,
+        "processors": [one["measured"]["processor"] for one in (run, own) if "measured" in one],
         "rescored_every": every,
         "up_by_round": by_round["up"],
         "down_by_round": by_round["down"],

@@ -84,3 +84,9 @@ COUNTED = tuple(name for name, method in METHODS.items() if method.training)
 def tuned_as(name: str) -> str:
     """The method whose grid gives this one's learning rate."""
     return METHODS[name].training or METHODS[name].tuned_as or name
+
+
+def timed_as(name: str) -> str:
+    """The method whose rounds take as long as this one's: the same but for how often it scores anew."""
+    own = METHODS[name]
+    return next(other for other, one in METHODS.items() if (one.settings, one.lora) == (own.settings, own.lora))

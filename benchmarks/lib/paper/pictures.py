@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.machine import panels
-from lib.paper.measured import Figures, Measured, together
+from lib.paper.measured import Figures, Measured
 from lib.paper.methods import BOTH, FEDHE, FROZEN_A, FULL, HEAD, METHODS, ML10, OURS, PAPER, TOP2
 from lib.paper.network import LAN, NETWORKS, WAN, ends, phases
-from lib.paper.workloads import WORKLOADS
+from lib.paper.workloads import LARGE, WORKLOADS
 
-SHOWN = "cifar10"
 _PHASED = (FULL, FEDHE, ML10, OURS)
 _COLOUR = dict(
     zip((OURS, FULL, FEDHE, BOTH, HEAD, TOP2, PAPER, ML10, FROZEN_A), (*COLOURS, "#94a3b8", "#d97706"), strict=True)
@@ -43,20 +42,15 @@ def _title(method: str) -> str:
 
 def _runs(found: Measured, workload: str, methods: tuple[str, ...], partition: str = "iid") -> dict[str, Figures]:
     rows = {method: found.row(workload, partition, method) for method in methods}
-    return {method: row.first for method, row in rows.items() if row is not None and "median_seconds" in row.first}
-
-
-def _timed(found: Measured, methods: tuple[str, ...], *, drawn: bool = False) -> dict[str, Figures]:
-    """Runs of the large workload whose seconds may stand side by side."""
-    return together({method: found.row(SHOWN, "iid", method) for method in methods}, drawn=drawn)
+    return {method: row.first for method, row in rows.items() if row is not None}
 
 
 def time_by_phase(found: Measured) -> Figure | None:
     """A round's time by part, four methods, over a LAN and a WAN."""
-    runs = _timed(found, _PHASED)
+    runs = found.timed(_PHASED)
     if not {FULL, OURS} <= runs.keys():
         return None
-    figure, plots = panels(*(f"A round on {SHOWN}, {network.name}" for network in (LAN, WAN)))
+    figure, plots = panels(*(f"A round on {LARGE}, {network.name}" for network in (LAN, WAN)))
     for ax, network in zip(plots, (LAN, WAN), strict=True):
         left = [0.0] * len(runs)
         for colour, (part, names) in zip(COLOURS, _PARTS.items(), strict=False):
@@ -140,10 +134,10 @@ def accuracy_by_bytes(found: Measured) -> Figure | None:
 
 def accuracy_by_time(found: Measured) -> Figure | None:
     """Test figure against seconds on three networks."""
-    runs = _timed(found, (FULL, FEDHE, ML10, OURS, BOTH, HEAD), drawn=True)
+    runs = found.timed((FULL, FEDHE, ML10, OURS, BOTH, HEAD), drawn=True)
     if not {FULL, OURS} <= runs.keys():
         return None
-    figure, plots = panels(*(f"{SHOWN}, {network.name}" for network in NETWORKS))
+    figure, plots = panels(*(f"{LARGE}, {network.name}" for network in NETWORKS))
     for ax, network in zip(plots, NETWORKS, strict=True):
         for method, figures in runs.items():
             ax.plot(

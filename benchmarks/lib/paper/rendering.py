@@ -52,10 +52,10 @@ def measured(found: Measured) -> str:
         f"CIFAR-10 with DINOv2-S; {SAMPLES:,} images are divided among all, whatever their number (`institutions/*`).",
         tables.institution_table(found),
         "## Time to accuracy",
-        "Work and bytes are measured (median round, mean bytes); the network is modelled: its rate, "
+        "Work and bytes are measured: the median of rounds that had the machine to themselves (`timed/*`), and mean bytes. The network is modelled: its rate, "
         f"{TRIPS} round trips a round, and a deployment's looks for work inside one machine (tasks after {TASK_POLL:g} s at most, the coordinator "
         f"after {COORDINATOR_POLL:g} s). Institutions work and send at the same time, and do not share the coordinator's line.",
-        tables.time_table(found, "cifar10"),
+        tables.time_table(found),
         "## Pictures",
         "Of what the paper's figures 2, 4, 5, 6 and 8 are about: time by phase, updates that shrink, single coordinates, accuracy against "
         "bytes and time.",
@@ -82,7 +82,8 @@ def accuracy_section(store: Store) -> str:
         "below what these models reach with all of the data. Rates: the best of a grid by factors of two by validation, on seed 0, extended "
         "until the best is inside. Bytes are those of one institution over all rounds. FedML-HE trains what plaintext trains, "
         "though a run of it rounds what it seals, as FedHE-Full does; its encryption and bytes are those of real rounds of one step, put together. Training and encryption (sealing, folding, opening): seconds of "
-        "one institution, all rounds; only those of one processor may be compared, and *timed on* says of which they are. Peak memory is that of the process that plays all institutions and the coordinator. Claim by claim: "
+        "one institution, all rounds, of the quickest seed, on the processor that *timed on* says; two cells were measured side by side, so that they tell an order "
+        "of magnitude. Seconds that may be compared were taken alone: [time to accuracy](paper.md#time-to-accuracy). Peak memory is that of the process that plays all institutions and the coordinator. Claim by claim: "
         "[the paper](paper.md).)"
     )
     body = tables.accuracy_tables(found)

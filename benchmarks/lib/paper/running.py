@@ -8,6 +8,7 @@ import resource
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from lib import federations
 from lib.batchhe_run import adaptive_batch
 from lib.fedavg import fedavg
 from lib.machine import ROOT
+from lib.paper.alone import Alone
 from lib.paper.cells import Cell, Store, facts
 from lib.simulated import PHASES
 
@@ -48,11 +50,10 @@ def run(cell: Cell, rate: float | None, store: Store) -> dict[str, Any]:
     changes = cell.at(rate)
     try:
         measure = _packed if cell.decimals else _alone if cell.in_process else _simulated
-        figures = measure(cell, changes)
+        with Alone() if cell.alone else nullcontext():
+            figures = measure(cell, changes)
     except (EngineError, ModelError):
-        if not cell.tunes or cell.name.startswith(
-            "bytes/"
-        ):  # one step at a tiny rate does not diverge: something is wrong
+        if not cell.name.startswith("tune/"):  # counted and timed rounds have a tiny rate: something is wrong
             raise
         figures = dict(DIVERGED)
     figures["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

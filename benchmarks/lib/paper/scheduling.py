@@ -122,7 +122,13 @@ def work(
     running: dict[str, tuple[subprocess.Popen[bytes], Ready, Path, float]] = {}
     while True:
         cells = [cell for cell in cells if cell.name not in progress.done]
-        while len(running) < jobs and (ready := upcoming(cells, store, rates, running, progress.failed)) is not None:
+        while (
+            len(running) < jobs
+            and not any(ready.cell.alone for _, ready, _, _ in running.values())
+            and (ready := upcoming(cells, store, rates, running, progress.failed)) is not None
+        ):
+            if running and ready.cell.alone:
+                break  # it waits until the others have ended
             if problem := _problem(ready):
                 progress.failed[ready.cell.name] = problem
                 _say(ready.cell.name, f"left out: {problem}")
@@ -156,7 +162,9 @@ def _told(figures: Mapping[str, Any] | None) -> str:
     figures = figures or {}
     if "accuracy" in figures:
         return f"test {figures['accuracy']:.2f} %"
-    return "diverged" if figures.get("diverged") else f"validation {figures['validation']:.2f} %"
+    if "validation" in figures:
+        return "diverged" if figures.get("diverged") else f"validation {figures['validation']:.2f} %"
+    return f"loss {figures['loss']:.4f}"
 
 
 def _last(log: Path) -> str:

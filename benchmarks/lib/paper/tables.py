@@ -11,7 +11,7 @@ from dictpfl.deploy.units import human_bytes
 from lib.machine import markdown_table
 from lib.paper import catalogue, institutions
 from lib.paper.arms import ARMS
-from lib.paper.measured import Measured, Row, together
+from lib.paper.measured import Measured, Row
 from lib.paper.methods import BOTH, FROZEN_A, FULL, METHODS, OURS, PAPER
 from lib.paper.network import NETWORKS, common_target, seconds_to
 from lib.paper.verdicts import OPEN, paired
@@ -89,11 +89,11 @@ def _line(method: str, row: Row | None, full: Row | None) -> list[str]:
 
 
 def _costs(row: Row) -> tuple[str, str, str, str]:
-    train, peak = row.mean("seconds", "train"), row.mean("peak_bytes")
-    sealing = [row.mean("seconds", phase) for phase in SEALING]
-    known = [seconds for seconds in sealing if seconds is not None]
-    return ("-" if train is None else f"{train:.1f}", f"{sum(known):.2f}" if known else "-",
-            ", ".join(map(_short, row.processors)) or "-", "-" if peak is None else human_bytes(peak))  # fmt: skip
+    run, peak = row.quickest, row.mean("peak_bytes")
+    seconds, places = run.get("seconds", {}), run.get("processors") or [run["measured"]["processor"]]
+    return (f"{seconds['train']:.1f}" if "train" in seconds else "-",
+            f"{sum(seconds[phase] for phase in SEALING):.2f}" if seconds.keys() >= set(SEALING) else "-",
+            ", ".join(sorted(set(map(_short, places)))), "-" if peak is None else human_bytes(peak))  # fmt: skip
 
 
 def _short(processor: str) -> str:
@@ -240,10 +240,9 @@ def _fallen(few: Row | None, many: Row | None) -> bool:
     return fall is not None and fall.verdict == BETTER
 
 
-def time_table(found: Measured, workload: str, partition: str = "iid") -> str:
-    """Seconds to the same accuracy on networks, with a deployment's latency and polling; a run of each, all of one processor."""
-    every = {method: found.row(workload, partition, method) for method in METHODS}
-    rows = together(every, drawn=True)
+def time_table(found: Measured) -> str:
+    """Seconds to the same accuracy on networks, with a deployment's latency and polling; a run of each, timed alone and on one processor."""
+    rows = found.timed(METHODS, drawn=True)
     if FULL not in rows or len(rows) < 2:
         return f"{OPEN.capitalize()}."
     target = common_target(list(rows.values()))
@@ -254,10 +253,10 @@ def time_table(found: Measured, workload: str, partition: str = "iid") -> str:
         body.append([METHODS[method].title, *("-" if s is None else f"{s:,.0f}" for s in reached), human_bytes(sent),
                      f"{figures['accuracy']:.2f}"])  # fmt: skip
     heads = ["method", *(f"{network.name}, s" for network in NETWORKS), "bytes a round", "final, %"]
-    where = sorted({f"{run['measured']['processor']}, load {run['measured']['load']:g}" for run in rows.values()})
-    missing = [METHODS[method].title for method, row in every.items() if row is not None and method not in rows]
-    left = f" Not timed there: {', '.join(missing)}." if missing else ""
-    return f"To {target:.0f} %, the highest that all reach, all on one processor ({'; '.join(where)}):{left}\n\n{markdown_table(heads, body)}"
+    where = sorted({f"{run['measured']['processor']}, {run['measured']['date']}" for run in rows.values()})
+    missing = [METHODS[method].title for method in METHODS if method not in rows]
+    left = f" Not timed yet: {', '.join(missing)}." if missing else ""
+    return f"To {target:.0f} %, the highest that all reach ({'; '.join(where)}):{left}\n\n{markdown_table(heads, body)}"
 
 
 def where_measured(facts: Sequence[Mapping[str, Any]]) -> str:

@@ -55,5 +55,6 @@ def _key(cell: Cell) -> str:
     settings.pop("name")
     tuned = cell.tuned and (cell.tuned[0], tuned_as(cell.tuned[1]), cell.rated)
     return json.dumps(
-        [settings, tuned, start(cell), cell.tunes, cell.traced, cell.in_process, cell.decimals], sort_keys=True
+        [settings, tuned, start(cell), cell.tunes, cell.traced, cell.in_process, cell.decimals, cell.alone],
+        sort_keys=True,
     )

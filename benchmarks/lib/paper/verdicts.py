@@ -9,9 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from dictpfl.client.compress.verdicts import LEVEL, Interval, compared
-from lib.paper.measured import Measured, Row, together
+from lib.paper.measured import Measured, Row
 from lib.paper.methods import FEDHE, FULL, HEAD, ML10, OURS
 from lib.paper.network import LAN, Network, phases
+from lib.paper.workloads import LARGE
 
 REPRODUCED, DIFFERS, CANNOT, OPEN = "reproduced", "differs", "cannot be had", "not measured yet"
 ONE = "one seed, no verdict"
@@ -23,8 +24,6 @@ _ABOVE_CHANCE = 0.02
 """How far above chance the share of coordinates that stay quiet must lie: nearer to it, it foretells nothing."""
 _THEIRS = "paper"
 """The traced run with the paper's settings."""
-LARGE = "cifar10"
-"""Where headlines are judged: the paper's first data set, on the largest model here."""
 
 
 @dataclass(frozen=True)
@@ -78,32 +77,28 @@ def seconds_a_round(figures: Mapping[str, Any], network: Network) -> float:
     )
 
 
-def _timed(rows: Sequence[Row] | None) -> Verdict | list[Mapping[str, Any]]:
-    """A run of each whose time may be compared: on one processor, the least busy."""
-    if rows is None:
-        return Verdict(OPEN)
-    runs = together(dict(enumerate(rows)))
-    if len(runs) == len(rows):
-        return list(runs.values())
-    return Verdict(OPEN, "no processor has timed both")
+def _ratio(found: Measured, method: str, other: str, network: Network) -> float | None:
+    """Time of a round beside another method's; None: not both were timed on one processor, alone on the machine."""
+    runs = found.timed((method, other))
+    if len(runs) < 2:
+        return None
+    return seconds_a_round(runs[method], network) / seconds_a_round(runs[other], network)
 
 
 def _seconds_against(method: str, least: float, network: Network) -> Callable[[Measured], Verdict]:
     def judge(found: Measured) -> Verdict:
-        timed = _timed(rows_of(found, method, OURS))
-        if isinstance(timed, Verdict):
-            return timed
-        ratio = seconds_a_round(timed[0], network) / seconds_a_round(timed[1], network)
+        ratio = _ratio(found, method, OURS, network)
+        if ratio is None:
+            return Verdict(OPEN)
         return _within(ratio, least, f"{ratio:,.1f} times on {LARGE}, a round at {network.name.partition(',')[0]}")
 
     return judge
 
 
 def _beside_plaintext(found: Measured) -> Verdict:
-    timed = _timed(rows_of(found, FULL, OURS))
-    if isinstance(timed, Verdict):
-        return timed
-    ratio = seconds_a_round(timed[1], LAN) / seconds_a_round(timed[0], LAN)
+    ratio = _ratio(found, OURS, FULL, LAN)
+    if ratio is None:
+        return Verdict(OPEN)
     return Verdict(REPRODUCED if ratio <= 2 else DIFFERS, f"{ratio:.2f} times plaintext's on {LARGE}, 1 Gbps")
 
 
@@ -280,10 +275,10 @@ def _ahead(workload: str, method: str, points: float) -> Callable[[Measured], Ve
 
 def _sealing(found: Measured) -> Verdict:
     """Judge that most of a FedHE-Full round is neither training nor measuring."""
-    rows = rows_of(found, FEDHE)
-    if rows is None or "median_seconds" not in rows[0].first:
+    run = found.timed((FEDHE,)).get(FEDHE)
+    if run is None:
         return Verdict(OPEN)
-    parts = {part: s for part, s in phases(rows[0].first, LAN).items() if part not in ("latency, polling", "evaluate")}
+    parts = {part: s for part, s in phases(run, LAN).items() if part not in ("latency, polling", "evaluate")}
     share = 1 - parts["train"] / sum(parts.values())
     return _within(share, 0.5, f"{share:.0%} of a round on {LARGE}, 1 Gbps")
 

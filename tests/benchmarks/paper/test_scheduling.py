@@ -9,11 +9,11 @@ import pytest
 
 from dictpfl.common.config import FederationConfig
 from lib.paper import rates, scheduling
-from lib.paper.catalogue import accuracy, every, named, tuning
+from lib.paper.catalogue import accuracy, every, named, timed, tuning
 from lib.paper.cells import Cell, Store
 from lib.paper.methods import METHODS, ORDER, tuned_as
 from lib.paper.scheduling import Ready, matching, rate_of, state, work
-from lib.paper.workloads import WORKLOADS
+from lib.paper.workloads import LARGE, WORKLOADS
 
 FACTS = {"date": "2026-11-26 21:00 UTC", "processor": "p", "cores": 2, "load": 0.1, "commit": "abc"}
 
@@ -74,6 +74,37 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     done = work(cells, store, 1, tmp_path, start=Process)
     assert done.failed == {cells[0].name: "DataError: no such file"}
     assert done.done == [cells[1].name]
+
+
+def test_a_cell_that_is_timed_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits until what runs has ended, and nothing begins beside it."""
+    needed = tmp_path / WORKLOADS[LARGE].needs
+    needed.parent.mkdir(parents=True)
+    needed.touch()
+    monkeypatch.setattr(scheduling, "ROOT", tmp_path)
+    running: list[str] = []
+    beside: dict[str, list[str]] = {}
+
+    class Slow(Process):
+        left = 3
+
+        def __init__(self, ready: Ready, log: Path, into: Path) -> None:
+            super().__init__(ready, log, into)
+            self.name = ready.cell.name
+            running.append(self.name)
+
+        def poll(self) -> int | None:
+            beside.setdefault(self.name, []).extend(running)
+            self.left -= 1
+            if self.left > 0:
+                return None
+            running.remove(self.name)
+            return self.returncode
+
+    first, last = named("arms/rank/2/seed-1"), named("arms/rank/8/seed-1")
+    done = work([first, timed("dictpfl"), last], Store(tmp_path / "s"), 2, tmp_path, start=Slow)
+    assert len(done.done) == 3
+    assert {name: set(others) for name, others in beside.items()} == {name: {name} for name in done.done}
 
 
 def test_tuning_that_fails_leaves_out_what_waits_for_it(tmp_path: Path) -> None:
