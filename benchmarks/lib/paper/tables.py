@@ -15,7 +15,7 @@ from lib.paper.measured import Measured, Row
 from lib.paper.methods import BOTH, FROZEN_A, FULL, METHODS, OURS, PAPER
 from lib.paper.network import NETWORKS, common_target, seconds_to
 from lib.paper.verdicts import OPEN, paired
-from lib.paper.workloads import WORKLOADS
+from lib.paper.workloads import LARGE, WORKLOADS
 
 _HEADS = ("method", "test, %", "by seed", "values, % of full", "bytes up", "bytes down", "% of plaintext's bytes", "training, s",
           "encryption, s", "timed on", "peak memory", "rate")  # fmt: skip
@@ -253,10 +253,11 @@ def time_table(found: Measured) -> str:
         body.append([METHODS[method].title, *("-" if s is None else f"{s:,.0f}" for s in reached), human_bytes(sent),
                      f"{figures['accuracy']:.2f}"])  # fmt: skip
     heads = ["method", *(f"{network.name}, s" for network in NETWORKS), "bytes a round", "final, %"]
-    where = sorted({f"{run['measured']['processor']}, {run['measured']['date']}" for run in rows.values()})
-    missing = [METHODS[method].title for method in METHODS if method not in rows]
+    where = sorted({f"{run['measured']['processor']}, {run['measured']['date'].split()[0]}" for run in rows.values()})
+    shown = (*WORKLOADS[LARGE].methods, *WORKLOADS[LARGE].counted)
+    missing = [METHODS[method].title for method in METHODS if method in shown and method not in rows]
     left = f" Not timed yet: {', '.join(missing)}." if missing else ""
-    return f"To {target:.0f} %, the highest that all reach ({'; '.join(where)}):{left}\n\n{markdown_table(heads, body)}"
+    return f"To {target:.0f} %, the highest that all reach ({'; '.join(where)}).{left}\n\n{markdown_table(heads, body)}"
 
 
 def where_measured(facts: Sequence[Mapping[str, Any]]) -> str:
