@@ -190,5 +190,5 @@ def plot(first: Mapping[str, Any], runs: Runs) -> Figure:
         ax.set_xticks(range(len(there)), there)
         ax.set_xlim(-0.5, len(there) - 0.5)
     losses.set_ylabel("nats, one mark a seed")
-    losses.legend(frameon=False, fontsize=8)
+    losses.legend(frameon=False, fontsize=8, loc="center")
     return figure
