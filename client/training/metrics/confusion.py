@@ -71,9 +71,8 @@ class Confusion:
         both = by_class["sensitivity"] + (by_class["specificity"] if sets else [])
         figures: dict[str, Any] = {"accuracy": ratio(exact, total), "balanced accuracy": _mean(both)}
         figures |= {name: _mean(values) if one is None else values[one] for name, values in by_class.items()}
-        if (
-            one is None
-        ):  # as scikit-learn's mean; left out, a model that says one class alone would seem as precise as that one
+        if one is None:
+            # As scikit-learn's mean; left out, a model that says one class alone would seem as precise as that one.
             figures["precision"] = _mean(
                 [0.0 if p is None and t else p for p, t in zip(by_class["precision"], there, strict=True)]
             )
