@@ -53,7 +53,8 @@ def run(cell: Cell, rate: float | None, store: Store) -> dict[str, Any]:
         with Alone() if cell.alone else nullcontext():
             figures = measure(cell, changes)
     except (EngineError, ModelError):
-        if not cell.name.startswith("tune/"):  # counted and timed rounds have a tiny rate: something is wrong
+        # Rounds that count bytes or time have a tiny rate, which does not diverge: something is wrong.
+        if not cell.tunes or cell.alone or cell.name.startswith("bytes/"):
             raise
         figures = dict(DIVERGED)
     figures["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
