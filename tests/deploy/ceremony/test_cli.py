@@ -120,7 +120,10 @@ def test_shapes_that_are_none(ceremony: Ceremony, shape: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--sample-shape", "99999999999999x99999999"), r"--sample-shape 99999999999999x99999999: .* values"),
+        (
+            ("--sample-shape", "99999999999999x99999999"),
+            "--sample-shape 99999999999999x99999999: 9,999,999,899,999,900,000,001 values",
+        ),
         (("--sample-shape", "6", "--outputs", "99999999999999"), "--outputs 99999999999999"),
     ],
 )
