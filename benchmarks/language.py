@@ -28,7 +28,7 @@ from pathlib import Path
 from lib.language.catalogue import METHODS, NEEDS, QUICK, START, STORE, every, method_of, start, tested, tuned, tuning
 from lib.machine import ROOT
 from lib.paper.cells import Cell
-from lib.paper.scheduling import Ready, work
+from lib.paper.scheduling import Ready, logged, work
 
 
 def main() -> int:
@@ -111,8 +111,7 @@ def _rates(cell: Cell) -> tuple[float | None, tuple[Cell, ...]]:
 
 def _started(ready: Ready, log: Path, _: Path) -> subprocess.Popen[bytes]:
     """A process of its own, so that its peak memory is that of this cell alone."""
-    with log.open("wb") as out:
-        return subprocess.Popen(_command(ready.cell, ready.rate), stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+    return logged(_command(ready.cell, ready.rate), log)
 
 
 def _tried(cell: Cell, rate: float | None) -> int:

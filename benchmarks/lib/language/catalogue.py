@@ -37,24 +37,23 @@ RATES: Mapping[str, Sequence[float]] = dict.fromkeys(METHODS, (1e-3, 2e-3, 4e-3)
 EXTENSIONS = 5
 HELD_OUT, ANSWERED, LONGEST = 200, 100, 120
 """Held-out problems whose answers' loss is measured; of these, questions that the model answers itself; tokens of an answer."""
-_COMMON = {"data.test_limit": 1, "training.threads": 1}
-"""The run's own test after each round is left out: the models are measured at the end, on more. Cells run side by side."""
+_UNSEEN = {"data.test_limit": 1}  # the run's own test after each round: the models are measured at the end, on more
 QUICK = {"federation.rounds": 1, "training.steps": 1, "training.batch_size": 2, "data.limit": 12}
 
 
 def start() -> Cell:
     """The model before any training: a federation that is not run."""
-    return Cell(START, EXPERIMENT, {"method": "dictpfl", "training.threads": 1, "seed": 1}, needs=NEEDS)
+    return Cell(START, EXPERIMENT, {"method": "dictpfl", "seed": 1}, needs=NEEDS)
 
 
 def tested(method: str, seed: int) -> Cell:
     """A federation whose model is measured on held-out problems."""
-    return Cell(f"test/{method}/seed-{seed}", EXPERIMENT, {**METHODS[method], **_COMMON, "seed": seed}, needs=NEEDS)
+    return Cell(f"test/{method}/seed-{seed}", EXPERIMENT, {**METHODS[method], **_UNSEEN, "seed": seed}, needs=NEEDS)
 
 
 def tuning(method: str, rate: float) -> Cell:
     """A federation whose model is measured on the institutions' validation problems."""
-    settings = {**METHODS[method], **_COMMON, "seed": TUNING_SEED, "training.learning_rate": rate}
+    settings = {**METHODS[method], **_UNSEEN, "seed": TUNING_SEED, "training.learning_rate": rate}
     return Cell(f"tune/{method}/rate-{rate:g}", EXPERIMENT, settings, tunes=True, needs=NEEDS)
 
 

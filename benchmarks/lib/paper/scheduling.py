@@ -102,6 +102,11 @@ def started(ready: Ready, log: Path, into: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(PROGRAM), "--cell", ready.cell.name, "--into", str(into)]
     if ready.rate is not None:
         command += ["--rate", repr(ready.rate)]
+    return logged(command, log)
+
+
+def logged(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in the repository's root; what it says goes into the log."""
     with log.open("wb") as out:
         return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
 
