@@ -96,12 +96,16 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def owner_only(folder: Path) -> Path:
-    """Return the folder, made with mode 0700 if missing.
+    """Return the folder, made with mode 0700 if missing, as are those above it.
+
+    `dictpfl certificates --folder coordinator/tls` makes a coordinator's folder on its way, which other commands then
+    expect to be its owner's alone.
 
     Raises:
         KeyFileError: the folder exists and others may enter it.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for part in (*(above for above in reversed(folder.parents) if not above.exists()), folder):
+        part.mkdir(exist_ok=True, mode=0o700)
     if exposed := exposed_mode(folder.stat().st_mode):
         raise KeyFileError(f"{folder} has mode {exposed}, expected 0700. Run `chmod 700 {folder}`")
     return folder

@@ -47,11 +47,12 @@ def test_the_umask_does_not_matter(tmp_path: Path, key: FederationKey) -> None:
     before = os.umask(0)
     try:
         save_key(key, tmp_path / "k")
-        owner_only(tmp_path / "folder")
+        owner_only(tmp_path / "party" / "keys")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "k").stat().st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "party" / "keys").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "party").stat().st_mode) == 0o700, "made on the way: a party's folder, as a rule"
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o601, 0o660, 0o644, 0o777, 0o620])
