@@ -76,7 +76,7 @@ def preparation(options: Mapping[str, Any]) -> Callable[[Path | bytes], NDArray[
     def prepare(source: Path | bytes) -> NDArray[np.float32]:
         try:
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return fit(image)
+                return fit(_upright(image))
         except Exception as error:  # a damaged file can be any error in Pillow
             name = f"an image of {len(source):,} bytes" if isinstance(source, bytes) else str(source)
             # Pillow would name the place in memory.
@@ -84,6 +84,18 @@ def preparation(options: Mapping[str, Any]) -> Callable[[Path | bytes], NDArray[
             raise DataError(f"cannot read {name}: {why}; mend or drop it, or set data.skip_broken = true") from error
 
     return prepare
+
+
+def _upright(image: Any) -> Any:
+    """The image as it was seen: cameras store it as their sensor stood, and say in EXIF how to turn it."""
+    from PIL import ExifTags, ImageOps
+
+    image.load()  # here: what is wrong with the pixels is told, and below nothing is
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # EXIF can be damaged in any way, which says nothing against the pixels
+        return image
 
 
 def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:

@@ -107,6 +107,19 @@ def test_images_of_fractions_are_not_cut_to_bytes(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.features.ravel(), np.linspace(0, 1, 64), atol=1e-6)
 
 
+def test_a_photograph_is_read_as_it_was_seen(tmp_path: Path) -> None:
+    """A telephone held upright stores an image that lies on its side; two institutions' telephones would differ by that alone."""
+    seen = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(12, 8), "L")
+    exif, plain = Image.Exif(), {"mode": "L", "size": [12, 8], "mean": 0.0, "std": 1.0}
+    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    seen.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "on-its-side.png", exif=exif)
+    seen.save(tmp_path / "upright.png")
+    seen.save(tmp_path / "damaged.png", exif=b"Exif\0\0MM\0*\0\0\xff")
+    decode = preparation(plain)
+    for name in ("on-its-side", "damaged"):
+        np.testing.assert_array_equal(decode(tmp_path / f"{name}.png"), decode(tmp_path / "upright.png"), name)
+
+
 def test_numbers_of_a_palette_are_no_greys(tmp_path: Path) -> None:
     (tmp_path / "ill").mkdir()
     Image.new("RGB", (8, 8), "white").convert("P").save(tmp_path / "ill" / "0.png")
