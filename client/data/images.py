@@ -94,7 +94,7 @@ def _upright(image: Any) -> Any:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # EXIF can be damaged in any way, which says nothing against the pixels
+    except Exception:  # noqa: BLE001 -- EXIF can be damaged in any way, which says nothing against the pixels
         return image
 
 
