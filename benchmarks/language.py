@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lib.language.catalogue import METHODS, NEEDS, QUICK, START, STORE, every, method_of, start, tested, tuned, tuning
-from lib.machine import ROOT
+from lib.machine import ROOT, ended
 from lib.paper.cells import Cell
 from lib.paper.scheduling import Ready, logged, work
 
@@ -133,4 +133,4 @@ def _list(cells: Sequence[Cell]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended(main)

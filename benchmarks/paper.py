@@ -19,14 +19,13 @@ theirs are left out, and said. Exit status 1 if a cell failed.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from dictpfl.common.errors import DictPFLError
-from lib.machine import seed_list
+from lib.machine import ended, seed_list
 from lib.paper.catalogue import every
 from lib.paper.cells import STORE, Cell, Store
 from lib.paper.scheduling import matching, rate_of, state, work
@@ -108,8 +107,4 @@ def _one(name: str, rate: float | None, store: Store) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except BrokenPipeError:  # `--list | head`: whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    ended(main)

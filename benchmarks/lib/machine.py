@@ -14,11 +14,12 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -91,6 +92,17 @@ def seed_list(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} has something that is no whole number; expected seeds such as 1,2,3"
         ) from error
+
+
+def ended(main: Callable[[], int]) -> NoReturn:
+    """Run a program and end with its status; with 0 where whoever reads has seen enough (`--list | head`)."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
 
 
 def median(values: Sequence[float]) -> float:

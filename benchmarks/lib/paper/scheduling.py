@@ -125,10 +125,12 @@ def work(
     rates = rates or (lambda cell: rate_of(cell, store))
     progress, cells = Progress(), list(cells)
     running: dict[str, tuple[subprocess.Popen[bytes], Ready, Path, float]] = {}
+    ended = True
     while True:
         cells = [cell for cell in cells if cell.name not in progress.done]
         while (
-            len(running) < jobs
+            ended  # else nothing has become ready, and to look reads hundreds of files
+            and len(running) < jobs
             and not any(ready.cell.alone for _, ready, _, _ in running.values())
             and (ready := upcoming(cells, store, rates, running, progress.failed)) is not None
         ):
@@ -142,9 +144,11 @@ def work(
             running[ready.cell.name] = (start(ready, log, store.folder), ready, log, time.monotonic())
         if not running:
             return progress
+        ended = False
         for name, (process, ready, log, began) in list(running.items()):
             if process.poll() is None:
                 continue
+            ended = True
             del running[name]
             seconds = time.monotonic() - began
             if process.returncode == 0 and store.result(ready.cell, ready.rate) is not None:

@@ -76,6 +76,36 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert done.done == [cells[1].name]
 
 
+def test_the_store_is_read_again_only_when_a_cell_has_ended(tmp_path: Path) -> None:
+    """A free place that nothing can fill cost a tenth of a core, beside what is measured."""
+
+    class Slow(Process):
+        left = 5
+
+        def poll(self) -> int | None:
+            self.left -= 1
+            if self.left > 0:
+                return None
+            ended.append(RAN[-1])
+            return self.returncode
+
+    looks: list[str] = []
+    ended: list[str] = []
+    store, cell, only = (
+        Store(tmp_path / "s"),
+        accuracy("digits", "iid", "dictpfl", 1),
+        tuning("digits", "dictpfl", BEST),
+    )
+
+    def rates_of(one: Cell) -> tuple[float | None, tuple[Cell, ...]]:
+        looks.append(one.name)
+        return (BEST, ()) if only.name in ended else (None, (only,))
+
+    done = work([cell], store, 2, tmp_path, rates=rates_of, start=Slow)
+    assert done.done == [only.name, cell.name]
+    assert len(looks) == 3, "what it waits for, nothing to put beside that, and once more when it has ended"
+
+
 def test_a_cell_that_is_timed_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits until what runs has ended, and nothing begins beside it."""
     needed = tmp_path / WORKLOADS[LARGE].needs
