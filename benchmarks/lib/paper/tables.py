@@ -72,9 +72,7 @@ def _line(method: str, row: Row | None, full: Row | None) -> list[str]:
         return [title, OPEN, *["-"] * (len(_HEADS) - 2)]
     counted = bool(METHODS[method].training)
     values = row.first["values"]
-    share = (
-        "-" if counted else f"{100 * (row.mean('values', 'sent') or 0) / (values['model'] * row.first['rounds']):.2f}"
-    )
+    share = "-" if counted else _percent((row.mean("values", "sent") or 0) / (values["model"] * row.first["rounds"]))
     return [
         title,
         f"{row.accuracy:.2f} ± {row.spread:.2f}" if len(row.runs) > 1 else f"{row.accuracy:.2f}",
@@ -82,10 +80,16 @@ def _line(method: str, row: Row | None, full: Row | None) -> list[str]:
         share,
         human_bytes(row.up),
         human_bytes(row.down),
-        f"{100 * row.bytes / full.bytes:.2f}" if full else "-",
+        _percent(row.bytes / full.bytes) if full else "-",
         *_costs(row),
         "-" if row.rate is None else f"{row.rate:g}{' (edge)' if row.at_edge else ''}",
     ]
+
+
+def _percent(share: float) -> str:
+    """Two decimals, and one digit of what these would call nothing."""
+    percent = 100 * share
+    return f"{percent:.2f}" if percent == 0 or percent >= 0.005 else f"{percent:.1g}"
 
 
 def _costs(row: Row) -> tuple[str, str, str, str]:
