@@ -115,8 +115,8 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
             "The work of a round grows with the samples: how long an institution takes shows the coordinator about how many "
             "it has. Set training.steps to hide that.", "caution",
         )  # fmt: skip
-    rank, few = config.decomposition.rank, t.batch_size * (steps or 0)
-    tiny = bool(steps) and few <= rank
+    rank, few = config.decomposition.rank, t.batch_size * t.accumulate * (steps or 0)
+    tiny = bool(steps) and config.decomposition.enabled and few <= rank
     yield Meaning(
         "training.batch_size", str(t.batch_size),
         f"A round trains on {few} samples an institution, no more than the rank of its tables ({rank}): samples can then be "
