@@ -131,6 +131,18 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
             "All institutions learn the exact sum of these vectors, each filled from an institution's data; all but one of them together learn "
             "the last one's.", "caution",
         )  # fmt: skip
+    if t.metrics:
+        yield Meaning(
+            "training.metrics", ", ".join(t.metrics),
+            "All institutions learn the exact sums of these counts over all validation samples, in every round; all but one of them together learn "
+            "the last one's.", "caution",
+        )  # fmt: skip
+    if config.decision:
+        yield Meaning(
+            "scores", config.decision,
+            "All institutions learn the sum of scores that each takes from its samples, one for each shared value; all but one of them together "
+            "learn the last one's.", "caution",
+        )  # fmt: skip
     if config.data.preprocessing.on:
         yield Meaning(
             "data.preprocessing", "on",

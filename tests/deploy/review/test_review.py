@@ -385,6 +385,19 @@ def test_few_samples_a_round_are_those_of_all_batches(said: dict[str, Any], word
     assert meaning.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"training.metrics": ["auroc"]}, "training.metrics"), ({"scores.decision": "mine:Choice"}, "scores"),
+        ({"tallies.opening": ["classes"]}, "tallies"), ({"data.preprocessing.scale": "standard"}, "data.preprocessing"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_exact_sum_is_among_the_settings(said: dict[str, Any], name: str) -> None:
+    """What a site's policy counts as tallies (`policy.toml`), a reviewer is told of."""
+    assert [line.mark for line in meanings(FederationConfig.of({}, said), None) if line.name == name] == ["caution"]
+    assert name not in {line.name for line in meanings(FederationConfig.of({}), None)}
+
+
 def test_differences_between_the_attacked_federation_and_this() -> None:
     config = FederationConfig.of({}, {"training.batch_size": 8, "name": "a"})
     attacked = FederationConfig.of({}, {"training.batch_size": 1, "name": "b", "method": "dictpfl"})
