@@ -41,6 +41,12 @@ def test_the_default_is_sound() -> None:
         ({"encryption": {"ring_degree": 1000}}, "ring_degree"),
         ({"narrow": {"axes": ["ffn"]}, "encryption": {"sealed_share": 0.5}, "toy_insecure": True}, "gates are none"),
         ({"privacy": {"epsilon": 8.0}}, "nothing would add noise"),
+        ({"training": {"weight_decay": True}}, "weight_decay: expected no truth value, found true"),
+        ({"federation": {"sample": True}}, "sample: expected no truth value, found true"),
+        ({"decomposition": {"refresh_ranks": [True], "refresh_every": 2}}, r"refresh_ranks: .*found \[true\]"),
+        ({"name": False}, "name: expected no truth value, found false"),
+        ({"training.epochs": 3}, "unknown key 'training.epochs'; write it without quotes"),
+        ({"": 3}, "unknown key ''; the nearest"),
         ({"training": {"threads": 10**6}}, r"training\.threads: .*less than or equal to 1024"),
     ],
     ids=str,
@@ -97,6 +103,18 @@ def test_files(tmp_path: Path) -> None:
     assert FederationConfig.load(path).training.epochs == 2
     with pytest.raises(ConfigError, match="cannot read"):
         FederationConfig.load(tmp_path)
+    path.write_text(f"seed = 0x{'f' * 9000}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected numbers of fewer digits"):
+        FederationConfig.load(path)
+    for text in (f"seed = 1{'0' * 5000}", "a = " + "[" * 9000):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="is not valid TOML"):
+            FederationConfig.load(path)
+    path.write_text(f"[{'.'.join('a' * 3000)}]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="tables that end"):
+        FederationConfig.load(path)
+    path.write_text("\ufeffseed = 7\r\n", encoding="utf-8")
+    assert FederationConfig.load(path).seed == 7, "with the mark that some editors put in front"
 
 
 def test_known_keys_and_words() -> None:
