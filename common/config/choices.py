@@ -63,9 +63,9 @@ def require_read(config: Sections, origin: str) -> None:
                     f"{origin}: {key} is {_at(config, key)!r}, which {chooser} = {chosen!r} does not read; leave it out, or choose "
                     f"{' or '.join(sorted(readers))}"
                 )
-    for switch, belonging in SWITCHED.items():
+    for switch, switched in SWITCHED.items():
         section, _, name = switch.rpartition(".")
-        for key in () if name in _at(config, section).model_fields_set else belonging:
+        for key in () if name in _at(config, section).model_fields_set else switched:
             if _is_said(config, key):
                 raise ConfigError(
                     f"{origin}: {key} is {_at(config, key)!r}, but {switch} is not set, without which nothing reads it; set that, or leave "
