@@ -75,13 +75,22 @@ def explained(error: Exception, known: Iterable[str] = ()) -> str:
 
 def _issues(error: ValidationError, known: list[str]) -> Iterator[str]:
     for issue in error.errors():
-        key = ".".join(str(part) for part in issue["loc"]) or "document"
+        key = ".".join(str(part) for part in issue["loc"]) if issue["loc"] else "document"
         if issue["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            yield f"unknown key {key!r}" + (f"; the nearest known key is {near[0]!r}" if near else "")
+            here = key in near and len(issue["loc"]) == 1  # "training.epochs" = 2, one word in quotes
+            told = "; write it without quotes" if here else f"; the nearest known key is {near[0]!r}" if near else ""
+            yield f"unknown key {key!r}{told}"
         elif issue["type"] == "value_error":  # a rule of our own, which says what was found
             yield f"{key}: {issue['msg'].removeprefix('Value error, ')}"
         elif issue["type"] in ("missing", "json_invalid"):  # the input is the whole document
             yield f"{key}: {issue['msg']}"
         else:
-            yield f"{key}: {issue['msg']}, found {issue['input']!r}"
+            yield f"{key}: {issue['msg']}, found {_shown(issue['input'])}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of more digits than can be written"

@@ -158,6 +158,10 @@ class Registry(Generic[Part]):
 
     def _imported(self, name: str) -> Part:
         part: Part = imported(name, self.key)
+        if not callable(part):
+            raise ConfigError(
+                f"{self.key}: {name!r} is a value of type {type(part).__name__}; expected a class or a function, which makes one"
+            )
         return part
 
 

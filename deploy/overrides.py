@@ -26,7 +26,8 @@ def overrides(pairs: Sequence[str] | None, option: str = "--set", example: str =
         if not equals or not key.strip():
             raise ConfigError(f"{option} {pair!r}: expected KEY=VALUE, such as {option} {example}")
         try:
-            changed[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            changed[key.strip()] = text
+            read = tomllib.loads(f"value = {text}")
+        except (ValueError, RecursionError):  # also numbers without end, and brackets
+            read = {"value": text}
+        changed[key.strip()] = read["value"] if len(read) == 1 else text
     return changed

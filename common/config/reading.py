@@ -36,12 +36,12 @@ class FederationConfig(Sections):
             ParameterError (insecure): settings that need `toy_insecure = true` without it.
         """
         try:
-            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(f"no configuration file at {path}; `dictpfl init` writes one to start from") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {path}: {error}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers without end, and brackets
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
         return cls.of(raw, overrides, origin=str(path))
 
@@ -50,7 +50,10 @@ class FederationConfig(Sections):
         cls, raw: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, origin: str = "configuration"
     ) -> Self:
         """Check a nested mapping, whose sections may be objects such as `dictpfl.Training(epochs=2)`; see `load`."""
-        merged: dict[str, Any] = json.loads(json.dumps(raw, default=_said))
+        try:
+            merged: dict[str, Any] = json.loads(json.dumps(raw, default=_said))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{origin}: {error}; expected numbers of fewer digits, and tables that end") from error
         for key, value in (overrides or {}).items():
             _assign(merged, key, value)
         method = merged.get("method", "dictpfl")

@@ -97,6 +97,6 @@ class Training(Section):
         0, description="Samples measured at a time; 0: 128, or 512 on a GPU, or 64 of token ids."
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1`, ...")
-    threads: Annotated[int, Field(ge=1)] = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         1, description="torch's threads; fixed, so that every engine trains alike."
     )

@@ -46,7 +46,7 @@ def write(
     checked = FederationConfig.load(config, overrides(set_))
     console.warn_insecure(checked.insecurities)
     console.require_place(folder)
-    target = write_federation(checked, folder, source=config, publisher=publisher)
+    target = write_federation(checked, folder, source=config, publisher=publisher, changed=set_ or ())
     number = checked.federation.participants
     console.say(
         f"{target} written; `flwr run {folder} local --stream --federation-config 'num-supernodes={number}'` runs it"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
+from dictpfl.common.registry import CODE
 from dictpfl.deploy.app.bundle import PACKAGE, app_version, write_app
 from dictpfl.deploy.runs.run import CONFIG, INSTITUTIONS
 from dictpfl.deploy.units import counted
@@ -24,6 +26,8 @@ PARTIES = "parties"
 """Folder in the app's folder with `coordinator/` and `institutions/`; not part of the bundle."""
 _CODE = "flower_app"
 _NAME = re.compile(r"[^a-z0-9]+")
+_NOT_OWN = (PACKAGE, "timm", "transformers")
+"""Words before a colon or a dot that name no module of a user's own."""
 _SERVER = '''"""The coordinator: adds ciphertexts, holds no key, loads no torch."""
 
 import os
@@ -76,7 +80,7 @@ framework: [dictpfl, torch]
 
 {participants} institutions train `{model}` on `{dataset}` for {rounds}. Each update is decomposed (W = W0 + D T, only T is shared),
 pruned by its history, quantised and encrypted under CKKS. The ServerApp adds ciphertexts; it holds no key and cannot read any of them. Made by
-[dictpfl](https://arxiv.org/abs/2510.21086) from `{config}`.
+[dictpfl](https://arxiv.org/abs/2510.21086) from `{config}`{changed}.
 
 ## Run it, simulated
 
@@ -114,7 +118,7 @@ dictpfl watch {here}/institution-000                     # the same, live
 dictpfl export {here}/institution-000 -o model.safetensors
 ```
 
-The digest is that of `dictpfl simulate {config}`: the engine has no say in the result.
+The digest is that of `{command}`: the engine has no say in the result.
 
 ## Keys and data
 
@@ -123,7 +127,9 @@ belongs into no repository (`.gitignore`).
 """
 
 
-def write_federation(config: FederationConfig, target: Path, *, source: Path, publisher: str) -> Path:
+def write_federation(
+    config: FederationConfig, target: Path, *, source: Path, publisher: str, changed: Sequence[str] = ()
+) -> Path:
     """Write app and parties into a folder that is missing or empty, and return the folder.
 
     Args:
@@ -131,6 +137,7 @@ def write_federation(config: FederationConfig, target: Path, *, source: Path, pu
         target: the app's folder.
         source: the configuration file, which is copied beside the code; modules beside it that the configuration names, too.
         publisher: name on Flower's hub.
+        changed: what `--set` changed of the file, as it was typed, for the README.
 
     Raises:
         ConfigError: the folder is not empty, or the configuration needs what stock Flower does not tell.
@@ -144,7 +151,8 @@ def write_federation(config: FederationConfig, target: Path, *, source: Path, pu
             "to 0 for an app, or deploy with `dictpfl coordinator up`"
         )
     target = target.resolve()
-    modules = list(own_modules(config, Path.cwd()))
+    here = Path.cwd()
+    modules = list(own_modules(config, here))
     write_app(target)
     try:
         founded = found(config, target / PARTIES)
@@ -162,10 +170,13 @@ def write_federation(config: FederationConfig, target: Path, *, source: Path, pu
         _CLIENT.format(institutions=json.dumps(str(founded.institutions))), encoding="utf-8"
     )
     for module in modules:
-        (target / module.name).write_bytes(module.read_bytes())
+        copy = target / module.relative_to(here)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(module.read_bytes())
     (target / source.name).write_bytes(source.read_bytes())
     (target / ".gitignore").write_text(f"/{PARTIES}/\n", encoding="utf-8")
-    include = [f"{PACKAGE}/**/*.py", f"{_CODE}/*.py", *(module.name for module in modules)]
+    sets = [word for pair in changed for word in ("--set", pair)]
+    include = [f"{PACKAGE}/**/*.py", f"{_CODE}/*.py", *(module.relative_to(here).as_posix() for module in modules)]
     name = _NAME.sub("-", config.name.lower()).strip("-") or "federation"
     (target / "pyproject.toml").write_text(
         _PYPROJECT.format(
@@ -178,6 +189,7 @@ def write_federation(config: FederationConfig, target: Path, *, source: Path, pu
         _README.format(
             name=name, participants=config.federation.participants, rounds=counted(config.federation.rounds, "round"), model=config.model.source,
             dataset=config.data.source, config=source.name, parties=PARTIES, here=f"{PARTIES}/{INSTITUTIONS}",
+            changed=f" with `{shlex.join(sets)}`" if sets else "", command=shlex.join(["dictpfl", "simulate", source.name, *sets]),
         ),
         encoding="utf-8",
     )  # fmt: skip
@@ -185,14 +197,13 @@ def write_federation(config: FederationConfig, target: Path, *, source: Path, pu
 
 
 def own_modules(config: FederationConfig, folder: Path) -> Iterator[Path]:
-    """Find the files in a folder that a configuration names as `module:name`: they travel with the app."""
-    found: set[Path] = set()
-    for text in _texts(config.model_dump()):
-        module = re.match(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_]\w*$", text)
-        path = folder / f"{module.group(1)}.py" if module else folder
-        if path.is_file() and path not in found:
-            found.add(path)
-            yield path
+    """Find the files in a folder that a configuration names as `module:name`, with all of a package: they travel with the app."""
+    named = {re.split("[.:]", text)[0]: None for text in _texts(config.model_dump()) if CODE.fullmatch(text)}
+    for name in named:
+        if name in _NOT_OWN:
+            continue
+        path = folder / f"{name}.py"
+        yield from [path] if path.is_file() else sorted((folder / name).rglob("*.py"))
 
 
 def _texts(value: object) -> Iterator[str]:

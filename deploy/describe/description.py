@@ -35,7 +35,7 @@ from dictpfl.common.settings import Decomposition
 from dictpfl.common.words import packed_length
 from dictpfl.deploy.agreeing import draw_genesis, require_trainable
 from dictpfl.deploy.calibrating import with_measured_tokens
-from dictpfl.deploy.simulation.founding import shape_of, trial_of, with_names
+from dictpfl.deploy.simulation.founding import of_skill, shape_of, trial_of, with_names
 from dictpfl.deploy.simulation.partition import divide
 
 _PLAIN_BYTES = 4  # of a value that FedAvg sends, float32
@@ -131,9 +131,9 @@ def describe(config: FederationConfig) -> Description:
     config = with_pipeline(config)
     dataset = load_dataset(config.data, config.seed)
     config, sample_shape = with_names(config, dataset), shape_of(with_names(config, dataset), dataset)
-    division = divide(dataset, config.data, config.federation.participants, config.seed)
-    institutions = division.institutions
-    largest = max((share.train for share in institutions), key=len)
+    division = of_skill(divide(dataset, config.data, config.federation.participants, config.seed), config.narrow)
+    trained = [share.train.of_classes(config.narrow.classes) for share in division.institutions]
+    largest = max(trained, key=len)
     outputs = outputs_of(task_of(config.measuring), dataset.outputs)
     model = build_model(config.model, sample_shape, outputs, config.seed)
     if config.model.weights:
@@ -150,11 +150,11 @@ def describe(config: FederationConfig) -> Description:
     twin = twin_of(genesis, model)
     rows = _rows(twin, model, config, genesis, upload)
     plaintext = _PLAIN_BYTES * sum(p.numel() for p in model.parameters())
-    trained = _ADAM * _PLAIN_BYTES * sum(p.numel() for p in twin.module.parameters() if p.requires_grad)
+    moved = _ADAM * _PLAIN_BYTES * sum(p.numel() for p in twin.module.parameters() if p.requires_grad)
     held = largest.nbytes
     return Description(
-        rows, sum(len(share.train) for share in institutions) // len(institutions), sample_shape, outputs, len(institutions), first,
-        upload, plaintext, plaintext + trained + held + upload, _train_seconds(twin, trial, config), _seal_seconds(genesis),
+        rows, sum(map(len, trained)) // len(trained), sample_shape, outputs, len(trained), first,
+        upload, plaintext, plaintext + moved + held + upload, _train_seconds(twin, trial, config), _seal_seconds(genesis),
         tuple(tally.name for tally in genesis.law.opening), tuple(tally.name for tally in genesis.law.closing), _warnings(rows, model, config, dataset, upload, plaintext),
     )  # fmt: skip
 

@@ -130,7 +130,14 @@ def _of_table(path: Path, columns: str, into: Path | None, output: Path | None) 
 
 def _listed(columns: str) -> list[str]:
     """Names of columns, separated by commas; one that has a comma stands in quotes, as in a CSV."""
-    words = next(csv.reader([columns], skipinitialspace=True))
+    from dictpfl.common.errors import ConfigError
+
+    try:
+        words = next(csv.reader([columns], skipinitialspace=True))
+    except csv.Error as error:
+        raise ConfigError(
+            f"--columns {columns!r}: {error}; expected names with commas, one that has a line's end in double quotes"
+        ) from error
     return [word.strip() for word in words if word.strip()]
 
 

@@ -107,7 +107,8 @@ def exposure(genesis: Genesis, institutions: Sequence[Path]) -> Exposure | None:
     counts = sorted(_count(folder / TRAIN) for folder in institutions if (folder / TRAIN).exists())
     missing = max(0, config.federation.participants - len(counts))
     every = counts + [genesis.sample_cap] * missing
-    drawn = config.federation.rounds * config.training.steps * config.training.batch_size
+    training = config.training
+    drawn = config.federation.rounds * training.steps * training.accumulate * training.batch_size
     # Who has most samples sees fewest strange ones.
     strange = sorted(every)[:-1]
     samples = sum(min(count, drawn) if drawn else count for count in strange)

@@ -115,8 +115,8 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
             "The work of a round grows with the samples: how long an institution takes shows the coordinator about how many "
             "it has. Set training.steps to hide that.", "caution",
         )  # fmt: skip
-    rank, few = config.decomposition.rank, t.batch_size * (steps or 0)
-    tiny = bool(steps) and few <= rank
+    rank, few = config.decomposition.rank, t.batch_size * t.accumulate * (steps or 0)
+    tiny = bool(steps) and config.decomposition.enabled and few <= rank
     yield Meaning(
         "training.batch_size", str(t.batch_size),
         f"A round trains on {few} samples an institution, no more than the rank of its tables ({rank}): samples can then be "
@@ -130,6 +130,18 @@ def _training(config: FederationConfig) -> Iterator[Meaning]:
             "tallies", ", ".join(asked),
             "All institutions learn the exact sum of these vectors, each filled from an institution's data; all but one of them together learn "
             "the last one's.", "caution",
+        )  # fmt: skip
+    if t.metrics:
+        yield Meaning(
+            "training.metrics", ", ".join(t.metrics),
+            "All institutions learn the exact sums of these counts over all validation samples, in every round; all but one of them together learn "
+            "the last one's.", "caution",
+        )  # fmt: skip
+    if config.decision:
+        yield Meaning(
+            "scores", config.decision,
+            "All institutions learn the sum of scores that each takes from its samples, one for each shared value; all but one of them together "
+            "learn the last one's.", "caution",
         )  # fmt: skip
     if config.data.preprocessing.on:
         yield Meaning(

@@ -103,7 +103,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     named, config = bool(config.data.features) or config.data.preprocessing.on, with_names(config, dataset)
     sample_shape = shape_of(config, dataset)
     parties = config.federation.participants if regrouping is None else regrouping.participants
-    division = _of_skill(divide(dataset, config.data, parties, config.seed), config.narrow)
+    division = of_skill(divide(dataset, config.data, parties, config.seed), config.narrow)
     division = division if regrouping is None else regrouping.of(division)
     outputs = outputs_of(task_of(config.measuring), dataset.outputs)
     model = build_model(config.model, sample_shape, outputs, config.seed)
@@ -200,7 +200,7 @@ def trial_of(samples: Samples, sample_shape: tuple[int, ...]) -> Samples:
     )
 
 
-def _of_skill(division: Division, narrow: Narrow) -> Division:
+def of_skill(division: Division, narrow: Narrow) -> Division:
     """Leave the test samples of the skill; institutions keep all of theirs, and look at the skill's alone.
 
     Raises:

@@ -41,6 +41,13 @@ def test_the_default_is_sound() -> None:
         ({"encryption": {"ring_degree": 1000}}, "ring_degree"),
         ({"narrow": {"axes": ["ffn"]}, "encryption": {"sealed_share": 0.5}, "toy_insecure": True}, "gates are none"),
         ({"privacy": {"epsilon": 8.0}}, "nothing would add noise"),
+        ({"training": {"weight_decay": True}}, "weight_decay: expected no truth value, found true"),
+        ({"federation": {"sample": True}}, "sample: expected no truth value, found true"),
+        ({"decomposition": {"refresh_ranks": [True], "refresh_every": 2}}, r"refresh_ranks: .*found \[true\]"),
+        ({"name": False}, "name: expected no truth value, found false"),
+        ({"training.epochs": 3}, "unknown key 'training.epochs'; write it without quotes"),
+        ({"": 3}, "unknown key ''; the nearest"),
+        ({"training": {"threads": 10**6}}, r"training\.threads: .*less than or equal to 1024"),
     ],
     ids=str,
 )
@@ -96,6 +103,18 @@ def test_files(tmp_path: Path) -> None:
     assert FederationConfig.load(path).training.epochs == 2
     with pytest.raises(ConfigError, match="cannot read"):
         FederationConfig.load(tmp_path)
+    path.write_text(f"seed = 0x{'f' * 9000}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="expected numbers of fewer digits"):
+        FederationConfig.load(path)
+    for text in (f"seed = 1{'0' * 5000}", "a = " + "[" * 9000):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="is not valid TOML"):
+            FederationConfig.load(path)
+    path.write_text(f"[{'.'.join('a' * 3000)}]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="tables that end"):
+        FederationConfig.load(path)
+    path.write_text("\ufeffseed = 7\r\n", encoding="utf-8")
+    assert FederationConfig.load(path).seed == 7, "with the mark that some editors put in front"
 
 
 def test_known_keys_and_words() -> None:
@@ -126,12 +145,41 @@ def test_equal_sizes_are_of_partitions_that_can_have_them() -> None:
         ({"aggregation.momentum": 0.5}, {"aggregation.rule": "momentum"}, r"aggregation\.rule = 'average' does not read"),
         ({"aggregation.second": 0.9}, {"aggregation.rule": "adam"}, r"aggregation\.rule = 'average' does not read"),
         ({"aggregation.floor": 0.1}, {"aggregation.rule": "adagrad"}, r"aggregation\.rule = 'average' does not read"),
+        ({"decomposition.refresh_stall": 0.2, "decomposition.refresh_every": 3}, {"decomposition.refresh_when": "stall"}, "'fixed' does not read"),
+        ({"selection.min_delta": 0.1, "selection.by": "none"}, {"selection.by": "loss"}, r"selection\.by = 'none' does not read"),
+        ({"sparsity.method": "lua", "sparsity.calibration": 8, "sparsity.scores": "magnitude"}, {"sparsity.scores": "wanda"}, "choose wanda"),
+        ({"privacy.max_grad_norm": 0.5}, {"privacy.mechanism": "none"}, r"max_grad_norm is 0\.5, but privacy\.mechanism is not set"),
+        ({"privacy.figures": True}, {"privacy.mechanism": "none"}, r"privacy\.mechanism is not set"),
+        ({"scores.measure": "mine:fisher"}, {"scores.decision": "mine:Choice"}, r"measure is 'mine:fisher', but scores\.decision is not set"),
+        ({"model.pretrain.classes": [1]}, {"model.pretrain.epochs": 0}, r"model\.pretrain\.epochs is not set"),
+        ({"defences.mask_partners": 4}, {"defences.masks": True}, r"defences\.masks is not set"),
     ],
 )  # fmt: skip
 def test_what_nothing_reads_is_refused(said: dict[str, object], with_what: dict[str, object], reason: str) -> None:
     assert FederationConfig.of({}, said | with_what)
     with pytest.raises(ConfigError, match=reason):
         FederationConfig.of({}, said)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "said", "other"),
+    [
+        ("institution", {"privacy.max_grad_norm": 0.5}, "example"), ("institution", {"privacy.accountant": "prv"}, "example"),
+        ("example", {"privacy.max_update_norm": 0.5}, "institution"), ("example", {"privacy.curious": 0}, "institution"),
+    ],
+)  # fmt: skip
+def test_a_bound_of_the_other_mechanism_is_refused(mechanism: str, said: dict[str, object], other: str) -> None:
+    chosen = {"privacy.epsilon": 8.0, "privacy.mechanism": mechanism}
+    with pytest.raises(ConfigError, match=f"does not read; leave it out, or choose {other}"):
+        FederationConfig.of({}, said | chosen)
+    (key,) = (name.removeprefix("privacy.") for name in said)
+    file = {"privacy": {"mechanism": other, "epsilon": 8.0, key: next(iter(said.values()))}}
+    assert FederationConfig.of(file, chosen).privacy.mechanism == mechanism, "what was the other's is left behind"
+
+
+def test_a_saved_configuration_is_read_whatever_it_has_switched_off() -> None:
+    saved = FederationConfig.of({}, {"privacy.mechanism": "none", "privacy.figures": True}).model_dump(mode="json")
+    assert FederationConfig.of(saved).privacy.figures
 
 
 def test_what_is_chosen_by_name_leaves_behind_what_the_file_said_of_another() -> None:

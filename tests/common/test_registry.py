@@ -70,6 +70,10 @@ def test_what_is_wrong_is_named(parts: Registry[object], monkeypatch: pytest.Mon
         parts.load("gonne")
     with pytest.raises(ConfigError, match="cannot load 'math:nothing'"):
         parts.load("math:nothing")
+    with pytest.raises(
+        ConfigError, match=r"section.part: 'math:pi' is a value of type float; expected a class or a function"
+    ):
+        parts.load("math:pi")
     with pytest.raises(ConfigError, match="cannot load ':x'"):
         parts.load(":x")
     assert parts.load("a") == "part a", "an installed package never takes the place of this project's own"

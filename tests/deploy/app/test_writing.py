@@ -14,11 +14,13 @@ from unittest import mock
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from typer.testing import CliRunner
 
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.messages.protocol import Request, RoundKind
 from dictpfl.deploy.app.bundle import build
 from dictpfl.deploy.app.writing import own_modules, write_federation
+from dictpfl.deploy.cli import app as commands_of_all
 from dictpfl.deploy.simulation.local import FIRST_NODE, RUN
 from dictpfl.server.messages import encode_request
 from tests.support.federations import as_toml, encrypted
@@ -106,3 +108,30 @@ def test_only_modules_of_the_folder_travel(tmp_path: Path) -> None:
     (tmp_path / "nets.py").touch()
     config = encrypted(model__source="nets:net", data__source="sklearn.datasets:load_digits", model__options={})
     assert list(own_modules(config, tmp_path)) == [tmp_path / "nets.py"]
+
+
+def test_packages_and_names_of_any_alphabet_travel(tmp_path: Path) -> None:
+    files = [
+        tmp_path / name
+        for name in ("modèle.py", "ward/__init__.py", "ward/nets/wide.py", "timm/x.py", "ward/notes.txt")
+    ]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    config = encrypted(
+        model__source="ward.nets.wide:net",
+        training__task="modèle:tâche",
+        data__options={"f": "timm:x"},
+        model__options={},
+    )
+    assert set(own_modules(config, tmp_path)) == set(files[:3])
+
+
+def test_the_readme_names_what_was_set(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(as_toml())
+    sets = ["--set", "federation.rounds=2", "--set", "name=a b"]
+    words = ["app", "write", str(tmp_path / "app"), "--config", str(tmp_path / "mine.toml"), *sets]
+    done = CliRunner().invoke(commands_of_all, words)
+    assert done.exit_code == 0, done.output
+    readme = (tmp_path / "app" / "README.md").read_text()
+    assert "digest is that of `dictpfl simulate mine.toml --set federation.rounds=2 --set 'name=a b'`" in readme

@@ -113,6 +113,12 @@ def test_gates_and_thresholds_are_described_as_what_they_are(
     assert all("would be as large" not in row.why for row in found.rows)
 
 
+def test_samples_are_those_of_the_skill() -> None:
+    skill = {"model__source": "vit_tiny", "model__options": {}, "narrow__axes": ["ffn"], "data__limit": 0}
+    every, own = describe(encrypted(**skill)), describe(encrypted(**skill, narrow__classes=[3]))
+    assert 0 < own.samples < every.samples / 5, "about a tenth of the digits are threes"
+
+
 def test_what_nothing_covers_is_said_and_can_be_named() -> None:
     found = of("raw")
     assert roles(found)["inward"] == ("dense", "no layer type covers it in Raw")

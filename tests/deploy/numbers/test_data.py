@@ -17,7 +17,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from dictpfl.client.data.digits import Histogram, histogram, read_numbers, words_of
-from dictpfl.common.errors import DataError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.numbers.data import described, of_file
@@ -395,3 +395,6 @@ def test_a_column_with_a_comma_is_named_in_quotes(tmp_path: Path) -> None:
     path.write_text('"pressure, left",dose\n' + "".join(f"{p},{d}\n" for p, d in values))
     said = ran("audit", "numbers", "--data", path, "--columns", '"pressure, left", dose')
     assert "digits of pressure, left, dose" in " ".join(said.split())
+    done = CliRunner().invoke(app, ["audit", "numbers", "--data", str(path), "--columns", "pressure\nleft"])
+    assert isinstance(done.exception, ConfigError)
+    assert "--columns" in str(done.exception)

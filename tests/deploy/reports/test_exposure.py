@@ -68,13 +68,13 @@ def test_a_core_shows_as_many_values_as_its_rank(tmp_path: Path, orientation: st
     assert "whose core shows 5 values of each" in judged.sentence
 
 
-def test_no_more_samples_than_are_ever_drawn(genesis: Genesis, tmp_path: Path) -> None:
-    few = genesis.config.model_copy(
-        update={"training": genesis.config.training.model_copy(update={"batch_size": 1, "steps": 1})}
-    )
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_no_more_samples_than_are_ever_drawn(genesis: Genesis, tmp_path: Path, accumulate: int) -> None:
+    drawn = {"batch_size": 1, "steps": 1, "accumulate": accumulate}
+    few = genesis.config.model_copy(update={"training": genesis.config.training.model_copy(update=drawn)})
     judged = exposure(replace(genesis, config=few), homes(tmp_path, 500, 600, 700))
     assert judged is not None
-    assert judged.distinct == 2 * few.federation.rounds
+    assert judged.distinct == 2 * few.federation.rounds * accumulate
 
 
 def test_a_frozen_first_layer_leaves_the_question_to_the_next(tmp_path: Path) -> None:

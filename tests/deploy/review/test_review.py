@@ -31,6 +31,7 @@ from dictpfl.deploy.review.egress import egress
 from dictpfl.deploy.review.judged import judge, labels_of
 from dictpfl.deploy.review.page import write_review
 from dictpfl.deploy.review.parties import Parties
+from dictpfl.deploy.review.settings import meanings
 from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
 from tests.deploy.review.conftest import finding, interval, results
@@ -365,6 +366,36 @@ def test_an_account_that_is_not_here_is_not_one_of_nothing() -> None:
     config = FederationConfig.of({"privacy": {"mechanism": "example", "epsilon": 8.0}})
     assert "what is spent is not known" in bounded(config, None)
     assert "0.00 is spent" in bounded(config, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            {"training.accumulate": 1},
+            "A round trains on 4 samples an institution, no more than the rank of its tables (4)",
+        ),
+        ({"training.accumulate": 2}, "Samples that an update mixes in a step"),
+        ({"decomposition.enabled": False}, "Samples that an update mixes in a step"),
+    ],
+)
+def test_few_samples_a_round_are_those_of_all_batches(said: dict[str, Any], words: str) -> None:
+    config = FederationConfig.of({"training": {"steps": 1, "batch_size": 4}}, said)
+    (meaning,) = [line.meaning for line in meanings(config, None) if line.name == "training.batch_size"]
+    assert meaning.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"training.metrics": ["auroc"]}, "training.metrics"), ({"scores.decision": "mine:Choice"}, "scores"),
+        ({"tallies.opening": ["classes"]}, "tallies"), ({"data.preprocessing.scale": "standard"}, "data.preprocessing"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_exact_sum_is_among_the_settings(said: dict[str, Any], name: str) -> None:
+    """What a site's policy counts as tallies (`policy.toml`), a reviewer is told of."""
+    assert [line.mark for line in meanings(FederationConfig.of({}, said), None) if line.name == name] == ["caution"]
+    assert name not in {line.name for line in meanings(FederationConfig.of({}), None)}
 
 
 def test_differences_between_the_attacked_federation_and_this() -> None:
