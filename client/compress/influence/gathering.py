@@ -75,7 +75,7 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
     """Pass samples forward and back, in evaluation mode; parameters get no gradient and are left as they were.
 
     Samples that the model reads in groups, such as texts of several lengths with a reducer of tokens, or in parts, such as a clip's
-    frames, are passed one by one.
+    frames, or steps before samples, are passed one by one.
 
     Args:
         model: plain.
@@ -93,7 +93,7 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
     try:
         for p in wanted:
             p.requires_grad_(False)
-        size, at = BATCH, 0
+        size, at = BATCH if _reads_one_each(model, weights, features[:1]) else 1, 0
         while at < len(features):
             x, y = features[at : at + size], labels[at : at + size]
             try:
@@ -108,6 +108,15 @@ def gather(model: nn.Module, weights: Mapping[str, Weight], samples: Samples, ta
             p.requires_grad_(True)
         model.train(was_training)
     return found
+
+
+@torch.no_grad()
+def _reads_one_each(model: nn.Module, weights: Mapping[str, Weight], one: Tensor) -> bool:
+    """Tell whether layers have one row of a sample: a batch of as many samples as one has steps looks alike where steps come first."""
+    batch = _Batch(1)
+    with _watched(model, weights, batch):
+        forward(model, one)
+    return all(len(x) == 1 for _, _, x, *_ in batch.calls)
 
 
 def _passed(

@@ -262,12 +262,15 @@ def _fresh(model: nn.Module, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         if hasattr(model, "config") and hasattr(model, "save_pretrained"):
             return type(model)(model.config)
+        of_timm = type(model).__module__.startswith("timm.") and hasattr(model, "init_weights")
         for name, part in model.named_modules():
-            if not list(part.parameters(recurse=False)):
+            if not list(part.parameters(recurse=False)) or (of_timm and part is model):
                 continue
             if not hasattr(part, "reset_parameters"):
                 raise ConfigError(
                     f"{name or type(model).__name__} does not say how its weights are drawn (reset_parameters); `scratch` cannot start"
                 )
             part.reset_parameters()
+        if of_timm:
+            model.init_weights()  # type: ignore[operator] # tokens and positions, which hang on the model itself
     return model

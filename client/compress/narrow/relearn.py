@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dictpfl.client.compress.narrow.heads import head_layer, with_fresh_head
 from dictpfl.client.compress.narrow.phases import trained
 from dictpfl.client.compress.verdicts import Interval, interval
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate
@@ -150,19 +150,25 @@ def probed(model: nn.Module, train: Samples, test: Samples) -> float:
 
 
 def _inside(model: nn.Module, samples: Samples) -> NDArray[np.float64]:
-    """Collect the inputs of the head, float64, shape (samples, values)."""
+    """Collect the inputs of the head, float64, shape (samples, values); of one that reads every token, that of a text's last, which answers."""
     caught: list[Tensor] = []
     handle = model.get_submodule(head_layer(model)).register_forward_pre_hook(
-        lambda _, inputs: caught.append(inputs[0].detach().flatten(1).double().cpu())
+        lambda _, inputs: caught.append(inputs[0].detach())
     )
+    found = []
     try:
         model.eval()
         with torch.no_grad():
             for x in torch.split(tensors_of(model, samples)[0], _AT_ONCE):
                 forward(model, x)
+                read = caught.pop()
+                if x.dtype == torch.int64 and read.dim() == x.dim() + 1:
+                    places = (x != PADDING) * torch.arange(x.shape[1], device=x.device)
+                    read = read[torch.arange(len(x), device=x.device), places.argmax(dim=1)]
+                found.append(read.flatten(1).double().cpu())
     finally:
         handle.remove()
-    return torch.cat(caught).numpy()
+    return torch.cat(found).numpy()
 
 
 def verdicts(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dictpfl.client.compress.cutting.axes import Axis
 from dictpfl.client.compress.cutting.scores import attribution
 from dictpfl.client.compress.narrow.groups import by_unit, group_norms, tensors_by_name
+from dictpfl.client.compress.sparse.inputs import Real
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import Task
@@ -81,14 +82,14 @@ def magnitude(model: nn.Module, axis: Axis, _samples: Samples, _task: Task, _see
 
 
 def activation(model: nn.Module, axis: Axis, samples: Samples, _task: Task, _seed: int) -> Floats:
-    """Average the absolute activation that a unit hands to its out-projection, over samples and tokens."""
+    """Average the absolute activation that a unit hands to its out-projection, over samples and tokens; padding counts nothing."""
     (name,) = axis.out
     column = next(one for one in axis.slices if one.tensor == name)
-    totals, counts = torch.zeros(axis.units, dtype=torch.float64), 0
+    totals, counts, real = torch.zeros(axis.units, dtype=torch.float64), 0, Real()
 
     def watch(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal totals, counts
-        flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).abs().double()
+        flat = real.rows(inputs[0]).abs().double()
         totals += by_unit(flat.sum(dim=0), 0, torch.from_numpy(column.index)).sum(dim=1).cpu()
         counts += len(flat)
 
@@ -96,6 +97,7 @@ def activation(model: nn.Module, axis: Axis, samples: Samples, _task: Task, _see
     try:
         with torch.no_grad():
             for x in torch.split(tensors_of(model, samples)[0], _AT_ONCE):
+                real.of(x)
                 forward(model, x)
     finally:
         handle.remove()

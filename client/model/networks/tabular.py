@@ -51,8 +51,13 @@ class Tabular(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, heads, int(dim * mlp_ratio), dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, outputs)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors of features and the class token; parts draw their own."""
+        bound = self.cls_token.shape[-1] ** -0.5
         for token in (self.feature_scale, self.feature_shift, self.cls_token):
-            nn.init.uniform_(token, -(dim**-0.5), dim**-0.5)
+            nn.init.uniform_(token, -bound, bound)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(batch, F) to (batch, outputs)."""

@@ -54,6 +54,10 @@ class VitTiny(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim, heads, int(dim * mlp_ratio), dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, outputs)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw class token and positions; parts draw their own."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 

@@ -101,7 +101,8 @@ def covered(
     if cover:
         chosen = [name for name, at in able.items() if _matches(at, cover)]
     else:
-        roles = survey(model, Decomposition(layers=list(layers)))
+        # Nothing is trained here: a model that is frozen as a whole is told by what is covered, not by what would be shared.
+        roles = survey(model, Decomposition(layers=list(layers)), gated=True)
         chosen = [name for name in able if roles[name] is Role.TABLE]
     found = {name: _weight(name, able[name], known) for name in chosen if not _matches(able[name], keep)}
     weights = {name: w for name, w in found.items() if w.shape[1] > 1}

@@ -14,6 +14,8 @@ from dictpfl.client.model.tokens.seam import Tokens
 from dictpfl.client.model.tokens.stack import read_whole, rows_to_columns, run
 
 NAME = "encoders built as BERT"
+_KIN = ("BertEncoder", "RobertaEncoder", "XLMRobertaEncoder", "CamembertEncoder", "ElectraEncoder")
+"""Encoders that are their layers, one after the other; others with layers of these names have norms behind them, or positions between them."""
 
 
 class _Reduced:
@@ -79,8 +81,11 @@ def _real(mask: Tensor | None, hidden: Tensor) -> Tensor:
 def _encoder(model: nn.Module) -> nn.Module | None:
     for module in model.modules():
         layers = getattr(module, "layer", None)
-        if isinstance(layers, nn.ModuleList) and all(
-            hasattr(getattr(getattr(one, "attention", None), "self", None), "query") for one in layers
+        known = any(kind.__name__ in _KIN for kind in type(module).__mro__)
+        if (
+            known
+            and isinstance(layers, nn.ModuleList)
+            and all(hasattr(getattr(getattr(one, "attention", None), "self", None), "query") for one in layers)
         ):
             return module
     return None

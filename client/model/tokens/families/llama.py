@@ -16,6 +16,8 @@ from dictpfl.client.model.tokens.stack import read_whole, rows_to_columns, run
 from dictpfl.common.errors import ConfigError
 
 NAME = "decoders built as Llama"
+_KIN = ("LlamaModel", "MistralModel", "MixtralModel", "Qwen2Model", "GemmaModel", "Starcoder2Model", "ArceeModel")
+"""Decoders whose attention is what `Layers.attention` says: others have norms of queries and keys, or turn a part of them."""
 
 
 class _Reduced:
@@ -137,7 +139,12 @@ def install(model: nn.Module, reduction: Reduction) -> None:
     """Put a reduction between a decoder's layers, in place.
 
     Raises:
-        ConfigError: too shallow, or a head that reads every token.
+        ConfigError: attention of another kind, too shallow, or a head that reads every token.
     """
     decoder: Any = stack(model)
+    if not any(kind.__name__ in _KIN for kind in type(decoder).__mro__):
+        raise ConfigError(
+            f"tokens.reducer: attention of a {type(decoder).__name__} is none of {NAME}, so that nothing says which tokens it attends to; expected "
+            f"one of {', '.join(_KIN)}"
+        )
     put_between(model, decoder, len(decoder.layers), reduction, _Reduced, NAME)

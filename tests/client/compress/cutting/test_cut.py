@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,26 @@ def test_what_cannot_be_cut_is_refused_by_name() -> None:
         cut(model, {"ffn:1": [0, 0]})
     with pytest.raises(ConfigError, match="in their order"):
         cut(model_of("llama"), {"block": [1, 0]})
+
+
+def test_a_perceptron_of_ones_own_keeps_its_parts_and_their_names() -> None:
+    """Activations that stand at several places are one module to torch, and names need not be numbers."""
+    relu, inputs = nn.ReLU(), torch.randn(9, 6)
+    parts = {"in": nn.Linear(6, 8), "a": relu, "mid": nn.Linear(8, 7), "b": relu, "out": nn.Linear(7, 3), "c": relu}
+    model = nn.Sequential(OrderedDict(parts)).requires_grad_(False)
+    axes, kept = axes_of(model), {"ffn:in": np.array([1, 4, 5]), "ffn:mid": np.array([0, 2, 3, 6])}
+    small = cut(model, kept)
+    assert list(small.state_dict()) == list(model.state_dict())
+    assert far(small(inputs), silent(model, axes, kept)(inputs)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("reader", "why"),
+    [([(both := nn.Linear(6, 6)), nn.ReLU(), both], "more than once"), ([nn.Linear(6, 6), nn.Flatten(), nn.Linear(30, 6)], "reads 30")],
+)  # fmt: skip
+def test_a_perceptron_whose_neurons_belong_to_no_one_place_is_refused(reader: list[nn.Module], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        axes_of(nn.Sequential(*reader, nn.ReLU(), nn.Linear(6, 3)))
 
 
 def test_one_of_ones_own_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import nn
 
+from dictpfl.client.compress.influence import gathering
 from dictpfl.client.compress.influence import layers as measuring
 from dictpfl.client.compress.influence.gathering import gather
 from dictpfl.client.compress.influence.layers import Measure, layer_influence
@@ -311,6 +312,31 @@ def test_samples_that_a_model_reads_in_parts_have_gradients_of_their_own(frames_
         expected = direct(g, v.sum(axis=0), "exact")
         influenced = found.blocks[weight.block].influence
         np.testing.assert_allclose(influenced, expected, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
+
+
+class Stepped(nn.Module):
+    """Reads steps before samples, as torch's own layers do where nothing else is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.last = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.mix(x.transpose(0, 1)).mean(dim=0))
+        return out
+
+
+@pytest.mark.parametrize("count", [16, 6])
+def test_steps_before_samples_are_not_taken_for_samples_where_there_are_as_many(count: int) -> None:
+    torch.manual_seed(0)
+    model, steps = Stepped().double(), min(count, gathering.BATCH)
+    training, validation = (Samples(RNG.normal(size=(n, steps, 4)), RNG.integers(0, 3, n)) for n in (count, 5))
+    weights = covered(model, ["mix.linear1.weight"])
+    (found,) = layer_influence(model, training, validation, TASK, weights=weights).blocks.values()
+    parameters = [w.parameter for w in weights.values()]
+    (own,), (held,) = gradients(model, training, parameters), gradients(model, validation, parameters)
+    expected = direct(own, held.sum(axis=0), "exact")
+    np.testing.assert_allclose(found.influence, expected, rtol=1e-7, atol=1e-8 * np.abs(expected).max())
 
 
 def test_gradients_of_a_bfloat16_model_are_formed_in_float32() -> None:

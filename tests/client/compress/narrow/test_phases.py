@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dictpfl.client.compress.cutting.axes import axes_of
+from dictpfl.client.compress.cutting.axes import Axis, axes_of
 from dictpfl.client.compress.narrow.phases import WAYS, Narrowed, Narrowing, count_of, kept_by_gates, narrow, one_stays
 from dictpfl.client.data.samples import Samples
+from dictpfl.client.model.build import build_model
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.training.task import load_task
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.settings import Training
+from dictpfl.common.settings import Model, Training
 
 TASK = load_task("classification")
 TRAINING = Training(batch_size=16, learning_rate=5e-3, device="cpu")
@@ -56,6 +57,30 @@ def test_equal_steps_and_samples(way: str) -> None:
 def test_no_steps_are_none(way: str) -> None:
     found = narrow(model(), axes_of(model()), samples(), TASK, TRAINING, Narrowing(way, steps=0, recover=0))
     assert (found.steps, found.samples) == (0, 0)
+
+
+@pytest.mark.parametrize("source", ["vit_tiny", "tabular", "timm:vit_tiny_patch16_224"])
+def test_scratch_draws_every_weight_anew(source: str) -> None:
+    """Of models, too, on which class tokens and positions hang themselves."""
+    options: dict[str, object] = {"dim": 8}
+    if source.startswith("timm"):
+        options = {"pretrained": False, "img_size": 8, "patch_size": 4, "embed_dim": 12, "depth": 1, "init_values": 1.0}
+    shape = (6,) if source == "tabular" else (3, 8, 8)
+    plain = build_model(Model(source=source, options=options), shape, 3, seed=1)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.fill_(7.0)
+    some = Samples(np.zeros((4, *shape), dtype=np.float32), np.arange(4) % 3)
+    made = [narrow(plain, axes_of_neurons(plain), some, TASK, TRAINING, Narrowing("scratch", steps=0, recover=0, seed=s))
+            for s in (1, 1, 2)]  # fmt: skip
+    states = [one.model.state_dict() for one in made]
+    assert not any(bool((values == 7.0).any()) for values in states[0].values())
+    assert all(torch.equal(values, states[1][name]) for name, values in states[0].items())
+    assert any(not torch.equal(values, states[2][name]) for name, values in states[0].items())
+
+
+def axes_of_neurons(net: nn.Module) -> dict[str, Axis]:
+    return {name: axis for name, axis in axes_of(net).items() if axis.kind == "ffn"}
 
 
 def test_the_general_model_stays() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from dictpfl.client.compress.narrow.heads import with_fresh_head
@@ -12,13 +13,15 @@ from dictpfl.client.compress.narrow.relearn import (
     NEVER,
     THERE,
     UNCLEAR,
+    _inside,
     probed,
     relearnt,
     residual,
     verdicts,
 )
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.model.networks.mlp import mlp
+from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import load_task
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
@@ -93,6 +96,22 @@ def test_the_probe_reads_the_body_alone() -> None:
     with torch.no_grad():
         model[3].weight.zero_()
     assert probed(model, train, test) < 50
+
+
+def test_the_probe_of_a_decoder_reads_the_token_that_answers() -> None:
+    """Its head reads every token, as many as the longest text of a batch has."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.LlamaConfig(vocab_size=30, num_labels=2, pad_token_id=0, num_key_value_heads=2, **sizes)
+    model, random = transformers.LlamaForSequenceClassification(config).eval(), np.random.default_rng(0)
+    ids = np.full((70, 12), PADDING)
+    for row in range(70):
+        length = 12 if row < 3 else int(random.integers(2, 9))
+        ids[row, :length] = random.integers(1, 30, length)
+    texts = Samples(ids, np.arange(70) % 2)
+    head = model.score.weight.detach().double().numpy()
+    said = [forward(model, tensors_of(model, texts.take(np.array([row])))[0]) for row in range(70)]
+    np.testing.assert_allclose(_inside(model, texts) @ head.T, torch.cat(said).detach().numpy(), atol=1e-5)
+    assert 0.0 <= probed(model, texts.take(np.arange(64)), texts.take(np.arange(64, 70))) <= 100.0
 
 
 def test_a_probe_of_one_class_is_refused() -> None:

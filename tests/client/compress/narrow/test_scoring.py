@@ -7,12 +7,13 @@ import copy
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from dictpfl.client.compress.cutting.axes import Axis, axes_of
 from dictpfl.client.compress.narrow.groups import Lasso, group_norms, tensors_by_name
 from dictpfl.client.compress.narrow.scoring import SCORES, score
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.training.task import load_task
 from dictpfl.common.errors import ConfigError
@@ -92,6 +93,22 @@ def test_activation_is_the_mean_magnitude() -> None:
     net, of = model(), samples()
     inside = net[:3](torch.from_numpy(of.features).double()).abs().mean(dim=0)
     assert np.allclose(score(net, axis(net), of, TASK, "activation"), inside.detach().numpy())
+
+
+def test_activation_counts_no_padding() -> None:
+    """A text's tokens say the same whatever texts share its batch."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    net = transformers.BertForSequenceClassification(
+        transformers.BertConfig(vocab_size=30, num_labels=3, **sizes)
+    ).double()
+    random, lengths = np.random.default_rng(0), np.array([12, 3, 5, 9])
+    ids = np.full((4, 12), PADDING)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = random.integers(1, 30, length)
+    texts = Samples(ids, np.array([0, 1, 2, 0]))
+    each = [score(net, axis(net), texts.take(np.array([row])), TASK, "activation") for row in range(4)]
+    found = score(net, axis(net), texts, TASK, "activation")
+    np.testing.assert_allclose(found, np.average(each, axis=0, weights=lengths), rtol=1e-9)
 
 
 def test_random_depends_on_seed_and_axis() -> None:

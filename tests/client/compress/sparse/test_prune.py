@@ -141,6 +141,10 @@ def test_covered_weights_are_those_that_tables_would_take_and_patterns_change_it
         covered(model, cover=["nowhere"])
     with pytest.raises(ModelError, match="no weight of this model is covered"):
         covered(model, keep=["*"])
+    frozen = mlp().requires_grad_(requires_grad=False)
+    with pytest.raises(ModelError, match=r"no weight of this model is covered; name some by --cover.* 0\.weight"):
+        covered(frozen)
+    assert list(covered(frozen, cover=["2.*"])) == ["2.weight"]
 
 
 def inputs_by_hand(subject: str, model: nn.Module, samples: Samples) -> dict[str, Tensor]:

@@ -141,3 +141,24 @@ def test_what_is_too_short(keep: float, longest: int) -> None:
 def test_budgets_that_leave_nothing_of_a_long_text_are_still_refused() -> None:
     with pytest.raises(ConfigError, match="leaves less than one of 448 free tokens"):
         reduce_tokens(bert(), "autoprune", keep=0.126)
+
+
+@pytest.mark.parametrize(
+    "name", ["MegatronBert", "XLMRobertaXL", "RoFormer", "Esm", "Nystromformer", "RemBert", "Qwen3", "StableLm"]
+)
+def test_models_that_do_more_than_their_layers_are_refused_by_name(name: str) -> None:
+    """With layers named as BERT's or Llama's, but norms behind them, positions between them, or attention of another kind."""
+    import transformers
+
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "vocab_size": 320,
+    }
+    config = getattr(transformers, f"{name}Config")(pad_token_id=0, **sizes)
+    made: nn.Module = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    with pytest.raises(ConfigError, match=name):
+        reduce_tokens(made, "autoprune", keep=0.5)
+    assert reduction_of(made) is None
