@@ -144,7 +144,7 @@ def show(
         console.say(f"{fact.question + ':':<22} {fact.answer}")
     console.say(f"{'text:':<22} {study.proposal.digest.hex()}")
     for reason in reasons or ():
-        console.say(f"{'against the policy:':<22} {reason}")
+        console.say(f"{'against the policy:':<22} {console.one_line(reason)}")
     if reasons == []:
         console.say(f"{'policy:':<22} kept; `dictpfl study approve {study.name}` approves it")
     _say_history(study)
@@ -377,7 +377,8 @@ def _say_history(study: Study) -> None:
         console.say(f"{'earlier:':<22} version {version.version}, text {version.digest.hex()}")
     for notice in sorted(study.notices, key=lambda n: n.at):
         of = "" if notice.digest == study.wanted.digest else f" (of text {notice.digest.hex()[:16]})"
-        console.say(f"{notice.kind + ':':<22} {notice.at} by {notice.by.name}{of} {notice.reason}".rstrip())
+        said = f"{notice.at} by {notice.by.name}{of} {notice.reason}".rstrip()
+        console.say(f"{notice.kind + ':':<22} {console.one_line(said)}")
 
 
 def _say_proposed(study: Study, output: Path | None) -> None:
