@@ -186,3 +186,15 @@ def test_memory_and_gpu_are_the_processes_limits() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "limited\n"
+
+
+def test_a_machine_that_allows_less_memory_than_a_study_may_take_keeps_its_own_limit() -> None:
+    code = (
+        "import resource\n"
+        "from dictpfl.deploy.studies.limits import Limits\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
+        "Limits(0.0, 1 << 32, gpu=False).impose()\n"
+        "print(resource.getrlimit(resource.RLIMIT_DATA) == (1 << 30, 1 << 30))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
