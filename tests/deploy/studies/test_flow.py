@@ -388,4 +388,13 @@ def test_data_come_from_where_they_are_said_to_be(run_one: World, tmp_path: Path
     make_ready(berlin, berlin.get("wide"), other, APP, **NETWORK)
     assert (folder / "train.npz").resolve() == other / "train.npz"
     assert (folder / "train.npz").readlink().parts[0] == ".."
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(world.home("berlin") / "train.npz", half / "train.npz")
+    for wrong in (tmp_path / "typo", half):
+        with pytest.raises(ConfigError, match="--data"):
+            make_ready(berlin, berlin.get("wide"), wrong, APP, **NETWORK)
+        make_ready(berlin, berlin.get("wide"), None, APP, **NETWORK)
+        for name in ("train.npz", "validation.npz"):
+            assert (folder / name).resolve() == other / name, "those that were named last, not the network's"
     assert json.loads((folder / "authority.json").read_text())["name"] == "ministry"
