@@ -39,6 +39,7 @@ from dictpfl.deploy.studies.taking_part import make_ready, take_key
 from dictpfl.server.agreement import Agreement
 from tests.deploy.studies.conftest import APP, World
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
+from tests.support.federations import as_toml
 from tests.support.shown import not_shown
 from tests.support.study_page import Send, pieces
 
@@ -364,6 +365,33 @@ def test_a_clone_is_a_text_of_its_own(run_one: World, tmp_path: Path, monkeypatc
     assert [(line[0], line[1]) for line in lines] == [("wide", "ended"), ("wider", "proposed")]
     with pytest.raises(StudyError, match=r"kyoto.*another name|of kyoto"):
         world.studies("kyoto").receive(replace(made, name="wide", version=7).signed(world.identity("oslo")), "it")
+
+
+def test_nothing_is_signed_that_cannot_be_handed_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    (Path.cwd() / "wide.toml").write_text(as_toml(name="wide", defences__masks=True, federation__sample_cap=64))
+    told = ["--sample-shape", "64", "--outputs", "10"]
+
+    def refused(party: str, command: str, *words: str) -> None:
+        keys = ["--folder", str(world.home(party)), "--passphrase-file", str(world.home(party) / "passphrase")]
+        done = CliRunner().invoke(app, ["study", command, *words, *keys])
+        assert isinstance(done.exception, ConfigError) or done.exit_code == 2, (done.output, done.exception)
+
+    refused("kyoto", "propose", "wide.toml", *told, "--days", "3000000")
+    refused("kyoto", "propose", "wide.toml", *told, "-o", "missing/wide.proposal")
+    assert world.studies("kyoto").all() == []
+    world.typed("kyoto", "propose", "wide.toml", *told)
+    world.typed("berlin", "show", "wide.proposal")
+    for command in ("approve", "refuse"):
+        refused("berlin", command, "wide", "-o", f"missing/wide.{command}")
+    refused("kyoto", "clone", "wide", "wider", "-o", "missing/wider.proposal")
+    refused("kyoto", "abort", "wide", "-o", "missing/wide.aborted")
+    assert [study.name for study in world.studies("kyoto").all()] == ["wide"]
+    assert world.studies("kyoto").get("wide").notices == ()
+    assert world.studies("berlin").get("wide").notices == ()
+    assert not [entry for entry in world.logged("berlin") if str(entry["event"]).startswith("study")]
 
 
 def test_those_who_approve_run_it_without_the_rest(world: World, tmp_path: Path) -> None:
