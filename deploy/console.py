@@ -33,6 +33,11 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
+def one_line(text: str) -> str:
+    """Return what others wrote as it may be printed: what begins a line or steers a terminal is written out as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def warn_insecure(reasons: Iterable[str]) -> None:
     """Print a line on standard error for each reason why a federation protects nobody."""
     for reason in reasons:

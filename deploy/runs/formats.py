@@ -46,7 +46,9 @@ def as_accuracy(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {old: summary[new] for old, new in _SUMMARY.items()}
 
 
-def _number(document: Mapping[str, Any], what: str) -> int:
+def _number(document: Any, what: str) -> int:
+    if not isinstance(document, Mapping):
+        raise TypeError(f"{what} has a {type(document).__name__} where an object is expected")
     number = document.get("format", 1)
     if type(number) is not int or not 1 <= number <= FORMAT:
         raise ConfigError(

@@ -152,7 +152,11 @@ def compare(
     from dictpfl.deploy.simulation.comparison import configurations
 
     _logging(verbose=verbose)
-    configs = configurations(config, _words(methods), _overrides(set_, gpus=gpus))
+    changed = _overrides(set_, gpus=gpus)
+    for option, key, told in (("--methods", "method", True), ("--seeds", "seed", bool(_words(seeds)))):
+        if told and key in changed:
+            raise ConfigError(f"--set {key}: {option} says which; leave it out")
+    configs = configurations(config, _words(methods), changed)
     first = next(iter(configs.values()))
     folder = out or _free_folder(first.name, "compare", resume=resume)
 
@@ -244,6 +248,14 @@ def _overrides(
 ) -> dict[str, Any]:
     """Return the dotted settings of `--set`, `--method`, `--sealer` and `--gpus`."""
     changed = overrides(pairs)
+    said = {
+        "--method": ("method", method),
+        "--sealer": ("encryption.sealer", sealer),
+        "--gpus": ("resources.gpus", gpus),
+    }
+    for option, (key, value) in said.items():
+        if value is not None and key in changed:
+            raise ConfigError(f"--set {key}: {option} says it; leave one of them out")
     if gpus is not None:
         changed["resources.gpus"] = gpus
     if method:

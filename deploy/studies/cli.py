@@ -38,7 +38,7 @@ Output = Annotated[
 Institutions = Annotated[
     list[str] | None, typer.Option("--institution", metavar="NAME", help="Whom to ask; default: all of the network.")
 ]
-Days = Annotated[int, typer.Option(min=0, help="Days in which it may be approved.")]
+Days = Annotated[int, typer.Option(min=0, max=36_500, help="Days in which it may be approved.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key.")]
 Weights = Annotated[Path | None, typer.Option(help="W0, safetensors; its hash is part of the text.")]
 
@@ -71,6 +71,7 @@ def propose(
     studies, lead, _ = _opened(folder, passphrase_file)
     asked = Asked(title, data, shape_of(sample_shape), outputs, hours, memory, gpu, days)
     agreed = FederationConfig.load(config)
+    console.require_place(output or Path("proposal"))
     study = make(
         studies, lead, agreed, asked, app=app_here(), name=name, institutions=institutions or (), weights=weights
     )
@@ -96,6 +97,7 @@ def clone(
     from dictpfl.deploy.studies.proposing import Asked
     from dictpfl.deploy.studies.proposing import propose as make
 
+    console.require_place(output or Path("proposal"))
     studies, lead, _ = _opened(folder, passphrase_file)
     if new in {study.name for study in studies.all()}:
         raise ConfigError(f"{new!r} is a study already; name the clone otherwise")
@@ -144,7 +146,7 @@ def show(
         console.say(f"{fact.question + ':':<22} {fact.answer}")
     console.say(f"{'text:':<22} {study.proposal.digest.hex()}")
     for reason in reasons or ():
-        console.say(f"{'against the policy:':<22} {reason}")
+        console.say(f"{'against the policy:':<22} {console.one_line(reason)}")
     if reasons == []:
         console.say(f"{'policy:':<22} kept; `dictpfl study approve {study.name}` approves it")
     _say_history(study)
@@ -163,7 +165,7 @@ def approve(
     use_working_directory()
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.take(which)
-    path = output or Path(f"{study.name}.approved")
+    path = _place(output, study, "approved")
     notice = decide(studies, study, identity, app_here(), path)
     console.say(f"approved {study.name}, text {notice.digest.hex()}")
     console.say(f"{path}: send it to the authority")
@@ -182,7 +184,7 @@ def refuse(
 
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.take(which)
-    path = output or Path(f"{study.name}.refused")
+    path = _place(output, study, "refused")
     decide(studies, study, identity, reason, path)
     console.say(f"refused {study.name}; {path}: send it to the authority and the lead")
 
@@ -200,7 +202,7 @@ def pause(
 
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.get(name)
-    path = output or Path(f"{study.name}.paused")
+    path = _place(output, study, "paused")
     decide(studies, study, identity, reason, path)
     console.say(f"paused {study.name}; `dictpfl study approve {study.name}` and `study up {study.name}` go on with it")
 
@@ -218,7 +220,7 @@ def abort(
 
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.get(name)
-    path = output or Path(f"{study.name}.aborted")
+    path = _place(output, study, "aborted")
     decide(studies, study, identity, reason, path)
     console.say(f"aborted {study.name}; {path}: send it to all, who stop it by `dictpfl study show {path}`")
 
@@ -377,12 +379,19 @@ def _say_history(study: Study) -> None:
         console.say(f"{'earlier:':<22} version {version.version}, text {version.digest.hex()}")
     for notice in sorted(study.notices, key=lambda n: n.at):
         of = "" if notice.digest == study.wanted.digest else f" (of text {notice.digest.hex()[:16]})"
-        console.say(f"{notice.kind + ':':<22} {notice.at} by {notice.by.name}{of} {notice.reason}".rstrip())
+        said = f"{notice.at} by {notice.by.name}{of} {notice.reason}".rstrip()
+        console.say(f"{notice.kind + ':':<22} {console.one_line(said)}")
+
+
+def _place(output: Path | None, study: Study, what: str) -> Path:
+    """Return where a paper goes, before it is signed: what is signed and cannot be sent counts here and nowhere else."""
+    path = output or Path(f"{study.name}.{what}")
+    console.require_place(path)
+    return path
 
 
 def _say_proposed(study: Study, output: Path | None) -> None:
-    path = output or Path(f"{study.name}.proposal")
-    console.require_place(path)
+    path = _place(output, study, "proposal")
     path.write_bytes(study.wanted.to_bytes())
     console.say(f"{study.name}, version {study.wanted.version}, text {study.wanted.digest.hex()}")
     console.say(f"{path}: send it to {', '.join(sorted(study.wanted.institutions))} and the authority")

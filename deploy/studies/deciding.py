@@ -10,6 +10,7 @@ from dictpfl.common.errors import IdentityError, StudyError
 from dictpfl.common.files import write_private
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.identity import Role, Signer
+from dictpfl.deploy.console import one_line
 from dictpfl.deploy.studies.papers import Kind, Notice
 from dictpfl.deploy.studies.policy import Policy, policy_digest
 from dictpfl.deploy.studies.store import Studies, Study, require_current
@@ -95,7 +96,7 @@ def _require_institution(studies: Studies) -> None:
 def _require_open(study: Study) -> None:
     if study.aborted:
         raise StudyError(
-            f"{study.name} was aborted by {study.aborted.by.name}: {study.aborted.reason or 'no reason given'}"
+            f"{study.name} was aborted by {study.aborted.by.name}: {one_line(study.aborted.reason) or 'no reason given'}"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,8 +58,13 @@ class Limits:
             raise StudyError(f"{proposal.name} has had its hours here; the lead should clone it to go on")
 
     def impose(self) -> Mapping[str, str]:
-        """Bind this process, and all that it starts, to memory and GPU; returns what was added to the environment."""
-        resource.setrlimit(resource.RLIMIT_DATA, (self.memory, self.memory))
+        """Bind this process, and all that it starts, to memory and GPU; returns what was added to the environment.
+
+        A lower limit of this machine, by systemd or `ulimit`, goes on to hold.
+        """
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        memory = min(self.memory, sys.maxsize if most == resource.RLIM_INFINITY else most)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
         hidden = {} if self.gpu else _HIDDEN
         os.environ.update(hidden)
         return hidden

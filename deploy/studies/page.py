@@ -58,7 +58,7 @@ def write_page(study: Study, reasons: Sequence[str] | None, out: Path | None = N
         made_on=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     try:
-        write_private(path, page.encode())
+        write_private(path, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; name another file with --page") from error
     return path

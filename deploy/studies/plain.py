@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dictpfl.deploy.console import one_line
 from dictpfl.deploy.studies.papers import Proposal
 from dictpfl.deploy.units import counted
 
@@ -19,7 +20,7 @@ class Fact:
 
 def facts(proposal: Proposal) -> list[Fact]:
     """Answer what an institution asks of a study, from its text alone."""
-    return [Fact(question, answer) for question, answer in _facts(proposal)]
+    return [Fact(question, one_line(answer)) for question, answer in _facts(proposal)]
 
 
 def _facts(proposal: Proposal) -> Iterator[tuple[str, str]]:

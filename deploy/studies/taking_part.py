@@ -159,20 +159,19 @@ def _settings(studies: Studies, study: Study, policy: Policy, passphrase_file: P
 
 
 def _link_data(source: Path, folder: Path, *, wanted: bool) -> None:
-    for name in (TRAIN, VALIDATION):
-        place = folder / name
-        if place.is_symlink() and (wanted or not place.exists()):
-            place.unlink()
-        if place.exists() and not wanted:
-            continue
-        if not (source / name).exists():
+    places = [folder / name for name in (TRAIN, VALIDATION)]
+    changed = [place for place in places if wanted or not place.exists()]
+    for place in changed:  # all, before one is touched: what was linked before must not give way to half of another
+        if not (source / place.name).exists():
             raise ConfigError(
-                f"expected {source / name}, found none: name the folder that has the samples by --data, or make them by `dictpfl data "
+                f"expected {source / place.name}, found none: name the folder that has the samples by --data, or make them by `dictpfl data "
                 f"prepare FILE --folder {folder}`, then `dictpfl study up {folder.name}`"
             )
-        if place.exists():
+        if place.exists() and not place.is_symlink():
             raise ConfigError(f"{place} is there already; move it away, or leave --data out")
-        place.symlink_to(os.path.relpath((source / name).resolve(), folder.resolve()))
+    for place in changed:
+        place.unlink(missing_ok=True)
+        place.symlink_to(os.path.relpath((source / place.name).resolve(), folder.resolve()))
 
 
 def _address(party: Path, folder: Path, given: dict[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,12 @@ def lines(
 
     Args:
         title: heading.
-        series: points (round, value) by name; those without points are left out.
+        series: points (round, value) by name; values that are no finite numbers, and names without points, are left out.
         shown: makes a value's text.
         marked: a point that is ringed, and what it is.
     """
-    known = {name: points for name, points in series.items() if points}
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
+    known = {name: points for name, points in finite.items() if points}
     every = [point for points in known.values() for point in points]
     if not every:
         return _empty(title)

@@ -26,7 +26,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dictpfl.common.errors import DictPFLError, ProcessError
+from dictpfl.common.errors import ConfigError, DictPFLError, ProcessError
 from dictpfl.deploy.reports.templates import template
 from dictpfl.deploy.watch.view import View
 
@@ -180,6 +180,7 @@ class PageServer:
 
         Raises:
             ProcessError: somebody else has the port, or the address is not this machine's.
+            ConfigError: certificate or key cannot be used.
         """
         self.token = secrets.token_urlsafe(24)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -199,13 +200,19 @@ class PageServer:
         app = application(
             Page(watched), self.token, lambda: self._server.should_exit, cookie=f"dictpfl-watch-{self.port}"
         )
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none",
-                http="h11", loop="asyncio", timeout_graceful_shutdown=1,
-                ssl_certfile=certificate, ssl_keyfile=key,
-            )
+        config = uvicorn.Config(
+            app, log_level="error", access_log=False, server_header=False, lifespan="off", ws="none",
+            http="h11", loop="asyncio", timeout_graceful_shutdown=1,
+            ssl_certfile=certificate, ssl_keyfile=key,
         )  # fmt: skip
+        try:
+            config.load()
+        except OSError as error:  # of TLS, too
+            self._socket.close()
+            raise ConfigError(
+                f"cannot use --certificate {certificate} with --key {key} ({error.strerror or error}); expected a certificate and its key, as PEM"
+            ) from error
+        self._server = uvicorn.Server(config)
 
     @property
     def address(self) -> str:

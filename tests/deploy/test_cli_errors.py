@@ -80,6 +80,11 @@ def test_a_name_leads_nowhere_but_into_runs(command: str, name: str, place: Path
         ("inspect nothing", "nor one that was begun"),
         ("compare tiny.toml --seeds 1,b", "expected numbers separated by commas"),
         ("compare tiny.toml --methods majority", "trains nothing"),
+        ("compare tiny.toml --set method=plaintext --out other", "--set method: --methods says which"),
+        ("compare tiny.toml --seeds 1,2 --set seed=3 --out other", "--set seed: --seeds says which"),
+        ("simulate tiny.toml --method dictpfl --set method=plaintext --out other", "--set method: --method says it"),
+        ("simulate tiny.toml --gpus 0 --set resources.gpus=1 --out other", "--set resources.gpus: --gpus says it"),
+        ("simulate tiny.toml --sealer ckks --set encryption.sealer=identity --out other", "--sealer says it"),
     ],
 )
 def test_it_is_refused_in_one_sentence_and_nothing_is_written(command: str, words: str, place: Path) -> None:

@@ -122,6 +122,20 @@ def test_a_later_format_says_what_to_do(name: str, run: dictpfl.Run, tmp_path: P
         dictpfl.Run.load(folder)
 
 
+@pytest.mark.parametrize("content", ["[]\n", "null\n", "1\n", '{"format": 2\n'])
+@pytest.mark.parametrize("name", ["history.jsonl", "summary.json", "config.json"])
+def test_a_file_of_another_form_is_damaged_and_no_traceback(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(encrypted().model_dump_json())
+    for other in ("history.jsonl", "summary.json"):
+        (tmp_path / other).write_text("" if other == "history.jsonl" else "{}")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match="is damaged"):
+        dictpfl.Run.load(tmp_path)
+    if name != "summary.json":
+        with pytest.raises(ConfigError, match="is damaged"):
+            closed_rounds(tmp_path)
+
+
 def test_a_run_that_is_taken_further_says_so(tmp_path: Path) -> None:
     """It said "3 of 1 round", showed the figures of the first as its result, and `--resume` of the folder ended there."""
     folder = tmp_path / "run"

@@ -39,6 +39,7 @@ from dictpfl.deploy.studies.taking_part import make_ready, take_key
 from dictpfl.server.agreement import Agreement
 from tests.deploy.studies.conftest import APP, World
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
+from tests.support.federations import as_toml
 from tests.support.shown import not_shown
 from tests.support.study_page import Send, pieces
 
@@ -366,6 +367,33 @@ def test_a_clone_is_a_text_of_its_own(run_one: World, tmp_path: Path, monkeypatc
         world.studies("kyoto").receive(replace(made, name="wide", version=7).signed(world.identity("oslo")), "it")
 
 
+def test_nothing_is_signed_that_cannot_be_handed_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    (Path.cwd() / "wide.toml").write_text(as_toml(name="wide", defences__masks=True, federation__sample_cap=64))
+    told = ["--sample-shape", "64", "--outputs", "10"]
+
+    def refused(party: str, command: str, *words: str) -> None:
+        keys = ["--folder", str(world.home(party)), "--passphrase-file", str(world.home(party) / "passphrase")]
+        done = CliRunner().invoke(app, ["study", command, *words, *keys])
+        assert isinstance(done.exception, ConfigError) or done.exit_code == 2, (done.output, done.exception)
+
+    refused("kyoto", "propose", "wide.toml", *told, "--days", "3000000")
+    refused("kyoto", "propose", "wide.toml", *told, "-o", "missing/wide.proposal")
+    assert world.studies("kyoto").all() == []
+    world.typed("kyoto", "propose", "wide.toml", *told)
+    world.typed("berlin", "show", "wide.proposal")
+    for command in ("approve", "refuse"):
+        refused("berlin", command, "wide", "-o", f"missing/wide.{command}")
+    refused("kyoto", "clone", "wide", "wider", "-o", "missing/wider.proposal")
+    refused("kyoto", "abort", "wide", "-o", "missing/wide.aborted")
+    assert [study.name for study in world.studies("kyoto").all()] == ["wide"]
+    assert world.studies("kyoto").get("wide").notices == ()
+    assert world.studies("berlin").get("wide").notices == ()
+    assert not [entry for entry in world.logged("berlin") if str(entry["event"]).startswith("study")]
+
+
 def test_those_who_approve_run_it_without_the_rest(world: World, tmp_path: Path) -> None:
     """Two of three, where two are enough: the third one gets no bundle."""
     study = world.proposed(federation__min_participants=2, toy_insecure=True, defences__masks=False)
@@ -388,4 +416,13 @@ def test_data_come_from_where_they_are_said_to_be(run_one: World, tmp_path: Path
     make_ready(berlin, berlin.get("wide"), other, APP, **NETWORK)
     assert (folder / "train.npz").resolve() == other / "train.npz"
     assert (folder / "train.npz").readlink().parts[0] == ".."
+    half = tmp_path / "half"
+    half.mkdir()
+    shutil.copy(world.home("berlin") / "train.npz", half / "train.npz")
+    for wrong in (tmp_path / "typo", half):
+        with pytest.raises(ConfigError, match="--data"):
+            make_ready(berlin, berlin.get("wide"), wrong, APP, **NETWORK)
+        make_ready(berlin, berlin.get("wide"), None, APP, **NETWORK)
+        for name in ("train.npz", "validation.npz"):
+            assert (folder / name).resolve() == other / name, "those that were named last, not the network's"
     assert json.loads((folder / "authority.json").read_text())["name"] == "ministry"

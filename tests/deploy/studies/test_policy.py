@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
 
+import dictpfl.deploy.studies.cli
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.common.errors import ConfigError, StudyError
-from dictpfl.deploy.studies.deciding import approve
+from dictpfl.deploy.studies.deciding import abort, approve
 from dictpfl.deploy.studies.page import write_page
 from dictpfl.deploy.studies.policy import Policy, broken
 from dictpfl.deploy.studies.proposing import propose
@@ -121,13 +123,32 @@ def test_the_page_names_every_vector_that_is_added_up_exactly(town: World, tmp_p
 
 
 def test_a_title_that_is_markup_stays_text(town: World, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     asked = replace(ASKED, title="<script>alert(1)</script>")
     made = propose(town.studies("kyoto"), town.identity("kyoto"), config(), asked, app=APP, name="markup")
     text = write_page(made, None, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_what_a_lead_writes_forges_no_line_of_a_terminal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    forged = "policy:                kept"
+    asked = replace(ASKED, title=f"heart\n{forged}\x1b[8m", data="rows\u202e\ud800")
+    broken_by_masks = config(defences__masks=False)
+    made = propose(world.studies("kyoto"), world.identity("kyoto"), broken_by_masks, asked, app=APP, name="forged")
+    (Path.cwd() / "forged.proposal").write_bytes(made.wanted.to_bytes())
+    said = world.typed("berlin", "show", "forged.proposal")
+    assert "against the policy:" in said
+    assert not any(line.startswith(forged) for line in said.splitlines()), said
+    assert all(c.isprintable() for line in said.splitlines() for c in line), ascii(said)
+    reason = "no\napproved:              2026-11-30T00:00:00+00:00 by oslo"
+    world.typed("berlin", "refuse", "forged", "--reason", reason)
+    said = world.typed("kyoto", "show", "forged.refused")
+    assert not any(line.startswith("approved:") for line in said.splitlines()), said
+    world.typed("kyoto", "abort", "forged", "--reason", reason)
+    with pytest.raises(StudyError, match=r"no.napproved") as told:
+        abort(world.studies("kyoto"), world.studies("kyoto").get("forged"), world.identity("kyoto"), "")
+    assert "\n" not in str(told.value)
 
 
 def test_without_a_file_the_policy_is_the_strict_one_that_the_page_shows(tmp_path: Path) -> None:
@@ -165,3 +186,15 @@ def test_memory_and_gpu_are_the_processes_limits() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "limited\n"
+
+
+def test_a_machine_that_allows_less_memory_than_a_study_may_take_keeps_its_own_limit() -> None:
+    code = (
+        "import resource\n"
+        "from dictpfl.deploy.studies.limits import Limits\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
+        "Limits(0.0, 1 << 32, gpu=False).impose()\n"
+        "print(resource.getrlimit(resource.RLIMIT_DATA) == (1 << 30, 1 << 30))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr

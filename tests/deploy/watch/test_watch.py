@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -244,6 +245,28 @@ def test_a_taken_port_is_told(run: Run) -> None:
     with pytest.raises(ProcessError, match="choose another --port"):
         PageServer(watched, "127.0.0.1", first.port)
     first._socket.close()
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_a_loss_that_is_no_number_is_left_out_of_the_chart(run: Run, tmp_path: Path, wrong: float) -> None:
+    (tmp_path / "config.json").write_bytes((run.folder / "config.json").read_bytes())
+    (tmp_path / "institutions").symlink_to(run.folder / "institutions")
+    _, (first, *rest) = closed_rounds(run.folder)
+    write_history(tmp_path, [replace(first, test_loss=wrong), *rest])
+    (chart,) = [one for one in what_is_watched(tmp_path).view().charts if one.caption.startswith("Loss")]
+    assert chart.svg.count("<polyline") == 3
+    assert "nan" not in chart.svg
+    assert "inf" not in chart.svg
+
+
+def test_a_certificate_that_cannot_be_used_is_named_before_the_page_is_announced(run: Run, tmp_path: Path) -> None:
+    watched, key = what_is_watched(run.folder), tmp_path / "page.key"
+    with pytest.raises(ConfigError, match=r"page\.pem"):
+        PageServer(watched, "127.0.0.1", 0, certificate=tmp_path / "page.pem", key=key)
+    for path in (tmp_path / "page.pem", key):
+        path.write_text("neither\n")
+    with pytest.raises(ConfigError, match=r"page\.pem.*page\.key"):
+        PageServer(watched, "127.0.0.1", 0, certificate=tmp_path / "page.pem", key=key)
 
 
 def test_what_is_nobody_s_folder_is_told(run: Run, tmp_path: Path) -> None:
