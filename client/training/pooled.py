@@ -27,6 +27,8 @@ COUNT_BITS = 30
 _LIMB_BITS = 30
 """Sums wider than this travel as several integers of so many bits: a component of any federation holds one."""
 _PER_UNIT, _FRACTION = 12, 16
+_MOST_BINS = 65_536
+"""All of them travel, with every upload."""
 
 
 class Pooled(Protocol):
@@ -52,6 +54,19 @@ class Pooled(Protocol):
 def fixed(values: Tensor, fraction: int) -> Tensor:
     """Round to multiples of 2^-fraction, as int64 multiples of it."""
     return torch.round(values.double() * 2.0**fraction).long()
+
+
+def bins_of(metric: str, bins: int, least: int) -> int:
+    """Check how many bins a metric is to count in.
+
+    Raises:
+        ConfigError: fewer than `least`, or too many.
+    """
+    if not least <= bins <= _MOST_BINS:
+        raise ConfigError(
+            f"training.metric_options.{metric}: bins is {bins}; expected {least} or more, and {_MOST_BINS:,} at most"
+        )
+    return bins
 
 
 def numbers(tensor: Tensor) -> Ints:

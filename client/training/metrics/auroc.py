@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS
-from dictpfl.client.training.pooled import COUNT_BITS, numbers
+from dictpfl.client.training.pooled import COUNT_BITS, bins_of, numbers
 from dictpfl.client.training.shapes import are_labels, chances
 from dictpfl.common.arrays import Ints
-from dictpfl.common.errors import ConfigError
 
 _TOTAL, _FEWEST = 512, 32
 _REACH = 16.0
@@ -45,13 +44,10 @@ class AUROC:
             bins: of each class; 0: 512 divided among them, at least 32.
 
         Raises:
-            ConfigError: fewer than 2 bins, or one output.
+            ConfigError: fewer than 2 bins, which have no order, or too many.
         """
-        if (bins and bins < 2) or outputs < 1:  # noqa: PLR2004 -- one bin has no order
-            raise ConfigError(
-                f"training.metric_options.auroc: bins is {bins}; expected 2 or more, or 0 for the default"
-            )
-        self._classes, self._bins = outputs, bins or max(_FEWEST, _TOTAL // outputs)
+        default = max(_FEWEST, _TOTAL // max(1, outputs))
+        self._classes, self._bins = outputs, bins_of("auroc", bins, 2) if bins else default
         self.size = 2 * self._classes * self._bins
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Ints:

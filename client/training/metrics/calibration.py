@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS
-from dictpfl.client.training.pooled import COUNT_BITS, fixed, numbers, ratio
+from dictpfl.client.training.pooled import COUNT_BITS, bins_of, fixed, numbers, ratio
 from dictpfl.client.training.shapes import are_labels, chances
 from dictpfl.common.arrays import Ints
-from dictpfl.common.errors import ConfigError
 
 _FRACTION = 16
 
@@ -32,11 +31,10 @@ class Calibration:
         """Choose the number of bins, all equally wide.
 
         Raises:
-            ConfigError: none.
+            ConfigError: none, or too many.
         """
-        if bins < 1:
-            raise ConfigError(f"training.metric_options.calibration: bins is {bins}; expected 1 or more")
-        self._two, self._bins, self.size = outputs == 2, bins, 3 * bins + 2  # noqa: PLR2004 -- two classes
+        self._bins = bins_of("calibration", bins, 1)
+        self._two, self.size = outputs == 2, 3 * bins + 2  # noqa: PLR2004 -- two classes
 
     def sums(self, outputs: Tensor, targets: Tensor) -> Ints:
         """See `dictpfl.client.training.pooled.Pooled.sums`: units, right ones and confidence by bin; squares, and their number."""

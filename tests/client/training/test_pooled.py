@@ -276,6 +276,8 @@ def test_own_metrics_pass() -> None:
         ({"metrics": ["auroc"], "metric_options": {"auroc": {"bin": 9}}}, r"metric_options\.auroc"),
         ({"metric_options": {"auroc": {"bins": 9}}}, "does not name"),
         ({"metrics": ["auroc"], "metric_options": {"auroc": {"bins": 1}}}, "2 or more"),
+        ({"metrics": ["auroc"], "metric_options": {"auroc": {"bins": 10**9}}}, "bins is 1000000000.*65,536 at most"),
+        ({"metrics": ["calibration"], "metric_options": {"calibration": {"bins": 0}}}, "1 or more"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(training: dict[str, Any], reason: str) -> None:
