@@ -29,6 +29,7 @@ from dictpfl.deploy.reports.troubles import told
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import (
     CONFIG,
+    HISTORY,
     INSTITUTIONS,
     LOCK,
     MODEL,
@@ -214,7 +215,7 @@ def _simulated(
     earlier = _spent(folder) if resume else 0.0
     founded = _founded(planned.config, folder, regrouping, resume=resume)
     if record:
-        owner_only(founded.coordinator / RECORDING)
+        founded = _recorded(founded, folder)
     if on_founded:
         on_founded(founded)
     observer = Observer(founded, test_every)
@@ -284,6 +285,24 @@ def _spent(folder: Path) -> float:
         return float(json.loads((folder / PROGRESS).read_bytes())["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
+
+
+def _recorded(founded: Founded, folder: Path) -> Founded:
+    """Make the folder in which the coordinator keeps uploads; of a run that was begun without, notes say what it lacks.
+
+    Raises:
+        ConfigError: no round is left to record.
+    """
+    recording = founded.coordinator / RECORDING
+    if (folder / HISTORY).exists() and not recording.exists():
+        if _finished(founded):
+            raise ConfigError(
+                f"{folder} has all its rounds behind it, and none was recorded; simulate with --record into another folder"
+            )
+        note = "the run was begun without --record: what it sent so far is not there to attack"
+        founded = replace(founded, notes=(*founded.notes, note))
+    owner_only(recording)
+    return founded
 
 
 def _finished(founded: Founded) -> bool:

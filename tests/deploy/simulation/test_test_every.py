@@ -47,3 +47,17 @@ def test_a_number_below_one_is_refused(tmp_path: Path, every: int) -> None:
     with pytest.raises(ConfigError, match="expected 1 or more"):
         dictpfl.simulate(tiny(), tmp_path / "run", engine="local", test_every=every)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_not_recorded_is_told(tmp_path: Path) -> None:
+    """A run that is recorded later lacks the rounds before; one without a round left would record nothing and say nothing."""
+    told: list[str] = []
+    run = dictpfl.simulate(tiny(federation__rounds=2), tmp_path / "run", engine="local")
+    with pytest.raises(ConfigError, match="none was recorded; simulate with --record into another folder"):
+        dictpfl.simulate(tiny(federation__rounds=2), run.folder, engine="local", resume=True, record=True)
+    dictpfl.simulate(
+        tiny(federation__rounds=4), run.folder, engine="local", resume=True, record=True,
+        on_founded=lambda founded: told.extend(founded.notes),
+    )  # fmt: skip
+    assert "the run was begun without --record: what it sent so far is not there to attack" in told
+    assert any((run.folder / "coordinator" / "recording").iterdir())
