@@ -191,6 +191,10 @@ def _packed() -> tuple[Point, ...]:
             Point("paper", paper, 98.2, 0.43, tuned_as=PAPER), *both)  # fmt: skip
 
 
+_SCALED = (
+    Point("ours", METHODS[OURS].settings, tuned_as=OURS),
+    Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED),
+)
 ARMS: Mapping[str, Arm] = {
     "rank": Arm(
         "rank r of the dictionaries", "table 1",
@@ -263,9 +267,21 @@ ARMS: Mapping[str, Arm] = {
     "closing-cifar10": Arm(
         "the same on CIFAR-10 with DINOv2-S", "beyond the paper", (
             *(Point(label, {**settings, "method": OURS}, tuned_as=OURS) for label, settings in _ON_CIFAR10.items()),
-            Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED),
+            _SCALED[1],
         ), "ours",
         "Does it win on a second workload? What was behind on digits is not tried again.", experiment="cifar10", workload="cifar10", settings=_SKEW,
+    ),
+    "scaling-iid": Arm(
+        "normalised dictionaries or D = U S, CIFAR-10 with DINOv2-S, IID", "section 4.1", _SCALED, "ours",
+        "Is what is better on skewed data as good on even data?", experiment="cifar10", workload="cifar10",
+    ),
+    "scaling-gtsrb": Arm(
+        "the same on GTSRB, alpha = 0.3", "section 4.1", _SCALED, "ours", "And on other images?",
+        experiment="gtsrb", workload="gtsrb", settings=_SKEW,
+    ),
+    "scaling-ag_news": Arm(
+        "the same on AG's News with MiniLM-L6, alpha = 0.3", "section 4.1", _SCALED, "ours", "And with tables, on texts?",
+        experiment="ag_news", workload="ag_news", settings=_SKEW,
     ),
     "rescoring": Arm(
         "FedML-HE re-scored every K rounds", "table 10",

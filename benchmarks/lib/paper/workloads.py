@@ -38,7 +38,7 @@ _PICTURES = _grids(
     dictpfl=5e-5,
     dictpfl_head=5e-5,
     dictpfl_none=5e-5,
-    dictpfl_scaled=5e-5,
+    dictpfl_scaled=8e-4,
 )
 _TEXTS = _grids(
     plaintext=1e-4,
@@ -48,6 +48,7 @@ _TEXTS = _grids(
     lora_frozen_a=4e-3,
     dictpfl_paper=2e-3,
     dictpfl=2e-3,
+    dictpfl_scaled=2e-3,
 )
 _LANGUAGE = _grids(
     plaintext=5e-5,
