@@ -273,7 +273,7 @@ ARMS: Mapping[str, Arm] = {
     ),
     "scaling-skewed": Arm(
         "normalised dictionaries or D = U S, CIFAR-10 with DINOv2-S, alpha = 0.3", "section 4.1", _SCALED, "ours",
-        "Three seeds say that D = U S is better, and not by how much. Do six?", experiment="cifar10", workload="cifar10",
+        "Three seeds leave it open. What do six say?", experiment="cifar10", workload="cifar10",
         settings=_SKEW, seeds=(1, 2, 3, 4, 5, 6),
     ),
     "scaling-iid": Arm(
