@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
 from dictpfl.client.data.samples import IGNORED
@@ -25,6 +28,12 @@ def alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"regression: outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}; {remedy}"
         )
     return outputs.reshape(len(targets), -1), targets.reshape(len(targets), -1).to(outputs.dtype)
+
+
+def joined(batches: Sequence[Tensor]) -> Tensor:
+    """Outputs of batches as those of one; of texts, which are cut to the longest row of their batch, as long as the longest of all."""
+    longest = max(outputs.shape[1] for outputs in batches) if batches[0].ndim == 3 else 0  # noqa: PLR2004 -- batch, tokens, classes
+    return torch.cat([F.pad(o, (0, 0, 0, longest - o.shape[1])) if longest else o for o in batches])
 
 
 def shifted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from dictpfl.client.training.encoder import features_of
 from dictpfl.client.training.metric import require_sum
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.proximal import Pull
+from dictpfl.client.training.shapes import joined
 from dictpfl.client.training.speed import Losses, Precision, prepared
 from dictpfl.client.training.task import Task, measured_whole, total_loss, training_loss
 from dictpfl.client.training.unread import Batch, Unread, in_order
@@ -230,8 +231,8 @@ def _evaluate(
         pairs = [(_outputs(module, x, precision), y) for x, y in every]
         if not pairs:
             return Measured(0, 0.0, 0.0, sums)
-        outputs, labels = torch.cat([o for o, _ in pairs]), torch.cat([y for _, y in pairs])
-        loss, metric = float(task.loss(outputs, labels)) * len(labels), float(task.metric(outputs, labels))
+        outputs, labels = joined([o for o, _ in pairs]), torch.cat([y for _, y in pairs])
+        loss, metric = total_loss(task, outputs, labels), float(task.metric(outputs, labels))
         return Measured(len(labels), loss, metric, pooled.sums(outputs, labels))
     for place, (x, y) in enumerate(every):
         outputs = _outputs(module, x, precision)
