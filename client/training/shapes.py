@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
 from dictpfl.client.data.samples import IGNORED
-from dictpfl.common.errors import ModelError
+from dictpfl.common.errors import DataError, ModelError
 
 
 def alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,12 +131,23 @@ def chances(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ModelError: outputs and targets of neither.
+        DataError: outputs that are NaN.
     """
-    if are_labels(outputs, targets):
-        outputs, targets = labels(outputs, targets)
+    of_labels = are_labels(outputs, targets)
+    outputs, targets = labels(outputs, targets) if of_labels else units(outputs, targets)
+    if bool(outputs.isnan().any()):
+        raise no_numbers()
+    if of_labels:
         return outputs.double().sigmoid(), targets.double()
-    outputs, targets = units(outputs, targets)
     return outputs.double().softmax(dim=1), torch.nn.functional.one_hot(targets, outputs.shape[1]).double()
+
+
+def no_numbers() -> DataError:
+    """Make the error for outputs of which no sum can be made."""
+    return DataError(
+        "the model gives outputs that are no numbers for some samples, so that training.metrics has no sums: training diverged (lower "
+        "training.learning_rate, or set training.clip_norm), or the samples are far from what it was trained on"
+    )
 
 
 def pairs(outputs: Tensor) -> tuple[Tensor, Tensor]:
