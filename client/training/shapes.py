@@ -86,9 +86,10 @@ def units(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ModelError: other shapes.
+        DataError: a pixel of no class.
     """
     if outputs.ndim == 4 and targets.shape == outputs.shape[:1] + outputs.shape[2:]:  # noqa: PLR2004 -- pictures
-        return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.reshape(-1).long()
+        return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), pixels(targets, outputs.shape[1]).reshape(-1)
     is_flat = outputs.ndim == 2 and targets.ndim == 1  # noqa: PLR2004 -- batch, classes
     is_row = outputs.ndim == 3 and targets.ndim == 2  # noqa: PLR2004 -- batch, tokens, classes
     if targets.is_floating_point() or not (is_flat or is_row):
@@ -101,6 +102,22 @@ def units(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     outputs, targets = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
     known = targets != IGNORED
     return outputs[known], targets[known]
+
+
+def pixels(targets: Tensor, count: int) -> Tensor:
+    """Classes of pixels, floats, as int64 of the same shape.
+
+    Raises:
+        DataError: another number than one of so many classes.
+    """
+    classes = targets.long()
+    wrong = (classes != targets) | (classes < 0) | (classes >= count)
+    if bool(wrong.any()):
+        raise DataError(
+            f"a pixel's class is {float(targets[wrong][0]):g}, expected a whole number from 0 to {count - 1}, the model's {count} classes; "
+            "give what belongs to none a class of its own"
+        )
+    return classes
 
 
 def are_labels(outputs: Tensor, targets: Tensor) -> bool:
