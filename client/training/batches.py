@@ -15,6 +15,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Training
 
 _IMAGES = 4  # dimensions of a batch of images
+_MASKS = 3  # and of a batch of masks, of which each is a picture of classes, at least
 _SHIFT = 8  # a picture moves by up to this part of its side
 _SEEDS = 1 << 63  # torch takes seeds below
 
@@ -39,7 +40,7 @@ def batches(
 
     Raises:
         ConfigError: `augment` for samples that are no images.
-        DataError: a sample to read that cannot be read.
+        DataError: a sample to read that cannot be read, or `augment` for images whose masks are of another size.
     """
     order = list(indices(len(features), training, seed)) if order is None else order
     change = _change(features, training)
@@ -84,7 +85,7 @@ class _Batches(Dataset[Prepared]):
         features: Tensor | Unread,
         labels: Tensor,
         order: Sequence[Tensor],
-        change: Callable[[Tensor, torch.Generator], Tensor] | None,
+        change: Callable[[Sequence[Tensor], torch.Generator], list[Tensor]] | None,
         seed: int,
     ) -> None:
         self._features, self._labels, self._order, self._change, self._seed = features, labels, order, change, seed
@@ -101,11 +102,23 @@ class _Batches(Dataset[Prepared]):
             else (self._features[index], self._labels[index], (), "")
         )
         if self._change is not None and len(x):
-            x = self._change(x, torch.Generator().manual_seed(own))
+            generator, are_masks = torch.Generator().manual_seed(own), y.dim() >= _MASKS
+            if are_masks and y.shape[-2:] != x.shape[-2:]:
+                return (
+                    x,
+                    y,
+                    broken,
+                    (
+                        f"training.augment: masks of {tuple(y.shape[-2:])} cannot be moved with images of {tuple(x.shape[-2:])}; leave it empty"
+                    ),
+                )
+            x, y = self._change([x, y], generator) if are_masks else (*self._change([x], generator), y)
         return x, y, broken, why
 
 
-def _change(features: Tensor | Unread, training: Training) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+def _change(
+    features: Tensor | Unread, training: Training
+) -> Callable[[Sequence[Tensor], torch.Generator], list[Tensor]] | None:
     if not training.augment:
         return None
     if features.dim() != _IMAGES or not features.is_floating_point():
@@ -115,16 +128,18 @@ def _change(features: Tensor | Unread, training: Training) -> Callable[[Tensor, 
     return partial(_augmented, names=tuple(training.augment))
 
 
-def _augmented(x: Tensor, generator: torch.Generator, names: Sequence[str]) -> Tensor:
+def _augmented(pictures: Sequence[Tensor], generator: torch.Generator, names: Sequence[str]) -> list[Tensor]:
+    """Change images, and their masks alike."""
+    made, count, (height, width) = list(pictures), len(pictures[0]), pictures[0].shape[-2:]
     if "flip" in names:
-        mirrored = torch.rand(len(x), generator=generator) < 0.5  # noqa: PLR2004 -- a coin
-        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+        mirrored = torch.rand(count, generator=generator) < 0.5  # noqa: PLR2004 -- a coin
+        made = [torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x) for x in made]
     if "shift" in names:
-        height, width = x.shape[-2:]
         far_y, far_x = max(1, height // _SHIFT), max(1, width // _SHIFT)
-        padded = F.pad(x, (far_x, far_x, far_y, far_y))
-        tops = torch.randint(0, 2 * far_y + 1, (len(x),), generator=generator).tolist()
-        lefts = torch.randint(0, 2 * far_x + 1, (len(x),), generator=generator).tolist()
-        cut = [p[:, t : t + height, s : s + width] for p, t, s in zip(padded, tops, lefts, strict=True)]
-        x = torch.stack(cut)
-    return x
+        tops = torch.randint(0, 2 * far_y + 1, (count,), generator=generator).tolist()
+        lefts = torch.randint(0, 2 * far_x + 1, (count,), generator=generator).tolist()
+        for place, x in enumerate(made):
+            padded = F.pad(x, (far_x, far_x, far_y, far_y))
+            cut = [p[..., t : t + height, s : s + width] for p, t, s in zip(padded, tops, lefts, strict=True)]
+            made[place] = torch.stack(cut)
+    return made

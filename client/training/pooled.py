@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS, Metric, is_additive, is_pooled
+from dictpfl.client.training.shapes import no_numbers
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.law.measure import Measure
@@ -52,7 +53,13 @@ class Pooled(Protocol):
 
 
 def fixed(values: Tensor, fraction: int) -> Tensor:
-    """Round to multiples of 2^-fraction, as int64 multiples of it."""
+    """Round to multiples of 2^-fraction, as int64 multiples of it.
+
+    Raises:
+        DataError: values that are not finite.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise no_numbers()
     return torch.round(values.double() * 2.0**fraction).long()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
 from dictpfl.client.data.samples import IGNORED
-from dictpfl.common.errors import ModelError
+from dictpfl.common.errors import DataError, ModelError
 
 
 def alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,6 +28,12 @@ def alike(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"regression: outputs {tuple(outputs.shape)} do not fit targets {tuple(targets.shape)}; {remedy}"
         )
     return outputs.reshape(len(targets), -1), targets.reshape(len(targets), -1).to(outputs.dtype)
+
+
+def joined(batches: Sequence[Tensor]) -> Tensor:
+    """Outputs of batches as those of one; of texts, which are cut to the longest row of their batch, as long as the longest of all."""
+    longest = max(outputs.shape[1] for outputs in batches) if batches[0].ndim == 3 else 0  # noqa: PLR2004 -- batch, tokens, classes
+    return torch.cat([F.pad(o, (0, 0, 0, longest - o.shape[1])) if longest else o for o in batches])
 
 
 def shifted(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,9 +86,10 @@ def units(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ModelError: other shapes.
+        DataError: a pixel of no class.
     """
     if outputs.ndim == 4 and targets.shape == outputs.shape[:1] + outputs.shape[2:]:  # noqa: PLR2004 -- pictures
-        return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), targets.reshape(-1).long()
+        return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), pixels(targets, outputs.shape[1]).reshape(-1)
     is_flat = outputs.ndim == 2 and targets.ndim == 1  # noqa: PLR2004 -- batch, classes
     is_row = outputs.ndim == 3 and targets.ndim == 2  # noqa: PLR2004 -- batch, tokens, classes
     if targets.is_floating_point() or not (is_flat or is_row):
@@ -92,6 +102,22 @@ def units(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     outputs, targets = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
     known = targets != IGNORED
     return outputs[known], targets[known]
+
+
+def pixels(targets: Tensor, count: int) -> Tensor:
+    """Classes of pixels, floats, as int64 of the same shape.
+
+    Raises:
+        DataError: another number than one of so many classes.
+    """
+    classes = targets.long()
+    wrong = (classes != targets) | (classes < 0) | (classes >= count)
+    if bool(wrong.any()):
+        raise DataError(
+            f"a pixel's class is {float(targets[wrong][0]):g}, expected a whole number from 0 to {count - 1}, the model's {count} classes; "
+            "give what belongs to none a class of its own"
+        )
+    return classes
 
 
 def are_labels(outputs: Tensor, targets: Tensor) -> bool:
@@ -122,12 +148,23 @@ def chances(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         ModelError: outputs and targets of neither.
+        DataError: outputs that are NaN.
     """
-    if are_labels(outputs, targets):
-        outputs, targets = labels(outputs, targets)
+    of_labels = are_labels(outputs, targets)
+    outputs, targets = labels(outputs, targets) if of_labels else units(outputs, targets)
+    if bool(outputs.isnan().any()):
+        raise no_numbers()
+    if of_labels:
         return outputs.double().sigmoid(), targets.double()
-    outputs, targets = units(outputs, targets)
     return outputs.double().softmax(dim=1), torch.nn.functional.one_hot(targets, outputs.shape[1]).double()
+
+
+def no_numbers() -> DataError:
+    """Make the error for outputs of which no sum can be made."""
+    return DataError(
+        "the model gives outputs that are no numbers for some samples, so that training.metrics has no sums: training diverged (lower "
+        "training.learning_rate, or set training.clip_norm), or the samples are far from what it was trained on"
+    )
 
 
 def pairs(outputs: Tensor) -> tuple[Tensor, Tensor]:

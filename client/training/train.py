@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from dictpfl.client.training.encoder import features_of
 from dictpfl.client.training.metric import require_sum
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.proximal import Pull
+from dictpfl.client.training.shapes import joined
 from dictpfl.client.training.speed import Losses, Precision, prepared
 from dictpfl.client.training.task import Task, measured_whole, total_loss, training_loss
 from dictpfl.client.training.unread import Batch, Unread, in_order
@@ -203,10 +204,8 @@ def evaluate(
         features, labels = tensors_of(module, samples)
         features = features.to(there)
     labels = labels.to(there)
-    if precision is None:
-        return _evaluate(module, features, labels, task, batch_size, metrics, there)
-    with precision.at_work(module), precision.forward():
-        return _evaluate(module, features, labels, task, batch_size, metrics, there)
+    with nullcontext() if precision is None else precision.at_work(module):
+        return _evaluate(module, features, labels, task, batch_size, metrics, there, precision)
 
 
 def _evaluate(
@@ -217,24 +216,26 @@ def _evaluate(
     batch_size: int,
     metrics: Metrics | None,
     device: torch.device,
+    precision: Precision | None,
 ) -> Measured:
     if not batch_size:
         wide = _CACHED if device.type == "cpu" else _MANY
         batch_size = _FEW if features.dtype is torch.int64 else wide
-    module, features = features_of(module, features, batch_size) or (module, features)
+    with _arithmetic(precision):
+        module, features = features_of(module, features, batch_size) or (module, features)
     loss = metric = 0.0
     pooled = metrics or Metrics({})
     count, sums = 0, pooled.nothing
     every = _parts(features, labels, batch_size, device)
     if len(features) and measured_whole(task):
-        pairs = [(_outputs(module, x), y) for x, y in every]
+        pairs = [(_outputs(module, x, precision), y) for x, y in every]
         if not pairs:
             return Measured(0, 0.0, 0.0, sums)
-        outputs, labels = torch.cat([o for o, _ in pairs]), torch.cat([y for _, y in pairs])
-        loss, metric = float(task.loss(outputs, labels)) * len(labels), float(task.metric(outputs, labels))
+        outputs, labels = joined([o for o, _ in pairs]), torch.cat([y for _, y in pairs])
+        loss, metric = total_loss(task, outputs, labels), float(task.metric(outputs, labels))
         return Measured(len(labels), loss, metric, pooled.sums(outputs, labels))
     for place, (x, y) in enumerate(every):
-        outputs = _outputs(module, x)
+        outputs = _outputs(module, x, precision)
         if not place:
             require_sum(task, outputs, y)
         loss += total_loss(task, outputs, y)
@@ -254,10 +255,15 @@ def _parts(features: Tensor | Unread, labels: Tensor, size: int, device: torch.d
             yield x, y
 
 
-def _outputs(module: nn.Module, features: Tensor) -> Tensor:
-    """Outputs to measure; those of autocast as float32, since losses and histograms are not to be rounded."""
-    outputs = forward(module, features)
-    is_narrow = outputs.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(features.device.type)
+def _arithmetic(precision: Precision | None) -> AbstractContextManager[object]:
+    return nullcontext() if precision is None else precision.forward()
+
+
+def _outputs(module: nn.Module, features: Tensor, precision: Precision | None) -> Tensor:
+    """Outputs to measure; those of autocast as float32, and what is made of them outside of it: figures are not to be rounded."""
+    with _arithmetic(precision):
+        outputs = forward(module, features)
+        is_narrow = outputs.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(features.device.type)
     return outputs.float() if is_narrow else outputs
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS
-from dictpfl.client.training.shapes import are_labels
+from dictpfl.client.training.shapes import are_labels, pixels
 from dictpfl.common.errors import ModelError
 
 
@@ -38,6 +38,7 @@ def memberships(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Raises:
         ModelError: other shapes than those of pictures.
+        DataError: a pixel of no class.
     """
     if outputs.ndim == 4 and are_labels(outputs, targets):  # noqa: PLR2004 -- batch, classes, height, width
         return targets > 0.5  # noqa: PLR2004 -- a mask of 0 and 1
@@ -46,4 +47,4 @@ def memberships(outputs: Tensor, targets: Tensor) -> Tensor:
             f"segmentation: expected outputs (batch, classes, height, width) and float masks alike, or classes (batch, height, width), "
             f"found outputs {tuple(outputs.shape)} and {targets.dtype} targets {tuple(targets.shape)}"
         )
-    return torch.nn.functional.one_hot(targets.long(), outputs.shape[1]).movedim(-1, 1) > 0
+    return torch.nn.functional.one_hot(pixels(targets, outputs.shape[1]), outputs.shape[1]).movedim(-1, 1) > 0

@@ -17,7 +17,7 @@ from dictpfl.client.training.batches import batches, indices
 from dictpfl.client.training.speed import Precision, rate
 from dictpfl.client.training.tasks.classification import Classification
 from dictpfl.client.training.train import train
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Model, Training
 
 CPU = torch.device("cpu")
@@ -70,6 +70,19 @@ def test_augmented_images_are_moved_and_mirrored_copies() -> None:
             for dy, dx in itertools.product((-1, 0, 1), repeat=2)
         )
     assert len({tuple(a.flatten().tolist()) for a in moved[0]}) > 3
+
+
+@pytest.mark.parametrize("channels", [0, 2])
+def test_masks_move_with_their_images(channels: int) -> None:
+    x = (torch.rand(16, 1, 8, 8) > 0.5).float()
+    y = x[:, 0] if not channels else x.repeat(1, channels, 1, 1)
+    for workers in (0, 1):
+        changed = settings(batch_size=16, augment=["flip", "shift"], workers=workers)
+        ((pictures, masks),) = list(batches(x, y, changed, 1, CPU))
+        assert not torch.equal(pictures, x)
+        assert torch.equal(masks, pictures[:, 0] if not channels else pictures.repeat(1, channels, 1, 1))
+    with pytest.raises(DataError, match=r"masks of \(4, 4\) cannot be moved with images of \(8, 8\)"):
+        list(batches(x, y[..., ::2, ::2], settings(augment=["flip"]), 1, CPU))
 
 
 def test_only_images_are_augmented() -> None:

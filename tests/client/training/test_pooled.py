@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS, is_pooled, load_metric, require_sum
 from dictpfl.client.training.pooled import Metrics, scalars
-from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.errors import ConfigError, DataError, ModelError
 from dictpfl.common.law.ledger import Ledger, LedgerForm
 from dictpfl.common.settings import Training
 
@@ -208,6 +208,15 @@ def test_kappa_and_perplexity() -> None:
     logits, following = outputs[:, :-1].reshape(-1, 11), targets[:, 1:].reshape(-1)
     loss = float(torch.nn.functional.cross_entropy(logits.double(), following, ignore_index=-100))
     assert measured("perplexity", outputs, targets)["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["auroc", "calibration", "r2", "perplexity", "absolute-error"])
+def test_outputs_that_are_no_numbers_have_no_figures(name: str) -> None:
+    outputs, targets = (part.clone() for part in GIVEN[name])
+    outputs[1] = torch.nan
+    metrics = Metrics.of(Training(metrics=[name]), outputs.shape[-1])
+    with pytest.raises(DataError, match=r"outputs that are no numbers.*diverged"):
+        metrics.sums(outputs, targets)
 
 
 def test_nothing_measured_is_no_figure() -> None:

@@ -16,6 +16,7 @@ from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, decompose
 from dictpfl.client.training import speed
 from dictpfl.client.training.speed import Losses, Precision, device_name, home_of, narrowable
+from dictpfl.client.training.task import load_task
 from dictpfl.client.training.tasks.classification import Classification
 from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.config import FederationConfig
@@ -121,6 +122,16 @@ def test_autocast_measures_too() -> None:
     assert narrow.loss_sum == pytest.approx(plain.loss_sum, rel=0.05)
     same = evaluate(twin.module, images(), Classification(), precision=Precision(settings(autocast="auto"), CPU))
     assert same == plain, "on a processor, auto changes no bit"
+
+
+def test_autocast_narrows_a_model_and_not_what_is_measured_of_it() -> None:
+    """A model that computes nothing has the same figures: cosines of bfloat16 have many a partner as close as the right one."""
+    rng, task = np.random.default_rng(0), load_task("contrastive")
+    one = rng.normal(size=(128, 1, 16))
+    near = Samples(1 + 0.1 * np.concatenate([one, one + 0.02 * rng.normal(size=one.shape)], axis=1), np.zeros(128))
+    plain = evaluate(nn.Identity(), near, task)
+    assert plain.metric_sum == 128
+    assert evaluate(nn.Identity(), near, task, precision=Precision(settings(autocast="bfloat16"), CPU)) == plain
 
 
 def test_losses_are_looked_at_rarely_on_a_gpu() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.task import load_task
 from dictpfl.common.errors import ConfigError, DataError, ModelError
+from dictpfl.common.settings import Training
 
 
 def test_classification() -> None:
@@ -23,6 +25,16 @@ def test_classification() -> None:
         task.loss(outputs, targets.float())
     with pytest.raises(ModelError, match="expected outputs"):
         task.loss(outputs[0], targets)
+
+
+@pytest.mark.parametrize("wrong", [255.0, -100.0, 0.5])
+def test_pixels_of_no_class_are_refused(wrong: float) -> None:
+    """255 is what is left out in many collections, and 0.5 a mask that was read as a picture: cut to whole, it was background."""
+    task, targets = load_task("segmentation"), torch.zeros(2, 4, 4)
+    targets[1, 2, 3] = wrong
+    for figure in (task.loss, task.metric, Metrics.of(Training(metrics=["confusion"]), 3).sums):
+        with pytest.raises(DataError, match=rf"a pixel's class is {wrong:g}, expected a whole number from 0 to 2"):
+            figure(torch.zeros(2, 3, 4, 4), targets)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2)])

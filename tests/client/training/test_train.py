@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dictpfl.client.data.samples import IGNORED, Samples
+from dictpfl.client.data.samples import IGNORED, PADDING, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, decompose
-from dictpfl.client.training.task import load_task
+from dictpfl.client.training.metrics.sequence_accuracy import SequenceAccuracy
+from dictpfl.client.training.task import WithMetric, load_task
 from dictpfl.client.training.train import evaluate, resolve_device, train
 from dictpfl.common.errors import ConfigError, DataError, LayoutError, ModelError
 from dictpfl.common.law.layout import Kind
@@ -269,3 +270,35 @@ def test_a_loss_of_texts_does_not_depend_on_which_share_a_batch(task: str) -> No
         found = evaluate(model, samples, made, batch_size=size)
         assert found.loss_sum == pytest.approx(sum(single), rel=1e-5)
         assert (found.count, found.metric_sum) == (24, pytest.approx(whole.metric_sum))
+
+
+class Reader(nn.Module):
+    """Takes a mask, as transformers' models do, so that a batch is cut to its longest row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 11).requires_grad_(False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        made: Tensor = self.words(input_ids) * attention_mask.unsqueeze(-1)
+        return made
+
+
+class Together(SequenceAccuracy):
+    """A figure of a whole split, as F1 of entities is."""
+
+    additive = False
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "token-classification"])
+def test_a_figure_of_a_whole_split_of_texts_of_many_lengths(task: str) -> None:
+    ids = np.random.default_rng(0).integers(0, 11, (24, 40))
+    for row in range(24):
+        ids[row, 2 + row :] = PADDING
+    samples, inner = Samples(ids, np.where(ids == PADDING, IGNORED, ids)), load_task(task)
+    model, made = Reader(), WithMetric(inner, Together())
+    plain = evaluate(model, samples, WithMetric(inner, SequenceAccuracy()))
+    for size in (24, 5):
+        found = evaluate(model, samples, made, batch_size=size)
+        assert (found.count, found.metric_sum) == (24, plain.metric_sum)
+        assert found.loss_sum == pytest.approx(plain.loss_sum, rel=1e-5)
