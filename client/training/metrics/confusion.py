@@ -24,7 +24,8 @@ class Confusion:
     """Confusion matrix of classes, or of each label: accuracy, balanced accuracy, sensitivity, specificity, precision, F1.
 
     Of two classes, sensitivity and its like are those of class 1; of more, means over the classes that occur, with `by class` beside; one
-    that occurs and is never said has no precision, and counts as 0 in their mean.
+    that occurs and is never said has no precision, and counts as 0 in their mean,
+    where one that is said and never occurs counts as 0, too.
     Of labels that do not exclude each other (float targets of 0 and 1), each is there from a probability of 1/2 on.
     """
 
@@ -72,6 +73,10 @@ class Confusion:
         figures: dict[str, Any] = {"accuracy": ratio(exact, total), "balanced accuracy": _mean(both)}
         figures |= {name: _mean(values) if one is None else values[one] for name, values in by_class.items()}
         if one is None:
+            # A class that does not occur has a specificity all the same, near 1 as a rule.
+            figures["specificity"] = _mean(
+                [s for s, t in zip(by_class["specificity"], there, strict=True) if t or sets]
+            )
             # As scikit-learn's mean; left out, a model that says one class alone would seem as precise as that one.
             figures["precision"] = _mean(
                 [0.0 if p is None and t else p for p, t in zip(by_class["precision"], there, strict=True)]

@@ -104,6 +104,17 @@ def test_two_classes_as_scikit_learn() -> None:
     )
 
 
+def test_a_class_that_does_not_occur_is_in_no_mean_of_specificity() -> None:
+    """Nobody has it and the model hardly says it: its specificity near 1 would raise the mean."""
+    outputs, targets = classes(3)
+    targets[targets == 2] = 0
+    found = measured("confusion", outputs, targets)
+    first, second, third = found["specificity by class"]
+    assert third is not None
+    assert third != pytest.approx((first + second) / 2)
+    assert found["specificity"] == pytest.approx((first + second) / 2)
+
+
 @pytest.mark.parametrize("rare", [False, True])
 def test_areas_are_within_their_own_error_and_five_thousandths(*, rare: bool) -> None:
     """Also of a class that is rare, whose probabilities are all next to 0."""
