@@ -40,18 +40,24 @@ def rerun(store: Store, jobs: int) -> int:
         wrong = 0
         for name in progress.done:
             earlier, now = store.read(name), anew.read(name)
-            verdict, is_right = compared(earlier, now or {})
+            cell = named(name)
+            stands = earlier is not None and store.holds(earlier, cell, rate_of(cell, store)[0])
+            verdict, is_right = compared(earlier, now or {}, stands=stands)
             _say(name, verdict)
             wrong += not is_right
             store.take(name, anew)
     return int(bool(wrong or progress.failed))
 
 
-def compared(earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> tuple[str, bool]:
-    """How a cell came out beside its earlier result, and whether that is as it should be."""
+def compared(earlier: Mapping[str, Any] | None, now: Mapping[str, Any], *, stands: bool) -> tuple[str, bool]:
+    """How a cell came out beside its earlier result, and whether that is as it should be.
+
+    Args:
+        stands: whether the earlier one was measured with today's settings (`Store.holds`).
+    """
     if earlier is None:
         return "measured for the first time", True
-    if earlier["settings_digest"] != now["settings_digest"]:
+    if not stands:
         return "its settings have changed since, nothing to compare", True
     before, after = earlier["figures"], now["figures"]
     if before["state_digest"] == after["state_digest"] and before["loss"] == after["loss"]:
