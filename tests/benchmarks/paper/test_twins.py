@@ -30,7 +30,7 @@ def test_a_course_that_is_drawn_takes_no_result_of_one_that_is_not() -> None:
     table, arm = "cifar10/iid/dictpfl/seed-1", "arms/dense-cifar10/all/seed-1"
     assert named(table).drawn
     assert names(table) == {table}
-    assert names(arm) == {arm, table}
+    assert names(arm) == {arm, "arms/scaling-iid/ours/seed-1", table}
     assert measured_as(named(arm)).name == table
 
 

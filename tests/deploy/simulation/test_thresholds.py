@@ -155,13 +155,11 @@ def test_ranks_are_wanda_s_by_the_inputs_of_all_institutions(runs: tuple[Run, Ru
 
 
 def test_magnitude_needs_no_tally_and_learns_too(tmp_path: Path) -> None:
-    run = simulate(tiny(**LUA | {"sparsity__scores": "magnitude"}), tmp_path / "run", engine="local")
+    magnitude = {key: value for key, value in LUA.items() if key != "sparsity__calibration"}  # of activations
+    magnitude["sparsity__scores"] = "magnitude"
+    run = simulate(tiny(**magnitude), tmp_path / "run", engine="local")
     assert not run.config.tallies.opening
-    start = simulate(
-        tiny(**LUA | {"sparsity__scores": "magnitude", "training__learning_rate": 1e-9}),
-        tmp_path / "start",
-        engine="local",
-    )
+    start = simulate(tiny(**magnitude | {"training__learning_rate": 1e-9}), tmp_path / "start", engine="local")
     assert run.summary["sparsity"]["masks_sha256"] != start.summary["sparsity"]["masks_sha256"]
     rows = [part["rows"] for part in run.summary["sparsity"]["blocks"].values()]
     assert any(quartiles[0] < quartiles[-1] for quartiles in rows)
