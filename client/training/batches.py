@@ -104,14 +104,9 @@ class _Batches(Dataset[Prepared]):
         if self._change is not None and len(x):
             generator, are_masks = torch.Generator().manual_seed(own), y.dim() >= _MASKS
             if are_masks and y.shape[-2:] != x.shape[-2:]:
-                return (
-                    x,
-                    y,
-                    broken,
-                    (
-                        f"training.augment: masks of {tuple(y.shape[-2:])} cannot be moved with images of {tuple(x.shape[-2:])}; leave it empty"
-                    ),
-                )
+                images, masks = tuple(x.shape[-2:]), tuple(y.shape[-2:])
+                why = f"training.augment: masks of {masks} cannot be moved with images of {images}; leave it empty"
+                return x, y, broken, why
             x, y = self._change([x, y], generator) if are_masks else (*self._change([x], generator), y)
         return x, y, broken, why
 

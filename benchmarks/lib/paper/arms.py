@@ -110,11 +110,13 @@ _READINGS: Mapping[str, Flat] = {
     "literal-window": {"pruning.window": "literal"},
     "all-and-literal": {"pruning.threshold": "all", "pruning.window": "literal"},
 }
+_PAPER_SCALING = Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED)
+"""Dictionaries D = U S, at a rate of their own."""
 _DEFAULTS = (
     Point("ours", {}),
     Point("beta-0.2", {"pruning.beta": 0.2}),
     Point("undamped", {"pruning.residual_decay": 1.0}),
-    Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED),
+    _PAPER_SCALING,
     Point("tables-and-head", METHODS[OURS_HEAD].settings, tuned_as=OURS_HEAD),
     Point("8-bits", {"grid.value_bits": 8}),
     Point("6-bits", {"grid.value_bits": 6}),
@@ -191,10 +193,7 @@ def _packed() -> tuple[Point, ...]:
             Point("paper", paper, 98.2, 0.43, tuned_as=PAPER), *both)  # fmt: skip
 
 
-_SCALED = (
-    Point("ours", METHODS[OURS].settings, tuned_as=OURS),
-    Point("paper-scaling", METHODS[OURS_SCALED].settings, tuned_as=OURS_SCALED),
-)
+_SCALED = (Point("ours", METHODS[OURS].settings, tuned_as=OURS), _PAPER_SCALING)
 ARMS: Mapping[str, Arm] = {
     "rank": Arm(
         "rank r of the dictionaries", "table 1",
@@ -267,7 +266,7 @@ ARMS: Mapping[str, Arm] = {
     "closing-cifar10": Arm(
         "the same on CIFAR-10 with DINOv2-S", "beyond the paper", (
             *(Point(label, {**settings, "method": OURS}, tuned_as=OURS) for label, settings in _ON_CIFAR10.items()),
-            _SCALED[1],
+            _PAPER_SCALING,
         ), "ours",
         "Does it win on a second workload? What was behind on digits is not tried again.", experiment="cifar10", workload="cifar10", settings=_SKEW,
     ),

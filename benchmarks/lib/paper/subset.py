@@ -41,7 +41,7 @@ def rerun(store: Store, jobs: int) -> int:
         for name in progress.done:
             earlier, now = store.read(name), anew.read(name)
             cell = named(name)
-            stands = earlier is not None and store.holds(earlier, cell, rate_of(cell, store)[0])
+            stands = store.result(cell, rate_of(cell, store)[0]) is not None
             verdict, is_right = compared(earlier, now or {}, stands=stands)
             _say(name, verdict)
             wrong += not is_right
