@@ -87,7 +87,7 @@ class Workload:
         rates: grids to begin with; those of DINOv2-S where nothing else is said.
         methods: that have a training of their own here, in the order of measuring. `counted`: those that have plaintext's.
         mapped: how FedML-HE scores values (`encryption.sensitivity`); empty: by gradients, as its authors do.
-        without: why some are left out, for the page.
+        without: why some are left out, and what a reader must know of the data, for the page.
         needs: a path that must be there; `python experiments/fetch.py` writes it.
     """
 
@@ -121,7 +121,8 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
     "gtsrb": Workload("GTSRB, DINOv2-S/14", "gtsrb", paper="GTSRB, ViT-B/16", needs="data/gtsrb.parquet"),
     "retina": Workload(
-        "RetinaMNIST, DINOv2-S/14", "retina", paper="Diabetic Retinopathy, ViT-B/16", needs="data/retina/train.parquet"
+        "RetinaMNIST, DINOv2-S/14", "retina", paper="Diabetic Retinopathy, ViT-B/16", needs="data/retina/train.parquet",
+        without="43.5 % is had without learning anything: 174 of the 400 test photographs are of one class.",
     ),
     "gsm8k": Workload(
         "GSM8K, SmolLM2-135M", "gsm8k", paper="MetaMathQA and GSM8K, TinyLlama", partitions=("iid",),
