@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import ssl
 import time
@@ -16,7 +15,7 @@ import structlog
 
 from dictpfl.client.data.preparing.preparation import preparation_of
 from dictpfl.client.data.stored import Stored
-from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
+from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings, quoted
 from dictpfl.client.keys.epochs import Keyring, home
 from dictpfl.client.keys.vault import stored_passphrase
 from dictpfl.common.errors import CertificateError
@@ -125,7 +124,7 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False, cl
         *("--auth-supernode-private-key", str(folder / NODE)),
         *("--host", LOOPBACK, "--port", str(settings.port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-        *("--node-config", f"institution={json.dumps(str(folder))}"),
+        *("--node-config", f"institution={quoted(str(folder))}"),
     ]
     # Within one machine and one user: plain HTTP, with the secret.
     execute = [
