@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dictpfl.common.errors import CertificateError, ConfigError
 from dictpfl.common.files import write_private
-from dictpfl.deploy.ceremony.identity import Role, make_identity
+from dictpfl.deploy.ceremony.identity import Role, coordinator_signer, make_identity
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.operations import begun
@@ -89,6 +89,12 @@ def test_before_it_has_joined_an_institution_is_told_so(tmp_path: Path) -> None:
         ):
             call(folder)
     assert sorted(folder.rglob("*")) == before, "nothing was made"
+
+
+def test_a_coordinator_whose_installation_was_cut_short_is_told_to_install(tmp_path: Path) -> None:
+    coordinator_signer(tmp_path)
+    with pytest.raises(ConfigError, match=r"is a coordinator's folder without.*coordinator install HALF --folder"):
+        begun.role_of(tmp_path)
 
 
 def test_another_partys_folder_is_named(coordinator: Path, institution: Path) -> None:
