@@ -25,6 +25,7 @@ from dictpfl.deploy.operations.institution import up as institution_up
 from dictpfl.deploy.operations.places import PROCESSES, RUN
 from dictpfl.deploy.operations.renewal import PROXY_ID, Renewal
 from dictpfl.deploy.operations.settings import CoordinatorSettings
+from dictpfl.deploy.watch.coordinator import CoordinatorWatch
 
 
 @pytest.fixture
@@ -73,6 +74,10 @@ def test_status_says_thirty_days_ahead(coordinator: Path, days: int, said: str) 
     shown = CliRunner().invoke(app, ["status", "--folder", str(coordinator)]).output
     assert f"certificate: {said}" in shown
     assert ("docs/deploy/coordinator.md#a-certificate-expires" in shown) == (days < 30)
+    page = CoordinatorWatch(coordinator).view()
+    assert any(text.startswith(f"certificate: {said}") for text in page.alarms) == (days < 30)
+    (card,) = (card.value for card in page.cards if card.label == "Certificate")
+    assert card == ("ended 3 days ago" if days < 0 else f"{days} days left")
 
 
 def test_before_it_has_joined_an_institution_is_told_so(tmp_path: Path) -> None:
