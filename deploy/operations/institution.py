@@ -35,6 +35,7 @@ from dictpfl.deploy.operations.processes import Delays, Program, Supervisor
 from dictpfl.deploy.operations.refusals import Refusals
 from dictpfl.deploy.operations.settings import NodeSettings, host_and_port
 from dictpfl.deploy.operations.watching import watched
+from dictpfl.server.coordinator import AGREEMENT
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
@@ -47,7 +48,13 @@ _ADVICE = {
 
 
 def enrol(folder: Path) -> Path:
-    """Return the node's public key, which the coordinator needs; the pair is made if there is none yet."""
+    """Return the node's public key, which the coordinator needs; the pair is made if there is none yet.
+
+    Raises:
+        ConfigError: it is a coordinator's folder.
+    """
+    if (folder / AGREEMENT).exists():
+        begun.require(folder, Role.INSTITUTION)
     return node_key(prepare(folder))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dictpfl.common.errors import CertificateError, ConfigError
+from dictpfl.common.errors import CertificateError, ConfigError, IdentityError
 from dictpfl.common.files import write_private
 from dictpfl.deploy.ceremony.identity import Role, coordinator_signer, make_identity
 from dictpfl.deploy.cli import app
@@ -21,6 +21,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.operations import begun
 from dictpfl.deploy.operations.certificates import CA, try_out
 from dictpfl.deploy.operations.coordinator import up as coordinator_up
+from dictpfl.deploy.operations.institution import enrol
 from dictpfl.deploy.operations.institution import up as institution_up
 from dictpfl.deploy.operations.places import PROCESSES, RUN
 from dictpfl.deploy.operations.renewal import PROXY_ID, Renewal
@@ -107,3 +108,14 @@ def test_another_partys_folder_is_named(coordinator: Path, institution: Path) ->
         begun.require(coordinator, Role.INSTITUTION)
     with pytest.raises(ConfigError, match="is an institution's folder, expected a coordinator's"):
         begun.require(institution, Role.COORDINATOR)
+
+
+def test_no_institution_is_made_in_a_coordinators_folder(coordinator: Path) -> None:
+    """Who followed the advice about a key that was lost would have removed the coordinator's own `identity.pub`."""
+    coordinator_signer(coordinator)
+    before = sorted(coordinator.rglob("*"))
+    with pytest.raises(IdentityError, match="is the folder of a coordinator; choose another one"):
+        make_identity(coordinator, "berlin", Role.INSTITUTION, b"six random words of berlin")
+    with pytest.raises(ConfigError, match="is a coordinator's folder, expected an institution's"):
+        enrol(coordinator)
+    assert sorted(coordinator.rglob("*")) == before, "nothing was made"
