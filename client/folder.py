@@ -158,7 +158,7 @@ class InstitutionSettings(Section):
     def to_bytes(self) -> bytes:
         """Encode as TOML."""
         lines = [
-            f"name = {_quoted(self.name)}",
+            f"name = {quoted(self.name)}",
             f"min_participants = {self.min_participants}",
             f"most_refused = {self.most_refused}",
             f"toy_insecure = {str(self.toy_insecure).lower()}",
@@ -170,16 +170,17 @@ class InstitutionSettings(Section):
         if self.workers is not None:
             lines.append(f"workers = {self.workers}")
         if self.passphrase_file:
-            lines.append(f"passphrase_file = {_quoted(self.passphrase_file)}")
+            lines.append(f"passphrase_file = {quoted(self.passphrase_file)}")
         if self.autocast is not None:
-            lines.append(f"autocast = {_quoted(self.autocast)}")
+            lines.append(f"autocast = {quoted(self.autocast)}")
         if self.frozen is not None:
-            lines.append(f"frozen = {_quoted(self.frozen)}")
+            lines.append(f"frozen = {quoted(self.frozen)}")
         if self.allowed_code is not None:
-            lines.append(f"allowed_code = [{', '.join(map(_quoted, self.allowed_code))}]")
+            lines.append(f"allowed_code = [{', '.join(map(quoted, self.allowed_code))}]")
         return ("\n".join(lines) + "\n").encode()
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return the text as a TOML string, whatever letters are in it."""
     # Eight digits: of four, what is beyond the first 65,536 characters would be read as another character and a digit.
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'

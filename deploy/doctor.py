@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,27 +65,16 @@ def checks() -> Iterator[Check]:
 
 
 def deployment_checks(folder: Path) -> Iterator[Check]:
-    """Certificates, private files, refused sums and processes in the folder of a coordinator or an institution."""
+    """Certificates, private files, what else `up` would refuse, refused sums and processes in the folder of a coordinator or an institution."""
     from dictpfl.client.folder import SETTINGS
     from dictpfl.common.errors import DictPFLError
     from dictpfl.common.files import private_files, require_private
     from dictpfl.deploy.operations import health
-    from dictpfl.deploy.operations.certificates import SOON_DAYS, validity
 
     if not folder.is_dir():
         yield Check("folder", False, f"{folder}: expected a party's folder, found none")
         return
-    for path in sorted(folder.rglob("*.pem")):
-        try:
-            found = validity(path)
-        except DictPFLError as error:
-            yield Check("certificate", False, str(error))
-            continue
-        left = found.days_left
-        ok = False if left <= 0 else None if left < SOON_DAYS else True
-        yield Check(
-            "certificate", ok, f"{path.name} ({found.subject}): {left:.0f} days left, until {found.ends:%Y-%m-%d}"
-        )
+    yield from map(_certificate, sorted(folder.rglob("*.pem")))
     for path in private_files(folder):
         try:
             require_private(path)
@@ -92,6 +82,7 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
             yield Check("private file", False, str(error))
         else:
             yield Check("private file", True, f"{path.relative_to(folder)}: only its owner reads it")
+    yield from _refused_by_up(folder.resolve())
     if (folder / SETTINGS).exists():
         yield _refusals(folder)
         yield from _indexes(folder)
@@ -100,6 +91,81 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
         yield Check("processes", None, "none: `up` is not running in this folder")
     for program in found_health:
         yield Check("process", program.serves, f"{program.program}: {program.found}")
+
+
+def _certificate(path: Path) -> Check:
+    from dictpfl.common.errors import DictPFLError
+    from dictpfl.deploy.operations.certificates import SOON_DAYS, validity
+
+    try:
+        found = validity(path)
+    except DictPFLError as error:
+        return Check("certificate", False, str(error))
+    if not found.begun:
+        text = f"{path.name} ({found.subject}) is not valid before {found.begins:%Y-%m-%d %H:%M} UTC; most likely this machine's clock is wrong"
+        return Check("certificate", False, text)
+    left = found.days_left
+    ok = False if left <= 0 else None if left < SOON_DAYS else True
+    return Check("certificate", ok, f"{path.name} ({found.subject}): {left:.0f} days left, until {found.ends:%Y-%m-%d}")
+
+
+def _refused_by_up(folder: Path) -> Iterator[Check]:
+    """What else `up` would refuse to start with."""
+    from dictpfl.client.folder import SETTINGS
+    from dictpfl.common.errors import DictPFLError
+    from dictpfl.common.files import owner_only
+    from dictpfl.deploy.operations.places import FLOWER, LOGS, RUN
+    from dictpfl.server.coordinator import AGREEMENT
+
+    parts = [part for part in (folder, *(folder / name for name in (RUN, LOGS, FLOWER))) if part.is_dir()]
+    looks: list[tuple[str, Callable[[], object]]] = [("folder", partial(owner_only, part)) for part in parts]
+    if (folder / SETTINGS).exists():
+        looks += [(name, partial(look, folder)) for name, look in (("passphrase", _passphrase), ("settings", _node))]
+    elif (folder / AGREEMENT).exists():
+        looks += [(name, partial(look, folder)) for name, look in (("terms", _terms), ("certificate", _served))]
+    for name, look in looks:
+        try:
+            look()
+        except DictPFLError as error:
+            yield Check(name, False, str(error))
+
+
+def _passphrase(folder: Path) -> None:
+    from dictpfl.client.folder import InstitutionSettings
+    from dictpfl.client.keys.vault import passphrase_from_file
+
+    if name := InstitutionSettings.load(folder).passphrase_file:
+        passphrase_from_file(folder / name)
+
+
+def _node(folder: Path) -> None:
+    """Settings of a node, which the first `up` is told, and the terms of the epoch."""
+    from dictpfl.client.keys.epochs import home
+    from dictpfl.deploy.operations.agreed import agreed
+    from dictpfl.deploy.operations.settings import NodeSettings
+
+    if (folder / NodeSettings.FILE).exists():
+        agreed(folder, home(folder), NodeSettings.load(folder).bundle)
+
+
+def _terms(folder: Path) -> None:
+    from dictpfl.deploy.ceremony.installing import require_consistent
+    from dictpfl.deploy.operations.agreed import agreed
+    from dictpfl.deploy.operations.settings import CoordinatorSettings
+    from dictpfl.server.agreement import Agreement
+    from dictpfl.server.coordinator import AGREEMENT
+
+    require_consistent(folder, Agreement.load(folder / AGREEMENT))
+    agreed(folder, folder, CoordinatorSettings.load(folder).bundle)
+
+
+def _served(folder: Path) -> None:
+    """Certificate, key and authority as the coordinator serves them: that they belong together."""
+    from dictpfl.deploy.operations.preflight import require_certificate
+    from dictpfl.deploy.operations.settings import CoordinatorSettings
+
+    settings = CoordinatorSettings.load(folder)
+    require_certificate(folder / settings.certificate, folder / settings.key, folder / settings.ca)
 
 
 def _refusals(folder: Path) -> Check:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from dictpfl.client.folder import quoted
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
@@ -163,12 +164,8 @@ def write_federation(
     code = target / _CODE
     code.mkdir()
     (code / "__init__.py").write_text('"""The two apps of this federation."""\n', encoding="utf-8")
-    (code / "server_app.py").write_text(
-        _SERVER.format(coordinator=json.dumps(str(founded.coordinator))), encoding="utf-8"
-    )
-    (code / "client_app.py").write_text(
-        _CLIENT.format(institutions=json.dumps(str(founded.institutions))), encoding="utf-8"
-    )
+    (code / "server_app.py").write_text(_SERVER.format(coordinator=ascii(str(founded.coordinator))), encoding="utf-8")
+    (code / "client_app.py").write_text(_CLIENT.format(institutions=ascii(str(founded.institutions))), encoding="utf-8")
     for module in modules:
         copy = target / module.relative_to(here)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -180,8 +177,8 @@ def write_federation(
     name = _NAME.sub("-", config.name.lower()).strip("-") or "federation"
     (target / "pyproject.toml").write_text(
         _PYPROJECT.format(
-            name=json.dumps(name), version=app_version(), model=config.model.source.replace('"', "'"), code=_CODE, include=json.dumps(include),
-            dependencies=json.dumps(list(_dependencies()), indent=4), publisher=json.dumps(publisher),
+            name=json.dumps(name), version=app_version(), model=config.model.source.replace('"', "'"), code=_CODE, include=f"[{', '.join(map(quoted, include))}]",
+            dependencies=json.dumps(list(_dependencies()), indent=4), publisher=quoted(publisher),
         ),
         encoding="utf-8",
     )  # fmt: skip

@@ -199,6 +199,8 @@ def make_identity(folder: Path, name: str, role: Role, passphrase: bytes) -> Ide
     owner_only(folder)
     if (folder / PRIVATE).exists():
         raise IdentityError(f"{folder / PRIVATE} exists; an identity is never replaced. Choose another folder")
+    if (folder / CUSTODY_KEY).exists():
+        raise IdentityError(f"{folder} is the folder of a coordinator; choose another one for {name}")
     if (folder / PUBLIC).exists():
         raise IdentityError(
             f"{folder} holds {PUBLIC} without {PRIVATE}: a key that was lost, for which restore the backup; or its making was cut short "

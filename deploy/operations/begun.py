@@ -32,6 +32,11 @@ def role_of(folder: Path) -> Role:
         raise ConfigError(
             f"{folder} is the folder of the authority {identity.name}, which runs nothing and holds no model"
         )
+    if identity.role is Role.COORDINATOR:
+        raise ConfigError(
+            f"{folder} is a coordinator's folder without {AGREEMENT}: its installation was cut short, or refused. `dictpfl coordinator install HALF "
+            f"--folder {folder}` puts it in place"
+        )
     raise ConfigError(
         f"{identity.name} has an identity in {folder}, and has not joined yet: send {PUBLIC} to the authority, and when its bundle "
         f"comes, `dictpfl institution join BUNDLE --folder {folder}`"

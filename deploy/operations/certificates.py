@@ -34,7 +34,13 @@ class Validity:
 
     path: Path
     subject: str
+    begins: dt.datetime
     ends: dt.datetime
+
+    @property
+    def begun(self) -> bool:
+        """False where its time has not come yet: most likely this machine's clock is wrong."""
+        return self.begins <= dt.datetime.now(dt.UTC)
 
     @property
     def days_left(self) -> float:
@@ -107,13 +113,15 @@ def request(folder: Path, names: Sequence[str]) -> Path:
 
 
 def validity(path: Path) -> Validity:
-    """Read when a certificate ends.
+    """Read when a certificate begins and ends.
 
     Raises:
         CertificateError: missing or unreadable.
     """
     certificate = _load(path)
-    return Validity(path, certificate.subject.rfc4514_string(), certificate.not_valid_after_utc)
+    return Validity(
+        path, certificate.subject.rfc4514_string(), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    )
 
 
 def days_left(path: Path) -> float | None:

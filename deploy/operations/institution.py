@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import ssl
 import time
@@ -16,7 +15,7 @@ import structlog
 
 from dictpfl.client.data.preparing.preparation import preparation_of
 from dictpfl.client.data.stored import Stored
-from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
+from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings, quoted
 from dictpfl.client.keys.epochs import Keyring, home
 from dictpfl.client.keys.vault import stored_passphrase
 from dictpfl.common.errors import CertificateError
@@ -36,6 +35,7 @@ from dictpfl.deploy.operations.processes import Delays, Program, Supervisor
 from dictpfl.deploy.operations.refusals import Refusals
 from dictpfl.deploy.operations.settings import NodeSettings, host_and_port
 from dictpfl.deploy.operations.watching import watched
+from dictpfl.server.coordinator import AGREEMENT
 
 _log = structlog.get_logger(__name__)
 _CONNECT_SECONDS = 5.0
@@ -48,7 +48,13 @@ _ADVICE = {
 
 
 def enrol(folder: Path) -> Path:
-    """Return the node's public key, which the coordinator needs; the pair is made if there is none yet."""
+    """Return the node's public key, which the coordinator needs; the pair is made if there is none yet.
+
+    Raises:
+        ConfigError: it is a coordinator's folder.
+    """
+    if (folder / AGREEMENT).exists():
+        begun.require(folder, Role.INSTITUTION)
     return node_key(prepare(folder))
 
 
@@ -125,7 +131,7 @@ def programs(folder: Path, settings: NodeSettings, *, log_json: bool = False, cl
         *("--auth-supernode-private-key", str(folder / NODE)),
         *("--host", LOOPBACK, "--port", str(settings.port)),
         *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
-        *("--node-config", f"institution={json.dumps(str(folder))}"),
+        *("--node-config", f"institution={quoted(str(folder))}"),
     ]
     # Within one machine and one user: plain HTTP, with the secret.
     execute = [

@@ -23,6 +23,7 @@ _SYSTEM = ("/usr/sbin", "/usr/local/sbin")
 _NAME = re.compile(r"\$(\$|listen|port|bind|certificate|key|ca|upstream|run|logs|user)(?![a-z_])")
 _UNQUOTABLE = set('"\\${}`\n')
 """Letters that mean something to nginx or Caddy also inside of quotes."""
+_LISTEN = re.compile(r"((?P<host>[A-Za-z0-9*._-]+|\[[0-9A-Fa-f:.]+\]):)?(?P<port>[0-9]{1,5})")
 _PORTS = 65_536
 
 
@@ -54,9 +55,10 @@ def write_proxy(folder: Path, listen: str, kind: ProxyKind = ProxyKind.NGINX) ->
     Raises:
         ConfigError: no such address. DictPFLError: the folder cannot be used.
     """
-    host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < _PORTS or (":" in host and not host.startswith("[")):
+    found = _LISTEN.fullmatch(listen)
+    if not found or not 0 < int(found["port"]) < _PORTS:
         raise ConfigError(f"--listen {listen!r}: expected PORT or HOST:PORT, such as 443 or 192.0.2.1:443")
+    host, port = found["host"] or "", found["port"]
     folder = folder.resolve()
     settings = CoordinatorSettings.load(folder)
     for path in (folder / settings.certificate, folder / settings.key, folder / settings.ca):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
+from dictpfl.client.folder import quoted
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
@@ -83,7 +84,10 @@ class _Kept(Section):
         settings = cls._checked(folder, wanted)
         if wanted == kept and path.exists():
             return settings
-        lines = [f"{name} = {json.dumps(value)}" for name, value in settings.model_dump().items()]
+        lines = [
+            f"{name} = {quoted(value) if isinstance(value, str) else json.dumps(value)}"
+            for name, value in settings.model_dump().items()
+        ]
         try:
             write_private(path, ("\n".join(lines) + "\n").encode())
         except OSError as error:

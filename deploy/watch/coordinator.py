@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.deploy.operations.certificates import SOON_DAYS, standing
 from dictpfl.deploy.operations.status import of_coordinator
 from dictpfl.deploy.units import counted, human_bytes, human_seconds
 from dictpfl.deploy.watch.charts import stacked
@@ -30,7 +31,7 @@ ROUNDS_MAY_KNOW = frozenset(
     }
 )  # fmt: skip
 """Facts of a round that it may be made of."""
-_LAST_ROUNDS, _EXPIRES_SOON = 12, 14
+_LAST_ROUNDS = 12
 
 
 class CoordinatorWatch:
@@ -93,8 +94,8 @@ def _alarms(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[s
         if facts["pid"] is None:
             yield f"{name} is down; see logs/{name}.log"
     days = told["certificate_days_left"]
-    if days is not None and days < _EXPIRES_SOON:
-        yield f"the certificate ends in {days:.0f} days"
+    if days is not None and days < SOON_DAYS:
+        yield f"certificate: {standing(days)}"
 
 
 def _cards(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[Card]:
@@ -116,8 +117,8 @@ def _cards(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[Ca
     else:
         online = sum(node["status"] == "online" for node in told["nodes"])
         yield Card("Institutions online", f"{online} of {len(told['nodes'])}")
-    if told["certificate_days_left"] is not None:
-        yield Card("Certificate", f"{told['certificate_days_left']:.0f} days left")
+    if (days := told["certificate_days_left"]) is not None:
+        yield Card("Certificate", f"{days:.0f} days left" if days > 0 else f"ended {-days:.0f} days ago")
 
 
 def _charts(rounds: list[dict[str, Any]]) -> Iterator[Chart]:

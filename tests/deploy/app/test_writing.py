@@ -52,7 +52,12 @@ def test_the_bundle_has_the_code_and_no_key_nor_sample(tmp_path: Path, monkeypat
 
 def test_a_folder_that_the_environment_names_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.toml").write_text(as_toml())
-    app = write_federation(encrypted(), tmp_path / "app", source=tmp_path / "mine.toml", publisher="me")
+    app = tmp_path / "app \N{GRINNING FACE}"
+    write_federation(encrypted(), app, source=tmp_path / "mine.toml", publisher="me \N{GRINNING FACE}")
+    assert (
+        tomllib.loads((app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["publisher"]
+        == "me \N{GRINNING FACE}"
+    )
     for folder in (str(app / "parties" / "coordinator"), "/elsewhere"):
         runpy.run_path(str(app / "flower_app" / "server_app.py"))
         assert os.environ["DICTPFL_COORDINATOR"] == folder

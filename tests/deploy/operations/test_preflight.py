@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
 import shutil
 import socket
 import ssl
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dictpfl.common.errors import CertificateError, ConfigError, DictPFLError, KeyFileError
+from dictpfl.deploy.doctor import deployment_checks
 from dictpfl.deploy.operations import coordinator as coordinators
 from dictpfl.deploy.operations import institution as institutions
 from dictpfl.deploy.operations.certificates import request, try_out
@@ -82,6 +85,24 @@ def no_pem(folder: Path) -> None:
     (folder / "tls" / "ca.pem").write_text("hello")
 
 
+def not_yet(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("dictpfl.deploy.operations.certificates._CLOCKS", dt.timedelta(days=-5))
+        try_out(folder / "tls", [])
+
+
+def open_folder(folder: Path) -> None:
+    folder.chmod(0o750)
+
+
+def no_settings(folder: Path) -> None:
+    (folder / "coordinator.toml").write_text("port")
+
+
+def no_agreement(folder: Path) -> None:
+    (folder / "federation.json").write_text("{")
+
+
 def open_key(folder: Path) -> None:
     (folder / "tls" / "server.key").chmod(0o640)
 
@@ -102,6 +123,10 @@ REFUSED: list[tuple[Callable[[Path], None], type[DictPFLError], str]] = [
     (of_another_key, CertificateError, "do not belong together"),
     (missing, CertificateError, "dictpfl certificates"),
     (no_pem, CertificateError, "no certificate in PEM form"),
+    (not_yet, CertificateError, "not valid"),
+    (open_folder, KeyFileError, "has mode 0750, expected 0700"),
+    (no_settings, ConfigError, "coordinator.toml"),
+    (no_agreement, ConfigError, "federation.json"),
     (open_key, KeyFileError, "server.key has mode 0640"),
     (open_authority, KeyFileError, "ca.key has mode 0604"),
     (open_secret, KeyFileError, "superexec.secret has mode 0660"),
@@ -117,6 +142,29 @@ def test_a_coordinator_is_refused_before_anything_is_started(
         coordinators.up(ready)
     assert started == []
     assert not (ready / "flower" / "agreed.fab").exists(), "nothing was installed either"
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"), [case[::2] for case in REFUSED], ids=[case[0].__name__ for case in REFUSED]
+)
+def test_the_doctor_names_what_up_refuses(ready: Path, break_it: Callable[[Path], None], says: str) -> None:
+    assert [check for check in deployment_checks(ready) if check.ok is False] == []
+    break_it(ready)
+    found = [check.found for check in deployment_checks(ready) if check.ok is False]
+    assert any(re.search(says, text) for text in found), found
+
+
+@pytest.mark.parametrize("name", ["passphrase", "node.toml"])
+def test_the_doctor_names_what_an_institutions_up_refuses(enrolled: Path, name: str) -> None:
+    with (enrolled / "institution.toml").open("a") as file:
+        file.write('passphrase_file = "passphrase"\n')
+    for part, text in (("passphrase", "six random words\n"), ("node.toml", 'coordinator = "a:1"\n')):
+        (enrolled / part).touch(mode=0o600)
+        (enrolled / part).write_text(text)
+    assert [check for check in deployment_checks(enrolled) if check.ok is False] == []
+    (enrolled / name).chmod(0o640)
+    (enrolled / "node.toml").write_text("port = 0")
+    assert any(name in check.found for check in deployment_checks(enrolled) if check.ok is False)
 
 
 def test_a_certificate_without_loopback(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:

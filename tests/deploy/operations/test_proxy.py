@@ -198,7 +198,24 @@ def test_workers_of_a_root_are_the_folders_owner(certified: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("listen", ["", "https", "0", "70000", "a:", "2001:db8::1:443", "443;", "44²"])
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "",
+        "https",
+        "0",
+        "70000",
+        "a:",
+        "2001:db8::1:443",
+        "443;",
+        "44²",
+        ":443",
+        "a;b:443",
+        "no host:443",
+        "[::1:443",
+        "\uff14\uff14\uff13",
+    ],
+)
 def test_what_is_no_address(coordinator: Path, listen: str) -> None:
     with pytest.raises(ConfigError, match="expected PORT or HOST:PORT"):
         write_proxy(coordinator, listen)

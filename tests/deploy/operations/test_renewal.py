@@ -13,18 +13,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dictpfl.common.errors import CertificateError, ConfigError
+from dictpfl.common.errors import CertificateError, ConfigError, IdentityError
 from dictpfl.common.files import write_private
-from dictpfl.deploy.ceremony.identity import Role, make_identity
+from dictpfl.deploy.ceremony.identity import Role, coordinator_signer, make_identity
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.operations import begun
 from dictpfl.deploy.operations.certificates import CA, try_out
 from dictpfl.deploy.operations.coordinator import up as coordinator_up
+from dictpfl.deploy.operations.institution import enrol
 from dictpfl.deploy.operations.institution import up as institution_up
 from dictpfl.deploy.operations.places import PROCESSES, RUN
 from dictpfl.deploy.operations.renewal import PROXY_ID, Renewal
 from dictpfl.deploy.operations.settings import CoordinatorSettings
+from dictpfl.deploy.watch.coordinator import CoordinatorWatch
 
 
 @pytest.fixture
@@ -73,6 +75,10 @@ def test_status_says_thirty_days_ahead(coordinator: Path, days: int, said: str) 
     shown = CliRunner().invoke(app, ["status", "--folder", str(coordinator)]).output
     assert f"certificate: {said}" in shown
     assert ("docs/deploy/coordinator.md#a-certificate-expires" in shown) == (days < 30)
+    page = CoordinatorWatch(coordinator).view()
+    assert any(text.startswith(f"certificate: {said}") for text in page.alarms) == (days < 30)
+    (card,) = (card.value for card in page.cards if card.label == "Certificate")
+    assert card == ("ended 3 days ago" if days < 0 else f"{days} days left")
 
 
 def test_before_it_has_joined_an_institution_is_told_so(tmp_path: Path) -> None:
@@ -91,8 +97,25 @@ def test_before_it_has_joined_an_institution_is_told_so(tmp_path: Path) -> None:
     assert sorted(folder.rglob("*")) == before, "nothing was made"
 
 
+def test_a_coordinator_whose_installation_was_cut_short_is_told_to_install(tmp_path: Path) -> None:
+    coordinator_signer(tmp_path)
+    with pytest.raises(ConfigError, match=r"is a coordinator's folder without.*coordinator install HALF --folder"):
+        begun.role_of(tmp_path)
+
+
 def test_another_partys_folder_is_named(coordinator: Path, institution: Path) -> None:
     with pytest.raises(ConfigError, match="is a coordinator's folder, expected an institution's"):
         begun.require(coordinator, Role.INSTITUTION)
     with pytest.raises(ConfigError, match="is an institution's folder, expected a coordinator's"):
         begun.require(institution, Role.COORDINATOR)
+
+
+def test_no_institution_is_made_in_a_coordinators_folder(coordinator: Path) -> None:
+    """Who followed the advice about a key that was lost would have removed the coordinator's own `identity.pub`."""
+    coordinator_signer(coordinator)
+    before = sorted(coordinator.rglob("*"))
+    with pytest.raises(IdentityError, match="is the folder of a coordinator; choose another one"):
+        make_identity(coordinator, "berlin", Role.INSTITUTION, b"six random words of berlin")
+    with pytest.raises(ConfigError, match="is a coordinator's folder, expected an institution's"):
+        enrol(coordinator)
+    assert sorted(coordinator.rglob("*")) == before, "nothing was made"

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from flwr.common.config import parse_config_args
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.operations import institution as institutions
 from dictpfl.deploy.operations import status
 from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.places import prepare
 from dictpfl.deploy.operations.proxy import write_proxy
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 
@@ -80,3 +83,14 @@ def test_looking_changes_nothing(coordinator: Path) -> None:
     assert json.loads(done.stdout)["nodes"] is None
     assert (coordinator / "coordinator.toml").read_text() == text
     assert "19091" in (coordinator / "nginx.conf").read_text()
+
+
+@pytest.mark.parametrize("name", ["Zoë \N{GRINNING FACE}", 'a "ward"', "back\\slash", "\x7f"])
+def test_paths_of_any_letters_are_kept_and_told_to_flower(institution: Path, tmp_path: Path, name: str) -> None:
+    """JSON's halves of a letter beyond the first 65,536 are none in TOML, and Flower ends a text at the first quotation mark."""
+    folder = institution.rename(tmp_path / name)
+    ca = str(folder / "ca.pem")
+    settings = NodeSettings.updated(folder, coordinator="a:1", ca=ca)
+    assert NodeSettings.load(folder) == settings
+    node = institutions.programs(prepare(folder), settings)[0].command
+    assert parse_config_args([node[node.index("--node-config") + 1]]) == {"institution": str(folder)}
