@@ -6,11 +6,13 @@ the rendered examples are looked at, which name the chart that they are of.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -75,6 +77,22 @@ def test_values_that_cannot_be_are_refused(kind: str, more: dict[str, str], said
     with pytest.raises(subprocess.CalledProcessError) as refused:
         chart.rendered(HELM, kind, **more)
     assert said in refused.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "fits"),
+    [
+        ("federation.example.org:443", True), ("10.0.0.7:65535", True), ("[2001:db8::7]:443", True),
+        ("federation.example.org", False), ("a:65536", False), ("a:0", False), ("2001:db8::7:443", False),
+        ("a b:443", False), ("https://a:443", False),
+    ],
+)  # fmt: skip
+def test_an_address_is_a_host_and_a_port(address: str, fits: bool) -> None:
+    values = yaml.safe_load((chart.CHART / "values.yaml").read_text(encoding="utf-8"))
+    values |= {"role": "institution", "image": {"repository": "a"}}
+    values["institution"] |= {"address": address, "passphraseSecret": "s"}
+    schema = json.loads((chart.CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert jsonschema.Draft7Validator(schema).is_valid(values) is fits
 
 
 @needs_helm
