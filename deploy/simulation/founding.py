@@ -40,9 +40,10 @@ from dictpfl.common.law.seeds import expand
 from dictpfl.common.settings import MADE_BY, Data, Narrow
 from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable, without_path
 from dictpfl.deploy.calibrating import with_measured_tokens
-from dictpfl.deploy.runs.run import INSTITUTIONS, first_institution
+from dictpfl.deploy.runs.census import CENSUS
+from dictpfl.deploy.runs.run import CONFIG, INSTITUTIONS, first_institution
 from dictpfl.deploy.simulation.counting import write_census
-from dictpfl.deploy.simulation.groups import write_groups
+from dictpfl.deploy.simulation.groups import TEST_GROUPS, write_groups
 from dictpfl.deploy.simulation.partition import Division, Regrouping, divide
 from dictpfl.deploy.simulation.pretraining import pretrain
 from dictpfl.deploy.teaching import with_teacher
@@ -294,6 +295,12 @@ def simulated_agreement(founded: Founded) -> Agreement:
     return replace(agreement_of(founded.genesis, read_roster(founded.home(0) / PEERS)), snapshots_kept=0)
 
 
+def is_of_founding(name: str) -> bool:
+    """Tell whether a founding writes a file or folder of this name into a run's folder, or a part of it under a name for the time being."""
+    files = (TEST, TEST_GROUPS, CENSUS, CONFIG)
+    return name in (COORDINATOR, INSTITUTIONS, *files) or name.startswith(tuple(f".{file}." for file in files))
+
+
 def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor], teacher: bytes) -> None:
     config = founded.genesis.config
     for part in (founded.coordinator, founded.institutions):
@@ -301,6 +308,9 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
             raise ConfigError(f"{founded.folder} holds a federation that has begun; it is not overwritten")
         shutil.rmtree(part, ignore_errors=True)
         owner_only(part)
+    for path in list(founded.folder.iterdir()):
+        if path.is_file() and is_of_founding(path.name):
+            path.unlink()  # of a founding that was killed; not every federation writes each of them, and would take it for its own
     division.test.save(founded.folder / TEST)
     write_groups(division.test_groups, founded.folder)
     _introduce(founded, [institution.name for institution in division.institutions])

@@ -30,7 +30,6 @@ from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import (
     CONFIG,
     HISTORY,
-    INSTITUTIONS,
     LOCK,
     MODEL,
     PROGRESS,
@@ -46,15 +45,13 @@ from dictpfl.deploy.simulation.baseline import baseline
 from dictpfl.deploy.simulation.cluster import require_address
 from dictpfl.deploy.simulation.devices import Devices, devices
 from dictpfl.deploy.simulation.founding import (
-    COORDINATOR,
-    TEST,
     Founded,
     found,
     found_again,
+    is_of_founding,
     simulated_agreement,
 )
 from dictpfl.deploy.simulation.given import with_given
-from dictpfl.deploy.simulation.groups import TEST_GROUPS
 from dictpfl.deploy.simulation.observer import Observer
 from dictpfl.deploy.simulation.partition import Regrouping
 from dictpfl.deploy.simulation.summary import summarise
@@ -260,7 +257,7 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         _write_config(folder, _as_wanted(founded, config.federation.rounds))
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if found_before - {LOCK} - ({COORDINATOR, INSTITUTIONS, TEST, TEST_GROUPS} if resume else set()):
+    if any(name != LOCK and not (resume and is_of_founding(name)) for name in found_before):
         raise ConfigError(
             f"{folder} is not empty; choose another --out, or --resume what was stopped there (in Python: `out`, `resume=True`)"
         )
