@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT
 
 COORDINATOR, TEST = "coordinator", "test.npz"
+REGROUPED = "regrouped.json"
+"""File in a baseline's folder with the number of institutions that its data were divided among, which its configuration does not have."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     try:
         _write(founded, division, weights, teacher)
         write_census(dataset, division, folder)
+        if regrouping is not None:
+            write_private(folder / REGROUPED, json.dumps(regrouping.participants).encode())
     except OSError as error:
         raise ConfigError(f"cannot write the federation into {folder}: {error}") from error
     return founded
@@ -267,6 +272,22 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     return Founded(genesis, key, folder, read_samples(folder / TEST, config), _values(model), notes)
 
 
+def require_regrouped(folder: Path, regrouping: Regrouping) -> None:
+    """Refuse to resume a baseline whose data were divided among another number of institutions; of earlier releases nobody knows.
+
+    Raises:
+        ConfigError: they were.
+    """
+    if not (folder / REGROUPED).exists():
+        return
+    there = (folder / REGROUPED).read_text(encoding="utf-8", errors="replace")
+    if there != json.dumps(regrouping.participants):
+        raise ConfigError(
+            f"{folder} holds a baseline of a federation of another configuration: federation.participants is {there} there and "
+            f"{regrouping.participants} here. Resume with the same, or choose another folder"
+        )
+
+
 def read_samples(path: Path, config: FederationConfig) -> Samples:
     """Read samples of a federation, or its table; an index is opened."""
     return opened(path, config.data)
@@ -297,7 +318,7 @@ def simulated_agreement(founded: Founded) -> Agreement:
 
 def is_of_founding(name: str) -> bool:
     """Tell whether a founding writes a file or folder of this name into a run's folder, or a part of it under a name for the time being."""
-    files = (TEST, TEST_GROUPS, CENSUS, CONFIG)
+    files = (TEST, TEST_GROUPS, CENSUS, REGROUPED, CONFIG)
     return name in (COORDINATOR, INSTITUTIONS, *files) or name.startswith(tuple(f".{file}." for file in files))
 
 
