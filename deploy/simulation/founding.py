@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from dictpfl.client.data.opening import opened
@@ -48,6 +47,7 @@ from dictpfl.deploy.simulation.groups import TEST_GROUPS, write_groups
 from dictpfl.deploy.simulation.partition import Division, Regrouping, divide
 from dictpfl.deploy.simulation.pretraining import pretrain
 from dictpfl.deploy.teaching import with_teacher
+from dictpfl.deploy.tensors import write_tensors
 from dictpfl.deploy.units import counted
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT
@@ -347,7 +347,7 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
         # As large as the model, and the same for all: one file each, which nobody ever writes into.
         if folder == first:
             write_private(folder / TENSORS, files[TENSORS])
-            save_file(weights, folder / GENESIS_WEIGHTS)
+            write_tensors(folder / GENESIS_WEIGHTS, weights)
             if teacher:
                 write_private(folder / TEACHER, teacher)
         else:

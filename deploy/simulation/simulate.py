@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-
 from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory.record import Memory
 from dictpfl.client.model.sparse.weights import block_of
@@ -56,6 +54,7 @@ from dictpfl.deploy.simulation.observer import Observer
 from dictpfl.deploy.simulation.partition import Regrouping
 from dictpfl.deploy.simulation.summary import summarise
 from dictpfl.deploy.simulation.troubles import devices_of, failures_of, troubles_of
+from dictpfl.deploy.tensors import write_tensors
 from dictpfl.server.coordinator import AGREEMENT, Coordinator
 from dictpfl.server.recording import RECORDING
 
@@ -367,7 +366,7 @@ def _conclude(
 ) -> Run:
     folder = founded.folder
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
-    save_file(tensors, folder / MODEL)
+    write_tensors(folder / MODEL, tensors)
     write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))
     history = observer.completed(history)
     write_history(folder, history)
