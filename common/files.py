@@ -50,6 +50,13 @@ def append_private(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "ab+")
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line; a last one that a crash or a full disk left without its end is ended first: this one would be lost with it."""
+    with append_private(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + line + b"\n")
+
+
 def _fill(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
