@@ -28,7 +28,7 @@ FORMER_SETTINGS = "site.toml"
 """Name of the settings' file in dictpfl 0.1."""
 TRAIN, VALIDATION = "train.npz", "validation.npz"
 LOSS_SCALE = "loss_scale.json"
-"""File with float16's loss scale of the last round (`training.autocast`)."""
+"""File with float16's loss scale (`training.autocast`) of earlier releases; since then `loss_scale-ROUND.json`."""
 
 
 class InstitutionSettings(Section):

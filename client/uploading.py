@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from dictpfl.client.data.stored import Stored
 from dictpfl.client.defences.integrity import Integrity
 from dictpfl.client.defences.masks import MaskContext, Masks
-from dictpfl.client.folder import LOSS_SCALE, TRAIN
+from dictpfl.client.folder import TRAIN
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Pending, Record
 from dictpfl.client.privacy.guard import Guard
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.scorer import scores_of
-from dictpfl.client.training.speed import Precision, device_name, rate
+from dictpfl.client.training.speed import Precision, device_name, rate, scale_of_round
 from dictpfl.client.training.tally import Own, Subject, integers_of, reads_raw
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import Measured, evaluate, resolve_device, train
@@ -274,7 +274,7 @@ class Uploads:
         config = self.genesis.config
         factor = rate(config.training, record.shared.updates, config.federation.rounds)
         with self.diary.timed("train"):
-            trainer = self.guard.trainer or partial(train, scale=self.folder / LOSS_SCALE)
+            trainer = self.guard.trainer or partial(train, scale=scale_of_round(self.folder, plan.round))
             trained = trainer(
                 twin, self.own.open(record.shared), self.training, self.task, seed=seed, sent=sent, rate=factor
             )

@@ -50,6 +50,13 @@ def append_private(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "ab+")
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line; a last one that a crash or a full disk left without its end is ended first: this one would be lost with it."""
+    with append_private(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        file.write((b"" if file.read(1) in (b"", b"\n") else b"\n") + line + b"\n")
+
+
 def _fill(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
@@ -183,6 +190,23 @@ def lock_if_free(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds a file's lock; a missing file is held by none, and one that may not be looked at by another user's."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _opened_for_locking(path: Path) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dictpfl.common.errors import JournalError
-from dictpfl.common.files import append_private
+from dictpfl.common.files import append_line, append_private
 from dictpfl.common.messages.protocol import Reply, Request
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, Coordinator, open_journal
@@ -45,7 +46,8 @@ class RecordingCoordinator(Coordinator):
         if reply.blob:
             name = f"{self._count:06d}.upload"
             self._count += 1
-            self._write(name, reply.blob)
+            with self._writing(), append_private(self._recording / name) as file:
+                file.write(reply.blob)
         self._note(
             "answered", node, reply.round, status=str(reply.status), position=reply.position, code=reply.code,
             bytes=len(reply.blob), snapshot=len(reply.snapshot), file=name,
@@ -61,12 +63,13 @@ class RecordingCoordinator(Coordinator):
 
     def _note(self, event: str, node: int, number: int, **facts: Any) -> None:
         line = {"event": event, "node": node, "round": number, "at": time.time(), **facts}
-        self._write(EVENTS, (json.dumps(line) + "\n").encode())
+        with self._writing():
+            append_line(self._recording / EVENTS, json.dumps(line).encode())
 
-    def _write(self, name: str, data: bytes) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            with append_private(self._recording / name) as file:
-                file.write(data)
+            yield
         except OSError as error:
             raise JournalError(
                 f"cannot write {self._recording}: {error}; make room, or move the folder away to stop recording"

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import structlog
 
 from dictpfl.client.folder import DIARY
 from dictpfl.common.errors import DictPFLError, own_place
-from dictpfl.common.files import append_private
+from dictpfl.common.files import append_line
 
 _log = structlog.get_logger(__name__)
 
@@ -41,8 +41,7 @@ class Diary:
         self._seconds.clear()
         line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
         try:
-            with append_private(self._path) as file:
-                file.write(_begun(file) + json.dumps(line).encode() + b"\n")
+            append_line(self._path, json.dumps(line).encode())
         except OSError as error:
             _log.warning("diary not written", institution=self._name, reason=str(error))
 
@@ -59,14 +58,6 @@ class Diary:
         facts = missed(seconds, deadline)
         _log.warning("this institution's upload is not in the sum", institution=self._name, round=number, **facts)
         return {"counted": False, **facts}
-
-
-def _begun(file: BinaryIO) -> bytes:
-    """End a line that a power cut left without its end: the next one would be lost with it."""
-    if file.seek(0, 2) == 0:
-        return b""
-    file.seek(-1, 2)
-    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def read_diary(path: Path, most: int = 0) -> list[dict[str, Any]]:

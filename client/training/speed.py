@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from dictpfl.client.folder import LOSS_SCALE
 from dictpfl.client.training.quantised import Quantised, readers
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.files import write_private
@@ -203,6 +204,24 @@ def _tf32(*, on: bool) -> Iterator[None]:
     finally:
         if on:
             torch.set_float32_matmul_precision(before)
+
+
+def scale_of_round(folder: Path, number: int) -> Path:
+    """Return the file of a round's loss scale, with the scale that an earlier round left: a round that is trained again begins alike.
+
+    Args:
+        folder: of the institution.
+        number: number of the round.
+    """
+    kept = {int(name): path for path in folder.glob("loss_scale-*.json") if (name := path.stem[11:]).isdecimal()}
+    before = max((one for one in kept if one < number), default=None)
+    for one, path in kept.items():
+        if one != before:
+            path.unlink()
+    start, own = folder / LOSS_SCALE if before is None else kept[before], folder / f"loss_scale-{number}.json"
+    if start.exists():
+        write_private(own, start.read_bytes())
+    return own
 
 
 def _take_scale(scaler: torch.amp.GradScaler, file: Path) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dictpfl.client.model import hub
@@ -24,6 +23,7 @@ from dictpfl.client.model.rules import Role, survey
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.state import Floats
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.tensors import write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -139,7 +139,7 @@ def write_adapter(adapter: Adapter, finished: Finished, merged: nn.Module, folde
         "modules_to_save": list(adapter.whole) or None,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(dict(adapter.tensors), folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
 
 
 def _head_of(finished: Finished) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dictpfl.client.data.texts import load_tokenizer
@@ -15,6 +14,7 @@ from dictpfl.client.model.build import build_model
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.tensors import disk_errors, write_tensors
 
 WEIGHTS = "model.safetensors"
 BASE = "base"
@@ -25,12 +25,14 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
 
     Raises:
         ConfigError: the library that made the model is missing.
+        OSError: the disk refuses.
     """
     library, _ = hub.split(source)
     folder.mkdir(parents=True, exist_ok=True)
     if library == "transformers":
         model.config._name_or_path = ""  # type: ignore[union-attr] # noqa: SLF001 -- a path of this machine, which transformers would write
-        model.save_pretrained(folder)  # type: ignore[operator]
+        with disk_errors(folder):
+            model.save_pretrained(folder)  # type: ignore[operator]
     elif library == "timm":
         hub.library("timm")
         from timm.models import save_for_hf
@@ -40,12 +42,17 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
         # Where programs look for names of labels timm writes only those that it is handed; those of another head are none of this one.
         same = known.get("num_classes") == model.num_classes
         names = {key: known[key] for key in ("label_names", "label_descriptions") if same and known.get(key)}
-        save_for_hf(
-            model, str(folder), model_config=names, model_args=recorded["arguments"] or None, safe_serialization=True
-        )
+        with disk_errors(folder):
+            save_for_hf(
+                model,
+                str(folder),
+                model_config=names,
+                model_args=recorded["arguments"] or None,
+                safe_serialization=True,
+            )
     else:
         tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
 
 
 def save_tokenizer(config: FederationConfig, folder: Path) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dictpfl.client.model import hub
@@ -28,6 +27,7 @@ from dictpfl.common.settings import Model
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.planes import LEVEL, PLANES, pack, unpack
 from dictpfl.deploy.runs.run import write_json
+from dictpfl.deploy.tensors import write_tensors
 
 DOCUMENT, WEIGHTS, MASKS = "sparsity.json", "weights.safetensors", "masks.safetensors"
 _MASK, _VALUES = ":mask", ":values"
@@ -87,7 +87,7 @@ def write_document(folder: Path, masks: Masks, form: Form, module: nn.Module, fa
 
 def write_masks(folder: Path, masks: Masks) -> None:
     """Write masks.safetensors: the packed bits of each weight under its name."""
-    save_file({name: torch.from_numpy(bits) for name, bits in masks.packed().items()}, folder / MASKS)
+    write_tensors(folder / MASKS, {name: torch.from_numpy(bits) for name, bits in masks.packed().items()})
 
 
 def write_learnt(finished: Finished, bench: Workbench, module: nn.Module, folder: Path) -> str:
@@ -138,7 +138,7 @@ def write_weights(folder: Path, module: nn.Module, weights: Mapping[str, Weight]
         tensors[name + _MASK] = torch.from_numpy(masks.packed_of(name))
         tensors[name + _VALUES] = matrix[mask]
     out, listed = pack(tensors)
-    save_file(out, folder / WEIGHTS, metadata={"format": "pt", PLANES: listed})
+    write_tensors(folder / WEIGHTS, out, {"format": "pt", PLANES: listed})
 
 
 def load_sparse(folder: Path | str) -> nn.Module:

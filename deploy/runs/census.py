@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dictpfl.common.errors import ConfigError
+
 CENSUS = "classes.json"
 
 
@@ -38,11 +40,20 @@ class Census:
 
 
 def read_census(folder: Path) -> Census | None:
-    """Read what `write_census` wrote; None if it wrote nothing."""
+    """Read what `write_census` wrote; None if it wrote nothing.
+
+    Raises:
+        ConfigError: damaged.
+    """
+    path = folder / CENSUS
     try:
-        document = json.loads((folder / CENSUS).read_bytes())
+        document = json.loads(path.read_bytes())
+        counted = document["institutions" if "institutions" in document else "sites"]  # `sites`: runs of 0.1
+        institutions = {name: tuple(map(int, counts)) for name, counts in counted.items()}
+        return Census(tuple(document["classes"]), institutions, tuple(map(int, document["test"])))
     except FileNotFoundError:
         return None
-    counted = document["institutions" if "institutions" in document else "sites"]  # `sites`: runs of 0.1
-    institutions = {name: tuple(counts) for name, counts in counted.items()}
-    return Census(tuple(document["classes"]), institutions, tuple(document["test"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {error}); restore it from backup, or simulate anew"
+        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import is_locked, write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.deploy.runs.formats import summary_now
 from dictpfl.deploy.runs.record import RoundRecord
@@ -277,14 +276,8 @@ def first_institution(folder: Path) -> Path:
 
 
 def is_at_work(folder: Path) -> bool:
-    """Tell whether the process that last took hold of a run folder lives."""
-    try:
-        os.kill(int((folder / LOCK).read_text(encoding="utf-8")), 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
+    """Tell whether a process works in a run folder. By its lock: after a crash, another may have the number that stands in the file."""
+    return is_locked(folder / LOCK)
 
 
 def machine_facts() -> dict[str, str]:

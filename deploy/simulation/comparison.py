@@ -20,7 +20,7 @@ from dictpfl.deploy.runs.formats import FORMAT
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import SUMMARY, Run, write_json
 from dictpfl.deploy.simulation.devices import devices
-from dictpfl.deploy.simulation.founding import Founded, found_again
+from dictpfl.deploy.simulation.founding import Founded, found_again, require_regrouped
 from dictpfl.deploy.simulation.partition import Regrouping
 from dictpfl.deploy.simulation.simulate import Engine, simulate, simulate_regrouped
 
@@ -145,7 +145,10 @@ def _runs(
             if only is None
             else (place / f"institution-{only:03d}", f"{named}, institution {only + 1} of {parties}")
         )
-        run = partial(simulate_regrouped, regrouping=Regrouping(parties, only))
+        regrouping = Regrouping(parties, only)
+        if resume:
+            require_regrouped(at, regrouping)
+        run = partial(simulate_regrouped, regrouping=regrouping)
         yield _run(lone, at, who, "local", run, watch, resume=resume)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from dictpfl.client.data.opening import opened
@@ -40,17 +40,21 @@ from dictpfl.common.law.seeds import expand
 from dictpfl.common.settings import MADE_BY, Data, Narrow
 from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable, without_path
 from dictpfl.deploy.calibrating import with_measured_tokens
-from dictpfl.deploy.runs.run import INSTITUTIONS, first_institution
+from dictpfl.deploy.runs.census import CENSUS
+from dictpfl.deploy.runs.run import CONFIG, INSTITUTIONS, first_institution
 from dictpfl.deploy.simulation.counting import write_census
-from dictpfl.deploy.simulation.groups import write_groups
+from dictpfl.deploy.simulation.groups import TEST_GROUPS, write_groups
 from dictpfl.deploy.simulation.partition import Division, Regrouping, divide
 from dictpfl.deploy.simulation.pretraining import pretrain
 from dictpfl.deploy.teaching import with_teacher
+from dictpfl.deploy.tensors import write_tensors
 from dictpfl.deploy.units import counted
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT
 
 COORDINATOR, TEST = "coordinator", "test.npz"
+REGROUPED = "regrouped.json"
+"""File in a baseline's folder with the number of institutions that its data were divided among, which its configuration does not have."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,8 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     try:
         _write(founded, division, weights, teacher)
         write_census(dataset, division, folder)
+        if regrouping is not None:
+            write_private(folder / REGROUPED, json.dumps(regrouping.participants).encode())
     except OSError as error:
         raise ConfigError(f"cannot write the federation into {folder}: {error}") from error
     return founded
@@ -266,6 +272,22 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     return Founded(genesis, key, folder, read_samples(folder / TEST, config), _values(model), notes)
 
 
+def require_regrouped(folder: Path, regrouping: Regrouping) -> None:
+    """Refuse to resume a baseline whose data were divided among another number of institutions; of earlier releases nobody knows.
+
+    Raises:
+        ConfigError: they were.
+    """
+    if not (folder / REGROUPED).exists():
+        return
+    there = (folder / REGROUPED).read_text(encoding="utf-8", errors="replace")
+    if there != json.dumps(regrouping.participants):
+        raise ConfigError(
+            f"{folder} holds a baseline of a federation of another configuration: federation.participants is {there} there and "
+            f"{regrouping.participants} here. Resume with the same, or choose another folder"
+        )
+
+
 def read_samples(path: Path, config: FederationConfig) -> Samples:
     """Read samples of a federation, or its table; an index is opened."""
     return opened(path, config.data)
@@ -294,6 +316,12 @@ def simulated_agreement(founded: Founded) -> Agreement:
     return replace(agreement_of(founded.genesis, read_roster(founded.home(0) / PEERS)), snapshots_kept=0)
 
 
+def is_of_founding(name: str) -> bool:
+    """Tell whether a founding writes a file or folder of this name into a run's folder, or a part of it under a name for the time being."""
+    files = (TEST, TEST_GROUPS, CENSUS, REGROUPED, CONFIG)
+    return name in (COORDINATOR, INSTITUTIONS, *files) or name.startswith(tuple(f".{file}." for file in files))
+
+
 def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor], teacher: bytes) -> None:
     config = founded.genesis.config
     for part in (founded.coordinator, founded.institutions):
@@ -301,6 +329,9 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
             raise ConfigError(f"{founded.folder} holds a federation that has begun; it is not overwritten")
         shutil.rmtree(part, ignore_errors=True)
         owner_only(part)
+    for path in list(founded.folder.iterdir()):
+        if path.is_file() and is_of_founding(path.name):
+            path.unlink()  # of a founding that was killed; not every federation writes each of them, and would take it for its own
     division.test.save(founded.folder / TEST)
     write_groups(division.test_groups, founded.folder)
     _introduce(founded, [institution.name for institution in division.institutions])
@@ -316,7 +347,7 @@ def _write(founded: Founded, division: Division, weights: dict[str, torch.Tensor
         # As large as the model, and the same for all: one file each, which nobody ever writes into.
         if folder == first:
             write_private(folder / TENSORS, files[TENSORS])
-            save_file(weights, folder / GENESIS_WEIGHTS)
+            write_tensors(folder / GENESIS_WEIGHTS, weights)
             if teacher:
                 write_private(folder / TEACHER, teacher)
         else:

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-
 from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory.record import Memory
 from dictpfl.client.model.sparse.weights import block_of
@@ -30,7 +28,6 @@ from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import (
     CONFIG,
     HISTORY,
-    INSTITUTIONS,
     LOCK,
     MODEL,
     PROGRESS,
@@ -46,19 +43,18 @@ from dictpfl.deploy.simulation.baseline import baseline
 from dictpfl.deploy.simulation.cluster import require_address
 from dictpfl.deploy.simulation.devices import Devices, devices
 from dictpfl.deploy.simulation.founding import (
-    COORDINATOR,
-    TEST,
     Founded,
     found,
     found_again,
+    is_of_founding,
     simulated_agreement,
 )
 from dictpfl.deploy.simulation.given import with_given
-from dictpfl.deploy.simulation.groups import TEST_GROUPS
 from dictpfl.deploy.simulation.observer import Observer
 from dictpfl.deploy.simulation.partition import Regrouping
 from dictpfl.deploy.simulation.summary import summarise
 from dictpfl.deploy.simulation.troubles import devices_of, failures_of, troubles_of
+from dictpfl.deploy.tensors import write_tensors
 from dictpfl.server.coordinator import AGREEMENT, Coordinator
 from dictpfl.server.recording import RECORDING
 
@@ -260,7 +256,7 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         _write_config(folder, _as_wanted(founded, config.federation.rounds))
         return founded
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if found_before - {LOCK} - ({COORDINATOR, INSTITUTIONS, TEST, TEST_GROUPS} if resume else set()):
+    if any(name != LOCK and not (resume and is_of_founding(name)) for name in found_before):
         raise ConfigError(
             f"{folder} is not empty; choose another --out, or --resume what was stopped there (in Python: `out`, `resume=True`)"
         )
@@ -370,7 +366,7 @@ def _conclude(
 ) -> Run:
     folder = founded.folder
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
-    save_file(tensors, folder / MODEL)
+    write_tensors(folder / MODEL, tensors)
     write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))
     history = observer.completed(history)
     write_history(folder, history)

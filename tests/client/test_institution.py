@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import dictpfl.client.institution
 import dictpfl.client.memory.record
 import dictpfl.client.uploading
-from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.folder import LOSS_SCALE, InstitutionSettings
 from dictpfl.client.institution import Institution, open_institution
+from dictpfl.client.training import speed
 from dictpfl.client.training.train import Trained
 from dictpfl.common.ckks.adding import WordSum
 from dictpfl.common.ckks.keys import load_key, make_key, save_key
@@ -316,6 +318,29 @@ def test_the_diary_has_a_line_for_each_event(world: World, aggregates: list[Aggr
     assert [(line["event"], line["round"]) for line in lines] == [
         ("applied", 0), ("applied", 1), ("applied", 2), ("uploaded", 3)
     ]  # fmt: skip
+
+
+def test_a_round_that_was_trained_in_vain_begins_with_the_same_loss_scale(
+    world: World, aggregates: list[Aggregate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what a killed process left behind would change the update."""
+    monkeypatch.setattr(speed, "_autocast_type", lambda name, device: torch.float16)
+    state = {
+        "scale": 2.0**60,
+        "growth_factor": 2.0,
+        "backoff_factor": 0.5,
+        "growth_interval": 2000,
+        "_growth_tracker": 0,
+    }
+    (world.home(0) / LOSS_SCALE).write_text(json.dumps(state))
+    ask(world, 3, None, *aggregates)
+    for _ in range(2):
+        with full_disk(dictpfl.client.memory.record, "replace_private"):
+            assert ask(world, 3, RoundKind.UPDATE).status is Status.REFUSED
+        world.kill_institution(0)
+    assert ask(world, 3, RoundKind.UPDATE).status is Status.UPLOAD
+    newest = max(world.home(0).glob("loss_scale*.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert json.loads(newest.read_bytes())["scale"] == 2.0**59, "one step, one overflow"
 
 
 def test_a_full_disk_is_named(world: World, aggregates: list[Aggregate]) -> None:

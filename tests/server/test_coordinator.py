@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from dictpfl.common.messages.wire import AGGREGATE, UPLOAD, Blob, Entry, Header,
 from dictpfl.common.protection import Encryption
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, Coordinator
-from dictpfl.server.recording import RECORDING, open_coordinator
+from dictpfl.server.recording import EVENTS, RECORDING, open_coordinator
 
 PARAMETERS = CKKSParameters.choose(Encryption(), 5)
 SEALER = IdentitySealer(PARAMETERS)
@@ -319,3 +320,14 @@ def test_an_upload_is_recorded_in_a_file_of_its_own_though_older_ones_were_remov
         assert files[-1].read_bytes() == upload
         if len(files) > 1:
             files[0].unlink(missing_ok=True)
+
+
+def test_an_event_that_a_full_disk_cut_off_takes_no_other_with_it(folder: Path) -> None:
+    (folder / RECORDING).mkdir()
+    (folder / RECORDING / EVENTS).write_bytes(b'{"event": "asked", "no')
+    recording = open_coordinator(folder)
+    recording.begin([0, 1, 2])
+    recording.close_journal()
+    first, *others = (folder / RECORDING / EVENTS).read_text().splitlines()
+    assert first == '{"event": "asked", "no'
+    assert [json.loads(line)["node"] for line in others] == [0, 1, 2]

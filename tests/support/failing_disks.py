@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,17 @@ class MortalDatabase:
 
     def close(self) -> None:
         self._real.close()
+
+
+@contextmanager
+def small_files(most: int) -> Iterator[None]:
+    """No room: no file of this process grows beyond so many bytes, whichever library writes it."""
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
 
 
 @contextmanager

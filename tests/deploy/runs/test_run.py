@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import dictpfl
 from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.runs.census import CENSUS, read_census
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import Run, closed_rounds
 from dictpfl.deploy.simulation.simulate import simulate
@@ -154,3 +155,11 @@ def test_a_run_that_is_taken_further_says_so(tmp_path: Path) -> None:
         Run.load(folder)
     run = simulate(wanted, folder, engine="local", resume=True)
     assert run.summary["rounds"] == run.config.federation.rounds == Run.load(folder).config.federation.rounds == 4
+
+
+@pytest.mark.parametrize("content", [b"", bytes(410), b"[]", b"{}", b'{"institutions": [], "classes": [], "test": []}'])
+def test_a_damaged_count_of_classes_is_named(content: bytes, tmp_path: Path) -> None:
+    assert read_census(tmp_path) is None
+    (tmp_path / CENSUS).write_bytes(content)
+    with pytest.raises(ConfigError, match=r"classes\.json is damaged"):
+        read_census(tmp_path)

@@ -120,6 +120,14 @@ def test_resuming_runs_only_what_is_missing(compared: Comparison, place: Path) -
         compare(other, compared.folder, engine="local", seeds=SEEDS, resume=True)
 
 
+def test_a_baseline_is_not_resumed_with_another_number_of_institutions(compared: Comparison, place: Path) -> None:
+    """Its own configuration has one institution in any case, and its figure is of what all of them had."""
+    for baseline in ("alone", "pooled"):
+        other = configurations(place / "tiny.toml", [baseline], {"federation.participants": 4})
+        with pytest.raises(ConfigError, match=r"federation.participants is 3 there and 4 here"):
+            compare(other, compared.folder, engine="local", seeds=SEEDS, resume=True)
+
+
 @pytest.mark.parametrize(
     ("methods", "words"),
     [

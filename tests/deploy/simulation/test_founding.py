@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -17,8 +18,12 @@ import dictpfl.client.institution
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError, ParameterError
-from dictpfl.deploy.simulation.founding import found, found_again
+from dictpfl.deploy.runs.census import CENSUS
+from dictpfl.deploy.runs.run import CONFIG, HISTORY, LOCK, MODEL, PROGRESS, REPORT, STATE, SUMMARY
+from dictpfl.deploy.simulation.founding import TEST, found, found_again
+from dictpfl.deploy.simulation.groups import TEST_GROUPS
 from dictpfl.deploy.simulation.local import run_local
+from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import World
 
@@ -270,6 +275,28 @@ def test_a_run_is_found_again(tmp_path: Path) -> None:
     assert found_again(encrypted(federation__rounds=9), tmp_path / "world").notes
     with pytest.raises(DictPFLError):
         found_again(config, tmp_path / "nowhere")
+
+
+def test_a_founding_that_was_killed_begins_anew(tmp_path: Path) -> None:
+    """At any moment: with all files but the last one, with a part of one under another name, with those of another configuration."""
+    found(tiny(), tmp_path)
+    np.save(tmp_path / TEST_GROUPS, np.array(["north"] * 40))
+    for name in (TEST, TEST_GROUPS, CENSUS, CONFIG):
+        (tmp_path / f".{name}.x7_y8z9a").touch(mode=0o600)
+    run = simulate(tiny(federation__rounds=1), tmp_path, engine="local", resume=True)
+    assert run.summary["test_by_group"] == {}
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != LOCK]
+
+
+def test_a_founding_leaves_a_federation_that_has_begun_as_it_is(tmp_path: Path) -> None:
+    simulate(tiny(federation__rounds=1), tmp_path, engine="local")
+    (tmp_path / CONFIG).unlink()
+    for name in (HISTORY, SUMMARY, MODEL, STATE, REPORT, PROGRESS):
+        (tmp_path / name).unlink()
+    shutil.rmtree(tmp_path / "tensorboard")
+    with pytest.raises(ConfigError, match="has begun; it is not overwritten"):
+        simulate(tiny(federation__rounds=1), tmp_path, engine="local", resume=True)
+    assert (tmp_path / TEST).exists()
 
 
 def test_the_coordinators_folder_holds_its_half_only(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import pytest
 
 import dictpfl
 from dictpfl.common.errors import ConfigError, ProcessError
+from dictpfl.common.files import lock
 from dictpfl.deploy.operations.status import of_coordinator
 from dictpfl.deploy.runs.run import Run, closed_rounds, write_history
 from dictpfl.deploy.watch.cli import what_is_watched
@@ -81,9 +82,11 @@ def test_a_run_that_was_stopped_and_one_that_misses_an_institution_say_so(run: R
     assert not view.ended
     assert ["no process works here" in alarm for alarm in view.alarms] == [True]
     (tmp_path / ".lock").write_text(str(os.getpid()))
+    assert "no process works here" in what_is_watched(tmp_path).view().alarms[0], "another has its number by now"
     _, history = closed_rounds(tmp_path)
     write_history(tmp_path, [*history[:2], replace(history[2], rejected={"1002": "late"})])
-    view = what_is_watched(tmp_path).view()
+    with closing(os.fdopen(lock(tmp_path / ".lock"))):
+        view = what_is_watched(tmp_path).view()
     assert view.done == 3
     assert view.alarms == ["an upload is not in the last sum (node 1002): late"]
 
