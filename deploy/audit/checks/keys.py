@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dictpfl.deploy.audit.checks.bounds import RATE, chi_square, uniformity
@@ -67,10 +70,14 @@ def _agrees(run: RunFolder, home: Path) -> bool:
 
 def _unknown(run: RunFolder) -> Iterator[str]:
     for party in run.parties:
-        own = X25519PrivateKey.from_private_bytes(party.receiving).public_key().public_bytes_raw()
+        receiving = X25519PrivateKey.from_private_bytes(party.receiving).public_key().public_bytes_raw()
+        signing = Ed25519PrivateKey.from_private_bytes(party.signing).public_key().public_bytes_raw()
+        names, text = [name for name, _, _ in party.peers], json.dumps(party.peers, separators=(",", ":"))
         if party.peers != run.parties[0].peers:
             yield f"{party.name}: another list of members"
-        elif party.peers[party.number] != own:
+        elif names != sorted(set(names)) or party.said != hashlib.sha256(text.encode()).hexdigest():
+            yield f"{party.name}: a list of members that is out of order, or has another SHA-256 than it names"
+        elif party.peers[party.number][1:] != [receiving.hex(), signing.hex()]:
             yield f"{party.name}: a private key that is not the listed one's"
         elif party.kept != party.secret:
             yield f"{party.name}: its memory names another secret than its private key gives"

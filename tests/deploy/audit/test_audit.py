@@ -187,6 +187,36 @@ def test_another_genesis_of_one_institution_is_told(key: str, value: object, tmp
     assert check.detail == "1 wrong; first: institution-001: another genesis"
 
 
+@pytest.mark.parametrize("place", [(1, 0), (1, 1), (1, 2), (2, 0), "sha256"])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_another_list_of_members_is_told(place: object, everywhere: bool, tmp_path: Path) -> None:
+    """A name, a key to receive with, or one to sign with, at one institution or at all."""
+    run = Maker(rounds=1).make(tmp_path / "run")
+    for number in range(3) if everywhere else [0]:
+        path = run / "institutions" / f"institution-00{number}" / "peers.json"
+        document = json.loads(path.read_text())
+        if isinstance(place, tuple):
+            member, field = place
+            said = document["peers"][member][field]
+            document["peers"][member][field] = f"{said}x" if not field else ("0" if said[0] != "0" else "1") + said[1:]
+        else:
+            document[place] = "00" * 32
+        path.write_text(json.dumps(document))
+    if everywhere and place in ((1, 0), (2, 0)):
+        with pytest.raises(ConfigError, match="lists no member hospital"):
+            failed(run)
+    else:
+        assert "institutions know the same members, and hold their own private keys" in [c.what for c in failed(run)]
+
+
+def test_another_key_to_sign_with_is_told(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    path = run / "institutions" / "institution-001" / "peers.key"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "signing": bytes(range(32)).hex()}))
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: hospital-1: a private key that is not the listed one's"
+
+
 def test_any_eight_bytes_of_a_secret_in_a_log_are_told(tmp_path: Path) -> None:
     run = Maker(rounds=1).make(tmp_path / "run")
     private = json.loads((run / "institutions" / "institution-001" / "peers.key").read_text())["receiving"]
@@ -310,7 +340,7 @@ class StrangeKeys(Maker):
     def _write_genesis(self, folder, agreement, key, everybody):
         super()._write_genesis(folder, agreement, key, everybody)
         path = folder / "institutions" / "institution-001" / "peers.key"
-        path.write_text(json.dumps({"receiving": bytes(range(1, 33)).hex()}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "receiving": bytes(range(1, 33)).hex()}))
 
 
 class OtherMemory(Maker):
@@ -399,7 +429,8 @@ def test_secrets_of_institutions_in_a_log_are_told(tmp_path: Path) -> None:
 
     folder = RunFolder(run)
     party = folder.parties[1]
-    for data in (party.secret, party.receiving, folder.agreement.seed):
+    signing = bytes.fromhex(json.loads((party.folder / "peers.key").read_text())["signing"])
+    for data in (party.secret, party.receiving, signing, folder.agreement.seed):
         (run / "engine.log").write_text(f"made with {data.hex()}")
         assert len(failed(run)) == 1
 
