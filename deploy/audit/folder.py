@@ -125,7 +125,10 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds no recorded uploads, so that there is nothing to check; run `dictpfl simulate --record`"
             )
-        return [(path.name, path.read_bytes()) for path in paths]
+        try:
+            return [(path.name, path.read_bytes()) for path in paths]
+        except OSError as error:
+            raise ConfigError(f"cannot read {error.filename}: {error.strerror}; expected a recorded upload") from error
 
     @cached_property
     def rounds(self) -> list[Closed]:
@@ -138,24 +141,29 @@ class RunFolder:
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
                 return list(_closed_rounds(database))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, struct.error, ValueError, TypeError) as error:
             raise JournalError(f"cannot read {path}: {error}; expected the journal of a run of protocol 4") from error
 
 
 def _closed_rounds(database: sqlite3.Connection) -> Iterator[Closed]:
-    """Read sums, which lie apart from the rows of their rounds, and which rounds were noted as void."""
-    void = {number for (number,) in database.execute("SELECT round FROM voids")}
-    for number, reference in database.execute("SELECT round, aggregate FROM rounds ORDER BY round").fetchall():
+    """Read sums, which lie apart from the rows of their rounds, and which rounds were noted as void, though there be no such row."""
+    void = {int(number) for (number,) in database.execute("SELECT round FROM voids")}
+    closed = database.execute("SELECT round, aggregate FROM rounds ORDER BY round").fetchall()
+    for number, reference in closed:
         yield Closed(int(number), _blob(database, reference), number in void)
+    for number in sorted(void.difference(number for number, _ in closed)):
+        yield Closed(number, b"", void=True)
 
 
 def _blob(database: sqlite3.Connection, reference: bytes) -> bytes:
-    """Read what a row refers to by number, length and digest; empty where it was dropped."""
+    """Read what a row refers to by number, length and digest; empty where it was dropped. A ValueError: of another length."""
     if not reference:
         return b""
     number, length, _ = _REFERENCE.unpack(reference)
     rows = database.execute("SELECT data FROM blobs WHERE id = ?", (number,)).fetchall()
-    return bytes(rows[0][0])[:length] if rows else b""
+    if rows and len(rows[0][0]) != length:
+        raise ValueError(f"blob {number} has {len(rows[0][0])} bytes, expected {length}")
+    return bytes(rows[0][0]) if rows else b""
 
 
 def _party(home: Path, agreement: Agreement) -> Party:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -42,6 +43,11 @@ def checks(run: RunFolder) -> Iterator[Check]:
         if not key.fingerprint == key.named == run.agreement.fingerprint
     ]
     faults += [
+        f"{name}: the key is for other parameters than genesis names"
+        for name, key in zip(names, run.keys, strict=True)
+        if key.parameters != _parameters(run.homes[0])
+    ]
+    faults += [
         f"{name}: another key" for name, key in zip(names, run.keys, strict=True) if key.saved != run.keys[0].saved
     ]
     yield Check.every("institutions hold one key, whose fingerprint genesis names", len(names), faults)
@@ -65,7 +71,17 @@ def _agrees(run: RunFolder, home: Path) -> bool:
         first.fingerprint,
         first.parameters,
     )
-    return is_same and federation_id(home) == first.federation
+    is_same &= _parameters(home) == _parameters(run.homes[0])
+    try:
+        return is_same and federation_id(home) == first.federation
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False  # something that the id is of is missing, or of another form
+
+
+def _parameters(home: Path) -> dict[str, Any]:
+    """Read all parameters that a genesis names, also those that nothing here is computed from."""
+    said: dict[str, Any] = json.loads((home / "genesis.json").read_bytes())["parameters"]
+    return said
 
 
 def _unknown(run: RunFolder) -> Iterator[str]:
