@@ -34,6 +34,7 @@ from dictpfl.deploy.review.parties import Parties
 from dictpfl.deploy.review.settings import meanings
 from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
 from tests.deploy.review.conftest import finding, interval, results
 from tests.support.ceremonies import NAMES, Ceremony
 from tests.support.federations import encrypted
@@ -127,6 +128,15 @@ def test_every_byte_of_every_institution_stands_in_the_record(run: Run, without:
         assert f"{name}: sent" in without.text
     assert record.sent == 8 * run.summary["bytes"]["up"]
     assert "the coordinator's journal has the same number of bytes" in without.text
+
+
+def test_what_goes_beside_uploads_left_the_institution_too(tmp_path: Path) -> None:
+    """Signed manifests: the journal counts them, and said that diaries have another number."""
+    config = encrypted(federation__rounds=1, defences__integrity=True)
+    folder = simulate(config, tmp_path / "run", engine="local").folder
+    record = egress(Parties.find(folder))
+    assert record.comparable == [0, 1]
+    assert record.differing == []
 
 
 def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path) -> None:
