@@ -25,6 +25,7 @@ from dictpfl.deploy.ceremony.identity import coordinator_signer
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
 from dictpfl.deploy.reports.exposure import exposure
+from dictpfl.deploy.review.audited import audit_of
 from dictpfl.deploy.review.custody import logs
 from dictpfl.deploy.review.differences import differences
 from dictpfl.deploy.review.egress import egress
@@ -239,6 +240,14 @@ def test_a_failed_audit_is_told_first(audited: Path) -> None:
     assert "The coordinator 1 checks of its ciphertexts FAILED" in page.text
     assert "1 FAILED, first: seeds are distinct over the run" in page.text
     assert re.search(r"have access\? GDPR Art. 28, 32 not met", page.text)
+
+
+def test_an_audit_with_a_verdict_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    line = {"what": "seeds are distinct over the run", "count": 3, "verdict": "OK", "detail": ""}
+    report = {"format": "dictpfl-audit-1", "run": "run", "federation": "00" * 32, "failed": 0, "checks": [line]}
+    (tmp_path / "audit.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=r"audit\.json: .*a verdict 'OK', expected one of ok, FAILED, cannot tell"):
+        assert audit_of(tmp_path, bytes(32)).sentence
 
 
 def test_an_audit_that_is_older_than_an_upload_does_not_count(audited: Path) -> None:
