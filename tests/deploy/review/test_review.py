@@ -153,6 +153,16 @@ def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path
     assert "cannot be read" not in read(write_review(copy)).text, "a crash cuts off the last line"
 
 
+def test_a_recording_with_a_size_that_is_none_is_counted_without_it(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    with (copy / "coordinator" / "recording" / "events.jsonl").open("a") as file:
+        file.write('{"event": "asked", "node": 1, "at": 1.0, "bytes": "many"}\n')
+    before, after = egress(Parties.find(run.folder)).messages, egress(Parties.find(copy)).messages
+    assert before is not None
+    assert after == (before[0] + 1, *before[1:])
+
+
 def test_a_diary_that_was_damaged_is_said_to_be(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
