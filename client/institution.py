@@ -367,7 +367,7 @@ class Institution:
         if kind is RoundKind.UPDATE:
             facts["device"] = self._uploads.device
         self._diary.note(
-            "uploaded", record.shared.round, len(made.pending.blob), kind=str(kind), sent=made.sent, **facts
+            "uploaded", record.shared.round, made.pending.sent_bytes, kind=str(kind), sent=made.sent, **facts
         )
         return uploaded(made.pending)
 

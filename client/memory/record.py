@@ -61,6 +61,11 @@ class Pending:
     defence: bytes = b""
     manifest: bytes = b""
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that leave the institution: the upload, and what goes beside it."""
+        return len(self.blob) + len(self.defence) + len(self.manifest)
+
 
 @dataclass(frozen=True)
 class Record:

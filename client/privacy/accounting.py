@@ -8,6 +8,7 @@ was spent.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,19 @@ class Release:
     steps: int = 1
     l2: float = 0.0
     l1: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no release is: of a noise that is no number epsilon is none, and within any limit.
+
+        Raises:
+            ValueError: a field of another type or out of its range.
+        """
+        numbers = (self.noise, self.rate, self.l2, self.l1)
+        good = (
+            all(isinstance(one, int | float) and 0.0 <= one < math.inf for one in numbers) and type(self.steps) is int
+        )
+        if not good or not self.noise or not 0.0 < self.rate <= 1.0 or self.steps < 1:
+            raise ValueError(f"no release: {self}")
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ TOPICS = (
     ),
     Topic(
         "states replay",
-        ("the federation id", "institutions know", "rounds replay", "uploads hold one ledger", "blobs carry", "memories hold"),
+        ("the federation id", "what genesis says", "institutions know", "rounds replay", "uploads hold one ledger", "blobs carry", "memories hold"),
         "Institutions that hold another state than the sums give, an upload that uses the room of others, other members or keys "
         "than were agreed on.",
         "Training: whether an update is that of the institution's samples is not looked at.",

@@ -22,7 +22,7 @@ from dictpfl.client.folder import TRAIN, InstitutionSettings
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.client.replay import replay
 from dictpfl.common.ckks.opening import Opener
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, WireError
 from dictpfl.common.genesis import Genesis, components
 from dictpfl.common.law.finishing import carried
 from dictpfl.common.law.ledger import Ledger
@@ -211,11 +211,26 @@ def _events(path: Path) -> tuple[Mapping[str, Any], ...]:
 def _uploads(folder: Path, events: Iterable[Mapping[str, Any]]) -> Iterable[SeenUpload]:
     asked: dict[int, float] = {}
     for event in events:
-        if event["event"] == "asked":
-            asked[event["node"]] = event["at"]
-        elif event["file"]:
-            blob = (folder / event["file"]).read_bytes()
-            header = read_header(blob)
-            yield SeenUpload(
-                event["node"], header.round, header.kind, blob, asked.get(event["node"], event["at"]), event["at"]
-            )
+        try:
+            if event["event"] == "asked":
+                asked[event["node"]] = event["at"]
+            elif event["file"]:
+                yield _upload(folder / event["file"], event, asked)
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{folder / EVENTS} has a line that the coordinator did not write ({type(error).__name__}); restore it, or move {folder} away"
+            ) from error
+
+
+def _upload(path: Path, event: Mapping[str, Any], asked: Mapping[int, float]) -> SeenUpload:
+    try:
+        blob = path.read_bytes()
+        header = read_header(blob)
+    except (OSError, WireError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"cannot use {path}, which {EVENTS} beside it names: {said}; restore it, or move {path.parent} away"
+        ) from error
+    return SeenUpload(
+        event["node"], header.round, header.kind, blob, asked.get(event["node"], event["at"]), event["at"]
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from dictpfl.common.files import write_private
 from dictpfl.deploy.audit.checks import errors, keys, leaks, privacy, randomness, states, sums, uploads
-from dictpfl.deploy.audit.checks.check import Check
+from dictpfl.deploy.audit.checks.check import FAILED, Check
 from dictpfl.deploy.audit.checks.opened import Opening
 from dictpfl.deploy.audit.folder import RunFolder
 
@@ -27,6 +27,14 @@ def audited(folder: Path, further: Sequence[Path] = ()) -> Iterator[Check]:
         ConfigError, KeyFileError, MemoryFileError, JournalError: not the folder of a recorded run of protocol 4.
     """
     run = RunFolder(folder)
+    try:
+        yield from _lines(run, further)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A genesis that was altered says what no implementation can follow; the lines before have told of it.
+        yield Check("what genesis says can be followed to the end", 1, FAILED, f"{type(error).__name__}: {error}")
+
+
+def _lines(run: RunFolder, further: Sequence[Path]) -> Iterator[Check]:
     opening = Opening(run)
     yield from keys.checks(run)
     yield from uploads.checks(run, opening)

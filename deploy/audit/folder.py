@@ -22,6 +22,7 @@ from dictpfl.deploy.audit.replay.agreement import Agreement
 from dictpfl.deploy.audit.replay.state import State, remembered
 
 _REFERENCE = struct.Struct("<QQ32s")
+_KEY = 32
 INSTITUTIONS, COORDINATOR, RECORDING = "institutions", "coordinator", "recording"
 
 
@@ -37,7 +38,9 @@ class Party:
         kept: secret that its memory names.
         state: shared state in its memory.
         receiving: private X25519 key; empty: there is none.
-        peers: public X25519 key of each member.
+        signing: private Ed25519 key.
+        peers: list of members as its file has it: name, public X25519 and Ed25519 key, hexadecimal.
+        said: SHA-256 that the file names of that list, hexadecimal.
     """
 
     folder: Path
@@ -47,14 +50,18 @@ class Party:
     kept: bytes = field(repr=False)
     state: State = field(repr=False)
     receiving: bytes = field(repr=False)
-    peers: Sequence[bytes]
+    signing: bytes = field(repr=False)
+    peers: Sequence[Sequence[str]]
+    said: str
 
     def masker(self, agreement: Agreement) -> Masker:
         """Derive all that its masks derive from."""
         most = int(agreement.config["defences"]["mask_partners"])
         circle = Circle(len(self.peers), most, agreement.seed, agreement.context)
         pairs = {
-            other: pair_secret(self.receiving, self.peers[other], (self.number, other), agreement.context)
+            other: pair_secret(
+                self.receiving, bytes.fromhex(self.peers[other][1]), (self.number, other), agreement.context
+            )
             for other in circle.partners(self.number)
         }
         return Masker(self.number, agreement.context, self.secret, pairs)
@@ -118,7 +125,10 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds no recorded uploads, so that there is nothing to check; run `dictpfl simulate --record`"
             )
-        return [(path.name, path.read_bytes()) for path in paths]
+        try:
+            return [(path.name, path.read_bytes()) for path in paths]
+        except OSError as error:
+            raise ConfigError(f"cannot read {error.filename}: {error.strerror}; expected a recorded upload") from error
 
     @cached_property
     def rounds(self) -> list[Closed]:
@@ -131,24 +141,29 @@ class RunFolder:
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
                 return list(_closed_rounds(database))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, struct.error, ValueError, TypeError) as error:
             raise JournalError(f"cannot read {path}: {error}; expected the journal of a run of protocol 4") from error
 
 
 def _closed_rounds(database: sqlite3.Connection) -> Iterator[Closed]:
-    """Read sums, which lie apart from the rows of their rounds, and which rounds were noted as void."""
-    void = {number for (number,) in database.execute("SELECT round FROM voids")}
-    for number, reference in database.execute("SELECT round, aggregate FROM rounds ORDER BY round").fetchall():
+    """Read sums, which lie apart from the rows of their rounds, and which rounds were noted as void, though there be no such row."""
+    void = {int(number) for (number,) in database.execute("SELECT round FROM voids")}
+    closed = database.execute("SELECT round, aggregate FROM rounds ORDER BY round").fetchall()
+    for number, reference in closed:
         yield Closed(int(number), _blob(database, reference), number in void)
+    for number in sorted(void.difference(number for number, _ in closed)):
+        yield Closed(number, b"", void=True)
 
 
 def _blob(database: sqlite3.Connection, reference: bytes) -> bytes:
-    """Read what a row refers to by number, length and digest; empty where it was dropped."""
+    """Read what a row refers to by number, length and digest; empty where it was dropped. A ValueError: of another length."""
     if not reference:
         return b""
     number, length, _ = _REFERENCE.unpack(reference)
     rows = database.execute("SELECT data FROM blobs WHERE id = ?", (number,)).fetchall()
-    return bytes(rows[0][0])[:length] if rows else b""
+    if rows and len(rows[0][0]) != length:
+        raise ValueError(f"blob {number} has {len(rows[0][0])} bytes, expected {length}")
+    return bytes(rows[0][0]) if rows else b""
 
 
 def _party(home: Path, agreement: Agreement) -> Party:
@@ -156,25 +171,34 @@ def _party(home: Path, agreement: Agreement) -> Party:
         name = str(tomllib.loads((home / "institution.toml").read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{home}/institution.toml names no institution ({type(error).__name__}: {error})") from error
-    number, peers = _membership(home, name)
-    private, (kept, state) = _private(home), _memory(home, agreement)
-    secret = derived(private, b"dictpfl record 1", agreement.federation)
-    return Party(home, name, number, secret, kept, state, private, peers)
+    number, peers, said = _membership(home, name)
+    (receiving, signing), (kept, state) = _private(home), _memory(home, agreement)
+    secret = derived(receiving, b"dictpfl record 1", agreement.federation)
+    return Party(home, name, number, secret, kept, state, receiving, signing, peers, said)
 
 
-def _membership(home: Path, name: str) -> tuple[int, list[bytes]]:
+def _membership(home: Path, name: str) -> tuple[int, list[list[str]], str]:
     try:
-        peers = json.loads((home / "peers.json").read_bytes())["peers"]
-        return [peer[0] for peer in peers].index(name), [bytes.fromhex(peer[1]) for peer in peers]
+        document = json.loads((home / "peers.json").read_bytes())
+        peers = [[str(member), _hex32(receiving), _hex32(signing)] for member, receiving, signing in document["peers"]]
+        return [peer[0] for peer in peers].index(name), peers, str(document["sha256"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(f"{home}/peers.json lists no member {name} ({type(error).__name__}: {error})") from error
 
 
-def _private(home: Path) -> bytes:
+def _private(home: Path) -> tuple[bytes, bytes]:
     try:
-        return bytes.fromhex(json.loads((home / "peers.key").read_bytes())["receiving"])
+        document = json.loads((home / "peers.key").read_bytes())
+        return bytes.fromhex(_hex32(document["receiving"])), bytes.fromhex(_hex32(document["signing"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KeyFileError(f"{home}/peers.key holds no private key ({type(error).__name__})") from error
+        raise KeyFileError(f"{home}/peers.key holds no private keys ({type(error).__name__})") from error
+
+
+def _hex32(text: str) -> str:
+    """Return the text of a key if it is 32 bytes in hexadecimal; a ValueError otherwise."""
+    if len(bytes.fromhex(text)) != _KEY:
+        raise ValueError(f"{text!r} is no key of {_KEY} bytes")
+    return text
 
 
 def _memory(home: Path, agreement: Agreement) -> tuple[bytes, State]:

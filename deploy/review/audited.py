@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
@@ -30,6 +30,14 @@ class _Report(BaseModel):
     federation: str = ""
     failed: int
     checks: list[Check]
+
+    @field_validator("checks")
+    @classmethod
+    def _known(cls, checks: list[Check]) -> list[Check]:
+        """Refuse a verdict that no audit gives."""
+        if others := sorted({check.verdict for check in checks} - _MARKS.keys()):
+            raise ValueError(f"a verdict {others[0]!r}, expected one of {', '.join(_MARKS)}")
+        return checks
 
 
 @dataclass(frozen=True)

@@ -156,9 +156,14 @@ def _flows(entries: Iterable[Mapping[str, Any]]) -> dict[int, Flow]:
 
 def _messages(path: Path) -> tuple[int, int, int, int]:
     entries, _ = _read(path)
-    asked = [e.get("bytes", 0) for e in entries if e.get("event") == "asked"]
-    answered = [e.get("bytes", 0) + e.get("snapshot", 0) for e in entries if e.get("event") == "answered"]
+    asked = [_size(e, "bytes") for e in entries if e.get("event") == "asked"]
+    answered = [_size(e, "bytes") + _size(e, "snapshot") for e in entries if e.get("event") == "answered"]
     return len(asked), sum(asked), len(answered), sum(answered)
+
+
+def _size(entry: Mapping[str, Any], name: str) -> int:
+    size = entry.get(name, 0)
+    return size if isinstance(size, int) else 0
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], int | None]:

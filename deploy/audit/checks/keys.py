@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from dictpfl.deploy.audit.checks.bounds import RATE, chi_square, uniformity
@@ -39,6 +43,11 @@ def checks(run: RunFolder) -> Iterator[Check]:
         if not key.fingerprint == key.named == run.agreement.fingerprint
     ]
     faults += [
+        f"{name}: the key is for other parameters than genesis names"
+        for name, key in zip(names, run.keys, strict=True)
+        if key.parameters != _parameters(run.homes[0])
+    ]
+    faults += [
         f"{name}: another key" for name, key in zip(names, run.keys, strict=True) if key.saved != run.keys[0].saved
     ]
     yield Check.every("institutions hold one key, whose fingerprint genesis names", len(names), faults)
@@ -62,15 +71,29 @@ def _agrees(run: RunFolder, home: Path) -> bool:
         first.fingerprint,
         first.parameters,
     )
-    return is_same and federation_id(home) == first.federation
+    is_same &= _parameters(home) == _parameters(run.homes[0])
+    try:
+        return is_same and federation_id(home) == first.federation
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False  # something that the id is of is missing, or of another form
+
+
+def _parameters(home: Path) -> dict[str, Any]:
+    """Read all parameters that a genesis names, also those that nothing here is computed from."""
+    said: dict[str, Any] = json.loads((home / "genesis.json").read_bytes())["parameters"]
+    return said
 
 
 def _unknown(run: RunFolder) -> Iterator[str]:
     for party in run.parties:
-        own = X25519PrivateKey.from_private_bytes(party.receiving).public_key().public_bytes_raw()
+        receiving = X25519PrivateKey.from_private_bytes(party.receiving).public_key().public_bytes_raw()
+        signing = Ed25519PrivateKey.from_private_bytes(party.signing).public_key().public_bytes_raw()
+        names, text = [name for name, _, _ in party.peers], json.dumps(party.peers, separators=(",", ":"))
         if party.peers != run.parties[0].peers:
             yield f"{party.name}: another list of members"
-        elif party.peers[party.number] != own:
+        elif names != sorted(set(names)) or party.said != hashlib.sha256(text.encode()).hexdigest():
+            yield f"{party.name}: a list of members that is out of order, or has another SHA-256 than it names"
+        elif party.peers[party.number][1:] != [receiving.hex(), signing.hex()]:
             yield f"{party.name}: a private key that is not the listed one's"
         elif party.kept != party.secret:
             yield f"{party.name}: its memory names another secret than its private key gives"

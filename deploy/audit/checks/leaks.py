@@ -39,6 +39,7 @@ def needles(run: RunFolder) -> dict[str, NDArray[np.uint64]]:
     secrets["the seed"] = run.agreement.seed
     for party in run.parties:
         secrets[f"a private key of {party.name}"] = party.receiving
+        secrets[f"the signing key of {party.name}"] = party.signing
         secrets[f"the secret of {party.name}"] = party.secret
     return {what: np.unique(_windows(data)) for what, data in secrets.items() if data}
 

@@ -61,14 +61,14 @@ class Digits:
         return np.array(out, dtype=np.int64)
 
     def unpacked(self, components: Ints, count: int) -> Ints:
-        """Unpack `count` values of an upload or a sum, from the lowest digit of each component up."""
+        """Unpack `count` values of an upload or a sum, from the lowest digit of each component up; the last is what is left."""
         half = self.capacity * self.largest
         planes, rest = [], components.astype(np.int64)
-        for _ in range(self.per_component):
+        for _ in range(self.per_component - 1):
             digit = (rest + half) % self.radix - half
             planes.append(digit)
             rest = (rest - digit) // self.radix
-        return np.concatenate([*planes, np.zeros(0, np.int64)])[:count]
+        return np.concatenate([*planes, rest])[:count]
 
     def whole(self, components: Ints) -> bool:
         """Tell whether nothing is left of the components once their digits are taken off."""

@@ -34,6 +34,7 @@ class Key:
         named: fingerprint that the file names, 32 bytes.
         saved: secret key as SEAL saved it.
         seed: seed of the epoch, 32 bytes; empty in the first one.
+        parameters: parameters that the key is for, as JSON values.
     """
 
     secret: Words = field(repr=False)
@@ -41,6 +42,7 @@ class Key:
     named: bytes
     saved: bytes = field(repr=False)
     seed: bytes = field(default=b"", repr=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_key(path: Path) -> Key:
@@ -54,8 +56,9 @@ def read_key(path: Path) -> Key:
         saved = base64.b64decode(document["secret"], validate=True)
         named = bytes.fromhex(document["fingerprint"])
         seed = bytes.fromhex(document["seed"])
-        fingerprint = fingerprint_of(saved, bytes.fromhex(document["key_id"]), document["parameters"], seed)
-        return Key(polynomial(saved), fingerprint, named, saved, seed)
+        parameters = dict(document["parameters"])
+        fingerprint = fingerprint_of(saved, bytes.fromhex(document["key_id"]), parameters, seed)
+        return Key(polynomial(saved), fingerprint, named, saved, seed, parameters)
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise KeyFileError(f"{path} is no key file as specified ({type(error).__name__}: {error})") from None
 

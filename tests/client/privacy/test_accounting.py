@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -116,4 +117,27 @@ def test_the_file(tmp_path: Path) -> None:
         Spending.load(path)
     path.write_text('{"format": "dictpfl-privacy-9"}')
     with pytest.raises(MemoryFileError, match="another release"):
+        Spending.load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("noise", float("nan")),
+        ("noise", None),
+        ("noise", 0.0),
+        ("rate", 2.0),
+        ("steps", -5),
+        ("steps", 1.5),
+        ("l2", float("nan")),
+    ],
+)
+def test_a_file_with_what_no_release_is_does_not_count_as_little(key: str, value: object, tmp_path: Path) -> None:
+    """Of a noise that is no number epsilon is none, which no limit holds."""
+    path = tmp_path / "account.json"
+    Spending((Release(1.0, 0.1, 10),), 3).store(path)
+    document = json.loads(path.read_text())
+    document["releases"][0][key] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(MemoryFileError, match="how much privacy was spent"):
         Spending.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,33 @@ def test_the_coordinator_sees_every_upload_and_its_times(encrypted_run: Recorded
         assert all(any(mark in seen.blob[:232] for mark in counted) for seen in uploads)
     events = encrypted_run.folder / "coordinator" / RECORDING / EVENTS
     assert {json.loads(line)["event"] for line in events.read_text().splitlines()} == {"asked", "answered"}
+
+
+def _gone(recording: Path) -> None:
+    (recording / "000001.upload").unlink()
+
+
+def _cut(recording: Path) -> None:
+    (recording / "000001.upload").write_bytes(b"DICTPFL")
+
+
+def _strange(recording: Path) -> None:
+    with (recording / EVENTS).open("a") as file:
+        file.write('{"event": "answered", "bytes": "many"}\n')
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(_gone, "000001.upload, .* No such file"), (_cut, "000001.upload"), (_strange, f"{EVENTS} has a line")],
+)
+def test_a_recording_that_is_not_whole_is_named(
+    encrypted_run: RecordedRun, damage: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    """As where somebody made room."""
+    shutil.copytree(encrypted_run.folder / "coordinator", tmp_path / "coordinator")
+    damage(tmp_path / "coordinator" / RECORDING)
+    with pytest.raises(ConfigError, match=said):
+        ServerView.read(tmp_path / "coordinator")
 
 
 def test_the_coordinators_view_holds_no_key(encrypted_run: RecordedRun) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from safetensors.numpy import save, save_file
 
@@ -79,6 +81,14 @@ class Member:
     @property
     def public(self) -> bytes:
         return self.private.public_key().public_bytes_raw()
+
+    @property
+    def signing(self) -> bytes:
+        return hashlib.sha256(b"signing" + self.private.private_bytes_raw()).digest()
+
+    @property
+    def signing_public(self) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self.signing).public_key().public_bytes_raw()
 
 
 @dataclass
@@ -241,7 +251,8 @@ class Maker:
             "parameters": self._said_parameters(), "key_id": bytes(16).hex(),
             "fingerprint": agreement.fingerprint.hex(), "secret": base64.b64encode(saved_key(key)).decode(), "seed": "",
         }  # fmt: skip
-        peers = [[member.name, member.public.hex(), "00" * 32] for member in everybody]
+        peers = [[member.name, member.public.hex(), member.signing_public.hex()] for member in everybody]
+        digest = hashlib.sha256(json.dumps(peers, separators=(",", ":")).encode()).hexdigest()
         for member in everybody:
             home = folder / "institutions" / f"institution-{member.number:03d}"
             home.mkdir(parents=True, exist_ok=True)
@@ -249,8 +260,9 @@ class Maker:
             (home / "genesis.json").write_text(json.dumps(document))
             (home / "genesis.safetensors").write_bytes(save({"values": agreement.values}))
             (home / "federation.key").write_text(json.dumps(key_file))
-            (home / "peers.json").write_text(json.dumps({"peers": peers}))
-            (home / "peers.key").write_text(json.dumps({"receiving": member.private.private_bytes_raw().hex()}))
+            (home / "peers.json").write_text(json.dumps({"peers": peers, "sha256": digest}))
+            own = {"receiving": member.private.private_bytes_raw().hex(), "signing": member.signing.hex()}
+            (home / "peers.key").write_text(json.dumps(own))
 
     def _masker(self, agreement: Agreement, member: Member, everybody: list[Member]) -> Masker:
         circle = Circle(len(everybody), 30, agreement.seed, agreement.context)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, JournalError
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.audit.checks.check import Check
 from dictpfl.deploy.audit.replay.state import State
@@ -187,6 +189,106 @@ def test_another_genesis_of_one_institution_is_told(key: str, value: object, tmp
     assert check.detail == "1 wrong; first: institution-001: another genesis"
 
 
+@pytest.mark.parametrize("place", [(1, 0), (1, 1), (1, 2), (2, 0), "sha256"])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_another_list_of_members_is_told(place: object, everywhere: bool, tmp_path: Path) -> None:
+    """A name, a key to receive with, or one to sign with, at one institution or at all."""
+    run = Maker(rounds=1).make(tmp_path / "run")
+    for number in range(3) if everywhere else [0]:
+        path = run / "institutions" / f"institution-00{number}" / "peers.json"
+        document = json.loads(path.read_text())
+        if isinstance(place, tuple):
+            member, field = place
+            said = document["peers"][member][field]
+            document["peers"][member][field] = f"{said}x" if not field else ("0" if said[0] != "0" else "1") + said[1:]
+        else:
+            document[place] = "00" * 32
+        path.write_text(json.dumps(document))
+    if everywhere and place in ((1, 0), (2, 0)):
+        with pytest.raises(ConfigError, match="lists no member hospital"):
+            failed(run)
+    else:
+        assert "institutions know the same members, and hold their own private keys" in [c.what for c in failed(run)]
+
+
+UNFOLLOWED: dict[str, tuple[list[str], object]] = {
+    "a ring of another degree": (["parameters", "ring_degree"], 257),
+    "ranks that are no numbers": (["config", "decomposition", "refresh_ranks"], ["x"]),
+    "a rule that has no root": (["config", "aggregation", "second"], 1.5),
+    "no shape of samples": (["sample_shape"], None),
+    "no digest of W0": (["weights_digest"], None),
+}
+
+
+@pytest.mark.parametrize("name", UNFOLLOWED)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_genesis_that_nobody_can_follow_fails_without_a_traceback(name: str, number: int, tmp_path: Path) -> None:
+    run = Maker(config(aggregation={"rule": "adam", "rate": 0.1}), rounds=2).make(tmp_path / "run")
+    path, (keys, value) = run / "institutions" / f"institution-00{number}" / "genesis.json", UNFOLLOWED[name]
+    document = json.loads(path.read_text())
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    if value is None:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    path.write_text(json.dumps(document))
+    assert "the federation id is that of every institution's genesis" in [check.what for check in failed(run)]
+
+
+def test_a_key_for_other_parameters_than_those_of_genesis_is_told(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    for path in run.glob("institutions/*/genesis.json"):
+        document = json.loads(path.read_text())
+        document["parameters"]["security"] = 256
+        path.write_text(json.dumps(document))
+    (check,) = failed(run)
+    assert check.detail == "3 wrong; first: institution-000: the key is for other parameters than genesis names"
+
+
+def test_a_void_round_that_never_was_is_told(tmp_path: Path) -> None:
+    run = Maker(rounds=2).make(tmp_path / "run")
+    with closing(sqlite3.connect(run / "coordinator" / "journal.sqlite")) as database, database:
+        database.execute("INSERT INTO voids VALUES (7)")
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: round 7: no sum to replay, round 2 is next"
+
+
+DAMAGE: dict[str, tuple[str, bytes | str | None]] = {
+    "a reference cut short": ("UPDATE rounds SET aggregate = ? WHERE round = 1", b"short"),
+    "a reference that is a text": ("UPDATE rounds SET aggregate = ? WHERE round = 1", "short"),
+    "a sum with more behind it": ("UPDATE blobs SET data = data || ? WHERE id = 2", b"more"),
+    "a sum that is a text": ("UPDATE blobs SET data = ? WHERE id = 2", "text"),
+    "no sum": ("UPDATE blobs SET data = ? WHERE id = 2", None),
+    "a round that is a text": ("UPDATE rounds SET round = ? WHERE round = 1", "one"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_journal_is_refused(name: str, tmp_path: Path) -> None:
+    run, (statement, value) = Maker(rounds=2).make(tmp_path / "run"), DAMAGE[name]
+    with closing(sqlite3.connect(run / "coordinator" / "journal.sqlite")) as database, database:
+        database.execute(statement, (value,))
+    with pytest.raises(JournalError, match=r"journal\.sqlite: .*; expected the journal of a run of protocol 4"):
+        failed(run)
+
+
+def test_a_folder_in_place_of_an_upload_is_refused(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    (run / "coordinator" / "recording" / "000009.upload").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read .*000009\.upload"):
+        failed(run)
+
+
+def test_another_key_to_sign_with_is_told(tmp_path: Path) -> None:
+    run = Maker(rounds=1).make(tmp_path / "run")
+    path = run / "institutions" / "institution-001" / "peers.key"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "signing": bytes(range(32)).hex()}))
+    (check,) = failed(run)
+    assert check.detail == "1 wrong; first: hospital-1: a private key that is not the listed one's"
+
+
 def test_any_eight_bytes_of_a_secret_in_a_log_are_told(tmp_path: Path) -> None:
     run = Maker(rounds=1).make(tmp_path / "run")
     private = json.loads((run / "institutions" / "institution-001" / "peers.key").read_text())["receiving"]
@@ -310,7 +412,7 @@ class StrangeKeys(Maker):
     def _write_genesis(self, folder, agreement, key, everybody):
         super()._write_genesis(folder, agreement, key, everybody)
         path = folder / "institutions" / "institution-001" / "peers.key"
-        path.write_text(json.dumps({"receiving": bytes(range(1, 33)).hex()}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "receiving": bytes(range(1, 33)).hex()}))
 
 
 class OtherMemory(Maker):
@@ -399,7 +501,8 @@ def test_secrets_of_institutions_in_a_log_are_told(tmp_path: Path) -> None:
 
     folder = RunFolder(run)
     party = folder.parties[1]
-    for data in (party.secret, party.receiving, folder.agreement.seed):
+    signing = bytes.fromhex(json.loads((party.folder / "peers.key").read_text())["signing"])
+    for data in (party.secret, party.receiving, signing, folder.agreement.seed):
         (run / "engine.log").write_text(f"made with {data.hex()}")
         assert len(failed(run)) == 1
 

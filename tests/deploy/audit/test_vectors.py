@@ -23,7 +23,7 @@ from dictpfl.common.ckks.polynomials import data_prime
 from dictpfl.common.ckks.streams import WordStream
 from dictpfl.common.law.aggregation import beginning, moved
 from dictpfl.common.law.members import PairGraph, Peer, Roster
-from dictpfl.common.law.packing import Digits, pack
+from dictpfl.common.law.packing import Digits, pack, unpack
 from dictpfl.common.law.pruning import History, reactivation_thresholds
 from dictpfl.common.law.seeds import expand, uint32s
 from dictpfl.common.law.state import Residual, SharedState, acknowledging
@@ -33,6 +33,7 @@ from dictpfl.common.messages.wire import UPLOAD, Blob, Entry, Header, Limits, wr
 from dictpfl.common.rounds import Aggregation
 from dictpfl.common.words import pack_words, to_coefficients, to_words, word_prime
 from dictpfl.deploy.audit.cipher.ring import Ring
+from dictpfl.deploy.audit.formats.digits import Digits as AuditedDigits
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 SPECIFICATION = Path(__file__).parents[3] / "docs" / "specification.md"
@@ -96,6 +97,19 @@ def test_product_switches_and_packs_words() -> None:
     assert words.tolist() == numbers("words", "words").tolist()
     assert to_coefficients(words, q, p).tolist() == numbers("words", "back").tolist()
     assert pack_words(words, 54).hex() == KNOWN["words"]["packed"]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 12])
+def test_components_that_are_no_digits_are_read_alike(bits: int) -> None:
+    """An institution may seal them, and what all others make of it is what the replay has to make of it."""
+    known = KNOWN["digits"]
+    product = Digits.fit(bits, known["K"], known["V"])
+    audit = AuditedDigits.widest(product.per_component, known["K"], known["V"])
+    assert audit.largest == product.largest
+    most = 2 ** (known["V"] - 1)
+    sums = np.concatenate([[-most, most], np.random.default_rng(bits).integers(-most, most, 100)])
+    count = sums.size * product.per_component
+    assert unpack(sums, count, product).tolist() == audit.unpacked(sums, count).tolist()
 
 
 def test_product_packs_digits() -> None:

@@ -25,6 +25,7 @@ from dictpfl.deploy.ceremony.identity import coordinator_signer
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
 from dictpfl.deploy.reports.exposure import exposure
+from dictpfl.deploy.review.audited import audit_of
 from dictpfl.deploy.review.custody import logs
 from dictpfl.deploy.review.differences import differences
 from dictpfl.deploy.review.egress import egress
@@ -34,6 +35,7 @@ from dictpfl.deploy.review.parties import Parties
 from dictpfl.deploy.review.settings import meanings
 from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.simulate import simulate
 from tests.deploy.review.conftest import finding, interval, results
 from tests.support.ceremonies import NAMES, Ceremony
 from tests.support.federations import encrypted
@@ -129,6 +131,15 @@ def test_every_byte_of_every_institution_stands_in_the_record(run: Run, without:
     assert "the coordinator's journal has the same number of bytes" in without.text
 
 
+def test_what_goes_beside_uploads_left_the_institution_too(tmp_path: Path) -> None:
+    """Signed manifests: the journal counts them, and said that diaries have another number."""
+    config = encrypted(federation__rounds=1, defences__integrity=True)
+    folder = simulate(config, tmp_path / "run", engine="local").folder
+    record = egress(Parties.find(folder))
+    assert record.comparable == [0, 1]
+    assert record.differing == []
+
+
 def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
@@ -140,6 +151,16 @@ def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path
     assert egress(Parties.find(copy)).differing == [1]
     assert "In 1 of 4 comparable rounds ( 1 )" in read(write_review(copy)).text.replace("(1)", "( 1 )")
     assert "cannot be read" not in read(write_review(copy)).text, "a crash cuts off the last line"
+
+
+def test_a_recording_with_a_size_that_is_none_is_counted_without_it(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    with (copy / "coordinator" / "recording" / "events.jsonl").open("a") as file:
+        file.write('{"event": "asked", "node": 1, "at": 1.0, "bytes": "many"}\n')
+    before, after = egress(Parties.find(run.folder)).messages, egress(Parties.find(copy)).messages
+    assert before is not None
+    assert after == (before[0] + 1, *before[1:])
 
 
 def test_a_diary_that_was_damaged_is_said_to_be(run: Run, tmp_path: Path) -> None:
@@ -229,6 +250,14 @@ def test_a_failed_audit_is_told_first(audited: Path) -> None:
     assert "The coordinator 1 checks of its ciphertexts FAILED" in page.text
     assert "1 FAILED, first: seeds are distinct over the run" in page.text
     assert re.search(r"have access\? GDPR Art. 28, 32 not met", page.text)
+
+
+def test_an_audit_with_a_verdict_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    line = {"what": "seeds are distinct over the run", "count": 3, "verdict": "OK", "detail": ""}
+    report = {"format": "dictpfl-audit-1", "run": "run", "federation": "00" * 32, "failed": 0, "checks": [line]}
+    (tmp_path / "audit.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=r"audit\.json: .*a verdict 'OK', expected one of ok, FAILED, cannot tell"):
+        assert audit_of(tmp_path, bytes(32)).sentence
 
 
 def test_an_audit_that_is_older_than_an_upload_does_not_count(audited: Path) -> None:
