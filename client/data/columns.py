@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from dictpfl.common.settings import Data, Preprocessing, Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
+Origin = Callable[[NDArray[np.bool_]], str]
+"""Place of the first of some rows, for a message."""
 LARGEST = 2.0**60
 """Numbers are below this, by magnitude, so that their sums fit what a tally holds (`dictpfl.client.data.preparing.wide`)."""
 
@@ -89,29 +91,37 @@ class Columns:
                 found += [f"{name}={word}" for word in (*words, "other")]
         return tuple(found)
 
-    def encode(self, frame: pd.DataFrame, origin: str) -> NDArray[np.float64]:
+    def encode(self, frame: pd.DataFrame, origin: str | Origin) -> NDArray[np.float64]:
         """Columns of a frame as numbers: NaN where one is missing, the number of a category, -1 for others.
+
+        Args:
+            frame: rows.
+            origin: what errors call the frame, or the place of the first of some rows of it.
 
         Raises:
             DataError: a column of numbers that holds text, is infinite or out of range, or lacks values that nothing stands in for.
         """
-        return np.stack([self._encoded(name, frame[name], origin) for name in self.names], axis=1)
+        at = origin if callable(origin) else lambda _: origin
+        return np.stack([self._encoded(name, frame[name], at) for name in self.names], axis=1)
 
-    def _encoded(self, name: str, column: pd.Series[Any], origin: str) -> NDArray[np.float64]:
+    def _encoded(self, name: str, column: pd.Series[Any], at: Origin) -> NDArray[np.float64]:
         if name in self.said.categories:
             return self._numbered(name, column)
         if column.dtype.kind not in "biuf":
+            words = column.map(is_no_number).to_numpy(dtype=bool)
+            first = f"; {column.iloc[int(words.argmax())]!r} is the first that is none" if words.any() else ""
             raise DataError(
-                f"{origin}: column {name!r} is not numbers; name its categories in data.preprocessing.categories, or exclude it"
+                f"{at(words)}: column {name!r} is not numbers{first}; name its categories in data.preprocessing.categories, or exclude it"
             )
         values = column.to_numpy(np.float64)
-        if np.isinf(values).any() or (np.abs(values[~np.isnan(values)]) >= LARGEST).any():
+        missing, large = np.isnan(values), np.abs(values) >= LARGEST
+        if large.any():
             raise DataError(
-                f"{origin}: column {name!r} has values that are infinite or beyond {LARGEST:g}; mend those rows"
+                f"{at(large)}: column {name!r} has values that are infinite or beyond {LARGEST:g}; mend those rows"
             )
-        if np.isnan(values).any() and self.recipe(name).impute == "none":
+        if missing.any() and self.recipe(name).impute == "none":
             raise DataError(
-                f"{origin}: missing values in {name!r}; set data.preprocessing.impute to `mean` or `median`, or drop those rows"
+                f"{at(missing)}: missing values in {name!r}; set data.preprocessing.impute to `mean` or `median`, or drop those rows"
             )
         return values
 
@@ -124,6 +134,15 @@ class Columns:
             word, known = word_of(value), words if isinstance(value, str) else read
             codes[value] = known.get(word, -1) if isinstance(said, list) else bucket(word, said)
         return column.map(codes).fillna(-1).to_numpy(np.float64)
+
+
+def is_no_number(value: Any) -> bool:
+    """Tell whether a cell cannot be read as a number; one that is missing can."""
+    try:
+        float(0.0 if value is None else value)
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def word_of(value: Any) -> str:

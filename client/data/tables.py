@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.columns import Columns, numbers_of, word_of
+from dictpfl.client.data.columns import Columns, is_no_number, numbers_of, word_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples, classes_said, sites_of
 from dictpfl.common.errors import ConfigError, DataError
@@ -72,7 +72,7 @@ def _columns(data: Data, frame: pd.DataFrame, names: tuple[str, ...], known_clas
     if odd := sorted({"scale", "shape", "event"} & data.options.keys()):
         raise ConfigError(f"data.options.{odd[0]} and data.preprocessing exclude each other; leave one of them out")
     labels, classes = labels_of(frame[data.label], data, known_classes)
-    table = Table(Columns.of(data, names).encode(frame, data.path), labels)
+    table = Table(Columns.of(data, names).encode(frame, lambda bad: place_of(data, frame, bad)), labels)
     return Dataset(
         table, len(classes) or 1, groups_of(data, frame), splits_of(data, frame), Path(data.path).name, names, classes
     )
@@ -138,7 +138,7 @@ def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.fl
     features = frame[names]
     text = [name for name in names if features[name].dtype.kind not in "biuf"]
     if text:
-        words = features[text[0]].map(_is_no_number).to_numpy(dtype=bool)
+        words = features[text[0]].map(is_no_number).to_numpy(dtype=bool)
         first = f"; {features[text[0]].iloc[int(words.argmax())]!r} is the first that is none" if words.any() else ""
         raise DataError(
             f"{place_of(data, frame, words)}: columns {', '.join(text)} are not numbers{first}; encode them (everywhere in the same way) or drop them"
@@ -153,14 +153,6 @@ def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.fl
             f"{place_of(data, frame, np.any(~finite, axis=1))}: missing or infinite values in {', '.join(bad)}; fill or drop those rows"
         )
     return values
-
-
-def _is_no_number(value: Any) -> bool:
-    try:
-        float(0.0 if value is None else value)
-    except (TypeError, ValueError):
-        return True
-    return False
 
 
 def place_of(data: Data, frame: pd.DataFrame, bad: NDArray[np.bool_]) -> str:

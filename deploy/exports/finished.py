@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,6 +29,16 @@ from dictpfl.deploy.runs.run import STATE, SUMMARY, Run, first_institution
 
 Checkpoint = Literal["last", "best"]
 """Shared state that a model is made of: the newest, or the one with the best validation figure (`[selection]`)."""
+
+
+def require_checkpoint(name: str) -> None:
+    """Refuse what is neither the newest nor the best.
+
+    Raises:
+        ConfigError: the message says what it is.
+    """
+    if name not in get_args(Checkpoint):
+        raise ConfigError(f"checkpoint is {name!r}; expected `last` or `best`")
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,9 @@ class Finished:
             checkpoint: `best` takes the shared values of the best round; tensors that stay here are the newest all the same.
 
         Raises:
-            ConfigError: neither, no round is finished, or none was measured and `best` is wanted.
+            ConfigError: neither, no round is finished, none was measured and `best` is wanted, or no such checkpoint.
         """
+        require_checkpoint(checkpoint)
         newest = cls._newest(Path(folder))
         if checkpoint == "last":
             return newest

@@ -11,7 +11,7 @@ from dictpfl.deploy import console
 from dictpfl.deploy.exports.columns import write_columns
 from dictpfl.deploy.exports.evaluation import Evaluation, classes_of, evaluate_on, measured, of_dataset
 from dictpfl.deploy.exports.exporter import load_exporter
-from dictpfl.deploy.exports.finished import Checkpoint, Finished
+from dictpfl.deploy.exports.finished import Checkpoint, Finished, require_checkpoint
 from dictpfl.deploy.runs.run import Run
 
 
@@ -61,8 +61,9 @@ def export(
         What was written.
 
     Raises:
-        ConfigError: no finished round, an unknown format, or a place that cannot be written.
+        ConfigError: no finished round, an unknown format or checkpoint, or a place that cannot be written.
     """
+    require_checkpoint(checkpoint)
     place = Path(output)
     console.require_place(place)
     load_exporter(format).export(_folder(run), place, checkpoint)

@@ -14,6 +14,7 @@ from dictpfl.client.training.train import evaluate, resolve_device
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.law.seeds import expand
 from dictpfl.deploy.exports.card import write_card
+from dictpfl.deploy.exports.columns import write_columns
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
@@ -111,6 +112,7 @@ def write_personal(
         finished.state.updates,
     )
     save_model(made.model, finished.genesis.config.model.source, output)
+    write_columns(folder, output, checkpoint)
     note = save_tokenizer(finished.genesis.config, output)
     write_card(
         finished, output, kind="The whole model, merged, with the last layers of one institution's own.",

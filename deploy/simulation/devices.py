@@ -85,8 +85,10 @@ def devices(
         cluster: address of a Ray cluster, whose nodes say themselves what they have.
 
     Raises:
-        ConfigError: GPUs that are not there, or settings that contradict each other.
+        ConfigError: no such engine, GPUs that are not there, or settings that contradict each other.
     """
+    if engine not in ("flower", "local"):
+        raise ConfigError(f"engine is {engine!r}; expected `flower` or `local`")
     said, device = config.resources, config.training.device
     if cluster and engine != "flower":
         raise ConfigError("a Ray cluster runs institutions of engine flower; leave --engine out, or --ray-address")

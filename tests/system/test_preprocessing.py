@@ -34,6 +34,7 @@ from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.settings import Preprocessing, Recipe
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.exports.evaluation import evaluate_on
+from dictpfl.deploy.exports.personal import write_personal
 from dictpfl.deploy.simulation.founding import found, found_again
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.harness import World
@@ -222,7 +223,9 @@ def config_of(world: World) -> FederationConfig:
 
 
 def test_rows_without_a_value_and_text_are_told_by_column(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="column 'ward' is not numbers; name its categories"):
+    with pytest.raises(
+        DataError, match=r"row 1: column 'ward' is not numbers; '\w+' is the first that is none; name its categories"
+    ):
         load_dataset(configured(tmp_path, {"impute": "mean", "categories": {"sex": 4}}).data, 1)
     with pytest.raises(DataError, match=r"missing values in 'age'; set data.preprocessing.impute"):
         load_dataset(configured(tmp_path, {"scale": "standard", "categories": CATEGORIES}).data, 1)
@@ -273,6 +276,8 @@ def test_a_run_reports_evaluates_and_is_audited(tmp_path: Path) -> None:
         dictpfl.export(run, tmp_path / name)
         said = json.loads((tmp_path / f"{beside}.columns.json").read_bytes())
         assert [column["name"] for column in said["columns"]] == run.config.data.features
+    write_personal(run.folder / "institutions" / "institution-000", tmp_path / "own", epochs=1)
+    assert (tmp_path / "own" / "columns.json").read_bytes() == (tmp_path / "one.columns.json").read_bytes()
 
 
 # scikit-learn's own words

@@ -22,6 +22,7 @@ from dictpfl.client.model.sparse.twin import Ranks, ThresholdTwin
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import train
+from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Training
 
 BATCHES = Training(batch_size=8, device="cpu")
@@ -103,10 +104,12 @@ def learn_thresholds(
         every: ranks; None: made from the samples.
 
     Raises:
-        ConfigError: a sparsity or temperature that these weights cannot have.
+        ConfigError: no step, or a sparsity or temperature that these weights cannot have.
         DataError: samples of fewer than 32 tokens.
         ModelError: the loss is not finite; a layer that has no masked form.
     """
+    if steps < 1:  # to `train` 0 means epochs
+        raise ConfigError(f"steps is {steps}; expected 1 or more, the optimiser's steps")
     weights = covered(model) if weights is None else weights
     require_sparsity(weights, sparsity)
     every = ranks_of(model, weights, samples) if every is None else every

@@ -14,20 +14,23 @@ def segments(frames: Tensor, c: int = 8, tau: float = 0.9) -> Tensor:
     """Mark the first frame of each segment: cut after f where cos(g_f, g_f+1) is among the c - 1 lowest, ties by index, or below tau.
 
     Args:
-        frames: one feature a frame, (B, F, E); of a zero vector the cosine is 0.
+        frames: one feature a frame, (F, E) or (B, F, E); of a zero vector the cosine is 0.
         c: least number of segments; at most F of them are made.
         tau: threshold of the cosine.
 
     Returns:
-        Bool, (B, F), True at frame 0.
+        Bool, (F,) or (B, F), True at frame 0.
 
     Raises:
         ConfigError: c below 1, or frames of another shape.
     """
-    if not isinstance(c, int) or c < 1 or frames.dim() != 3:  # noqa: PLR2004 -- clips, frames, features
+    if not isinstance(c, int) or c < 1 or frames.dim() not in (2, 3):  # (clips,) frames, features
         raise ConfigError(
-            f"segments: expected a whole c of at least 1 and frames (clips, frames, features), found {c} and {tuple(frames.shape)}"
+            f"segments: expected a whole c of at least 1 and frames (frames, features) of a clip or of several, found {c} and {tuple(frames.shape)}"
         )
+    if frames.dim() == 2:  # noqa: PLR2004 -- frames, features
+        one: Tensor = segments(frames[None], c, tau)[0]
+        return one
     wide = frames.float()
     alike = F.cosine_similarity(wide[:, :-1], wide[:, 1:], dim=-1)
     order = alike.argsort(dim=1, stable=True)[:, : c - 1]

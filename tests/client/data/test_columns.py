@@ -113,6 +113,24 @@ def test_files_with_other_columns_are_refused(tmp_path: Path) -> None:
         load_dataset(section(tmp_path / "[a].csv", column="id"), 1)
 
 
+@pytest.mark.parametrize(
+    ("age", "impute", "match"),
+    [
+        (["30", "forty", "50", "60"], "mean", r"b\.csv, row 2: column 'age' is not numbers; 'forty' is the first"),
+        ([30.0, 40.0, None, 60.0], "none", r"b\.csv, row 3: missing values in 'age'; set data.preprocessing.impute"),
+        ([30.0, 40.0, 50.0, np.inf], "mean", r"b\.csv, row 4: column 'age' has values that are infinite"),
+    ],
+)
+def test_a_fault_of_columns_to_be_prepared_is_told_by_its_file_and_row(
+    tmp_path: Path, age: list[Any], impute: str, match: str
+) -> None:
+    """The path was all that it said, which is a pattern where each institution has a file."""
+    written(tmp_path, TABLE, "a.csv")
+    written(tmp_path, TABLE.assign(age=age), "b.csv")
+    with pytest.raises(DataError, match=match):
+        load_dataset(section(tmp_path / "*.csv", preprocessing={"scale": "standard", "impute": impute}), 1)
+
+
 @pytest.mark.parametrize("order", [("bool", "float", "text"), ("float", "text", "bool"), ("text", "bool", "float")])
 def test_a_class_is_one_whatever_type_each_file_has(tmp_path: Path, order: tuple[str, ...]) -> None:
     labels: dict[str, Any] = {

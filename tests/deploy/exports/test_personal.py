@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import dictpfl
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.common.config import FederationConfig
@@ -78,6 +79,14 @@ def test_it_starts_from_the_best(run: Run, tmp_path: Path) -> None:
     best = run.summary["best"]
     assert best is not None
     assert write_personal(home(run), tmp_path / "out", checkpoint="best", epochs=1).updates == best["updates"]
+
+
+def test_a_checkpoint_of_another_name_is_refused(run: Run, tmp_path: Path) -> None:
+    for name in ("first", "Last"):
+        with pytest.raises(ConfigError, match=f"checkpoint is {name!r}; expected `last` or `best`"):
+            dictpfl.evaluate(run, checkpoint=name)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="expected `last` or `best`"):
+            dictpfl.export(run, tmp_path / "model.safetensors", checkpoint=name)  # type: ignore[arg-type]
 
 
 def test_what_it_needs(run: Run, tmp_path: Path) -> None:

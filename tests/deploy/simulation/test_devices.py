@@ -52,6 +52,13 @@ def plan(found: Cards = TWO, engine: str = "flower", cores: int = 8, cluster: st
     return devices(tiny(**changes), engine=engine, found=found, cores=cores, cluster=cluster)
 
 
+def test_an_engine_of_another_name_is_refused(tmp_path: Path) -> None:
+    """It was engine flower, whatever it was called."""
+    with pytest.raises(ConfigError, match="engine is 'locl'; expected `flower` or `local`"):
+        simulate(tiny(), tmp_path / "run", engine="locl")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_is_there_is_shared_unless_somebody_says_otherwise() -> None:
     made = plan()
     assert (made.gpus, made.client_gpus) == (2, 0.5)

@@ -122,6 +122,13 @@ def test_sorted_samples_are_divided_by_chance() -> None:
     assert again == training.labels.tolist() != samples_for_scores(samples, 2)[0].labels.tolist()
 
 
+@pytest.mark.parametrize("steps", [-1, 0])
+def test_steps_that_are_none_are_refused(steps: int) -> None:
+    """-1 never ended, and 0 took the steps of an epoch."""
+    with pytest.raises(ConfigError, match=rf"steps is {steps}; expected"):
+        learn_thresholds(half_empty(), points(), CLASSES, 0.5, steps=steps)
+
+
 def test_an_institution_whose_inputs_are_not_finite_seals_nothing(tmp_path: Path) -> None:
     """Zeros would have gone out in their place, as if all columns were silent."""
     lua = {"sparsity__method": "lua", "training__optimizer": "adamw", "model__options": {"hidden": [24]}}

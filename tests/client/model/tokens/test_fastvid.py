@@ -174,6 +174,7 @@ def test_all_tokens_are_all_tokens() -> None:
 )
 def test_segments_of_known_clips(frames: Tensor, c: int, tau: float, expected: list[int]) -> None:
     assert torch.nonzero(segments(frames, c, tau)[0]).flatten().tolist() == expected
+    assert torch.equal(segments(frames[0], c, tau), segments(frames, c, tau)[0])  # of one clip, as `fastvid` takes it
 
 
 def test_merged_tokens_lie_between_those_that_they_stand_for() -> None:
