@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from dictpfl.common.errors import KeyFileError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_LOOK = 0.01
+"""Seconds, after which who only looked at a lock (`is_locked`) has let go of it."""
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -182,14 +186,17 @@ def lock(path: Path) -> int:
 
 
 def lock_if_free(path: Path) -> int | None:
-    """Lock a file as `lock` does; None, at once, if another process holds it."""
+    """Lock a file as `lock` does; None, as good as at once, if another process holds it."""
     descriptor = _opened_for_locking(path)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    for _ in range(2):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK)
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_locked(path: Path) -> bool:

@@ -213,7 +213,11 @@ def scale_of_round(folder: Path, number: int) -> Path:
         folder: of the institution.
         number: number of the round.
     """
-    kept = {int(name): path for path in folder.glob("loss_scale-*.json") if (name := path.stem[11:]).isdecimal()}
+    kept = {
+        int(name): path
+        for path in folder.glob("loss_scale-*.json")
+        if (name := path.stem.removeprefix("loss_scale-")).isdecimal()
+    }
     before = max((one for one in kept if one < number), default=None)
     for one, path in kept.items():
         if one != before:

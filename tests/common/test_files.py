@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import dictpfl.common.files
-from dictpfl.common.files import exposed_mode, lock, lock_if_free, locked, write_private
+from dictpfl.common.files import exposed_mode, is_locked, lock, lock_if_free, locked, write_private
 
 
 def test_written_private_and_whole(tmp_path: Path) -> None:
@@ -72,6 +72,18 @@ def test_a_lock_is_held_until_its_descriptor_is_closed(tmp_path: Path) -> None:
     assert again is not None
     os.close(again)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_who_looks_at_a_lock_keeps_nobody_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    os.close(lock(path))
+    assert not is_locked(path)
+    looking = lock(path)
+    monkeypatch.setattr("time.sleep", lambda _: os.close(looking))  # as `is_locked` lets go
+    held = lock_if_free(path)
+    assert held is not None
+    assert is_locked(path)
+    os.close(held)
 
 
 def test_what_is_locked_by_name_is_free_again_after_an_error(tmp_path: Path) -> None:
