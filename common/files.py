@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import secrets
+import shlex
 import stat
 import tempfile
 import time
@@ -82,7 +83,7 @@ def read_private(path: Path) -> bytes:
     if exposed := exposed_mode(mode):
         raise KeyFileError(
             f"{path} has mode {exposed}: others than its owner may read it, expected 0600. Run "
-            f"`chmod 600 {path}`, and if others had access, ask the authority for a new key"
+            f"`chmod 600 {in_shell(path)}`, and if others had access, ask the authority for a new key"
         )
     return data
 
@@ -91,6 +92,11 @@ def remove_leftovers(path: Path) -> None:
     """Remove what writers of `path` that were killed left beside it; only while no other can be writing."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         leftover.unlink(missing_ok=True)
+
+
+def in_shell(path: Path | str) -> str:
+    """Return the path as a shell takes it, for a command that a message names."""
+    return shlex.quote(str(path))
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,7 +124,7 @@ def owner_only(folder: Path) -> Path:
     for part in (*(above for above in reversed(folder.parents) if not above.exists()), folder):
         part.mkdir(exist_ok=True, mode=0o700)
     if exposed := exposed_mode(folder.stat().st_mode):
-        raise KeyFileError(f"{folder} has mode {exposed}, expected 0700. Run `chmod 700 {folder}`")
+        raise KeyFileError(f"{folder} has mode {exposed}, expected 0700. Run `chmod 700 {in_shell(folder)}`")
     return folder
 
 
@@ -146,7 +152,7 @@ def require_private(path: Path) -> Path:
         raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
     if exposed := exposed_mode(mode):
         raise KeyFileError(
-            f"{path} has mode {exposed}: others than its owner may read it, expected 0600. Run `chmod 600 {path}`, and "
+            f"{path} has mode {exposed}: others than its owner may read it, expected 0600. Run `chmod 600 {in_shell(path)}`, and "
             "if others had access, replace the key"
         )
     return path

@@ -16,6 +16,7 @@ from click import Command, Context
 from typer.core import TyperGroup
 
 from dictpfl.common.errors import ConfigError, DictPFLError, own_place
+from dictpfl.common.files import in_shell
 from dictpfl.deploy import console
 from dictpfl.deploy.app import cli as flower_app
 from dictpfl.deploy.arguments import keep_help, refuse_nan
@@ -239,7 +240,7 @@ def init(
         else "say in it where your data lie, then `dictpfl describe {}`"
     )
     look = "" if wanted else " for a first look; --minimal writes the settings of README's figures"
-    console.say(f"{path} written; {follows.format(path)}{look}")
+    console.say(f"{path} written; {follows.format(in_shell(path))}{look}")
 
 
 @app.command()
@@ -252,7 +253,7 @@ def new(
     console.require_place(folder)
     names = write_project(folder)
     console.say(
-        f"{folder} written: {', '.join(names)}\n`cd {folder}; dictpfl simulate federation.toml --engine local` runs it"
+        f"{folder} written: {', '.join(names)}\n`cd {in_shell(folder)}; dictpfl simulate federation.toml --engine local` runs it"
     )
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from dictpfl.common.documents import require_format
 from dictpfl.common.errors import KeyFileError, PassphraseError
-from dictpfl.common.files import exposed_mode, read_private
+from dictpfl.common.files import exposed_mode, in_shell, read_private
 
 CREDENTIAL = "dictpfl-passphrase"
 """Name of the systemd credential (`LoadCredential=`, `LoadCredentialEncrypted=`)."""
@@ -117,7 +117,7 @@ def passphrase_from_file(path: Path, *, refused_mode: int = 0o177) -> bytes:
         raise PassphraseError(f"cannot read the passphrase file {path}: {error.strerror}") from error
     if exposed:
         raise PassphraseError(
-            f"{path} has mode {exposed}, expected 0600 or 0400. Run `chmod 600 {path}`, and change the passphrase if "
+            f"{path} has mode {exposed}, expected 0600 or 0400. Run `chmod 600 {in_shell(path)}`, and change the passphrase if "
             "others had access"
         )
     if not lines or not lines[0].strip():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dictpfl.common.files import in_shell
 from dictpfl.deploy import console
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
@@ -49,5 +50,5 @@ def write(
     target = write_federation(checked, folder, source=config, publisher=publisher, changed=set_ or ())
     number = checked.federation.participants
     console.say(
-        f"{target} written; `flwr run {folder} local --stream --federation-config 'num-supernodes={number}'` runs it"
+        f"{target} written; `flwr run {in_shell(folder)} local --stream --federation-config 'num-supernodes={number}'` runs it"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dictpfl.client.folder import FORMER_SETTINGS, SETTINGS
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import in_shell
 from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Role
 from dictpfl.server.coordinator import AGREEMENT
 
@@ -24,8 +25,8 @@ def role_of(folder: Path) -> Role:
         return Role.COORDINATOR
     if not (folder / PUBLIC).exists():
         raise ConfigError(
-            f"{folder} is no party's folder yet: an institution begins with `dictpfl institution accept INVITATION --name NAME --folder {folder}`, a "
-            f"coordinator with `dictpfl coordinator install HALF --folder {folder}`"
+            f"{folder} is no party's folder yet: an institution begins with `dictpfl institution accept INVITATION --name NAME --folder {in_shell(folder)}`, a "
+            f"coordinator with `dictpfl coordinator install HALF --folder {in_shell(folder)}`"
         )
     identity = PublicIdentity.load(folder / PUBLIC)
     if identity.role is Role.AUTHORITY:
@@ -35,11 +36,11 @@ def role_of(folder: Path) -> Role:
     if identity.role is Role.COORDINATOR:
         raise ConfigError(
             f"{folder} is a coordinator's folder without {AGREEMENT}: its installation was cut short, or refused. `dictpfl coordinator install HALF "
-            f"--folder {folder}` puts it in place"
+            f"--folder {in_shell(folder)}` puts it in place"
         )
     raise ConfigError(
         f"{identity.name} has an identity in {folder}, and has not joined yet: send {PUBLIC} to the authority, and when its bundle "
-        f"comes, `dictpfl institution join BUNDLE --folder {folder}`"
+        f"comes, `dictpfl institution join BUNDLE --folder {in_shell(folder)}`"
     )
 
 

@@ -6,14 +6,13 @@ import grp
 import os
 import pwd
 import re
-import shlex
 import shutil
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import in_shell, write_private
 from dictpfl.deploy.operations.places import LOGS, RUN, prepare
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 
@@ -37,8 +36,8 @@ class ProxyKind(StrEnum):
 def command(kind: ProxyKind, path: Path) -> str:
     """Say what starts the proxy with this configuration; or, where it is not installed, what to do."""
     program, start, package = {
-        ProxyKind.NGINX: ("nginx", f"nginx -c {shlex.quote(str(path))}", "nginx-light"),
-        ProxyKind.CADDY: ("caddy", f"caddy run --adapter caddyfile --config {shlex.quote(str(path))}", "caddy"),
+        ProxyKind.NGINX: ("nginx", f"nginx -c {in_shell(path)}", "nginx-light"),
+        ProxyKind.CADDY: ("caddy", f"caddy run --adapter caddyfile --config {in_shell(path)}", "caddy"),
     }[kind]
     if shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), *_SYSTEM])):
         return f"start it with: {start}"

@@ -15,6 +15,7 @@ from dictpfl.client.defences.openings import MEANINGS, Openings, Refusal, openin
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
+from dictpfl.common.files import in_shell
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.deploy.units import counted
 
@@ -46,7 +47,7 @@ class Standing:
     def text(self) -> str:
         """Text for people, with what to do; empty where there is nothing to look at."""
         count = counted(len(self.unseen), "refused sum")
-        command = f"`dictpfl institution unlock --folder {self.folder}`"
+        command = f"`dictpfl institution unlock --folder {in_shell(self.folder)}`"
         if self.locked:
             return (
                 f"locked: {count}, and nothing is opened. Look at logs/superexec.log and {EVIDENCE}/ in {self.folder}, "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import is_locked, write_private
+from dictpfl.common.files import in_shell, is_locked, write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.deploy.runs.formats import summary_now
 from dictpfl.deploy.runs.record import RoundRecord
@@ -72,7 +72,7 @@ class Run:
             if not folder.exists():
                 raise ConfigError(f"there is no folder {folder}; name the folder of a run") from error
             raise ConfigError(
-                f"{folder} holds no finished run ({Path(error.filename).name} is missing); `dictpfl simulate {folder} "
+                f"{folder} holds no finished run ({Path(error.filename).name} is missing); `dictpfl simulate {in_shell(folder)} "
                 "--resume` finishes one that was stopped"
             ) from error
         except (OSError, ValueError, TypeError) as error:

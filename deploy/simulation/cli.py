@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import in_shell
 from dictpfl.common.presets import METHODS
 from dictpfl.deploy import console
 from dictpfl.deploy.extras import require
@@ -197,7 +198,7 @@ def _interruptible(folder: Path, *, named: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         again = shlex.join(word for word in sys.argv[1:] if word != "--resume")
-        where = "" if named else f" --out {shlex.quote(str(folder))}"
+        where = "" if named else f" --out {in_shell(folder)}"
         console.err.print(
             f"stopped; `dictpfl {again}{where} --resume` goes on from the last closed round",
             markup=False, highlight=False, soft_wrap=True,
@@ -217,7 +218,7 @@ def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run fold
         config, history = closed_rounds(folder)
         updates = max((record.update for record in history), default=0)
         console.say(
-            f"unfinished: {updates} of {counted(config.federation.rounds, 'round')}; `dictpfl simulate {folder} --resume` goes on"
+            f"unfinished: {updates} of {counted(config.federation.rounds, 'round')}; `dictpfl simulate {in_shell(folder)} --resume` goes on"
         )
     table = console.table(
         "round",
@@ -280,7 +281,7 @@ def _agreed_in(folder: Path, asked: Mapping[str, Any], out: Path | None, *, resu
 
     if not resume or out is not None:
         raise ConfigError(
-            f"{folder} is a folder; expected a configuration, or `dictpfl simulate {folder} --resume` to go on with the run in it"
+            f"{folder} is a folder; expected a configuration, or `dictpfl simulate {in_shell(folder)} --resume` to go on with the run in it"
         )
     agreed, _ = closed_rounds(folder)
     return FederationConfig.of(agreed.model_dump(mode="json"), asked, origin=str(folder))

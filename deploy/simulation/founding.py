@@ -33,7 +33,7 @@ from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.ckks.sealing import CKKSSealer, IdentitySealer
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.files import owner_only, write_private
+from dictpfl.common.files import in_shell, owner_only, write_private
 from dictpfl.common.genesis import DOCUMENT, TENSORS, Genesis
 from dictpfl.common.law.members import Roster
 from dictpfl.common.law.seeds import expand
@@ -256,7 +256,7 @@ def found_again(config: FederationConfig, folder: Path) -> Founded:
     )
     if changed:
         raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(changed)}. Resume with the same (`dictpfl simulate {folder} "
+            f"{folder} holds a run of another configuration: {'; '.join(changed)}. Resume with the same (`dictpfl simulate {in_shell(folder)} "
             "--resume` takes the one that lies there), or choose another folder"
         )
     model = build_model(genesis.config.model, genesis.sample_shape, genesis.outputs, config.seed)

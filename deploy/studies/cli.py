@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import in_shell
 from dictpfl.deploy import console
 from dictpfl.deploy.ceremony.asking import app_here, asked_passphrase, say_issued, shape_of
 from dictpfl.deploy.ceremony.cli import PassphraseFile
@@ -222,7 +223,7 @@ def abort(
     study = studies.get(name)
     path = _place(output, study, "aborted")
     decide(studies, study, identity, reason, path)
-    console.say(f"aborted {study.name}; {path}: send it to all, who stop it by `dictpfl study show {path}`")
+    console.say(f"aborted {study.name}; {path}: send it to all, who stop it by `dictpfl study show {in_shell(path)}`")
 
 
 @commands.command("list")

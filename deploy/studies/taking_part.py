@@ -10,7 +10,7 @@ from typing import Any
 from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import ConfigError, IdentityError, StudyError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import in_shell, write_private
 from dictpfl.deploy.ceremony.changing import finish_change
 from dictpfl.deploy.ceremony.identity import Role
 from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
@@ -165,7 +165,7 @@ def _link_data(source: Path, folder: Path, *, wanted: bool) -> None:
         if not (source / place.name).exists():
             raise ConfigError(
                 f"expected {source / place.name}, found none: name the folder that has the samples by --data, or make them by `dictpfl data "
-                f"prepare FILE --folder {folder}`, then `dictpfl study up {folder.name}`"
+                f"prepare FILE --folder {in_shell(folder)}`, then `dictpfl study up {folder.name}`"
             )
         if place.exists() and not place.is_symlink():
             raise ConfigError(f"{place} is there already; move it away, or leave --data out")

@@ -12,6 +12,7 @@ from dictpfl.client.folder import DIARY, InstitutionSettings
 from dictpfl.client.memory.diary import read_diary, troubles
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import DictPFLError
+from dictpfl.common.files import in_shell
 from dictpfl.common.genesis import DOCUMENT
 from dictpfl.common.law.layout import Layout
 from dictpfl.common.messages.protocol import RoundKind
@@ -88,7 +89,7 @@ class RunWatch:
 
     def _alarms(self, history: Sequence[RoundRecord], homes: Sequence[Path], *, ended: bool) -> Iterator[str]:
         if not ended and not is_at_work(self._folder):
-            yield f"no process works here: the run was stopped. `dictpfl simulate {self._folder} --resume` goes on"
+            yield f"no process works here: the run was stopped. `dictpfl simulate {in_shell(self._folder)} --resume` goes on"
         for record in history[-1:]:
             for node, why in record.rejected.items():
                 yield f"an upload is not in the last sum (node {node}): {why}"

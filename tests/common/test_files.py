@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import dictpfl.common.files
-from dictpfl.common.files import exposed_mode, is_locked, lock, lock_if_free, locked, write_private
+from dictpfl.common.errors import KeyFileError
+from dictpfl.common.files import exposed_mode, is_locked, lock, lock_if_free, locked, require_private, write_private
 
 
 def test_written_private_and_whole(tmp_path: Path) -> None:
@@ -105,3 +107,14 @@ def test_what_is_locked_by_name_is_free_again_after_an_error(tmp_path: Path) -> 
 )
 def test_a_mode_is_said_where_it_lets_others_in(mode: int, refused: int, said: str) -> None:
     assert exposed_mode(0o100000 | mode, refused) == said
+
+
+def test_a_command_in_a_message_works_as_it_is_typed(tmp_path: Path) -> None:
+    path = tmp_path / "klinik süd's key; 1"
+    path.write_bytes(b"key")
+    path.chmod(0o644)
+    with pytest.raises(KeyFileError) as refused:
+        require_private(path)
+    command = str(refused.value).split("Run `")[1].split("`, and")[0]
+    subprocess.run(command, shell=True, check=True)
+    assert require_private(path) == path
