@@ -116,5 +116,5 @@ def test_a_command_in_a_message_works_as_it_is_typed(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError) as refused:
         require_private(path)
     command = str(refused.value).split("Run `")[1].split("`, and")[0]
-    subprocess.run(command, shell=True, check=True)
+    subprocess.run(["sh", "-c", command], check=True)
     assert require_private(path) == path
