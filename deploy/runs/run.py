@@ -38,6 +38,8 @@ INSTITUTIONS = "institutions"
 LOCK, PROGRESS = ".lock", "progress.json"
 """Files with the process that works in a run folder, and with the seconds that it took so far."""
 _FORMER_INSTITUTIONS = "sites"
+_ALWAYS = ("metric", "test", "rounds", "values", "bytes", "seconds", "state_digest", "versions", "machine")
+"""What every release writes into summary.json, among it all that is read here without asking whether it is there."""
 _PACKAGES = ("dictpfl", "flwr", "tenseal", "torch", "numpy", "pydantic", "scikit-learn")
 
 
@@ -66,8 +68,7 @@ class Run:
         """
         folder = Path(folder)
         try:
-            summary = summary_now(json.loads((folder / SUMMARY).read_bytes()))
-            return cls(folder, _read_config(folder), summary, _read_history(folder))
+            return cls(folder, _read_config(folder), _read_summary(folder), _read_history(folder))
         except FileNotFoundError as error:
             if not folder.exists():
                 raise ConfigError(f"there is no folder {folder}; name the folder of a run") from error
@@ -244,6 +245,13 @@ def closed_rounds(folder: Path) -> tuple[FederationConfig, list[RoundRecord]]:
         ) from error
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder} is damaged: {error}") from error
+
+
+def _read_summary(folder: Path) -> Mapping[str, Any]:
+    summary = summary_now(json.loads((folder / SUMMARY).read_bytes()))
+    if lost := [key for key in _ALWAYS if key not in summary]:
+        raise ValueError(f"{SUMMARY} lacks {', '.join(lost)}")
+    return summary
 
 
 def _read_config(folder: Path) -> FederationConfig:

@@ -53,7 +53,7 @@ class SafetensorsExporter(Exporter):
             raise ConfigError(
                 f"{run.model_path} does not match the run's summary; it was altered. Run the simulation again"
             )
-        output.write_bytes(run.model_path.read_bytes())
+        _write(output, run.model_path.read_bytes())
         said = [f"sha256 {run.summary['model_sha256']}"]
         if run.config.tokens.reducer != "none":  # with numbers that were measured at the founding
             said += reducer_notes(Genesis.load(first_institution(folder)).config.tokens)
@@ -98,8 +98,11 @@ def _require_name(output: Path) -> None:
 def _save(model: nn.Module, output: Path) -> None:
     from safetensors.torch import save
 
-    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    _write(output, save({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}))
+
+
+def _write(output: Path, data: bytes) -> None:
     try:
-        write_private(output, save(tensors))
+        write_private(output, data)
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from error

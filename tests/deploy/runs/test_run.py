@@ -107,6 +107,14 @@ def test_a_run_of_the_former_format_is_read(run: dictpfl.Run, tmp_path: Path) ->
     assert repr(again).partition(";")[0] == repr(run).partition(";")[0]
 
 
+@pytest.mark.parametrize(("content", "said"), [("{}", "lacks metric"), ("[]", "list where an object"), ("", "damaged")])
+def test_a_damaged_summary_is_refused(content: str, said: str, run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    (folder / "summary.json").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        dictpfl.Run.load(folder)
+
+
 def test_a_key_that_a_later_release_adds_is_passed_over(run: dictpfl.Run, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "more")
     (folder / "history.jsonl").write_text(
