@@ -221,9 +221,10 @@ def reason(rows: Mapping[tuple[str, int], Row | None]) -> str:
         words = ", ".join(f"{arm_} {fall:+.2f}" for arm_, fall in falls.items())
         few, many = rows["dictpfl", institutions.COUNTS[0]], rows["dictpfl", n]
         fall = paired(few, many) if few and many else None
-        if fall is None or fall.verdict != BETTER:
-            told = "one seed" if fall is None or fall.count == 1 else str(fall)
-            return f"From {institutions.COUNTS[0]} to {n} no fall is shown ({told}; points lost: {words})."
+        if fall is None or fall.count == 1:
+            return f"Points lost from {institutions.COUNTS[0]} to {n}, with one seed, which shows nothing: {words}."
+        if fall.verdict != BETTER:
+            return f"From {institutions.COUNTS[0]} to {n} no fall is shown ({fall}; points lost: {words})."
         shown = {
             "plaintext": _fallen(rows["plaintext", institutions.COUNTS[0]], rows["plaintext", n]),
             "few samples alone": _fallen(few, rows["few-samples", n]), "few steps alone": _fallen(few, rows["few-steps", n]),

@@ -309,7 +309,7 @@ def test_the_reason_of_a_fall() -> None:
     assert "no fall is shown" in tables.reason(rows(dictpfl=90.0))
     assert "no fall is shown" in tables.reason(rows(6.0, dictpfl=80.0))
     alone = {key: Row({1: row.first}) if row else None for key, row in rows(dictpfl=80.0).items()}
-    assert "no fall is shown (one seed" in tables.reason(alone)
+    assert "with one seed, which shows nothing" in tables.reason(alone)
 
 
 def test_time_on_a_network() -> None:
