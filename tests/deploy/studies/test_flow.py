@@ -399,6 +399,30 @@ def test_nothing_is_signed_that_cannot_be_handed_on(
     assert not [entry for entry in world.logged("berlin") if str(entry["event"]).startswith("study")]
 
 
+def test_nothing_is_signed_where_a_folder_has_the_papers_name(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    (Path.cwd() / "wide.toml").write_text(as_toml(name="wide", defences__masks=True, federation__sample_cap=64))
+    told = ["wide.toml", "--sample-shape", "64", "--outputs", "10"]
+
+    def refused(*words: str) -> None:
+        keys = ["--folder", str(world.home("kyoto")), "--passphrase-file", str(world.home("kyoto") / "passphrase")]
+        done = CliRunner().invoke(app, ["study", *words, *keys])
+        assert "is a folder" in str(done.exception), (words, done.output, done.exception)
+
+    for name in ("wide.proposal", "wider.proposal", "wide.aborted"):
+        Path(name).mkdir()
+    refused("propose", *told)
+    refused("propose", *told, "-o", ".")
+    assert world.studies("kyoto").all() == []
+    world.typed("kyoto", "propose", *told, "-o", "wide.paper")
+    refused("clone", "wide", "wider")
+    refused("abort", "wide")
+    assert [study.name for study in world.studies("kyoto").all()] == ["wide"]
+    assert world.studies("kyoto").get("wide").notices == ()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_w0_of_a_file_with_another_type_of_numbers_is_that_which_was_approved(
     world: World, tmp_path: Path, dtype: torch.dtype
