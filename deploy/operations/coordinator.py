@@ -197,6 +197,7 @@ def readmit(folder: Path, name: str) -> None:
 @contextmanager
 def _parties(folder: Path) -> Iterator[tuple[Journal, frozenset[str]]]:
     """Open the journal, with the names that institutions have; those of nodes are brought up to date if it can be."""
+    begun.require(folder, Role.COORDINATOR)
     folder = folder.resolve()
     agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
     with suppress(ProcessError), connected(settings.superlink, folder / settings.ca) as control:

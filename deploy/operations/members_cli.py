@@ -58,11 +58,13 @@ def dismiss(
 ) -> None:
     """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
     from dictpfl.deploy.ceremony.custody import record
-    from dictpfl.deploy.ceremony.identity import coordinator_signer
+    from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
+    from dictpfl.deploy.operations import begun
     from dictpfl.deploy.operations.control import connected
     from dictpfl.deploy.operations.coordinator import admitted
     from dictpfl.deploy.operations.settings import CoordinatorSettings
 
+    begun.require(folder, Role.COORDINATOR)
     kept = {path.stem: path for path in admitted(folder)}
     if name not in kept:
         raise ConfigError(f"{name!r} is not admitted; admitted are {sorted(kept)}")

@@ -12,8 +12,8 @@ import structlog
 
 from dictpfl.common.errors import ConfigError, EngineError, ProcessError
 from dictpfl.deploy.ceremony.custody import record
-from dictpfl.deploy.ceremony.identity import coordinator_signer
-from dictpfl.deploy.operations import disk
+from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
+from dictpfl.deploy.operations import begun, disk
 from dictpfl.deploy.operations.agreed import agreed, installed
 from dictpfl.deploy.operations.control import Control, RunState, connected
 from dictpfl.deploy.operations.places import FLOWER, NODES
@@ -59,6 +59,7 @@ def run(
         ProcessError: `dictpfl coordinator up` does not run.
         AppBundleError: the app installed here is not the agreed one.
     """
+    begun.require(folder, Role.COORDINATOR)
     folder = folder.resolve()
     agreement = Agreement.load(folder / AGREEMENT)
     wanted = agreement if rounds is None else replace(agreement, rounds=rounds)
@@ -252,6 +253,7 @@ def rounds_to_end_with(folder: Path) -> int:
         ProcessError: `dictpfl coordinator up` does not run.
         DictPFLError: the folder cannot be used.
     """
+    begun.require(folder, Role.COORDINATOR)
     folder = folder.resolve()
     agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
     journal = open_journal(folder, agreement)

@@ -18,8 +18,11 @@ def unlock(
     yes: Annotated[bool, typer.Option("--yes", help="You have looked at what was refused; do not ask.")] = False,  # noqa: FBT002
 ) -> None:
     """Show which sums were refused, and open sums again after too many: once you know why. A running `up` may go on."""
+    from dictpfl.deploy.ceremony.identity import Role
+    from dictpfl.deploy.operations import begun
     from dictpfl.deploy.operations.refusals import Refusals
 
+    begun.require(folder, Role.INSTITUTION)
     refusals = Refusals(folder.resolve())
     standing = refusals.standing()
     if not standing.unseen:

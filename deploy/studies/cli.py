@@ -72,7 +72,7 @@ def propose(
     studies, lead, _ = _opened(folder, passphrase_file)
     asked = Asked(title, data, shape_of(sample_shape), outputs, hours, memory, gpu, days)
     agreed = FederationConfig.load(config)
-    console.require_place(output or Path("proposal"))
+    _place(output, name or agreed.name, "proposal")
     study = make(
         studies, lead, agreed, asked, app=app_here(), name=name, institutions=institutions or (), weights=weights
     )
@@ -98,7 +98,7 @@ def clone(
     from dictpfl.deploy.studies.proposing import Asked
     from dictpfl.deploy.studies.proposing import propose as make
 
-    console.require_place(output or Path("proposal"))
+    _place(output, new, "proposal")
     studies, lead, _ = _opened(folder, passphrase_file)
     if new in {study.name for study in studies.all()}:
         raise ConfigError(f"{new!r} is a study already; name the clone otherwise")
@@ -166,7 +166,7 @@ def approve(
     use_working_directory()
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.take(which)
-    path = _place(output, study, "approved")
+    path = _place(output, study.name, "approved")
     notice = decide(studies, study, identity, app_here(), path)
     console.say(f"approved {study.name}, text {notice.digest.hex()}")
     console.say(f"{path}: send it to the authority")
@@ -185,7 +185,7 @@ def refuse(
 
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.take(which)
-    path = _place(output, study, "refused")
+    path = _place(output, study.name, "refused")
     decide(studies, study, identity, reason, path)
     console.say(f"refused {study.name}; {path}: send it to the authority and the lead")
 
@@ -203,7 +203,7 @@ def pause(
 
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.get(name)
-    path = _place(output, study, "paused")
+    path = _place(output, study.name, "paused")
     decide(studies, study, identity, reason, path)
     console.say(f"paused {study.name}; `dictpfl study approve {study.name}` and `study up {study.name}` go on with it")
 
@@ -221,7 +221,7 @@ def abort(
 
     studies, identity, _ = _opened(folder, passphrase_file)
     study = studies.get(name)
-    path = _place(output, study, "aborted")
+    path = _place(output, study.name, "aborted")
     decide(studies, study, identity, reason, path)
     console.say(f"aborted {study.name}; {path}: send it to all, who stop it by `dictpfl study show {in_shell(path)}`")
 
@@ -384,15 +384,17 @@ def _say_history(study: Study) -> None:
         console.say(f"{notice.kind + ':':<22} {console.one_line(said)}")
 
 
-def _place(output: Path | None, study: Study, what: str) -> Path:
+def _place(output: Path | None, study: str, what: str) -> Path:
     """Return where a paper goes, before it is signed: what is signed and cannot be sent counts here and nowhere else."""
-    path = output or Path(f"{study.name}.{what}")
+    path = output or Path(f"{study}.{what}")
     console.require_place(path)
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a folder; name a file by --output")
     return path
 
 
 def _say_proposed(study: Study, output: Path | None) -> None:
-    path = _place(output, study, "proposal")
+    path = _place(output, study.name, "proposal")
     path.write_bytes(study.wanted.to_bytes())
     console.say(f"{study.name}, version {study.wanted.version}, text {study.wanted.digest.hex()}")
     console.say(f"{path}: send it to {', '.join(sorted(study.wanted.institutions))} and the authority")

@@ -40,15 +40,16 @@ def make_key(
     if study.aborted:
         raise StudyError(f"{study.name} was aborted by {study.aborted.by.name}; clone it under another name")
     require_current(proposal)
-    given = weights_digest(weights) if weights else ""
+    # Before W0 is looked at, for which the model is made: code that is not as it was proposed must not run.
+    if others := differing(proposal.code, proposal.config):
+        raise StudyError(
+            f"the sources of {', '.join(others)} are not here as they were proposed; install what the lead has"
+        )
+    given = weights_digest(proposal.config, proposal.sample_shape, proposal.outputs, weights) if weights else ""
     if given != proposal.weights:
         raise StudyError(
             f"{study.name} begins with {f'W0 of SHA-256 {proposal.weights}' if proposal.weights else 'a W0 drawn by its seed'}, found "
             f"{given or 'none'}; give the file that the lead proposed by --weights, or none"
-        )
-    if others := differing(proposal.code, proposal.config):
-        raise StudyError(
-            f"the sources of {', '.join(others)} are not here as they were proposed; install what the lead has"
         )
     approvals = study.approvals
     names, least = [notice.by.name for notice in approvals], proposal.config.federation.min_participants

@@ -36,7 +36,7 @@ def _facts(proposal: Proposal) -> Iterator[tuple[str, str]]:
         "what runs",
         (
             f"{counted(federation.rounds, 'round')} that train the model {config.model.source!r} by the task {config.training.task!r} on your samples, "
-            f"at home; W0 is {'drawn by seed' if not proposal.weights else f'the file with SHA-256 {proposal.weights}'}"
+            f"at home; W0 is {'drawn by seed' if not proposal.weights else f'given: its values have SHA-256 {proposal.weights}'}"
         ),
     )
     yield (

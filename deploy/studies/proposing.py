@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from dictpfl.client.data.pipelines import with_pipeline
+from dictpfl.client.model.build import build_model, load_weights
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, StudyError
 from dictpfl.common.files import tensors_digest
 from dictpfl.deploy.ceremony import custody
-from dictpfl.deploy.ceremony.charter import require_deployable, require_width
+from dictpfl.deploy.ceremony.charter import require_deployable, require_sizes, require_width
 from dictpfl.deploy.ceremony.identity import Identity, require_name
 from dictpfl.deploy.studies.code import code_of
 from dictpfl.deploy.studies.network import Network
@@ -70,6 +68,7 @@ def propose(
     require_name(name)
     chosen = {each: network.members[each].hex() for each in _chosen(network, institutions)}
     config = _deployable(config, len(chosen), weights)
+    require_sizes(asked.sample_shape, asked.outputs)
     require_width(config, asked.sample_shape)
     before = next((study for study in studies.all() if study.name == name), None)
     proposal = Proposal(
@@ -82,7 +81,7 @@ def propose(
         config=config,
         sample_shape=asked.sample_shape,
         outputs=asked.outputs,
-        weights=weights_digest(weights) if weights else "",
+        weights=weights_digest(config, asked.sample_shape, asked.outputs, weights) if weights else "",
         app=app,
         code=code_of(config),
         institutions=chosen,
@@ -99,16 +98,17 @@ def propose(
     return study
 
 
-def weights_digest(path: Path) -> str:
-    """SHA-256 of W0 in a safetensors file, in hexadecimal, as genesis has it.
+def weights_digest(config: FederationConfig, sample_shape: tuple[int, ...], outputs: int, path: Path) -> str:
+    """SHA-256 of W0 in hexadecimal, as genesis has it: of the model that was given a safetensors file, not of the file.
+
+    The file may have other types of numbers, or a tied weight under one of its names.
 
     Raises:
-        ConfigError: no such file.
+        ModelError: no such file, or it does not fit the model.
     """
-    try:
-        return tensors_digest(load_file(path)).hex()
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; expected a safetensors file with W0") from error
+    model = build_model(config.model, sample_shape, outputs, config.seed)
+    load_weights(model, path)
+    return tensors_digest({name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}).hex()
 
 
 def _chosen(network: Network, names: Collection[str]) -> list[str]:

@@ -97,6 +97,22 @@ def test_nobody_is_admitted_in_another_folder(institution: Path, tmp_path: Path)
         assert not (folder / NODES).exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["run", "run --drain", "coordinator exclude oslo", "coordinator readmit oslo", "coordinator dismiss oslo"],
+)
+def test_a_wrong_folder_is_named_before_a_file_is_missed(command: str, institution: Path, tmp_path: Path) -> None:
+    for folder, reason in (
+        (tmp_path / "typo", "is no party's folder yet"),
+        (institution, "is an institution's folder, expected a coordinator's"),
+    ):
+        done = CliRunner().invoke(app, [*command.split(), "--folder", str(folder)])
+        text = f"{done.output} {done.exception or ''}"
+        assert done.exit_code != 0
+        assert reason in text
+        assert "Errno" not in text
+
+
 def test_names_of_nobody(coordinator: Path) -> None:
     code, text = said("exclude", "madrid", "--folder", coordinator)
     assert code != 0

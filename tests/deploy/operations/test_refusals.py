@@ -59,6 +59,18 @@ def gauges(folder: Path) -> tuple[float, float]:
     return numbers["dictpfl_refused_sums"][""], numbers["dictpfl_locked"][""]
 
 
+def test_a_wrong_folder_is_named_before_a_file_is_missed(coordinator: Path, tmp_path: Path) -> None:
+    for folder, reason in (
+        (tmp_path / "typo", "is no party's folder yet"),
+        (coordinator, "is a coordinator's folder, expected an institution's"),
+    ):
+        done = typed("institution", "unlock", "--folder", folder)
+        text = f"{done.output} {done.exception or ''}"
+        assert done.exit_code != 0
+        assert reason in text
+        assert "Errno" not in text
+
+
 def test_nothing_was_refused(institution: Path) -> None:
     assert of_institution(institution)["refusals"] == {
         "locked": False, "most": 3, "sums": [], "looked_at": 0, "text": "",

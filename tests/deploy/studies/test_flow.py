@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import dictpfl.client.institution
@@ -21,7 +23,8 @@ from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
-from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, DictPFLError, StudyError
+from dictpfl.client.model.build import build_model
+from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, DictPFLError, ModelError, StudyError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.changing import CHANGE
 from dictpfl.deploy.ceremony.custody import verify
@@ -34,11 +37,12 @@ from dictpfl.deploy.studies.deciding import abort, approve, pause, refuse
 from dictpfl.deploy.studies.keying import make_key
 from dictpfl.deploy.studies.limits import Limits, one_of
 from dictpfl.deploy.studies.policy import Policy
+from dictpfl.deploy.studies.proposing import propose
 from dictpfl.deploy.studies.store import QUEUED, Study
 from dictpfl.deploy.studies.taking_part import make_ready, take_key
 from dictpfl.server.agreement import Agreement
-from tests.deploy.studies.conftest import APP, World
-from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
+from tests.deploy.studies.conftest import APP, ASKED, World
+from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony, config
 from tests.support.federations import as_toml
 from tests.support.shown import not_shown
 from tests.support.study_page import Send, pieces
@@ -140,7 +144,7 @@ def run_one(standing: Ceremony, tmp_path_factory: pytest.TempPathFactory) -> Wor
     return world
 
 
-def ready(world: World, study: Study, out: Path, *names: str) -> None:
+def ready(world: World, study: Study, out: Path, *names: str, weights: Path | None = None) -> None:
     """Approved by these, keyed, installed everywhere."""
     names = names or NAMES
     world.handed(study, "authority", *names)
@@ -148,7 +152,8 @@ def ready(world: World, study: Study, out: Path, *names: str) -> None:
         notice = approve(world.studies(name), world.studies(name).get(study.name), world.identity(name), APP)
         world.studies("authority").receive(notice, "a notice")
     studies = world.studies("authority")
-    issued = make_key(studies, studies.get(study.name), world.identity("authority"), PASSPHRASES["authority"], out)
+    authority = world.identity("authority"), PASSPHRASES["authority"]
+    issued = make_key(studies, studies.get(study.name), *authority, out, weights)
     install_half(world.studies("coordinator"), issued.coordinator)
     for name in names:
         made, _ = take_key(
@@ -392,6 +397,48 @@ def test_nothing_is_signed_that_cannot_be_handed_on(
     assert world.studies("kyoto").get("wide").notices == ()
     assert world.studies("berlin").get("wide").notices == ()
     assert not [entry for entry in world.logged("berlin") if str(entry["event"]).startswith("study")]
+
+
+def test_nothing_is_signed_where_a_folder_has_the_papers_name(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    (Path.cwd() / "wide.toml").write_text(as_toml(name="wide", defences__masks=True, federation__sample_cap=64))
+    told = ["wide.toml", "--sample-shape", "64", "--outputs", "10"]
+
+    def refused(*words: str) -> None:
+        keys = ["--folder", str(world.home("kyoto")), "--passphrase-file", str(world.home("kyoto") / "passphrase")]
+        done = CliRunner().invoke(app, ["study", *words, *keys])
+        assert "is a folder" in str(done.exception), (words, done.output, done.exception)
+
+    for name in ("wide.proposal", "wider.proposal", "wide.aborted"):
+        Path(name).mkdir()
+    refused("propose", *told)
+    refused("propose", *told, "-o", ".")
+    assert world.studies("kyoto").all() == []
+    world.typed("kyoto", "propose", *told, "-o", "wide.paper")
+    refused("clone", "wide", "wider")
+    refused("abort", "wide")
+    assert [study.name for study in world.studies("kyoto").all()] == ["wide"]
+    assert world.studies("kyoto").get("wide").notices == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_w0_of_a_file_with_another_type_of_numbers_is_that_which_was_approved(
+    world: World, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    agreed = config(model__options={"hidden": [16]}, defences__masks=True)
+    weights = {
+        name: tensor.to(dtype) for name, tensor in build_model(agreed.model, (6,), 3, agreed.seed).state_dict().items()
+    }
+    save_file(weights, tmp_path / "w0.safetensors")
+    of = world.studies("kyoto"), world.identity("kyoto"), agreed, ASKED
+    study = propose(*of, app=APP, name="wide", weights=tmp_path / "w0.safetensors")
+    ready(world, study, tmp_path / "out", weights=tmp_path / "w0.safetensors")
+    assert world.studies("berlin").get("wide").keyed
+    save_file({"other": weights.popitem()[1]}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="do not fit the model"):
+        propose(*of, app=APP, name="wider", weights=tmp_path / "other.safetensors")
 
 
 def test_those_who_approve_run_it_without_the_rest(world: World, tmp_path: Path) -> None:

@@ -48,7 +48,6 @@ NO_IDENTITY = "holds no identity"
 OF_ANOTHER = "identity.key does not open"
 NO_PARTY = "is the folder of no party of a network"
 INSTITUTIONS_ONLY = "only institutions approve, refuse or pause"
-HALF_ONLY = "is no coordinator's half"
 TRIES = {
     ("propose, clone", "coordinator's operator"): [Try(PROPOSE, NO_IDENTITY), Try("study clone wide wider", NO_IDENTITY)],
     ("propose, clone", "reviewer"): [Try(PROPOSE, NO_IDENTITY), Try("study clone wide wider", NO_IDENTITY)],
@@ -80,14 +79,14 @@ TRIES = {
     ],
     ("install the coordinator's half", "reviewer"): [Try("study install out/coordinator", NO_PARTY)],
     ("install the coordinator's half", "authority"): [Try("study install out/coordinator", "expected the coordinator's")],
-    ("run rounds", "lead"): [Try("run", HALF_ONLY, "kyoto/studies/wide"), Try("coordinator up", "expected a coordinator's")],
+    ("run rounds", "lead"): [Try("run", "is an institution's folder, expected a coordinator's", "kyoto/studies/wide"), Try("coordinator up", "expected a coordinator's")],
     ("run rounds", "institution's operator"): [
-        Try("run", HALF_ONLY, "berlin/studies/wide"),
+        Try("run", "is an institution's folder, expected a coordinator's", "berlin/studies/wide"),
         Try("coordinator up", "expected a coordinator's"),
     ],
-    ("run rounds", "reviewer"): [Try("run", HALF_ONLY), Try("coordinator up", "is no party's folder yet")],
+    ("run rounds", "reviewer"): [Try("run", "is no party's folder yet"), Try("coordinator up", "is no party's folder yet")],
     ("run rounds", "authority"): [
-        Try("run", HALF_ONLY, "authority/studies/wide"),
+        Try("run", "is no party's folder yet", "authority/studies/wide"),
         Try("coordinator up", "runs nothing and holds no model"),
     ],
     ("train, open sums", "coordinator's operator"): [
