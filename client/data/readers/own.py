@@ -77,24 +77,29 @@ class OwnReader:
 
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`: by `targets` and `classes` of the Dataset, as torchvision's have them, or by its items."""
-        labels, kept = self._labels()
+        labels, kept, one = self._labels()
         classes = tuple(map(str, getattr(self._parts[0], "classes", ())))
         # `groups` names each sample's institution; torch has no word for it.
         groups = [getattr(part, "groups", None) for part in self._parts]
         named = np.concatenate([np.asarray(g, np.str_) for g in groups]) if all(g is not None for g in groups) else None
         splits = None if self._names == [""] else np.repeat(self._names, [len(part) for part in self._parts])
-        whole = labels is not None and labels.dtype == np.int64
-        seen = int(labels.max()) + 1 if whole and labels is not None and len(labels) else 0
-        targets = labels.shape[1] if labels is not None and not whole and labels.ndim > 1 else 1
-        outputs = max(len(classes), seen) if whole else targets
+        names, shape = len(classes), one.shape
+        if one.dtype == np.int64:
+            outputs = max(1, names, int(labels.max()) + 1 if labels is not None and len(labels) else 0)
+            labels = labels if one.ndim == 0 else None  # a class for each token is read with its tokens
+        elif len(shape) == 2:  # noqa: PLR2004 -- a map with the number of a class for each pixel
+            outputs = max(1, names)
+        else:
+            outputs = shape[0] if shape else 1
         return Known(outputs, labels, named, splits, kept, name=self._data.source, class_names=classes)
 
-    def _labels(self) -> tuple[NDArray[Any] | None, Numbers | None]:
-        """Labels of all samples, and which of them there are."""
+    def _labels(self) -> tuple[NDArray[Any] | None, Numbers | None, NDArray[Any]]:
+        """Labels of all samples (None: read with features), which of them there are, and one label."""
         said = [getattr(part, "targets", None) for part in self._parts]
         if all(one is not None for one in said):
             try:
-                return np.concatenate([_label(np.asarray(one)) for one in said]), None
+                labels = np.concatenate([_label(np.asarray(one)) for one in said])
+                return labels, None, np.zeros(labels.shape[1:], labels.dtype)
             except TypeError as error:
                 raise DataError(f"`targets` of data.source {self._data.source!r}: {error}") from error
         first = next((label for label in map(self._tried, range(len(self))) if label is not None), None)
@@ -103,7 +108,7 @@ class OwnReader:
                 f"data.source {self._data.source!r}: no sample can be read; data.skip_broken = false says why"
             )
         if (first.dtype == np.int64 and first.ndim) or first.size > _HELD:
-            return None, None
+            return None, None, first
         _log.info(
             "reading every sample once for its label; an attribute `targets` of the Dataset, with all labels, saves this",
             source=self._data.source,
@@ -116,7 +121,7 @@ class OwnReader:
                 "samples that cannot be read are left out", source=self._data.source, samples=len(self) - len(kept)
             )
         labels = np.stack([label if label is not None else np.zeros_like(first) for label in every])
-        return labels, None if len(kept) == len(self) else kept
+        return labels, None if len(kept) == len(self) else kept, np.zeros(labels.shape[1:], labels.dtype)
 
     def _tried(self, number: int) -> NDArray[Any] | None:
         try:
