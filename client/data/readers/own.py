@@ -78,7 +78,7 @@ class OwnReader:
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`: by `targets` and `classes` of the Dataset, as torchvision's have them, or by its items."""
         labels, kept, one = self._labels()
-        classes = tuple(map(str, getattr(self._parts[0], "classes", ())))
+        classes = self._classes()
         # `groups` names each sample's institution; torch has no word for it.
         groups = [getattr(part, "groups", None) for part in self._parts]
         named = np.concatenate([np.asarray(g, np.str_) for g in groups]) if all(g is not None for g in groups) else None
@@ -93,6 +93,16 @@ class OwnReader:
             outputs = shape[0] if shape else 1
         return Known(outputs, labels, named, splits, kept, name=self._data.source, class_names=classes)
 
+    def _classes(self) -> tuple[str, ...]:
+        """Names of the classes, where the Dataset has them; none of one that says None."""
+        said = getattr(self._parts[0], "classes", None)
+        try:
+            return () if said is None else tuple(map(str, said))
+        except TypeError as error:
+            raise DataError(
+                f"`classes` of data.source {self._data.source!r} is {said!r}; expected the names of classes, in the order of their numbers"
+            ) from error
+
     def _labels(self) -> tuple[NDArray[Any] | None, Numbers | None, NDArray[Any]]:
         """Labels of all samples (None: read with features), which of them there are, and one label."""
         said = [getattr(part, "targets", None) for part in self._parts]
@@ -100,7 +110,7 @@ class OwnReader:
             try:
                 labels = np.concatenate([_label(np.asarray(one)) for one in said])
                 return labels, None, np.zeros(labels.shape[1:], labels.dtype)
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise DataError(f"`targets` of data.source {self._data.source!r}: {error}") from error
         first = next((label for label in map(self._tried, range(len(self))) if label is not None), None)
         if first is None:
@@ -119,6 +129,10 @@ class OwnReader:
         if len(kept) < len(self):
             _log.warning(
                 "samples that cannot be read are left out", source=self._data.source, samples=len(self) - len(kept)
+            )
+        if len(shapes := {label.shape for label in every if label is not None}) > 1:
+            raise DataError(
+                f"labels of data.source {self._data.source!r} have the shapes {', '.join(map(str, sorted(shapes)[:5]))}; expected one for all"
             )
         labels = np.stack([label if label is not None else np.zeros_like(first) for label in every])
         return labels, None if len(kept) == len(self) else kept, np.zeros(labels.shape[1:], labels.dtype)
@@ -154,7 +168,7 @@ class OwnReader:
         try:
             x, y = (_array(one) for one in pair)
             return x, _label(y)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(f"{where}: {error}") from error
 
 

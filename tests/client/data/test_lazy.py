@@ -366,3 +366,26 @@ def test_as_many_outputs_as_labels_have_that_are_read_with_features(
             made.targets = np.stack([label] * 9)  # type: ignore[attr-defined]
         vars(own)["make"] = lambda made=made: made
         assert load_dataset(Data(source="own_scans:make"), 1).outputs == outputs
+
+
+@pytest.mark.parametrize(
+    ("items", "said", "match"),
+    [
+        ([([[1, 2], [3]], 0)], {}, "sample 0 of data.source 'own_scans:make': .*inhomogeneous"),
+        ([([1.0], [[1, 2], [3]])], {}, "sample 0 of data.source 'own_scans:make': .*inhomogeneous"),
+        ([([1.0], 0)], {"targets": [[1, 2], [3]]}, "`targets` of data.source 'own_scans:make': .*inhomogeneous"),
+        ([([1.0], 0), ([1.0], [1, 2])], {}, r"labels of data.source 'own_scans:make' have the shapes \(\), \(2,\)"),
+        ([([1.0], 0)], {"classes": 3}, "`classes` of data.source 'own_scans:make' is 3; expected the names of classes"),
+    ],
+)
+def test_what_is_no_array_is_told_by_its_sample(
+    items: list[Any], said: dict[str, Any], match: str, own: ModuleType
+) -> None:
+    vars(own)["make"] = type("Odd", (), {"__len__": lambda _: len(items), "__getitem__": lambda _, n: items[n], **said})
+    with pytest.raises(DataError, match=match):
+        load_dataset(Data(source="own_scans:make"), 1)
+
+
+def test_a_dataset_without_names_of_classes_may_say_so(own: ModuleType) -> None:
+    vars(own)["make"] = type("Nameless", (Drawn,), {"classes": None})
+    assert load_dataset(Data(source="own_scans:make"), 1).class_names == ()
