@@ -230,11 +230,12 @@ def compared(source: Source, keep: float, reducers: Sequence[str]) -> Compared:
         notes = [
             f'this model was trained with the token reducer {named}: "{OWN}" is with it, all other rows are with it taken off'
         ]
-    if _reads_between(plain):
+    if (shallow := _nothing_between(plain)) is None:
         arms = {name: Settings(reducer="autoprune", keep=keep, options=dict(of)) for name, of in BETWEEN.items()}
         adapting, why = _adapting(source, plain, keep)
         arms, notes = arms | adapting, [*notes, *why]
     else:
+        notes.append(f"rules between layers are left out: {shallow}")
         arms = {name: Settings(reducer=name, keep=keep) for name in BEFORE}
         arms |= {name: Settings(reducer="fastvid", keep=keep, options=dict(of)) for name, of in _OF_FASTVID.items()}
     arms |= {name: Settings(reducer=name, keep=keep) for name in reducers}
@@ -246,15 +247,21 @@ def compared(source: Source, keep: float, reducers: Sequence[str]) -> Compared:
     return Compared(rows, notes)
 
 
-def _reads_between(model: nn.Module) -> bool:
-    """Tell whether a reducer can stand between a model's layers: a model with a place of its own may take those before them alone."""
-    if not hasattr(model, "take_reduction"):
-        return True
+def _nothing_between(model: nn.Module) -> ConfigError | None:
+    """Say why no reducer can stand between a model's layers though one may before them; None where one can.
+
+    Raises:
+        ConfigError: it can have neither.
+    """
     try:
         install(copy.deepcopy(model), Settings(reducer="autoprune", keep=0.9))
-    except ConfigError:
-        return False
-    return True
+    except ConfigError as error:
+        try:
+            install(copy.deepcopy(model), Settings(reducer="grid", keep=0.9))
+        except ConfigError:
+            raise error from None
+        return error
+    return None
 
 
 def _adapting(source: Source, plain: nn.Module, keep: float) -> tuple[dict[str, Settings], list[str]]:

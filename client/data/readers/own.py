@@ -77,25 +77,40 @@ class OwnReader:
 
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`: by `targets` and `classes` of the Dataset, as torchvision's have them, or by its items."""
-        labels, kept = self._labels()
-        classes = tuple(map(str, getattr(self._parts[0], "classes", ())))
+        labels, kept, one = self._labels()
+        classes = self._classes()
         # `groups` names each sample's institution; torch has no word for it.
         groups = [getattr(part, "groups", None) for part in self._parts]
         named = np.concatenate([np.asarray(g, np.str_) for g in groups]) if all(g is not None for g in groups) else None
         splits = None if self._names == [""] else np.repeat(self._names, [len(part) for part in self._parts])
-        whole = labels is not None and labels.dtype == np.int64
-        seen = int(labels.max()) + 1 if whole and labels is not None and len(labels) else 0
-        targets = labels.shape[1] if labels is not None and not whole and labels.ndim > 1 else 1
-        outputs = max(len(classes), seen) if whole else targets
+        names, shape = len(classes), one.shape
+        if one.dtype == np.int64:
+            outputs = max(1, names, int(labels.max()) + 1 if labels is not None and len(labels) else 0)
+            labels = labels if one.ndim == 0 else None  # a class for each token is read with its tokens
+        elif len(shape) == 2:  # noqa: PLR2004 -- a map with the number of a class for each pixel
+            outputs = max(1, names)
+        else:
+            outputs = shape[0] if shape else 1
         return Known(outputs, labels, named, splits, kept, name=self._data.source, class_names=classes)
 
-    def _labels(self) -> tuple[NDArray[Any] | None, Numbers | None]:
-        """Labels of all samples, and which of them there are."""
+    def _classes(self) -> tuple[str, ...]:
+        """Names of the classes, where the Dataset has them; none of one that says None."""
+        said = getattr(self._parts[0], "classes", None)
+        try:
+            return () if said is None else tuple(map(str, said))
+        except TypeError as error:
+            raise DataError(
+                f"`classes` of data.source {self._data.source!r} is {said!r}; expected the names of classes, in the order of their numbers"
+            ) from error
+
+    def _labels(self) -> tuple[NDArray[Any] | None, Numbers | None, NDArray[Any]]:
+        """Labels of all samples (None: read with features), which of them there are, and one label."""
         said = [getattr(part, "targets", None) for part in self._parts]
         if all(one is not None for one in said):
             try:
-                return np.concatenate([_label(np.asarray(one)) for one in said]), None
-            except TypeError as error:
+                labels = np.concatenate([_label(np.asarray(one)) for one in said])
+                return labels, None, np.zeros(labels.shape[1:], labels.dtype)
+            except (TypeError, ValueError) as error:
                 raise DataError(f"`targets` of data.source {self._data.source!r}: {error}") from error
         first = next((label for label in map(self._tried, range(len(self))) if label is not None), None)
         if first is None:
@@ -103,7 +118,7 @@ class OwnReader:
                 f"data.source {self._data.source!r}: no sample can be read; data.skip_broken = false says why"
             )
         if (first.dtype == np.int64 and first.ndim) or first.size > _HELD:
-            return None, None
+            return None, None, first
         _log.info(
             "reading every sample once for its label; an attribute `targets` of the Dataset, with all labels, saves this",
             source=self._data.source,
@@ -115,8 +130,12 @@ class OwnReader:
             _log.warning(
                 "samples that cannot be read are left out", source=self._data.source, samples=len(self) - len(kept)
             )
+        if len(shapes := {label.shape for label in every if label is not None}) > 1:
+            raise DataError(
+                f"labels of data.source {self._data.source!r} have the shapes {', '.join(map(str, sorted(shapes)[:5]))}; expected one for all"
+            )
         labels = np.stack([label if label is not None else np.zeros_like(first) for label in every])
-        return labels, None if len(kept) == len(self) else kept
+        return labels, None if len(kept) == len(self) else kept, np.zeros(labels.shape[1:], labels.dtype)
 
     def _tried(self, number: int) -> NDArray[Any] | None:
         try:
@@ -149,7 +168,7 @@ class OwnReader:
         try:
             x, y = (_array(one) for one in pair)
             return x, _label(y)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(f"{where}: {error}") from error
 
 

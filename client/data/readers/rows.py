@@ -219,9 +219,13 @@ class SavedTable:
             table: Any = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.Dataset.from_file(str(path))
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {path} as {data.source}: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:  # as of another library's folder
+            raise DataError(
+                f"cannot read {path} as {data.source}: its description is damaged ({error!r}); write it anew by save_to_disk"
+            ) from error
         if isinstance(table, datasets.DatasetDict):
             split = data.options.get("split", "train" if "train" in table else "")
-            if split not in table:
+            if not isinstance(split, str) or split not in table:
                 raise DataError(f"{path} has the splits {', '.join(table)}; set data.options.split")
             table = table[split]
         self.class_names = tuple(map(str, getattr(table.features.get(data.label), "names", None) or ()))
@@ -277,6 +281,11 @@ class ParquetTable:
             raise DataError(
                 f"the files {', '.join(path.name for path in self._paths[:5])} have other columns; expected the same"
             )
+        if twice := sorted({name for name in columns[0] if columns[0].count(name) > 1}):
+            raise DataError(
+                f"{self._paths[0]} has the column {twice[0]!r} twice; columns are found by name, so expected each once: drop one, or give it "
+                "another name"
+            )
         self.columns, self._ends = columns[0], np.array(ends)
         self.class_names = names_in_parquet(self._paths[0], label)
         self.digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
@@ -319,7 +328,12 @@ class ParquetTable:
 
     def _read(self, place: int, columns: list[str]) -> Any:
         file, group = self._groups[place]
-        return self._file(file).read_row_group(group, columns=columns, use_threads=False)
+        try:
+            return self._file(file).read_row_group(group, columns=columns, use_threads=False)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{self._paths[file]}: row group {group} cannot be read as parquet: {' '.join(str(error).split())}; mend or drop it, or set data.skip_broken = true"
+            ) from error
 
     def _file(self, place: int) -> Any:
         import pyarrow.parquet

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.hub import folder_of
 from dictpfl.common.config import FederationConfig
@@ -236,3 +237,38 @@ def test_options_of_other_kinds_are_told(tmp_path: Path, options: dict[str, Any]
 def test_a_folder_is_named_by_a_text() -> None:
     with pytest.raises(ConfigError, match="the key is 5; expected a text"):
         folder_of(5, "the key")
+
+
+def test_damaged_tables_are_told_by_name(tmp_path: Path) -> None:
+    """Of Parquet the footer is read first, and data when they are wanted; of an Arrow folder its description."""
+    pytest.importorskip("datasets")
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 40), "b": np.linspace(1, 2, 40), "label": np.arange(40) % 2})
+    path = tmp_path / "p.parquet"
+    frame.to_parquet(path, row_group_size=10)
+    column, written = pq.ParquetFile(path).metadata.row_group(1).column(0), bytearray(path.read_bytes())
+    begins = column.dictionary_page_offset or column.data_page_offset
+    written[begins : begins + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(written)
+    said = Data(source="parquet", path=str(path), lazy=True)
+    with pytest.raises(
+        DataError, match=r"p\.parquet, row 11: row group 1 cannot be read as parquet: .*data\.skip_broken = true"
+    ):
+        load_dataset(said, 1).samples.features[:]
+    kept = load_dataset(said.model_copy(update={"skip_broken": True}), 1).samples
+    assert isinstance(kept, LazySamples)
+    assert len(kept.read(np.arange(40)).features) == 30  # a row is read with its group
+    import datasets
+
+    folder = tmp_path / "arrow"
+    datasets.DatasetDict({"train": datasets.Dataset.from_pandas(frame)}).save_to_disk(str(folder))
+    with pytest.raises(DataError, match=r"has the splits train; set data\.options\.split"):
+        load_dataset(Data(source="datasets", path=str(folder), options={"split": ["train"]}), 1)
+    (folder / "train" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"cannot read .*arrow as datasets: its description is damaged.*_data_files"):
+        load_dataset(Data(source="datasets", path=str(folder)), 1)
+
+
+def test_a_parquet_file_with_one_name_twice_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1.0, 2.0], [3.0, 4.0], [0, 1]], names=["a", "a", "label"]), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"p\.parquet has the column 'a' twice; columns are found by name"):
+        load_dataset(Data(source="parquet", path=str(tmp_path / "p.parquet"), lazy=True), 1)

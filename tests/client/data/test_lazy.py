@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from dictpfl.client.data import lazy
@@ -344,3 +345,47 @@ def test_words_for_labels_are_refused_by_name(own: ModuleType) -> None:
 def test_options_of_images_are_told_before_an_image_is_read(options: dict[str, Any], match: str, folder: Path) -> None:
     with pytest.raises(ConfigError, match=match):
         load_dataset(images(folder, options=DEEP | options), 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "outputs"),
+    [
+        (np.arange(5) % 3, 3),  # a class for each token
+        ((np.arange(25) % 3).reshape(5, 5).astype(np.float32), 3),  # a class for each pixel
+        (np.zeros((2, 5, 5), np.float32), 2),  # a mask for each class
+        (np.zeros(20, np.float32), 20),  # a regression of twenty targets
+    ],
+)
+def test_as_many_outputs_as_labels_have_that_are_read_with_features(
+    label: NDArray[Any], outputs: int, own: ModuleType
+) -> None:
+    for said in (False, True):
+        made = torch.utils.data.TensorDataset(torch.zeros(9, 5, dtype=torch.int64), torch.tensor(np.stack([label] * 9)))
+        made.classes = ("o", "b", "i")[: outputs if outputs <= 3 else 0]  # type: ignore[attr-defined]
+        if said:
+            made.targets = np.stack([label] * 9)  # type: ignore[attr-defined]
+        vars(own)["make"] = lambda made=made: made
+        assert load_dataset(Data(source="own_scans:make"), 1).outputs == outputs
+
+
+@pytest.mark.parametrize(
+    ("items", "said", "match"),
+    [
+        ([([[1, 2], [3]], 0)], {}, "sample 0 of data.source 'own_scans:make': .*inhomogeneous"),
+        ([([1.0], [[1, 2], [3]])], {}, "sample 0 of data.source 'own_scans:make': .*inhomogeneous"),
+        ([([1.0], 0)], {"targets": [[1, 2], [3]]}, "`targets` of data.source 'own_scans:make': .*inhomogeneous"),
+        ([([1.0], 0), ([1.0], [1, 2])], {}, r"labels of data.source 'own_scans:make' have the shapes \(\), \(2,\)"),
+        ([([1.0], 0)], {"classes": 3}, "`classes` of data.source 'own_scans:make' is 3; expected the names of classes"),
+    ],
+)
+def test_what_is_no_array_is_told_by_its_sample(
+    items: list[Any], said: dict[str, Any], match: str, own: ModuleType
+) -> None:
+    vars(own)["make"] = type("Odd", (), {"__len__": lambda _: len(items), "__getitem__": lambda _, n: items[n], **said})
+    with pytest.raises(DataError, match=match):
+        load_dataset(Data(source="own_scans:make"), 1)
+
+
+def test_a_dataset_without_names_of_classes_may_say_so(own: ModuleType) -> None:
+    vars(own)["make"] = type("Nameless", (Drawn,), {"classes": None})
+    assert load_dataset(Data(source="own_scans:make"), 1).class_names == ()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from dictpfl.client.data.features import ClipFeatures
 from dictpfl.client.data.samples import Samples
@@ -20,7 +22,7 @@ from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.source import read_source
-from dictpfl.deploy.compress.tokens import compared, look, picture
+from dictpfl.deploy.compress.tokens import BEFORE, compared, look, picture
 from dictpfl.deploy.exports.evaluation import evaluate_on
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.simulate import simulate
@@ -212,6 +214,24 @@ def test_arms_that_a_model_cannot_have_are_left_out_in_words(tmp_path: Path) -> 
     )  # fmt: skip
     rows = {row.arm for row in compared(read_source(str(asked), deciding=False), 0.5, ["grid"]).rows}
     assert {"as trained", "fixed", "own MI", "grid"} <= rows
+
+
+def test_a_model_of_two_layers_is_compared_before_its_stack(tmp_path: Path) -> None:
+    """No reducer was set, so none is to blame; nothing stands between two layers, and before them all rules may."""
+    run, network = tmp_path / "run", {"dim": 16, "depth": 2, "patch": 1}
+    simulate(
+        tiny(model__source="vit_tiny", model__options=network, training__steps=1, federation__rounds=1),
+        run,
+        engine="local",
+    )
+    found = compared(read_source(str(run), deciding=False), 0.3, ["random"])
+    assert [row.arm for row in found.rows] == ["all tokens", *BEFORE, "fixed segments", "clusters"]
+    assert {row.read for row in found.rows[1:]} == {1 + 19}  # the class token, and floor(0.3 * 64) patches
+    assert found.notes == [
+        "rules between layers are left out: tokens.reducer: a model of 2 layers has no room between them; expected at least 3"
+    ]
+    with pytest.raises(ConfigError, match="'autoprune': Linear is of no family"):
+        compared(replace(read_source(str(run), deciding=False), model=nn.Linear(2, 2)), 0.3, [])
 
 
 def test_a_reducer_between_layers_has_no_picture(tmp_path: Path) -> None:
