@@ -21,6 +21,7 @@ from dictpfl.deploy.attacks.recorded import play
 from dictpfl.deploy.attacks.registry import (
     ATTACKS,
     FederationAttack,
+    Tools,
     UpdateAttack,
     attack_of,
 )
@@ -196,3 +197,15 @@ def test_worlds_differ_in_one_institution_alone(tiny: Tiny, tmp_path: Path) -> N
     before = [(founded.home(i) / "train.npz").read_bytes() for i in range(3)]
     game.play_once(founded, tmp_path / "run", game.CLASSES[0], 0)
     assert before == [(founded.home(i) / "train.npz").read_bytes() for i in range(3)]
+
+
+def test_institutions_with_fewer_samples_than_a_batch_are_not_simulated_as_others(tiny: Tiny, tmp_path: Path) -> None:
+    uneven = {"data__partition": "dirichlet", "data__alpha": 0.5, "federation__rounds": 1}
+    config = tiny(method="plaintext", toy_insecure=True, training__batch_size=64, **uneven)
+    case = Case.of(play(config, tmp_path / "run"), SUBJECTS["plaintext"], most=3)
+    assert len({len(victim.samples) for victim in case.victims}) > 1
+    for name in ("labels", "closed-form"):
+        attack_on = attack_of(name)
+        assert isinstance(attack_on, UpdateAttack)
+        (finding,) = attack_on.run(case, Tools(Effort(), tmp_path / "pictures"))
+        assert finding.trials == len(case.alike().victims) == 1
