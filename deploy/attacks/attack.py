@@ -24,7 +24,7 @@ from dictpfl.deploy.attacks.ciphertexts import checked, lengthened
 from dictpfl.deploy.attacks.defaults import DEFAULT_ATTACKS, DEFAULT_PARTS
 from dictpfl.deploy.attacks.gradient_model import require_attackable
 from dictpfl.deploy.attacks.inversion import Effort
-from dictpfl.deploy.attacks.methods import Subject, chosen, replace_section
+from dictpfl.deploy.attacks.methods import Subject, chosen, replace_section, resized
 from dictpfl.deploy.attacks.observations import GRANTED
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import FederationAttack, Tools, UpdateAttack, attack_of
@@ -209,9 +209,7 @@ def _require_takers(attacks: Mapping[str, UpdateAttack], batches: Sequence[int])
 def detections_run(config: FederationConfig, folder: Path) -> RecordedRun:
     """Play an encrypted run of three rounds for `dictpfl.deploy.attacks.active`."""
     changes = {
-        "federation": replace_section(
-            config.federation, participants=3, max_participants=0, sample=0, min_participants=3, rounds=3
-        ),
+        "federation": resized(config.federation, 3, rounds=3),
         # An attempt adds uploads up itself, and has nobody to take masks off; tags are what refuses, with masks or without.
         "defences": replace_section(config.defences, masks=False),
     }

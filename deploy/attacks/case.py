@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ class Case:
         victims = [v for v in recorded.victims(number) if subject.adversary != "collusion" or v.index != 0]
         return cls(recorded, subject, number, victims[:most])
 
+    def alike(self) -> Case:
+        """Keep the victims with the largest steps: one simulation serves all, and who has fewer samples than a batch takes another one."""
+        sizes = [tuple(len(batch) for batch in victim.batches) for victim in self.victims]
+        most = max(sizes, key=sum)
+        return replace(self, victims=[v for v, size in zip(self.victims, sizes, strict=True) if size == most])
+
     def observation(self, victim: Victim) -> Observation:
         """Read a victim's update as the adversary has it.
 
@@ -50,14 +56,14 @@ class Case:
 
     def target(self) -> Target:
         """Gather all victims' updates in the form that inversion takes."""
-        matcher, training = self.recorded.matcher(self.number), self.recorded.genesis.config.training
+        matcher = self.recorded.matcher(self.number)
         observations = [self.observation(victim) for victim in self.victims]
         observed = [matcher.observed(o.update, v.weight) for o, v in zip(observations, self.victims, strict=True)]
         known = [torch.from_numpy(o.known[matcher.coordinates]) for o in observations]
         public = self.recorded.public.features
         return Target(
             torch.stack(observed), torch.stack(known), self._tensors(matcher.coordinates), len(self.victims[0].batches),
-            min(training.batch_size, len(self.victims[0].batches[0])), tuple(self.recorded.genesis.sample_shape),
+            max(map(len, self.victims[0].batches)), tuple(self.recorded.genesis.sample_shape),
             float(public.min()), float(public.max()), self.recorded.genesis.outputs,
         )  # fmt: skip
 

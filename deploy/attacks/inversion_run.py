@@ -44,6 +44,7 @@ class LabelAttack(JudgedAttack):
 
     def run(self, case: Case, tools: Tools) -> Iterator[Finding]:
         """See `UpdateAttack.run`."""
+        case = case.alike()
         counts, target = self.counts(case, tools.seed), case.target()
         guess = prior(case.recorded.public.labels, target.outputs, target.steps * target.batch)
         truth = [victim.samples.labels for victim in case.victims]
@@ -61,6 +62,7 @@ class InversionAttack(JudgedAttack):
 
     def run(self, case: Case, tools: Tools) -> Iterator[Finding]:
         """See `UpdateAttack.run`."""
+        case = case.alike()
         target, matcher = case.target(), case.recorded.matcher(case.number)
         rebuilt = self.reconstruct(case, tools.effort, tools.seed)
         span = target.high - target.low

@@ -56,6 +56,17 @@ def replace_section(section: Any, **changes: Any) -> Any:
     return section.model_copy(update=changes)
 
 
+def resized(section: Any, participants: int, **changes: Any) -> Any:
+    """Copy the section `federation` for so many institutions, all of them asked; limits that fit the configuration's own number may not fit these."""
+    fitting = {
+        "participants": participants,
+        "max_participants": 0,
+        "sample": 0,
+        "min_participants": min(3, participants),
+    }
+    return replace_section(section, **fitting, **changes)
+
+
 def _fedml(share: float, sensitivity: str) -> Subject:
     by = "" if sensitivity == "gradient" else ", by magnitude"
     settings = {"method": "fedml-he", "encryption.sealed_share": share, "encryption.sensitivity": sensitivity}

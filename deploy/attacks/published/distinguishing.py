@@ -25,7 +25,7 @@ from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.files import owner_only
 from dictpfl.deploy.attacks.intervals import auc_interval, constant, shifted
-from dictpfl.deploy.attacks.methods import replace_section
+from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
 from dictpfl.deploy.attacks.views import ServerView
@@ -160,7 +160,7 @@ def judge(
 def small(config: FederationConfig) -> FederationConfig:
     """Configure the game: three institutions, a model of several ciphertexts, pruned from the third round on."""
     changes = {
-        "federation": replace_section(config.federation, participants=3, sample=0, rounds=4, snapshot_every=0),
+        "federation": resized(config.federation, 3, rounds=4, snapshot_every=0),
         "data": replace_section(config.data, limit=700),
         "model": replace_section(config.model, source="mlp", options={"hidden": [256, 64]}),
         "decomposition": replace_section(config.decomposition, enabled=False),

@@ -25,7 +25,7 @@ from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.settings import Pretrain
 from dictpfl.deploy.attacks.intervals import auc_interval, constant, shifted
-from dictpfl.deploy.attacks.methods import replace_section
+from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
@@ -37,7 +37,7 @@ Array = NDArray[np.float64]
 def federation(config: FederationConfig) -> FederationConfig:
     """Configure a federation that learns few samples by heart in many passes: the easiest case for this attack."""
     changes = {
-        "federation": replace_section(config.federation, participants=3, sample=0, rounds=30),
+        "federation": resized(config.federation, 3, rounds=30),
         "data": replace_section(config.data, limit=300, test_share=0.5),
         "model": replace_section(config.model, source="mlp", options={"hidden": [128, 128]}),
         "decomposition": replace_section(config.decomposition, rank=8),

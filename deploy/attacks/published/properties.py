@@ -17,7 +17,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks.case import Case
 from dictpfl.deploy.attacks.intervals import constant, mean_interval
 from dictpfl.deploy.attacks.labels import infer_counts
-from dictpfl.deploy.attacks.methods import SUBJECTS, replace_section
+from dictpfl.deploy.attacks.methods import SUBJECTS, replace_section, resized
 from dictpfl.deploy.attacks.recorded import play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
@@ -26,7 +26,7 @@ from dictpfl.deploy.attacks.results import Finding
 def federation(config: FederationConfig) -> FederationConfig:
     """Configure ten institutions with different mixtures of classes, one step on 32 samples each."""
     changes = {
-        "federation": replace_section(config.federation, participants=10, sample=0, rounds=1),
+        "federation": resized(config.federation, 10, rounds=1),
         "data": replace_section(config.data, partition="dirichlet", alpha=0.3),
         "training": replace_section(config.training, steps=1, batch_size=32),
     }

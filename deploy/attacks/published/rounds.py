@@ -21,7 +21,7 @@ from dictpfl.client.folder import TRAIN
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks import cores
 from dictpfl.deploy.attacks.intervals import auc_interval, constant, shifted
-from dictpfl.deploy.attacks.methods import replace_section
+from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.observations import in_collusion, of_the_others
 from dictpfl.deploy.attacks.published.sums import first_matrix
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
@@ -34,9 +34,7 @@ Array = NDArray[np.float64]
 def federation(config: FederationConfig, rounds: int, limit: int = 108) -> FederationConfig:
     """Configure three institutions with few samples (108: some fifteen each), batches beyond the rank, and no pruning."""
     changes = {
-        "federation": replace_section(
-            config.federation, participants=3, sample=0, min_participants=3, rounds=rounds, sample_cap=1
-        ),
+        "federation": resized(config.federation, 3, rounds=rounds, sample_cap=1),
         "data": replace_section(config.data, limit=limit, test_share=0.5),
         "model": replace_section(config.model, source="mlp", options={"hidden": [64]}),
         # They change nothing of a sum, and one's own part of it is read from its upload here.

@@ -28,7 +28,7 @@ from dictpfl.deploy.attacks.intervals import auc_interval, constant, gain_interv
 from dictpfl.deploy.attacks.inversion import Effort, Target
 from dictpfl.deploy.attacks.inversion_run import SIMILAR
 from dictpfl.deploy.attacks.labels import as_labels, infer_counts
-from dictpfl.deploy.attacks.methods import replace_section
+from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.observations import in_collusion, of_the_others
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
@@ -74,15 +74,8 @@ def first_matrix(genesis: Genesis, features: int) -> Entry:
 def federation(config: FederationConfig, institutions: int, batch: int) -> FederationConfig:
     """Configure so many institutions with one step of SGD on an MLP, all of weight 1: the clearest sum that one can get."""
     changes = {
-        "toy_insecure": institutions < 3,  # noqa: PLR2004 -- two can subtract themselves
-        "federation": replace_section(
-            config.federation,
-            participants=institutions,
-            sample=0,
-            min_participants=min(3, institutions),
-            rounds=1,
-            sample_cap=1,
-        ),
+        "toy_insecure": config.toy_insecure or institutions < 3,  # noqa: PLR2004 -- two can subtract themselves
+        "federation": resized(config.federation, institutions, rounds=1, sample_cap=1),
         "model": replace_section(config.model, source="mlp", options={"hidden": [64]}),
         # They change nothing of a sum, and one's own part of it is read from its upload here.
         "defences": replace_section(config.defences, masks=False),

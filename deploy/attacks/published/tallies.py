@@ -22,7 +22,7 @@ from dictpfl.common.errors import DictPFLError
 from dictpfl.common.protection import Privacy
 from dictpfl.common.rounds import Tallies
 from dictpfl.deploy.attacks.intervals import gain_interval, mean_interval
-from dictpfl.deploy.attacks.methods import replace_section
+from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Adversary, Family, Finding
@@ -49,9 +49,7 @@ def federation(config: FederationConfig, institutions: int, *, masks: bool) -> F
     """Configure a federation of different institutions that counts its classes before the first update."""
     changes = {
         "toy_insecure": False,
-        "federation": replace_section(
-            config.federation, participants=institutions, max_participants=0, sample=0, min_participants=3, rounds=1
-        ),
+        "federation": resized(config.federation, institutions, rounds=1),
         "data": replace_section(config.data, partition="dirichlet", alpha=0.3),
         "encryption": replace_section(config.encryption, sealer="ckks", sealed_share=1.0),
         "defences": replace_section(config.defences, masks=masks),

@@ -20,7 +20,7 @@ from dictpfl.common.law.layout import Entry, Kind, Layout
 from dictpfl.deploy.attacks import cores
 from dictpfl.deploy.attacks.case import Case
 from dictpfl.deploy.attacks.intervals import gain_interval, mean_interval
-from dictpfl.deploy.attacks.methods import SUBJECTS, replace_section
+from dictpfl.deploy.attacks.methods import SUBJECTS, replace_section, resized
 from dictpfl.deploy.attacks.recorded import play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
@@ -36,7 +36,7 @@ _RANK = 1e-4
 def federation(config: FederationConfig, batch: int, rank: int = 4) -> FederationConfig:
     """Configure institutions that train the small text classifier, one step of SGD a round."""
     changes = {
-        "federation": replace_section(config.federation, participants=6, sample=0, rounds=1),
+        "federation": resized(config.federation, 6, rounds=1),
         "data": replace_section(
             config.data, source="dictpfl.deploy.attacks.texts:passages", partition="iid", limit=0, options={}
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from dictpfl.deploy.attacks.defaults import DEFAULT_ATTACKS, DEFAULT_PARTS
 from dictpfl.deploy.attacks.inversion import Effort
 from dictpfl.deploy.attacks.methods import SUBJECTS, replace_section
 from dictpfl.deploy.attacks.published import distinguishing as game
-from dictpfl.deploy.attacks.published import properties, sums, tokens
+from dictpfl.deploy.attacks.published import membership, properties, rounds, sums, tokens
 from dictpfl.deploy.attacks.recorded import play
 from dictpfl.deploy.attacks.registry import (
     ATTACKS,
     FederationAttack,
+    Tools,
     UpdateAttack,
     attack_of,
 )
@@ -51,6 +53,33 @@ def test_an_attack_is_found_by_module_and_name() -> None:
     named = attack_of("dictpfl.deploy.attacks.published.collusion:Collusion")
     assert isinstance(named, FederationAttack)
     assert type(named) is type(attack_of("collusion"))
+
+
+@pytest.mark.parametrize(
+    "federation",
+    [
+        membership.federation,
+        properties.federation,
+        game.small,
+        lambda config: tokens.federation(config, batch=1),
+        lambda config: sums.federation(config, 10, 1),
+        lambda config: rounds.federation(config, 4),
+    ],
+)
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"federation__participants": 8, "federation__min_participants": 7},
+        {"federation__participants": 8, "federation__max_participants": 8},
+        {"encryption__sealed_share": 0.5, "toy_insecure": True},
+    ],
+)
+def test_federations_of_attacks_can_be_played_whatever_the_configuration_allows(
+    federation: Callable[[FederationConfig], FederationConfig], own: dict[str, Any], tiny: Tiny
+) -> None:
+    """With 3 institutions, a minimum of 7 is waited for without end."""
+    made = federation(tiny(**own))
+    assert FederationConfig.of(made.model_dump(mode="json")).federation == made.federation
 
 
 def test_what_is_no_attack_is_refused() -> None:
@@ -168,3 +197,15 @@ def test_worlds_differ_in_one_institution_alone(tiny: Tiny, tmp_path: Path) -> N
     before = [(founded.home(i) / "train.npz").read_bytes() for i in range(3)]
     game.play_once(founded, tmp_path / "run", game.CLASSES[0], 0)
     assert before == [(founded.home(i) / "train.npz").read_bytes() for i in range(3)]
+
+
+def test_institutions_with_fewer_samples_than_a_batch_are_not_simulated_as_others(tiny: Tiny, tmp_path: Path) -> None:
+    uneven = {"data__partition": "dirichlet", "data__alpha": 0.5, "federation__rounds": 1}
+    config = tiny(method="plaintext", toy_insecure=True, training__batch_size=64, **uneven)
+    case = Case.of(play(config, tmp_path / "run"), SUBJECTS["plaintext"], most=3)
+    assert len({len(victim.samples) for victim in case.victims}) > 1
+    for name in ("labels", "closed-form"):
+        attack_on = attack_of(name)
+        assert isinstance(attack_on, UpdateAttack)
+        (finding,) = attack_on.run(case, Tools(Effort(), tmp_path / "pictures"))
+        assert finding.trials == len(case.alike().victims) == 1
