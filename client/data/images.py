@@ -125,8 +125,11 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
                      zip(("mean", "std"), usual, strict=True))  # fmt: skip
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data.options: mean and std are numbers, one or one for each channel: {error}") from error
-    if mean.shape not in ((1,), (channels,)) or std.shape not in ((1,), (channels,)) or not (std > 0).all():
-        raise ConfigError(f"data.options: mean and std need one number above zero, or {channels}, for mode {mode!r}")
+    fits = {mean.shape, std.shape} <= {(1,), (channels,)} and np.isfinite([*mean, *std]).all() and (std > 0).all()
+    if not fits:
+        raise ConfigError(
+            f"data.options: mean and std need one finite number, or {channels}, for mode {mode!r}, and std one above zero"
+        )
     low, high = _window(options)
 
     def fit(image: Any) -> NDArray[np.float32]:

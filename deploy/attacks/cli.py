@@ -97,7 +97,9 @@ def attack(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     changed = overrides(set_)
-    names = list(SUBJECTS) if methods == "all" else _names(methods) or DEFAULT
+    names = list(SUBJECTS) if methods == "all" else _names(methods) if methods else DEFAULT
+    if not names:
+        raise ConfigError(f"--methods {methods!r} names none; expected some of {', '.join(SUBJECTS)}, or `all`")
     settings = Settings(
         attacks=_names(attacks),
         parts=_names(parts),

@@ -339,6 +339,8 @@ def test_words_for_labels_are_refused_by_name(own: ModuleType) -> None:
         ({"size": [8, 0]}, r"size is \[8, 0\]"),
         ({"size": 8.5}, "size is 8.5"),
         ({"mean": "grey"}, "mean and std are numbers"),
+        ({"std": float("inf")}, "mean and std need one finite number"),
+        ({"mean": float("nan")}, "mean and std need one finite number"),
         ({"window": ["a", "b"]}, "expected two values from 0 to 65535"),
     ],
 )

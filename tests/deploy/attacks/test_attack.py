@@ -144,6 +144,11 @@ def test_a_broken_attack_is_no_privacy(tmp_path: Path) -> None:
     assert {check.attack for check in PrivacyResults.load(out).broken} >= {"iDLG", "labels"}
 
 
+def test_no_method_is_nothing_to_attack(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["attack", str(EXPERIMENT), "--methods", "none", "--out", str(tmp_path / "out")])
+    assert "--methods 'none' names none" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
