@@ -38,7 +38,12 @@ def settings(arm: str, count: int) -> dict[str, Any]:
     few = {**common, **METHODS[OURS].settings, "federation.participants": COUNTS[0]}
     if arm == "few-samples":
         return {**few, "data.limit": each * COUNTS[0]}
-    return {**few, "training.steps": max(1, round(0.85 * each / _BATCH))}
+    return {**few, "training.steps": steps(count)}
+
+
+def steps(count: int) -> int:
+    """Steps that one of so many institutions takes in a round: an epoch of what its validation split leaves."""
+    return max(1, round(0.85 * (SAMPLES // count) / _BATCH))
 
 
 def cell(arm: str, count: int, seed: int) -> Cell:

@@ -8,7 +8,7 @@ from lib.machine import ROOT, markdown_table
 from lib.paper import tables
 from lib.paper.cells import Store
 from lib.paper.goals import first_line
-from lib.paper.institutions import SAMPLES
+from lib.paper.institutions import COUNTS, ROUNDS, SAMPLES, steps
 from lib.paper.measured import Measured
 from lib.paper.network import COORDINATOR_POLL, TASK_POLL, TRIPS
 from lib.paper.pictures import PICTURES, svg
@@ -49,7 +49,8 @@ def measured(found: Measured) -> str:
         "The accuracy tables, by method and workload, are in [the results](results.md#the-papers-data).",
         "## Arms", tables.arm_tables(found),
         "## More institutions, the same data",
-        f"CIFAR-10 with DINOv2-S; {SAMPLES:,} images are divided among all, whatever their number (`institutions/*`).",
+        f"CIFAR-10 with DINOv2-S; {SAMPLES:,} images are divided among all, whatever their number, for {ROUNDS} rounds of an epoch: each of "
+        f"{COUNTS[0]} takes about {ROUNDS * steps(COUNTS[0])} steps in all, each of {COUNTS[-1]} takes {ROUNDS * steps(COUNTS[-1])} (`institutions/*`).",
         tables.institution_table(found),
         "## Time to accuracy",
         "Work and bytes are measured: the median of rounds that had the machine to themselves (`timed/*`), and mean bytes. The network is modelled: its rate, "
