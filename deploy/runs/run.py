@@ -39,7 +39,7 @@ LOCK, PROGRESS = ".lock", "progress.json"
 """Files with the process that works in a run folder, and with the seconds that it took so far."""
 _FORMER_INSTITUTIONS = "sites"
 _ALWAYS = ("metric", "test", "rounds", "values", "bytes", "seconds", "state_digest", "versions", "machine")
-"""What every release writes into summary.json, among it all that is read here without asking whether it is there."""
+"""Keys that every release writes into summary.json; all that is read without asking whether it is there is among them."""
 _PACKAGES = ("dictpfl", "flwr", "tenseal", "torch", "numpy", "pydantic", "scikit-learn")
 
 
