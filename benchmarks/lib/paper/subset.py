@@ -53,7 +53,7 @@ def compared(earlier: Mapping[str, Any] | None, now: Mapping[str, Any], *, stand
     """How a cell came out beside its earlier result, and whether that is as it should be.
 
     Args:
-        stands: whether the earlier one was measured with today's settings (`Store.holds`).
+        stands: whether the earlier one was measured with today's settings (`Store.result`).
     """
     if earlier is None:
         return "measured for the first time", True
