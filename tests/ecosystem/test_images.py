@@ -81,7 +81,7 @@ def test_images_of_a_table(folder: Path) -> None:
     [
         ({"mode": "CMYK"}, "RGB"),
         ({"std": 0.0}, "above zero"),
-        ({"mean": [0.1, 0.2]}, "one number above zero, or 3"),
+        ({"mean": [0.1, 0.2]}, "one finite number, or 3"),
         ({"sise": 3}, "unknown sise"),
         ({"sites": "yes"}, "expected true or false"),
         ({"classes": ["blue"]}, "which are not in data.options.classes"),
