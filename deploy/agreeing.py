@@ -12,6 +12,7 @@ from torch import nn
 from dictpfl.client.compress.narrow.federating import gate_norms
 from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.memory.snapshots import snapshot_bytes
+from dictpfl.client.model.build import weights_digest
 from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.hub import architecture_of
 from dictpfl.client.model.scored import recorded
@@ -30,7 +31,6 @@ from dictpfl.client.training.train import evaluate, resolve_device
 from dictpfl.common.ckks.sealing import Sealer
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, ModelError
-from dictpfl.common.files import tensors_digest
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.decision import decision
 from dictpfl.common.law.members import Roster
@@ -80,7 +80,7 @@ def draw_genesis(
         layout=twin.layout,
         values=twin.read(),
         dictionaries=dictionaries,
-        weights_digest=tensors_digest({name: tensor.numpy() for name, tensor in weights.items()}),
+        weights_digest=weights_digest(weights),
         seed=seed,
         sample_cap=sample_cap,
         parameters=sealer.parameters,

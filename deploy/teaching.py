@@ -14,13 +14,12 @@ from torch import nn
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import GENESIS_WEIGHTS
 from dictpfl.client.model import hub
-from dictpfl.client.model.build import build_model
+from dictpfl.client.model.build import build_model, weights_digest
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.distillation import require_alike
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import tensors_digest
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.stored import of_bytes
 from dictpfl.common.settings import Model
@@ -52,7 +51,7 @@ def with_teacher(
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in teacher.state_dict().items()}
     recorded = {
         "recorded": described.model_dump(mode="json"),
-        "sha256": tensors_digest({name: tensor.numpy() for name, tensor in weights.items()}).hex(),
+        "sha256": weights_digest(weights).hex(),
     }
     settings = config.distillation.model_copy(update=recorded)
     return config.model_copy(update={"distillation": settings}), save(weights)

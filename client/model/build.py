@@ -13,6 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from dictpfl.client.model import hub
 from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.files import tensors_digest
 from dictpfl.common.registry import Registry, require_bindable
 from dictpfl.common.settings import Model
 
@@ -132,6 +133,11 @@ def take_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | 
             )
     _require_finite(tensors, str(path))
     module.load_state_dict(tensors, strict=False)
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of a module's tensors by their names, shapes, types and values, 32 bytes, as genesis has it of W0."""
+    return tensors_digest({name: tensor.detach().numpy() for name, tensor in weights.items()})
 
 
 def _require_finite(tensors: Mapping[str, Tensor], origin: str) -> None:

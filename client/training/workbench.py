@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dictpfl.client.model.base import TableLayer
-from dictpfl.client.model.build import build_model, take_weights
+from dictpfl.client.model.build import build_model, take_weights, weights_digest
 from dictpfl.client.model.covering import statistics
 from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.sparse.federated import Ranking, threshold_twin
@@ -26,7 +26,6 @@ from dictpfl.client.model.twin import Twin
 from dictpfl.client.training.speed import home_of
 from dictpfl.client.training.train import resolve_device
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import tensors_digest
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.state import Refresh, SharedState
 
@@ -162,7 +161,7 @@ def _loaded(genesis: Genesis, weights: Path) -> dict[str, Tensor]:
         loaded: dict[str, Tensor] = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot read {weights}: {error}; restore it from the bundle") from error
-    if tensors_digest({name: tensor.numpy() for name, tensor in loaded.items()}) != genesis.weights_digest:
+    if weights_digest(loaded) != genesis.weights_digest:
         raise ConfigError(f"{weights} is not the W0 of this federation; restore it from the bundle")
     if len(_SOUND) >= _MOST_SOUND:
         _SOUND.clear()

@@ -65,8 +65,8 @@ def draw_up(
     require_width(config, sample_shape)
     torch.set_num_threads(config.training.threads)
     model = build_model(config.model, sample_shape, outputs, config.seed)
-    if weights or config.model.weights:
-        load_weights(model, weights or config.model.weights)
+    if weights:
+        load_weights(model, weights)
     require_accepts(model, sample_shape, outputs, config)
     shaped = trials(sample_shape, outputs, config)
     config, teacher = with_teacher(config, model, shaped, outputs)

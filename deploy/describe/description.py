@@ -16,7 +16,7 @@ from dictpfl.client.data.pipelines import with_pipeline
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import load_dataset
-from dictpfl.client.model.build import build_model, load_weights
+from dictpfl.client.model.build import build_model
 from dictpfl.client.model.rules import Parts, Role, parts
 from dictpfl.client.model.twin import Twin
 from dictpfl.client.training.task import outputs_of, task_of
@@ -136,8 +136,6 @@ def describe(config: FederationConfig) -> Description:
     largest = max(trained, key=len)
     outputs = outputs_of(task_of(config.measuring), dataset.outputs)
     model = build_model(config.model, sample_shape, outputs, config.seed)
-    if config.model.weights:
-        load_weights(model, config.model.weights)
     trial = trial_of(largest, sample_shape)
     require_trainable(model, [trial], config, outputs)
     config, _ = with_measured_tokens(config, model, [trial], division.public)

@@ -24,7 +24,7 @@ from dictpfl.client.data.source import COLUMNS, SOURCES, load_dataset
 from dictpfl.client.defences.pairs import OwnKeys
 from dictpfl.client.folder import GENESIS_WEIGHTS, KEY, PEER_KEY, PEERS, TEACHER, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import read_roster
-from dictpfl.client.model.build import build_model, load_weights
+from dictpfl.client.model.build import build_model
 from dictpfl.client.model.tokens.install import is_unmeasured
 from dictpfl.client.training.directions import gradients
 from dictpfl.client.training.task import outputs_of, task_of
@@ -111,8 +111,6 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     division = division if regrouping is None else regrouping.of(division)
     outputs = outputs_of(task_of(config.measuring), dataset.outputs)
     model = build_model(config.model, sample_shape, outputs, config.seed)
-    if config.model.weights:
-        load_weights(model, config.model.weights)
     pretrain(model, division.public, config.model.pretrain, config.measuring, config.seed)
     trial = trial_of(division.institutions[0].train, sample_shape)
     require_trainable(model, [trial], config, outputs)

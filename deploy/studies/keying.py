@@ -16,7 +16,7 @@ from dictpfl.deploy.ceremony.identity import Identity, canonical
 from dictpfl.deploy.studies.code import differing
 from dictpfl.deploy.studies.network import Network
 from dictpfl.deploy.studies.papers import Notice, Proposal, paper_of
-from dictpfl.deploy.studies.proposing import weights_digest
+from dictpfl.deploy.studies.proposing import digest_of_given
 from dictpfl.deploy.studies.store import Studies, Study, require_current
 
 _FILLED = {"model.architecture": "", "privacy.noise_multiplier": 0.0, "selection.higher": None}
@@ -45,7 +45,7 @@ def make_key(
         raise StudyError(
             f"the sources of {', '.join(others)} are not here as they were proposed; install what the lead has"
         )
-    given = weights_digest(proposal.config, proposal.sample_shape, proposal.outputs, weights) if weights else ""
+    given = digest_of_given(proposal.config, proposal.sample_shape, proposal.outputs, weights) if weights else ""
     if given != proposal.weights:
         raise StudyError(
             f"{study.name} begins with {f'W0 of SHA-256 {proposal.weights}' if proposal.weights else 'a W0 drawn by its seed'}, found "

@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dictpfl.client.data.pipelines import with_pipeline
-from dictpfl.client.model.build import build_model, load_weights
+from dictpfl.client.model.build import build_model, load_weights, weights_digest
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, StudyError
-from dictpfl.common.files import tensors_digest
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.charter import require_deployable, require_sizes, require_width
 from dictpfl.deploy.ceremony.identity import Identity, require_name
@@ -81,7 +80,7 @@ def propose(
         config=config,
         sample_shape=asked.sample_shape,
         outputs=asked.outputs,
-        weights=weights_digest(config, asked.sample_shape, asked.outputs, weights) if weights else "",
+        weights=digest_of_given(config, asked.sample_shape, asked.outputs, weights) if weights else "",
         app=app,
         code=code_of(config),
         institutions=chosen,
@@ -98,7 +97,7 @@ def propose(
     return study
 
 
-def weights_digest(config: FederationConfig, sample_shape: tuple[int, ...], outputs: int, path: Path) -> str:
+def digest_of_given(config: FederationConfig, sample_shape: tuple[int, ...], outputs: int, path: Path) -> str:
     """SHA-256 of W0 in hexadecimal, as genesis has it: of the model that was given a safetensors file, not of the file.
 
     The file may have other types of numbers, or a tied weight under one of its names.
@@ -108,7 +107,7 @@ def weights_digest(config: FederationConfig, sample_shape: tuple[int, ...], outp
     """
     model = build_model(config.model, sample_shape, outputs, config.seed)
     load_weights(model, path)
-    return tensors_digest({name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}).hex()
+    return weights_digest(model.state_dict()).hex()
 
 
 def _chosen(network: Network, names: Collection[str]) -> list[str]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dictpfl.client.model import hub
+from dictpfl.client.model.build import weights_digest
 from dictpfl.client.model.tokens.seam import Tokens
 from dictpfl.client.model.tokens.stack import rows_to_columns, watching
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import tensors_digest
 from dictpfl.common.settings import Model
 
 _AT_ONCE = 8  # frames: memory is that of a few, however long a clip is
@@ -118,7 +118,7 @@ def load_encoder(source: str, key: str, size: int = 0) -> Encoder:
 def _digest(built: Any) -> str:
     said = hub.architecture_of(built, "timm:")
     arguments = {key: value for key, value in said["arguments"].items() if key not in ("num_classes", "in_chans")}
-    weights = tensors_digest({name: weight.numpy() for name, weight in built.state_dict().items()})
+    weights = weights_digest(built.state_dict())
     made = json.dumps([said["architecture"], arguments], sort_keys=True, default=str)
     return hashlib.sha256(made.encode() + weights).hexdigest()
 
