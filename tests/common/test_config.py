@@ -202,6 +202,15 @@ def test_what_a_rule_reads_is_what_its_step_depends_on() -> None:
     """The table of what each rule reads is held to the arithmetic itself."""
     for rule in ("average", "momentum", "adagrad", "adam", "yogi"):
         for key, other in {"momentum": 0.5, "second": 0.5, "floor": 0.5}.items():
+    for key, chosen, said in (
+        ("tokens.reducer", "none", {"tokens": {"reducer": "autoprune", "keep": 0.5, "options": {"k": 0.1}}}),
+        ("decomposition.allocator", "uniform", {"decomposition": {"allocator": "layerif", "scores": "layers.json"}}),
+        ("pruning.schedule", "constant", {"pruning": {"schedule": "logistic", "budget": {"values": 900}}}),
+    ):
+        assert FederationConfig.of(said, {key: chosen}) == FederationConfig(), "the file without it"
+        assert FederationConfig.of(
+            said, {key: next(iter(said.values()))[key.partition(".")[2]]}
+        ) == FederationConfig.of(said)
             moments, values = (np.full(3, 0.2), np.full(3, 0.3)), np.array([0.1, -0.4, 2.0])
             kept = {"average": 0, "momentum": 1}.get(rule, 2)
             steps = [
@@ -268,6 +277,7 @@ def test_a_preset_lies_over_any_file(method: str) -> None:
         assert (found.pruning.quota, found.pruning.kinds, found.aggregation) == (0, ["table", "dense"], Aggregation())
 
 
+        {"decomposition": {"allocator": "layerif", "scores": "layers.json", "rank_max": 8, "rank_min": 2}},
 # What earlier releases named
 
 
