@@ -211,6 +211,23 @@ def test_what_a_rule_reads_is_what_its_step_depends_on() -> None:
         assert FederationConfig.of(
             said, {key: next(iter(said.values()))[key.partition(".")[2]]}
         ) == FederationConfig.of(said)
+    for odd in ({"data": 5}, {"data": {"partition": [], "alpha": 1.0}}, {}):
+        with pytest.raises(ConfigError):
+            FederationConfig.of(odd, {"data.partition": ["iid"]})
+
+
+def test_a_file_with_brackets_in_its_name_is_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "patients[2024].csv"
+    assert FederationConfig.of({"data": {"path": str(file)}}).data.partition == "column", "a pattern of files to come"
+    file.touch()
+    assert FederationConfig.of({"data": {"path": str(file)}}).data.partition == "iid"
+    assert FederationConfig.of({}, {"data.path": "hf://datasets/a/b/part-[1].parquet"}).data.partition == "iid"
+
+
+def test_what_a_rule_reads_is_what_its_step_depends_on() -> None:
+    """The table of what each rule reads is held to the arithmetic itself."""
+    for rule in ("average", "momentum", "adagrad", "adam", "yogi"):
+        for key, other in {"momentum": 0.5, "second": 0.5, "floor": 0.5}.items():
             moments, values = (np.full(3, 0.2), np.full(3, 0.3)), np.array([0.1, -0.4, 2.0])
             kept = {"average": 0, "momentum": 1}.get(rule, 2)
             steps = [
