@@ -21,8 +21,19 @@ from dictpfl.common.errors import KeyFileError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_WILD = frozenset("*?[")
 _LOOK = 0.01
 """Seconds, after which who only looked at a lock (`is_locked`) has let go of it."""
+
+
+def expanded(path: str) -> Path:
+    """Expand `~` in a path; that of a user who is not known here stays, as shells leave it: no such file is there, which readers say."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 -- pathlib's own raises RuntimeError of such a user
+
+
+def is_pattern(path: str) -> bool:
+    """Tell whether a path stands for several, as `sites/*.csv` does; what is there under just that name is one."""
+    return "://" not in path and bool(_WILD & set(path)) and not expanded(path).exists()
 
 
 def write_private(path: Path, data: bytes) -> None:

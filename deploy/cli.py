@@ -287,23 +287,23 @@ def doctor(
 
 def _list_plugins() -> None:
     """Print all parts by door; exit code 1 if one cannot be loaded."""
-    from rich.table import Table
+    from rich.text import Text
 
     from dictpfl.deploy.plugins import doors
 
-    listing, broken = Table(box=None), False
+    listing, broken = console.table(), False
     for heading in ("named by", "name", "from", "is"):
         listing.add_column(heading, overflow="fold")
     for door in doors():
         if door.problem:
-            listing.add_row(door.kind, "[yellow]none[/]", "", door.problem)
+            listing.add_row(door.kind, Text("none", style="yellow"), "", door.problem)
         for part in door.parts:
             broken |= bool(part.problem)
             listing.add_row(
                 door.key,
                 part.name,
                 part.package or "dictpfl",
-                f"[red]{part.problem}[/]" if part.problem else part.where,
+                Text(part.problem, style="red") if part.problem else part.where,
             )
     console.out.print(listing)
     if broken:

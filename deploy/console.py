@@ -62,10 +62,12 @@ def _marked(mark: str, text: str) -> None:
 
 
 def table(*headings: str, title: str | None = None) -> Table:
-    """Return an empty table whose columns stand to the right."""
-    from rich.table import Table
+    """Return an empty table whose columns stand to the right, and whose texts stand as they are."""
+    from rich.markup import escape
 
-    made = Table(title=title, title_justify="left", box=None)
+    from dictpfl.deploy.tables import Plain
+
+    made = Plain(title=None if title is None else escape(title), title_justify="left", box=None)
     for heading in headings:
         made.add_column(heading, justify="right")
     return made

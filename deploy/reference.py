@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from types import UnionType
+from collections.abc import Iterable, Iterator
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -60,7 +60,7 @@ def _sections(model: type[BaseModel], prefix: str, title: str = "") -> Iterator[
             cells = (
                 f"`{name}`",
                 _type(field).replace("|", "\\|"),
-                f"`{_toml(_default(field))}`",
+                _shown(field),
                 field.description or "",
             )
             yield "| " + " | ".join(cells) + " |"
@@ -101,39 +101,36 @@ def _toml(value: Any) -> str:
     return "{}" if value == {} else json.dumps(value)
 
 
+def _shown(field: FieldInfo) -> str:
+    """A default for the page; TOML has no word for what is left out."""
+    value = _default(field)
+    return "left out" if value is None else f"`{_toml(value)}`"
+
+
 def _type(field: FieldInfo) -> str:
-    annotation = field.annotation
-    origin = get_origin(annotation)
-    if origin in (UnionType, Union):
-        return " or ".join(map(_member, get_args(annotation)))
-    if origin is None:
-        name = getattr(annotation, "__name__", str(annotation))
-    elif origin in (list, tuple):
-        name = "list of " + ", ".join(_word(a) for a in get_args(annotation) if a is not Ellipsis)
-    elif origin is dict:
-        name = "table"
-    else:
-        return " or ".join(json.dumps(value) for value in get_args(annotation))
-    bounds = [
-        f"{sign} {getattr(m, attribute):g}"
-        for m in field.metadata
-        for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-        if getattr(m, attribute, None) is not None
-    ]
-    return ", ".join([name, *bounds])
+    return _kind(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
 
 
-def _member(kind: Any) -> str:
-    """Name of a kind that is one of several."""
-    if get_origin(kind) is Literal:
-        return " or ".join(json.dumps(value) for value in get_args(kind))
-    return {list: "list", dict: "table"}.get(get_origin(kind), _word(kind))
+def _kind(annotation: Any) -> str:
+    """Name of a kind, with its bounds or its words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return ", ".join([_kind(inner[0]), *_bounds(inner[1:])])
+    if origin in (UnionType, Union):  # what may be left out has no kind for that
+        return " or ".join(_kind(kind) for kind in inner if kind is not NoneType)
+    if origin is Literal:
+        return " or ".join(json.dumps(value) for value in inner)
+    if origin in (list, tuple):
+        return f"list of {_kind(inner[0])}"
+    return "table" if origin is dict else str(getattr(annotation, "__name__", annotation))
 
 
-def _word(kind: Any) -> str:
-    """Name of a kind of item, without the bounds that it may have."""
-    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return str(getattr(kind, "__name__", kind)).replace("typing.", "")
+def _bounds(metadata: Iterable[Any]) -> Iterator[str]:
+    for each in metadata:
+        for m in each.metadata if isinstance(each, FieldInfo) else (each,):
+            for attribute, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+                if (bound := getattr(m, attribute, None)) is not None:
+                    yield f"{sign} {bound}" if isinstance(bound, int) else f"{sign} {bound:g}"
 
 
 if __name__ == "__main__":

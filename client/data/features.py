@@ -21,7 +21,7 @@ from dictpfl.client.data.images import fitting
 from dictpfl.client.data.samples import UNREADABLE, arrays_in
 from dictpfl.client.data.videos import images_of, wanted_fps, wanted_frames
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.files import locked, owner_only, remove_leftovers, write_private
+from dictpfl.common.files import expanded, locked, owner_only, remove_leftovers, write_private
 from dictpfl.common.settings import MADE_BY
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ClipFeatures:
                 f"(data.options.{MADE_BY}); use the same weights, frames, fps, size, mean and std as the others"
             )
         named = options.get("features_folder", "")
-        self.folder = (Path(str(named)).expanduser() if named else clips / KEPT).resolve()
+        self.folder = (expanded(str(named)) if named else clips / KEPT).resolve()
         self._fit = fitting({"size": self.recipe.size, "mean": self.recipe.mean, "std": self.recipe.std})
         self._encoder: Encoder | None = None
 
@@ -221,7 +221,7 @@ def recipe_of(options: Mapping[str, Any]) -> Recipe:
     frames, fps = wanted_frames(options), wanted_fps(options)
     given = [None if options.get(key) is None else _three(options[key], key) for key in ("mean", "std")]
     library, colon, name = source.partition(":")
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     source = f"{library}:{folder.resolve()}" if colon and name and folder.is_dir() else source
     return _recipe(source, _stamp(folder), frames, fps, size, *given)
 

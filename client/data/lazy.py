@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.samples import NUMBERS, Samples
 from dictpfl.common.errors import DataError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import expanded, write_private
 from dictpfl.common.settings import Data
 
 MOST_AT_ONCE = 2 << 30
@@ -268,7 +268,7 @@ def _anywhere(data: Data) -> Data:
     """The section with whole paths: whoever opens an index may do so from another folder."""
 
     def whole(path: str) -> str:
-        there = Path(path).expanduser()
+        there = expanded(path)
         return str(there.resolve()) if path and there.exists() else path
 
     paths = data.paths
@@ -278,7 +278,7 @@ def _anywhere(data: Data) -> Data:
         library, _, name = str(options["features"]).partition(":")
         options["features"] = f"{library}:{whole(name)}"
         if kept := options.get("features_folder"):
-            options["features_folder"] = str(Path(kept).expanduser().resolve())
+            options["features_folder"] = str(expanded(kept).resolve())
     return data.model_copy(
         update={"path": whole(data.path), "paths": named, "test_path": whole(data.test_path), "options": options}
     )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import expanded, is_pattern, write_private
 from dictpfl.common.settings import Data
 
 PADDING = -1
@@ -261,7 +261,7 @@ def path_of(data: Data) -> Path:
     """
     if not data.path:
         raise ConfigError(f"data.path is empty; data.source {data.source!r} reads from there")
-    return Path(data.path).expanduser()
+    return expanded(data.path)
 
 
 def sites_of(data: Data) -> dict[str, Path]:
@@ -271,12 +271,12 @@ def sites_of(data: Data) -> dict[str, Path]:
         ConfigError: a pattern that no file has, or two files of one name.
     """
     if isinstance(data.paths, dict):
-        named = {name: Path(path).expanduser() for name, path in data.paths.items()}
+        named = {name: expanded(path) for name, path in data.paths.items()}
         if named:
             return named
-    paths = [Path(path).expanduser() for path in data.paths]
+    paths = [expanded(path) for path in data.paths]
     if not paths and is_pattern(data.path):
-        paths = sorted(Path(found) for found in glob.glob(str(Path(data.path).expanduser())))  # noqa: PTH207 -- of an absolute path, too
+        paths = sorted(Path(found) for found in glob.glob(str(expanded(data.path))))  # noqa: PTH207 -- of an absolute path, too
         if not paths:
             raise ConfigError(f"data.path: no file is named like {data.path!r}; expected one for each institution")
     sites = {path.stem if path.suffix else path.name: path for path in paths}
@@ -286,11 +286,6 @@ def sites_of(data: Data) -> dict[str, Path]:
             'paths = { north = "a/data.csv", south = "b/data.csv" }'
         )
     return sites
-
-
-def is_pattern(path: str) -> bool:
-    """Tell whether a path stands for several, as `sites/*.csv` does."""
-    return "://" not in path and any(mark in path for mark in "*?[") and not Path(path).expanduser().exists()
 
 
 def classes_said(data: Data) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from dictpfl.client.data.readers.own import OwnReader, is_own
 from dictpfl.client.data.readers.rows import parquet_rows, saved_rows
 from dictpfl.client.data.samples import TEST, TRAIN, Dataset, Samples, drawn, sites_of
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.files import expanded
 from dictpfl.common.registry import Registry, require_bindable
 from dictpfl.common.settings import Data
 
@@ -104,7 +104,7 @@ def _with_test(data: Data, seed: int) -> Dataset:
         raise ConfigError(
             f"data.test_path is set, but data.source {data.source!r} reads no file; expected one of {', '.join(_OF_FILES)}"
         )
-    if Path(data.path).expanduser().resolve() == Path(data.test_path).expanduser().resolve():
+    if expanded(data.path).resolve() == expanded(data.test_path).resolve():
         raise ConfigError(f"data.test_path is data.path, {data.path!r}: the model would be tested on what it learned")
     first = load_dataset(data.model_copy(update={"test_path": ""}), seed)
     test = load_dataset(

@@ -18,6 +18,7 @@ from torch import nn
 
 from dictpfl.client.model.rows import reading_rows
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import expanded
 from dictpfl.common.settings import Model
 
 _log = structlog.get_logger(__name__)
@@ -233,7 +234,7 @@ def folder_of(name: Any, key: str) -> str | None:
     """
     if not isinstance(name, str):
         raise ConfigError(f"{key} is {name!r}; expected a text: a folder, or a hub's name")
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return str(path)
     # A hub's name has at most one slash, and rarely begins with a folder that is here: no hub is asked for a slip of the pen.
@@ -255,7 +256,7 @@ def asked_once(name: str) -> Iterator[None]:
     Args:
         name: of a model on the hub; empty, or a folder's: nobody is asked.
     """
-    if not name or Path(name).expanduser().is_dir() or _answers(name):
+    if not name or expanded(name).is_dir() or _answers(name):
         yield
         return
     from huggingface_hub import constants

@@ -49,6 +49,16 @@ SWITCHED: Mapping[str, tuple[str, ...]] = {
 """Keys that nothing reads unless another switches their subject on; one that is said, and be it to switch it off, is meant."""
 
 
+UNREAD: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "decomposition.allocator": {
+        "uniform": ("decomposition.scores", "decomposition.rank_max", "decomposition.rank_min")
+    },
+    "pruning.schedule": {"constant": ("pruning.budget",)},
+    "tokens.reducer": {"none": ("tokens.keep", "tokens.apply", "tokens.options")},
+}
+"""Keys that one value of another key does not read, where that may have names of one's own; refused beside it elsewhere."""
+
+
 def require_read(config: Sections, origin: str) -> None:
     """Refuse a setting that the value chosen beside it does not read. A default passes: a saved configuration holds them all.
 
@@ -82,19 +92,14 @@ def left_behind(said: Mapping[str, Any], overrides: Mapping[str, Any]) -> list[s
         said: sections of the file.
         overrides: dotted keys, with values.
     """
-    found = []
-    for chooser in READ.keys() & overrides.keys():
+    found: list[str] = []
+    for chooser in (READ.keys() | UNREAD.keys()) & overrides.keys():
         section, _, _ = chooser.partition(".")
-        here = said.get(section)
-        for key, readers in READ[chooser].items():
-            name = key.removeprefix(f"{section}.")
-            if (
-                isinstance(here, Mapping)
-                and name in here
-                and key not in overrides
-                and str(overrides[chooser]) not in readers
-            ):
-                found.append(key)
+        here, chosen = said.get(section), str(overrides[chooser])
+        idle = [key for key, readers in READ.get(chooser, {}).items() if chosen not in readers]
+        belonging = (*idle, *UNREAD.get(chooser, {}).get(chosen, ()))
+        there = {f"{section}.{name}" for name in here} if isinstance(here, Mapping) else set()
+        found += [key for key in belonging if key in there and key not in overrides]
     return found
 
 

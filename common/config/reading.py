@@ -15,6 +15,7 @@ from dictpfl.common.config.sections import Sections
 from dictpfl.common.config.soundness import require_sound
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import is_pattern
 from dictpfl.common.presets import METHODS
 from dictpfl.common.registry import CODE
 from dictpfl.common.settings import ACTIVATIONS, Section
@@ -131,12 +132,8 @@ def _follow_thresholds(merged: dict[str, Any]) -> None:
 def _follow_sites(merged: dict[str, Any]) -> None:
     """Fill in that each institution keeps what is its own, where each has a file."""
     data = merged.get("data")
-    if isinstance(data, dict) and (data.get("paths") or _WILD & set(str(data.get("path", "")))):
+    if isinstance(data, dict) and (data.get("paths") or is_pattern(str(data.get("path", "")))):
         data.setdefault("partition", "column")
-
-
-_WILD = frozenset("*?[")
-"""Marks of a pattern in a path (`dictpfl.client.data.samples.is_pattern`)."""
 
 
 def _said(section: Any) -> Any:

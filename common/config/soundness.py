@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from dictpfl.common.config.choices import require_read
 from dictpfl.common.config.models import (
     require_allottable,
@@ -16,12 +18,13 @@ from dictpfl.common.config.refusing import refuse_first
 from dictpfl.common.config.sections import Sections
 from dictpfl.common.errors import ConfigError, ParameterError
 from dictpfl.common.rounds import CLEAR_LEAST, Budget
-from dictpfl.common.settings import Preprocessing
+from dictpfl.common.settings import Preprocessing, Section
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
     """Refuse what contradicts itself or protects nobody without saying so."""
     least, most = config.federation.min_participants, config.capacity
+    _require_kept(config, origin)
     _require_samplable(config, origin)
     if config.federation.participants > most and not config.federation.sample:
         raise ConfigError(
@@ -75,6 +78,26 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
             f"{origin}: {'; '.join(config.insecurities)}. Change it, or set toy_insecure = true to admit it",
             code="insecure",
         )
+
+
+def _require_kept(section: Section, origin: str, path: str = "") -> None:
+    """Refuse in free tables what JSON does not hold: institutions would read null in place of NaN, and text in place of a date."""
+    for name, value in section:
+        if isinstance(value, Section):
+            _require_kept(value, origin, f"{path}{name}.")
+        elif isinstance(value, dict):
+            try:
+                json.dumps(value, allow_nan=False, default=_checked)
+            except (ValueError, TypeError) as error:
+                raise ConfigError(
+                    f"{origin}: {path}{name}: expected finite numbers, words, lists and tables, found {value!r}"
+                ) from error
+
+
+def _checked(value: object) -> None:
+    """Stand for a section in a table, which has been checked."""
+    if not isinstance(value, Section):
+        raise TypeError
 
 
 def _require_divisible(config: Sections, origin: str) -> None:

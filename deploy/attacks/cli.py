@@ -113,15 +113,15 @@ def attack(
 
     def tell(finding: Finding) -> None:
         batch = f", batch {finding.setting['batch']}" if "batch" in finding.setting else ""
-        console.print(f"{finding.method}: {finding.attack}{batch}: {finding.verdict}", highlight=False)
+        console.print(f"{finding.method}: {finding.attack}{batch}: {finding.verdict}", highlight=False, markup=False)
 
     results = run_attack(config, folder, settings, overrides=changed, on_finding=tell)
     show(console, results)
     if results.skipped:
-        console.print(f"Not tried: {'; '.join(results.skipped)}", highlight=False, soft_wrap=True)
-    console.print(f"results {folder / 'privacy.json'}", soft_wrap=True, highlight=False)
+        console.print(f"Not tried: {'; '.join(results.skipped)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"results {folder / 'privacy.json'}", soft_wrap=True, highlight=False, markup=False)
     if results.overview:
-        console.print(f"picture {folder / PICTURES / results.overview}", soft_wrap=True, highlight=False)
+        console.print(f"picture {folder / PICTURES / results.overview}", soft_wrap=True, highlight=False, markup=False)
     if results.broken:
         names_of = ", ".join(f"{c.attack} ({c.metric} {c.found:.2f}, required {c.required:g})" for c in results.broken)
         console.print(f"[bold red]BROKEN[/] on plaintext: {names_of}. What these found elsewhere means nothing.")

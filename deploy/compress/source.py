@@ -23,6 +23,7 @@ from dictpfl.client.model.build import build_model
 from dictpfl.client.training.task import Task, outputs_of, task_of
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.files import expanded
 from dictpfl.common.settings import Training
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_notes
@@ -363,5 +364,5 @@ def _require_alike(source: Source, *, deciding: bool) -> None:
 
 def _tokenizer(config: FederationConfig) -> Path | None:
     name = str(config.data.options.get("tokenizer", ""))
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return folder if name and folder.is_dir() else None

@@ -8,6 +8,7 @@ from typing import Any
 from dictpfl.client.model import hub
 from dictpfl.client.training.train import resolve_device
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import expanded
 from dictpfl.common.settings import Model
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.numbers.reading import Reader
@@ -24,7 +25,7 @@ def reader_of(source: str, device: str) -> Reader:
         ConfigError: no language model of that name, or no tokenizer beside it.
         ModelError: a model or a tokenizer that the audit cannot read.
     """
-    folder = Path(hub.split(source)[1] or source).expanduser()
+    folder = expanded(hub.split(source)[1] or source)
     if (folder / "config.json").exists() and not (folder / "summary.json").exists():
         model = hub.build(Model(source=f"transformers:{folder}", options={"head": "causal-lm"}), (1,), 1)
         return _reader(model, folder, device)
@@ -41,7 +42,7 @@ def reader_of(source: str, device: str) -> Reader:
             f"{source} is no run of a language model with data.options.tokenizer, and tallied no numbers; name a language model, or a table by "
             "--data"
         )
-    return _reader(finished.merged(), Path(name).expanduser(), device)
+    return _reader(finished.merged(), expanded(name), device)
 
 
 def _reader(model: Any, tokenizer: Path, device: str) -> Reader:

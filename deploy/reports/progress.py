@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -32,7 +33,7 @@ class LiveProgress:
             TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
         )  # fmt: skip
-        self._task = self._progress.add_task(title, total=rounds)
+        self._task = self._progress.add_task(escape(title), total=rounds)
         self._live = Live(self._page(), console=console, refresh_per_second=4) if console.is_terminal else None
 
     def __enter__(self) -> Self:

@@ -95,7 +95,9 @@ def devices(
     if cluster:
         gpus = None if said.gpus == "auto" else said.gpus
         _require_cluster(said.gpus)
-        share_of = AUTO if said.client_gpus == "auto" else said.client_gpus
+        _require_own_card(device)
+        _allowed(config, Cards())  # for what it refuses: nobody knows the nodes' cards here
+        share_of = 0.0 if device == "cpu" else AUTO if said.client_gpus == "auto" else said.client_gpus
         return Devices(config, gpus, said.client_cpus, share_of, f"devices: those of the Ray cluster at {cluster}")
     found = cards() if found is None and device != "cpu" else found or Cards()
     gpus = _allowed(config, found)
@@ -103,11 +105,8 @@ def devices(
         config = _on_processor(config)  # or this process, which tests and plays institutions, would take one
     if engine == "local":
         return _local(config, found, gpus)
-    if gpus and device not in ("auto", "cuda", "cuda:0"):
-        raise ConfigError(
-            f"training.device is {device!r}, but Ray shows each institution its own GPU alone, as cuda:0; set it to auto, and choose cards by "
-            "CUDA_VISIBLE_DEVICES"
-        )
+    if gpus:
+        _require_own_card(device)
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
     participants = config.federation.sample or config.federation.participants
     client_gpus = share(gpus, cores, participants, said.client_cpus) if said.client_gpus == "auto" else said.client_gpus
@@ -156,6 +155,14 @@ def of_cluster(nodes: Sequence[Mapping[str, float]], institutions: int, client_c
     with_gpu = [node for node in nodes if node.get("GPU")]
     gpus, cores = (sum(node.get(name, 0.0) for node in with_gpu) for name in ("GPU", "CPU"))
     return share(gpus, cores, institutions, client_cpus)
+
+
+def _require_own_card(device: str) -> None:
+    if device not in ("auto", "cpu", "cuda", "cuda:0"):
+        raise ConfigError(
+            f"training.device is {device!r}, but Ray shows each institution its own GPU alone, as cuda:0; set it to auto, and choose cards by "
+            "CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _require_cluster(gpus: object) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.samples import TEST, TRAIN, VALIDATION, Dataset, Samples
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.registry import imported, require_bindable
@@ -75,6 +76,11 @@ class Regrouping:
 
 
 def _joined(parts: Sequence[Samples]) -> Samples:
+    unread = [part for part in parts if isinstance(part, LazySamples)]
+    if unread:  # of one reader, like all parts of a division: nothing is read
+        first, numbers = unread[0], np.concatenate([part.numbers for part in unread])
+        held = np.concatenate([part.labels for part in unread]) if first.holds_labels else None
+        return LazySamples(first.reader, first.data, numbers, held, first.form)
     features, labels = ([getattr(part, name) for part in parts] for name in ("features", "labels"))
     return type(parts[0])(np.concatenate(features), np.concatenate(labels))
 

@@ -123,6 +123,8 @@ def _masks_row(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def print_comparison(compared: Comparison) -> None:
     """Print one line a method, federations and baselines."""
+    from rich.text import Text
+
     table = console.table(title="one institution, all rounds")
     table.add_column("method", no_wrap=True)
     table.add_column("uploads", no_wrap=True)
@@ -135,7 +137,7 @@ def print_comparison(compared: Comparison) -> None:
             continue
         crypto = sum(row.mean("seconds", phase) for phase in ("seal", "fold", "open"))
         table.add_row(
-            row.method, "[red]INSECURE[/]" if row.runs[0].summary["insecure"] else "encrypted", f"{row.test:.4f}{spread}",
+            row.method, Text("INSECURE", style="red") if row.runs[0].summary["insecure"] else "encrypted", f"{row.test:.4f}{spread}",
             human_bytes(row.mean("bytes", "up")), human_bytes(row.mean("bytes", "down")), human_count(row.mean("values", "sent")),
             human_seconds(row.mean("seconds", "train")), human_seconds(crypto),
         )  # fmt: skip
@@ -143,7 +145,8 @@ def print_comparison(compared: Comparison) -> None:
     over = len(compared.rows[0].seeds)
     means = f"; means of {over} seeds, in brackets where that lies at 95 % confidence" if over > 1 else ""
     console.out.print(
-        f"{compared.metric} on the test split{means}; crypto: seal, fold and open; plaintext sends four bytes a value, as float32"
+        f"{compared.metric} on the test split{means}; crypto: seal, fold and open; plaintext sends four bytes a value, as float32",
+        markup=False,
     )
     for name, what in compared.baselines.items():
         console.say(f"{name}: {what}")

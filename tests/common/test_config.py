@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,14 @@ def test_a_saved_configuration_is_read_whatever_it_has_switched_off() -> None:
     assert FederationConfig.of(saved).privacy.figures
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("-inf"), [1, {"b": float("inf")}], date(2026, 1, 1)], ids=str)
+@pytest.mark.parametrize("key", ["model.options", "data.options", "training.task_options"])
+def test_what_institutions_would_read_otherwise_is_refused(key: str, odd: object) -> None:
+    """A genesis is JSON: NaN became null on the way, so that the founder built another model than the others."""
+    with pytest.raises(ConfigError, match=f"{key}: expected finite numbers, words, lists and tables, found {{'a': "):
+        FederationConfig.of({}, {key: {"a": odd}})
+
+
 def test_what_is_chosen_by_name_leaves_behind_what_the_file_said_of_another() -> None:
     skewed = {
         "data": {"partition": "dirichlet", "alpha": 0.6},
@@ -193,9 +202,26 @@ def test_what_is_chosen_by_name_leaves_behind_what_the_file_said_of_another() ->
     assert (rule.second, rule.momentum) == (0.99, 0.8), "what the new one reads stays"
     with pytest.raises(ConfigError, match="choose dirichlet"):
         FederationConfig.of(skewed, {"data.partition": "iid", "data.alpha": 0.6})
+    for key, chosen, said in (
+        ("tokens.reducer", "none", {"tokens": {"reducer": "autoprune", "keep": 0.5, "options": {"k": 0.1}}}),
+        ("decomposition.allocator", "uniform", {"decomposition": {"allocator": "layerif", "scores": "layers.json"}}),
+        ("pruning.schedule", "constant", {"pruning": {"schedule": "logistic", "budget": {"values": 900}}}),
+    ):
+        assert FederationConfig.of(said, {key: chosen}) == FederationConfig(), "the file without it"
+        assert FederationConfig.of(
+            said, {key: next(iter(said.values()))[key.partition(".")[2]]}
+        ) == FederationConfig.of(said)
     for odd in ({"data": 5}, {"data": {"partition": [], "alpha": 1.0}}, {}):
         with pytest.raises(ConfigError):
             FederationConfig.of(odd, {"data.partition": ["iid"]})
+
+
+def test_a_file_with_brackets_in_its_name_is_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "patients[2024].csv"
+    assert FederationConfig.of({"data": {"path": str(file)}}).data.partition == "column", "a pattern of files to come"
+    file.touch()
+    assert FederationConfig.of({"data": {"path": str(file)}}).data.partition == "iid"
+    assert FederationConfig.of({}, {"data.path": "hf://datasets/a/b/part-[1].parquet"}).data.partition == "iid"
 
 
 def test_what_a_rule_reads_is_what_its_step_depends_on() -> None:
@@ -251,6 +277,7 @@ def test_a_preset_lies_over_any_file(method: str) -> None:
         {"pruning": {"schedule": "logistic", "budget": {"values": 9000}}},
         {"pruning": {"quota": 3, "kinds": ["table"]}},
         {"decomposition": {"refresh_every": 3, "refresh_ranks": [4, 2]}},
+        {"decomposition": {"allocator": "layerif", "scores": "layers.json", "rank_max": 8, "rank_min": 2}},
     ):
         FederationConfig.of({"method": method, "toy_insecure": True, **said})
     rescored = {"encryption": {"sealed_share": 0.1, "rescore_every": 2}, "toy_insecure": True}

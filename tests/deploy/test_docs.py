@@ -32,6 +32,17 @@ def test_configuration_reference_is_generated() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == markdown(), "run `make docs`"
 
 
+def test_the_reference_says_which_words_and_numbers_a_key_takes() -> None:
+    """`training.augment` was a "list of Literal", and nothing said of what; TOML has no null to write."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+? \| .+?) \| ", markdown(), re.MULTILINE))
+    assert rows["augment"] == 'list of "flip" or "shift" | `[]`'
+    assert rows["gpus"] == '"auto" or int, ≥ 0 | `"auto"`'
+    assert rows["seed"] == f"int, ≥ 0, ≤ {2**64 - 1} | `1`"
+    assert rows["allowed_code"] == "list of str | `[]`", "of policy.toml, which comes last"
+    assert rows["workers"] == "int, ≥ 0, ≤ 64 | left out"
+    assert not [kind for kind in rows.values() if re.search("Literal|NoneType|null", kind)]
+
+
 def test_commented_configuration_is_the_default_one(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text(commented_toml(), encoding="utf-8")

@@ -9,15 +9,21 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import loading
+from dictpfl.client.data.source import load_dataset
+from dictpfl.common.settings import Data, Preprocessing
 from dictpfl.deploy.runs.run import Run
 from tests.support import ROOT
 from tools import wheels
@@ -105,6 +111,28 @@ def test_the_page_has_the_steps_in_their_order() -> None:
     commands = [line for block in TYPED for line in block.splitlines() if line.startswith("dictpfl ")]
     assert [line.split()[1] for line in commands] == ["new", "describe", "simulate", "inspect", "simulate", "export"]
     assert [block.split()[:2] for block in ELSEWHERE] == [["dictpfl", "watch"], ["kill", "-9"]]
+
+
+def test_the_lines_without_dictpfl_read_categories_as_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pandas reads a site "01" as 1, and a drug "None" as a gap: the page's lines took them for others, in silence."""
+    table = "site,drug,arm,ill\n01,None,1.0,0\n02,NA,2.0,1\n03,a,,0\n01,,3.0,1\n02,b,1.0,0\n"
+    (tmp_path / "west.csv").write_text(table)
+    named = {"site": ["01", "02"], "drug": ["None", "NA", "a"], "arm": ["1", "2"]}
+    read = load_dataset(
+        Data(source="csv", path=str(tmp_path / "west.csv"), label="ill", preprocessing=Preprocessing(categories=named)),
+        1,
+    )
+    columns = [{"name": name, "categories": words, "kept": [True] * len(words)} for name, words in named.items()]
+    monkeypatch.setitem(sys.modules, "model", SimpleNamespace(network=None))
+    lines: dict[str, Any] = {}
+    exec(PLAIN[0].partition("said = ")[0], lines)  # noqa: S102 -- our own page
+    made = lines["prepared"](lines["read"](tmp_path / "west.csv", columns), columns)
+    place = 0
+    for number, words in enumerate(named.values()):
+        ours = read.samples.features[:, number].astype(int)  # -1: others, which come last
+        assert made[:, place : place + len(words) + 1].tolist() == np.eye(len(words) + 1)[ours].tolist()
+        place += len(words) + 1
+    assert made.shape[1] == place
 
 
 def test_an_hour(newcomer: Newcomer, tmp_path: Path) -> None:

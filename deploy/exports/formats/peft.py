@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from dictpfl.common.files import expanded
 from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _write(finished: Finished, folder: Path) -> str:
         "from peft import PeftModel",
         "model = PeftModel.from_pretrained(model, 'FOLDER').eval()",
     ]
-    hub_name = base if base and not Path(base).expanduser().exists() else ""
+    hub_name = base if base and not expanded(base).exists() else ""
     write_card(
         finished, folder, kind=f"A LoRA adapter for PEFT, of rank {adapter.rank}.", loading=loading,
         notes=[dense, *single, _TOLERANCE, *filter(None, [note]), *local_notes(finished)], library="peft", base=hub_name,

@@ -299,6 +299,15 @@ def test_missing_paths(tmp_path: Path) -> None:
     for kind in ("csv", "parquet", "jsonl", "datasets"):
         with pytest.raises(DataError, match=f"no file .*absent, seen from .*; expected one of data.source '{kind}'"):
             load_dataset(Data(source=kind, path=str(tmp_path / "absent")), seed=1)
+    for mistyped in (
+        {"path": "~data-of-nobody/a.csv"},
+        {"path": "a.csv", "test_path": "~data-of-nobody/a.csv"},
+        {"paths": ["~data-of-nobody/a.csv"]},
+    ):
+        with pytest.raises(DataError, match="no file"):
+            load_dataset(Data(source="csv", **mistyped), seed=1)
+    with pytest.raises(ConfigError, match="no file is named like '~data-of-nobody"):
+        load_dataset(Data(source="csv", path="~data-of-nobody/*.csv"), seed=1)
     with pytest.raises(DataError, match="folder of the IDX files"):
         load_dataset(Data(source="fashion_mnist", path=str(tmp_path)), seed=1)
 

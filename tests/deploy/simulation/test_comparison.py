@@ -11,15 +11,19 @@ from typing import Self
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 import dictpfl
+from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.source import load_dataset
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.settings import Data
 from dictpfl.deploy.runs.compared import Comparison, Row
 from dictpfl.deploy.runs.run import closed_rounds
 from dictpfl.deploy.simulation.comparison import _of_one, compare, configurations
-from dictpfl.deploy.simulation.partition import Division, Regrouping, Share
+from dictpfl.deploy.simulation.partition import Division, Regrouping, Share, divide
 from tests.support.federations import as_toml
 
 SEEDS = (1, 2)
@@ -223,3 +227,20 @@ def test_regrouping_keeps_test_and_public_samples() -> None:
     assert pooled.institutions[0].train.features.ravel().tolist() == [0, 0, 1, 1, 2, 2]
     assert pooled.institutions[0].validation.features.ravel().tolist() == [4, 4, 5, 5, 6, 6]
     assert [share.name for share in second.institutions] == ["1"]
+
+
+def test_samples_that_are_read_when_needed_are_pooled(tmp_path: Path) -> None:
+    """They could not be: the command ended in a traceback, after the federations beside it had run."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(15):
+            Image.new("L", (8, 8), number).save(tmp_path / name / f"{number}.png")
+    data = Data(source="imagefolder", path=str(tmp_path), lazy=True)
+    division = divide(load_dataset(data, seed=1), data, 3, seed=1)
+    (pooled,) = Regrouping(3).of(division).institutions
+    for part in ("train", "validation"):
+        every = [getattr(share, part) for share in division.institutions]
+        made = getattr(pooled, part)
+        assert isinstance(made, LazySamples)
+        assert np.array_equal(made.labels, np.concatenate([one.labels for one in every]))
+        assert np.array_equal(np.asarray(made.features), np.concatenate([np.asarray(one.features) for one in every]))

@@ -109,6 +109,18 @@ def test_a_cluster_says_itself_what_it_has() -> None:
     assert plan(cluster="auto", resources__client_gpus=0.25).client_gpus == 0.25
 
 
+def test_a_federation_on_processors_takes_no_gpus_of_a_cluster() -> None:
+    """Each institution took a share of one, and nodes without any stayed idle."""
+    assert plan(NONE, cluster="auto", training__device="cpu").client_gpus == 0.0
+    for changes in (
+        {"training__device": "cuda:1"},
+        {"training__device": "cpu", "resources__client_gpus": 0.5},
+        {"training__device": "cuda", "resources__client_gpus": 0},
+    ):
+        with pytest.raises(ConfigError, match=r"training\.device is"):
+            plan(NONE, cluster="auto", **changes)
+
+
 def test_a_driver_without_a_torch_that_uses_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
