@@ -20,8 +20,8 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.attacks.results import Check
-from dictpfl.deploy.ceremony.custody import HEAD, LOG
-from dictpfl.deploy.ceremony.identity import coordinator_signer
+from dictpfl.deploy.ceremony.custody import HEAD, LOG, record
+from dictpfl.deploy.ceremony.identity import Role, coordinator_signer, make_identity
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
 from dictpfl.deploy.reports.exposure import exposure
@@ -523,6 +523,24 @@ def test_an_institutions_folder_alone(deployed: Path, tmp_path: Path) -> None:
     assert "berlin: sent" in page.text
     assert "kyoto: sent" not in page.text
     assert "coordinator got" not in page.text
+
+
+def test_rounds_that_a_log_does_not_have_are_not_said_to_be_closed(tmp_path: Path) -> None:
+    """After a journal was lost and rounds went on from the institutions' state; and what a coordinator signs is not always its form."""
+    signer = make_identity(tmp_path, "coordinator", Role.COORDINATOR, b"six random words, chosen by dice")
+    for number in (0, 1, 5, 6, 6):
+        record(tmp_path, signer, "round closed", round=number, contributors=3)
+    record(tmp_path, signer, "round closed", round="7", contributors=[])
+    record(tmp_path, signer, "round closed")
+    (log,) = logs(tmp_path)
+    assert log.whole
+    assert [(entry.what, entry.details) for entry in log.entries] == [
+        ("closed rounds 0 to 1", "3 institutions in a sum"),
+        ("closed rounds 5 to 6", "3 institutions in a sum"),
+        ("closed round 6", "3 institutions in a sum"),
+        ("round closed", "contributors ; round 7"),
+        ("round closed", ""),
+    ]
 
 
 def test_a_custody_log_that_was_altered(deployed: Path, tmp_path: Path) -> None:
