@@ -260,6 +260,16 @@ def test_an_audit_with_a_verdict_that_there_is_not_is_refused(tmp_path: Path) ->
         assert audit_of(tmp_path, bytes(32)).sentence
 
 
+@pytest.mark.parametrize(("said", "verdict"), [(1, "ok"), (0, "FAILED")])
+def test_an_audit_whose_lines_are_not_those_that_it_counts_is_refused(said: int, verdict: str, tmp_path: Path) -> None:
+    """A line that failed and was taken out, or one that was put in, must not read as an audit."""
+    line = {"what": "seeds are distinct over the run", "count": 3, "verdict": verdict, "detail": ""}
+    report = {"format": "dictpfl-audit-1", "run": "run", "federation": "00" * 32, "failed": said, "checks": [line]}
+    (tmp_path / "audit.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=rf"audit\.json: .*{1 - said} lines that failed, and counts {said}"):
+        audit_of(tmp_path, bytes(32))
+
+
 def test_an_audit_that_is_older_than_an_upload_does_not_count(audited: Path) -> None:
     newest = max((audited / "coordinator" / "recording").glob("*.upload"))
     os.utime(newest, (2**31, 2**31))
