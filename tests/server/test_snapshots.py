@@ -18,7 +18,7 @@ from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader, body
 from dictpfl.common.messages.wire import Limits
 from dictpfl.common.protection import Encryption
 from dictpfl.server.agreement import Agreement
-from dictpfl.server.catchup import provision, recent
+from dictpfl.server.catchup import CatchUp, provision, recent
 from dictpfl.server.journal import Journal
 from dictpfl.server.rows import ClosedRound, Snapshot
 from dictpfl.server.snapshots import SnapshotVotes
@@ -340,6 +340,21 @@ def test_on_a_guess_no_snapshot_is_sent(journal: Journal) -> None:
     journal.restart(Snapshot(20, 20, b"state"))
     assert recent(journal).aggregates == ()
     assert recent(journal).snapshot == b""
+
+
+def test_who_comes_from_one_position_after_another_fills_no_memory(journal: Journal) -> None:
+    """An institution that lies may advance by a round at a time, and is sent all that follows, each time."""
+    filled(journal, 50)
+    catchup = CatchUp(journal)
+    catchup.open(Request(50, RoundKind.UPDATE, FEDERATION, FINGERPRINT), {})
+    for newcomer in (False, True):
+        for position in range(50):
+            request = catchup.further(1, position, newcomer=newcomer)
+            assert request is not None
+            assert [aggregate.round for aggregate in request.aggregates] == list(range(position, 50))
+            assert request is catchup.further(2, position, newcomer=newcomer), "read once for all at one position"
+    held = [thing for kept in (catchup._requests, catchup._provisions) for thing in kept.values() if thing]
+    assert sum(len(aggregate.blob) for thing in held for aggregate in thing.aggregates) < 20 * 50 * 100
 
 
 @given(data=st.data())
