@@ -153,6 +153,30 @@ def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path
     assert "cannot be read" not in read(write_review(copy)).text, "a crash cuts off the last line"
 
 
+def test_a_sum_of_uploads_that_no_diary_tells_of(run: Run, tmp_path: Path) -> None:
+    """All institutions' folders are here, so that somebody's record is not whole: not to be passed over in silence."""
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    diary = copy / "institutions" / "institution-000" / "diary.jsonl"
+    lines = [json.loads(line) for line in diary.read_text().splitlines()]
+    kept = [line for line in lines if line["event"] != "uploaded" or line["round"] not in (1, 2)]
+    diary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert egress(Parties.find(copy)).untold == [1, 2]
+    said = "In rounds 1, 2 the coordinator's journal counts more uploads than the diaries of all institutions tell of"
+    assert said in read(write_review(copy)).text
+    shutil.rmtree(copy / "institutions" / "institution-001")
+    assert egress(Parties.find(copy)).untold == [], "of the one that is not here nothing is known"
+    assert egress(Parties.find(run.folder)).untold == []
+
+
+def test_a_line_of_a_diary_that_is_nested_without_end(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    diary = copy / "institutions" / "institution-000" / "diary.jsonl"
+    diary.write_text("[" * 100_000 + "\n" + diary.read_text())
+    assert list(egress(Parties.find(copy)).damaged.values()) == [1]
+
+
 def test_a_recording_with_a_size_that_is_none_is_counted_without_it(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
