@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
@@ -13,6 +14,9 @@ from dictpfl.server.journal import Journal
 _log = structlog.get_logger(__name__)
 REQUEST_BYTES = 64 * 2**20
 """Aggregates in one request, at most, unless a single one is longer; whoever lacks more asks again."""
+
+_KEPT = 4
+"""Requests kept for others at the same position; each may hold `REQUEST_BYTES`, and who lies has as many positions as there are rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,7 @@ class CatchUp:
             provided = provided or provision(self._journal, position, newcomer=newcomer)
         else:
             if key not in self._provisions:
+                _make_room(self._provisions)
                 self._provisions[key] = provision(self._journal, position, newcomer=newcomer)
             provided = self._provisions[key]
         if provided is None:
@@ -135,9 +140,16 @@ class CatchUp:
     def _carrying(self, key: tuple[int | None, bool], provided: Provision, wish: Wish) -> Request:
         """Make one object for all institutions at the same position: aggregates are large, and read once."""
         if (*key, wish) not in self._requests:
+            _make_room(self._requests)
             self._requests[*key, wish] = self._dressed(provided, wish)
         return self._requests[*key, wish]
 
     def _dressed(self, provided: Provision, wish: Wish) -> Request:
         assert self._bare is not None  # noqa: S101  an exchange is open
         return replace(self._bare, aggregates=provided.aggregates, snapshot=provided.snapshot, wish=wish)
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    """Drop what was made first, so that there is room for another one."""
+    while len(kept) >= _KEPT:
+        del kept[next(iter(kept))]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from dictpfl.common.errors import EngineError, RoundError, WireError
 from dictpfl.common.messages.protocol import Reply, Request, RoundKind, Stage, Status
@@ -17,6 +18,8 @@ from dictpfl.server.coordinator import Coordinator
 from dictpfl.server.messages import decode_reply, encode_request
 
 _log = structlog.get_logger(__name__)
+_GARBLED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DecodeError)
+"""Errors of Flower 1.42 over a reply whose parts are none of its records: it checks their heads and digests alone before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class BlindStrategy:
         self._coordinator = coordinator
         self._patience = patience or Patience()
         self._largest = 0
+        self._alone = False
+        """True once somebody sent what Flower cannot put together: from then on replies are fetched one by one."""
 
     def start(self, grid: Grid) -> None:
         """Run exchanges until the coordinator has finished.
@@ -169,7 +174,7 @@ class BlindStrategy:
         arrived, ids = False, list(exchange.waiting)
         while ids:
             together = self._together()
-            replies = list(grid.pull_messages(ids[:together]))
+            replies = self._fetched(grid, ids[:together], exchange)
             del ids[:together]
             while replies:
                 reply = replies.pop()  # the last reference but one, so that its bytes go as soon as they are folded
@@ -184,9 +189,23 @@ class BlindStrategy:
         self._push(grid, further, exchange)
         return arrived
 
+    def _fetched(self, grid: Grid, ids: list[str], exchange: _Exchange) -> list[Message]:
+        """Fetch replies; one that Flower cannot put together is its sender's alone, and what was fetched with it is lost once."""
+        try:
+            return list(grid.pull_messages(ids))
+        except _GARBLED as error:
+            # Never the text: it may repeat what is in the reply.
+            _log.warning("a reply that Flower cannot put together", replies=len(ids), error=type(error).__name__)
+            self._alone = True
+            if len(ids) == 1:
+                self._fail(exchange.waiting.pop(ids[0]), WireError.code, exchange)
+            return []
+
     def _together(self) -> int:
         """Count the replies to fetch in one go: memory must not grow with the number of institutions."""
         patience = self._patience
+        if self._alone:
+            return 1
         return max(1, min(patience.pull, patience.pull_bytes // self._largest)) if self._largest else 1
 
     def _fold(self, node: int, message: Message, exchange: _Exchange) -> Request | None:

@@ -179,6 +179,11 @@ def _require(entry: dict[str, Any], number: int, previous: str, party: PublicIde
     unsigned = {name: value for name, value in entry.items() if name != "signature"}
     if party is None or not party.verify(_signature(entry), _ENTRY + canonical(unsigned)):
         raise CustodyError(f"{where}: the signature does not fit; the entry was altered or written by somebody else")
+    texts = isinstance(entry.get("event"), str) and isinstance(entry.get("at"), str)
+    if not texts or not isinstance(entry.get("facts"), dict):
+        raise CustodyError(
+            f"{where}: its own party signed it, and it is not of the form of an entry: event, at and facts"
+        )
 
 
 def _require_head(path: Path, digests: list[str], party: PublicIdentity, log: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
@@ -38,6 +39,13 @@ class _Report(BaseModel):
         if others := sorted({check.verdict for check in checks} - _MARKS.keys()):
             raise ValueError(f"a verdict {others[0]!r}, expected one of {', '.join(_MARKS)}")
         return checks
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        """Refuse lines that are not those that were written."""
+        if (found := sum(check.failed for check in self.checks)) != self.failed:
+            raise ValueError(f"it has {found} lines that failed, and counts {self.failed}")
+        return self
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,22 @@ def _log(path: Path, folder: Path) -> Log:
 def _told(entries: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
     closed: list[Mapping[str, Any]] = []
     for entry in entries:
-        if entry["event"] == CLOSED:
+        follows = _is_round(entry) and (not closed or entry["facts"]["round"] == closed[-1]["facts"]["round"] + 1)
+        if not follows:
+            yield from _rounds(closed)
+            closed = []
+        if _is_round(entry):
             closed.append(entry)
             continue
-        yield from _rounds(closed)
-        closed = []
         event = str(entry["event"])
         yield Entry(str(entry["at"]), _WORDS.get(event, event), _details(entry["facts"]))
     yield from _rounds(closed)
+
+
+def _is_round(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an entry is about a round in the form in which a coordinator writes it."""
+    counts = (entry["facts"].get(name) for name in ("round", "contributors"))
+    return entry["event"] == CLOSED and all(isinstance(count, int) for count in counts)
 
 
 def _rounds(closed: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
@@ -110,7 +118,7 @@ def _rounds(closed: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
         return
     first, last = closed[0]["facts"], closed[-1]["facts"]
     which = f"round {first['round']}" if len(closed) == 1 else f"rounds {first['round']} to {last['round']}"
-    counts = sorted({int(entry["facts"]["contributors"]) for entry in closed})
+    counts = sorted({entry["facts"]["contributors"] for entry in closed})
     most = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     yield Entry(str(closed[0]["at"]), f"closed {which}", f"{most} institutions in a sum")
 

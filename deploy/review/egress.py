@@ -55,6 +55,7 @@ class Egress:
         snapshots: sealed snapshots at the coordinator, number and bytes.
         messages: what the coordinator recorded in all: messages out, bytes out, messages in, bytes in; None: no recording.
         damaged: institutions, with the number of lines of the diary that cannot be read; 0: the file cannot be.
+        complete: the folders of all members are here.
     """
 
     flows: Mapping[str, Mapping[int, Flow]]
@@ -62,6 +63,7 @@ class Egress:
     snapshots: tuple[int, int]
     messages: tuple[int, int, int, int] | None
     damaged: Mapping[str, int] = field(default_factory=dict)
+    complete: bool = False
 
     @property
     def rounds(self) -> list[int]:
@@ -97,6 +99,15 @@ class Egress:
             number
             for number, line in self.journal.items()
             if not line.left_out and line.uploads == sum(self.flow(name, number).sent > 0 for name in self.flows)
+        ]
+
+    @property
+    def untold(self) -> list[int]:
+        """Rounds with more uploads in the sum than institutions wrote of, where all of them are here."""
+        return [
+            number
+            for number, line in self.journal.items()
+            if self.complete and line.uploads > sum(self.flow(name, number).sent > 0 for name in self.flows)
         ]
 
     @property
@@ -137,6 +148,7 @@ def egress(parties: Parties) -> Egress:
         snapshots,
         messages,
         {name: count for name, (_, count) in diaries.items() if count is not None},
+        bool(parties.agreement and 0 < len(parties.agreement.members) <= len(diaries)),
     )
 
 
@@ -184,6 +196,6 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int | None]:
 def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None

@@ -8,6 +8,7 @@ import structlog
 
 from dictpfl.common.errors import SnapshotError
 from dictpfl.common.messages.protocol import NEWCOMER, Reply, Request, RoundKind, Status, Wish
+from dictpfl.common.messages.snapshots import HEADER_BYTES
 from dictpfl.server.exchanges.exchange import CoordinatorState, Exchange
 from dictpfl.server.exchanges.verdict import Verdict
 from dictpfl.server.snapshots import SnapshotVotes
@@ -26,6 +27,8 @@ class Delivery(Exchange):
         self._verdict = Verdict(state, number)
         self._votes: SnapshotVotes | None = None
         """Votes on the snapshot that this exchange asks for; None: it asks for none."""
+        self._whole_from: int | None = None
+        """Node that is asked for the whole snapshot."""
         self._asked: frozenset[int] = frozenset()
         self._settled: set[int] = set()
         """Nodes that have applied everything and have nothing to upload."""
@@ -45,7 +48,7 @@ class Delivery(Exchange):
 
     def _prepare(self, asked: Sequence[int], sender: int | None = None, defence: bytes = b"") -> None:
         """Make what all requests have in common; `sender` is to send the whole snapshot, the others its header."""
-        self._asked = frozenset(asked)
+        self._asked, self._whole_from = frozenset(asked), sender
         limits = self._agreement.uploads
         wishes = {node: Wish.WHOLE if node == sender else Wish.HEADER for node in asked} if self._votes else {}
         request = Request(self.number, self.kind, limits.federation, limits.fingerprint, defence=defence)
@@ -96,7 +99,9 @@ class Delivery(Exchange):
     def _take_snapshot(self, node: int, data: bytes) -> None:
         if self._votes is None or not data:
             return
+        # One is kept at a time, and what somebody sends unasked must not displace it.
+        part = data if node == self._whole_from else data[:HEADER_BYTES]
         try:
-            self._votes.take(node, data)
+            self._votes.take(node, part)
         except SnapshotError as error:
             _log.warning("snapshot left out", node=node, round=self.number, reason=str(error))

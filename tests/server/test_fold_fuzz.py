@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,8 @@ from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.ckks.sealing import CKKSSealer
 from dictpfl.common.errors import CorruptError, DictPFLError, WireError
 from dictpfl.common.law.tags import TAGS
+from dictpfl.common.messages.manifest import Manifest
+from dictpfl.common.messages.masks import SEALED_SHARE, Note, Partner
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.wire import (
     AGGREGATE,
@@ -165,6 +168,49 @@ def test_twice_the_same_is_folded_once() -> None:
             fold.add(node, blob)
     fold.add(1, WORLD.blobs[1])
     WORLD.require_sum(fold, [0, 1])
+
+
+KEYS = [Ed25519PrivateKey.generate() for _ in range(3)]
+PARTNER = Partner(bytes(16), bytes(SEALED_SHARE))
+
+
+def note(attempt: int = ATTEMPT, member: int = 0, partner: int = 1) -> bytes:
+    return Note(attempt, member, bytes(16), {partner: PARTNER}).to_bytes()
+
+
+def signed(upload: bytes, key: Ed25519PrivateKey = KEYS[0], **changes: object) -> bytes:
+    return replace(Manifest.of(upload), **changes).signed(key).to_bytes()  # type: ignore[arg-type]
+
+
+BESIDE = {
+    "no note": (WORLD.blobs[0], b"", signed(WORLD.blobs[0])),
+    "a note for another attempt": (WORLD.blobs[0], note(attempt=ATTEMPT + 1), signed(WORLD.blobs[0])),
+    "a note of another member": (WORLD.blobs[0], note(member=2), signed(WORLD.blobs[0])),
+    "a note on a partner who is nobody": (WORLD.blobs[0], note(partner=3), signed(WORLD.blobs[0])),
+    "a note with more behind it": (WORLD.blobs[0], note() + b"x", signed(WORLD.blobs[0])),
+    "no manifest": (WORLD.blobs[0], note(), b""),
+    "a manifest of another upload": (WORLD.blobs[0], note(), signed(WORLD.blobs[1], KEYS[1])),
+    "a manifest for another round": (WORLD.blobs[0], note(), signed(WORLD.blobs[0], round=ROUND + 1)),
+    "a manifest that another member has signed": (WORLD.blobs[0], note(), signed(WORLD.blobs[0], KEYS[1])),
+    "a manifest of an upload of nobody": (
+        nobodys := WORLD.sealed(WORLD.vectors[0], 3),
+        note(member=3),
+        signed(nobodys),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_what_comes_beside_an_upload_has_to_be_its_own(what: str) -> None:
+    """With masks and manifests: nothing is folded, and the honest ones still are."""
+    keys = tuple(key.public_key().public_bytes_raw().hex() for key in KEYS)
+    agreement = replace(WORLD.agreement, masks=True, signers=keys, members=("berlin", "kyoto", "oslo"))
+    fold = Fold(agreement, RoundKind.UPDATE, ROUND, ATTEMPT)
+    with pytest.raises(WireError):
+        fold.add(0, *BESIDE[what])
+    for member, upload in enumerate(WORLD.blobs):
+        fold.add(member, upload, note(member=member, partner=(member + 1) % 3), signed(upload, KEYS[member]))
+    WORLD.require_sum(fold, [0, 1, 2])
 
 
 def test_a_fourth_does_not_fit_the_digits() -> None:

@@ -159,6 +159,8 @@ def test_strange_requests_are_refused(name: str, value: Any, error: tuple[type[W
         ("code", "Patient Doe, 42"),
         ("code", "x" * 40),
         ("code", b"wire"),
+        ("code", "unconfirmed-9"),
+        ("code", "unconfirmed-x"),
         ("snapshot", 1),
         ("snapshot", -1),
         ("snapshot", b"Doe"),

@@ -13,15 +13,22 @@ from hypothesis import strategies as st
 
 from dictpfl.common.ckks.parameters import CKKSParameters
 from dictpfl.common.errors import JournalError, SnapshotError
-from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.common.messages.protocol import Aggregate, Reply, Request, RoundKind, Wish
 from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader, body
 from dictpfl.common.messages.wire import Limits
 from dictpfl.common.protection import Encryption
 from dictpfl.server.agreement import Agreement
-from dictpfl.server.catchup import provision, recent
+from dictpfl.server.catchup import CatchUp, provision, recent
 from dictpfl.server.journal import Journal
 from dictpfl.server.rows import ClosedRound, Snapshot
 from dictpfl.server.snapshots import SnapshotVotes
+from tests.support.coordinators import (
+    all_of,
+    delivers,
+    opened,
+    plain_uploads,  # noqa: F401  a fixture
+    play,
+)
 
 FEDERATION, FINGERPRINT, TAG = b"f" * 32, b"k" * 32, b"t" * 32
 LIMITS = Limits(FEDERATION, FINGERPRINT, 40, 500, 0, 3)
@@ -141,6 +148,26 @@ def test_what_is_not_taken(what: str, votes: SnapshotVotes) -> None:
     for node in (1, 2, 3):
         votes.take(node, sealed())
     assert votes.agreed([0, 1, 2, 3], 3, TAG) is not None
+
+
+@pytest.mark.usefixtures("plain_uploads")
+def test_a_whole_one_that_nobody_asked_for_displaces_none(tmp_path: Path) -> None:
+    """One institution alone must not keep all others from a snapshot, and sums from being dropped, for ever."""
+    coordinator = opened(tmp_path, snapshot_every=1, snapshot_length=400)
+    play(coordinator, range(5))
+    state = sealed(round=1, updates=1)
+
+    def honest(node: int, request: Request) -> Reply:
+        part = {Wish.WHOLE: state, Wish.HEADER: state[:HEADER_BYTES]}[request.wish]
+        return replace(delivers(node, request), snapshot=part)
+
+    def lies(node: int, request: Request) -> Reply:
+        assert request.wish is Wish.HEADER
+        return replace(delivers(node, request), snapshot=sealed(b"other", round=1, updates=1))
+
+    play(coordinator, range(5), {**all_of(range(5), honest), 4: lies})
+    assert list(coordinator._journal.snapshots()) == [1]
+    coordinator.close_journal()
 
 
 # the journal
@@ -313,6 +340,21 @@ def test_on_a_guess_no_snapshot_is_sent(journal: Journal) -> None:
     journal.restart(Snapshot(20, 20, b"state"))
     assert recent(journal).aggregates == ()
     assert recent(journal).snapshot == b""
+
+
+def test_who_comes_from_one_position_after_another_fills_no_memory(journal: Journal) -> None:
+    """An institution that lies may advance by a round at a time, and is sent all that follows, each time."""
+    filled(journal, 50)
+    catchup = CatchUp(journal)
+    catchup.open(Request(50, RoundKind.UPDATE, FEDERATION, FINGERPRINT), {})
+    for newcomer in (False, True):
+        for position in range(50):
+            request = catchup.further(1, position, newcomer=newcomer)
+            assert request is not None
+            assert [aggregate.round for aggregate in request.aggregates] == list(range(position, 50))
+            assert request is catchup.further(2, position, newcomer=newcomer), "read once for all at one position"
+    held = [thing for kept in (catchup._requests, catchup._provisions) for thing in kept.values() if thing]
+    assert sum(len(aggregate.blob) for thing in held for aggregate in thing.aggregates) < 20 * 50 * 100
 
 
 @given(data=st.data())

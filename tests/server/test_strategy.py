@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError
 
 from dictpfl.client.messages import decode_request, encode_reply
 from dictpfl.common.errors import CorruptError, EngineError
@@ -205,6 +207,51 @@ def test_what_arrives_while_one_is_fetched_beyond_the_deadline_counts() -> None:
     run(coordinator, Stalling(n1=upload, n2=silent, n3=upload))
     assert coordinator.closed == [{1: b"x", 3: b"x"}]
     assert [told for told in coordinator.told if told[0] == "failed"] == [("failed", 2, "deadline")]
+
+
+class Garbled(FakeGrid):
+    """Fails at node 2's replies as Flower 1.42 does, which checks the heads of what a reply is made of and not the rest.
+
+    It has forgotten by then all that was to be fetched with them.
+    """
+
+    error: type[Exception] = ValueError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        ready = [reply for reply in self.ready if reply.metadata.reply_to_message_id in wanted]
+        self.ready = [reply for reply in self.ready if reply not in ready]
+        if any(reply.metadata.reply_to_message_id.startswith("2-") for reply in ready):
+            raise self.error("Patient Doe")
+        return ready
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, AttributeError, RecursionError, DecodeError])
+def test_a_reply_that_cannot_be_put_together_stops_nobody_else(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator, grid = FakeCoordinator(rounds=3), Garbled(n1=upload, n2=upload, n3=upload)
+    grid.error = error
+    BlindStrategy(coordinator, replace(QUICK, pull=1)).start(grid)
+    assert coordinator.closed == [{1: b"x", 3: b"x"}] * 3
+    assert [told for told in coordinator.told if told[0] == "failed"] == [("failed", 2, "wire")] * 3
+    assert "Doe" not in "".join(capsys.readouterr())
+
+
+def test_what_was_fetched_with_one_that_cannot_be_put_together_is_lost_once() -> None:
+    coordinator = FakeCoordinator(rounds=2, minimum=6, deadline=0.2)
+    run(coordinator, Garbled(**{f"n{node}": upload for node in range(1, 13)}))
+    assert [len(uploads) for uploads in coordinator.closed] == [1, 11, 11]
+    assert coordinator.rejected[2] == "wire"
+
+
+def test_a_superlink_that_is_gone_is_no_reply() -> None:
+    class Gone(FakeGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            raise ConnectionError(list(message_ids))
+
+    with pytest.raises(ConnectionError):
+        run(FakeCoordinator(), Gone(n1=upload, n2=upload))
 
 
 def test_double_replies_are_folded_once() -> None:

@@ -201,3 +201,12 @@ def test_the_seed_of_an_epoch_is_bound_into_the_fingerprint(tmp_path: Path, key:
         tampered(tmp_path / "seeded.key", **{**document, "seed": changed})
         with pytest.raises(KeyFileError):
             load_key(tmp_path / "seeded.key")
+
+
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_a_seed_of_another_length_is_refused_though_its_fingerprint_fits(
+    length: int, tmp_path: Path, key: FederationKey
+) -> None:
+    save_key(replace(key, seed=bytes(length)), tmp_path / "short.key")
+    with pytest.raises(KeyFileError, match=f"a seed of {length} bytes, expected 32"):
+        load_key(tmp_path / "short.key")

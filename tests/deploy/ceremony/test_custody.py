@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,26 @@ def test_an_edited_entry(log: Path, number: int, change: dict[str, object]) -> N
     found[number] = canonical({**json.loads(found[number]), **change}) + b"\n"
     (log / LOG).write_bytes(b"".join(found))
     with pytest.raises(CustodyError, match=f"line {number + 1}"):
+        verify(log)
+
+
+@pytest.mark.parametrize("without", ["event", "at", "facts"])
+@pytest.mark.parametrize("value", [None, 7, ["x"]])
+def test_an_entry_that_its_own_party_signed_with_another_form(
+    party: tuple[Path, Identity], log: Path, without: str, value: object
+) -> None:
+    """A party that lies can sign anything; whoever reads its log is told, and not by a traceback."""
+    found = lines(log)
+    entry = {name: part for name, part in json.loads(found[4]).items() if name not in {"signature", without}}
+    if value is not None:
+        entry[without] = value
+    entry["signature"] = party[1].sign(b"dictpfl custody entry 1\n" + canonical(entry)).hex()
+    found[4] = canonical(entry) + b"\n"
+    head: dict[str, object] = {"entries": 5, "head": sha256(canonical(entry)).hexdigest()}
+    head["signature"] = party[1].sign(b"dictpfl custody head 1\n" + canonical(head)).hex()
+    (log / LOG).write_bytes(b"".join(found))
+    (log / HEAD).write_bytes(canonical(head) + b"\n")
+    with pytest.raises(CustodyError, match=r"line 5: .* form"):
         verify(log)
 
 

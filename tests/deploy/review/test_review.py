@@ -20,8 +20,8 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.attacks.results import Check
-from dictpfl.deploy.ceremony.custody import HEAD, LOG
-from dictpfl.deploy.ceremony.identity import coordinator_signer
+from dictpfl.deploy.ceremony.custody import HEAD, LOG, record
+from dictpfl.deploy.ceremony.identity import Role, coordinator_signer, make_identity
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
 from dictpfl.deploy.reports.exposure import exposure
@@ -153,6 +153,30 @@ def test_an_institution_and_a_journal_that_do_not_agree(run: Run, tmp_path: Path
     assert "cannot be read" not in read(write_review(copy)).text, "a crash cuts off the last line"
 
 
+def test_a_sum_of_uploads_that_no_diary_tells_of(run: Run, tmp_path: Path) -> None:
+    """All institutions' folders are here, so that somebody's record is not whole: not to be passed over in silence."""
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    diary = copy / "institutions" / "institution-000" / "diary.jsonl"
+    lines = [json.loads(line) for line in diary.read_text().splitlines()]
+    kept = [line for line in lines if line["event"] != "uploaded" or line["round"] not in (1, 2)]
+    diary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert egress(Parties.find(copy)).untold == [1, 2]
+    said = "In rounds 1, 2 the coordinator's journal counts more uploads than the diaries of all institutions tell of"
+    assert said in read(write_review(copy)).text
+    shutil.rmtree(copy / "institutions" / "institution-001")
+    assert egress(Parties.find(copy)).untold == [], "of the one that is not here nothing is known"
+    assert egress(Parties.find(run.folder)).untold == []
+
+
+def test_a_line_of_a_diary_that_is_nested_without_end(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    diary = copy / "institutions" / "institution-000" / "diary.jsonl"
+    diary.write_text("[" * 100_000 + "\n" + diary.read_text())
+    assert list(egress(Parties.find(copy)).damaged.values()) == [1]
+
+
 def test_a_recording_with_a_size_that_is_none_is_counted_without_it(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)
@@ -258,6 +282,16 @@ def test_an_audit_with_a_verdict_that_there_is_not_is_refused(tmp_path: Path) ->
     (tmp_path / "audit.json").write_text(json.dumps(report))
     with pytest.raises(ConfigError, match=r"audit\.json: .*a verdict 'OK', expected one of ok, FAILED, cannot tell"):
         assert audit_of(tmp_path, bytes(32)).sentence
+
+
+@pytest.mark.parametrize(("said", "verdict"), [(1, "ok"), (0, "FAILED")])
+def test_an_audit_whose_lines_are_not_those_that_it_counts_is_refused(said: int, verdict: str, tmp_path: Path) -> None:
+    """A line that failed and was taken out, or one that was put in, must not read as an audit."""
+    line = {"what": "seeds are distinct over the run", "count": 3, "verdict": verdict, "detail": ""}
+    report = {"format": "dictpfl-audit-1", "run": "run", "federation": "00" * 32, "failed": said, "checks": [line]}
+    (tmp_path / "audit.json").write_text(json.dumps(report))
+    with pytest.raises(ConfigError, match=rf"audit\.json: .*{1 - said} lines that failed, and counts {said}"):
+        audit_of(tmp_path, bytes(32))
 
 
 def test_an_audit_that_is_older_than_an_upload_does_not_count(audited: Path) -> None:
@@ -523,6 +557,24 @@ def test_an_institutions_folder_alone(deployed: Path, tmp_path: Path) -> None:
     assert "berlin: sent" in page.text
     assert "kyoto: sent" not in page.text
     assert "coordinator got" not in page.text
+
+
+def test_rounds_that_a_log_does_not_have_are_not_said_to_be_closed(tmp_path: Path) -> None:
+    """After a journal was lost and rounds went on from the institutions' state; and what a coordinator signs is not always its form."""
+    signer = make_identity(tmp_path, "coordinator", Role.COORDINATOR, b"six random words, chosen by dice")
+    for number in (0, 1, 5, 6, 6):
+        record(tmp_path, signer, "round closed", round=number, contributors=3)
+    record(tmp_path, signer, "round closed", round="7", contributors=[])
+    record(tmp_path, signer, "round closed")
+    (log,) = logs(tmp_path)
+    assert log.whole
+    assert [(entry.what, entry.details) for entry in log.entries] == [
+        ("closed rounds 0 to 1", "3 institutions in a sum"),
+        ("closed rounds 5 to 6", "3 institutions in a sum"),
+        ("closed round 6", "3 institutions in a sum"),
+        ("round closed", "contributors ; round 7"),
+        ("round closed", ""),
+    ]
 
 
 def test_a_custody_log_that_was_altered(deployed: Path, tmp_path: Path) -> None:
