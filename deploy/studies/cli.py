@@ -95,7 +95,7 @@ def clone(
     require("institution", "study clone")
     use_working_directory()
     from dictpfl.common.config import FederationConfig
-    from dictpfl.deploy.studies.proposing import Asked
+    from dictpfl.deploy.studies.proposing import Asked, require_w0
     from dictpfl.deploy.studies.proposing import propose as make
 
     _place(output, new, "proposal")
@@ -103,20 +103,13 @@ def clone(
     if new in {study.name for study in studies.all()}:
         raise ConfigError(f"{new!r} is a study already; name the clone otherwise")
     of = studies.get(name).wanted
+    require_w0(of, weights)
     config = FederationConfig.of(of.config.model_dump(mode="json"), overrides(set_), origin=f"the clone of {name}")
     asked = Asked(of.title, of.data, of.sample_shape, of.outputs, of.hours, of.memory_gib, of.gpu, days)
     names = institutions or sorted(set(of.institutions) & set(studies.network.members))
     study = make(
-        studies,
-        lead,
-        config,
-        asked,
-        app=app_here(),
-        name=new,
-        institutions=names,
-        weights=weights,
-        parent=of.digest.hex(),
-    )
+        studies, lead, config, asked, app=app_here(), name=new, institutions=names, weights=weights, parent=of.digest.hex()
+    )  # fmt: skip
     _say_proposed(study, output)
 
 

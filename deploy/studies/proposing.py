@@ -98,6 +98,19 @@ def propose(
     return study
 
 
+def require_w0(of: Proposal, weights: Path | None) -> None:
+    """Refuse to clone a study that begins from a W0 of its own without one: the clone would begin from a drawn one.
+
+    Raises:
+        ConfigError: no file is given.
+    """
+    if of.weights and weights is None:
+        raise ConfigError(
+            f"{of.name} begins from a W0 of its own, of which only the hash is in its text ({of.weights[:16]}); give the clone its file, or "
+            "another one, by --weights. A study that begins from a drawn W0 is one to propose anew"
+        )
+
+
 def weights_digest(config: FederationConfig, sample_shape: tuple[int, ...], outputs: int, path: Path) -> str:
     """SHA-256 of W0 in hexadecimal, as genesis has it: of the model that was given a safetensors file, not of the file.
 

@@ -473,3 +473,15 @@ def test_data_come_from_where_they_are_said_to_be(run_one: World, tmp_path: Path
         for name in ("train.npz", "validation.npz"):
             assert (folder / name).resolve() == other / name, "those that were named last, not the network's"
     assert json.loads((folder / "authority.json").read_text())["name"] == "ministry"
+
+
+def test_a_clone_of_a_study_with_a_given_w0_does_not_begin_from_a_drawn_one(world: World) -> None:
+    """Its file is not here, and only its hash is in the text: without one, the clone began somewhere else, in silence."""
+    of = world.proposed(name="wide").wanted
+    world.studies("kyoto").receive(replace(of, name="given", weights="ab" * 32).signed(world.identity("kyoto")), "it")
+    keys = ["--folder", str(world.home("kyoto")), "--passphrase-file", str(world.home("kyoto") / "passphrase")]
+    done = CliRunner().invoke(app, ["study", "clone", "given", "other", *keys])
+    assert isinstance(done.exception, ConfigError), (done.output, done.exception)
+    assert "given begins from a W0 of its own" in str(done.exception)
+    assert "--weights" in str(done.exception)
+    assert [study.name for study in world.studies("kyoto").all()] == ["given", "wide"]
