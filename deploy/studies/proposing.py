@@ -70,7 +70,7 @@ def propose(
     config = _deployable(config, len(chosen), weights)
     require_sizes(asked.sample_shape, asked.outputs)
     require_width(config, asked.sample_shape)
-    before = next((study for study in studies.all() if study.name == name), None)
+    before = studies.get(name) if name in studies.names() else None
     proposal = Proposal(
         name=name,
         version=before.wanted.version + 1 if before else 1,

@@ -328,8 +328,8 @@ def test_further_studies_wait_and_time_runs_out(run_one: World, tmp_path: Path) 
     root = world.home("berlin") / "studies"
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from dictpfl.deploy.studies.limits import one_of\nfrom dictpfl.deploy.studies.store import listed\n"
-        "home = Path(sys.argv[1])\n(study,) = listed(home)\n"
+        "from dictpfl.deploy.studies.limits import one_of\nfrom dictpfl.deploy.studies.store import _read\n"
+        "home = Path(sys.argv[1])\nstudy = _read(home / 'studies' / 'wide')\n"
         "with one_of(home / 'studies', study, 1):\n    print('runs', flush=True)\n"
     )
     command = [sys.executable, "-c", code, str(world.home("berlin"))]
@@ -485,3 +485,22 @@ def test_a_clone_of_a_study_with_a_given_w0_does_not_begin_from_a_drawn_one(worl
     assert "given begins from a W0 of its own" in str(done.exception)
     assert "--weights" in str(done.exception)
     assert [study.name for study in world.studies("kyoto").all()] == ["given", "wide"]
+
+
+def test_a_damaged_study_is_listed_as_such_and_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    for name in ("bad", "wide"):
+        world.proposed(name=name)
+    damaged = world.home("kyoto") / "studies" / "bad" / "proposal.json"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    done = CliRunner().invoke(app, ["study", "list", "--folder", str(world.home("kyoto"))])
+    assert done.exit_code == 0, done.exception
+    lines = [line.split() for line in done.output.splitlines()]
+    assert [line[:2] for line in lines] == [["bad", "damaged:"], ["wide", "proposed"]]
+    assert str(damaged) in done.output
+    assert "wider, version 1" in world.typed("kyoto", "clone", "wide", "wider")
+    with pytest.raises(StudyError, match="there are: bad, wide, wider"):
+        world.studies("kyoto").get("none")
+    taken = CliRunner().invoke(app, ["study", "clone", "wide", "bad", "--folder", str(world.home("kyoto")),
+                                     "--passphrase-file", str(world.home("kyoto") / "passphrase")])  # fmt: skip
+    assert "is a study already" in str(taken.exception)
