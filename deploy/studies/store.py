@@ -196,9 +196,19 @@ class Studies:
         Raises:
             StudyError: it would say nothing, or may not say that.
         """
+        notice = self.worded(kind, study, by, reason)
+        self.receive(notice, "this notice")
+        return notice
+
+    def worded(self, kind: Kind, study: Study, by: Signer, reason: str = "") -> Notice:
+        """Make this party's notice about a study, to be kept by `receive` once it holds.
+
+        Raises:
+            BundleError: it is not for this party to say.
+        """
         before = [n.number for n in study.notices if n.by.fingerprint == by.public.fingerprint]
         notice = Notice.made(kind, study.wanted, by, max(before, default=0) + 1, reason)
-        self.receive(notice, "this notice")
+        self._require_may_say(notice, study, "this notice")
         return notice
 
     def _receive_proposal(self, paper: Proposal, origin: str) -> None:

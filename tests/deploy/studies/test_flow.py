@@ -504,3 +504,17 @@ def test_a_damaged_study_is_listed_as_such_and_stops_no_other(world: World, monk
     taken = CliRunner().invoke(app, ["study", "clone", "wide", "bad", "--folder", str(world.home("kyoto")),
                                      "--passphrase-file", str(world.home("kyoto") / "passphrase")])  # fmt: skip
     assert "is a study already" in str(taken.exception)
+
+
+def test_a_key_that_was_refused_leaves_no_word_of_one(world: World, tmp_path: Path) -> None:
+    study = world.proposed()
+    world.handed(study, "authority", *NAMES)
+    for name in NAMES:
+        notice = approve(world.studies(name), world.studies(name).get("wide"), world.identity(name), APP)
+        world.studies("authority").receive(notice, "a notice")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    studies = world.studies("authority")
+    with pytest.raises(DictPFLError, match="full"):
+        make_key(studies, studies.get("wide"), world.identity("authority"), PASSPHRASES["authority"], tmp_path / "full")
+    assert [notice.kind for notice in studies.get("wide").notices] == ["approved"] * 3
