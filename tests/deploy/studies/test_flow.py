@@ -518,3 +518,12 @@ def test_a_key_that_was_refused_leaves_no_word_of_one(world: World, tmp_path: Pa
     with pytest.raises(DictPFLError, match="full"):
         make_key(studies, studies.get("wide"), world.identity("authority"), PASSPHRASES["authority"], tmp_path / "full")
     assert [notice.kind for notice in studies.get("wide").notices] == ["approved"] * 3
+
+
+@pytest.mark.parametrize("written", ["", "nan", "soon"])
+def test_hours_whose_beginning_is_damaged_are_not_begun_anew(world: World, written: str) -> None:
+    """An empty file ended in a traceback, and of "nan" no hour ever passed."""
+    study = world.proposed()
+    (study.folder / "began").write_text(written)
+    with pytest.raises(StudyError, match=r"began is damaged"):
+        Limits.of(study, Policy())
