@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dictpfl.deploy.attacks.intervals import auc_interval, gain_interval, mean_interval
+from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, gain_interval, mean_interval
+from dictpfl.deploy.attacks.published.membership import _finding
 
 
 def test_auc_is_the_share_of_right_pairs() -> None:
@@ -81,3 +82,17 @@ def test_groups_that_separate_whole_have_an_interval() -> None:
             missed += not found.low <= true <= found.high
     assert whole > 100
     assert missed == 0
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "told"),
+    [
+        ([1.0, 3.0, 5.0], [0.0, 2.0], "DeLong over samples"),
+        ([4.0], [0.0, 2.0, 5.0], "ranks by chance"),
+        ([4.0], [0.0, 2.0], "ranks by chance"),
+        ([4.0, 3.0], [0.0, 2.0], "Newcombe over samples"),
+    ],
+)
+def test_what_is_written_of_an_interval_is_how_it_was_made(inner: list[float], outer: list[float], told: str) -> None:
+    assert auc_method(auc_interval(inner, outer), len(inner), "samples") == told
+    assert _finding("loss", "a paper", "dictpfl", {}, np.array(inner), np.array(outer)).method_of_interval == told
