@@ -6,6 +6,8 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -15,10 +17,12 @@ from scipy import stats
 
 import dictpfl
 from dictpfl.client.data.samples import Samples
+from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.reports.notebook import Shown
 from dictpfl.deploy.runs.compared import Comparison, Row
 from dictpfl.deploy.runs.run import closed_rounds
-from dictpfl.deploy.simulation.comparison import _of_one, compare, configurations
+from dictpfl.deploy.simulation.comparison import _of_one, _unwatched, compare, configurations
 from dictpfl.deploy.simulation.partition import Division, Regrouping, Share
 from tests.support.federations import as_toml
 
@@ -223,3 +227,29 @@ def test_regrouping_keeps_test_and_public_samples() -> None:
     assert pooled.institutions[0].train.features.ravel().tolist() == [0, 0, 1, 1, 2, 2]
     assert pooled.institutions[0].validation.features.ravel().tolist() == [4, 4, 5, 5, 6, 6]
     assert [share.name for share in second.institutions] == ["1"]
+
+
+def test_more_or_fewer_seeds_take_the_runs_that_are_there(place: Path) -> None:
+    """A seed alone lies in its method's folder, one of several in a folder of its own: resumed with another number, it ran again."""
+    begun: list[str] = []
+
+    @contextmanager
+    def watch(named: str, _config: FederationConfig) -> Iterator[Shown]:
+        begun.append(named)
+        with _unwatched(named, _config) as shown:
+            yield shown
+
+    configs = configurations(place / "tiny.toml", ["alone", "dictpfl"])
+
+    def compared_again(seeds: tuple[int, ...]) -> Comparison:
+        begun.clear()
+        return compare(configs, place / "grown", engine="local", seeds=seeds, resume=True, watch=watch)
+
+    once = compared_again((1,))
+    both = compared_again((1, 2))
+    assert begun == [*(f"alone, seed 2, institution {n} of 3" for n in (1, 2, 3)), "dictpfl, seed 2"]
+    assert [run.folder for run in row(both, "dictpfl").runs][:1] == [run.folder for run in row(once, "dictpfl").runs]
+    assert row(both, "alone").figures[:1] == row(once, "alone").figures
+    two = compared_again((2,))
+    assert begun == []
+    assert row(two, "dictpfl").figures == row(both, "dictpfl").figures[1:]
