@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from dictpfl.client.data.readers.separated import read_separated
+from dictpfl.client.data.readers.separated import read_separated, require_once
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Section
@@ -249,7 +249,7 @@ def read_columns(path: Path, columns: Sequence[str] = ()) -> tuple[dict[str, lis
         alike, dates such as 20240105, or a few codes.
 
     Raises:
-        DataError: a file that cannot be read, or a column that it does not have.
+        DataError: a file that cannot be read, a column that it does not have, or a name that stands twice.
     """
     table = _table(path)
     if missing := [name for name in columns if name not in table]:
@@ -271,6 +271,7 @@ def _table(path: Path) -> dict[str, list[str]]:
         sep = "\t" if path.suffix.lower() == ".tsv" else ","
         how = "save it with commas, or as .tsv with tabs"
         frame = read_separated(path, sep, how, dtype=str, keep_default_na=False)
+        require_once(path, sep)
     except (OSError, ValueError, ImportError) as error:
         raise DataError(
             f"cannot read the table {path}: {error}; expected .csv, .tsv or .parquet with a line of names"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 OPTIONS = ("size", "mode", "mean", "std", "window")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SIZE = 224
+_MOST_PIXELS = 1 << 26
+"""Of a sample: 8,192 by 8,192, whose values take 800 MB. More is a slip, and ends in no memory."""
 DEEP = "I;16"
 """Mode of grey images in 16 bits, in Pillow's word."""
 _DEEPEST = 65535
@@ -113,11 +115,7 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
         raise ConfigError(
             f"data.options.window is of mode `{DEEP}`, and data.options.mode is {mode!r}: it would be ignored"
         )
-    size = options.get("size", _SIZE)
-    sizes = size if isinstance(size, list | tuple) else [size, size]
-    if len(sizes) != 2 or not all(type(one) is int and one > 0 for one in sizes):  # noqa: PLR2004 -- height and width
-        raise ConfigError(f"data.options.size is {size!r}; expected a number of pixels above 0, or [height, width]")
-    height, width = sizes
+    height, width = _height_and_width(options.get("size", _SIZE))
     channels = 3 if mode == "RGB" else 1
     usual = _IMAGENET if mode == "RGB" else ((0.5,), (0.5,))
     try:
@@ -155,6 +153,16 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
         return values.transpose(2, 0, 1)
 
     return fit
+
+
+def _height_and_width(size: Any) -> tuple[int, int]:
+    """Pixels of an image as `size` has them."""
+    sizes = size if isinstance(size, list | tuple) else [size, size]
+    if len(sizes) != 2 or not all(type(one) is int and one > 0 for one in sizes):  # noqa: PLR2004 -- height and width
+        raise ConfigError(f"data.options.size is {size!r}; expected a number of pixels above 0, or [height, width]")
+    if sizes[0] * sizes[1] > _MOST_PIXELS:
+        raise ConfigError(f"data.options.size is {size!r}; expected height times width of {_MOST_PIXELS:,} at most")
+    return sizes[0], sizes[1]
 
 
 def _window(options: Mapping[str, Any]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.samples import NUMBERS, Samples
+from dictpfl.client.data.samples import NUMBERS, Samples, spread
 from dictpfl.common.errors import DataError
 from dictpfl.common.files import expanded, write_private
 from dictpfl.common.settings import Data
@@ -21,7 +21,6 @@ MOST_AT_ONCE = 2 << 30
 """Bytes that whoever wants all samples in one array may have; more is refused, or a step that was not made for large data would fill memory."""
 INDEX_FORMAT = "dictpfl-index-1"
 _SUSPICIOUS = 8  # samples of which nothing can be read: then it is not single files that are broken
-_TRIED = 16  # broken samples before the form of one is given up
 Numbers = NDArray[np.int64]
 Room = Callable[[int], NDArray[Any]]
 """Makes an array for the features of so many samples."""
@@ -249,7 +248,8 @@ class LazySamples(Samples):
         return Read(checked.features, checked.labels)
 
     def _first_form(self) -> Form:
-        for place in range(min(len(self.numbers), _TRIED)):
+        tried = spread(len(self.numbers))
+        for place in tried:
             try:
                 features, labels = self.reader.read(self.numbers[place : place + 1], 0)
             except DataError:
@@ -259,7 +259,7 @@ class LazySamples(Samples):
             one = Samples(features, self._held[place : place + 1] if self._held is not None else labels)  # type: ignore[arg-type]
             return Form.of(one)
         raise DataError(
-            f"{self.data.source}: none of the first {min(len(self.numbers), _TRIED)} samples can be read; look at them with "
+            f"{self.data.source}: none of {len(tried)} samples from beginning to end can be read; look at them with "
             "data.skip_broken = false, which says why"
         )
 

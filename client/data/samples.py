@@ -41,6 +41,7 @@ IGNORED = -100
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """Errors of an .npz file that is missing, damaged or of other content."""
+_TRIED = 16  # samples of which none can be read, before the form of one is given up
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +217,11 @@ def drawn(count: int, data: Data, seed: int, splits: NDArray[np.str_] | None = N
         for rows, limit in zip(places, (data.limit, data.test_limit), strict=True)
     ]
     return None if sum(map(len, kept)) == count else np.sort(np.concatenate(kept))
+
+
+def spread(count: int) -> NDArray[np.int64]:
+    """Numbers of a few of so many samples, int64: the first, then from beginning to end, for what cannot be read may be many in a row."""
+    return np.unique(np.linspace(0, count - 1, _TRIED).astype(np.int64)) if count else np.zeros(0, np.int64)
 
 
 def _first(count: int, limit: int, seed: int) -> NDArray[np.int64] | None:

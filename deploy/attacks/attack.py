@@ -42,6 +42,8 @@ from dictpfl.deploy.attacks.results import (
 )
 from dictpfl.deploy.runs.run import machine_facts, versions
 
+_BEGUN = "attack.begun"
+"""File in a folder that an attack works in: what a killed one leaves is the next one's to clear away."""
 DEFAULT = (
     "plaintext", "fedml-he-10", "fedml-he-30", "fedml-he-50", "fedml-he-70", "fedml-he-90", "fedhe-topk", "fedhe-full",
     "dictpfl", "dictpfl-unpruned", "dictpfl-identity", "dictpfl-collusion",
@@ -236,7 +238,8 @@ def _recorded(config: FederationConfig, folder: Path, played: dict[bytes, Record
 @contextmanager
 def _place(folder: Path, *, keep: bool) -> Iterator[Path]:
     """Give an empty folder to work in; take the runs out of it in the end, keys included, and after an error all that was made."""
-    _emptied(folder)
+    begun = _emptied(folder) / _BEGUN
+    begun.touch()
     try:
         yield folder
     except BaseException:
@@ -246,15 +249,16 @@ def _place(folder: Path, *, keep: bool) -> Iterator[Path]:
     finally:
         if not keep:
             shutil.rmtree(folder / "runs", ignore_errors=True)
+        begun.unlink(missing_ok=True)
 
 
 def _emptied(folder: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / RESULTS).exists():
+        if not any((folder / name).exists() for name in (RESULTS, _BEGUN)):
             raise ConfigError(f"{folder} is not empty and holds no attack; choose another --out")
         for name in ("runs", PICTURES):
             shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / RESULTS).unlink()
+        (folder / RESULTS).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
@@ -43,7 +44,9 @@ def _student(values: ArrayLike) -> Interval:
 def auc_interval(positive: ArrayLike, negative: ArrayLike) -> Interval:
     """Compute the area under the ROC curve, with DeLong's interval (DeLong et al. 1988; midranks as in Sun and Xu 2014).
 
-    One positive sample has no variance: its interval is that of a rank, within which chance stays in 95 % of cases.
+    One positive sample has no variance: its interval is that of a rank, within which chance stays in 95 % of cases. Nor have groups that separate
+    whole, however small: theirs is the score-like interval of Newcombe (2006, method 5), whose variance is that of Hanley and McNeil (1982) at the
+    area that is asked about, not at the one that was found.
 
     Args:
         positive: scores of positive samples, larger ones speak for positive; at least one.
@@ -57,10 +60,31 @@ def auc_interval(positive: ArrayLike, negative: ArrayLike) -> Interval:
         return Interval(value=float(area), low=max(0.0, float(area) - _OF_ONE), high=min(1.0, float(area) + _OF_ONE))
     over_x: NDArray[Any] = (ranks[:m] - rankdata(x)) / n
     over_y: NDArray[Any] = 1.0 - (ranks[m:] - rankdata(y)) / m
+    if area in (0.0, 1.0):
+        end = _furthest(m, n)
+        return Interval(value=float(area), low=end if area else 0.0, high=1.0 if area else 1.0 - end)
     deviation = float(np.sqrt(over_x.var(ddof=1) / m + over_y.var(ddof=1) / n))
     return Interval(
         value=float(area), low=max(0.0, float(area) - _Z * deviation), high=min(1.0, float(area) + _Z * deviation)
     )
+
+
+def auc_method(area: Interval, members: int, over: str) -> str:
+    """Name the interval that `auc_interval` gives of so many positive samples, and over what, as a finding says it."""
+    if members == 1:
+        return "ranks by chance"
+    return f"{'Newcombe' if area.value in (0.0, 1.0) else 'DeLong'} over {over}"
+
+
+def _furthest(m: int, n: int) -> float:
+    """The smallest area of which groups of m and n samples that separate whole are no surprise, by Newcombe's method 5."""
+    more = (m + n) / 2 - 1
+
+    def beyond(area: float) -> float:
+        spread = 1 + more * (1 - area) / (2 - area) + more * area / (1 + area)
+        return (1 - area) * m * n - _Z**2 * area * spread
+
+    return float(brentq(beyond, 0.0, 1.0))
 
 
 def constant(value: float) -> Interval:

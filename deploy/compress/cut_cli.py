@@ -102,6 +102,12 @@ def cut(
         made = cutting.make(
             read, to=to, given=given, score=score, seed=seed, architecture=architecture, rescale=rescale
         )
+        if not made.sampled:
+            refuse_unread(
+                "calibration",
+                "max_tokens",
+                because="no sample decides here, but magnitudes or what institutions tallied",
+            )
     cut_folder.write(made, read, output, seed=seed, score=score)
     table = console.table("", "before", "after", "filled with zeros")
     for row in cutting.lines(made, read):

@@ -157,7 +157,7 @@ def _decided(made: Made, source: Source) -> str:
     ways, who = set(made.shrunk.chosen.ways.values()), []
     if made.voted:
         who.append(f"{made.voted} samples of all institutions, summed sealed")
-    if ways - {"magnitude", "random"} and (not made.voted or "block" in made.shrunk.chosen.kept):
+    if made.sampled:
         who.append(f"{len(source.calibration)} samples" + (" (which blocks)" if made.voted else ""))
     shaped = [_SHAPED] if who or made.search else []
     who += [words for way, words in (("magnitude", "the magnitudes of weights"), ("random", "a draw")) if way in ways]

@@ -99,6 +99,12 @@ class Made:
     clipped: int = 0
     search: Searched | None = None
 
+    @property
+    def sampled(self) -> bool:
+        """Tells whether samples had a say in which units stay: magnitudes and draws look at none, and a tally is of samples elsewhere."""
+        looked = bool(set(self.shrunk.chosen.ways.values()) - {"magnitude", "random"})
+        return looked and (not self.voted or "block" in self.shrunk.chosen.kept)
+
 
 def tallied(source: Source, score: str) -> Opened | None:
     """Importance that a federation tallied for this very decision (`[tallies] closing = ["importance"]`); None: nothing.

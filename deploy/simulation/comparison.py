@@ -18,7 +18,7 @@ from dictpfl.deploy.reports.report import write_comparison
 from dictpfl.deploy.runs.compared import ALONE, BASELINES, LEVEL, MAJORITY, POOLED, Comparison, Row
 from dictpfl.deploy.runs.formats import FORMAT
 from dictpfl.deploy.runs.record import RoundRecord
-from dictpfl.deploy.runs.run import SUMMARY, Run, write_json
+from dictpfl.deploy.runs.run import CONFIG, SUMMARY, Run, closed_rounds, write_json
 from dictpfl.deploy.simulation.devices import devices
 from dictpfl.deploy.simulation.founding import Founded, found_again, require_regrouped
 from dictpfl.deploy.simulation.partition import Regrouping
@@ -93,7 +93,7 @@ def compare(
     found: dict[str, dict[int, list[Run]]] = {method: {} for method in configs}
     for method, config in configs.items():
         for seed in () if method == MAJORITY else seeds or (config.seed,):
-            place = folder / method / f"seed-{seed}" if len(seeds) > 1 else folder / method
+            place = _place(folder / method, seed, several=len(seeds) > 1, resume=resume)
             seeded = config.model_copy(update={"seed": seed})
             named = f"{method}, seed {seed}" if len(seeds) > 1 else method
             found[method][seed] = [*_runs(method, seeded, place, named, engine, watched, on_devices, resume=resume)]
@@ -106,6 +106,19 @@ def compare(
     )
     write_comparison(made, folder / "compare.html")
     return made
+
+
+def _place(folder: Path, seed: int, *, several: bool, resume: bool) -> Path:
+    """A seed's folder in its method's: the method's own if it is the only one; resumed, where it lies, whatever the number of seeds was then."""
+    alone, among = folder, folder / f"seed-{seed}"
+    place, other = (among, alone) if several else (alone, among)
+    return other if resume and _begun(other, seed) and not _begun(place, seed) else place
+
+
+def _begun(place: Path, seed: int) -> bool:
+    """Tell whether a run of a seed was founded there, or a baseline of institutions on their own."""
+    homes = (place, place / "institution-000")
+    return any((home / CONFIG).exists() and closed_rounds(home)[0].seed == seed for home in homes)
 
 
 def _row(method: str, found: Mapping[str, Mapping[int, Sequence[Run]]]) -> Row:

@@ -95,28 +95,21 @@ def clone(
     require("institution", "study clone")
     use_working_directory()
     from dictpfl.common.config import FederationConfig
-    from dictpfl.deploy.studies.proposing import Asked
+    from dictpfl.deploy.studies.proposing import Asked, require_w0
     from dictpfl.deploy.studies.proposing import propose as make
 
     _place(output, new, "proposal")
     studies, lead, _ = _opened(folder, passphrase_file)
-    if new in {study.name for study in studies.all()}:
+    if new in studies.names():
         raise ConfigError(f"{new!r} is a study already; name the clone otherwise")
     of = studies.get(name).wanted
+    require_w0(of, weights)
     config = FederationConfig.of(of.config.model_dump(mode="json"), overrides(set_), origin=f"the clone of {name}")
     asked = Asked(of.title, of.data, of.sample_shape, of.outputs, of.hours, of.memory_gib, of.gpu, days)
     names = institutions or sorted(set(of.institutions) & set(studies.network.members))
     study = make(
-        studies,
-        lead,
-        config,
-        asked,
-        app=app_here(),
-        name=new,
-        institutions=names,
-        weights=weights,
-        parent=of.digest.hex(),
-    )
+        studies, lead, config, asked, app=app_here(), name=new, institutions=names, weights=weights, parent=of.digest.hex()
+    )  # fmt: skip
     _say_proposed(study, output)
 
 
@@ -232,15 +225,13 @@ def list_(folder: Folder = Path("institution")) -> None:
     from dictpfl.deploy.studies.network import own_of
     from dictpfl.deploy.studies.store import listed
 
-    own, there = own_of(folder), False
-    for study in listed(folder):
-        there, text = True, study.proposal
-        of = (
-            f"version {text.version} by {text.lead.name}, {counted(text.config.federation.rounds, 'round')}"
-            if text
-            else "no text here"
-        )
-        console.say(f"{study.name:<24} {study.state(own):<22} {of}")
+    there = False
+    for name, state, text in listed(folder, own_of(folder)):
+        of = "" if state.startswith("damaged") else "no text here"
+        if text:
+            of = f"version {text.version} by {text.lead.name}, {counted(text.config.federation.rounds, 'round')}"
+        there = True
+        console.say(f"{name:<24} {state:<22} {of}".rstrip())
     if not there:
         console.say("no studies")
 

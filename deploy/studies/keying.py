@@ -58,10 +58,10 @@ def make_key(
             f"{study.name} is approved by {len(names)} of {len(proposal.institutions)} ({', '.join(names) or 'nobody'}), at least {least} "
             "(min_participants) must be in a sum; wait for further approvals"
         )
-    notice = studies.say("keyed", study, authority)
+    notice = studies.worded("keyed", study, authority)
     place = Place(study.folder, bound_to(proposal), _papers(proposal, approvals), notice.to_bytes())
     members = {name: studies.network.identities[name] for name in names}
-    return found_study(
+    issued = found_study(
         studies.party,
         passphrase,
         place,
@@ -73,6 +73,8 @@ def make_key(
         outputs=proposal.outputs,
         weights=weights,
     )
+    studies.receive(notice, "this notice")  # now that there is one: what was refused above is not said to be there
+    return issued
 
 
 def require_approved(contents: Contents, proposal: Proposal, network: Network) -> list[Notice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -44,7 +45,7 @@ class Limits:
         began = study.folder / _BEGAN
         if not began.exists():
             write_private(began, f"{time.time():.0f}\n".encode())
-        started = float(began.read_text(encoding="ascii"))
+        started = _time_in(began)
         hours, memory = min(proposal.hours, policy.hours), min(proposal.memory_gib, policy.memory_gib)
         return cls(started + hours * _HOUR, int(memory * _GIB), proposal.gpu and policy.gpu)
 
@@ -74,6 +75,24 @@ class Limits:
         if time.time() >= self.ends:
             _log.warning("the study has had its hours here, and stops")
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _time_in(path: Path) -> float:
+    """Seconds since 1970 that a file holds.
+
+    Raises:
+        StudyError: it holds none.
+    """
+    try:
+        found = float(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise StudyError(
+            f"{path} is damaged, and with it from when on the study's hours count; restore it from backup, or write into it the seconds since "
+            "1970 of the first start here"
+        )
+    return found
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def propose(
     config = _deployable(config, len(chosen), weights)
     require_sizes(asked.sample_shape, asked.outputs)
     require_width(config, asked.sample_shape)
-    before = next((study for study in studies.all() if study.name == name), None)
+    before = studies.get(name) if name in studies.names() else None
     proposal = Proposal(
         name=name,
         version=before.wanted.version + 1 if before else 1,
@@ -95,6 +95,19 @@ def propose(
         studies.party, lead, "study proposed", study=name, version=proposal.version, proposal=proposal.digest.hex()
     )
     return study
+
+
+def require_w0(of: Proposal, weights: Path | None) -> None:
+    """Refuse to clone a study that begins from a W0 of its own without one: the clone would begin from a drawn one.
+
+    Raises:
+        ConfigError: no file is given.
+    """
+    if of.weights and weights is None:
+        raise ConfigError(
+            f"{of.name} begins from a W0 of its own, of which only the hash is in its text ({of.weights[:16]}); give the clone its file, or "
+            "another one, by --weights. A study that begins from a drawn W0 is one to propose anew"
+        )
 
 
 def digest_of_given(config: FederationConfig, sample_shape: tuple[int, ...], outputs: int, path: Path) -> str:

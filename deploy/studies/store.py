@@ -7,14 +7,14 @@ notices/         what each party said last
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dictpfl.client.folder import DIARY
 from dictpfl.client.keys.epochs import installed
-from dictpfl.common.errors import BundleError, CeremonyError, StudyError
+from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError, StudyError
 from dictpfl.common.files import locked, owner_only, write_private
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Role, Signer, require_name
 from dictpfl.deploy.ceremony.keeping import FEDERATION, STUDIES, study_folders
@@ -141,6 +141,10 @@ class Studies:
         """List the studies, by name."""
         return [_read(place) for place in study_folders(self.party)]
 
+    def names(self) -> list[str]:
+        """Names of the studies, those too whose papers cannot be read."""
+        return [place.name for place in study_folders(self.party)]
+
     def get(self, name: str) -> Study:
         """Return a study.
 
@@ -150,7 +154,7 @@ class Studies:
         require_name(name)
         place = self._root / name
         if not place.is_dir():
-            known = ", ".join(study.name for study in self.all()) or "none"
+            known = ", ".join(self.names()) or "none"
             raise StudyError(
                 f"no study {name!r} is here; there are: {known}. `dictpfl study show FILE` takes a proposal up"
             )
@@ -192,9 +196,19 @@ class Studies:
         Raises:
             StudyError: it would say nothing, or may not say that.
         """
+        notice = self.worded(kind, study, by, reason)
+        self.receive(notice, "this notice")
+        return notice
+
+    def worded(self, kind: Kind, study: Study, by: Signer, reason: str = "") -> Notice:
+        """Make this party's notice about a study, to be kept by `receive` once it holds.
+
+        Raises:
+            BundleError: it is not for this party to say.
+        """
         before = [n.number for n in study.notices if n.by.fingerprint == by.public.fingerprint]
         notice = Notice.made(kind, study.wanted, by, max(before, default=0) + 1, reason)
-        self.receive(notice, "this notice")
+        self._require_may_say(notice, study, "this notice")
         return notice
 
     def _receive_proposal(self, paper: Proposal, origin: str) -> None:
@@ -295,9 +309,16 @@ def require_current(proposal: Proposal) -> None:
         )
 
 
-def listed(folder: Path) -> Iterable[Study]:
-    """Read all studies in a party's folder; papers were checked when they were taken up."""
-    return (_read(place) for place in study_folders(folder))
+def listed(folder: Path, own: PublicIdentity) -> Iterator[tuple[str, str, Proposal | None]]:
+    """Tell of all studies in a party's folder, by name: where each stands, and its text; what is damaged stops no other."""
+    for place in study_folders(folder):
+        try:
+            study = _read(place)
+            state = study.state(own)
+        except DictPFLError as error:
+            yield place.name, f"damaged: {error}", None
+        else:
+            yield study.name, state, study.proposal
 
 
 def _alive(process: int) -> int:

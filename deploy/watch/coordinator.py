@@ -90,9 +90,8 @@ def _alarms(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[s
         yield from (
             f"not in the last sum: {names.get(node) or node} ({why})" for node, why in rounds[-1]["rejected"].items()
         )
-    for name, facts in told["processes"].get("programs", {}).items():
-        if facts["pid"] is None:
-            yield f"{name} is down; see logs/{name}.log"
+    if told["processes"]:  # left behind, too, by an `up` that was killed
+        yield from told["down"]
     days = told["certificate_days_left"]
     if days is not None and days < SOON_DAYS:
         yield f"certificate: {standing(days)}"

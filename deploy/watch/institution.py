@@ -161,9 +161,8 @@ def _alarms(standing: Mapping[str, Any]) -> Iterator[str]:
             yield f"the upload of exchange {last['round']} is not in its sum, {row} in a row by now: {last['meaning']}"
     if void := ", ".join(str(line["round"]) for line in standing["void"]):
         yield f"void lately, at every institution: exchange {void}. Nothing of the sum was applied"
-    for name, facts in standing["processes"].get("programs", {}).items():
-        if facts["pid"] is None:
-            yield f"{name} is down; see logs/{name}.log"
+    if standing["processes"]:  # left behind, too, by an `up` that was killed
+        yield from standing["down"]
 
 
 def _rounds(entries: Iterable[Mapping[str, Any]]) -> list[_Round]:

@@ -7,6 +7,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.lazy import Known, Numbers, Room
-from dictpfl.client.data.samples import Dataset, path_of, require_options
+from dictpfl.client.data.samples import Dataset, path_of, require_options, spread
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -143,11 +144,7 @@ class RowReader:
     def known(self) -> Known:
         """See `dictpfl.client.data.lazy.Reader`."""
         require_row_options(self._data)  # when data are divided, not of an index that lies there
-        looked_at = np.arange(min(_LOOKED_AT, len(self)))
-        try:
-            few = self._made(self._table.rows(looked_at, self._columns))
-        except DataError as error:
-            raise self._named(error, looked_at) from error
+        few = self._few()
         labels, classes = self._labels if self._learnt else (None, few.class_names)
         marks = self._table.rows(None, self._marks) if self._marks else None
         return Known(
@@ -160,6 +157,17 @@ class RowReader:
             class_names=classes,
             picture=few.picture,
         )
+
+    def _few(self) -> Dataset:
+        """The first rows, by which the form of all is known; where they cannot be read and `skip_broken` is set, the first that can."""
+        looked_at = np.arange(min(_LOOKED_AT, len(self)))
+        try:
+            return self._made(self._table.rows(looked_at, self._columns))
+        except DataError as error:
+            for number in spread(len(self)) if self._data.skip_broken else ():
+                with suppress(DataError):
+                    return self._made(self._table.rows(number[None], self._columns))
+            raise self._named(error, looked_at) from error
 
     def _named(self, error: DataError, numbers: Numbers) -> DataError:
         """Return an error with the table's name in front, and the row's where it is one alone, as `dictpfl.client.data.tables.place_of` counts."""

@@ -66,7 +66,8 @@ def columns_in(data: Data) -> list[str] | None:
             return list(map(str, pyarrow.dataset.dataset(path, partitioning="hive").schema.names))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"cannot read {path} as {data.source}: {error}") from error
-    return list(map(str, _read(data)[0].columns))
+    few = {"nrows": 1} if data.source == "csv" else {}
+    return list(map(str, _read(data, **few)[0].columns))
 
 
 _SITE = "dictpfl site"
@@ -132,8 +133,8 @@ def _alike(frames: Sequence[pd.DataFrame], origins: Sequence[str]) -> list[pd.Da
     return [frame[first] for frame in frames]
 
 
-def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Read the frame, and the names that the file itself gives to its classes."""
+def _read(data: Data, **options: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Read the frame, and the names that the file itself gives to its classes; `options` are of `pandas.read_csv`."""
     import pandas as pd
 
     paths = hubs.local_files(data.path) if hubs.is_hub(data.path, data.source) else _files(path_of(data), data.source)
@@ -145,7 +146,7 @@ def _read(data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
                 f"no file {path}, seen from {Path.cwd()}; expected one of data.source {data.source!r}: mend data.path or data.paths"
             )
         try:
-            frame, own = _frame(path, data)
+            frame, own = _frame(path, data, **options)
         except (OSError, ValueError, pd.errors.ParserError) as error:
             raise DataError(f"cannot read {path} as {data.source}: {error}") from error
         frames.append(frame)
@@ -165,13 +166,13 @@ def _files(path: Path, source: str) -> list[Path]:
     return [path] if any("=" in part for one in paths for part in one.relative_to(path).parts[:-1]) else paths
 
 
-def _frame(path: Path, data: Data) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _frame(path: Path, data: Data, **options: Any) -> tuple[pd.DataFrame, tuple[str, ...]]:
     import pandas as pd
 
     if data.source == "csv":
         how = 'name the delimiter by data.options.delimiter, such as ";"'
         delimiter = data.options.get("delimiter", ",")
-        frame = read_separated(path, delimiter, how, **with_words(path, delimiter, _words(data)))
+        frame = read_separated(path, delimiter, how, **with_words(path, delimiter, _words(data)), **options)
         require_once(path, delimiter)
         return frame, ()
     if data.source == "parquet":

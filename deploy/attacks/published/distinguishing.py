@@ -24,7 +24,7 @@ from dictpfl.client.folder import TRAIN, InstitutionSettings
 from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.files import owner_only
-from dictpfl.deploy.attacks.intervals import auc_interval, constant, shifted
+from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted
 from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
@@ -153,7 +153,7 @@ def judge(
         family="distinguishing", attack=f"forest on {', '.join(groups)}", source="this project's distinguishing game",
         adversary="server", method=label, encrypted=True, setting=dict(setting), metric="AUC", found=area,
         blind=constant(0.5), gain=shifted(area, 0.5), success=0.75, trials=int(test.size),
-        method_of_interval="DeLong over the half of the runs that was held out",
+        method_of_interval=auc_method(area, int(worlds[test].sum()), "the half of the runs that was held out"),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from dictpfl.client.training.calling import forward
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.settings import Pretrain
-from dictpfl.deploy.attacks.intervals import auc_interval, constant, shifted
+from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted
 from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
@@ -105,7 +105,7 @@ def _finding(attack: str, source: str, label: str, setting: Any, inner: Array, o
     return Finding(
         family="membership", attack=attack, source=source, adversary="outsider", method=label, encrypted=False,
         setting=setting, metric="AUC", found=area, blind=constant(0.5), gain=shifted(area, 0.5), success=0.6,
-        trials=inner.size + outer.size, method_of_interval="DeLong over samples",
+        trials=inner.size + outer.size, method_of_interval=auc_method(area, inner.size, "samples"),
         more={"members caught at 5 % false alarms": caught},
         note="The final model is the same with and without encryption: only differential privacy changes this.",
     )  # fmt: skip

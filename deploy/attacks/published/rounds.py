@@ -20,7 +20,7 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks import cores
-from dictpfl.deploy.attacks.intervals import auc_interval, constant, shifted
+from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted
 from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.observations import in_collusion, of_the_others
 from dictpfl.deploy.attacks.published.sums import first_matrix
@@ -98,7 +98,7 @@ def over_rounds(recorded: RecordedRun, count: int) -> Finding:
             "bits": config.grid.value_bits, "rank": config.decomposition.rank, "model": config.model.source,
         },
         metric="AUC of membership in the others' samples", found=area, blind=constant(0.5), gain=shifted(area, 0.5), success=0.9,
-        trials=len(inner) + len(outer), method_of_interval="DeLong over samples",
+        trials=len(inner) + len(outer), method_of_interval=auc_method(area, len(inner), "samples"),
         more={"members caught at 5 % false alarms": float(np.mean(inner > np.quantile(outer, 0.95)))},
         note="The same samples come back every round: differential privacy, more samples or a frozen first layer are against it.",
     )  # fmt: skip

@@ -24,7 +24,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.layout import Entry, Kind
 from dictpfl.deploy.attacks import cores, images
-from dictpfl.deploy.attacks.intervals import auc_interval, constant, gain_interval, mean_interval, shifted
+from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, gain_interval, mean_interval, shifted
 from dictpfl.deploy.attacks.inversion import Effort, Target
 from dictpfl.deploy.attacks.inversion_run import SIMILAR
 from dictpfl.deploy.attacks.labels import as_labels, infer_counts
@@ -116,7 +116,7 @@ def _span(recorded: RecordedRun, update: Array, strange: Array, setting: Mapping
         family="aggregate", attack="span check", source="Petrov et al. 2024 (DAGER)", adversary="institution",
         method="dictpfl", encrypted=False, setting=dict(setting), metric="AUC of membership in the batch", found=area,
         blind=constant(0.5), gain=shifted(area, 0.5), success=0.99, trials=len(inside) + len(out),
-        method_of_interval="DeLong over samples" if len(inside) > 1 else "ranks by chance",
+        method_of_interval=auc_method(area, len(inside), "samples"),
         more={"members nearer than every other sample": exact, "largest distance of a member": float(-inside.min())},
     )  # fmt: skip
 

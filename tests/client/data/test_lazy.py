@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -337,6 +338,8 @@ def test_words_for_labels_are_refused_by_name(own: ModuleType) -> None:
         ({"size": "8"}, "size is '8'"),
         ({"size": [8]}, r"size is \[8\]"),
         ({"size": [8, 0]}, r"size is \[8, 0\]"),
+        ({"size": 224_224}, "size is 224224; expected .* 67,108,864 at most"),
+        ({"size": [1, 2**40]}, "at most"),
         ({"size": 8.5}, "size is 8.5"),
         ({"mean": "grey"}, "mean and std are numbers"),
         ({"std": float("inf")}, "mean and std need one finite number"),
@@ -391,3 +394,25 @@ def test_what_is_no_array_is_told_by_its_sample(
 def test_a_dataset_without_names_of_classes_may_say_so(own: ModuleType) -> None:
     vars(own)["make"] = type("Nameless", (Drawn,), {"classes": None})
     assert load_dataset(Data(source="own_scans:make"), 1).class_names == ()
+
+
+@pytest.mark.parametrize("group", [5, 40])
+def test_a_damaged_row_group_at_the_beginning_is_left_out_if_asked(tmp_path: Path, group: int) -> None:
+    """What samples look like was asked of the first rows alone, whatever `skip_broken` said."""
+    frame = pd.DataFrame({"a": np.arange(120) / 7, "y": ["u", "v"] * 60})
+    path = tmp_path / "t.parquet"
+    frame.to_parquet(path, row_group_size=group, compression="none")
+    column = pyarrow.parquet.read_metadata(path).row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    start = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    section = Data(source="parquet", path=str(path), label="y", lazy=True)
+    with pytest.raises(DataError, match="row group 0 cannot be read as parquet"):
+        load_dataset(section, 1)
+    read = load_dataset(section.model_copy(update={"skip_broken": True}), 1)
+    assert isinstance(read.samples, LazySamples)
+    found = read.samples.read(np.arange(120))
+    assert [number for number, _ in found.broken] == list(range(group))
+    assert found.features.ravel().tolist() == frame["a"][group:].astype(np.float32).tolist()
+    assert read.feature_names == ("a",)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dictpfl.deploy.attacks.intervals import auc_interval, gain_interval, mean_interval
+from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, gain_interval, mean_interval
+from dictpfl.deploy.attacks.published.membership import _finding
 
 
 def test_auc_is_the_share_of_right_pairs() -> None:
@@ -59,3 +60,39 @@ def test_a_gain_is_paired() -> None:
     blind = np.linspace(0, 1, 12)
     assert gain_interval(blind + 0.05, blind).low > 0
     assert gain_interval(blind, blind).low == 0
+
+
+def test_groups_that_separate_whole_have_an_interval() -> None:
+    """DeLong's variance is 0 there, however few samples say so; a population whose area is below 1 gives such draws, too."""
+    few, many = auc_interval([2.0, 3.0], [0.0, 1.0]), auc_interval(np.arange(40) + 40.0, np.arange(40.0))
+    assert few.value == few.high == many.value == many.high == 1.0
+    for found, n in ((few, 2), (many, 40)):
+        area, more = found.low, n - 1
+        variance = area * (1 - area) * (1 + more * (1 - area) / (2 - area) + more * area / (1 + area)) / n**2
+        assert (1 - area) ** 2 == pytest.approx(1.959963984540054**2 * variance)
+    assert few.low < 0.5 < many.low
+    none = auc_interval([0.0, 1.0], [2.0, 3.0])
+    assert (none.value, none.low, none.high) == (0.0, 0.0, pytest.approx(1 - few.low))
+    random = np.random.default_rng(4)
+    true, missed, whole = 0.9214, 0, 0  # of two normal groups, two deviations apart
+    for _ in range(400):
+        found = auc_interval(random.normal(2, 1, 4), random.normal(0, 1, 4))
+        if found.value == 1.0:
+            whole += 1
+            missed += not found.low <= true <= found.high
+    assert whole > 100
+    assert missed == 0
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "told"),
+    [
+        ([1.0, 3.0, 5.0], [0.0, 2.0], "DeLong over samples"),
+        ([4.0], [0.0, 2.0, 5.0], "ranks by chance"),
+        ([4.0], [0.0, 2.0], "ranks by chance"),
+        ([4.0, 3.0], [0.0, 2.0], "Newcombe over samples"),
+    ],
+)
+def test_what_is_written_of_an_interval_is_how_it_was_made(inner: list[float], outer: list[float], told: str) -> None:
+    assert auc_method(auc_interval(inner, outer), len(inner), "samples") == told
+    assert _finding("loss", "a paper", "dictpfl", {}, np.array(inner), np.array(outer)).method_of_interval == told

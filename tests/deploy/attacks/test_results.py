@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.attacks.attack import _place
 from dictpfl.deploy.attacks.results import RESULTS, Interval, PrivacyResults
 
 
@@ -36,3 +37,16 @@ def test_results_of_another_kind_are_refused(example_results: PrivacyResults, tm
     (tmp_path / RESULTS).write_text(text.replace("dictpfl-privacy-2", "dictpfl-privacy-9"))
     with pytest.raises(ConfigError, match="cannot use"):
         PrivacyResults.load(tmp_path)
+
+
+def test_a_killed_attack_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
+    killed = _place(tmp_path / "out", keep=False)
+    folder = killed.__enter__()
+    (folder / "runs" / "000").mkdir(parents=True)
+    with _place(tmp_path / "out", keep=False) as again:
+        assert [*again.glob("runs/*")] == []
+    assert [*again.iterdir()] == [], "what says whose folder it is goes with the rest"
+    (tmp_path / "other" / "runs").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="holds no attack"), _place(tmp_path / "other", keep=False):
+        pass
+    assert (tmp_path / "other" / "runs").is_dir(), "somebody's own runs"

@@ -145,6 +145,31 @@ def test_options_that_nothing_reads_are_refused(hybrid: tuple[str, list[str]], t
             ran(*words, "-o", str(tmp_path / "out"), *options)
 
 
+def test_samples_are_not_numbered_where_a_share_leaves_them_nothing_to_decide(
+    hybrid: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    """Which units a share takes is known once the model is read: here neurons alone, which the magnitudes decide."""
+    source, options = hybrid
+    words = [
+        "cut",
+        source,
+        "-o",
+        str(tmp_path / "out"),
+        "--to",
+        "0.95",
+        "--heads",
+        "8",
+        "--channels",
+        "4",
+        "--width",
+        "16",
+    ]
+    with pytest.raises(ConfigError, match="--calibration: no sample decides here"):
+        ran(*words, "--calibration", "5", *options)
+    assert not (tmp_path / "out").exists()
+    ran(*words, *options)
+
+
 def test_texts_that_decide_or_teach_are_cut_to_a_length(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
     """As if the file had held no more of them."""
     source, options = hybrid

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+import dictpfl.client.privacy.dpsgd
 from dictpfl.client.model.build import build_model
 from dictpfl.common.errors import ModelError
 from dictpfl.common.settings import Model
@@ -282,3 +283,19 @@ def test_ranks_are_those_that_an_allocator_chose(tmp_path: Path) -> None:
     assert said_ranks == {row.name: row.shared // 64 for row in found.rows if row.role == "table"}
     assert len(set(said_ranks.values())) == 2, "these scores move a rank"
     assert (found.statistics, found.closing) == ((), ("layerif",))
+
+
+def test_private_training_is_timed_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients sample by sample take several times as long: the time of ordinary training was told."""
+    called = []
+    real = dictpfl.client.privacy.dpsgd.train_privately
+
+    def private(*given: Any, **named: Any) -> Any:
+        called.append(named["noise"])
+        return real(*given, **named)
+
+    monkeypatch.setattr(dictpfl.client.privacy.dpsgd, "train_privately", private)
+    private_ = {"privacy__mechanism": "example", "privacy__epsilon": 8.0, "data__limit": 200}
+    found = describe(encrypted(**private_))
+    assert len(called) == 2
+    assert found.train_seconds > 0

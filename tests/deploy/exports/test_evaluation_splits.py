@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from dictpfl.client.data.sources import columns
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.exports.evaluation import evaluate_on
@@ -160,3 +161,19 @@ def test_pictures_that_cannot_be_read_are_left_out_of_every_figure(tmp_path: Pat
     found = evaluate_on(run.folder, some)
     assert found.samples == 35
     assert {number: count for number, (count, _) in found.recall.items()} == {0: 12, 1: 11, 2: 12}
+
+
+def test_a_table_s_rows_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its columns are stands in its first line: of a large one, all rows were read for that, and then again."""
+    path = table(tmp_path / "path.csv", 60, 1, site=["one", "two", "three"] * 20)
+    folder = run(tmp_path / "run", path=str(path), partition="column", column="site")
+    rows, real = list[int](), columns.read_separated
+
+    def read(*given: Any, **named: Any) -> pd.DataFrame:
+        frame = real(*given, **named)
+        rows.append(len(frame))
+        return frame
+
+    monkeypatch.setattr(columns, "read_separated", read)
+    assert evaluate_on(folder, table(tmp_path / "plain.csv", 12, 2)).samples == 12
+    assert rows == [1, 12]

@@ -398,3 +398,13 @@ def test_a_column_with_a_comma_is_named_in_quotes(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["audit", "numbers", "--data", str(path), "--columns", "pressure\nleft"])
     assert isinstance(done.exception, ConfigError)
     assert "--columns" in str(done.exception)
+
+
+@pytest.mark.parametrize(("name", "between"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_a_table_with_one_name_twice_is_refused(tmp_path: Path, name: str, between: str) -> None:
+    """Pandas calls the second "a.1", a column that nobody has, and `--columns a` would count the first alone."""
+    rows = [("a", "b", "a"), *((word, word, word) for word in pressures(40, 1, 0.0))]
+    (tmp_path / name).write_text("".join(between.join(row) + "\n" for row in rows))
+    for columns in ([], ["a"]):
+        with pytest.raises(DataError, match="has the column 'a' twice"):
+            of_file(tmp_path / name, columns)

@@ -100,3 +100,23 @@ def test_grafana_can_place_it() -> None:
     ]
     assert len(cells) == len(set(cells)), "two panels lie upon each other"
     assert all(target["legendFormat"] for panel in made["panels"] for target in panel["targets"])
+
+
+def test_an_institution_that_never_reached_its_coordinator_or_whose_up_has_ended_is_an_alarm(
+    institution: Path, tmp_path: Path
+) -> None:
+    """Neither has a number that is too large: the one metric is not there yet, the others are not there any more."""
+    rules = {rule["alert"]: rule["expr"] for rule in alarm_rules()}
+    assert rules["DictpflCoordinatorNeverReached"] == (
+        'dictpfl_process_up{program="supernode"} unless on (job, instance) dictpfl_coordinator_reached_timestamp_seconds'
+    )
+    assert rules["DictpflUpAway"] == "up == 0 and on (job, instance) present_over_time(dictpfl_process_up[7d])"
+    run = institution / "run"
+    run.mkdir(exist_ok=True)
+    facts = {"pid": 1, "restarts": 0, "health": 1, "why": ""}
+    (run / "processes.json").write_text(json.dumps({"supervisor": 1, "programs": {"supernode": facts}}))
+    registry = CollectorRegistry()
+    registry.register(InstitutionMetrics(institution, NodeSettings(coordinator="localhost:1")))
+    served = generate_latest(registry).decode()
+    assert 'dictpfl_process_up{program="supernode"} 1.0' in served
+    assert "dictpfl_coordinator_reached_timestamp_seconds" not in served

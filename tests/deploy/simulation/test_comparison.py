@@ -6,6 +6,8 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,11 +20,13 @@ import dictpfl
 from dictpfl.client.data.lazy import LazySamples
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.source import load_dataset
+from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Data
+from dictpfl.deploy.reports.notebook import Shown
 from dictpfl.deploy.runs.compared import Comparison, Row
 from dictpfl.deploy.runs.run import closed_rounds
-from dictpfl.deploy.simulation.comparison import _of_one, compare, configurations
+from dictpfl.deploy.simulation.comparison import _of_one, _unwatched, compare, configurations
 from dictpfl.deploy.simulation.partition import Division, Regrouping, Share, divide
 from tests.support.federations import as_toml
 
@@ -244,3 +248,29 @@ def test_samples_that_are_read_when_needed_are_pooled(tmp_path: Path) -> None:
         assert isinstance(made, LazySamples)
         assert np.array_equal(made.labels, np.concatenate([one.labels for one in every]))
         assert np.array_equal(np.asarray(made.features), np.concatenate([np.asarray(one.features) for one in every]))
+
+
+def test_more_or_fewer_seeds_take_the_runs_that_are_there(place: Path) -> None:
+    """A seed alone lies in its method's folder, one of several in a folder of its own: resumed with another number, it ran again."""
+    begun: list[str] = []
+
+    @contextmanager
+    def watch(named: str, _config: FederationConfig) -> Iterator[Shown]:
+        begun.append(named)
+        with _unwatched(named, _config) as shown:
+            yield shown
+
+    configs = configurations(place / "tiny.toml", ["alone", "dictpfl"])
+
+    def compared_again(seeds: tuple[int, ...]) -> Comparison:
+        begun.clear()
+        return compare(configs, place / "grown", engine="local", seeds=seeds, resume=True, watch=watch)
+
+    once = compared_again((1,))
+    both = compared_again((1, 2))
+    assert begun == [*(f"alone, seed 2, institution {n} of 3" for n in (1, 2, 3)), "dictpfl, seed 2"]
+    assert [run.folder for run in row(both, "dictpfl").runs][:1] == [run.folder for run in row(once, "dictpfl").runs]
+    assert row(both, "alone").figures[:1] == row(once, "alone").figures
+    two = compared_again((2,))
+    assert begun == []
+    assert row(two, "dictpfl").figures == row(both, "dictpfl").figures[1:]

@@ -328,8 +328,8 @@ def test_further_studies_wait_and_time_runs_out(run_one: World, tmp_path: Path) 
     root = world.home("berlin") / "studies"
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from dictpfl.deploy.studies.limits import one_of\nfrom dictpfl.deploy.studies.store import listed\n"
-        "home = Path(sys.argv[1])\n(study,) = listed(home)\n"
+        "from dictpfl.deploy.studies.limits import one_of\nfrom dictpfl.deploy.studies.store import _read\n"
+        "home = Path(sys.argv[1])\nstudy = _read(home / 'studies' / 'wide')\n"
         "with one_of(home / 'studies', study, 1):\n    print('runs', flush=True)\n"
     )
     command = [sys.executable, "-c", code, str(world.home("berlin"))]
@@ -473,3 +473,57 @@ def test_data_come_from_where_they_are_said_to_be(run_one: World, tmp_path: Path
         for name in ("train.npz", "validation.npz"):
             assert (folder / name).resolve() == other / name, "those that were named last, not the network's"
     assert json.loads((folder / "authority.json").read_text())["name"] == "ministry"
+
+
+def test_a_clone_of_a_study_with_a_given_w0_does_not_begin_from_a_drawn_one(world: World) -> None:
+    """Its file is not here, and only its hash is in the text: without one, the clone began somewhere else, in silence."""
+    of = world.proposed(name="wide").wanted
+    world.studies("kyoto").receive(replace(of, name="given", weights="ab" * 32).signed(world.identity("kyoto")), "it")
+    keys = ["--folder", str(world.home("kyoto")), "--passphrase-file", str(world.home("kyoto") / "passphrase")]
+    done = CliRunner().invoke(app, ["study", "clone", "given", "other", *keys])
+    assert isinstance(done.exception, ConfigError), (done.output, done.exception)
+    assert "given begins from a W0 of its own" in str(done.exception)
+    assert "--weights" in str(done.exception)
+    assert [study.name for study in world.studies("kyoto").all()] == ["given", "wide"]
+
+
+def test_a_damaged_study_is_listed_as_such_and_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    for name in ("bad", "wide"):
+        world.proposed(name=name)
+    damaged = world.home("kyoto") / "studies" / "bad" / "proposal.json"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    done = CliRunner().invoke(app, ["study", "list", "--folder", str(world.home("kyoto"))])
+    assert done.exit_code == 0, done.exception
+    lines = [line.split() for line in done.output.splitlines()]
+    assert [line[:2] for line in lines] == [["bad", "damaged:"], ["wide", "proposed"]]
+    assert str(damaged) in done.output
+    assert "wider, version 1" in world.typed("kyoto", "clone", "wide", "wider")
+    with pytest.raises(StudyError, match="there are: bad, wide, wider"):
+        world.studies("kyoto").get("none")
+    taken = CliRunner().invoke(app, ["study", "clone", "wide", "bad", "--folder", str(world.home("kyoto")),
+                                     "--passphrase-file", str(world.home("kyoto") / "passphrase")])  # fmt: skip
+    assert "is a study already" in str(taken.exception)
+
+
+def test_a_key_that_was_refused_leaves_no_word_of_one(world: World, tmp_path: Path) -> None:
+    study = world.proposed()
+    world.handed(study, "authority", *NAMES)
+    for name in NAMES:
+        notice = approve(world.studies(name), world.studies(name).get("wide"), world.identity(name), APP)
+        world.studies("authority").receive(notice, "a notice")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    studies = world.studies("authority")
+    with pytest.raises(DictPFLError, match="full"):
+        make_key(studies, studies.get("wide"), world.identity("authority"), PASSPHRASES["authority"], tmp_path / "full")
+    assert [notice.kind for notice in studies.get("wide").notices] == ["approved"] * 3
+
+
+@pytest.mark.parametrize("written", ["", "nan", "soon"])
+def test_hours_whose_beginning_is_damaged_are_not_begun_anew(world: World, written: str) -> None:
+    """An empty file ended in a traceback, and of "nan" no hour ever passed."""
+    study = world.proposed()
+    (study.folder / "began").write_text(written)
+    with pytest.raises(StudyError, match=r"began is damaged"):
+        Limits.of(study, Policy())

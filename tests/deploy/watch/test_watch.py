@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 import dictpfl
 from dictpfl.common.errors import ConfigError, ProcessError
 from dictpfl.common.files import lock
+from dictpfl.deploy.operations.places import LAST_CONTACT
 from dictpfl.deploy.operations.status import of_coordinator
 from dictpfl.deploy.runs.run import Run, closed_rounds, write_history
 from dictpfl.deploy.watch.cli import what_is_watched
@@ -104,6 +106,42 @@ def test_an_institution_s_page_has_its_own_figures_and_nobody_else_s(run: Run) -
     text = html(folder)
     assert run.summary["state_digest"] in text
     assert "site-2" not in text
+
+
+@pytest.mark.parametrize(
+    ("reached", "said"),
+    [
+        (None, "supernode: process 1 serves; restarts 0, but has not reached the coordinator yet"),
+        (600.0, "supernode: process 1 serves; restarts 0, but has not reached the coordinator for 6"),
+        (1.0, ""),
+    ],
+)
+def test_an_institution_that_is_up_and_reaches_nobody_is_an_alarm(
+    run: Run, tmp_path: Path, reached: float | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(run.folder / "institutions" / "institution-000", tmp_path / "berlin")
+    (folder / "run").mkdir(exist_ok=True)
+    facts = {"pid": 1, "restarts": 0, "health": 1, "why": ""}
+    (folder / "run" / "processes.json").write_text(json.dumps({"supervisor": 1, "programs": {"supernode": facts}}))
+    if reached is not None:
+        (folder / "run" / LAST_CONTACT).touch()
+        os.utime(folder / "run" / LAST_CONTACT, (time.time() - reached,) * 2)
+    monkeypatch.setattr("dictpfl.deploy.operations.health.serves", lambda *_: True)
+    assert [text[: len(said)] for text in what_is_watched(folder).view().alarms] == ([said] if said else [])
+
+
+@pytest.mark.parametrize("party", ["coordinator", "institutions/institution-000"])
+def test_a_party_whose_up_was_killed_is_an_alarm(run: Run, tmp_path: Path, party: str) -> None:
+    """What `up` noted of its programs stays, with their process ids; whoever stops it takes that away."""
+    folder = shutil.copytree(run.folder / party, tmp_path / "party")
+    before = what_is_watched(folder).view().alarms
+    (folder / "run").mkdir(exist_ok=True)
+    facts = {"pid": 1, "restarts": 0, "health": 1, "why": ""}
+    (folder / "run" / "processes.json").write_text(json.dumps({"supervisor": 1, "programs": {"superexec": facts}}))
+    after = what_is_watched(folder).view().alarms
+    assert [text for text in after if text not in before] == [
+        "superexec: process 1 does not serve; restarts 0; see logs/superexec.log"
+    ]
 
 
 def test_a_coordinator_s_page_is_made_of_what_it_may_know_and_nothing_else(
