@@ -17,6 +17,7 @@ from dictpfl.deploy.operations import disk, readiness
 from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, PROCESSES, RUN
 
 _ASK_SECONDS = 3.0
+_NUMBERS = ("pid", "restarts", "health")
 NOT_UP = "`up` is not running in this folder"
 CUT_OFF_SECONDS = 90.0
 """Seconds without an answer of the coordinator after which a SuperNode that is alive counts as cut off; it asks every three
@@ -33,12 +34,14 @@ class Health:
 
 
 def processes(folder: Path) -> dict[str, Any]:
-    """Read what the supervisor last wrote: process ids, restarts and health ports; empty if none runs."""
+    """Read what the supervisor last wrote: process ids, restarts and health ports; empty if none runs, or the file is damaged."""
     try:
-        written: dict[str, Any] = json.loads((folder / RUN / PROCESSES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        written = json.loads((folder / RUN / PROCESSES).read_text(encoding="utf-8"))
+        programs = [*written.get("programs", {}).values()]
+        numbers = [written.get("supervisor"), *(one.get(name) for one in programs for name in _NUMBERS)]
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return written
+    return dict(written) if all(number is None or type(number) is int for number in numbers) else {}
 
 
 def of(folder: Path) -> list[Health]:

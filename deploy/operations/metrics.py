@@ -259,8 +259,8 @@ def _programs(folder: Path) -> Iterator[Metric]:
     up = GaugeMetricFamily("dictpfl_process_up", "Whether the program has a process.", labels=["program"])
     restarts = CounterMetricFamily("dictpfl_process_restarts", "Restarts since `up` began.", labels=["program"])
     for name, facts in processes(folder).get("programs", {}).items():
-        up.add_metric([name], int(facts["pid"] is not None))
-        restarts.add_metric([name], max(0, facts["restarts"]))
+        up.add_metric([name], int(facts.get("pid") is not None))
+        restarts.add_metric([name], max(0, facts.get("restarts") or 0))
     yield up
     yield restarts
     if (left := disk.free(folder)) is not None:

@@ -96,7 +96,7 @@ class Study:
     @property
     def running(self) -> int:
         """Process id of its `up`; 0: none."""
-        return _alive(int(processes(self.folder).get("supervisor", 0)))
+        return _alive(processes(self.folder).get("supervisor") or 0)
 
     @property
     def waiting(self) -> int:

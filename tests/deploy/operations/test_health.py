@@ -120,7 +120,20 @@ def test_a_full_disk_is_said_wherever_an_operator_looks(
     assert [check.ok for check in deployment_checks(folder)] == [True, False]
 
 
-@pytest.mark.parametrize("text", [None, "", "{", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "{}",
+        "[]",
+        "3",
+        '{"programs": []}',
+        '{"programs": {"a": 1}}',
+        '{"programs": {"a": {"health": "x"}}}',
+    ],
+)
 def test_nothing_runs(folder: Path, text: str | None) -> None:
     if text is not None:
         (folder / RUN / PROCESSES).write_text(text)
