@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dictpfl.common.files import is_locked
 from dictpfl.deploy.operations import disk, readiness
-from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, PROCESSES, RUN
+from dictpfl.deploy.operations.places import LAST_CONTACT, LOCK, LOOPBACK, PROCESSES, RUN
 
 _ASK_SECONDS = 3.0
 _NUMBERS = ("pid", "restarts", "health")
@@ -61,7 +62,10 @@ def down(folder: Path) -> list[str]:
 
 
 def _programs(folder: Path) -> list[Health]:
-    found = [_health(name, facts) for name, facts in processes(folder).get("programs", {}).items()]
+    written = processes(folder)
+    found = [_health(name, facts) for name, facts in written.get("programs", {}).items()]
+    if not all(one.serves for one in found) and not is_locked(folder / RUN / LOCK):
+        found = [_orphan(one, written.get("supervisor")) for one in found]
     return [_in_touch(folder, one) if one.program == "supernode" and one.serves else one for one in found]
 
 
@@ -107,6 +111,14 @@ def _in_touch(folder: Path, alive: Health) -> Health:
         serves=False,
         found=f"{alive.found}, but {since}; it keeps trying, and logs/{alive.program}.log says why it cannot",
     )
+
+
+def _orphan(one: Health, supervisor: int | None) -> Health:
+    """Say of a program that ended with its supervisor that nothing starts it again."""
+    if one.serves:
+        return one
+    found = f"`up` (process {supervisor}) was killed, and its programs with it: start `up` again; see logs/{one.program}.log"
+    return Health(one.program, serves=False, found=found)
 
 
 def _health(name: str, facts: dict[str, Any]) -> Health:

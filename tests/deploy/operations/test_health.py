@@ -22,7 +22,7 @@ from dictpfl.common.errors import DataError
 from dictpfl.deploy.doctor import deployment_checks
 from dictpfl.deploy.operations import disk, health, readiness
 from dictpfl.deploy.operations.places import LAST_CONTACT, PROCESSES, RUN
-from dictpfl.deploy.operations.processes import Program
+from dictpfl.deploy.operations.processes import Program, alone
 
 Served = Callable[[int], int]
 
@@ -163,11 +163,25 @@ def test_a_program_is_given_a_port_that_the_probe_finds(folder: Path, supervised
 def test_a_program_that_is_down_says_why_it_ended(folder: Path) -> None:
     facts = {"pid": None, "restarts": 2, "health": 1, "why": "this machine's clock is 600 s ahead of the coordinator's"}
     (folder / RUN / PROCESSES).write_text(json.dumps({"supervisor": 1, "programs": {"supernode": facts}}))
-    (said,) = health.down(folder)
+    with alone(folder / RUN):
+        (said,) = health.down(folder)
     assert (
         "supernode: down, starts again soon: this machine's clock is 600 s ahead of the coordinator's; restarts 2"
         in said
     )
+
+
+def test_an_up_that_was_killed_is_said_to_be_and_not_one_whose_programs_fail(folder: Path) -> None:
+    """Their process ids stay in the file, and a program that is down is started again by nobody."""
+    note(folder, superlink=health.free_port(), superexec=None)
+    with alone(folder / RUN):
+        failing = health.down(folder)
+    assert [text.partition(";")[0] for text in failing] == [
+        "superlink: process 1 does not serve",
+        "superexec: down, starts again soon",
+    ]
+    dead = "`up` (process 1) was killed, and its programs with it: start `up` again; see logs/"
+    assert health.down(folder) == [f"superlink: {dead}superlink.log", f"superexec: {dead}superexec.log"]
 
 
 def test_the_doctor_finds_no_folder(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_party_whose_up_was_killed_is_an_alarm(run: Run, tmp_path: Path, party
     (folder / "run" / "processes.json").write_text(json.dumps({"supervisor": 1, "programs": {"superexec": facts}}))
     after = what_is_watched(folder).view().alarms
     assert [text for text in after if text not in before] == [
-        "superexec: process 1 does not serve; restarts 0; see logs/superexec.log"
+        "superexec: `up` (process 1) was killed, and its programs with it: start `up` again; see logs/superexec.log"
     ]
 
 
