@@ -16,6 +16,8 @@ import numpy as np
 from dictpfl.deploy.runs.run import processor, versions
 
 _LEAST_FREE = 2e9
+_OLDEST, _NEWEST = (3, 11), (3, 13)
+"""Versions of Python, as in `requires-python`."""
 _OF_INSTITUTIONS = ("torch", "scikit-learn")
 """Packages that a coordinator does without."""
 
@@ -33,8 +35,9 @@ def checks() -> Iterator[Check]:
     """All checks, cheapest first."""
     yield Check(
         "python",
-        platform.python_version_tuple() >= ("3", "11"),
-        f"{platform.python_version()} on {platform.platform()}",
+        _OLDEST <= (here := tuple(map(int, platform.python_version_tuple()[:2]))) <= _NEWEST,
+        f"{platform.python_version()} on {platform.platform()}"
+        + ("" if _OLDEST <= here <= _NEWEST else "; expected {}.{} to {}.{}".format(*_OLDEST, *_NEWEST)),
     )
     yield Check("processor", True, f"{processor()}, {len(os.sched_getaffinity(0))} cores for this process")
     free = shutil.disk_usage(Path.cwd()).free

@@ -19,7 +19,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from dictpfl.common.errors import DataError
-from dictpfl.deploy.doctor import deployment_checks
+from dictpfl.deploy.doctor import checks, deployment_checks
 from dictpfl.deploy.operations import disk, health, readiness
 from dictpfl.deploy.operations.places import LAST_CONTACT, PROCESSES, RUN
 from dictpfl.deploy.operations.processes import Program, alone
@@ -182,6 +182,27 @@ def test_an_up_that_was_killed_is_said_to_be_and_not_one_whose_programs_fail(fol
     ]
     dead = "`up` (process 1) was killed, and its programs with it: start `up` again; see logs/"
     assert health.down(folder) == [f"superlink: {dead}superlink.log", f"superexec: {dead}superexec.log"]
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [
+        ("3.9.25", False),
+        ("3.10.0", False),
+        ("3.11.0rc1", True),
+        ("3.13.5", True),
+        ("3.14.0", False),
+        ("3.100.0", False),
+    ],
+)
+def test_the_doctor_knows_the_versions_of_python_that_this_package_names(
+    version: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: version)
+    monkeypatch.setattr("platform.python_version_tuple", lambda: tuple(version.split(".")))
+    check = next(checks())
+    assert (check.name, check.ok) == ("python", fits)
+    assert version in check.found
 
 
 def test_the_doctor_finds_no_folder(tmp_path: Path) -> None:
