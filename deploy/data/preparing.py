@@ -84,12 +84,16 @@ def prepare(
     _require_agreed(dataset, data, genesis, sample_shape)
     shares = _shares(dataset, data, agreed.seed)
     files = {folder / name: samples for name, samples in shares.items()}
-    if there := [str(file) for file in files if file.exists() and not replace]:
+    # A test file of before would be beside samples that it has nothing to do with: `evaluate` might measure what trains now.
+    stale = {folder / TEST_FILE} - files.keys()
+    if there := [str(file) for file in (*files, *stale) if file.exists() and not replace]:
         raise ConfigError(
             f"{', '.join(there)} would be written over; what an institution weighs, and the privacy it spends, go by its samples: say "
             "--replace if that is meant"
         )
     owner_only(folder)
+    for file in stale:
+        file.unlink(missing_ok=True)
     for file, samples in files.items():
         samples.save(file)
     labels = dataset.samples.labels

@@ -92,6 +92,21 @@ def test_as_typed(place: Path) -> None:
     assert "would be written over" in again.stderr
 
 
+def test_what_an_earlier_preparation_marked_for_testing_does_not_stay_beside_other_samples(place: Path) -> None:
+    """`dictpfl evaluate` would measure what trains now."""
+    marked = rows().assign(part=["train", "test"] * (len(rows()) // 2))
+    marked.to_csv("marked.csv", index=False)
+    config, split = place / "federation.toml", {"data.split_column": "part"}
+    prepare(place / "clinic", Path("marked.csv"), config=config, changes=split)
+    assert (place / "clinic" / "test.npz").exists()
+    for name in ("train.npz", "validation.npz"):
+        (place / "clinic" / name).unlink()
+    with pytest.raises(ConfigError, match=r"clinic/test\.npz would be written over"):
+        prepare(place / "clinic", Path("north.csv"), config=config)
+    prepare(place / "clinic", Path("north.csv"), config=config, replace=True)
+    assert sorted(file.name for file in (place / "clinic").iterdir()) == ["train.npz", "validation.npz"]
+
+
 def test_by_genesis_each_sample_is_what_the_simulation_makes_of_the_row(place: Path) -> None:
     """One path of data: prepared by the agreed names, in whatever order the columns stand, the rows are the simulation's samples."""
     config = FederationConfig.load("federation.toml", TOY)
