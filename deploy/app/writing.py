@@ -55,7 +55,7 @@ _PYPROJECT = """\
 [project]
 name = {name}
 version = "{version}"
-description = "Federated fine-tuning of {model} on encrypted updates: decomposed, pruned by history, added under CKKS"
+description = {description}
 license = "Apache-2.0"
 requires-python = ">=3.11,<3.14"
 dependencies = {dependencies}
@@ -70,6 +70,7 @@ clientapp = "{code}.client_app:app"
 
 [tool.flwr.app.config]
 """
+_DESCRIPTION = "Federated fine-tuning of {model} on encrypted updates: decomposed, pruned by history, added under CKKS"
 _README = """\
 ---
 tags: [homomorphic-encryption, ckks, lora, privacy]
@@ -177,7 +178,7 @@ def write_federation(
     name = _NAME.sub("-", config.name.lower()).strip("-") or "federation"
     (target / "pyproject.toml").write_text(
         _PYPROJECT.format(
-            name=json.dumps(name), version=app_version(), model=config.model.source.replace('"', "'"), code=_CODE, include=f"[{', '.join(map(quoted, include))}]",
+            name=json.dumps(name), version=app_version(), description=quoted(_DESCRIPTION.format(model=config.model.source)), code=_CODE, include=f"[{', '.join(map(quoted, include))}]",
             dependencies=json.dumps(list(_dependencies()), indent=4), publisher=quoted(publisher),
         ),
         encoding="utf-8",

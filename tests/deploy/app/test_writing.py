@@ -8,6 +8,7 @@ import runpy
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Never
 from unittest import mock
 
@@ -107,6 +108,24 @@ def test_what_cannot_be_an_app_is_refused_and_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="missing or empty folder"):
         write_federation(encrypted(), tmp_path / "full", source=source, publisher="me")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
+
+
+def test_a_model_of_any_name_is_described_in_what_flower_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text(as_toml())
+    config = encrypted()
+    source = 'timm:C:\\users\\"vit"'
+    named = config.model_copy(update={"model": config.model.model_copy(update={"source": source})})
+
+    def made(_config: object, folder: Path) -> SimpleNamespace:
+        folder.mkdir()
+        return SimpleNamespace(genesis=SimpleNamespace(config=named), coordinator=folder, institutions=folder)
+
+    monkeypatch.setattr("dictpfl.deploy.simulation.founding.found", made)
+    app = write_federation(named, tmp_path / "app", source=tmp_path / "mine.toml", publisher="me")
+    description = tomllib.loads((app / "pyproject.toml").read_text())["project"]["description"]
+    assert description.startswith(f"Federated fine-tuning of {source} on encrypted updates")
 
 
 def test_only_modules_of_the_folder_travel(tmp_path: Path) -> None:
