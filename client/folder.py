@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.config.models import require_bitsandbytes, require_precise
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import read_toml, write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.common.settings import FEW_BITS, Section, Training
 
@@ -147,8 +146,8 @@ class InstitutionSettings(Section):
                 f"{folder} has {FORMER_SETTINGS}, so it is of dictpfl 0.1 and of protocol 3, expected {PROTOCOL}: {FOUND_ANEW}"
             )
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+            return cls.model_validate(read_toml(path))
+        except (OSError, ValueError) as error:
             raise ConfigError(f"cannot use {path}: {explained(error, cls.model_fields)}") from error
 
     def save(self, folder: Path) -> None:

@@ -11,6 +11,7 @@ import shlex
 import stat
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 _WILD = frozenset("*?[")
 _LOOK = 0.01
 """Seconds, after which who only looked at a lock (`is_locked`) has let go of it."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, which may begin with a byte-order mark as editors on Windows write it.
+
+    Raises:
+        OSError: unreadable. ValueError: no TOML, nested without end ones and numbers without end, too.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def expanded(path: str) -> Path:

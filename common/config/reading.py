@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -15,7 +14,7 @@ from dictpfl.common.config.sections import Sections
 from dictpfl.common.config.soundness import require_sound
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import is_pattern
+from dictpfl.common.files import is_pattern, read_toml
 from dictpfl.common.presets import METHODS
 from dictpfl.common.registry import CODE
 from dictpfl.common.settings import ACTIVATIONS, Section
@@ -37,12 +36,12 @@ class FederationConfig(Sections):
             ParameterError (insecure): settings that need `toy_insecure = true` without it.
         """
         try:
-            raw = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+            raw = read_toml(Path(path))
         except FileNotFoundError:
             raise ConfigError(f"no configuration file at {path}; `dictpfl init` writes one to start from") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {path}: {error}") from error
-        except (ValueError, RecursionError) as error:  # also numbers without end, and brackets
+        except ValueError as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from error
         return cls.of(raw, overrides, origin=str(path))
 

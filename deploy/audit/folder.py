@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from dictpfl.common.errors import ConfigError, JournalError, KeyFileError, MemoryFileError
+from dictpfl.common.files import read_toml
 from dictpfl.deploy.audit.cipher.masks import Circle, Masker, derived, pair_secret
 from dictpfl.deploy.audit.formats.keyfile import Key, read_key
 from dictpfl.deploy.audit.replay.agreement import Agreement
@@ -168,7 +168,7 @@ def _blob(database: sqlite3.Connection, reference: bytes) -> bytes:
 
 def _party(home: Path, agreement: Agreement) -> Party:
     try:
-        name = str(tomllib.loads((home / "institution.toml").read_text(encoding="utf-8"))["name"])
+        name = str(read_toml(home / "institution.toml")["name"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{home}/institution.toml names no institution ({type(error).__name__}: {error})") from error
     number, peers, said = _membership(home, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -13,7 +12,7 @@ from pydantic import Field, ValidationError
 from dictpfl.client.folder import quoted
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import read_toml, write_private
 from dictpfl.common.settings import Section
 from dictpfl.deploy.operations.places import LOOPBACK
 
@@ -98,8 +97,8 @@ class _Kept(Section):
     def _kept(cls, folder: Path) -> dict[str, Any]:
         path = folder / cls.FILE
         try:
-            return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            return read_toml(path) if path.exists() else {}
+        except (OSError, ValueError) as error:
             raise ConfigError(f"cannot use {path}: {error}") from error
 
     @classmethod

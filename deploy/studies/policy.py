@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.common.documents import explained
 from dictpfl.common.errors import ConfigError, StudyError
+from dictpfl.common.files import read_toml
 from dictpfl.common.settings import Section
 from dictpfl.deploy.studies.code import differing
 from dictpfl.deploy.studies.papers import Proposal
@@ -57,8 +57,8 @@ class Policy(Section):
         """
         path = folder / POLICY
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+            return cls.model_validate(read_toml(path) if path.exists() else {})
+        except (OSError, ValueError) as error:
             raise ConfigError(f"cannot use {path}: {explained(error, cls.model_fields)}") from error
 
     def require_kept(self, proposal: Proposal, app: str) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from dictpfl.client.defences.openings import ANOTHER, Openings, openings_at
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.memory.record import Memory
-from dictpfl.common.errors import DictPFLError, MemoryFileError
+from dictpfl.common.errors import ConfigError, DictPFLError, MemoryFileError
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.deploy.cli import app
@@ -186,6 +186,18 @@ def test_the_limit_is_the_institutions_own(institution: Path) -> None:
     for wrong in ("0", "-1", '"many"'):
         (institution / "institution.toml").write_text(f"most_refused = {wrong}\n")
         with pytest.raises(DictPFLError, match="most_refused"):
+            InstitutionSettings.load(institution)
+
+
+def test_settings_may_begin_with_a_byte_order_mark_and_end_in_no_traceback(institution: Path) -> None:
+    """As those that an editor on Windows saved; the audit reads the name in them by itself."""
+    path = institution / "institution.toml"
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert InstitutionSettings.load(institution).name == "site-1"
+    for endless in ("[" * 9999, "9" * 9999):
+        path.write_text(f"{text}most_rounds = {endless}\n")
+        with pytest.raises(ConfigError, match=r"cannot use .*institution\.toml"):
             InstitutionSettings.load(institution)
 
 

@@ -37,6 +37,16 @@ def test_a_file_that_says_it_already_is_not_touched(tmp_path: Path) -> None:
     assert NodeSettings.load(tmp_path).coordinator == "b:2"
 
 
+def test_a_file_may_begin_with_a_byte_order_mark_and_ends_in_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_text('coordinator = "a:1"\n', encoding="utf-8-sig")
+    assert NodeSettings.load(tmp_path).coordinator == "a:1"
+    for endless in ("[" * 9999, "9" * 9999):
+        path.write_text(f"port = {endless}\n")
+        with pytest.raises(ConfigError, match=r"cannot use .*node\.toml"):
+            NodeSettings.load(tmp_path)
+
+
 def test_a_missing_value_may_be_given_to_a_file_that_lacks_it(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("port = 9999\n")
     with pytest.raises(ConfigError, match="coordinator"):

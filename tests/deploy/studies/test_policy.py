@@ -161,6 +161,12 @@ def test_without_a_file_the_policy_is_the_strict_one_that_the_page_shows(tmp_pat
     (tmp_path / "policy.toml").write_text("maks = true\n")
     with pytest.raises(ConfigError, match=r"(?s)policy\.toml.*maks"):
         Policy.load(tmp_path)
+    (tmp_path / "policy.toml").write_text("rounds = 7\n", encoding="utf-8-sig")
+    assert Policy.load(tmp_path).rounds == 7
+    for endless in ("[" * 9999, "9" * 9999):
+        (tmp_path / "policy.toml").write_text(f"rounds = {endless}\n")
+        with pytest.raises(ConfigError, match=r"cannot use .*policy\.toml"):
+            Policy.load(tmp_path)
 
 
 def test_the_studys_own_settings_follow_from_the_policy(town: World, tmp_path: Path) -> None:
