@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from dictpfl.common.errors import CorruptError, WireError
 from dictpfl.common.messages.protocol import Reply, Request, Status
-from dictpfl.server.troubles import UNCONFIRMED
+from dictpfl.server.troubles import OWN_WORDS
 
 STYPE = "ckks.bytes"
 """Name of the array's serialisation, which is none: no `np.save` header, hence no parsing and no copy."""
@@ -72,10 +72,8 @@ def decode_reply(content: RecordDict) -> Reply:
     # The code is the one free text that reaches the coordinator's log: nothing but a short word may pass.
     if not isinstance(code, str) or (code and not _CODE.fullmatch(code)):
         raise WireError("Expected the reply's code to be one short word in lower case.")
-    if code.startswith(UNCONFIRMED):
-        raise WireError(
-            "Expected the reply's code to be an institution's own, found one by which a lost journal is told."
-        )
+    if code.startswith(OWN_WORDS):
+        raise WireError("Expected the reply's code to be an institution's own, found one of the coordinator's.")
     blob, length = _blob(content["blobs"]), _count(header, "snapshot")
     told, signed = (_count(header, name) if name in header else 0 for name in ("defence", "manifest"))
     if length + told + signed > len(blob):

@@ -14,6 +14,11 @@ NOTED_AFTER = 2
 """Times that a round is asked for in vain before it is news: once happens whenever somebody is late."""
 UNCONFIRMED = "unconfirmed-"
 """Reason of an institution, before the round that it has reached: it is ahead of the journal, and the operator has to say what now."""
+OWN_WORDS = (
+    UNCONFIRMED, "flower-error", "deadline", "not-needed", "not-sent", "excluded", "wrong-member", "ahead-of-journal",
+    "rounds-not-kept",
+)  # fmt: skip
+"""What reasons begin with that the coordinator alone finds, and no institution may give of itself."""
 _WRONG = "held nonsense or bore a wrong tag, or the sum was altered here or on its way"
 
 
