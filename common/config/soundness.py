@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from dictpfl.common.config.choices import require_read
 from dictpfl.common.config.models import (
@@ -20,10 +21,14 @@ from dictpfl.common.errors import ConfigError, ParameterError
 from dictpfl.common.rounds import CLEAR_LEAST, Budget
 from dictpfl.common.settings import Preprocessing, Section
 
+_MOST = 2**31 - 1
+"""Largest whole number of a setting: products of two still fit into the 64 bits that torch and numpy count with."""
+
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
     """Refuse what contradicts itself or protects nobody without saying so."""
     least, most = config.federation.min_participants, config.capacity
+    _require_countable(config, origin)
     _require_kept(config, origin)
     _require_samplable(config, origin)
     if config.federation.participants > most and not config.federation.sample:
@@ -78,6 +83,22 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
             f"{origin}: {'; '.join(config.insecurities)}. Change it, or set toy_insecure = true to admit it",
             code="insecure",
         )
+
+
+def _require_countable(config: Sections, origin: str) -> None:
+    for key, number in _whole_numbers(config):
+        if abs(number) > _MOST and key != "seed":  # which has a bound of its own
+            raise ConfigError(f"{origin}: {key}: expected at most {_MOST}, found a larger number")
+
+
+def _whole_numbers(section: Section, before: str = "") -> Iterator[tuple[str, int]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _whole_numbers(value, f"{before}{name}.")
+        else:
+            said = value if isinstance(value, list | tuple) else [value]
+            yield from ((f"{before}{name}", number) for number in said if isinstance(number, int))
 
 
 def _require_kept(section: Section, origin: str, path: str = "") -> None:
