@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,19 @@ def install_half(studies: Studies, half: Path, *, port: int | None = None) -> tu
         raise BundleError(
             f"{half / STUDY} is signed by {notice.by.name}, who is not this network's authority", code="unknown-sender"
         )
-    folder = owner_only(owner_only(party / STUDIES) / notice.study)
-    signer = coordinator_signer(party)
-    for name in (CUSTODY_KEY, PUBLIC):
-        write_private(folder / name, (party / name).read_bytes())
-    _settle(party, folder, port)
-    done = install(folder, half, authority_fingerprint=network.authority.fingerprint.hex())
-    study = studies.receive(notice, str(half / STUDY))
+    folder = owner_only(party / STUDIES) / notice.study
+    signer, is_new = coordinator_signer(party), not folder.exists()
+    try:
+        owner_only(folder)
+        for name in (CUSTODY_KEY, PUBLIC):
+            write_private(folder / name, (party / name).read_bytes())
+        _settle(party, folder, port)
+        done = install(folder, half, authority_fingerprint=network.authority.fingerprint.hex())
+        study = studies.receive(notice, str(half / STUDY))
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)  # half a study would be listed, and keep its port
+        raise
     custody.record(party, signer, "study installed", study=study.name, proposal=notice.digest.hex())
     return study, done
 

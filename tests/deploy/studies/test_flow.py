@@ -520,6 +520,28 @@ def test_a_key_that_was_refused_leaves_no_word_of_one(world: World, tmp_path: Pa
     assert [notice.kind for notice in studies.get("wide").notices] == ["approved"] * 3
 
 
+def test_a_half_that_was_refused_is_no_study_and_keeps_no_port(run_one: World, tmp_path: Path) -> None:
+    world = World(run_one.made.copy(tmp_path / "copy"))
+    study = world.proposed(name="next")
+    world.handed(study, "authority", *NAMES)
+    for name in NAMES:
+        notice = approve(world.studies(name), world.studies(name).get("next"), world.identity(name), APP)
+        world.studies("authority").receive(notice, "a notice")
+    studies = world.studies("authority")
+    made = make_key(studies, studies.get("next"), world.identity("authority"), PASSPHRASES["authority"], tmp_path / "k")
+    torn = shutil.copytree(made.coordinator, tmp_path / "torn")
+    (torn / "federation.json").write_bytes(b"{}")
+    for _ in range(2):
+        with pytest.raises(DictPFLError):
+            install_half(world.studies("coordinator"), torn)
+        assert world.studies("coordinator").names() == ["wide"]
+    again, _ = install_half(world.studies("coordinator"), made.coordinator)
+    assert (again.name, CoordinatorSettings.load(again.folder).port) == ("next", 9093), "9092 is that of `wide`"
+    with pytest.raises(DictPFLError):
+        install_half(world.studies("coordinator"), torn)
+    assert world.studies("coordinator").names() == ["next", "wide"], "what was there before stays"
+
+
 @pytest.mark.parametrize("written", ["", "nan", "soon"])
 def test_hours_whose_beginning_is_damaged_are_not_begun_anew(world: World, written: str) -> None:
     """An empty file ended in a traceback, and of "nan" no hour ever passed."""
