@@ -50,6 +50,8 @@ class Patience:
 class _Exchange:
     """Messages that are out; a reply to anything else is late or double, and is ignored."""
 
+    requests: Mapping[int, Request]
+    """What each node was asked at first."""
     waiting: dict[str, int] = field(default_factory=dict)
     """Nodes by message id."""
     behind: dict[int, int] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class BlindStrategy:
         """Send requests, fold answers until all are in or the deadline is over, close; return what went wrong."""
         patience = self._patience
         deadline = time.monotonic() + self._coordinator.deadline_seconds
-        exchange = _Exchange()
+        exchange = _Exchange(requests)
         self._push(grid, requests, exchange)
         pause = patience.poll
         while exchange.waiting and not self._coordinator.satisfied and (left := deadline - time.monotonic()) > 0:
@@ -190,7 +192,7 @@ class BlindStrategy:
         return arrived
 
     def _fetched(self, grid: Grid, ids: list[str], exchange: _Exchange) -> list[Message]:
-        """Fetch replies; one that Flower cannot put together is its sender's alone, and what was fetched with it is lost once."""
+        """Fetch replies; one that Flower cannot put together is its sender's alone: who answered beside it is asked again."""
         try:
             return list(grid.pull_messages(ids))
         except _GARBLED as error:
@@ -199,6 +201,12 @@ class BlindStrategy:
             self._alone = True
             if len(ids) == 1:
                 self._fail(exchange.waiting.pop(ids[0]), WireError.code, exchange)
+                return []
+            # Flower has forgotten all of them, and whoever is asked the same again answers the same.
+            lost = {name: exchange.waiting[name] for name in ids if exchange.waiting[name] not in exchange.behind}
+            for name in lost:
+                del exchange.waiting[name]
+            self._push(grid, {node: exchange.requests[node] for node in lost.values()}, exchange)
             return []
 
     def _together(self) -> int:

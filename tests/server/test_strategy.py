@@ -238,10 +238,12 @@ def test_a_reply_that_cannot_be_put_together_stops_nobody_else(
     assert "Doe" not in "".join(capsys.readouterr())
 
 
-def test_what_was_fetched_with_one_that_cannot_be_put_together_is_lost_once() -> None:
+def test_who_answered_beside_one_that_cannot_be_put_together_is_asked_again() -> None:
     coordinator = FakeCoordinator(rounds=2, minimum=6, deadline=0.2)
-    run(coordinator, Garbled(**{f"n{node}": upload for node in range(1, 13)}))
-    assert [len(uploads) for uploads in coordinator.closed] == [1, 11, 11]
+    grid = Garbled(**{f"n{node}": upload for node in range(1, 13)})
+    run(coordinator, grid)
+    assert [len(uploads) for uploads in coordinator.closed] == [11, 11]
+    assert len(grid.pushed) == 12 + 11 + 12, "once, whoever goes on sending such replies"
     assert coordinator.rejected[2] == "wire"
 
 
