@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.samples import NUMBERS, Samples, spread
+from dictpfl.client.data.samples import NUMBERS, Samples, TornError, spread
 from dictpfl.common.errors import DataError
 from dictpfl.common.files import expanded, write_private
 from dictpfl.common.settings import Data
@@ -20,7 +20,7 @@ from dictpfl.common.settings import Data
 MOST_AT_ONCE = 2 << 30
 """Bytes that whoever wants all samples in one array may have; more is refused, or a step that was not made for large data would fill memory."""
 INDEX_FORMAT = "dictpfl-index-1"
-_SUSPICIOUS = 8  # samples of which nothing can be read: then it is not single files that are broken
+SUSPICIOUS = 8  # samples of which nothing can be read: then it is not single files that are broken
 Numbers = NDArray[np.int64]
 Room = Callable[[int], NDArray[Any]]
 """Makes an array for the features of so many samples."""
@@ -186,7 +186,7 @@ class LazySamples(Samples):
         except DataError:
             if len(places) == 1 and not self.data.skip_broken:
                 raise
-        found, broken = list[Read](), list[tuple[int, str]]()
+        found, broken, faults = list[Read](), list[tuple[int, str]](), set[str]()
         for place in places:
             try:
                 found.append(self._checked(place[None], seed))
@@ -194,7 +194,8 @@ class LazySamples(Samples):
                 if not self.data.skip_broken:
                     raise
                 broken.append((int(self.numbers[place]), str(error)))
-        if not found and len(places) >= _SUSPICIOUS:
+                faults.add(str(error.__cause__ if isinstance(error.__cause__, TornError) else error))
+        if not found and len(faults) >= SUSPICIOUS:
             raise DataError(f"none of {len(places)} samples can be read, the first because: {broken[0][1]}")
         if not found:
             return Read(self.form.empty, self.form.empty_labels, tuple(broken))

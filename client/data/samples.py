@@ -44,6 +44,10 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.
 _TRIED = 16  # samples of which none can be read, before the form of one is given up
 
 
+class TornError(DataError):
+    """Part of a file, such as a row group, that cannot be read: one fault, however many samples are in it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Features and labels of the same samples, checked. Other widths of the same kinds of numbers are cast.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dictpfl.client.data.lazy import Form, LazySamples
+from dictpfl.client.data.lazy import SUSPICIOUS, Form, LazySamples
 from dictpfl.common.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
@@ -121,7 +121,13 @@ class Broken:
             self._known.add(number)
 
     def conclude(self, of: int) -> None:
-        """Say how many there were."""
+        """Say how many there were.
+
+        Raises:
+            DataError: all of them.
+        """
+        if len(self._known) >= max(of, SUSPICIOUS):
+            raise DataError(f"none of {of} samples can be read; set data.skip_broken = false, which says why")
         if self._known:
             _log.warning(
                 "samples that cannot be read were left out (data.skip_broken)", samples=len(self._known), of=of

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data import hubs, images, questions, tables, texts
 from dictpfl.client.data.lazy import Known, Numbers, Room
-from dictpfl.client.data.samples import Dataset, path_of, require_options, spread
+from dictpfl.client.data.samples import Dataset, TornError, path_of, require_options, spread
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
@@ -339,7 +339,7 @@ class ParquetTable:
         try:
             return self._file(file).read_row_group(group, columns=columns, use_threads=False)
         except (OSError, ValueError) as error:
-            raise DataError(
+            raise TornError(
                 f"{self._paths[file]}: row group {group} cannot be read as parquet: {' '.join(str(error).split())}; mend or drop it, or set data.skip_broken = true"
             ) from error
 

@@ -416,3 +416,5 @@ def test_a_damaged_row_group_at_the_beginning_is_left_out_if_asked(tmp_path: Pat
     assert [number for number, _ in found.broken] == list(range(group))
     assert found.features.ravel().tolist() == frame["a"][group:].astype(np.float32).tolist()
     assert read.feature_names == ("a",)
+    inside = read.samples.read(np.arange(group))
+    assert (inside.features.shape, len(inside.broken)) == ((0, 1), group), "one fault, however many samples are in it"

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -100,6 +102,26 @@ def test_a_sample_that_cannot_be_read_ends_the_round_in_words_or_is_left_out(
     assert re.search(r"were left out .*samples=2\b", capsys.readouterr().out)
     second = trained(read(tmp_path, lazy=True, skip_broken=True).samples, workers=1)
     assert np.array_equal(first[0].read(), second[0].read())
+
+
+def test_damaged_row_groups_are_left_out_and_what_has_nothing_else_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    frame = pd.DataFrame({f"f{i}": np.arange(48) / 7 for i in range(64)} | {"y": ["u", "v"] * 24})
+    data = Data(source="parquet", path=str(path), label="y", lazy=True, skip_broken=True)
+    for rows, count in ((16, 32), (48, 0)):
+        frame.to_parquet(path, row_group_size=rows, compression="none")
+        samples, column = load_dataset(data, 1).samples, pyarrow.parquet.read_metadata(path).row_group(0).column(0)
+        written = bytearray(path.read_bytes())
+        start = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
+        written[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+        samples.reader._table._kept.clear()  # type: ignore[attr-defined]  # the rows by which it knows the form
+        with path.open("r+b") as file:
+            file.write(written)
+        if count:
+            assert trained(samples)[1].count == count
+        else:
+            with pytest.raises(DataError, match="none of 48 samples can be read"):
+                trained(samples)
 
 
 def test_private_training_reads_what_poisson_draws(folder: Path, tmp_path: Path) -> None:
