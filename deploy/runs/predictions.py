@@ -122,6 +122,6 @@ def _some(names: Sequence[str]) -> str:
 def _joined(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Rows of all batches; each batch of tokens was cut to its own longest."""
     if rows[0].ndim > 2:  # noqa: PLR2004 -- samples, tokens, outputs of each
-        longest = max(len(part[0]) for part in rows if len(part))
+        longest = max(part.shape[1] for part in rows)
         rows = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), *[(0, 0)] * (p.ndim - 2))) for p in rows]
     return np.concatenate(rows)

@@ -69,6 +69,7 @@ def test_padded_tokens_of_a_model_that_wraps_its_outputs(run: dictpfl.Run, monke
     outputs = run.predict(ids)
     assert outputs.shape == (70, 5, 7)
     assert not outputs[:64, 3:].any()
+    assert run.predict(ids[:0]).shape[::2] == (0, 7), "no sample, and no token that anybody could count"
     np.testing.assert_allclose(outputs[64:], words(torch.tensor(ids[64:, :5]), torch.ones(6, 5)).logits.detach())
 
 
