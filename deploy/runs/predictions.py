@@ -90,10 +90,18 @@ def _samples_of(shared: Path, home: Path, features: Any) -> Samples:
 
 
 def _array(features: Any) -> NDArray[Any]:
-    if isinstance(features, torch.Tensor):
-        features = features.detach().cpu()
-        features = (features.float() if features.is_floating_point() else features).numpy()
-    array = np.asarray(features)
+    masked = np.ma.count_masked(features) if isinstance(features, np.ma.MaskedArray) else 0
+    if masked:
+        raise DataError(f"features: {masked} values are masked; fill or drop those samples")
+    try:
+        if isinstance(features, torch.Tensor):
+            features = features.detach().cpu()
+            features = (features.float() if features.is_floating_point() else features).numpy()
+        array = np.asarray(features)
+    except (ValueError, TypeError) as error:  # rows of unequal length, tensors that are sparse
+        raise DataError(
+            f"features: cannot be read as an array: {error}; expected an array or tensor (n, ...), a row for each sample"
+        ) from error
     if array.ndim == 0:
         raise DataError(f"features: found {features!r}; expected an array or tensor (n, ...), a row for each sample")
     return array

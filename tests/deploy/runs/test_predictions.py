@@ -45,6 +45,11 @@ def test_floats_of_any_width_are_taken_by_the_batch(run: dictpfl.Run) -> None:
         run.predict(np.zeros((2, 3)))
     with pytest.raises(DataError, match="give an array"):
         run.predict(pd.DataFrame({"a": [1.0]}))
+    for odd in ([[1.0], [1.0, 2.0]], torch.zeros(2, 1, 8, 8).to_sparse()):
+        with pytest.raises(DataError, match=r"features: cannot be read as an array: .*; expected an array or tensor"):
+            run.predict(odd)
+    with pytest.raises(DataError, match="3 values are masked; fill or drop those samples"):
+        run.predict(np.ma.masked_less(np.arange(64.0).reshape(1, 1, 8, 8), 3))
     with pytest.raises(ModelError, match="as the federation's samples are"):
         run.predict(np.zeros((2, 1, 8, 8), int))
 
