@@ -69,7 +69,7 @@ def _samples_of(shared: Path, home: Path, features: Any) -> Samples:
     if isinstance(features, Samples):
         samples = features
     elif hasattr(features, "iloc"):
-        samples = _of_frame(data, features)
+        samples = _of_frame(data, features, expected)
     elif data.preprocessing.on:
         raise DataError(
             f"features: found {type(features).__name__}, and this federation prepares columns (data.preprocessing): whether these are prepared, an "
@@ -107,17 +107,23 @@ def _array(features: Any) -> NDArray[Any]:
     return array
 
 
-def _of_frame(data: Data, frame: pd.DataFrame) -> Samples:
+def _of_frame(data: Data, frame: pd.DataFrame, expected: tuple[int, ...]) -> Samples:
     """Read columns as the federation's files were read."""
     if not data.features:
         raise DataError(
             "features: found a frame, and the federation's samples are no columns of a table; give an array"
         )
+    if frame.ndim == 1:
+        raise DataError("features: found a Series, expected a frame, a row for each sample, such as frame.iloc[[0]]")
     columns = frame.rename(columns=str)
     if missing := [name for name in data.features if name not in columns]:
         raise DataError(
             f"features: the frame lacks the columns {_some(missing)}; this federation's are {_some(data.features)}"
         )
+    if twice := [name for name in data.features if list(columns).count(name) > 1]:
+        raise DataError(f"features: the frame has the columns {_some(twice)} twice; expected each once")
+    if not len(columns):
+        return Samples(np.zeros((0, *expected), np.float32), np.zeros(0, np.int64))
     options = {key: value for key, value in data.options.items() if key in _OF_FEATURES}
     changed = {"path": "features", "label": _LABEL, "column": "", "split_column": "", "exclude": [], "options": options}
     return numbers(data.model_copy(update=changed), columns[list(data.features)].assign(**{_LABEL: 0})).samples

@@ -93,6 +93,11 @@ def test_columns_are_prepared_as_the_federation_s_are(tmp_path: Path) -> None:
         run.predict(table.features)
     with pytest.raises(DataError, match="lacks the columns sex"):
         run.predict(frame[["age"]])
+    assert run.predict(frame[:0]).shape == (0, 2)
+    with pytest.raises(DataError, match="the frame has the columns age twice"):
+        run.predict(pd.concat([frame, frame[["age"]]], axis=1))
+    with pytest.raises(DataError, match=r"found a Series, .* such as frame\.iloc\[\[0\]\]"):
+        run.predict(frame.iloc[0])
 
 
 def test_columns_are_scaled_as_the_options_say(tmp_path: Path) -> None:
