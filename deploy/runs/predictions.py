@@ -90,7 +90,7 @@ def _samples_of(shared: Path, home: Path, features: Any) -> Samples:
 
 
 def _array(features: Any) -> NDArray[Any]:
-    masked = np.ma.count_masked(features) if isinstance(features, np.ma.MaskedArray) else 0
+    masked = int(np.sum(features.mask)) if isinstance(features, np.ma.MaskedArray) else 0
     if masked:
         raise DataError(f"features: {masked} values are masked; fill or drop those samples")
     try:
