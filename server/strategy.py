@@ -51,7 +51,7 @@ class _Exchange:
     """Messages that are out; a reply to anything else is late or double, and is ignored."""
 
     requests: Mapping[int, Request]
-    """What each node was asked at first."""
+    """Requests by node, as they were asked at first."""
     waiting: dict[str, int] = field(default_factory=dict)
     """Nodes by message id."""
     behind: dict[int, int] = field(default_factory=dict)

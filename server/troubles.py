@@ -18,7 +18,7 @@ OWN_WORDS = (
     UNCONFIRMED, "flower-error", "deadline", "not-needed", "not-sent", "excluded", "wrong-member", "ahead-of-journal",
     "rounds-not-kept",
 )  # fmt: skip
-"""What reasons begin with that the coordinator alone finds, and no institution may give of itself."""
+"""Beginnings of reasons that the coordinator alone finds, and no institution may give of itself."""
 _WRONG = "held nonsense or bore a wrong tag, or the sum was altered here or on its way"
 
 

@@ -22,7 +22,7 @@ OPTIONS = ("size", "mode", "mean", "std", "window")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SIZE = 224
 _MOST_PIXELS = 1 << 26
-"""Of a sample: 8,192 by 8,192, whose values take 800 MB. More is a slip, and ends in no memory."""
+"""Pixels of a sample: 8,192 by 8,192, whose values take 800 MB. More is a slip, and ends in no memory."""
 DEEP = "I;16"
 """Mode of grey images in 16 bits, in Pillow's word."""
 _DEEPEST = 65535
