@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import structlog
 
 from dictpfl.client.defences.agreed import signed
 from dictpfl.client.defences.masks import MaskContext, Masks
+from dictpfl.client.uploading import Uploads
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
 from dictpfl.common.messages.masks import Answer, Note, SumQuestion
@@ -389,6 +391,42 @@ def test_the_coordinator_refuses_uploads_without_a_note_and_with_anothers(five: 
     coordinator.receive(1, Reply(Status.UPLOAD, 0, 0, second.blob, defence=second.defence))
     coordinator.receive(3, Reply(Status.UPLOAD, 0, 0, third.blob, defence=second.defence))
     assert coordinator.rejected[3] == "wrong-round", "the note of another member"
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["coordinator goes on", "coordinator started anew"])
+@pytest.mark.parametrize("beside", [0, 8], ids=["whole id", "mark alone"])
+def test_who_takes_anothers_id_costs_it_nothing(beside: int, restarted: bool, five: World) -> None:
+    """Questions of an attempt that is given up tell ids; an institution that lets it fail uploads under another's, and before it.
+
+    The coordinator knows whose id it was. One that was started in between does not: the other is left out, and owes what it trained.
+    """
+    liar, other = 0, 1
+    until(five, Stage.SEEDS, offline=[VICTIM])
+    five.exchange(offline=[liar, VICTIM])
+    pending, first = five.record(other).pending, five.record(liar).pending
+    assert pending is not None
+    assert first is not None
+    five.kill_institution(liar)
+    for path in (five.memory(liar).path, told(five, liar)):
+        path.unlink()
+    taken = pending.upload_id[: 16 - beside] + bytes(beside)
+    if restarted:
+        five.kill_coordinator()
+    five.exchange({liar: lambda: mock.patch.object(Uploads, "_upload_id", return_value=taken)})
+    while not five.journal():
+        assert five.exchanges < 12, "the round is asked for again and again"
+        five.exchange()
+    five.exchange()
+    ((_, aggregate),) = five.journal()
+    members = {entry.member: entry.upload_id for entry in parsed(five, aggregate.blob).entries}
+    held, lied = (Note.of_bytes(one.defence).member for one in (pending, first))
+    assert (members.get(held), members.get(lied)) == ((None, taken) if restarted else (pending.upload_id, None))
+    record = five.record(other)
+    assert record.shared.round == 1
+    owed = pending.missed if restarted else pending.counted
+    np.testing.assert_array_equal(record.residual.values, owed.values)
+    five.run()
+    five.digest()
 
 
 def misleading(five: World, liars: Mapping[int, Sequence[int]]) -> AbstractContextManager[object]:
