@@ -519,6 +519,26 @@ def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, 
     assert five.digest() == undisturbed["five"]
 
 
+def test_nobody_answers_in_anothers_name(five: World) -> None:
+    """Questions tell signatures: with another's, an answer would take the place of that one's own, whose node is not asked any more."""
+    until(five, Stage.SHARES, offline=[OTHER])
+    coordinator = five.coordinator
+    requests = coordinator.begin([0, 1, VICTIM, 3])
+    replies = {node: five.institution(node).handle(request) for node, request in requests.items()}
+    member = Answer.of_bytes(replies[VICTIM].defence).member
+    for node, reply in replies.items():
+        coordinator.receive(node, reply)
+    signature = SumQuestion.of_bytes(requests[0].defence).signatures[member]
+    false = Answer(member, b"", {}, signature).to_bytes()
+    coordinator.receive(0, replace(replies[0], defence=false))
+    assert coordinator.rejected == {0: "wrong-member"}
+    masked = coordinator._unmasking._open
+    assert (masked.uploads[member].node, bool(masked.told[member].own)) == (VICTIM, True)
+    coordinator.close()
+    five.run()
+    five.digest()
+
+
 @pytest.mark.parametrize("offline", [(), (OTHER,), (OTHER, 5)], ids=["all there", "one missing", "two missing"])
 def test_a_wrong_signature_counts_for_nothing(offline: Sequence[int], tmp_path: Path) -> None:
     """With it taken for one, no institution would find a quorum of five, again and again."""
