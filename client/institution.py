@@ -106,7 +106,7 @@ class Institution:
         self._integrity = integrity_of(self._pairs, wanted=config.defences.integrity)
         self._diary = Diary(folder, self.settings.name)
         self._sums = Sums(
-            folder, self._keys, self.settings, self._memory.path, self._integrity, self._pairs.number, self._diary
+            folder, self._keys, self.settings, self._memory.path, self._integrity, self._pairs.own.name, self._diary
         )
         self._uploads = Uploads(
             self.settings.name, self._genesis, self._bench, taught_task(config, self._keys.home, self._genesis),
@@ -332,14 +332,14 @@ class Institution:
 
     def _applied(self, record: Record, aggregate: Aggregate, following: bytes) -> Record:
         with self._diary.timed("open"):
-            done, entries = self._sums.opened(record, aggregate, following)
+            done, own = self._sums.opened(record, aggregate, following)
         self._keys.require_agreed(done.state)
-        number, counted = aggregate.round, () if done.void else tuple(entry.upload_id for entry in entries)
+        number, counted = aggregate.round, () if done.void else own
         if done.void:
             _log.error("round void", institution=self.settings.name, round=number, reason=done.void)
         is_update = done.plan.kind is RoundKind.UPDATE
         # What was decrypted was seen, whether the round counts or not.
-        if is_update and record.is_in([entry.upload_id for entry in entries], number):
+        if is_update and own:
             self._guard.confirm(number)
         residual = record.residual
         if is_update:

@@ -19,6 +19,7 @@ MARK = 8
 """Bytes of an upload id that are the same in every upload of an institution for a round.
 
 By them two copies of one institution (a backup restored beside the running one) count once."""
+_NOBODY: Mapping[bytes, int] = {}
 _Plan = tuple[bytes, int, int]
 """Tag of the shared state, number of words, clear bytes: equal for uploads that may be added."""
 
@@ -45,7 +46,23 @@ class Fold:
     out of step spoils nothing, whoever comes first.
     """
 
-    def __init__(self, agreement: Agreement, kind: RoundKind, number: int, attempt: int = 0) -> None:
+    def __init__(
+        self,
+        agreement: Agreement,
+        kind: RoundKind,
+        number: int,
+        attempt: int = 0,
+        owners: Mapping[bytes, int] = _NOBODY,
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            agreement: of the federation.
+            kind: kind of the round.
+            number: its number.
+            attempt: number of the attempt at it.
+            owners: member behind each upload id that others have been told in earlier attempts.
+        """
         self._agreement = agreement
         self._kind = kind
         self._round = number
@@ -55,6 +72,7 @@ class Fold:
         self._sums: dict[_Plan, Tally] = {}
         self._nodes: set[int] = set()
         self._marks: set[bytes] = set()
+        self._owners = {upload[:MARK]: member for upload, member in owners.items()}
         self.seconds = 0.0
         self.bytes_up = 0
 
@@ -120,6 +138,11 @@ class Fold:
         if node in self._nodes or mark in self._marks or entry.member in self._members:
             raise WireError(
                 "this upload, or another one of the same institution, is already in the sum", code="duplicate"
+            )
+        if self._owners.get(mark, entry.member) != entry.member:
+            raise WireError(
+                f"an upload of member {entry.member} under an id that member {self._owners[mark]}'s had in an earlier attempt",
+                code="duplicate",
             )
         if len(self._nodes) >= self._agreement.uploads.max_contributors:
             raise WireError(

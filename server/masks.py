@@ -145,10 +145,12 @@ class Unmasking:
         self._journal = journal
         self._sum: MaskedSum | None = None
         self._unfit: set[tuple[int, int]] = set()
-        """Round and member of those whose notes others contradicted, or who told another stream of a missing partner than they had
-        committed to."""
+        """Round and member of those whose notes were contradicted, or who told another stream of a missing partner than they committed to."""
+        self._told: tuple[int, dict[bytes, int]] = (-1, {})
+        """Round, and the member behind each upload id that questions about it told everybody."""
         if (kept := journal.masked()) is not None:
             self._sum = replace(_of(kept), signers=self._signers)
+            self._note_ids(self._sum)
             _log.info("a masked sum waits to be opened", round=kept.closed.round, uploads=len(self._sum.uploads))
 
     @property
@@ -194,8 +196,7 @@ class Unmasking:
             JournalError: the disk refuses; there is no sum, and the round is asked again.
         """
         uploads = {one.note.member: one for one in contributions}
-        partners = {partner for one in uploads.values() for partner in one.note.partners}
-        missing = tuple(sorted(partners - set(uploads)))
+        missing = tuple(sorted({partner for one in uploads.values() for partner in one.note.partners} - set(uploads)))
         masked = MaskedSum(closed, attempt, blob, uploads, missing, manifests, self._signers)
         if missing:
             # First: if this process dies once streams are told, the next attempt must have others.
@@ -203,6 +204,15 @@ class Unmasking:
         else:
             self._journal.keep_masked(_kept(masked))
         self._sum = masked
+        self._note_ids(masked)
+
+    def _note_ids(self, masked: MaskedSum) -> None:
+        number, ids = masked.closed.round, {one.upload_id: member for member, one in masked.uploads.items()}
+        self._told = (number, self.owners(number) | ids)
+
+    def owners(self, number: int) -> dict[bytes, int]:
+        """Return the member behind each upload id that was told in earlier attempts at a round, as far as this process knows."""
+        return self._told[1] if self._told[0] == number else {}
 
     def questions(self, nodes: Sequence[int]) -> dict[int, bytes]:
         """Choose whom to ask what: those whose uploads are in the sum, and unknown nodes while some of those are not here."""

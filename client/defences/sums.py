@@ -14,6 +14,7 @@ from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Record
 from dictpfl.client.replay import Applied, apply, received, require_authentic
 from dictpfl.common.errors import IntegrityError, WireError
+from dictpfl.common.law.members import Roster
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.common.messages.wire import Entry, read_header
 
@@ -30,7 +31,7 @@ class Sums:
         settings: InstitutionSettings,
         memory: Path,
         integrity: Integrity | None,
-        number: int,
+        name: str,
         diary: Diary,
     ) -> None:
         """Keep what sums are judged by.
@@ -41,22 +42,26 @@ class Sums:
             settings: the institution's own.
             memory: path of its record.
             integrity: manifests of uploads; None where they are not agreed on.
-            number: the institution's place among the members.
+            name: the institution's, among the members.
             diary: where refusals are noted.
         """
         self._folder, self._keys, self._settings, self._memory = folder, keys, settings, memory
-        self._integrity, self._number, self._diary = integrity, number, diary
+        self._integrity, self._name, self._diary = integrity, name, diary
         self.read_again()
 
     def read_again(self) -> None:
         """Read the record of openings anew, as after its operator moved memory away."""
         self.openings = openings_of(self._keys, self._memory, self._settings.most_refused)
 
-    def opened(self, record: Record, aggregate: Aggregate, following: bytes) -> tuple[Applied, tuple[Entry, ...]]:
+    def opened(self, record: Record, aggregate: Aggregate, following: bytes) -> tuple[Applied, tuple[bytes, ...]]:
         """Open a sum that is authentic; refuse one that is not, the first time that it comes.
 
         What is refused comes again, since the coordinator has no other sum of the round. Then the round is void, and the
         institutions go on; and so it is at once where those of the next round did that.
+
+        Returns:
+            What came of it, and the ids of this institution's own uploads in it. An id alone shows nothing: others may have read it in a
+            question about masks.
 
         Raises:
             WireError, RoundError: refused.
@@ -78,8 +83,8 @@ class Sums:
             self.openings.refused(*name, error.reason)
             self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
             if self._integrity:
-                own = pending.manifest if pending is not None and pending.round == aggregate.round else b""
-                path = self._integrity.keep_evidence(self._folder, error, aggregate, own)
+                made = pending.manifest if pending is not None and pending.round == aggregate.round else b""
+                path = self._integrity.keep_evidence(self._folder, error, aggregate, made)
                 _log.error(
                     "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
                     institution=self._settings.name,
@@ -87,20 +92,22 @@ class Sums:
                     file=str(path or ""),
                 )
             raise
-        self._look_for_others(record, total.blob.entries, header.round)
-        return apply(genesis, opener, record.shared, total, words), total.blob.entries
+        own = self._own(record, total.blob.entries, header.round, roster)
+        return apply(genesis, opener, record.shared, total, words), own
 
-    def _look_for_others(self, record: Record, entries: tuple[Entry, ...], number: int) -> None:
-        """Say loudly if an upload in this institution's name is not its own; only another member can have made it.
+    def _own(self, record: Record, entries: tuple[Entry, ...], number: int, roster: Roster) -> tuple[bytes, ...]:
+        """Find this institution's uploads; say loudly if one in its name is not its own: only another member can have made it.
 
         The sum is that of uploads of members all the same, and the others apply it: whoever did not would fall out of step.
         """
-        for entry in entries:
-            if entry.member == self._number and not entry.upload_id.startswith(record.mark(number)):
+        ids = [entry.upload_id for entry in entries if roster.peers[entry.member].name == self._name]
+        for upload in ids:
+            if not upload.startswith(record.mark(number)):
                 _log.error(
                     "another member sent an upload in this institution's name; tell the authority and the coordinator's operator",
-                    institution=self._settings.name, round=number, upload=entry.upload_id.hex(),
+                    institution=self._settings.name, round=number, upload=upload.hex(),
                 )  # fmt: skip
+        return tuple(upload for upload in ids if upload.startswith(record.mark(number)))
 
 
 def _is_from(following: bytes, tag: bytes) -> bool:

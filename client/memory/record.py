@@ -112,7 +112,7 @@ class Record:
 
         Args:
             number: number of the round.
-            counted: upload ids in the sum.
+            counted: ids of the uploads in the sum that are in this institution's name.
             mask: mask of the coordinates that the round sent, bool, shape (size,).
         """
         ours = self.pending if self.pending is not None and self.pending.round == number else None

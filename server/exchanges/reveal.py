@@ -9,6 +9,7 @@ from dataclasses import replace
 import structlog
 
 from dictpfl.common.errors import DictPFLError
+from dictpfl.common.messages.masks import Answer
 from dictpfl.common.messages.protocol import REFUSED, Reply, Request, RoundKind, Status
 from dictpfl.server.exchanges.exchange import CoordinatorState, Exchange, log_closed
 
@@ -67,6 +68,11 @@ class Reveal(Exchange):
             self.failed(node, reply.code or str(reply.status))
             return
         try:
+            # Questions tell signatures of others: whoever answers with one would take its maker's place.
+            if reason := self._state.members.objection(node, Answer.of_bytes(reply.defence).member):
+                _log.warning("an answer about masks left out", node=node, code=reason)
+                self.failed(node, reason)
+                return
             self._unmasking.take(node, reply.defence)
         except DictPFLError as error:
             _log.warning("an answer about masks left out", node=node, code=error.code, detail=str(error))

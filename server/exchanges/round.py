@@ -30,7 +30,9 @@ class Round(Delivery):
         self._kind = kind
         self._started = time.time()
         self._attempt = state.journal.attempt(self.number)
-        self._fold: Fold | None = Fold(state.agreement, kind, self.number, self._attempt)
+        self._fold: Fold | None = Fold(
+            state.agreement, kind, self.number, self._attempt, state.unmasking.owners(self.number)
+        )
         """Sum so far; None once the round is closed."""
         self._through: set[int] = set()
         """Nodes that deliver no further update."""

@@ -160,6 +160,19 @@ def test_one_member_is_counted_once_whatever_its_uploads_are_called() -> None:
     WORLD.require_sum(fold, [0, 1])
 
 
+def test_an_id_that_another_member_had_in_an_earlier_attempt_is_not_folded() -> None:
+    (upload,) = Blob.own(WORLD.blobs[0], WORLD.agreement.uploads.word_bits).counted
+    fold = Fold(WORLD.agreement, RoundKind.UPDATE, ROUND, ATTEMPT, {upload: 0})
+    for taken in (upload, upload[:8] + b"anything"):
+        with pytest.raises(
+            WireError, match="member 1 under an id that member 0's had", check=lambda e: e.code == "duplicate"
+        ):
+            fold.add(1, WORLD.sealed(WORLD.vectors[1], 1, taken))
+    for n in (0, 1):
+        fold.add(n, WORLD.blobs[n])
+    WORLD.require_sum(fold, [0, 1])
+
+
 def test_twice_the_same_is_folded_once() -> None:
     fold = WORLD.fold()
     fold.add(0, WORLD.blobs[0])

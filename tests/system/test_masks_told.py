@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import structlog
 
 from dictpfl.client.defences.agreed import signed
 from dictpfl.client.defences.masks import MaskContext, Masks
+from dictpfl.client.uploading import Uploads
 from dictpfl.common.ckks.streams import SumOfStreams
 from dictpfl.common.errors import OpeningError
 from dictpfl.common.messages.masks import Answer, Note, SumQuestion
@@ -391,6 +393,42 @@ def test_the_coordinator_refuses_uploads_without_a_note_and_with_anothers(five: 
     assert coordinator.rejected[3] == "wrong-round", "the note of another member"
 
 
+@pytest.mark.parametrize("restarted", [False, True], ids=["coordinator goes on", "coordinator started anew"])
+@pytest.mark.parametrize("beside", [0, 8], ids=["whole id", "mark alone"])
+def test_who_takes_anothers_id_costs_it_nothing(beside: int, restarted: bool, five: World) -> None:
+    """Questions of an attempt that is given up tell ids; an institution that lets it fail uploads under another's, and before it.
+
+    The coordinator knows whose id it was. One that was started in between does not: the other is left out, and owes what it trained.
+    """
+    liar, other = 0, 1
+    until(five, Stage.SEEDS, offline=[VICTIM])
+    five.exchange(offline=[liar, VICTIM])
+    pending, first = five.record(other).pending, five.record(liar).pending
+    assert pending is not None
+    assert first is not None
+    five.kill_institution(liar)
+    for path in (five.memory(liar).path, told(five, liar)):
+        path.unlink()
+    taken = pending.upload_id[: 16 - beside] + bytes(beside)
+    if restarted:
+        five.kill_coordinator()
+    five.exchange({liar: lambda: mock.patch.object(Uploads, "_upload_id", return_value=taken)})
+    while not five.journal():
+        assert five.exchanges < 12, "the round is asked for again and again"
+        five.exchange()
+    five.exchange()
+    ((_, aggregate),) = five.journal()
+    members = {entry.member: entry.upload_id for entry in parsed(five, aggregate.blob).entries}
+    held, lied = (Note.of_bytes(one.defence).member for one in (pending, first))
+    assert (members.get(held), members.get(lied)) == ((None, taken) if restarted else (pending.upload_id, None))
+    record = five.record(other)
+    assert record.shared.round == 1
+    owed = pending.missed if restarted else pending.counted
+    np.testing.assert_array_equal(record.residual.values, owed.values)
+    five.run()
+    five.digest()
+
+
 def misleading(five: World, liars: Mapping[int, Sequence[int]]) -> AbstractContextManager[object]:
     """Have nodes commit to another stream than theirs with each of these partners."""
     held = {id(five.institution(node)._masks): partners for node, partners in liars.items()}
@@ -479,6 +517,26 @@ def test_false_answers_do_not_spoil_the_sum(five: World, undisturbed: dict[str, 
     coordinator.close()
     five.run()
     assert five.digest() == undisturbed["five"]
+
+
+def test_nobody_answers_in_anothers_name(five: World) -> None:
+    """Questions tell signatures: with another's, an answer would take the place of that one's own, whose node is not asked any more."""
+    until(five, Stage.SHARES, offline=[OTHER])
+    coordinator = five.coordinator
+    requests = coordinator.begin([0, 1, VICTIM, 3])
+    replies = {node: five.institution(node).handle(request) for node, request in requests.items()}
+    member = Answer.of_bytes(replies[VICTIM].defence).member
+    for node, reply in replies.items():
+        coordinator.receive(node, reply)
+    signature = SumQuestion.of_bytes(requests[0].defence).signatures[member]
+    false = Answer(member, b"", {}, signature).to_bytes()
+    coordinator.receive(0, replace(replies[0], defence=false))
+    assert coordinator.rejected == {0: "wrong-member"}
+    masked = coordinator._unmasking._open
+    assert (masked.uploads[member].node, bool(masked.told[member].own)) == (VICTIM, True)
+    coordinator.close()
+    five.run()
+    five.digest()
 
 
 @pytest.mark.parametrize("offline", [(), (OTHER,), (OTHER, 5)], ids=["all there", "one missing", "two missing"])

@@ -214,6 +214,13 @@ def test_sums_name_each_member_once_and_in_order() -> None:
         parse(total([0, 1, 2, 3]), direction=AGGREGATE)
 
 
+@pytest.mark.parametrize(("entries", "words"), [([], 9), ([ENTRY], 0)], ids=["nobody", "no words"])
+def test_an_empty_blob_of_the_right_length_is_refused(entries: list[Entry], words: int) -> None:
+    data = write(HEADER, entries, words_of(*range(words)), BITS)
+    with pytest.raises(WireError, match=r"expected (1|at least one)", check=lambda e: e.code == "oversized"):
+        parse(data)
+
+
 def test_a_list_that_ends_early_is_refused() -> None:
     data = total([0, 1, 2])
     assert len(read_entries(data)) == 3
