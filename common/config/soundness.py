@@ -23,6 +23,8 @@ from dictpfl.common.settings import Preprocessing, Section
 
 _MOST = 2**31 - 1
 """Largest whole number of a setting: products of two still fit into the 64 bits that torch and numpy count with."""
+_BOUNDED = ("seed", "federation.sample_cap")
+"""Keys with larger bounds of their own: what a draw takes, and what the ledger counts."""
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
@@ -87,7 +89,7 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
 
 def _require_countable(config: Sections, origin: str) -> None:
     for key, number in _whole_numbers(config):
-        if abs(number) > _MOST and key != "seed":  # which has a bound of its own
+        if abs(number) > _MOST and key not in _BOUNDED:
             raise ConfigError(f"{origin}: {key}: expected at most {_MOST}, found a larger number")
 
 

@@ -30,7 +30,14 @@ class PlainFold:
     tag = b"t" * 32
     seconds = 0.5
 
-    def __init__(self, _agreement: Agreement, _kind: object, number: int, attempt: int = 0) -> None:
+    def __init__(
+        self,
+        _agreement: Agreement,
+        _kind: object,
+        number: int,
+        attempt: int = 0,
+        _owners: object = None,
+    ) -> None:
         self._round, self._attempt = number, attempt
         self._uploads: dict[int, bytes] = {}
 
