@@ -33,12 +33,9 @@ class Check:
 
 def checks() -> Iterator[Check]:
     """All checks, cheapest first."""
-    yield Check(
-        "python",
-        _OLDEST <= (here := tuple(map(int, platform.python_version_tuple()[:2]))) <= _NEWEST,
-        f"{platform.python_version()} on {platform.platform()}"
-        + ("" if _OLDEST <= here <= _NEWEST else "; expected {}.{} to {}.{}".format(*_OLDEST, *_NEWEST)),
-    )
+    fits = _OLDEST <= tuple(map(int, platform.python_version_tuple()[:2])) <= _NEWEST
+    found = f"{platform.python_version()} on {platform.platform()}"
+    yield Check("python", fits, found if fits else "{}; expected {}.{} to {}.{}".format(found, *_OLDEST, *_NEWEST))
     yield Check("processor", True, f"{processor()}, {len(os.sched_getaffinity(0))} cores for this process")
     free = shutil.disk_usage(Path.cwd()).free
     yield Check("disk", free > _LEAST_FREE, f"{free / 1e9:.1f} GB free here")

@@ -234,13 +234,13 @@ class Unmasking:
         }
         return replace(question, shares=shares, manifests=masked.manifests).to_bytes()
 
-    def take(self, node: int, data: bytes) -> None:
+    def take(self, node: int, answer: Answer) -> None:
         """Take an answer.
 
         Raises:
-            CorruptError: none of this form, or not what was committed to.
+            CorruptError: not what was committed to.
         """
-        masked, answer = self._open, Answer.of_bytes(data)
+        masked = self._open
         upload = masked.uploads.get(answer.member)
         if upload is None:
             raise CorruptError("an answer about masks from one whose upload is not in the sum")

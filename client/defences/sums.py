@@ -101,13 +101,14 @@ class Sums:
         The sum is that of uploads of members all the same, and the others apply it: whoever did not would fall out of step.
         """
         ids = [entry.upload_id for entry in entries if roster.peers[entry.member].name == self._name]
+        mark = record.mark(number)
         for upload in ids:
-            if not upload.startswith(record.mark(number)):
+            if not upload.startswith(mark):
                 _log.error(
                     "another member sent an upload in this institution's name; tell the authority and the coordinator's operator",
                     institution=self._settings.name, round=number, upload=upload.hex(),
                 )  # fmt: skip
-        return tuple(upload for upload in ids if upload.startswith(record.mark(number)))
+        return tuple(upload for upload in ids if upload.startswith(mark))
 
 
 def _is_from(following: bytes, tag: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from dictpfl.common.config.choices import require_read
 from dictpfl.common.config.models import (
@@ -88,33 +89,31 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
 
 
 def _require_countable(config: Sections, origin: str) -> None:
-    for key, number in _whole_numbers(config):
-        if abs(number) > _MOST and key not in _BOUNDED:
+    for key, value in _said(config):
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if key not in _BOUNDED and any(isinstance(number, int) and abs(number) > _MOST for number in numbers):
             raise ConfigError(f"{origin}: {key}: expected at most {_MOST}, found a larger number")
 
 
-def _whole_numbers(section: Section, before: str = "") -> Iterator[tuple[str, int]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield from _whole_numbers(value, f"{before}{name}.")
-        else:
-            said = value if isinstance(value, list | tuple) else [value]
-            yield from ((f"{before}{name}", number) for number in said if isinstance(number, int))
-
-
-def _require_kept(section: Section, origin: str, path: str = "") -> None:
+def _require_kept(config: Sections, origin: str) -> None:
     """Refuse in free tables what JSON does not hold: institutions would read null in place of NaN, and text in place of a date."""
-    for name, value in section:
-        if isinstance(value, Section):
-            _require_kept(value, origin, f"{path}{name}.")
-        elif isinstance(value, dict):
+    for key, value in _said(config):
+        if isinstance(value, dict):
             try:
                 json.dumps(value, allow_nan=False, default=_checked)
             except (ValueError, TypeError) as error:
                 raise ConfigError(
-                    f"{origin}: {path}{name}: expected finite numbers, words, lists and tables, found {value!r}"
+                    f"{origin}: {key}: expected finite numbers, words, lists and tables, found {value!r}"
                 ) from error
+
+
+def _said(section: Section, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names, sections within sections taken apart."""
+    for name, value in section:
+        if isinstance(value, Section):
+            yield from _said(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _checked(value: object) -> None:

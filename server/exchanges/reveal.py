@@ -68,12 +68,13 @@ class Reveal(Exchange):
             self.failed(node, reply.code or str(reply.status))
             return
         try:
+            answer = Answer.of_bytes(reply.defence)
             # Questions tell signatures of others: whoever answers with one would take its maker's place.
-            if reason := self._state.members.objection(node, Answer.of_bytes(reply.defence).member):
+            if reason := self._state.members.objection(node, answer.member):
                 _log.warning("an answer about masks left out", node=node, code=reason)
                 self.failed(node, reason)
                 return
-            self._unmasking.take(node, reply.defence)
+            self._unmasking.take(node, answer)
         except DictPFLError as error:
             _log.warning("an answer about masks left out", node=node, code=error.code, detail=str(error))
             self.failed(node, error.code)
