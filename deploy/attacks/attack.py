@@ -24,7 +24,7 @@ from dictpfl.deploy.attacks.ciphertexts import checked, lengthened
 from dictpfl.deploy.attacks.defaults import DEFAULT_ATTACKS, DEFAULT_PARTS
 from dictpfl.deploy.attacks.gradient_model import require_attackable
 from dictpfl.deploy.attacks.inversion import Effort
-from dictpfl.deploy.attacks.methods import Subject, chosen, replace_section, resized
+from dictpfl.deploy.attacks.methods import FINAL_PRIVATE, Subject, chosen, replace_section, resized
 from dictpfl.deploy.attacks.observations import GRANTED
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import FederationAttack, Tools, UpdateAttack, attack_of
@@ -169,7 +169,7 @@ def checks_of(findings: Sequence[Finding]) -> list[Check]:
         Check(attack=f.attack, setting=f.setting, metric=f.metric, required=f.success, found=f.found.value)
         for f in findings
         if f.family in CHECKED
-        and (f.method == "plaintext" or f.family == "membership")
+        and (f.method == "plaintext" or (f.family == "membership" and f.method != FINAL_PRIVATE))
         and (f.family == "property" or f.setting.get("batch", 1) == 1)
     ]
 

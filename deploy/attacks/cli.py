@@ -39,7 +39,7 @@ _WIDTH = 160
 BROKEN = 3
 """Exit status where an attack does not work even on plaintext."""
 WRONG = 4
-"""Exit status where a check of ciphertexts failed."""
+"""Exit status where a check of ciphertexts failed, whatever else is wrong."""
 
 
 def attack(
@@ -78,7 +78,7 @@ def attack(
     """Attack the data of every method that leaves some readable, and check the ciphertexts of those that encrypt all.
 
     Each method is a real run; results are tables, pictures and privacy.json. Exit status 3: an attack does not work even on
-    plaintext, so that nothing it found means anything. 4: a check of ciphertexts failed, so that encryption is wrong.
+    plaintext, so that nothing it found means anything. 4: a check of ciphertexts failed, so that encryption is wrong, whatever attacks did.
     """
     require("simulation", "attack")
     use_working_directory()
@@ -129,7 +129,7 @@ def attack(
         wrong = "; ".join(f"{c.method}: {c.what}: {c.detail}" for c in results.wrong)
         console.print(f"[bold red]WRONG[/] encryption: {wrong}", highlight=False)
     if results.broken or results.wrong:
-        raise typer.Exit(BROKEN if results.broken else WRONG)
+        raise typer.Exit(WRONG if results.wrong else BROKEN)
 
 
 def show(console: Console, results: PrivacyResults) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.deploy.attacks.methods import SUBJECTS, Subject
+from dictpfl.deploy.attacks.methods import FINAL, FINAL_PRIVATE, SUBJECTS, Subject
 from dictpfl.deploy.attacks.results import PICTURES, Adversary, Family, Finding, PrivacyResults, best_by_method
 
 Mark = Literal["good", "caution", "bad", "open"]
@@ -175,7 +175,8 @@ def judge(results: PrivacyResults, config: FederationConfig | None) -> Judgement
 def _concerns(finding: Finding, config: FederationConfig) -> bool:
     """Tell whether a finding speaks of this federation's way of protecting."""
     if finding.adversary == "outsider":
-        return True  # the final model is the same, encrypted or not
+        # The final model is the same, encrypted or not; noise makes it another.
+        return finding.method != (FINAL if config.privacy.mechanism != "none" else FINAL_PRIVATE)
     if finding.adversary in ("institution", "collusion"):
         # What an institution opens does not depend on how uploads are sealed, but masks decide whether single ones open.
         has = {

@@ -23,9 +23,10 @@ from dictpfl.client.model.build import build_model
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.protection import Privacy
 from dictpfl.common.settings import Pretrain
 from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted
-from dictpfl.deploy.attacks.methods import replace_section, resized
+from dictpfl.deploy.attacks.methods import FINAL, FINAL_PRIVATE, replace_section, resized
 from dictpfl.deploy.attacks.recorded import RecordedRun, play
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
@@ -113,10 +114,15 @@ def _finding(attack: str, source: str, label: str, setting: Any, inner: Array, o
 
 @ATTACKS.register("membership")
 class Membership(FederationAttack):
-    """Membership in the final model, which is the same with and without encryption."""
+    """Membership in the final model, which is the same with and without encryption; beside noise of one's own, without noise, too."""
 
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
-        recorded = play(federation(config), folder / "run")
-        bench = Workbench(recorded.genesis, recorded.home(0) / GENESIS_WEIGHTS)
-        yield from membership(recorded, bench.merged(recorded.auditor.state), "any method's final model")
+        # Only where nothing protects do the attacks have to succeed: that noise stops them does not show that they are broken.
+        runs = {FINAL: federation(config.model_copy(update={"privacy": Privacy()}))}
+        if config.privacy.mechanism != "none":
+            runs[FINAL_PRIVATE] = federation(config)
+        for number, (label, one) in enumerate(runs.items()):
+            recorded = play(one, folder / f"run-{number}")
+            bench = Workbench(recorded.genesis, recorded.home(0) / GENESIS_WEIGHTS)
+            yield from membership(recorded, bench.merged(recorded.auditor.state), label)

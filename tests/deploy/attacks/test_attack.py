@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -16,16 +17,18 @@ from typer.testing import CliRunner
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.attacks.attack import Settings, attack, unasked
+from dictpfl.deploy.attacks.attack import Settings, attack, checks_of, unasked
 from dictpfl.deploy.attacks.ciphertexts import OTHER, TOPICS, topic_of
 from dictpfl.deploy.attacks.cli import show
 from dictpfl.deploy.attacks.gradient_model import Matcher
 from dictpfl.deploy.attacks.inversion import Effort
-from dictpfl.deploy.attacks.methods import SUBJECTS, chosen
+from dictpfl.deploy.attacks.methods import FINAL, FINAL_PRIVATE, SUBJECTS, chosen
+from dictpfl.deploy.attacks.published import membership
 from dictpfl.deploy.attacks.recorded import RecordedRun
-from dictpfl.deploy.attacks.registry import attack_of
-from dictpfl.deploy.attacks.results import Check, PrivacyResults
+from dictpfl.deploy.attacks.registry import Tools, attack_of
+from dictpfl.deploy.attacks.results import Check, CiphertextCheck, Finding, PrivacyResults
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.review.judged import judge
 from tests.deploy.audit.test_planted import no_error_term, rejection_sampled, reused_encryption_of_zero
 from tests.support import ROOT
 
@@ -144,6 +147,20 @@ def test_a_broken_attack_is_no_privacy(tmp_path: Path) -> None:
     assert {check.attack for check in PrivacyResults.load(out).broken} >= {"iDLG", "labels"}
 
 
+def test_wrong_encryption_outranks_an_attack_that_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both at once ended with 3, of which whoever waits for 4 heard nothing."""
+    results = PrivacyResults(
+        name="x", config={}, granted=[], seen=[], findings=[],
+        checks=[Check(attack="DLG", metric="SSIM", required=0.6, found=0.1)],
+        ciphertexts=[CiphertextCheck(topic=OTHER.name, method="dictpfl", what="seeds", count=1, verdict="FAILED")],
+    )  # fmt: skip
+    monkeypatch.setattr("dictpfl.deploy.attacks.attack.attack", lambda *_, **__: results)
+    done = CliRunner().invoke(app, ["attack", str(EXPERIMENT), "--out", str(tmp_path)])
+    assert done.exit_code == 4, done.output
+    assert "BROKEN" in done.output
+    assert "WRONG encryption" in done.output
+
+
 def test_no_method_is_nothing_to_attack(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["attack", str(EXPERIMENT), "--methods", "none", "--out", str(tmp_path / "out")])
     assert "--methods 'none' names none" in str(done.exception)
@@ -163,6 +180,35 @@ def test_what_is_not_simulated_is_refused(
     twin = plain_run._bench.twin_at(plain_run.auditor.sums[0].before, {})
     with pytest.raises(ConfigError, match=message):
         Matcher(twin, tiny(**changes).training)
+
+
+def test_noise_that_stops_membership_is_not_an_attack_that_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was one, with exit status 3: the check that has to succeed was asked of the federation that noise protects."""
+    played: list[str] = []
+    apart = np.linspace(0.0, 1.0, 50)
+
+    def play(config: FederationConfig, _folder: Path) -> mock.MagicMock:
+        played.append(config.privacy.mechanism)
+        return mock.MagicMock()
+
+    def told(_recorded: object, _final: object, label: str) -> list[Finding]:
+        return [membership._finding("loss", "", label, {}, apart + (0.5 if played[-1] == "none" else 0.0), apart)]
+
+    monkeypatch.setattr(membership, "play", play)
+    monkeypatch.setattr(membership, "Workbench", mock.MagicMock())
+    monkeypatch.setattr(membership, "membership", told)
+    noise = {"privacy.mechanism": "institution", "privacy.noise_multiplier": 4.0, "pruning.enabled": False}
+    private = FederationConfig.load(EXPERIMENT, noise)
+    found = list(membership.Membership().run(private, tmp_path, Tools(Effort(), tmp_path)))
+    assert played == ["none", "institution"]
+    assert {f.method: f.verdict for f in found} == {FINAL: "succeeds", FINAL_PRIVATE: "no better than blind"}
+    checks = checks_of(found)
+    assert [check.met for check in checks] == [True]
+    results = PrivacyResults(name="x", config={}, granted=[], seen=[], findings=found, checks=checks)
+    for config, ours in ((private, FINAL_PRIVATE), (FederationConfig.load(EXPERIMENT), FINAL)):
+        assert [line.finding.method for line in judge(results, config).lines if line.ours] == [ours]
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
