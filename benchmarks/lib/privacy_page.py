@@ -7,11 +7,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from dictpfl.deploy.attacks.attack import CHECKED
 from dictpfl.deploy.attacks.ciphertexts import summary, topic_of
 from dictpfl.deploy.attacks.results import TITLES, CiphertextCheck, Detection, Finding, Interval, best_by_method
 from lib.machine import markdown_table, panels, write_results
 
-_NEEDS_PLAINTEXT = ("inversion", "labels")
+_NAMES_MODEL = ("inversion", "labels")
+"""Families that are tried on several models."""
 
 
 def write_page(folder: Path, wanted: Sequence[str]) -> None:
@@ -133,8 +135,8 @@ def _row(f: Finding, works: Collection[tuple[Any, ...]]) -> list[str]:
     hidden = {"round", "model"} | ({"steps"} if f.setting.get("steps") == 1 else set())
     setting = ", ".join(f"{key} {_plain(value)}" for key, value in f.setting.items() if key not in hidden)
     more = ", ".join(f"{key} {value:.2g}" for key, value in f.more.items() if key != "mismatch")
-    model = f" ({f.setting['model']})" if f.family in _NEEDS_PLAINTEXT else ""
-    is_broken = f.family in _NEEDS_PLAINTEXT and _setting(f) not in works and f.verdict != "succeeds"
+    model = f" ({f.setting['model']})" if f.family in _NAMES_MODEL else ""
+    is_broken = f.family in CHECKED and _setting(f) not in works and f.verdict != "succeeds"
     return [
         f.attack,
         f.method,
