@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ def before_short_ciphertexts(machine: dict[str, Any]) -> str:
 def where(machine: dict[str, Any]) -> str:
     """Machine and date in a few words."""
     return f"{machine['processor']}, {machine['cores']} cores, {machine['date'].split()[0]}"
+
+
+def where_all(machines: Iterable[dict[str, Any]]) -> str:
+    """The same of several: every machine that measured, and the first and last date."""
+    every = list(machines)
+    dates = sorted({one["date"].split()[0] for one in every})
+    places = "; ".join(sorted({f"{one['processor']}, {one['cores']} cores" for one in every}))
+    return f"{places}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}"
 
 
 def in_bytes(count: float) -> str:
