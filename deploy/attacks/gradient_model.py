@@ -113,6 +113,10 @@ def require_attackable(training: Training) -> None:
         "training.momentum": (training.momentum, 0.0),
         "training.weight_decay": (training.weight_decay, 0.0),
         "training.clip_norm": (training.clip_norm, 0.0),
+        # In its first step the pull towards where it begins is nothing.
+        "training.proximal": (training.proximal if training.steps != 1 else 0.0, 0.0),
+        "training.warmup_steps": (training.warmup_steps, 0),
+        "training.task_options": (training.task_options, {}),
         "training.accumulate": (training.accumulate, 1),
         "training.augment": (tuple(training.augment), ()),
         "training.dense_learning_rate": (training.dense_learning_rate, 0.0),

@@ -14,6 +14,7 @@ from dictpfl.client.folder import GENESIS_WEIGHTS, TRAIN, InstitutionSettings
 from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.training.batches import indices
+from dictpfl.client.training.speed import rate
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import EngineError
@@ -127,9 +128,11 @@ class RecordedRun:
         return Workbench(self.genesis, self.home(0) / GENESIS_WEIGHTS)
 
     def matcher(self, number: int) -> Matcher:
-        """Rebuild the model as it was before a round."""
-        twin = self._bench.twin_at(self.auditor.sums[number].before, {})
-        return Matcher(twin, self.genesis.config.training)
+        """Rebuild the model as it was before a round, and the rate of that round's steps."""
+        config, state = self.genesis.config, self.auditor.sums[number].before
+        factor = rate(config.training, state.updates, config.federation.rounds)
+        training = config.training.model_copy(update={"learning_rate": factor * config.training.learning_rate})
+        return Matcher(self._bench.twin_at(state, {}), training)
 
     def seen(self) -> list[Seen]:
         """Count from the recording who saw what in this run."""

@@ -172,6 +172,9 @@ def test_no_method_is_nothing_to_attack(tmp_path: Path) -> None:
         ({"training__optimizer": "adam"}, "sgd"),
         ({"training__task": "regression"}, "classification"),
         ({"training__momentum": 0.5}, "momentum"),
+        ({"training__warmup_steps": 2}, "warmup_steps is 2, expected 0"),
+        ({"training__proximal": 0.1, "training__steps": 2}, r"proximal is 0\.1"),
+        ({"training__task_options": {"class_weights": [1.0] * 10}}, "task_options"),
     ],
 )
 def test_what_is_not_simulated_is_refused(

@@ -119,6 +119,23 @@ def test_what_is_recovered_is_the_gradient_of_the_true_batch(
             assert float((found - truth).norm() / truth.norm()) < 2e-3
 
 
+def test_rates_that_change_from_round_to_round_are_those_of_the_attacked_round(
+    tiny: Callable[..., FederationConfig], tmp_path: Path
+) -> None:
+    """The first round of a warm-up was taken for one at the full rate: gradients came out half as long, and labels wrong."""
+    config = tiny(method="plaintext", toy_insecure=True, training__warmup_rounds=1)
+    recorded = play(config, tmp_path)
+    number, later = recorded.update_rounds
+    matcher, victim = recorded.matcher(number), recorded.victims(number)[0]
+    seen = in_clear(recorded.genesis, recorded.auditor.sums[number].plan, victim.seen)
+    x = torch.from_numpy(np.stack([b.features for b in victim.batches])).double()[None]
+    y = torch.nn.functional.one_hot(torch.from_numpy(np.stack([b.labels for b in victim.batches])), 10)[None]
+    truth = matcher.updates(x, y.double())[0]
+    found = matcher.observed(seen.update, victim.weight)
+    assert float((found - truth).norm() / truth.norm()) < 2e-3
+    assert recorded.matcher(later)._rate == 2 * matcher._rate
+
+
 def test_ciphertexts_are_not_read_as_values(encrypted_run: RecordedRun) -> None:
     """They would be noise under a cipher that leaks as well: a row that no fault changes is no evidence."""
     number = encrypted_run.update_rounds[0]
