@@ -20,7 +20,7 @@ from lib.paper.methods import FEDHE, FULL, HEAD, ML10, OURS, PAPER, tuned_as
 from lib.paper.network import LAN, NETWORKS, Network, common_target, ends, phases, seconds_to, waiting
 from lib.paper.pictures import PICTURES, svg
 from lib.paper.verdicts import CLAIMS, DIFFERS, LEVEL, OPEN, REPRODUCED
-from lib.paper.workloads import LARGE
+from lib.paper.workloads import LARGE, WORKLOADS
 
 FACTS = {"date": "2026-11-26 21:00 UTC", "processor": "some", "cores": 2, "load": 0.1, "commit": "abc1234"}
 PHASES = {"train": 10.0, "evaluate": 1.0, "store": 0.5, "seal": 0.2, "fold": 0.1, "open": 0.2}
@@ -194,6 +194,16 @@ def test_the_page_begins_with_what_was_missed(store: Store, monkeypatch: pytest.
     assert line(1.0, 3.0).startswith("**Missed**: digits (iid)")
     assert "Not measured yet: gtsrb (iid)." in line(1.0, 5.0)
     assert "2 seeds only" in line(1.0, 5.0)
+
+
+def test_the_results_say_on_which_seeds_and_data_rates_were_chosen(tmp_path: Path) -> None:
+    """It said seed 0 of all, and nothing of skewed data, which have the rate of even ones."""
+    text = rendering.accuracy_section(Store(tmp_path))
+    several = {at.tuning_seeds for at in WORKLOADS.values() if at.tuning_seeds != (0,)}
+    assert several == {(0, 6, 7, 8, 9)}
+    assert {at.partitions for at in WORKLOADS.values() if len(at.tuning_seeds) > 1} == {("natural",)}
+    assert "on seed 0 (hospitals: the mean of seeds 0 and 6 to 9)" in text
+    assert "where data differ by Dirichlet's alpha, the rate is that of IID data" in text
 
 
 def test_nothing_measured_is_nothing_claimed(tmp_path: Path) -> None:
