@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dictpfl.client.data.lazy import LazySamples
+from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.hub import folder_of
 from dictpfl.common.config import FederationConfig
@@ -320,3 +321,11 @@ def test_lists_in_cells_are_refused(tmp_path: Path) -> None:
             load_dataset(
                 section(tmp_path / "t.jsonl", source="jsonl", preprocessing={"categories": {"c": ["x", "y"]}}), 1
             )
+
+
+def test_columns_that_sums_are_too_coarse_for_are_noted(tmp_path: Path) -> None:
+    """Their sums were 0, and they were left as they were, as columns that do not vary."""
+    frame = pd.DataFrame({"farad": [1e-20, 2e-20, np.nan], "p": [1e-20, 0.5, 1], "none": [0.0, 0, 0], "ill": [0, 1, 0]})
+    said = {"impute": "mean", "scale": "standard"}
+    (note,) = notes_on(load_dataset(section(written(tmp_path, frame), preprocessing=said), 1))
+    assert note.startswith("no number of 'farad' is beyond 2e-20, and sums are kept in steps of 2^-60")
