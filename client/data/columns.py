@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +107,12 @@ class Columns:
 
     def _encoded(self, name: str, column: pd.Series[Any], at: Origin) -> NDArray[np.float64]:
         if name in self.said.categories:
+            if (lists := np.array([is_list(cell) for cell in column], dtype=bool)).any():
+                raise DataError(
+                    f"{at(lists)}: column {name!r} has lists in its cells; expected a word or a number in each"
+                )
             return self._numbered(name, column)
+        column = as_numbers(column)
         if column.dtype.kind not in "biuf":
             words = column.map(is_no_number).to_numpy(dtype=bool)
             first = f"; {column.iloc[int(words.argmax())]!r} is the first that is none" if words.any() else ""
@@ -136,6 +142,19 @@ class Columns:
         return column.map(codes).fillna(-1).to_numpy(np.float64)
 
 
+def as_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Cells that are all numbers, truth values or missing, of whatever types (a database's decimals, say), as floats; any other column as it is."""
+    kinds = bool | np.bool_ | int | float | np.number | Decimal | None
+    if column.dtype.kind != "O" or not all(isinstance(cell, kinds) for cell in column):
+        return column
+    return column.astype(float)
+
+
+def is_list(cell: Any) -> bool:
+    """Tell whether a cell holds several values, as those of Parquet and JSON may."""
+    return isinstance(cell, list | tuple | dict | np.ndarray)
+
+
 def is_no_number(value: Any) -> bool:
     """Tell whether a cell cannot be read as a number; one that is missing can."""
     try:
@@ -146,7 +165,8 @@ def is_no_number(value: Any) -> bool:
 
 
 def word_of(value: Any) -> str:
-    """Word of a cell, the same whatever type the file has: 1, 1.0 in 32 or 64 bits, true."""
+    """Word of a cell, the same whatever type the file has: 1, 1.0 in 32 or 64 bits, a decimal 1.00, true."""
+    value = float(value) if isinstance(value, Decimal) else value
     whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and value.is_integer())
     return str(int(value)) if whole else str(value)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.columns import Columns, is_no_number, numbers_of, word_of
+from dictpfl.client.data.columns import Columns, as_numbers, is_list, is_no_number, numbers_of, word_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples, classes_said, sites_of
 from dictpfl.common.errors import ConfigError, DataError
@@ -119,10 +119,11 @@ def survival_of(frame: pd.DataFrame, data: Data) -> NDArray[np.float32]:
     event = str(data.options["event"])
     if odd := sorted({"classes", "target"} & data.options.keys()):
         raise ConfigError(f"data.options.event makes labels of time and event; drop data.options.{odd[0]}")
-    for column in (data.label, event):
-        if frame[column].dtype.kind not in "biuf":
+    time, seen = as_numbers(frame[data.label]), as_numbers(frame[event])
+    for column, values in ((data.label, time), (event, seen)):
+        if values.dtype.kind not in "biuf":
             raise DataError(f"{data.path}: column {column!r} is text; survival needs a time, and an event of 0 or 1")
-    times, events = frame[data.label].to_numpy(np.float64), frame[event].to_numpy(np.float64)
+    times, events = time.to_numpy(np.float64), seen.to_numpy(np.float64)
     if not np.isfinite(times).all() or times.min() < 0:
         raise DataError(
             f"{data.path}: times in {data.label!r} go from {times.min()} to {times.max()}; expected 0 or later"
@@ -135,8 +136,8 @@ def survival_of(frame: pd.DataFrame, data: Data) -> NDArray[np.float32]:
 
 
 def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.float64]:
-    features = frame[names]
-    text = [name for name in names if features[name].dtype.kind not in "biuf"]
+    features = {name: as_numbers(frame[name]) for name in names}
+    text = [name for name, column in features.items() if column.dtype.kind not in "biuf"]
     if text:
         words = features[text[0]].map(is_no_number).to_numpy(dtype=bool)
         first = f"; {features[text[0]].iloc[int(words.argmax())]!r} is the first that is none" if words.any() else ""
@@ -145,7 +146,7 @@ def _numbers(data: Data, frame: pd.DataFrame, names: list[str]) -> NDArray[np.fl
         )
     if not names:
         raise DataError(f"{data.path}: no feature columns beside the label; expected at least one")
-    values: NDArray[np.float64] = features.to_numpy(dtype=np.float64)
+    values = np.stack([column.to_numpy(np.float64) for column in features.values()], axis=1)
     finite = np.isfinite(values)
     bad = [name for name, column in zip(names, finite.T, strict=True) if not column.all()]
     if bad:
@@ -167,7 +168,6 @@ def place_of(data: Data, frame: pd.DataFrame, bad: NDArray[np.bool_]) -> str:
 def _scaled(values: NDArray[np.float64], names: tuple[str, ...], scale: Mapping[str, Any]) -> NDArray[np.float64]:
     if not isinstance(scale, Mapping):
         raise ConfigError(f"data.options.scale is {scale!r}; expected a table, such as {{ age = [50, 12] }}")
-    values = values.copy() if scale else values  # pandas hands out what it holds, not to be written to
     for name, pair in scale.items():
         known = name in names and isinstance(pair, list) and len(pair) == 2  # noqa: PLR2004 -- a pair
         if not known or not all(type(one) in (int, float) and math.isfinite(one) for one in pair) or not pair[1]:
@@ -226,7 +226,7 @@ def labels_of(
     Raises:
         ConfigError, DataError: labels that the options do not fit.
     """
-    options, column = data.options, _of_one_kind(column)
+    options, column = data.options, as_numbers(column)
     numeric = column.dtype.kind in "biuf"
     if numeric and np.isinf(column.to_numpy(np.float64)).any():
         raise DataError(f"{data.path}: label {data.label!r} has infinite values; mend or drop those rows")
@@ -240,6 +240,7 @@ def labels_of(
         return column.to_numpy(dtype=np.float32), ()
     if numeric and not whole:
         raise DataError(f"{data.path}: label {data.label!r} has fractions; classes are whole numbers or text")
+    _require_single(column, data)
     values = [str(int(v)) if numeric else word_of(v) for v in column]
     said = classes_said(data)
     if known_classes and numeric and (said or known_classes) == known_classes:
@@ -257,11 +258,13 @@ def labels_of(
     return np.array([number[v] for v in values], dtype=np.int64), classes
 
 
-def _of_one_kind(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Labels of which some files have truth values and others numbers, all as numbers; any other column as it is."""
-    if column.dtype.kind != "O" or not all(isinstance(v, bool | np.bool_ | int | float | np.number) for v in column):
-        return column
-    return column.astype(float)
+def _require_single(column: pd.Series[Any], data: Data) -> None:
+    """Refuse lists, each of which would be a class of its own."""
+    if (cell := next((value for value in column if is_list(value)), None)) is not None:
+        raise DataError(
+            f"{data.path}: label {data.label!r} has lists in its cells, such as {cell!r}; expected a word or a number in each. Labels that do not "
+            "exclude each other come from a data.source of your own, as floats of 0 and 1"
+        )
 
 
 def _counted(column: pd.Series[Any], data: Data) -> tuple[str, ...]:

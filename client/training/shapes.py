@@ -152,11 +152,20 @@ def chances(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
     of_labels = are_labels(outputs, targets)
     outputs, targets = labels(outputs, targets) if of_labels else units(outputs, targets)
-    if bool(outputs.isnan().any()):
-        raise no_numbers()
+    require_numbers(outputs)
     if of_labels:
         return outputs.double().sigmoid(), targets.double()
     return outputs.double().softmax(dim=1), torch.nn.functional.one_hot(targets, outputs.shape[1]).double()
+
+
+def require_numbers(outputs: Tensor) -> None:
+    """Refuse outputs of which the largest is none: it would pass for class 0, or for a label that is not there.
+
+    Raises:
+        DataError: one is NaN.
+    """
+    if bool(outputs.isnan().any()):
+        raise no_numbers()
 
 
 def no_numbers() -> DataError:

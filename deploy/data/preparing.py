@@ -92,7 +92,8 @@ def prepare(
             "--replace if that is meant"
         )
     owner_only(folder)
-    for file in stale:
+    # All of them, first: should the disk be full behind the first one, new samples would train beside old ones that may be the same.
+    for file in (*files, *stale):
         file.unlink(missing_ok=True)
     for file, samples in files.items():
         samples.save(file)

@@ -141,8 +141,8 @@ def _samples(
         raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
         overrides = of_other_source(agreed.data, str(changes.get("data.source", agreed.data.source))) | overrides
         if data is not None or "data.path" in changes:
-            # The federation's test samples are not these, and its limit is of its own.
-            overrides = {"data.test_path": "", "data.paths": {}, "data.limit": 0} | overrides
+            # The federation's test samples are not these, and its limits are of its own.
+            overrides = {"data.test_path": "", "data.paths": {}, "data.limit": 0, "data.test_limit": 0} | overrides
             overrides = _without_sites(FederationConfig.of(raw, overrides).data, changes) | overrides
         classes = classes_of(finished, folder)
         dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)

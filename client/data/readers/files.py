@@ -211,9 +211,10 @@ def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> lis
     others = [path for path in sorted(root.iterdir()) if path.is_file()]
     for number, name in enumerate(classes):
         for path in sorted((root / name).rglob("*")):
-            if path.suffix.lower() in endings and path.is_file():
+            # What a link leads to may be away (then reading says so), or a folder, which is not gone into.
+            if path.suffix.lower() in endings and not path.is_dir():
                 found.append((path, number))
-            elif path.is_file():
+            elif not path.is_dir() or path.is_symlink():
                 others.append(path)
     left = [
         path for path in (p.relative_to(root) for p in others) if not any(part.startswith(".") for part in path.parts)

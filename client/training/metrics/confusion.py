@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS
 from dictpfl.client.training.pooled import COUNT_BITS, numbers, ratio
-from dictpfl.client.training.shapes import are_labels, labels, units
+from dictpfl.client.training.shapes import are_labels, labels, require_numbers, units
 from dictpfl.common.arrays import Ints
 
 _MOST = 32
@@ -43,11 +43,13 @@ class Confusion:
         matrix = np.zeros(count * count if self._whole else 0, dtype=np.int64)
         if are_labels(outputs, targets):
             outputs, targets = labels(outputs, targets)
+            require_numbers(outputs)
             named, there = (outputs > 0).long(), targets.long()
             by_class = [(named & there).sum(0), named.sum(0), there.sum(0), torch.full((count,), len(there))]
             exact = int((named == there).all(dim=1).sum())
             return np.concatenate([*map(numbers, by_class), [exact, len(there), len(there)], matrix])
         outputs, targets = units(outputs, targets)
+        require_numbers(outputs)
         said = outputs.argmax(dim=1)
         right = said[said == targets]
         by_class = [torch.bincount(some, minlength=count) for some in (right, said, targets)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS
 from dictpfl.client.training.pooled import COUNT_BITS, numbers, ratio
-from dictpfl.client.training.shapes import units
+from dictpfl.client.training.shapes import require_numbers, units
 from dictpfl.common.arrays import Ints
 
 
@@ -29,6 +29,7 @@ class Kappa:
     def sums(self, outputs: Tensor, targets: Tensor) -> Ints:
         """See `dictpfl.client.training.pooled.Pooled.sums`: t, t^2, s, s^2, (t - s)^2, |t - s| of labels t and said s; units."""
         outputs, there = units(outputs, targets)
+        require_numbers(outputs)
         said = outputs.argmax(dim=1)
         sums = [
             numbers(part.sum()) for part in (there, there**2, said, said**2, (there - said) ** 2, (there - said).abs())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dictpfl.client.folder import FORMER_SETTINGS, GENESIS_WEIGHTS, SETTINGS
+from dictpfl.client.folder import FORMER_SETTINGS, SETTINGS
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from dictpfl.common.genesis import Genesis
@@ -31,9 +31,13 @@ class SafetensorsExporter(Exporter):
         Raises:
             ConfigError: the file cannot be written.
         """
+        from dictpfl.deploy.exports.card import local_notes
+
         _require_name(output)
         _save(finished.merged(), output)
-        return f"after {finished.state.updates} updates, sha256 {sha256_of(output)}"
+        said = f"after {finished.state.updates} updates, sha256 {sha256_of(output)}"
+        # This form has no card that would say whose they are.
+        return "\n".join([said, *(local_notes(finished) if finished.local else [])])
 
     def export(self, folder: Path, output: Path, checkpoint: Checkpoint = "last") -> str:
         """See `Exporter.export`; the newest model of a run is there already, and copied.
@@ -42,12 +46,10 @@ class SafetensorsExporter(Exporter):
             ConfigError: a file name that belongs to another format.
         """
         _require_name(output)
-        if any((folder / name).exists() for name in (SETTINGS, FORMER_SETTINGS)):
-            return write_model(folder, output, checkpoint)
+        if checkpoint == "best" or any((folder / name).exists() for name in (SETTINGS, FORMER_SETTINGS)):
+            return super().export(folder, output, checkpoint)
         if (folder / PUBLIC).exists():
             begun.require(folder, Role.INSTITUTION)  # not joined yet, or another party: it says so
-        if checkpoint == "best":
-            return super().export(folder, output, checkpoint)
         run = Run.load(folder)
         if sha256_of(run.model_path) != run.summary["model_sha256"]:
             raise ConfigError(
@@ -58,28 +60,6 @@ class SafetensorsExporter(Exporter):
         if run.config.tokens.reducer != "none":  # with numbers that were measured at the founding
             said += reducer_notes(Genesis.load(first_institution(folder)).config.tokens)
         return "\n".join(said)
-
-
-def write_model(folder: Path, output: Path, checkpoint: Checkpoint = "last") -> str:
-    """Write the merged model of an institution's shared state, safetensors with the original names; no key is needed.
-
-    Returns after how many rounds, and the file's SHA-256, in words.
-
-    Raises:
-        DictPFLError: no round was applied yet, or the folder or the output cannot be used.
-    """
-    from dictpfl.client.keys.epochs import home
-    from dictpfl.client.training.workbench import Workbench
-    from dictpfl.deploy.exports.finished import Finished, recalled, short_of
-
-    genesis, record = recalled(folder)
-    if record is None:
-        raise ConfigError(f"{folder} has applied no round yet; there is no model but W0 in {home(folder)}")
-    state = record.shared if checkpoint == "last" else Finished.load(folder, checkpoint).state
-    _save(Workbench(genesis, home(folder) / GENESIS_WEIGHTS).merged(state), output)
-    short = short_of(genesis, state) if checkpoint == "last" else ""
-    said = [f"after {state.updates} updates, sha256 {sha256_of(output)}", short]
-    return "\n".join(filter(None, [*said, *reducer_notes(genesis.config.tokens)]))
 
 
 _OTHERS = {".pt": "torch", ".pth": "torch", ".bin": "torch", ".onnx": "ONNX", ".gguf": "GGUF", ".npz": "numpy"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dictpfl.client.data.lazy import LazySamples
+from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.hub import folder_of
 from dictpfl.common.config import FederationConfig
@@ -272,3 +274,58 @@ def test_a_parquet_file_with_one_name_twice_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([[1.0, 2.0], [3.0, 4.0], [0, 1]], names=["a", "a", "label"]), tmp_path / "p.parquet")
     with pytest.raises(DataError, match=r"p\.parquet has the column 'a' twice; columns are found by name"):
         load_dataset(Data(source="parquet", path=str(tmp_path / "p.parquet"), lazy=True), 1)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_decimals_of_a_database_are_numbers(tmp_path: Path, *, lazy: bool) -> None:
+    """Each was a class of its own by its word, "1.50", and no target of a regression; as a feature it was refused without a value."""
+    cells = [Decimal("1.50"), Decimal("2.00"), Decimal("3.25")]
+    pd.DataFrame({"a": cells, "ill": cells}).to_parquet(tmp_path / "t.parquet")
+    found = load_dataset(section(tmp_path / "t.parquet", source="parquet", lazy=lazy), 1)
+    assert (found.outputs, found.class_names) == (1, ())
+    np.testing.assert_array_equal(np.asarray(found.samples.features)[:, 0], [1.5, 2, 3.25])
+    np.testing.assert_array_equal(found.samples.labels, np.float32([1.5, 2, 3.25]))
+    whole = [Decimal("1.00"), Decimal("0.00"), Decimal("1.00")]
+    pd.DataFrame({"a": cells, "ill": whole}).to_parquet(tmp_path / "u.parquet")
+    found = load_dataset(section(tmp_path / "u.parquet", source="parquet", lazy=lazy), 1)
+    assert (found.samples.labels.tolist(), found.class_names) == ([1, 0, 1], ("0", "1"))
+
+
+def test_a_column_without_a_value_at_one_institution_is_filled(tmp_path: Path) -> None:
+    """A table's missing cells have no type there, so that it was refused where nobody was measured; truth values with gaps were, too."""
+    rows = [
+        {"a": 1.5, "b": None, "c": True, "d": "1.00", "ill": 0},
+        {"a": None, "b": None, "c": None, "d": None, "ill": 1},
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    frame = pd.DataFrame(rows).assign(d=[Decimal("1.00"), None])
+    frame.to_parquet(tmp_path / "t.parquet")
+    for kind in ("jsonl", "parquet"):
+        said = {"impute": "mean", "categories": {"d": ["0", "1.00" if kind == "jsonl" else "1"]}}
+        found = load_dataset(section(tmp_path / f"t.{kind}", source=kind, preprocessing=said), 1)
+        np.testing.assert_array_equal(
+            found.samples.features, [[1.5, np.nan, 1, 1], [np.nan, np.nan, np.nan, -1]], err_msg=kind
+        )
+
+
+def test_lists_in_cells_are_refused(tmp_path: Path) -> None:
+    """Of labels each list was a class, "[1 0]"; of a column of categories they ended in a traceback."""
+    for cells in ([[1, 0], [0, 1]], [{"x": 1}, {"x": 2}]):
+        pd.DataFrame({"a": [1.0, 2.0], "c": ["x", "y"], "ill": cells}).to_parquet(tmp_path / "t.parquet")
+        with pytest.raises(DataError, match="label 'ill' has lists in its cells, such as "):
+            load_dataset(section(tmp_path / "t.parquet", source="parquet", exclude=["c"]), 1)
+        pd.DataFrame({"a": [1.0, 2.0], "c": ["x", cells[0]], "ill": [0, 1]}).to_json(
+            tmp_path / "t.jsonl", orient="records", lines=True
+        )
+        with pytest.raises(DataError, match=r"t.jsonl, row 2: column 'c' has lists in its cells"):
+            load_dataset(
+                section(tmp_path / "t.jsonl", source="jsonl", preprocessing={"categories": {"c": ["x", "y"]}}), 1
+            )
+
+
+def test_columns_that_sums_are_too_coarse_for_are_noted(tmp_path: Path) -> None:
+    """Their sums were 0, and they were left as they were, as columns that do not vary."""
+    frame = pd.DataFrame({"farad": [1e-20, 2e-20, np.nan], "p": [1e-20, 0.5, 1], "none": [0.0, 0, 0], "ill": [0, 1, 0]})
+    said = {"impute": "mean", "scale": "standard"}
+    (note,) = notes_on(load_dataset(section(written(tmp_path, frame), preprocessing=said), 1))
+    assert note.startswith("no number of 'farad' is beyond 2e-20, and sums are kept in steps of 2^-60")

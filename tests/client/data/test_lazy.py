@@ -418,3 +418,21 @@ def test_a_damaged_row_group_at_the_beginning_is_left_out_if_asked(tmp_path: Pat
     assert read.feature_names == ("a",)
     inside = read.samples.read(np.arange(group))
     assert (inside.features.shape, len(inside.broken)) == ((0, 1), group), "one fault, however many samples are in it"
+
+
+def test_links_are_followed_to_files_and_told_where_they_are_not(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As git-annex and DVC keep files: one that is not here, or a folder that is linked, was no sample, without a word."""
+    real = (folder / "ill" / "0.png").rename(folder.parent / "real.png")
+    (folder / "ill" / "0.png").symlink_to(real)
+    data = Data(source="imagefolder", path=str(folder), options=DEEP)
+    assert len(load_dataset(data, 1).samples) == 12
+    assert not capsys.readouterr().out
+    (folder / "well" / "more").symlink_to(folder / "ill")
+    assert len(load_dataset(data, 1).samples) == 12
+    assert "well/more" in capsys.readouterr().out
+    real.unlink()
+    with pytest.raises(DataError, match=r"cannot read .*ill/0\.png: .*No such file"):
+        load_dataset(data, 1)
+    assert len(load_dataset(data.model_copy(update={"skip_broken": True}), 1).samples) == 11

@@ -221,7 +221,7 @@ def test_kappa_and_perplexity() -> None:
     assert measured("perplexity", outputs, targets)["perplexity"] == pytest.approx(np.exp(loss), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["auroc", "calibration", "r2", "perplexity", "absolute-error"])
+@pytest.mark.parametrize("name", ["auroc", "calibration", "confusion", "kappa", "r2", "perplexity", "absolute-error"])
 def test_outputs_that_are_no_numbers_have_no_figures(name: str) -> None:
     outputs, targets = (part.clone() for part in GIVEN[name])
     outputs[1] = torch.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -105,6 +106,23 @@ def test_what_an_earlier_preparation_marked_for_testing_does_not_stay_beside_oth
         prepare(place / "clinic", Path("north.csv"), config=config)
     prepare(place / "clinic", Path("north.csv"), config=config, replace=True)
     assert sorted(file.name for file in (place / "clinic").iterdir()) == ["train.npz", "validation.npz"]
+
+
+def test_samples_of_two_preparations_never_lie_side_by_side(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a disk that fills after the first file: the old validation samples may be among those that train now."""
+    config = Path("federation.toml")
+    prepare(place / "clinic", Path("north.csv"), config=config)
+    save = Samples.save
+
+    def full(samples: Samples, path: Path) -> None:
+        if path.name == "validation.npz":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(samples, path)
+
+    monkeypatch.setattr(Samples, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(place / "clinic", Path("north.csv"), config=config, replace=True)
+    assert [file.name for file in (place / "clinic").iterdir()] == ["train.npz"]
 
 
 def test_by_genesis_each_sample_is_what_the_simulation_makes_of_the_row(place: Path) -> None:

@@ -53,9 +53,10 @@ def test_another_file_is_measured_without_the_federation_s_test_file(tmp_path: P
 def test_of_a_table_with_marks_the_test_rows_are_measured(tmp_path: Path) -> None:
     marks = ["train", "train", "test", "validation"] * 15
     path = table(tmp_path / "path.csv", 60, 1, part=marks)
-    folder = run(tmp_path / "run", path=str(path), split_column="part")
-    assert evaluate_on(folder).samples == 15
+    folder = run(tmp_path / "run", path=str(path), split_column="part", test_limit=14)
+    assert evaluate_on(folder).samples == 14
     assert evaluate_on(folder, path).samples == 15
+    assert evaluate_on(folder, path, {"data.test_limit": 7}).samples == 7
     plain = table(tmp_path / "plain.csv", 12, 2)
     with pytest.raises(DataError, match=r"no column 'part' .* by --set data\.split_column="):
         evaluate_on(folder, plain)
