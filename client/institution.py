@@ -65,8 +65,8 @@ from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
 _log = structlog.get_logger(__name__)
 _ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
 """Codes of refusals that come after a message was parsed: on the wire they are one, since whoever asks learns from each."""
-_NOTED_WITH_SUM = _ABOUT_SUMS - {"reveal"}
-"""Codes whose reason the diary gets where the sum is; of masks that were asked for wrongly there is no sum."""
+_NOTED_WITH_SUM = frozenset({"integrity", "refused", LOCKED})
+"""Codes whose reason the diary gets where the sum is; of a question about masks there is no sum."""
 
 
 class Institution:
@@ -159,7 +159,7 @@ class Institution:
                 _log.error(
                     "request refused", institution=self.settings.name, code=error.code, reason=str(error), **raised
                 )
-                if error.code not in {*_NOTED_WITH_SUM, LOCKED}:
+                if request.stage is not Stage.UPLOAD or error.code not in _NOTED_WITH_SUM:
                     self._diary.failed(request.round, error)
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
             except Exception as error:
