@@ -61,6 +61,7 @@ from dictpfl.common.messages.protocol import (
     Wish,
 )
 from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
+from dictpfl.common.messages.wire import read_header
 
 _log = structlog.get_logger(__name__)
 _ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
@@ -356,9 +357,10 @@ class Institution:
     def _upload(self, record: Record, kind: RoundKind, attempt: int) -> Reply:
         if self._masks:
             self._masks.require_open(record.shared.round, attempt)
-        if record.pending is not None:
-            # Made for another kind of this very round, or under another key: it will never be counted.
-            record = replace(record, residual=record.pending.missed, pending=None)
+        if (pending := record.pending) is not None:
+            # It will never be counted. Under another key it is owed; of another kind it is made again from the same state, and would count twice.
+            is_owed = read_header(pending.blob).fingerprint != self._genesis.fingerprint
+            record = replace(record, residual=pending.missed if is_owed else record.residual, pending=None)
         self._require_fit(record)
         made = self._uploads.make(record, kind, attempt, self._began)
         with self._diary.timed("store"):
