@@ -41,7 +41,7 @@ from dictpfl.common.errors import (
     own_place,
 )
 from dictpfl.common.genesis import DOCUMENT
-from dictpfl.common.law.order import admits, has_ended
+from dictpfl.common.law.order import admits, has_ended, occasion
 from dictpfl.common.law.refresh import forgotten
 from dictpfl.common.law.state import Residual
 from dictpfl.common.messages.masks import SumQuestion, read_attempt
@@ -237,7 +237,9 @@ class Institution:
         else:
             if self._integrity:
                 self._integrity.require_made(question, pending.blob)
-            answer = self._masks.tell_shares(record, pending, question)
+            is_score = read_header(pending.blob).kind is RoundKind.SCORE
+            scores = occasion(self._genesis.law, record.shared) if is_score else -1
+            answer = self._masks.tell_shares(record, pending, question, scores)
         self._diary.note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
         return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 
