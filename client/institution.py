@@ -41,7 +41,7 @@ from dictpfl.common.errors import (
     own_place,
 )
 from dictpfl.common.genesis import DOCUMENT
-from dictpfl.common.law.order import admits, has_ended
+from dictpfl.common.law.order import admits, has_ended, occasion
 from dictpfl.common.law.refresh import forgotten
 from dictpfl.common.law.state import Residual
 from dictpfl.common.messages.masks import SumQuestion, read_attempt
@@ -61,12 +61,13 @@ from dictpfl.common.messages.protocol import (
     Wish,
 )
 from dictpfl.common.messages.snapshots import HEADER_BYTES, SnapshotHeader
+from dictpfl.common.messages.wire import read_header
 
 _log = structlog.get_logger(__name__)
 _ABOUT_SUMS = frozenset({"reveal", "too-few", "integrity", "refused"})
 """Codes of refusals that come after a message was parsed: on the wire they are one, since whoever asks learns from each."""
-_NOTED_WITH_SUM = _ABOUT_SUMS - {"reveal"}
-"""Codes whose reason the diary gets where the sum is; of masks that were asked for wrongly there is no sum."""
+_NOTED_WITH_SUM = frozenset({"integrity", "refused", LOCKED})
+"""Codes whose reason the diary gets where the sum is; of a question about masks there is no sum."""
 
 
 class Institution:
@@ -159,7 +160,7 @@ class Institution:
                 _log.error(
                     "request refused", institution=self.settings.name, code=error.code, reason=str(error), **raised
                 )
-                if error.code not in {*_NOTED_WITH_SUM, LOCKED}:
+                if request.stage is not Stage.UPLOAD or error.code not in _NOTED_WITH_SUM:
                     self._diary.failed(request.round, error)
                 return Reply(Status.REFUSED, request.round, self._position, code=error.code)
             except Exception as error:
@@ -236,7 +237,9 @@ class Institution:
         else:
             if self._integrity:
                 self._integrity.require_made(question, pending.blob)
-            answer = self._masks.tell_shares(record, pending, question)
+            is_score = read_header(pending.blob).kind is RoundKind.SCORE
+            scores = occasion(self._genesis.law, record.shared) if is_score else -1
+            answer = self._masks.tell_shares(record, pending, question, scores)
         self._diary.note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
         return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 
@@ -356,9 +359,10 @@ class Institution:
     def _upload(self, record: Record, kind: RoundKind, attempt: int) -> Reply:
         if self._masks:
             self._masks.require_open(record.shared.round, attempt)
-        if record.pending is not None:
-            # Made for another kind of this very round, or under another key: it will never be counted.
-            record = replace(record, residual=record.pending.missed, pending=None)
+        if (pending := record.pending) is not None:
+            # It will never be counted. Under another key it is owed; of another kind it is made again from the same state, and would count twice.
+            is_owed = read_header(pending.blob).fingerprint != self._genesis.fingerprint
+            record = replace(record, residual=pending.missed if is_owed else record.residual, pending=None)
         self._require_fit(record)
         made = self._uploads.make(record, kind, attempt, self._began)
         with self._diary.timed("store"):

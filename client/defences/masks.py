@@ -155,15 +155,16 @@ class Masks:
         missing = [number for number in pairs.secrets if number not in question.uploads]
         return Answer(pairs.number, b"", {number: self._stream(number, context) for number in missing})
 
-    def tell_shares(self, record: Record, pending: Pending, question: SumQuestion) -> Answer:
+    def tell_shares(self, record: Record, pending: Pending, question: SumQuestion, scores: int = -1) -> Answer:
         """Tell what takes own masks off the uploads in the sum: the shares that this institution holds; its own seed, where a quorum signed the sum.
 
         Where everybody is everybody's partner, a sum of all is answered without signatures too, by shares alone: whoever tells the others
-        that this institution is missing would have its upload bare with its own seed.
+        that this institution is missing would have its upload bare with its own seed. `scores`: which scores they are
+        (`dictpfl.common.law.order.occasion`); -1: none.
 
         Raises:
             RoundError (reveal): of this round another sum was opened, or something else was signed; a quorum's signatures are needed, and not
-                there; or these scores were opened of other members, in a round that was void.
+                there; or these scores were opened of other members, in an earlier round.
             RoundError (too-few): fewer uploads than this institution opens.
         """
         context, pairs = self._context_of(pending), self._pairs
@@ -172,8 +173,6 @@ class Masks:
         is_agreed = quorum(everybody) == everybody or self._is_agreed(context, question)
         if not is_agreed and (len(question.uploads) < everybody or len(pairs.secrets) < everybody - 1):
             raise RoundError("no quorum has signed what is in the sum; nothing was told", code="reveal")
-        # Unchanged by a void round of scores, and by nothing else.
-        scores = record.shared.round - record.shared.void_scores if context.kind is RoundKind.SCORE else -1
         self._reveals.tell_of_sum(context.round, question, scores)
         own = self._own(context, record.secret) if is_agreed else b""
         signature = signed(pairs, context.round, context.kind, question)

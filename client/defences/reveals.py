@@ -106,7 +106,7 @@ class Reveals:
         Args:
             number: of the round.
             question: names what is in the sum.
-            scores: which scores these are, as a number that a void round of scores leaves as it is; -1: no scores.
+            scores: which scores these are (`dictpfl.common.law.order.occasion`); -1: no scores.
 
         Raises:
             RoundError (reveal): another sum was opened, or signed in this attempt, or the same scores of other members were opened in a
@@ -115,7 +115,7 @@ class Reveals:
         marks, members = self._current(number, question.attempt), tuple(sorted(question.uploads))
         if scores >= 0 and marks.scores == scores and marks.scored != members:
             raise RoundError(
-                f"scores of members {list(marks.scored)} were opened here, in a round that was void, and a sum of {list(members)} is asked for: their "
+                f"scores of members {list(marks.scored)} were opened here, in an earlier round, and a sum of {list(members)} is asked for: their "
                 "difference would be what single institutions sent. Nothing was told. The same ones have to take part again; only if all "
                 f"agree by phone on others, each removes its memory/*.told.json, here {self._path}",
                 code="reveal",

@@ -34,6 +34,16 @@ def due(law: Law, state: SharedState) -> Tally | None:
     return law.sensitivity if _is_anew(law, state) and not is_final(law, state) else None
 
 
+def occasion(law: Law, state: SharedState) -> int:
+    """Number the scores that are due: a void round, or another one in between, leaves it as it is; later scores have another, from 0 on."""
+    if _is_opening(law, state):
+        return state.round - state.void_scores
+    tally, first = due(law, state), len(law.opening)
+    if tally is not None and not tally.decides:
+        return first + 2 * len(state.tallies) + 1
+    return first + 2 * state.updates
+
+
 def stopped(law: Law, state: SharedState) -> bool:
     """Tell whether all institutions have agreed, by shared state alone, to stop early: they make no further update."""
     return state.course.stopped(law.selection)

@@ -82,6 +82,20 @@ def test_another_kind_of_the_same_round_is_answered_anew(world: World, aggregate
     assert len(world.journal()[3][1].counted) == 4
 
 
+def test_another_kind_asked_for_in_between_scales_no_update(world: World, aggregates: list[Aggregate]) -> None:
+    """Owed each time, the training of one round counted as often as a coordinator asked to and fro, and no diary said so."""
+    ask(world, 3, RoundKind.UPDATE, *aggregates)
+    first = world.record(0).pending
+    for _ in range(3):
+        ask(world, 3, RoundKind.MEASURE)
+        ask(world, 3, RoundKind.UPDATE)
+    again = world.record(0).pending
+    assert first is not None
+    assert again is not None
+    assert again.upload_id != first.upload_id
+    np.testing.assert_array_equal(again.missed.values, first.missed.values)
+
+
 @pytest.mark.parametrize("order", [(2, 1, 0), (0, 0, 1, 1, 2, 2), (1, 0, 2), (0, 1, 2, 0, 1, 2), (2, 0, 2, 1, 0)])
 def test_aggregates_in_any_order(order: tuple[int, ...], world: World, aggregates: list[Aggregate]) -> None:
     """None is applied twice or too early; what is missing is asked for."""

@@ -294,6 +294,14 @@ def test_too_many_said_to_be_missing(five: World) -> None:
         assert conversation(five, stage, asked).code == REFUSED
 
 
+def test_the_operator_reads_what_was_refused_about_masks(five: World) -> None:
+    """Of too few uploads only a log said so: there is no sum that the refusal could be noted with."""
+    five.exchange()
+    own = own_of(five)
+    assert conversation(five, Stage.SHARES, question(five, [own], own)).code == REFUSED
+    assert "a sum of 1 uploads, this institution opens 4 or more" in of_institution(five.home(0))["not_answered"]
+
+
 def test_a_late_upload_is_not_folded_and_does_not_open(five: World) -> None:
     """Its maker's partners have told the streams that they share with it: its own mask is still on it."""
     five.exchange(lost=[VICTIM])

@@ -34,6 +34,7 @@ from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.deploy.simulation.simulate import simulate
 from dictpfl.server.coordinator import AGREEMENT, Coordinator
+from dictpfl.server.exchanges.exchange import CoordinatorState
 from dictpfl.server.journal import Journal
 from dictpfl.server.rows import ClosedRound
 from tests.support.federations import encrypted, tiny
@@ -363,6 +364,36 @@ def test_no_second_sum_of_a_tally_after_a_void_round(tmp_path: Path) -> None:
         assert plan.tally is not None
         found.append(unpacked(genesis.law, plan, plan.tally, opener.open(words, seeds, components(genesis, plan))))
     assert found[0].tolist() == found[1].tolist()
+    world.close()
+
+
+def test_no_second_sum_of_a_tally_with_another_round_in_between(tmp_path: Path) -> None:
+    """After the void round the coordinator measures the model, which it may at any time: the tally is still the same one."""
+    defended: dict[str, Any] = {"defences__masks": True, "federation__participants": 4}
+    world = World.found(encrypted(tallies__closing=["classes"], federation__rounds=1, **defended), tmp_path / "world")
+    sums, bits = list[bytes](), world.genesis.parameters.word_bits
+    record, due = Journal.record, CoordinatorState.next_kind
+
+    def altering(journal: Journal, closed: ClosedRound, aggregate: Aggregate) -> None:
+        if closed.kind is SCORE:
+            sums.append(aggregate.blob)
+        is_first = closed.kind is SCORE and len(sums) == 1
+        record(journal, closed, replace(aggregate, blob=altered(aggregate.blob, bits)) if is_first else aggregate)
+
+    def between(state: CoordinatorState) -> RoundKind | None:
+        return MEASURE if sums and MEASURE not in state.journal.kinds() else due(state)
+
+    with mock.patch.object(Journal, "record", altering), mock.patch.object(CoordinatorState, "next_kind", between):
+        while kinds(world) != [UPDATE, SCORE, MEASURE]:
+            assert world.exchanges < 15
+            world.exchange()
+        for _ in range(4):
+            world.exchange(offline=[3])
+        assert {(state.void_scores, state.round) for state in world.states()[:3]} == {(1, 3)}
+        assert len(sums) == 1, "of another three there is no sum"
+        while len(sums) < 2:
+            assert world.exchanges < 25, "with the same ones it goes on by itself"
+            world.exchange()
     world.close()
 
 

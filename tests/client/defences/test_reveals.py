@@ -27,6 +27,9 @@ def test_scores_made_again_are_those_of_the_same_members(tmp_path: Path) -> None
     Reveals(path).move_on(1, 7)
     Reveals(path).tell_of_missing(1, question([0, 1, 2, 3], mark=2, attempt=8))
     Reveals(path).tell_of_sum(1, question([0, 1, 2, 3], mark=2, attempt=8), scores=0)
+    Reveals(path).tell_of_sum(
+        1, question([3, 2, 1, 0], mark=2, attempt=8), scores=0
+    )  # in whatever order they are named
     Reveals(path).tell_of_sum(2, question([0, 1, 2]), scores=1)  # the next tally
     Reveals(path).tell_of_sum(3, question([0, 1, 3]))  # an update
 
@@ -43,6 +46,17 @@ def test_one_sum_of_an_attempt_is_signed(tmp_path: Path) -> None:
     reveals.agree(0, question([0, 1, 2, 4], attempt=1))
     with pytest.raises(RoundError, match="was given up here"):
         reveals.agree(0, question([0, 1, 2, 3]))
+
+
+def test_an_attempt_that_was_given_up_is_not_gone_back_to(tmp_path: Path) -> None:
+    """Though nothing was told of the next one yet: streams of the earlier one may be known, and an upload for it would have them again."""
+    path = tmp_path / "memory.told.json"
+    Reveals(path).move_on(0, 1)
+    with pytest.raises(RoundError, match="round 0 is at attempt 1 here, 0 is asked for"):
+        Reveals(path).require_open(0, 0)
+    with pytest.raises(RoundError, match="attempt 0 at round 0 was given up here"):
+        Reveals(path).agree(0, question([0, 1, 2, 3]))
+    Reveals(path).require_open(0, 1)
 
 
 def test_of_an_opened_sum_no_streams_are_told(tmp_path: Path) -> None:
@@ -65,3 +79,5 @@ def test_of_an_attempt_in_which_an_earlier_release_told_streams_nothing_more_is_
     path.write_text(json.dumps({"round": 3, "attempt": 1, "missing": [], "opened": ""}))
     Reveals(path).tell_of_sum(3, question([0, 1], attempt=1), scores=3)
     assert json.loads(path.read_text())["scored"] == [0, 1]
+    path.write_text(json.dumps({"round": 3, "attempt": 1, "missing": [], "opened": ""}))
+    Reveals(path).tell_of_sum(4, question([0, 1]), scores=1)  # of scores it says nothing

@@ -22,7 +22,7 @@ from dictpfl.common.errors import ConfigError, RoundError, VoidError
 from dictpfl.common.law.finishing import finish
 from dictpfl.common.law.layout import Kind, Layout
 from dictpfl.common.law.ledger import Ledger
-from dictpfl.common.law.order import admits, due, has_ended, is_final
+from dictpfl.common.law.order import admits, due, has_ended, is_final, occasion
 from dictpfl.common.law.round import begin
 from dictpfl.common.law.selection import Best, Course
 from dictpfl.common.law.state import SharedState
@@ -288,6 +288,26 @@ def test_void_rounds_are_made_up_for() -> None:
     assert due(agreed, void) == agreed.tallies[1]
     closing = replace(after_updates(agreed, 2, 2, rounds=6), void_scores=2)
     assert due(agreed, closing.void(score=True)) == agreed.tallies[2]
+
+
+def test_scores_keep_their_number_until_they_are_opened() -> None:
+    """Whatever rounds come in between: who helped to open a sum of them knows them again."""
+    agreed = law(tally(), tally(name="more"), tally(when="closing"))
+    first, second, closing = after_updates(agreed, 0), after_updates(agreed, 0, 1), after_updates(agreed, 2, 2)
+    for state in (first, second, closing):
+        assert occasion(agreed, state.void(score=True)) == occasion(agreed, state)
+    void = closing.void(score=True)
+    for later in (replace(void, round=9), void.void(score=False), replace(void, round=7, updates=3)):
+        assert occasion(agreed, later) == occasion(agreed, closing)
+    numbers = [occasion(agreed, state) for state in (first, second, closing)]
+    anew = law(decision=CLEAR_LEAST, score_rounds=1, sealed_share=0.5, rescore_every=2, rounds=9)
+    for updates in (2, 4):
+        due_now = after_updates(anew, updates, rounds=updates + 1)
+        sent = replace(due_now, round=updates + 2, rescored=updates)
+        assert occasion(anew, due_now) == occasion(anew, sent), "they may be asked for again"
+        numbers.append(occasion(anew, due_now))
+    assert numbers[:2] == [0, 1]
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_scores_of_a_decision_are_a_tally_over_the_shared_layout() -> None:
