@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import typer
 
 EXAMPLES: Mapping[str, str] = {
-    "simulate": "federation.toml --out runs/mine --resume",
+    "simulate": "federation.toml --out runs/mine",
     "compare": "federation.toml --methods majority,alone,pooled,dictpfl --seeds 1,2,3",
     "inspect": "runs/mine",
     "cut": "runs/mine/institutions/institution-000 --to 0.6 -o small",
@@ -21,7 +21,7 @@ EXAMPLES: Mapping[str, str] = {
     "prune": "runs/mine/institutions/institution-000 --sparsity 0.6 --format sparse -o sparse",
     "tokens": "clip.mp4 --keep 0.125 --picture kept.png",
     "narrow": "runs/mine/institutions/institution-000 --skill 'classes=0,1,2' --dropped 'classes=8,9' -o small",
-    "attack": "federation.toml --out runs/attack",
+    "attack": "experiments/privacy_digits.toml --out runs/attack",
     "report": "runs/mine --privacy",
     "certificates": "--folder coordinator/tls --name coordinator.example.org",
     "bundle": "",

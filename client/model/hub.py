@@ -1,7 +1,8 @@
 """Models of timm and transformers by name (`model.source`): from a hub, a folder, or what genesis recorded.
 
 Neither library is needed but for its own models: `pip install 'dictpfl[transformers]'` or `'dictpfl[timm]'`.
-No code that comes with a model is run, and pickled weights are not read: safetensors only.
+No code that comes with a model is run, and weights are read from safetensors: a folder that has pickled ones alone is refused. Of a name on a
+hub without safetensors timm reads others by torch's `weights_only`, which makes tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ HEADS = {
 """`model.options.head` of a transformers model, and the class that builds it."""
 _PATIENCE = 10.0
 """Seconds that a hub has to answer in."""
+_PICKLED = (".bin", ".pt", ".pth", ".pth.tar", ".ckpt")
 _RECORD = "dictpfl_architecture"
 _FRESH = "dictpfl_fresh"
 _FLOAT = "__float__"
@@ -180,7 +182,7 @@ def _has_weights(origin: str) -> bool:
     folder = Path(origin)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return True
-    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    pickled = sorted(path.name for ending in _PICKLED for path in folder.glob(f"*{ending}"))
     if pickled:
         raise ConfigError(
             f"{folder} holds pickled weights ({', '.join(pickled)}), which can run code when read; write them as "

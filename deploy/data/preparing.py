@@ -13,6 +13,7 @@ from dictpfl.client.data.pipelines import with_pipeline
 from dictpfl.client.data.samples import TEST, VALIDATION, Dataset, Samples
 from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import COLUMNS, load_dataset, of_other_source
+from dictpfl.client.data.sources.columns import columns_in
 from dictpfl.client.folder import TRAIN
 from dictpfl.client.folder import VALIDATION as VALIDATION_FILE
 from dictpfl.client.keys.epochs import home
@@ -146,7 +147,10 @@ def _section(agreed: FederationConfig, path: Path | None, changes: Mapping[str, 
         # The column that names institutions where all lie in one file: here it may be there, and is no feature.
         own["data.exclude"] = [*said.exclude, said.column]
     raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
-    return FederationConfig.of(raw, other | own | dict(changes)).data
+    data = FederationConfig.of(raw, other | own | dict(changes)).data
+    if data.exclude == own.get("data.exclude") and said.column not in (columns_in(data) or [said.column]):
+        return data.model_copy(update={"exclude": said.exclude})
+    return data
 
 
 def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sample_shape: tuple[int, ...]) -> None:
@@ -183,13 +187,13 @@ def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sampl
         raise DataError(
             f"{dataset.outputs} classes, the federation agreed on {genesis.outputs} outputs; its classes are data.options.classes"
         )
-    for what, here, there in (
-        ("features", dataset.feature_names, genesis.features),
-        ("classes", dataset.class_names, genesis.classes),
+    for what, key, here, there in (
+        ("features", "data.features", dataset.feature_names, genesis.features),
+        ("classes", "data.options.classes", dataset.class_names, genesis.classes),
     ):
         if there and here != there:
             raise DataError(
-                f"{what} {', '.join(here[:10])}, the federation agreed on {', '.join(there[:10])}; set data.{what} back"
+                f"{what} {', '.join(here[:10])}, the federation agreed on {', '.join(there[:10])}; set {key} back"
             )
 
 

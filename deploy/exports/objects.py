@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.client.data.samples import Dataset, Samples
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy import console
 from dictpfl.deploy.exports.columns import write_columns
 from dictpfl.deploy.exports.evaluation import Evaluation, classes_of, evaluate_on, measured, of_dataset
@@ -20,8 +20,9 @@ def evaluate(run: Run | Path | str, data: Any = None, *, checkpoint: Checkpoint 
 
     Args:
         run: what `dictpfl.simulate` returned, its folder, or an institution's folder.
-        data: `dictpfl.Samples`, a `dictpfl.Dataset`, a pair of features and labels, an .npz file, or a file or folder of the federation's
-            own `data.source`. None: the test split of a run, the validation split of an institution.
+        data: `dictpfl.Samples`, a `dictpfl.Dataset`, a pair of features and labels (but where `data.preprocessing` prepares columns), an .npz
+            file, or a file or folder of the federation's own `data.source`. None: the test split of a run, the validation split of an
+            institution.
         checkpoint: `best` measures the model of the best round by validation.
 
     Raises:
@@ -34,6 +35,11 @@ def evaluate(run: Run | Path | str, data: Any = None, *, checkpoint: Checkpoint 
     if isinstance(data, Dataset):
         return measured(finished, *of_dataset(finished, data, classes_of(finished, folder)))
     if isinstance(data, (tuple, list)) and len(data) == 2:  # noqa: PLR2004 -- features and labels
+        if finished.genesis.config.data.preprocessing.on:
+            raise DataError(
+                "data: found features and labels, and this federation prepares columns (data.preprocessing): whether these are prepared, arrays do "
+                "not say. Expected a file with the columns as they stand, or dictpfl.Samples of prepared ones"
+            )
         data = Samples(*data)
     if not isinstance(data, Samples):
         raise ConfigError(

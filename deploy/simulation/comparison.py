@@ -43,6 +43,8 @@ def configurations(
     made = {}
     for method in methods:
         changed = {**(overrides or {}), "method": "plaintext" if method in BASELINES else method}
+        if method in BASELINES:
+            changed["privacy.mechanism"] = "none"  # one party has nobody to be private before; see `_of_one`
         if changed["method"] in ("plaintext", "fedml-he"):
             changed["toy_insecure"] = True
         made[method] = FederationConfig.load(path, changed)
@@ -186,6 +188,11 @@ def _run(
 
 def _of_one(config: FederationConfig) -> FederationConfig:
     """The configuration of a baseline: one party that trains all parameters in clear, as long as the federation does."""
+    if config.data.preprocessing.on:
+        raise ConfigError(
+            f"{POOLED} and {ALONE} are baselines of one party, and data.preprocessing prepares columns by sums of three institutions or more: leave "
+            "these two out of the methods, or compare them on columns that are prepared (data.options.scale)"
+        )
     alone = {"participants": 1, "min_participants": 1, "max_participants": 0, "sample": 0}
     changed = {f"federation.{key}": value for key, value in alone.items()} | {
         "method": "plaintext",

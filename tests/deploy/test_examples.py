@@ -6,15 +6,21 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 import typer
 from rich.markup import render
+from typer.testing import CliRunner
 
+from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.attacks.gradient_model import require_attackable
 from dictpfl.deploy.cli import WORKFLOW, app
 from dictpfl.deploy.examples import EXAMPLES
+from dictpfl.deploy.simulation import cli, simulate
 from tests.support import ROOT
+from tests.support.federations import as_toml
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -38,6 +44,29 @@ def test_its_help_has_an_example(path: str) -> None:
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_its_example_is_one_that_it_takes(path: str) -> None:
     EVERY[path].make_context(path, shlex.split(EXAMPLES[path]))
+
+
+def test_the_first_example_begins_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It said `--resume`: typed where nothing was stopped, that is refused."""
+    begun: list[Path] = []
+
+    def simulated(_config: object, folder: Path, **_options: object) -> SimpleNamespace:
+        begun.append(folder)
+        return SimpleNamespace(summary={}, folder=folder)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(simulate, "simulate", simulated)
+    monkeypatch.setattr(cli, "print_summary", lambda _: None)
+    monkeypatch.setattr(cli, "_logging", lambda **_: None)
+    Path("federation.toml").write_text(as_toml(), encoding="utf-8")
+    done = CliRunner().invoke(app, ["simulate", *shlex.split(EXAMPLES["simulate"])])
+    assert done.exit_code == 0, done.exception
+    assert begun == [Path("runs/mine")]
+
+
+def test_the_example_of_an_attack_is_of_a_configuration_that_it_takes() -> None:
+    """It named what `dictpfl init` writes, whose optimiser is refused."""
+    require_attackable(FederationConfig.load(ROOT / shlex.split(EXAMPLES["attack"])[0]).training)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda file: file.stem)

@@ -49,6 +49,15 @@ def test_a_new_project_runs_and_its_test_passes(tmp_path: Path) -> None:
     assert np.isfinite(run.accuracy)
 
 
+def test_the_test_stands_without_a_task_of_ones_own(tmp_path: Path) -> None:
+    """The README says that task.py may be deleted; the test imported it."""
+    assert typed("new ward", tmp_path)[0] == 0
+    (tmp_path / "ward" / "task.py").unlink()
+    code, said = typed("-q -p no:cacheprovider -k takes", tmp_path / "ward", module="pytest")
+    assert code == 0, said
+    assert "1 skipped" in said
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

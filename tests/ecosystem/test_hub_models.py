@@ -197,9 +197,11 @@ def test_what_cannot_be_built_is_one_clear_message(
         build_model(model, TEXT if "transformers" in source else (3, 32, 32), 3, seed=1)
 
 
-def test_pickled_weights_are_refused(folders: Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth", "best.pt", "last.ckpt", "checkpoint.pth.tar"])
+def test_pickled_weights_are_refused(name: str, folders: Folders, tmp_path: Path) -> None:
+    """All but .bin were passed over, and W0 was random without a word."""
     (tmp_path / "config.json").write_bytes((folders("bert") / "config.json").read_bytes())
-    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ConfigError, match="pickled"):
         build_model(hub(tmp_path), TEXT, 3, seed=1)
 

@@ -93,6 +93,18 @@ def test_as_typed(place: Path) -> None:
     assert "would be written over" in again.stderr
 
 
+def test_a_sites_own_file_need_not_name_the_site(place: Path) -> None:
+    """Where the configuration says no features, the column was refused as one to exclude that is not there."""
+    Path("federation.toml").write_text(TOML.replace('features = ["height", "age"]\n', ""), encoding="utf-8")
+    rows().query("site == 'north'").to_csv("named.csv", index=False)
+    for file in ("north.csv", "named.csv"):
+        prepared = prepare(place / f"of-{file}", Path(file), config=Path("federation.toml"))
+        assert prepared.features == ("age", "height")
+    rows().drop(columns=["id", "site"]).to_csv("short.csv", index=False)
+    with pytest.raises(DataError, match="no column 'id' to exclude"):
+        prepare(place / "short", Path("short.csv"), config=Path("federation.toml"))
+
+
 def test_what_an_earlier_preparation_marked_for_testing_does_not_stay_beside_other_samples(place: Path) -> None:
     """`dictpfl evaluate` would measure what trains now."""
     marked = rows().assign(part=["train", "test"] * (len(rows()) // 2))

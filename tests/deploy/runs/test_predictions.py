@@ -91,6 +91,9 @@ def test_columns_are_prepared_as_the_federation_s_are(tmp_path: Path) -> None:
     assert shares == pytest.approx(run.test)
     with pytest.raises(DataError, match="Expected a pandas frame with the columns age, sex as they stand"):
         run.predict(table.features)
+    with pytest.raises(DataError, match="whether these are prepared, arrays do not say"):
+        dictpfl.evaluate(run, (table.features, table.labels))
+    assert dictpfl.evaluate(run, table).metric == pytest.approx(run.test)
     with pytest.raises(DataError, match="lacks the columns sex"):
         run.predict(frame[["age"]])
     assert run.predict(frame[:0]).shape == (0, 2)

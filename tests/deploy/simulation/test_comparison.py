@@ -188,6 +188,8 @@ def test_a_baseline_is_trained_without_privacy(place: Path) -> None:
     private = {"privacy.mechanism": "example", "privacy.noise_multiplier": 1.0, "federation.sample": 3}
     (config,) = configurations(place / "tiny.toml", ["pooled"], private).values()
     one = _of_one(config)
+    noisy = private | {"privacy.mechanism": "institution", "federation.sample": 0}
+    assert _of_one(configurations(place / "tiny.toml", ["pooled"], noisy)["pooled"]).privacy.mechanism == "none"
     ruled = {
         "aggregation.rule": "yogi",
         "aggregation.rate": 0.01,
@@ -216,7 +218,7 @@ def test_a_baseline_counts_nothing_for_others(place: Path) -> None:
 def test_what_a_baseline_cannot_have_is_refused_before_any_federation_runs(place: Path, tmp_path: Path) -> None:
     configs = configurations(place / "tiny.toml", ["dictpfl", "pooled"])
     scaled = configs["pooled"].of(configs["pooled"].model_dump(mode="json"), {"data.preprocessing.scale": "standard"})
-    with pytest.raises(ConfigError, match="baseline"):
+    with pytest.raises(ConfigError, match=r"baseline.*data\.preprocessing.*leave these two out"):
         compare({**configs, "pooled": scaled}, tmp_path / "out", engine="local")
     assert not (tmp_path / "out" / "dictpfl").exists()
 
