@@ -21,7 +21,7 @@ EXAMPLES: Mapping[str, str] = {
     "prune": "runs/mine/institutions/institution-000 --sparsity 0.6 --format sparse -o sparse",
     "tokens": "clip.mp4 --keep 0.125 --picture kept.png",
     "narrow": "runs/mine/institutions/institution-000 --skill 'classes=0,1,2' --dropped 'classes=8,9' -o small",
-    "attack": "experiments/privacy_digits.toml --out runs/attack",
+    "attack": "federation.toml --set training.optimizer=sgd --set training.steps=1 --out runs/attack",
     "report": "runs/mine --privacy",
     "certificates": "--folder coordinator/tls --name coordinator.example.org",
     "bundle": "",

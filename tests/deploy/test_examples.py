@@ -18,6 +18,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks.gradient_model import require_attackable
 from dictpfl.deploy.cli import WORKFLOW, app
 from dictpfl.deploy.examples import EXAMPLES
+from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.simulation import cli, simulate
 from tests.support import ROOT
 from tests.support.federations import as_toml
@@ -64,9 +65,14 @@ def test_the_first_example_begins_a_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert begun == [Path("runs/mine")]
 
 
-def test_the_example_of_an_attack_is_of_a_configuration_that_it_takes() -> None:
-    """It named what `dictpfl init` writes, whose optimiser is refused."""
-    require_attackable(FederationConfig.load(ROOT / shlex.split(EXAMPLES["attack"])[0]).training)
+def test_the_example_of_an_attack_is_of_a_configuration_that_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It named what `dictpfl init` writes as it stands, whose optimiser is refused."""
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["init"]).exit_code == 0
+    given = EVERY["attack"].make_context("attack", shlex.split(EXAMPLES["attack"])).params
+    require_attackable(FederationConfig.load(given["config"], overrides(given["set_"])).training)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda file: file.stem)
