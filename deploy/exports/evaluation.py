@@ -270,7 +270,9 @@ def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], 
             part = Samples(found.features, found.labels)
         else:
             part = samples.take(places)
-        said += [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, part)] if len(part) else []
+        # The largest of outputs that are NaN is none: -1 is no class.
+        found_classes = (o.argmax(dim=-1).where(~o.isnan().any(dim=-1), -1) for o in outputs_of(model, part))
+        said += [classes.cpu().numpy() for classes in found_classes] if len(part) else []
         labels.append(part.labels)
     return np.concatenate(said), np.concatenate(labels)
 
