@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dictpfl.client.training.metric import Metric, is_additive, load_metric
+from dictpfl.client.training.pooled import Metrics
+from dictpfl.client.training.shapes import no_numbers
 from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.registry import Registry, require_bindable, require_part
 from dictpfl.common.settings import Training
@@ -123,6 +126,21 @@ def total_loss(task: Task, outputs: Tensor, targets: Tensor) -> float:
         each = [task.loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
         return float(torch.stack(each).double().sum())  # read once: a device waits for each number that is read
     return float(task.loss(outputs, targets)) * len(targets)
+
+
+def totals(task: Task, outputs: Tensor, targets: Tensor, pooled: Metrics) -> tuple[float, float]:
+    """Sums of loss and metric over samples; both NaN where the loss is.
+
+    Raises:
+        DataError: the loss is NaN, and there are pooled metrics, which are made of integers.
+    """
+    loss = total_loss(task, outputs, targets)
+    if not math.isnan(loss):
+        return loss, float(task.metric(outputs, targets))
+    if pooled.parts:
+        raise no_numbers()
+    # Not the metric's own value: the largest of outputs that are NaN is some class, and may be the most frequent one.
+    return loss, math.nan
 
 
 def measured_whole(task: Task) -> bool:

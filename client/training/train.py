@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.proximal import Pull
 from dictpfl.client.training.shapes import joined
 from dictpfl.client.training.speed import Losses, Precision, prepared
-from dictpfl.client.training.task import Task, measured_whole, total_loss, training_loss
+from dictpfl.client.training.task import Task, measured_whole, totals, training_loss
 from dictpfl.client.training.unread import Batch, Unread, in_order
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, DataError, LayoutError
@@ -187,7 +188,7 @@ def evaluate(
         workers: processes that read samples which are not in memory.
 
     Raises:
-        DataError: a sample that cannot be read.
+        DataError: a sample that cannot be read, or outputs that are no numbers where there are pooled metrics; else both sums are NaN.
         ModelError: a metric that is no sum over samples and does not say so.
     """
     module.eval()
@@ -232,14 +233,14 @@ def _evaluate(
         if not pairs:
             return Measured(0, 0.0, 0.0, sums)
         outputs, labels = joined([o for o, _ in pairs]), torch.cat([y for _, y in pairs])
-        loss, metric = total_loss(task, outputs, labels), float(task.metric(outputs, labels))
+        loss, metric = totals(task, outputs, labels, pooled)
         return Measured(len(labels), loss, metric, pooled.sums(outputs, labels))
     for place, (x, y) in enumerate(every):
         outputs = _outputs(module, x, precision)
-        if not place:
+        own = totals(task, outputs, y, pooled)
+        if not (place or math.isnan(own[0])):
             require_sum(task, outputs, y)
-        loss += total_loss(task, outputs, y)
-        metric += float(task.metric(outputs, y))
+        loss, metric = loss + own[0], metric + own[1]
         sums = tuple(total + part for total, part in zip(sums, pooled.sums(outputs, y), strict=True))
         count += len(x)
     return Measured(count, loss, metric, sums)

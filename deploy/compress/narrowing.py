@@ -29,6 +29,7 @@ from dictpfl.client.model import hub
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
 from dictpfl.deploy.compress.source import Source
+from dictpfl.deploy.exports.evaluation import load_numbered
 from dictpfl.deploy.exports.exporter import require_empty
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.narrow_report import Audit, Curve, NarrowReport, stage, write_report
@@ -171,7 +172,7 @@ def _apart(kept: Skilled, dropped: Skilled) -> bool:
 def _named(source: Source) -> Dataset:
     """A data set that knows the names of classes and groups; of samples from an .npz, their numbers alone."""
     try:
-        return load_dataset(source.config.data, source.config.seed)
+        return load_numbered(source.config.data, source.config.seed, source.classes)
     except (ConfigError, DataError):
         labels = source.calibration.labels
         outputs = int(labels.max()) + 1 if labels.dtype == np.int64 else 1

@@ -25,6 +25,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.files import expanded
 from dictpfl.common.settings import Training
+from dictpfl.deploy.exports.evaluation import classes_of, load_numbered
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.overrides import overrides
@@ -54,6 +55,7 @@ class Source:
         tokenizer_folder: folder with the tokenizer of `data.options.tokenizer`; None where there is none, or a hub's name.
         finished: the federation that the model is of; None for a model of a library.
         outputs: classes, targets or tokens that the model was made for.
+        classes: names of them, by the model's numbers; empty where they are not known.
         arrays: `calibration` is of an .npz, which names neither classes nor groups; else it is what `config.data` says.
     """
 
@@ -67,6 +69,7 @@ class Source:
     tokenizer_folder: Path | None = None
     finished: Finished | None = None
     outputs: int = 1
+    classes: tuple[str, ...] = ()
     arrays: bool = False
 
     @property
@@ -135,7 +138,7 @@ def read_source(
     else:
         whole = _of_folder(source, config, data, changes, checkpoint, deciding=deciding)
     if measure is not None:
-        whole = replace(whole, measure=_file(measure, whole.config))
+        whole = replace(whole, measure=_file(measure, whole.config, whole.classes))
     elif whole.validation is whole.measure:
         whole = replace(whole, validation=None)
     _require_alike(whole, deciding=deciding)
@@ -200,7 +203,7 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
         )
     config = _reading(data, config.model_copy(update={"model": section}))
     torch.set_num_threads(config.training.threads)
-    dataset = _dataset(data, config)
+    dataset = _dataset(data, config, ())
     # One institution: what a federation would divide is the user's own here.
     alone = config.data.model_copy(
         update={
@@ -221,7 +224,7 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
     own = parts.institutions[0]
     return Source(
         model, config, task, own.train, parts.test, own.validation if len(own.validation) else None,
-        tokenizer_folder=_tokenizer(config), outputs=outputs, arrays=_is_npz(data),
+        tokenizer_folder=_tokenizer(config), outputs=outputs, classes=dataset.class_names, arrays=_is_npz(data),
     )  # fmt: skip
 
 
@@ -252,8 +255,9 @@ def _of_folder(
     is_institution = (folder / SETTINGS).exists()
     measure = _read(folder / (VALIDATION if is_institution else TEST), agreed)
     validation = measure if is_institution and len(measure) else None
+    classes = classes_of(finished, folder)
     if data is not None or any(key.startswith("data.") for key in changes):
-        calibration, marked = _calibrating(_dataset(data, config))
+        calibration, marked = _calibrating(_dataset(data, config, classes))
         validation = validation if marked is None else marked
     elif is_institution:
         calibration = _read(folder / TRAIN, agreed)
@@ -271,6 +275,7 @@ def _of_folder(
         tokenizer_folder=_tokenizer(config),
         finished=finished,
         outputs=finished.genesis.outputs,
+        classes=classes,
         arrays=_is_npz(data),
     )
 
@@ -308,7 +313,7 @@ def _public(folder: Path, config: FederationConfig) -> Samples:
     return divide(dataset, config.data, config.federation.participants, config.seed).public
 
 
-def _dataset(data: Path | None, config: FederationConfig) -> Dataset:
+def _dataset(data: Path | None, config: FederationConfig, classes: tuple[str, ...]) -> Dataset:
     """Samples of a file, or of `[data]`; those for the test are marked, where the data say which they are."""
     if data is not None and _is_npz(data):
         samples = _read(data, config)
@@ -317,7 +322,7 @@ def _dataset(data: Path | None, config: FederationConfig) -> Dataset:
         labels = samples.labels
         outputs = int(labels.max()) + 1 if labels.dtype == np.int64 else int(np.prod(labels.shape[1:], dtype=np.int64))
         return Dataset(samples, max(1, outputs), name=data.name)
-    return load_dataset(config.data, config.seed)
+    return load_numbered(config.data, config.seed, classes)
 
 
 def _reading(data: Path | None, config: FederationConfig) -> FederationConfig:
@@ -335,14 +340,14 @@ def _calibrating(dataset: Dataset) -> tuple[Samples, Samples | None]:
     return dataset.samples.take(train), dataset.samples.take(held) if len(held) else None
 
 
-def _file(path: Path, config: FederationConfig) -> Samples:
+def _file(path: Path, config: FederationConfig, classes: tuple[str, ...]) -> Samples:
     """Samples to measure: of a file whose rows are marked, those for the test."""
     if path.suffix == ".npz":
         return _read(path, config)
     section = config.data.model_copy(
         update={"path": str(path), "paths": {}, "test_path": "", "limit": config.data.test_limit}
     )
-    dataset = load_dataset(section, config.seed)
+    dataset = load_numbered(section, config.seed, classes)
     if dataset.splits is None:
         return dataset.samples
     return dataset.samples.take(np.flatnonzero(dataset.splits == TEST_ROWS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,7 @@ def _samples(
             overrides = {"data.test_path": "", "data.paths": {}, "data.limit": 0, "data.test_limit": 0} | overrides
             overrides = _without_sites(FederationConfig.of(raw, overrides).data, changes) | overrides
         classes = classes_of(finished, folder)
-        dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
-        if type(dataset.samples) is not Samples and _is_part(dataset.class_names, classes):
-            overrides["data.options.classes"] = list(classes)  # by itself it numbers those that it has
-            dataset = load_dataset(FederationConfig.of(raw, overrides).data, agreed.seed)
+        dataset = load_numbered(FederationConfig.of(raw, overrides).data, agreed.seed, classes)
         if dataset.splits is not None:
             dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
         samples, names = of_dataset(finished, dataset, classes)
@@ -194,6 +191,25 @@ def own_samples(folder: Path) -> Path | None:
     return next((path for path in (folder / TEST, folder / VALIDATION) if path.exists()), None)
 
 
+def load_numbered(data: Data, seed: int, classes: tuple[str, ...]) -> Dataset:
+    """Load a data set whose classes have a model's numbers: by itself it numbers those that it has.
+
+    Args:
+        data, seed: see `load_dataset`.
+        classes: of the model, by their numbers; empty: not known, and the data set is as it is.
+
+    Raises:
+        ConfigError, DataError: as `load_dataset`, or other classes than those.
+    """
+    dataset = load_dataset(data, seed)
+    if not classes or not dataset.class_names or dataset.class_names == classes:
+        return dataset
+    if type(dataset.samples) is not Samples and set(dataset.class_names) <= set(classes):
+        return load_dataset(data.model_copy(update={"options": {**data.options, "classes": list(classes)}}), seed)
+    samples = _renumbered(dataset, classes)
+    return replace(dataset, samples=samples, class_names=classes, outputs=max(dataset.outputs, len(classes)))
+
+
 def of_dataset(finished: Finished, dataset: Dataset, classes: tuple[str, ...] = ()) -> tuple[Samples, tuple[str, ...]]:
     """Samples of a data set, labelled by the federation's numbers, and the names of its classes.
 
@@ -215,10 +231,6 @@ def of_dataset(finished: Finished, dataset: Dataset, classes: tuple[str, ...] = 
             "those of the federation, in their order"
         )
     return dataset.samples, dataset.class_names
-
-
-def _is_part(own: tuple[str, ...], classes: tuple[str, ...]) -> bool:
-    return bool(own) and own != classes and set(own) <= set(classes)
 
 
 def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
@@ -270,7 +282,9 @@ def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], 
             part = Samples(found.features, found.labels)
         else:
             part = samples.take(places)
-        said += [outputs.argmax(dim=-1).cpu().numpy() for outputs in outputs_of(model, part)] if len(part) else []
+        # The largest of outputs that are NaN is none: -1 is no class.
+        found_classes = (o.argmax(dim=-1).where(~o.isnan().any(dim=-1), -1) for o in outputs_of(model, part))
+        said += [classes.cpu().numpy() for classes in found_classes] if len(part) else []
         labels.append(part.labels)
     return np.concatenate(said), np.concatenate(labels)
 

@@ -56,14 +56,22 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
 
 
 def save_tokenizer(config: FederationConfig, folder: Path) -> str:
-    """Write the tokenizer beside the model; says why not where it cannot be had here."""
+    """Write the tokenizer beside the model; says why not where it cannot be had here.
+
+    Raises:
+        OSError: the disk refuses.
+    """
     name = str(config.data.options.get("tokenizer", ""))
     if not name:
         return ""
     try:
-        load_tokenizer(name).save_pretrained(folder)
+        tokenizer = load_tokenizer(name)
     except ConfigError as error:
         return f"The tokenizer is not part of this folder: {error}"
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # what tokenizers raises of a full disk has no class of its own
+        raise OSError(f"cannot write the tokenizer to {folder}: {error}") from error
     return ""
 
 

@@ -17,6 +17,7 @@ from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, decompose
 from dictpfl.client.training.metrics.sequence_accuracy import SequenceAccuracy
+from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.task import WithMetric, load_task
 from dictpfl.client.training.train import evaluate, resolve_device, train
 from dictpfl.common.errors import ConfigError, DataError, LayoutError, ModelError
@@ -302,3 +303,31 @@ def test_a_figure_of_a_whole_split_of_texts_of_many_lengths(task: str) -> None:
         found = evaluate(model, samples, made, batch_size=size)
         assert (found.count, found.metric_sum) == (24, plain.metric_sum)
         assert found.loss_sum == pytest.approx(plain.loss_sum, rel=1e-5)
+
+
+class Broken(nn.Module):
+    """Outputs (batch, 2), no numbers for samples from `first` on."""
+
+    def __init__(self, first: float) -> None:
+        super().__init__()
+        self.first, self.scale = first, nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x[:, :1] < self.first, 1.0, torch.nan) * self.scale * torch.tensor([1.0, 0.0])
+
+
+@pytest.mark.parametrize("first", [0.0, 6.0])
+@pytest.mark.parametrize(("name", "floats"), [("classification", False), ("multi-label", True), ("regression", True)])
+def test_outputs_that_are_no_numbers_are_no_answer(name: str, floats: bool, first: float) -> None:
+    """Nor an error of the metric: class 0, or no label, is what most samples may have, and such a model would be the best."""
+    rows = np.arange(8, dtype=np.float32)[:, None]
+    labels = np.zeros((8, 2), np.float32) if floats else np.zeros(8, np.int64)
+    task, samples = load_task(name), Samples(rows, labels)
+    found = evaluate(Broken(first), samples, task, batch_size=4)
+    assert found.count == 8
+    assert np.isnan([found.loss_sum, found.metric_sum]).all()
+    own = {"classification": "accuracy", "multi-label": "label-accuracy", "regression": "absolute-error"}[name]
+    metrics = Metrics.of(Training(metrics=[own]), 2)
+    with pytest.raises(DataError, match="no numbers"):
+        evaluate(Broken(first), samples, task, batch_size=4, metrics=metrics)
+    assert not np.isnan(evaluate(Broken(8.0), samples, task, batch_size=4).metric_sum)

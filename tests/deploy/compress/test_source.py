@@ -14,7 +14,7 @@ from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.model import hub
 from dictpfl.client.training.calling import forward
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.deploy.compress.source import _calibrating, read_source, with_validation
+from dictpfl.deploy.compress.source import _calibrating, _dataset, _file, read_source, with_validation
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
@@ -156,3 +156,19 @@ def test_a_head_that_a_checkpoint_lacks_is_named_where_timm_is_silent(tmp_path: 
         (tmp_path / "c.toml").write_text(as_toml())
         source = read_source(f"timm:{tmp_path / 'model'}", config=tmp_path / "c.toml", data=tmp_path / "own.npz")
         assert hub.fresh_of(source.model) == (("head.bias", "head.weight") if named else ())
+
+
+def test_classes_of_other_data_have_the_model_s_numbers(tmp_path: Path) -> None:
+    """By itself, a table that lacks the first class numbers the others from 0."""
+    names = ("ape", "bee", "cat")
+    for name, words in (("some", "bee cat"), ("other", "cat dog")):
+        rows = [f"{n}.5,{n % 3}.5,{words.split()[n % 2]}" for n in range(12)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,label", *rows]))
+    config = tiny(data={"source": "csv", "path": str(tmp_path / "some.csv")})
+    assert _dataset(None, config, ()).class_names == ("bee", "cat")
+    dataset = _dataset(None, config, names)
+    assert (dataset.class_names, dataset.outputs) == (names, 3)
+    for samples in (dataset.samples, _file(tmp_path / "some.csv", config, names)):
+        assert samples.labels.tolist() == [1, 2] * 6
+    with pytest.raises(DataError, match="the data have classes dog, the federation ape, bee, cat"):
+        _file(tmp_path / "other.csv", config, names)

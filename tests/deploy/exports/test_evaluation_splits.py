@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.sources import columns
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.deploy.exports.evaluation import evaluate_on
+from dictpfl.deploy.exports.evaluation import _said, evaluate_on
 from dictpfl.deploy.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -178,3 +180,14 @@ def test_a_table_s_rows_are_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(columns, "read_separated", read)
     assert evaluate_on(folder, table(tmp_path / "plain.csv", 12, 2)).samples == 12
     assert rows == [1, 12]
+
+
+def test_outputs_that_are_no_numbers_recognise_no_class() -> None:
+    model = torch.nn.Linear(1, 2)
+    samples = Samples(np.array([[1.0], [3e38], [1.0]], np.float32), np.zeros(3, np.int64))
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[-1.0], [10.0]]))
+        model.bias.copy_(torch.tensor([-torch.inf, -torch.inf]))
+    said, labels = _said(model, samples)
+    assert said.tolist() == [0, -1, 0]
+    assert len(labels) == len(said)
