@@ -23,7 +23,7 @@ from dictpfl.client.keys.once import one_state
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.memory.resting import worked
-from dictpfl.client.memory.snapshots import jumped, open_snapshot, seal_snapshot
+from dictpfl.client.memory.snapshots import delivered, jumped, open_snapshot, seal_snapshot
 from dictpfl.client.privacy.guard import guard_of
 from dictpfl.client.training.measuring import agreed_metrics
 from dictpfl.client.training.teacher import taught_task
@@ -318,6 +318,8 @@ class Institution:
                 "what was trained here but not delivered is given up: it cannot be told what of it was counted",
                 institution=self.settings.name, first=record.shared.round, last=number - 1,
             )  # fmt: skip
+        for skipped in delivered(record, request.aggregates, number):
+            self._guard.confirm(skipped)
         self._sums.openings.skip(number)
         self._diary.note("jumped", number, size, skipped=number - record.shared.round, given_up=given_up)
         return after

@@ -120,7 +120,7 @@ class Selection(Section):
     )
     patience: Annotated[int, Field(ge=0, le=100_000)] = Field(
         0,
-        description="Measured rounds in a row without progress after which nobody trains any more. 0: never stop early.",
+        description="Rounds of updates in a row whose model is measured without progress, after which nobody trains any more. 0: never stop early.",
     )
     min_delta: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="What counts as progress: more than this above the figure that counted last."

@@ -28,7 +28,7 @@ from dictpfl.common.law.selection import Best, Course
 from dictpfl.common.law.state import Residual, SharedState, acknowledging
 from dictpfl.common.law.stored import of_bytes, to_bytes
 from dictpfl.common.law.tally import Tallied, Tally
-from dictpfl.common.messages.protocol import Aggregate
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.common.messages.snapshots import NONCE_BYTES, TAG_BYTES, SnapshotHeader, body
 from dictpfl.common.messages.wire import read_header
 
@@ -182,6 +182,17 @@ def jumped(record: Record, state: SharedState, aggregates: Sequence[Aggregate], 
     owed, given_up = _owed(record, state.round, counted if chain == state.acknowledged else {})
     owed = forgotten(layout, owed, state.records[len(record.shared.records) :])
     return replace(record, shared=state, residual=owed, pending=None), given_up
+
+
+def delivered(record: Record, aggregates: Sequence[Aggregate], end: int) -> list[int]:
+    """List rounds before `end`, which a snapshot skips, whose sums hold an upload of this institution: its account may be an old copy.
+
+    An upload that the record does not know is taken for an update.
+    """
+    rounds = [a.round for a in aggregates if record.shared.round <= a.round < end and record.is_in(a.counted, a.round)]
+    if record.pending is None or read_header(record.pending.blob).kind is RoundKind.UPDATE:
+        return rounds
+    return [number for number in rounds if number != record.pending.round]
 
 
 def _owed(record: Record, end: int, counted: Counted) -> tuple[Residual, bool]:

@@ -58,7 +58,7 @@ def finish(
         return _tallied(state, plan.tally, tallied(law, plan, plan.tally, components), ledger), ledger
     total = carried(law, plan, components, clear)
     if plan.kind is not RoundKind.SCORE:
-        state = replace(state, course=_followed(law, state, ledger))
+        state = replace(state, course=_followed(law, state, plan.kind, ledger))
     if plan.kind is RoundKind.MEASURE:
         return replace(state, round=state.round + 1), ledger
     if plan.kind is RoundKind.SCORE:
@@ -110,12 +110,13 @@ def _decided(law: Law, state: SharedState, total: Floats, ledger: Ledger) -> Sha
     return replace(after, round=state.round + 1, rescored=state.updates)
 
 
-def _followed(law: Law, state: SharedState, ledger: Ledger) -> Course:
+def _followed(law: Law, state: SharedState, kind: RoundKind, ledger: Ledger) -> Course:
     """Course with the ledger's figures for `state`, the model that institutions measured before they trained."""
     if law.selection.by == "none" or not ledger.measured:
         return state.course
     figure = score(law.selection, ledger.measured, ledger.loss, ledger.metric)
-    return state.course.followed(law.selection, Best(figure, state.updates, len(state.records), state.values))
+    measured = Best(figure, state.updates, len(state.records), state.values)
+    return state.course.followed(law.selection, measured, trains=kind is RoundKind.UPDATE)
 
 
 def _updated(law: Law, state: SharedState, plan: Plan, total: Floats, ledger: Ledger) -> SharedState:

@@ -41,7 +41,7 @@ class Course:
     Attributes:
         best: best model; None before anything was measured.
         mark: last score that counted as progress, `min_delta` above the one before it.
-        waited: number of measurements in a row without progress.
+        waited: number of update rounds in a row without progress.
     """
 
     best: Best | None = None
@@ -52,13 +52,25 @@ class Course:
         """Tell whether no further update is made; once true, always true."""
         return bool(selection.patience) and self.waited >= selection.patience
 
-    def followed(self, selection: Selection, measured: Best) -> Course:
-        """Add one more measurement; of equal scores the earlier one stays the best."""
+    def followed(self, selection: Selection, measured: Best, *, trains: bool = True) -> Course:
+        """Add one more measurement; of equal scores the earlier one stays the best.
+
+        Args:
+            selection: settings.
+            measured: the model, and its figure.
+            trains: whether the round was one of updates; of the others a coordinator may ask for as many as it likes.
+        """
         best = measured if self.best is None or measured.score > self.best.score else self.best
         if self.stopped(selection):
             return Course(best, self.mark, self.waited)
         if self.best is None or measured.score > self.mark + selection.min_delta:
             return Course(best, measured.score, 0)
+        # The model that made progress may be measured twice: at the end of a run, and where the run goes on.
+        again = self.best.updates == measured.updates and self.best.score == self.mark
+        if selection.patience and (
+            again or not trains
+        ):  # without patience it decides nothing, and digests stay as they were
+            return Course(best, self.mark, self.waited)
         return Course(best, self.mark, self.waited + 1)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.messages.protocol import RoundKind, Status
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.simulate import simulate
+from dictpfl.server.agreement import Agreement
+from dictpfl.server.coordinator import AGREEMENT
 
 pytestmark = pytest.mark.usefixtures("quiet")
 EXAMPLE = {"privacy__mechanism": "example", "privacy__noise_multiplier": 1.0, "training__batch_size": 8}
@@ -114,6 +118,25 @@ def test_an_old_account_is_charged_for_what_sums_hold(world: World) -> None:
     world.exchange()
     assert account(world, 1).last == 2
     assert account(world, 1).releases[0].steps == 9
+
+
+def test_a_restored_institution_is_charged_for_sums_that_a_snapshot_skips(tmp_path: Path) -> None:
+    """Memory and account are of the same old backup, and the coordinator has not kept the sums since, but who is in them."""
+    world = World.found(tiny(**INSTITUTION, federation__participants=4), tmp_path / "world")
+    agreed = world.coordinator_folder / AGREEMENT
+    replace(Agreement.load(agreed), snapshots_kept=1, snapshot_every=1).save(agreed)
+    world.exchange()
+    shutil.copytree(world.home(1), tmp_path / "backup")
+    world.exchange()
+    world.exchange()
+    world.kill_institution(1)
+    shutil.rmtree(world.home(1))
+    shutil.copytree(tmp_path / "backup", world.home(1))
+    assert account(world, 1).releases[0].steps == 1
+    world.exchange()
+    assert [number for _, number in world.events(1, "jumped")] == [2], "or this shows nothing"
+    assert account(world, 1).releases[0].steps == account(world, 0).releases[0].steps == 4
+    world.close()
 
 
 def test_a_limit_holds(tmp_path: Path) -> None:

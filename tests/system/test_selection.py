@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +23,8 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.operations.status import of_institution
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.deploy.simulation.simulate import simulate
-from dictpfl.server.coordinator import JOURNAL, Coordinator
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL, Coordinator
+from dictpfl.server.exchanges.exchange import CoordinatorState
 from dictpfl.server.journal import Journal
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import World, dies_before
@@ -206,6 +208,48 @@ def test_one_that_says_so_alone_changes_nothing(world: World) -> None:
     assert world.coordinator.rejected == {}
     world.run()
     require_ended_well(world)
+
+
+def test_asking_again_and_again_for_a_measurement_stops_nobody(world: World) -> None:
+    """A coordinator could end the training of all for good, as if the model had not become better."""
+    due, extra = CoordinatorState.next_kind, 4
+
+    def between(state: CoordinatorState) -> RoundKind | None:
+        return RoundKind.MEASURE if 1 <= len(list(state.journal.kinds())) <= extra else due(state)
+
+    same = [FIGURES[0], *[FIGURES[1]] * extra, *FIGURES[1:]]
+    with mock.patch.dict(globals(), FIGURES=same), mock.patch.object(CoordinatorState, "next_kind", between):
+        for _ in range(extra + 1):
+            world.exchange()
+        world.run()
+    kinds = list(world.coordinator._journal.kinds())
+    assert kinds == [
+        RoundKind.UPDATE,
+        *[RoundKind.MEASURE] * extra,
+        *[RoundKind.UPDATE] * (STOP - 1),
+        RoundKind.MEASURE,
+    ]
+    (state,) = {state.digest: state for state in world.states()}.values()
+    assert stopped(world.genesis.law, state)
+    assert state.course.best is not None
+    assert (state.course.best.score, state.course.best.updates) == (FIGURES[BEST], BEST)
+
+
+def test_a_run_that_goes_on_does_not_wait_for_its_last_model_twice(tmp_path: Path) -> None:
+    """It was measured when the run ended: with a patience of one it ended again at once."""
+    world = World.found(tiny(federation__rounds=4, selection__patience=1), tmp_path / "world")
+    agreed = world.coordinator._agreement
+    world.close()
+    replace(agreed, rounds=1).save(world.coordinator_folder / AGREEMENT)
+    with mock.patch.dict(globals(), FIGURES=[0.2, 0.5, 0.5, 0.6, 0.7, 0.8]):
+        world.run()
+        world.close()
+        agreed.save(world.coordinator_folder / AGREEMENT)
+        world.run()
+    kinds = list(world.coordinator._journal.kinds())
+    assert kinds == [RoundKind.UPDATE, RoundKind.MEASURE, *[RoundKind.UPDATE] * 3, RoundKind.MEASURE]
+    assert not any(state.course.waited for state in world.states())
+    world.close()
 
 
 def test_an_update_after_the_stop_is_refused(world: World) -> None:

@@ -78,7 +78,7 @@ def finished(
     if made.kind == "score":
         after = _decided(agreement, state, total)
     else:
-        after = replace(state, best=_best(agreement, state, ledger))
+        after = replace(state, best=_best(agreement, state, made.kind, ledger))
         if made.kind == "update":
             after = _updated(agreement, after, made, total, ledger)
     return replace(after, round=state.round + 1, acknowledged=acknowledged)
@@ -112,7 +112,7 @@ def _updated(agreement: Agreement, state: State, made: Plan, total: Floats, ledg
     return moved_on(agreement, after, after.values - before, made.mask)
 
 
-def _best(agreement: Agreement, state: State, ledger: Ledger) -> Best | None:
+def _best(agreement: Agreement, state: State, kind: str, ledger: Ledger) -> Best | None:
     rules, best = agreement.config["selection"], state.best
     if rules["by"] == "none" or not ledger.measured:
         return best
@@ -123,12 +123,15 @@ def _best(agreement: Agreement, state: State, ledger: Ledger) -> Best | None:
     now = (score, state.updates, len(state.taken), state.values)
     if best is None:
         return Best(*now, mark=score, waited=0)
-    stopped = bool(rules["patience"]) and best.waited >= int(rules["patience"])
+    patience = int(rules["patience"])
+    stopped = bool(patience) and best.waited >= patience
     kept = (best.score, best.updates, best.refreshes, best.values)
     mark, waited = best.mark, best.waited
     if not stopped:
         progress = score > best.mark + float(rules["min_delta"])
-        mark, waited = (score, 0) if progress else (best.mark, best.waited + 1)
+        is_mark = (best.updates, best.score) == (state.updates, best.mark)
+        waits = not patience or (kind == "update" and not is_mark)
+        mark, waited = (score, 0) if progress else (best.mark, best.waited + waits)
     return Best(*(now if score > best.score else kept), mark=mark, waited=waited)
 
 

@@ -36,7 +36,7 @@ class Best:
         refreshes: number of refreshes in it.
         values: its shared vector, float64.
         mark: last score that counted as progress.
-        waited: measurements since then.
+        waited: measurements since then that count for stopping.
     """
 
     score: float

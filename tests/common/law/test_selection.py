@@ -56,6 +56,23 @@ def test_without_patience_it_never_stops() -> None:
     assert not any(course.stopped(Selection()) for course in followed([1.0] + [0.0] * 50, Selection()))
 
 
+@given(figures, st.integers(1, 5), st.sampled_from([0.0, 0.1, 0.3]), st.data())
+def test_measuring_a_model_more_often_changes_nothing_about_the_stop(
+    scores: list[float], patience: int, delta: float, data: st.DataObject
+) -> None:
+    """A coordinator may ask for it at any time, as it does where a run ends; then the run goes on with the same model."""
+    selection, course = Selection(patience=patience, min_delta=delta), Course()
+    for number, (value, plain) in enumerate(zip(scores, followed(scores, selection), strict=True)):
+        measured = Best(value, number, 0, np.array([float(number)]))
+        for _ in range(data.draw(st.integers(0, 3))):
+            course = course.followed(selection, measured, trains=False)
+        course = course.followed(selection, measured)
+        assert (course.mark, course.waited) == (plain.mark, plain.waited)
+        assert course.best is not None
+        assert plain.best is not None
+        assert course.best.score == plain.best.score
+
+
 @pytest.mark.parametrize(
     ("selection", "expected"),
     [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from dictpfl.common.law.noise import Noise as ProductNoise
 from dictpfl.common.law.packing import Digits as ProductDigits
 from dictpfl.common.law.pruning import History, advance, sent_mask
 from dictpfl.common.law.pruning import judged as product_judged
+from dictpfl.common.law.selection import Best, Course
 from dictpfl.common.protection import Encryption, Privacy
-from dictpfl.common.rounds import CLEAR_LEAST, Aggregation, Pruning
+from dictpfl.common.rounds import CLEAR_LEAST, Aggregation, Pruning, Selection
 from dictpfl.deploy.audit.cipher.masks import Circle
 from dictpfl.deploy.audit.cipher.ring import wire_prime
 from dictpfl.deploy.audit.cipher.sealed import Parameters
@@ -32,6 +34,7 @@ from dictpfl.deploy.audit.replay.noise import noise_of
 from dictpfl.deploy.audit.replay.order import decides_clear, first_rounds
 from dictpfl.deploy.audit.replay.plan import step_exponent
 from dictpfl.deploy.audit.replay.pruning import judged, sent
+from dictpfl.deploy.audit.replay.rounds import _best
 from dictpfl.deploy.audit.replay.rules import first_moments
 from dictpfl.deploy.audit.replay.rules import moved as ruled
 from dictpfl.deploy.audit.replay.state import State
@@ -173,3 +176,28 @@ def noise(capacity: int, bits: int) -> float:
 def test_parameters_are_chosen_as_the_specification_says(bits: int, capacity: int) -> None:
     made = CKKSParameters.choose(Encryption(), capacity, bits)
     assert (made.scale_bits, made.payload_bits, made.word_bits) == chosen(bits, capacity)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["update", "measure"]), st.sampled_from([0.0, 0.25, 0.375, 0.5]), st.booleans())
+    ),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 0.125]),
+)
+def test_the_course_of_figures_is_the_products(
+    rounds: list[tuple[str, float, bool]], patience: int, delta: float
+) -> None:
+    """Of updates, and of measurements in between, which a coordinator may ask for; models may be measured twice, with other figures."""
+    rules = {"by": "metric", "higher": True, "patience": patience, "min_delta": delta}
+    agreed = SimpleNamespace(config={"selection": rules})
+    state, course = SimpleNamespace(best=None, updates=0, taken=(), values=np.zeros(1)), Course()
+    for kind, figure, further in rounds:
+        ledger = SimpleNamespace(measured=8, loss=0.0, metric=8 * figure)
+        state.best = _best(cast("Any", agreed), cast("Any", state), kind, cast("Any", ledger))
+        now = Best(figure, state.updates, 0, state.values)
+        course = course.followed(Selection(patience=patience, min_delta=delta), now, trains=kind == "update")
+        assert course.best is not None
+        expected = (course.best.score, course.best.updates, course.mark, course.waited)
+        assert (state.best.score, state.best.updates, state.best.mark, state.best.waited) == expected
+        state.updates += kind == "update" and further
