@@ -79,6 +79,9 @@ class Institution:
         self._keys = Keyring(folder, self.settings)
         self._genesis = self._keys.genesis
         config = self._genesis.config
+        # Its own to raise, and not to lower: other institutions' noise counts on what all agreed on.
+        least = max(self.settings.min_participants, config.federation.min_participants)
+        self.settings = self.settings.model_copy(update={"min_participants": least})
         if config.insecurities and not self.settings.toy_insecure:
             raise ParameterError(
                 f"{'; '.join(config.insecurities)}. Set toy_insecure = true in {folder}/institution.toml to take part all the same",

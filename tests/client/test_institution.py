@@ -285,6 +285,13 @@ def test_the_institutions_own_minimum_beats_genesis(world: World, aggregates: li
     assert ask(world, 3, None, *aggregates).status is Status.SETTLED
 
 
+def test_its_own_minimum_is_never_below_that_of_all(world: World) -> None:
+    """With noise, each counts on that of as many others as were agreed on."""
+    InstitutionSettings(name="careless", min_participants=1).save(world.home(0))
+    agreed = world.genesis.config.federation.min_participants
+    assert Institution(world.home(0)).settings.min_participants == agreed > 1
+
+
 def test_its_own_number_of_processes_is_no_part_of_the_agreement(world: World) -> None:
     InstitutionSettings(name="careful", workers=3).save(world.home(0))
     own = Institution(world.home(0))
