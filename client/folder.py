@@ -35,7 +35,8 @@ class InstitutionSettings(Section):
 
     name: str = Field("institution", description="The institution's name, for its own logs and training seed.")
     min_participants: Annotated[int, Field(ge=1)] = Field(
-        3, description="Fewest institutions in a sum that this one opens; where the federation agreed on more, as many as those."
+        3,
+        description="Fewest institutions in a sum that this one opens; where the federation agreed on more, as many as those.",
     )
     most_refused: Annotated[int, Field(ge=1)] = Field(
         3,
