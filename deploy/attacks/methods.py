@@ -14,7 +14,7 @@ from dictpfl.deploy.attacks.results import Adversary
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Shares that FedML-HE encrypts here."""
 FINAL, FINAL_PRIVATE = "any method's final model", "the final model, differential privacy"
-"""What an outsider attacks: encryption changes no bit of it, noise does."""
+"""Targets of an outsider: encryption changes no bit of the model, noise does."""
 
 
 @dataclass(frozen=True)
