@@ -240,9 +240,8 @@ class Institution:
         else:
             if self._integrity:
                 self._integrity.require_made(question, pending.blob)
-            is_score = read_header(pending.blob).kind is RoundKind.SCORE
-            scores = occasion(self._genesis.law, record.shared) if is_score else -1
-            answer = self._masks.tell_shares(record, pending, question, scores)
+            due = occasion(self._genesis.law, record.shared)
+            answer = self._masks.tell_shares(record, pending, question, due)
         self._diary.note("told", pending.round, len(answer.to_bytes()), stage=str(request.stage))
         return Reply(Status.REVEALED, request.round, record.shared.round, defence=answer.to_bytes())
 

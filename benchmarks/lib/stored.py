@@ -26,7 +26,7 @@ def before_short_ciphertexts(machine: dict[str, Any]) -> str:
 
 def where(machine: dict[str, Any]) -> str:
     """Machine and date in a few words."""
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['date'].split()[0]}"
+    return where_all([machine])
 
 
 def where_all(machines: Iterable[dict[str, Any]]) -> str:

@@ -155,12 +155,12 @@ class Masks:
         missing = [number for number in pairs.secrets if number not in question.uploads]
         return Answer(pairs.number, b"", {number: self._stream(number, context) for number in missing})
 
-    def tell_shares(self, record: Record, pending: Pending, question: SumQuestion, scores: int = -1) -> Answer:
+    def tell_shares(self, record: Record, pending: Pending, question: SumQuestion, due: int) -> Answer:
         """Tell what takes own masks off the uploads in the sum: the shares that this institution holds; its own seed, where a quorum signed the sum.
 
         Where everybody is everybody's partner, a sum of all is answered without signatures too, by shares alone: whoever tells the others
-        that this institution is missing would have its upload bare with its own seed. `scores`: which scores they are
-        (`dictpfl.common.law.order.occasion`); -1: none.
+        that this institution is missing would have its upload bare with its own seed. `due`: number of the scores that are due
+        (`dictpfl.common.law.order.occasion`), for an upload of scores.
 
         Raises:
             RoundError (reveal): of this round another sum was opened, or something else was signed; a quorum's signatures are needed, and not
@@ -173,7 +173,7 @@ class Masks:
         is_agreed = quorum(everybody) == everybody or self._is_agreed(context, question)
         if not is_agreed and (len(question.uploads) < everybody or len(pairs.secrets) < everybody - 1):
             raise RoundError("no quorum has signed what is in the sum; nothing was told", code="reveal")
-        self._reveals.tell_of_sum(context.round, question, scores)
+        self._reveals.tell_of_sum(context.round, question, due if context.kind is RoundKind.SCORE else -1)
         own = self._own(context, record.secret) if is_agreed else b""
         signature = signed(pairs, context.round, context.kind, question)
         return Answer(pairs.number, own, dict(self._shares(context, question)), signature)

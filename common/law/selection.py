@@ -67,11 +67,9 @@ class Course:
             return Course(best, measured.score, 0)
         # The model that made progress may be measured twice: at the end of a run, and where the run goes on.
         again = self.best.updates == measured.updates and self.best.score == self.mark
-        if selection.patience and (
-            again or not trains
-        ):  # without patience it decides nothing, and digests stay as they were
-            return Course(best, self.mark, self.waited)
-        return Course(best, self.mark, self.waited + 1)
+        # Without patience it decides nothing, and every measurement counts: digests stay as they were.
+        counts = not selection.patience or (trains and not again)
+        return Course(best, self.mark, self.waited + counts)
 
 
 def score(selection: Selection, samples: int, loss: float, metric: float) -> float:

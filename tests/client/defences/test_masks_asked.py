@@ -161,7 +161,7 @@ class Coordinator:
             elif stage is Stage.SEEDS:
                 answer = masks.tell_seeds(waiting, asked)  # type: ignore[arg-type]
             else:
-                answer = masks.tell_shares(self.of.records[member], waiting, asked)  # type: ignore[arg-type]
+                answer = masks.tell_shares(self.of.records[member], waiting, asked, 0)  # type: ignore[arg-type]
         except RoundError:
             return
         attempt.learn(stage, members, answer)
