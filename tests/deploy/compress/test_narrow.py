@@ -349,6 +349,7 @@ def saved(folder: Path, kind: str) -> tuple[Path, str]:
 
 LOADED = """
 import sys, torch, transformers
+torch.set_num_threads(int(sys.argv[4]))  # another number rounds otherwise
 model = getattr(transformers, sys.argv[1]).from_pretrained(sys.argv[2]).eval()
 assert not any(name.startswith("dictpfl") for name in sys.modules)
 with torch.no_grad():
@@ -386,7 +387,7 @@ def test_folders_of_transformers(tmp_path: Path, kind: str, in_memory: list[nn.M
     written = report(output)
     assert 0 < len(next(iter(written["kept"].values()))) == 6
     assert written["after_recovery"]["parameters"] < written["before"]["parameters"]
-    plain = [sys.executable, "-I", "-c", LOADED, name, str(output), str(tmp_path / "logits.pt")]
+    plain = [sys.executable, "-I", "-c", LOADED, name, str(output), str(tmp_path / "logits.pt"), str(torch.get_num_threads())]
     loaded = subprocess.run(plain, capture_output=True, text=True, check=False)
     assert loaded.returncode == 0, loaded.stderr
     assert int(loaded.stdout.split()[-1]) == written["after_recovery"]["parameters"]
