@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-import dictpfl.client.institution
 import dictpfl.client.memory.record
 import dictpfl.client.uploading
 from dictpfl.client.folder import LOSS_SCALE, InstitutionSettings
-from dictpfl.client.institution import Institution, open_institution
+from dictpfl.client.institution import Institution
+from dictpfl.client.opened import forget_institutions, open_institution
 from dictpfl.client.training import speed
 from dictpfl.client.training.train import Trained
 from dictpfl.common.ckks.adding import WordSum
@@ -507,12 +507,12 @@ def test_what_was_prepared_ahead_goes_into_the_next_upload(world: World, aggrega
 
 @pytest.mark.parametrize("file", ["genesis.json", "institution.toml", "train.npz", "validation.npz"])
 def test_an_open_institution_is_kept_until_a_file_of_its_own_changes(world: World, file: str) -> None:
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
     first = open_institution(world.home(0))
     assert open_institution(world.home(0)) is first
     os.utime(world.home(0) / file, (1, 1))
     assert open_institution(world.home(0)) is not first
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-import dictpfl.client.institution
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.institution import Institution
+from dictpfl.client.opened import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.law.state import SharedState
 from dictpfl.deploy.ceremony import authority
@@ -107,9 +107,9 @@ class Ceremony:
         institutions.mkdir()
         for index, name in enumerate(names):
             (institutions / f"institution-{index:03d}").symlink_to(self.home(name))
-        dictpfl.client.institution._OPEN.clear()
+        forget_institutions()
         run_local(self.coordinator, institutions, len(names))
-        dictpfl.client.institution._OPEN.clear()
+        forget_institutions()
 
     def state(self, name: str) -> SharedState:
         record = Institution(self.home(name))._memory.recall()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import dictpfl.client.institution
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.institution import Institution
+from dictpfl.client.opened import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app
@@ -71,7 +71,7 @@ def test_its_own_file_has_the_last_word_in_every_round(named: Ceremony) -> None:
     for codes, refused in ((("consortiums_model:build",), False), (("other:build",), True), ((), True)):
         allowed.model_copy(update={"allowed_code": codes}).save(home)
         assert InstitutionSettings.load(home).allowed_code == codes
-        dictpfl.client.institution._OPEN.clear()
+        forget_institutions()
         if refused:
             with pytest.raises(ConfigError, match="does not allow"):
                 Institution(home)

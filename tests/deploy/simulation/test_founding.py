@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-import dictpfl.client.institution
 from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.opened import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError, ParameterError
 from dictpfl.deploy.runs.census import CENSUS
@@ -221,9 +221,9 @@ def test_unusual_folders(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     folder.mkdir()
     founded = found(encrypted(**SHORT), folder)
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
     run_local(founded.coordinator, founded.institutions, 3)
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
     assert World(folder, 3).digest()
 
 

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-import dictpfl.client.institution
 import dictpfl.deploy.studies.cli
 import dictpfl.deploy.studies.taking_part
 from dictpfl.client.folder import InstitutionSettings
@@ -24,6 +23,7 @@ from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
 from dictpfl.client.model.build import build_model
+from dictpfl.client.opened import forget_institutions
 from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, DictPFLError, ModelError, StudyError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.changing import CHANGE
@@ -169,9 +169,9 @@ def play(world: World, parties: int, name: str = "wide") -> None:
     institutions.mkdir()
     for index, party in enumerate(NAMES[:parties]):
         (institutions / f"institution-{index:03d}").symlink_to(place(world, party, name))
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
     run_local(place(world, "coordinator", name), institutions, parties)
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
 
 
 def place(world: World, party: str, name: str = "wide") -> Path:
@@ -248,7 +248,7 @@ def test_a_new_passphrase_opens_the_studies_too(run_one: World, tmp_path: Path) 
     assert "studies/wide/epochs/0001/federation.key.sealed" in change_passphrase(
         world.home("berlin"), PASSPHRASES["berlin"], b"other six random words", new_file=new
     )
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
     Institution(place(world, "berlin"))
     change_passphrase(world.made.authority, PASSPHRASES["authority"], b"other six random words")
 
@@ -271,7 +271,7 @@ def test_a_study_finishes_a_change_of_passphrase_that_died(
         patched.setattr(Path, "replace", dying)
         with pytest.raises(CeremonyError, match="any command of this party repeats it"):
             change_passphrase(world.home("berlin"), PASSPHRASES["berlin"], b"other six random words", new_file=new)
-    dictpfl.client.institution._OPEN.clear()
+    forget_institutions()
     make_ready(world.studies("berlin"), world.studies("berlin").get("wide"), None, APP, **NETWORK)
     Institution(place(world, "berlin"))
 
