@@ -259,6 +259,8 @@ def test_the_last_message_counts_each_institution_once(coordinator: Coordinator)
     assert {request.kind for request in coordinator.begin(range(3)).values()} == {None}
     for answer in (Reply(Status.SETTLED, 3, 3), Reply(Status.SETTLED, 3, 3), Reply(Status.SETTLED, 2, 2)):
         coordinator.receive(0, answer)
+    coordinator.receive(1, Reply(Status.SETTLED, 2, 2))
+    coordinator.receive(2, Reply(Status.SETTLED, 3, 2))
     coordinator.close()
     assert not coordinator.finished
 
