@@ -293,14 +293,25 @@ class Institution:
         return uploaded(pending)
 
     def _caught_up(self, record: Record, request: Request) -> Record:
-        """Apply the aggregates that are next, in order, settle the waiting upload, and store the result durably."""
+        """Apply the aggregates that are next, in order, settle the waiting upload, and store the result durably.
+
+        Raises:
+            DictPFLError: one is refused; those before it stay applied.
+        """
         before = record
         if request.snapshot:
             record = self._jumped(record, request)
+        start = record
         for place, aggregate in enumerate(request.aggregates):
             if aggregate.round == record.shared.round and aggregate.blob:
                 following = request.aggregates[place + 1].blob if place + 1 < len(request.aggregates) else b""
-                record = self._applied(record, aggregate, following)
+                try:
+                    record = self._applied(record, aggregate, following)
+                except DictPFLError:
+                    # Of a snapshot alone nothing is kept: no sum has shown yet that its state is the others'.
+                    if record is not start:
+                        self._remember(record)
+                    raise
         return record if record is before else self._remember(record)
 
     def _jumped(self, record: Record, request: Request) -> Record:

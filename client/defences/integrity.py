@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dictpfl.client.defences.evidence import Evidence, keep
 from dictpfl.client.defences.pairs import Pairs
-from dictpfl.common.errors import IntegrityError
+from dictpfl.common.errors import ConfigError, IntegrityError
 from dictpfl.common.law.integrity import require_manifests
+from dictpfl.common.law.members import Roster
 from dictpfl.common.messages.manifest import Manifest
 from dictpfl.common.messages.masks import SumQuestion
 from dictpfl.common.messages.protocol import Aggregate
@@ -43,9 +44,18 @@ class Integrity:
         entries = [Entry(member, upload_id, b"") for member, upload_id in sorted(question.uploads.items())]
         require_manifests(self.pairs.roster, header, entries, question.manifests)
 
-    def keep_evidence(self, folder: Path, error: IntegrityError, aggregate: Aggregate, own: bytes) -> Path | None:
-        """Write a refused sum into the institution's folder; see `dictpfl.client.defences.evidence.Evidence`."""
-        evidence = Evidence(error.reason, str(error), self.pairs.number, self.pairs.roster, aggregate, own)
+    def keep_evidence(
+        self, folder: Path, error: IntegrityError, aggregate: Aggregate, own: bytes, roster: Roster
+    ) -> Path | None:
+        """Write a refused sum into the institution's folder; see `dictpfl.client.defences.evidence.Evidence`.
+
+        `roster`: members of the sum's epoch, which may be an older one; None is returned where this institution had other keys in it.
+        """
+        try:
+            number = roster.number(self.pairs.own.name, self.pairs.own.public.receiving)
+        except ConfigError:
+            return None
+        evidence = Evidence(error.reason, str(error), number, roster, aggregate, own)
         return keep(folder, evidence, self.pairs.own.signing)
 
 

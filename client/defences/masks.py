@@ -123,7 +123,11 @@ class Masks:
         self._reveals.move_on(number, attempt)
 
     def _context_of(self, pending: Pending) -> MaskContext:
-        return MaskContext.of(read_header(pending.blob), pending.upload_id)
+        header = read_header(pending.blob)
+        if header.federation + header.fingerprint != self._pairs.context:
+            # It has masks of an older epoch, and will be made again: of those that the new one has, nothing is told for it.
+            raise RoundError("the upload here is under an older key; nothing was told", code="reveal")
+        return MaskContext.of(header, pending.upload_id)
 
     # Answers to questions
 

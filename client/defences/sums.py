@@ -77,14 +77,15 @@ class Sums:
             words = require_authentic(genesis, total, self._settings.min_participants, roster)
         except IntegrityError as error:
             void = record.shared.void(score=header.kind is RoundKind.SCORE)
-            agreed = _is_from(following, void.tag(genesis.secret_seed))
+            # After a rotation the others' next uploads are tagged under the new seed.
+            agreed = _is_from(following, void.tag(self._keys.at(aggregate.round + 1)[0].secret_seed))
             if error.reason != "members" and (refused_before or agreed):
                 return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
             self.openings.refused(*name, error.reason)
             self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
             if self._integrity:
                 made = pending.manifest if pending is not None and pending.round == aggregate.round else b""
-                path = self._integrity.keep_evidence(self._folder, error, aggregate, made)
+                path = self._integrity.keep_evidence(self._folder, error, aggregate, made, roster)
                 _log.error(
                     "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
                     institution=self._settings.name,

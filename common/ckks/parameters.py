@@ -31,6 +31,8 @@ GUARDS = 4
 """Components of each ciphertext that are always zero and are checked on opening."""
 
 _LARGEST_RING = 8192
+_CAPACITIES = 2**32
+"""A blob counts its uploads in 32 bits; the bound on noise needs a number that a float holds."""
 _PRIME_BITS = 60
 _SIGN_BITS = 1
 _LEAST_PAYLOAD_BITS = 40
@@ -146,9 +148,10 @@ class CKKSParameters:
 
     def _require_form(self) -> None:
         numbers = (self.ring_degree, *self.primes, self.scale_bits, self.payload_bits, self.word_bits)
-        if any(type(number) is not int for number in (*numbers, self.capacity, self.security)) or self.capacity < 1:
+        whole = all(type(number) is int for number in (*numbers, self.capacity, self.security))
+        if not whole or not 1 <= self.capacity < _CAPACITIES:
             raise ParameterError(
-                f"CKKS parameters {self.to_json()}: expected whole numbers, and a capacity of at least 1"
+                f"CKKS parameters {self.to_json()}: expected whole numbers, and a capacity from 1 to {_CAPACITIES - 1}"
             )
         if self.ring_degree > _LARGEST_RING:
             raise ParameterError(

@@ -266,12 +266,20 @@ def test_each_counted_upload_is_acknowledged(world: World, aggregates: list[Aggr
     assert world.record(0).shared.acknowledged == chain
 
 
-def test_rounds_applied_before_a_damaged_one_are_kept(world: World, aggregates: list[Aggregate]) -> None:
-    damaged = replace(aggregates[2], blob=aggregates[2].blob[:-1])
-    reply = ask(world, 3, RoundKind.UPDATE, aggregates[0], aggregates[1], damaged)
-    assert (reply.status, reply.code) == (Status.REFUSED, "truncated")
-    assert reply.position in {0, 2}
-    assert ask(world, 3, None, *aggregates).status is Status.SETTLED
+@pytest.mark.parametrize("forged", [False, True])
+def test_rounds_applied_before_one_that_is_refused_are_kept(
+    forged: bool, world: World, aggregates: list[Aggregate]
+) -> None:
+    """They are on disk, so that none is opened again; and the coordinator is told which sum was refused."""
+    prime, blob = world.genesis.parameters.word_prime, aggregates[2].blob
+    bad = with_word(Blob.own(blob, world.genesis.parameters.word_bits), prime) if forged else blob[:-1]
+    reply = ask(world, 3, RoundKind.UPDATE, *aggregates[:2], replace(aggregates[2], blob=bad))
+    assert reply == Reply(Status.REFUSED, 3, 2, code=REFUSED if forged else "truncated")
+    assert world.record(0).shared.round == 2
+    assert world.events(0, "applied") == [("applied", 0), ("applied", 1)]
+    if not forged:
+        assert ask(world, 3, None, *aggregates).status is Status.SETTLED
+        assert world.events(0, "applied") == [("applied", 0), ("applied", 1), ("applied", 2)]
 
 
 def test_the_institutions_own_minimum_beats_genesis(world: World, aggregates: list[Aggregate]) -> None:

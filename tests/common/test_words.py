@@ -171,3 +171,15 @@ def test_another_number_of_bytes_is_refused() -> None:
         with pytest.raises(CorruptError, match="are not"):
             unpack_words(data, count, 47)
     assert unpack_words(b"", 0, 47).size == 0
+
+
+def test_long_uploads_are_worked_on_piece_by_piece() -> None:
+    """Longer than any piece: nothing is read from another piece, or put into one."""
+    count, bits = 2 * 32_768 + 803, 47
+    values, others = (np.random.default_rng(n).integers(0, word_prime(bits), count, dtype=np.uint64) for n in range(2))
+    packed = pack_words(values, bits)
+    assert packed == b"".join(pack_words(values[start : start + 800], bits) for start in range(0, count, 800))
+    assert (unpack_words(packed, count, bits) == values).all()
+    added = values.copy()
+    add_modulo(added, others, word_prime(bits))
+    assert (added == (values + others) % np.uint64(word_prime(bits))).all()

@@ -241,9 +241,10 @@ def test_closing_twice_settles_nothing(coordinator: Coordinator) -> None:
     play(coordinator, [1, 2, 3])
     requests = coordinator.begin(range(3))
     for node in requests:
-        coordinator.receive(node, upload(2, node + 1, RoundKind.MEASURE))
+        coordinator.receive(node, upload(2, node + 1, RoundKind.MEASURE, member=node))
     coordinator.close()
     coordinator.close()
+    assert coordinator._journal.is_measured()
     assert not coordinator.finished
 
 
@@ -253,11 +254,13 @@ def test_the_last_message_counts_each_institution_once(coordinator: Coordinator)
     play(coordinator, [1, 2, 3])
     requests = coordinator.begin(range(3))
     for node in requests:
-        coordinator.receive(node, upload(2, node + 1, RoundKind.MEASURE))
+        coordinator.receive(node, upload(2, node + 1, RoundKind.MEASURE, member=node))
     coordinator.close()
-    coordinator.begin(range(3))
+    assert {request.kind for request in coordinator.begin(range(3)).values()} == {None}
     for answer in (Reply(Status.SETTLED, 3, 3), Reply(Status.SETTLED, 3, 3), Reply(Status.SETTLED, 2, 2)):
         coordinator.receive(0, answer)
+    coordinator.receive(1, Reply(Status.SETTLED, 2, 2))
+    coordinator.receive(2, Reply(Status.SETTLED, 3, 2))
     coordinator.close()
     assert not coordinator.finished
 

@@ -95,6 +95,17 @@ def test_what_is_not_a_refusal_of_this_sum(coordinator: Coordinator, answer: obj
     assert refused_by(coordinator) == {}
 
 
+def test_who_was_not_asked_refuses_nothing_and_makes_nothing_void(coordinator: Coordinator) -> None:
+    play(coordinator, FOUR)
+    requests = coordinator.begin(range(3, 5))
+    for node in THREE:
+        for answer in (refuses, says_void):
+            coordinator.receive(node, answer(node, requests[3]))
+    coordinator.close()
+    assert refused_by(coordinator) == {}
+    assert not journal_of(coordinator).is_void(0)
+
+
 def test_the_last_sum_can_be_refused_too(coordinator: Coordinator) -> None:
     for _ in range(4):
         play(coordinator, THREE)

@@ -345,7 +345,9 @@ def test_evidence_cannot_be_altered_or_made_up(server: Server) -> None:
 def test_evidence_against_an_honest_sum_convinces_nobody(server: Server) -> None:
     integrity = server.world.institution(0)._integrity
     assert integrity is not None
-    path = integrity.keep_evidence(server.world.home(0), IntegrityError("tag", "nothing"), server.honest(), b"")
+    path = integrity.keep_evidence(
+        server.world.home(0), IntegrityError("tag", "nothing"), server.honest(), b"", integrity.pairs.roster
+    )
     assert path is not None
     with pytest.raises(EvidenceError, match="nothing is wrong"):
         judge(path, server.world.home(1))

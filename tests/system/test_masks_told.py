@@ -294,6 +294,19 @@ def test_too_many_said_to_be_missing(five: World) -> None:
         assert conversation(five, stage, asked).code == REFUSED
 
 
+def test_of_an_upload_under_an_older_key_nothing_is_told(five: World) -> None:
+    """After a rotation it waits until it is made again: with seeds of the new epoch, told for it, the new one would be covered less."""
+    five.exchange()
+    asked, record = question(five, range(5), own_of(five)), five.record(0)
+    assert record.pending is not None
+    blob = parsed(five, record.pending.blob)
+    older = with_words(blob, blob.words(), replace(blob.header, fingerprint=b"o" * 32))
+    five.memory(0).store(replace(record, pending=replace(record.pending, blob=older)))
+    for stage in (Stage.AGREE, Stage.SEEDS, Stage.SHARES):
+        assert conversation(five, stage, asked).code == REFUSED
+    assert not told(five, 0).exists()
+
+
 def test_the_operator_reads_what_was_refused_about_masks(five: World) -> None:
     """Of too few uploads only a log said so: there is no sum that the refusal could be noted with."""
     five.exchange()

@@ -286,6 +286,20 @@ def test_an_old_snapshot_with_a_hole_behind_it_says_what_is_missing(world: World
     assert any("rounds 7 to 9 are missing" in str(entry.get("reason")) for entry in logs)
 
 
+def test_a_snapshot_is_kept_once_a_sum_fits_it(world: World) -> None:
+    """Where a later sum is refused, what fits stays applied; of a snapshot alone nothing shows yet that it is the others' state."""
+    request, journal = request_of(world), world.coordinator._journal
+
+    def ask(spoilt: int) -> Reply:
+        sums = (replace(a, blob=a.blob[:-1]) if a.round == spoilt else a for a in journal.aggregates(6))
+        return world.institution(LATE).handle(replace(request, snapshot=journal.snapshot(6), aggregates=tuple(sums)))
+
+    assert ask(6) == Reply(Status.REFUSED, 10, 0, code="truncated")
+    assert not world.memory(LATE).path.exists()
+    assert ask(8) == Reply(Status.REFUSED, 10, 8, code="truncated")
+    assert world.record(LATE).shared.round == 8
+
+
 def test_one_that_cannot_open_a_snapshot_is_given_another_way(world: World) -> None:
     """The newest was spoilt before the coordinator wrote it down: the one before it, and the rounds since."""
     journal = world.coordinator._journal

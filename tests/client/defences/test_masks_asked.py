@@ -8,6 +8,7 @@ masks are known. Another attempt at the round has the same x_u under other masks
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,3 +208,20 @@ def test_it_finds_two_sums_where_an_institution_goes_on_after_it_helped(members:
     with mock.patch("dictpfl.client.defences.reveals.Reveals.require_open"):
         sums = [len(found(members, tmp_path / str(seed), seed)[1]) for seed in SEEDS]
     assert max(sums) > 1
+
+
+def test_a_share_is_told_of_the_upload_alone_that_it_was_sealed_for(tmp_path: Path) -> None:
+    """Asked for another kind in between, an institution makes two uploads for one attempt; each has an own mask of its own."""
+    of = Institutions(4, tmp_path)
+    context = MaskContext(0, RoundKind.UPDATE, 0, b"of the first one")
+    note = Note.of_bytes(of.masks[1].note(context, of.records[1].secret))
+
+    def told(holder: int, upload: bytes, at: MaskContext) -> set[int]:
+        asked = SumQuestion(0, {1: upload}, shares={1: {holder: note.partners[0].share}})
+        return set(dict(of.masks[holder]._shares(at, asked)))
+
+    assert told(0, context.upload_id, context) == {1}
+    assert told(0, b"of the other one", context) == set()
+    assert told(2, context.upload_id, context) == set(), "sealed for another"
+    for at in (replace(context, round=1), replace(context, attempt=1), replace(context, kind=RoundKind.SCORE)):
+        assert told(0, context.upload_id, at) == set()

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dictpfl.client.defences import reveals as module
 from dictpfl.client.defences.reveals import Reveals
-from dictpfl.common.errors import RoundError
+from dictpfl.common.errors import MemoryFileError, RoundError
 from dictpfl.common.messages.masks import SumQuestion
+from tests.support.failing_disks import full_disk
 
 
 def question(members: Sequence[int], mark: int = 0, attempt: int = 0) -> SumQuestion:
@@ -81,3 +83,37 @@ def test_of_an_attempt_in_which_an_earlier_release_told_streams_nothing_more_is_
     assert json.loads(path.read_text())["scored"] == [0, 1]
     path.write_text(json.dumps({"round": 3, "attempt": 1, "missing": [], "opened": ""}))
     Reveals(path).tell_of_sum(4, question([0, 1]), scores=1)  # of scores it says nothing
+
+
+def test_of_an_older_round_nothing_is_told_and_to_none_delivered(tmp_path: Path) -> None:
+    """The memory or the journal is an old copy then: what was told of that round is not known here any more."""
+    path = tmp_path / "memory.told.json"
+    reveals = Reveals(path)
+    reveals.tell_of_sum(4, question([0, 1, 2, 3]))
+    kept = path.read_bytes()
+    for tell in (reveals.agree, reveals.tell_of_missing, reveals.tell_of_sum):
+        with pytest.raises(RoundError, match="masks of round 4 were told of here") as caught:
+            tell(3, question([0, 1, 2, 3]))
+        assert caught.value.code == "reveal"
+    for deliver in (reveals.require_open, reveals.move_on):
+        with pytest.raises(RoundError, match="masks of round 4 were told of here"):
+            deliver(3, 0)
+    assert path.read_bytes() == kept
+    reveals.require_open(5, 0)
+
+
+def test_without_its_record_nothing_is_told(tmp_path: Path) -> None:
+    """Neither where it cannot be written, nor where it is damaged: that is never taken for an empty one."""
+    path = tmp_path / "memory.told.json"
+    reveals = Reveals(path)
+    for tell in (reveals.agree, reveals.tell_of_missing, reveals.tell_of_sum):
+        with full_disk(module, "write_private"), pytest.raises(MemoryFileError, match="nothing was told"):
+            tell(0, question([0, 1, 2, 3]))
+    assert not path.exists()
+    for damaged in ("", "{", "[]", "{}", '{"round": 0, "attempt": 0}', '{"round": "?", "attempt": 0, "opened": ""}'):
+        path.write_text(damaged)
+        for tell in (reveals.agree, reveals.tell_of_missing, reveals.tell_of_sum):
+            with pytest.raises(MemoryFileError, match="is damaged"):
+                tell(0, question([0, 1, 2, 3]))
+        with pytest.raises(MemoryFileError, match="is damaged"):
+            reveals.require_open(0, 0)

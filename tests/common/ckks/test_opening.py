@@ -202,12 +202,21 @@ def moved(parameters: CKKSParameters, upload: Sealed, place: int, units: float) 
     return replace(upload, words=words)
 
 
-@pytest.mark.parametrize("units", [0.5, 0.45, -0.45])
+@pytest.mark.parametrize("units", [0.5, 0.45, -0.45, 0.27, -0.27])
 def test_a_word_between_two_integers_is_noise(key: FederationKey, parameters: CKKSParameters, units: float) -> None:
     upload = CKKSSealer(key).seal(np.arange(5_000))
     for place in (0, 17, 4_999):
         with pytest.raises(OpeningError, check=lambda e: e.code == "noise"):
             opened(CKKSOpener(key), parameters, [moved(parameters, upload, place, units)], 5_000)
+
+
+@pytest.mark.parametrize("units", [0.23, -0.23])
+def test_a_word_within_a_quarter_of_an_integer_is_that_integer(
+    key: FederationKey, parameters: CKKSParameters, units: float
+) -> None:
+    """Parameters are chosen for this tolerance: with less of it, honest sums would be void now and then."""
+    upload, values = moved(parameters, CKKSSealer(key).seal(np.arange(5_000)), 17, units), np.arange(5_000)
+    assert np.array_equal(opened(CKKSOpener(key), parameters, [upload], values.size), values)
 
 
 def test_a_word_moved_by_whole_units_opens_to_another_value(key: FederationKey, parameters: CKKSParameters) -> None:

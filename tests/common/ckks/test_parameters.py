@@ -259,6 +259,8 @@ def test_parameters_of_protocol_3_are_refused_with_what_to_do(parameters: CKKSPa
         {"capacity": 2.5},
         {"word_bits": 54.0},
         {"word_bits": True},
+        {"ring_degree": 16384},
+        {"capacity": 10**400},
     ],
     ids=str,
 )

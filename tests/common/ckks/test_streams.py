@@ -100,6 +100,15 @@ def test_many_streams_add_up_exactly(count: int, bits: int, parameters: CKKSPara
         assert total.take(size).tolist() == expected
 
 
+def test_the_largest_words_overflow_nowhere(parameters: CKKSParameters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen words of 60 bits fit into 64; drawn ones are half as large, and one reduction too late would not show."""
+    prime = data_prime(parameters)
+    for count in range(1, 40):
+        for word, signs in ((prime - 1, {"plus": [SEED] * count}), (0, {"minus": [SEED] * count})):
+            monkeypatch.setattr(WordStream, "take", lambda _, size, word=word: np.full(size, word, np.uint64))
+            assert SumOfStreams(prime, **signs).take(2).tolist() == [count * word % prime] * 2
+
+
 @given(
     st.lists(st.binary(min_size=32, max_size=32), max_size=5), st.lists(st.binary(min_size=32, max_size=32), max_size=5)
 )
