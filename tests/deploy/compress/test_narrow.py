@@ -387,7 +387,16 @@ def test_folders_of_transformers(tmp_path: Path, kind: str, in_memory: list[nn.M
     written = report(output)
     assert 0 < len(next(iter(written["kept"].values()))) == 6
     assert written["after_recovery"]["parameters"] < written["before"]["parameters"]
-    plain = [sys.executable, "-I", "-c", LOADED, name, str(output), str(tmp_path / "logits.pt"), str(torch.get_num_threads())]
+    plain = [
+        sys.executable,
+        "-I",
+        "-c",
+        LOADED,
+        name,
+        str(output),
+        str(tmp_path / "logits.pt"),
+        str(torch.get_num_threads()),
+    ]
     loaded = subprocess.run(plain, capture_output=True, text=True, check=False)
     assert loaded.returncode == 0, loaded.stderr
     assert int(loaded.stdout.split()[-1]) == written["after_recovery"]["parameters"]
