@@ -9,6 +9,7 @@ from pathlib import Path
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.model import hub
+from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
 from dictpfl.common.errors import ConfigError, DataError
@@ -95,15 +96,16 @@ def write_personal(
     seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
     made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
     device, batch = resolve_device(training.device), training.evaluation_batch
-    before = evaluate(model, validation, task, batch_size=batch, device=device)
-    after = evaluate(made.model, validation, task, batch_size=batch, device=device)
+    before, after = (
+        means(evaluate(one, validation, task, batch_size=batch, device=device)) for one in (model, made.model)
+    )
     made.model.to("cpu")
     figures = Figures(
         task.metric_name,
-        before.metric_sum / before.count,
-        after.metric_sum / after.count,
-        before.loss_sum / before.count,
-        after.loss_sum / after.count,
+        before[1],
+        after[1],
+        before[0],
+        after[0],
         len(validation),
         made.trained,
         made.held,
