@@ -66,7 +66,7 @@ def write_personal(
         output: new; only its owner may enter.
         checkpoint: of the federation, to start from.
         epochs, layers: see `dictpfl.deploy.exports.head.personalise`.
-        rate: learning rate; 0: that of the federation's dense parameters.
+        rate: learning rate; 0: the federation's, of its head and of dense parameters.
 
     Raises:
         ConfigError: not an institution's folder, no round applied yet, or the output holds something.
@@ -79,9 +79,9 @@ def write_personal(
         )
     finished, settings = Finished.load(folder, checkpoint), InstitutionSettings.load(folder)
     training = finished.genesis.config.measuring
-    training = training.model_copy(
-        update={"learning_rate": rate or training.dense_learning_rate or training.learning_rate}
-    )
+    if rate:  # rates of their own would go before it
+        rates = {"learning_rate": rate, "dense_learning_rate": 0.0, "head_learning_rate": 0.0}
+        training = training.model_copy(update=rates)
     agreed = finished.genesis.config
     samples, validation = (
         as_samples(read_samples(folder / name, agreed), agreed, finished.state) for name in (TRAIN, VALIDATION)
