@@ -128,8 +128,11 @@ def with_units(task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator
     """
     units = getattr(task, "units", None)
     for outputs, targets in batches:
-        known = slice(None) if units is None else units(targets) > 0
-        if len(targets[known]):
+        # Labels of another shape are the loss's to refuse.
+        known = None if units is None or targets.ndim < 2 else units(targets) > 0  # noqa: PLR2004 -- samples, units
+        if known is None or bool(known.all()):
+            yield outputs, targets
+        elif bool(known.any()):
             yield outputs[known], targets[known]
 
 

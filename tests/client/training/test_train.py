@@ -364,3 +364,5 @@ def test_texts_without_a_label_count_neither_as_sure_nor_as_wrong(task: str, met
         assert of_known is not None
         assert baseline_of(one, labels, labels, 7) == of_known
         assert baseline_of(one, labels, labels[1:3], 7) is None
+        with pytest.raises(ModelError, match="expected outputs"):
+            evaluate(model, Samples(ids, np.zeros(4, np.int64)), one)
