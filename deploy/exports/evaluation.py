@@ -129,7 +129,7 @@ def _samples(
         if own is None:
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
-        names = census.classes if (census := read_census(folder)) else ()
+        names = census.classes if (census := read_census(folder)) else _agreed_classes(finished)
     else:
         names = ()
     _require_used(finished.genesis.config.data, data, changes)
@@ -179,12 +179,16 @@ def classes_of(finished: Finished, folder: Path) -> tuple[str, ...]:
         finished: the federation; its configuration may name them.
         folder: a run's, or an institution's in one: a run keeps them.
     """
-    agreed = finished.genesis.config.data.options.get("classes")
-    # A source of one's own may count its classes by an option of that name.
-    if isinstance(agreed, list | tuple) and agreed:
-        return tuple(map(str, agreed))
+    if agreed := _agreed_classes(finished):
+        return agreed
     census = read_census(folder) or read_census(folder.parent.parent)
     return census.classes if census else ()
+
+
+def _agreed_classes(finished: Finished) -> tuple[str, ...]:
+    agreed = finished.genesis.config.data.options.get("classes")
+    # A source of one's own may count its classes by an option of that name.
+    return tuple(map(str, agreed)) if isinstance(agreed, list | tuple) else ()
 
 
 def own_samples(folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.sources import columns
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.deploy.exports.evaluation import _said, evaluate_on, of_dataset
+from dictpfl.deploy.exports.evaluation import _said, _samples, evaluate_on, of_dataset
 from dictpfl.deploy.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -111,6 +111,14 @@ def test_classes_of_the_run_s_own_test_split_have_their_names(tmp_path: Path) ->
     assert evaluate_on(folder).names == ("sick", "well")
     assert evaluate_on(folder, path).names == ("sick", "well")
     assert evaluate_on(folder / "institutions" / "institution-000").names == ()
+
+
+def test_an_institution_s_own_samples_have_the_agreed_names(tmp_path: Path) -> None:
+    """Of classes that are called by numbers, those of their places were taken for their names."""
+    config = FederationConfig.of({"data": {"source": "csv", "path": "x.csv", "options": {"classes": ["1", "2", "3"]}}})
+    finished: Any = SimpleNamespace(genesis=SimpleNamespace(config=config))
+    Samples(np.zeros((2, 1), np.float32), np.array([0, 2])).save(tmp_path / "validation.npz")
+    assert _samples(finished, tmp_path, None, {})[1] == ("1", "2", "3")
 
 
 def pictures(folder: Path, *names: str) -> Path:
