@@ -201,8 +201,10 @@ def require_trainable(
             reasons.append(error)
         else:
             return
+    are_ids = all(np.issubdtype(samples.features.dtype, np.integer) for samples in trials)
     raise ModelError(
         f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on {data}: {reasons[0]}"
+        + (". Features of whole numbers are token ids; give floats for pixels and other values" if are_ids else "")
     ) from reasons[0]
 
 

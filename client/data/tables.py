@@ -270,7 +270,9 @@ def _require_single(column: pd.Series[Any], data: Data) -> None:
 def _counted(column: pd.Series[Any], data: Data) -> tuple[str, ...]:
     """Classes of whole numbers that nobody named: all from 0 to the largest."""
     if column.min() < 0:
-        raise DataError(f"{data.path}: label {column.min()} is negative; classes count from 0, or set options.classes")
+        raise DataError(
+            f'{data.path}: label {column.min()} is negative; classes count from 0, or set options.classes; a regression sets options.target = "regression"'
+        )
     if column.max() >= _MOST_CLASSES:
         raise DataError(
             f"{data.path}: label {data.label!r} goes up to {int(column.max())}, and the model would have an output for each number below; "

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dictpfl.client.training.task import Task, measured_whole
+from dictpfl.client.training.task import Task, measured_whole, with_units
 
 _AT_ONCE = 256
 
@@ -52,10 +52,11 @@ def baseline_of(task: Task, learnt: NDArray[Any], tested: NDArray[Any], outputs:
     if guess is None or not len(learnt) or not len(tested):
         return None
     what, answer = guess(_tensor(learnt), outputs)
-    targets, total = _tensor(tested), 0.0
-    for part in torch.split(targets, len(targets) if measured_whole(task) else _AT_ONCE):
-        total += float(task.metric(answer.expand(len(part), *answer.shape), part))
-    return Baseline(what, total / len(targets), task.higher_is_better)
+    targets, total, count = _tensor(tested), 0.0, 0
+    parts = torch.split(targets, len(targets) if measured_whole(task) else _AT_ONCE)
+    for same, part in with_units(task, ((answer.expand(len(part), *answer.shape), part) for part in parts)):
+        total, count = total + float(task.metric(same, part)), count + len(part)
+    return Baseline(what, total / count, task.higher_is_better) if count else None
 
 
 def _tensor(labels: NDArray[Any]) -> torch.Tensor:

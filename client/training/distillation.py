@@ -60,6 +60,8 @@ class Distillation(Measured):
         super().__init__(metric or inner._metric)  # type: ignore[attr-defined] # noqa: SLF001 -- tasks of this project are `Measured`
         self._inner: Task = inner
         self.by_units = getattr(inner, "by_units", False)
+        if (units := getattr(inner, "units", None)) is not None:
+            self.units = units
         self._shifts = task == "causal-lm"
         self._teacher = teacher.eval().requires_grad_(False)
         self._temperature, self._weight = temperature, weight

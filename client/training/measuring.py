@@ -1,9 +1,10 @@
-"""Metrics of a federation, as its genesis has them."""
+"""Metrics of a federation, as its genesis has them, and means of what was measured."""
 
 from __future__ import annotations
 
 from dictpfl.client.training.pooled import Metrics
-from dictpfl.common.errors import ConfigError
+from dictpfl.client.training.train import Measured
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.genesis import Genesis
 
 
@@ -21,3 +22,17 @@ def agreed_metrics(genesis: Genesis) -> Metrics:
             "authority's"
         )
     return metrics
+
+
+def means(measured: Measured) -> tuple[float, float]:
+    """Compute mean loss and metric.
+
+    Raises:
+        DataError: of no sample.
+    """
+    if not measured.count:
+        raise DataError(
+            "nothing is measured: none of these samples can be read (data.skip_broken = false says why), or no token of any has a label; "
+            "expected at least one that can, with something to learn"
+        )
+    return measured.loss_sum / measured.count, measured.metric_sum / measured.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -25,7 +25,8 @@ class Task(Protocol):
     whole split at once (`dictpfl.client.training.train.evaluate`), and what needs the gradient of one sample is refused.
 
     One whose samples hold several units, as texts hold tokens, and whose loss is a mean over the units of a batch, says
-    `by_units = True`: its loss is then measured sample by sample, so that it does not depend on which samples share a batch.
+    `by_units = True`: its loss is then measured sample by sample, so that it does not depend on which samples share a batch. Where
+    some samples may have none, it has `units(targets)`, their number in each, (batch,): a sample without any is not measured.
 
     One that must see the inputs, as a teacher does, has `loss_on(inputs, outputs, targets)` beside `loss`: that is what is
     trained by, `loss` what is measured (`dictpfl.client.training.distillation`).
@@ -78,7 +79,7 @@ class WithMetric(Measured):
         super().__init__(metric)
         self.loss, self.additive = task.loss, is_additive(task)
         self.by_units = getattr(task, "by_units", False)
-        for name in ("loss_on", "guess", "wanted_outputs"):
+        for name in ("loss_on", "guess", "wanted_outputs", "units"):
             if (own := getattr(task, name, None)) is not None:
                 setattr(self, name, own)
 
@@ -118,6 +119,21 @@ def task_of(training: Training) -> Task:
             "learnt; raise it"
         )
     return WithMetric(task, load_metric(training.metric)) if training.metric else task
+
+
+def with_units(task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield outputs and targets of batches without the samples of which there is nothing to measure, and no empty batch.
+
+    A sample without a labelled unit would count as a loss of 0 and as wrong, and move both means.
+    """
+    units = getattr(task, "units", None)
+    for outputs, targets in batches:
+        # Labels of another shape are the loss's to refuse.
+        known = None if units is None or targets.ndim < 2 else units(targets) > 0  # noqa: PLR2004 -- samples, units
+        if known is None or bool(known.all()):
+            yield outputs, targets
+        elif bool(known.any()):
+            yield outputs[known], targets[known]
 
 
 def total_loss(task: Task, outputs: Tensor, targets: Tensor) -> float:

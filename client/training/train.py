@@ -26,7 +26,7 @@ from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.proximal import Pull
 from dictpfl.client.training.shapes import joined
 from dictpfl.client.training.speed import Losses, Precision, prepared
-from dictpfl.client.training.task import Task, measured_whole, totals, training_loss
+from dictpfl.client.training.task import Task, measured_whole, totals, training_loss, with_units
 from dictpfl.client.training.unread import Batch, Unread, in_order
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, DataError, LayoutError
@@ -58,7 +58,7 @@ class Measured:
     """Result of an evaluation, as sums over samples, so that institutions can add them.
 
     Attributes:
-        count: number of samples.
+        count: number of samples; without those of which there is nothing to measure.
         loss_sum: sum of the loss over them.
         metric_sum: sum of the task's metric over them.
         sums: sums of each pooled metric over them (`dictpfl.client.training.pooled`); empty where none was asked for.
@@ -227,22 +227,22 @@ def _evaluate(
     loss = metric = 0.0
     pooled = metrics or Metrics({})
     count, sums = 0, pooled.nothing
-    every = _parts(features, labels, batch_size, device)
+    read = _parts(features, labels, batch_size, device)
+    every = with_units(task, ((_outputs(module, x, precision), y) for x, y in read))
     if len(features) and measured_whole(task):
-        pairs = [(_outputs(module, x, precision), y) for x, y in every]
+        pairs = list(every)
         if not pairs:
             return Measured(0, 0.0, 0.0, sums)
         outputs, labels = joined([o for o, _ in pairs]), torch.cat([y for _, y in pairs])
         loss, metric = totals(task, outputs, labels, pooled)
         return Measured(len(labels), loss, metric, pooled.sums(outputs, labels))
-    for place, (x, y) in enumerate(every):
-        outputs = _outputs(module, x, precision)
+    for outputs, y in every:
         own = totals(task, outputs, y, pooled)
-        if not (place or math.isnan(own[0])):
+        if not (count or math.isnan(own[0])):
             require_sum(task, outputs, y)
         loss, metric = loss + own[0], metric + own[1]
         sums = tuple(total + part for total, part in zip(sums, pooled.sums(outputs, y), strict=True))
-        count += len(x)
+        count += len(y)
     return Measured(count, loss, metric, sums)
 
 

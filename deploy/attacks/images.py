@@ -26,8 +26,10 @@ def ssim(guess: Image, truth: Image, span: float) -> float:
     """Measure the structural similarity of two images (C, H, W), 1 at best (Wang et al. 2004).
 
     Mean over channels and over all windows of 7 x 7 that lie inside (of the whole side, where that is smaller), with
-    unbiased variances: as scikit-image computes it. `span`: largest less smallest value that a pixel can have.
+    unbiased variances: as scikit-image computes it. `span`: largest less smallest value that a pixel can have. The values of
+    a row of a table have no neighbours: each is a window of its own.
     """
+    guess, truth = (one.reshape((1,) * (3 - one.ndim) + one.shape) for one in (guess, truth))
     window = min(_WINDOW, *truth.shape[1:])
     window -= 1 - window % 2
     return float(np.mean([_ssim(a, b, span, window) for a, b in zip(guess, truth, strict=True)]))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.attacks import images
 from dictpfl.deploy.attacks.case import Case
 from dictpfl.deploy.attacks.intervals import gain_interval, mean_interval
@@ -44,7 +45,7 @@ class LabelAttack(JudgedAttack):
 
     def run(self, case: Case, tools: Tools) -> Iterator[Finding]:
         """See `UpdateAttack.run`."""
-        case = case.alike()
+        case = _of_numbers(case).alike()
         counts, target = self.counts(case, tools.seed), case.target()
         guess = prior(case.recorded.public.labels, target.outputs, target.steps * target.batch)
         truth = [victim.samples.labels for victim in case.victims]
@@ -62,7 +63,7 @@ class InversionAttack(JudgedAttack):
 
     def run(self, case: Case, tools: Tools) -> Iterator[Finding]:
         """See `UpdateAttack.run`."""
-        case = case.alike()
+        case = _of_numbers(case).alike()
         target, matcher = case.target(), case.recorded.matcher(case.number)
         rebuilt = self.reconstruct(case, tools.effort, tools.seed)
         span = target.high - target.low
@@ -84,6 +85,20 @@ class InversionAttack(JudgedAttack):
             "mismatch": float(rebuilt.loss.median()),
         }
         yield _finding(case, "inversion", self, "SSIM", similar, blind, SIMILAR, more=more, picture=picture)
+
+
+def _of_numbers(case: Case) -> Case:
+    """Return the case.
+
+    Raises:
+        ConfigError: its samples are token ids, which no gradient step moves.
+    """
+    if not np.issubdtype(case.recorded.public.features.dtype, np.floating):
+        raise ConfigError(
+            "attacks on one institution's update look for samples of numbers, such as images or rows of a table, and these are token ids: leave "
+            "them out by --attacks none; `--parts tokens` reads words, in a federation of its own"
+        )
+    return case
 
 
 def _alike(guess: NDArray[Any], truth: NDArray[Any]) -> float:

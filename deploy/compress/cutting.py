@@ -13,6 +13,7 @@ from dictpfl.client.compress.cutting.choose import sizes_within
 from dictpfl.client.compress.cutting.shrink import Shrunk, budget_of, counts_of, shrink_to
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.tallies.importance import NAME, Opened, totals
+from dictpfl.client.training.measuring import means
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.source import Source
@@ -34,7 +35,7 @@ class Figures:
     def of(cls, model: nn.Module, source: Source, samples: Samples | None = None) -> Figures:
         """Measure a model on the samples that a source is measured on, or on others."""
         found = evaluate(model, source.measure if samples is None else samples, source.task)
-        return cls(found.loss_sum / found.count, found.metric_sum / found.count)
+        return cls(*means(found))
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,8 @@ def layers(
     )
     if not any(block.influence for block in last.blocks.values()):
         console.say(
-            "every influence is 0: nobody had both training and validation samples to score by (data.validation_share), or nothing that was "
-            "learnt moves the validation loss"
+            "every influence is 0: nobody had both training and validation samples to score by (data.validation_share), no sample has the sign "
+            "that `part` counts, or nothing that was learnt moves the validation loss"
         )
     if listed is not None:
         console.say(f"own samples by influence, for this institution alone  {listed}")

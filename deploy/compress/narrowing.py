@@ -182,7 +182,7 @@ def _named(source: Source) -> Dataset:
 def _skilled(source: Source, words: str, dataset: Dataset) -> Skilled:
     kind, _, said = words.partition("=")
     if kind == "text":
-        section = source.config.data.model_copy(update={"path": said, "test_path": ""})
+        section = source.config.data.model_copy(update={"path": said, "paths": {}, "test_path": ""})
         return _divided(source, words, load_dataset(section, source.config.seed).samples)
     skill = skill_of(words, dataset)
     if skill.group:

@@ -12,6 +12,7 @@ from dictpfl.client.compress.influence.shares import BY_SCORES
 from dictpfl.client.compress.sparse.lua import STEERED
 from dictpfl.client.compress.sparse.prune import Pruned, prune
 from dictpfl.client.model.scored import read_scores
+from dictpfl.client.training.measuring import means
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.card import write_compressed_card
 from dictpfl.deploy.compress.source import Source
@@ -167,8 +168,8 @@ def _figures(source: Source, made: Pruned, seed: int) -> dict[str, Any]:
         "calibration": len(source.calibration),
         "measured": before.count,
         "metric": source.task.metric_name,
-        "before": {"metric": before.metric_sum / before.count, "loss": before.loss_sum / before.count},
-        "after": {"metric": after.metric_sum / after.count, "loss": after.loss_sum / after.count},
+        "before": dict(zip(("loss", "metric"), means(before), strict=True)),
+        "after": dict(zip(("loss", "metric"), means(after), strict=True)),
         "seconds": {"before": made.seconds[0], "after": made.seconds[1]},
         "blocks": {block: {"kept": kept, "entries": total} for block, (kept, total) in made.kept_by_block().items()},
     }

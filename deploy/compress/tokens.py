@@ -20,6 +20,7 @@ from dictpfl.client.model.tokens.encoder import load_encoder
 from dictpfl.client.model.tokens.install import install, reduction_of, take_off, with_gamma
 from dictpfl.client.model.tokens.reducers.autoprune import MEASURED
 from dictpfl.client.model.tokens.seam import Before, Frames, Reduced, make_reducer
+from dictpfl.client.training.measuring import means
 from dictpfl.client.training.timing import timed
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
@@ -292,5 +293,5 @@ def _row(arm: str, source: Source, model: nn.Module) -> Row:
     if reduction is not None and reduction.told.samples:
         report = reduction.report()
         read, products = sum(report.tokens) / len(report.tokens), report.products
-    metric, loss = found.metric_sum / found.count, found.loss_sum / found.count
-    return Row(arm, read, metric, loss, 1000 * spent / found.count, products)
+    loss, metric = means(found)
+    return Row(arm, read, metric, loss, 1000 * spent / len(source.measure), products)

@@ -185,7 +185,8 @@ def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sampl
         )
     if dataset.outputs > genesis.outputs:
         raise DataError(
-            f"{dataset.outputs} classes, the federation agreed on {genesis.outputs} outputs; its classes are data.options.classes"
+            f"{dataset.outputs} classes, the federation agreed on {genesis.outputs} outputs; its classes are data.options.classes; whole numbers "
+            'of a regression are read as numbers with data.options.target = "regression"'
         )
     for what, key, here, there in (
         ("features", "data.features", dataset.feature_names, genesis.features),

@@ -19,7 +19,9 @@ def personalise(
     ] = "last",
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the institution's training samples.")] = 20,
     layers: Annotated[int, typer.Option(min=1, help="Last layers with weights that are trained.")] = 1,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="0: that of the federation's dense parameters.")] = 0.0,
+    learning_rate: Annotated[
+        float, typer.Option(min=0.0, help="0: the federation's, of its head and of dense parameters.")
+    ] = 0.0,
 ) -> None:
     """Train the model's last layers on an institution's own data, after the federation; nothing leaves this machine."""
     use_working_directory()

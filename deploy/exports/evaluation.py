@@ -18,7 +18,7 @@ from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset, of_other_source
 from dictpfl.client.data.sources.columns import columns_in
 from dictpfl.client.folder import VALIDATION
-from dictpfl.client.training.measuring import agreed_metrics
+from dictpfl.client.training.measuring import agreed_metrics, means
 from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
 from dictpfl.common.config import FederationConfig
@@ -111,12 +111,12 @@ def measured(finished: Finished, samples: Samples, names: tuple[str, ...] = ()) 
         )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ModelError(f"the model cannot be measured on this data: {error}") from error
-    if not totals.count:
-        raise DataError("no sample can be read, so that nothing is measured; data.skip_broken = false says why")
+    loss, metric = means(totals)
     classes = samples.labels.dtype == np.int64 and samples.labels.ndim == 1
-    recall = _recall(*_said(model, samples)) if classes else {}
+    said = _said(model, samples) if classes else None
+    recall = {} if said is None else _recall(*said)
     return Evaluation(
-        totals.count, task.metric_name, totals.metric_sum / totals.count, totals.loss_sum / totals.count, recall, names,
+        totals.count, task.metric_name, metric, loss, recall, names,
         metrics.figures(totals.sums), reducer_words(config.tokens),
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ def _samples(
         if own is None:
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
-        names = census.classes if (census := read_census(folder)) else ()
+        names = census.classes if (census := read_census(folder)) else _agreed_classes(finished)
     else:
         names = ()
     _require_used(finished.genesis.config.data, data, changes)
@@ -179,12 +179,16 @@ def classes_of(finished: Finished, folder: Path) -> tuple[str, ...]:
         finished: the federation; its configuration may name them.
         folder: a run's, or an institution's in one: a run keeps them.
     """
-    agreed = finished.genesis.config.data.options.get("classes")
-    # A list has their names; a source of one's own may count its classes by an option of that name.
-    if isinstance(agreed, list | tuple) and agreed:
-        return tuple(map(str, agreed))
+    if agreed := _agreed_classes(finished):
+        return agreed
     census = read_census(folder) or read_census(folder.parent.parent)
     return census.classes if census else ()
+
+
+def _agreed_classes(finished: Finished) -> tuple[str, ...]:
+    agreed = finished.genesis.config.data.options.get("classes")
+    # A source of one's own may count its classes by an option of that name.
+    return tuple(map(str, agreed)) if isinstance(agreed, list | tuple) else ()
 
 
 def own_samples(folder: Path) -> Path | None:
@@ -229,7 +233,7 @@ def of_dataset(finished: Finished, dataset: Dataset, classes: tuple[str, ...] = 
     if dataset.outputs > finished.genesis.outputs:
         raise DataError(
             f"the data have {dataset.outputs} classes, the model {finished.genesis.outputs}; set data.options.classes to "
-            "those of the federation, in their order"
+            'those of the federation, in their order; whole numbers of a regression are read as numbers with data.options.target = "regression"'
         )
     return dataset.samples, dataset.class_names
 
@@ -273,8 +277,8 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
         )
 
 
-def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Classes that the model says, and labels, of the samples that can be read."""
+def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Classes that the model says, and labels, of the samples that can be read; None where its outputs are not one for each class."""
     said, labels = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
     for start in range(0, len(samples), _AT_ONCE):
         places = np.arange(start, min(start + _AT_ONCE, len(samples)))
@@ -284,8 +288,10 @@ def _said(model: torch.nn.Module, samples: Samples) -> tuple[NDArray[np.int64], 
         else:
             part = samples.take(places)
         # The largest of outputs that are NaN is none: -1 is no class.
-        found_classes = (o.argmax(dim=-1).where(~o.isnan().any(dim=-1), -1) for o in outputs_of(model, part))
-        said += [classes.cpu().numpy() for classes in found_classes] if len(part) else []
+        for outputs in outputs_of(model, part) if len(part) else ():
+            if outputs.ndim != 2 or outputs.shape[1] < 2:  # noqa: PLR2004 -- samples, classes
+                return None
+            said.append(outputs.argmax(dim=1).where(~outputs.isnan().any(dim=1), -1).cpu().numpy())
         labels.append(part.labels)
     return np.concatenate(said), np.concatenate(labels)
 

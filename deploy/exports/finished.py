@@ -25,6 +25,7 @@ from dictpfl.common.law.state import Floats, SharedState
 from dictpfl.common.law.stored import of_bytes
 from dictpfl.deploy.ceremony.identity import PUBLIC, Role
 from dictpfl.deploy.operations import begun
+from dictpfl.deploy.runs.given import put_back
 from dictpfl.deploy.runs.run import STATE, SUMMARY, Run, first_institution
 
 Checkpoint = Literal["last", "best"]
@@ -69,6 +70,7 @@ class Finished:
             ConfigError: neither, no round is finished, none was measured and `best` is wanted, or no such checkpoint.
         """
         require_checkpoint(checkpoint)
+        put_back(Path(folder))
         newest = cls._newest(Path(folder))
         if checkpoint == "last":
             return newest

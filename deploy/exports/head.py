@@ -10,6 +10,7 @@ from torch import nn
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.twin import Twin, settings_with
+from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate, train
 from dictpfl.common.errors import DataError
@@ -78,8 +79,7 @@ def personalise(
 
 
 def _loss(twin: Twin, samples: Samples, training: Training, task: Task) -> float:
-    totals = evaluate(twin.module, samples, task, batch_size=training.evaluation_batch)
-    return totals.loss_sum / totals.count
+    return means(evaluate(twin.module, samples, task, batch_size=training.evaluation_batch))[0]
 
 
 def _divided(samples: Samples, seed: bytes) -> tuple[Samples, Samples]:

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import nn
 
 from dictpfl.client.data.samples import Samples
+from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate
-from dictpfl.common.errors import DataError
 from dictpfl.common.files import write_private
 from dictpfl.common.settings import Section
 
@@ -131,6 +131,5 @@ def write_report(folder: Path, report: NarrowReport) -> None:
 
 def _measured(model: nn.Module, samples: Samples, task: Task) -> Measured:
     totals = evaluate(model, samples, task)
-    if not totals.count:
-        raise DataError("no sample can be read, so that nothing is measured; data.skip_broken = false says why")
-    return Measured(metric=totals.metric_sum / totals.count, loss=totals.loss_sum / totals.count, samples=totals.count)
+    loss, metric = means(totals)
+    return Measured(metric=metric, loss=loss, samples=totals.count)

@@ -9,6 +9,7 @@ from pathlib import Path
 from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.model import hub
+from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
 from dictpfl.common.errors import ConfigError, DataError
@@ -65,7 +66,7 @@ def write_personal(
         output: new; only its owner may enter.
         checkpoint: of the federation, to start from.
         epochs, layers: see `dictpfl.deploy.exports.head.personalise`.
-        rate: learning rate; 0: that of the federation's dense parameters.
+        rate: learning rate; 0: the federation's, of its head and of dense parameters.
 
     Raises:
         ConfigError: not an institution's folder, no round applied yet, or the output holds something.
@@ -78,9 +79,9 @@ def write_personal(
         )
     finished, settings = Finished.load(folder, checkpoint), InstitutionSettings.load(folder)
     training = finished.genesis.config.measuring
-    training = training.model_copy(
-        update={"learning_rate": rate or training.dense_learning_rate or training.learning_rate}
-    )
+    if rate:  # rates of their own would go before it
+        rates = {"learning_rate": rate, "dense_learning_rate": 0.0, "head_learning_rate": 0.0}
+        training = training.model_copy(update=rates)
     agreed = finished.genesis.config
     samples, validation = (
         as_samples(read_samples(folder / name, agreed), agreed, finished.state) for name in (TRAIN, VALIDATION)
@@ -95,15 +96,16 @@ def write_personal(
     seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
     made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
     device, batch = resolve_device(training.device), training.evaluation_batch
-    before = evaluate(model, validation, task, batch_size=batch, device=device)
-    after = evaluate(made.model, validation, task, batch_size=batch, device=device)
+    before, after = (
+        means(evaluate(one, validation, task, batch_size=batch, device=device)) for one in (model, made.model)
+    )
     made.model.to("cpu")
     figures = Figures(
         task.metric_name,
-        before.metric_sum / before.count,
-        after.metric_sum / after.count,
-        before.loss_sum / before.count,
-        after.loss_sum / after.count,
+        before[1],
+        after[1],
+        before[0],
+        after[0],
         len(validation),
         made.trained,
         made.held,

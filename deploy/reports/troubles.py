@@ -54,8 +54,8 @@ def below_baseline(summary: Mapping[str, Any]) -> str:
         return ""
     return (
         f"the model has learnt nothing that its figure shows: test {summary['metric']} {summary['test']:.4f}, and "
-        f"{baseline['what']} has {baseline['figure']:.4f}. Train longer or at another rate, weigh rare classes "
-        '(training.task_options), or look at training.metrics = ["confusion", "auroc"]'
+        f"{baseline['what']} has {baseline['figure']:.4f}. Train longer or at another rate; where classes are rare, "
+        'weigh them (training.task_options), and look at training.metrics = ["confusion", "auroc"]'
     )
 
 

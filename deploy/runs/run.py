@@ -16,6 +16,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import in_shell, is_locked, write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
 from dictpfl.deploy.runs.formats import summary_now
+from dictpfl.deploy.runs.given import put_back
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.units import counted, human_bytes, human_count
 
@@ -194,6 +195,7 @@ class Run:
         from dictpfl.client.model.build import build_model
         from dictpfl.common.genesis import Genesis
 
+        put_back(self.folder)
         genesis = Genesis.load(first_institution(self.folder))
         plain = genesis.config.model.model_copy(update={"weights": ""})
         built = build_model(plain, genesis.sample_shape, genesis.outputs, self.config.seed)

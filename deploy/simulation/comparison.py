@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dictpfl.client.training.task import task_of
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.config.sections import LARGEST_SEED
 from dictpfl.common.errors import ConfigError
@@ -51,6 +52,7 @@ def configurations(
     return made
 
 
+_NO_ANSWER = f"{MAJORITY}: this task knows no answer without looking at a sample; leave it out of the methods"
 Watch = Callable[[str, FederationConfig], AbstractContextManager[Shown]]
 """Makes the listener of a run from what is run, such as "dictpfl, seed 2", and its configuration."""
 
@@ -90,6 +92,8 @@ def compare(
             f"methods {', '.join(configs) or 'none'}: {MAJORITY} trains nothing and is read from a run that has all labels; name a method or "
             f"{POOLED} beside it"
         )
+    if MAJORITY in configs and not hasattr(task_of(configs[MAJORITY].measuring), "guess"):
+        raise ConfigError(_NO_ANSWER)
     for method in configs.keys() & {POOLED, ALONE}:
         _of_one(configs[method])  # what a baseline cannot have is refused before hours of federations
     found: dict[str, dict[int, list[Run]]] = {method: {} for method in configs}
@@ -128,9 +132,7 @@ def _row(method: str, found: Mapping[str, Mapping[int, Sequence[Run]]]) -> Row:
         beside = next(runs for other, runs in found.items() if other not in (MAJORITY, ALONE))
         answers = {seed: runs[0].summary["baseline"] for seed, runs in beside.items()}
         if None in answers.values():
-            raise ConfigError(
-                f"{MAJORITY}: this task knows no answer without looking at a sample; leave it out of the methods"
-            )
+            raise ConfigError(_NO_ANSWER)
         return Row(method, tuple(answers), tuple(answer["figure"] for answer in answers.values()), ())
     by_seed = found[method]
     figures = tuple(statistics.fmean(run.test for run in runs) for runs in by_seed.values())

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sys
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,13 +19,17 @@ from dictpfl.client.data.samples import Dataset
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.registry import GIVEN
+from dictpfl.deploy.runs.given import remember
 
 
-def with_given(config: FederationConfig, *, model: Any = None, data: Any = None, task: Any = None) -> FederationConfig:
+def with_given(
+    config: FederationConfig, folder: Path, *, model: Any = None, data: Any = None, task: Any = None
+) -> FederationConfig:
     """Return the configuration with objects in place of names; what is None stays as it is.
 
     Args:
         config: checked configuration.
+        folder: of the run, which is known by its objects from now on.
         model: a module, which is copied for each institution, or a function that makes one; it is given those of `sample_shape` and
             `outputs` that it takes, and `model.options`.
         data: a data set (`dictpfl.Dataset`, or a torch Dataset, which is read by the batch), or a function without arguments that returns one.
@@ -35,18 +38,19 @@ def with_given(config: FederationConfig, *, model: Any = None, data: Any = None,
     Raises:
         ConfigError: an object of another kind.
     """
-    module = sys.modules.setdefault(GIVEN, ModuleType(GIVEN, "Objects that were given to `dictpfl.simulate`."))
+    objects: dict[str, Any] = {}
     changed: dict[str, Any] = {}
     if model is not None:
-        vars(module)["model"] = _factory(model)
+        objects["model"] = _factory(model)
         options = {} if isinstance(model, nn.Module) else config.model.options
         changed["model"] = config.model.model_copy(update={"source": f"{GIVEN}:model", "options": options})
     if data is not None:
-        vars(module)["data"] = _source(data)
+        objects["data"] = _source(data)
         changed["data"] = config.data.model_copy(update={"source": f"{GIVEN}:data", "path": "", "options": {}})
     if task is not None:
-        vars(module)["task"] = _task(task)
+        objects["task"] = _task(task)
         changed["training"] = config.training.model_copy(update={"task": f"{GIVEN}:task"})
+    remember(folder, objects)
     return config.model_copy(update=changed)
 
 

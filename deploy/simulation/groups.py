@@ -92,7 +92,7 @@ class TestSplit:
             name: evaluate(module, part, task, batch_size=batch_size, metrics=metrics, precision=precision)
             for name, part in self.parts.items()
         }
-        figures = {name: part.metric_sum / part.count for name, part in by_name.items()}
+        figures = {name: part.metric_sum / part.count for name, part in by_name.items() if part.count}
         if not by_name or measured_whole(task):
             whole = evaluate(module, self.samples, task, batch_size=batch_size, metrics=metrics, precision=precision)
             return whole, figures

@@ -140,7 +140,9 @@ class Observer:
         batch = training.evaluation_batch
         measured, by_group = self.split.measure(twin.module, self._task, batch, self._metrics, precision)
         if not measured.count:
-            raise JournalError("the test split is empty; raise data.test_share")
+            raise JournalError(
+                "nothing of the test split can be measured: it is empty (raise data.test_share), or no token of it has a label"
+            )
         self.figures["test"] = self._metrics.figures(measured.sums)
         return measured.metric_sum / measured.count, measured.loss_sum / measured.count, by_group
 

@@ -24,6 +24,7 @@ from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of, qui
 from dictpfl.deploy.reports.report import write_report
 from dictpfl.deploy.reports.tensorboard import write_events
 from dictpfl.deploy.reports.troubles import told
+from dictpfl.deploy.runs.given import put_back
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import (
     CONFIG,
@@ -103,13 +104,16 @@ def simulate(
         EngineError: the runtime failed; `resume` goes on from the last closed round.
         DictPFLError: data, model, parameters; before the first round.
     """
+    folder = Path(out).resolve()
     if any(given is not None for given in (model, data, task)):
         if engine != "local":
             raise ConfigError(
                 'objects exist in this process only, and engine flower runs others: give engine="local", or name a part as `module:name` '
                 "in the configuration"
             )
-        config = with_given(config, model=model, data=data, task=task)
+        config = with_given(config, folder, model=model, data=data, task=task)
+        if on_round is not None:  # it may look at another run
+            on_round = _both(on_round, lambda _: put_back(folder))
     if test_every < 1:
         raise ConfigError(
             f"test_every is {test_every}, expected 1 or more: the number of rounds from one measurement to the next"
@@ -119,7 +123,6 @@ def simulate(
     planned = devices(config, engine=engine, cluster=ray_address)
     if on_devices:
         on_devices(planned.line)
-    folder = Path(out).resolve()
     if progress if progress is not None else in_notebook():
         with _alone(folder), progress_of(config, config.method) as shown:
             return _simulated(

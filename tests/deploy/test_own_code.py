@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import structlog
+from torch import nn
 
-from dictpfl.common.errors import ConfigError, own_place
+from dictpfl.client.data.samples import Samples
+from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError, ModelError, own_place
 from dictpfl.deploy import cli
+from dictpfl.deploy.agreeing import require_trainable
 from tests.support.federations import as_toml
 
 OWN = """
@@ -169,3 +174,9 @@ def test_the_cause_counts_and_installed_packages_do_not() -> None:
     with pytest.raises(ZeroDivisionError) as compiled:
         exec(compile("1 / 0", "av/error.py", "exec"))  # noqa: S102 -- so compiled packages name their sources
     assert own_place(compiled.value.with_traceback(compiled.tb.tb_next)) == ""
+
+
+def test_pixels_of_whole_numbers_are_said_to_be_read_as_tokens() -> None:
+    pixels = Samples(np.ones((4, 3), np.uint8), np.zeros(4, np.int64))
+    with pytest.raises(ModelError, match=r"cannot be trained on this data.* give floats for pixels"):
+        require_trainable(nn.Linear(3, 2), [pixels], FederationConfig.of({}), 2)

@@ -129,7 +129,10 @@ def _bare(values: NDArray[Any], filling: int) -> bytes:
 
 def _numbers(said: str, dataset: Dataset, words: str) -> list[int]:
     names = dataset.class_names
-    found = [number for number, name in enumerate(names) if fnmatchcase(name, said)]
+    # A name may hold what a pattern reads otherwise: "grade [II]".
+    found = [number for number, name in enumerate(names) if name == said] or [
+        number for number, name in enumerate(names) if fnmatchcase(name, said)
+    ]
     if found:
         return found
     if said.isdecimal() and int(said) < dataset.outputs:

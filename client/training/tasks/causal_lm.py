@@ -45,6 +45,10 @@ class CausalLM(Measured):
         )
         return total / (targets != IGNORED).sum().clamp(min=1)
 
+    def units(self, targets: Tensor) -> Tensor:
+        """See `dictpfl.client.training.task.Task`: tokens that are foretold; of the first one nothing is."""
+        return (targets[:, 1:] != IGNORED).sum(dim=1)
+
     def guess(self, targets: Tensor, outputs: int) -> tuple[str, Tensor]:
         """See `dictpfl.client.training.task.Task`: always the most frequent token, (tokens, outputs)."""
         return "always the most frequent token", most_frequent(targets[:, 1:], outputs).expand(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dictpfl.client.data.samples import IGNORED
 from dictpfl.client.training.guesses import most_frequent
 from dictpfl.client.training.losses import ClassLoss
 from dictpfl.client.training.metrics.tag_accuracy import TagAccuracy
@@ -39,6 +40,10 @@ class TokenClassification(Measured):
             )
         found, wanted = units(outputs, targets)
         return self._loss.of(found, wanted).sum() / max(1, len(wanted))
+
+    def units(self, targets: Tensor) -> Tensor:
+        """See `dictpfl.client.training.task.Task`: tokens that have a class."""
+        return (targets != IGNORED).sum(dim=1)
 
     def guess(self, targets: Tensor, outputs: int) -> tuple[str, Tensor]:
         """See `dictpfl.client.training.task.Task`: every token the most frequent class, (tokens, outputs)."""

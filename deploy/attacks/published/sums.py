@@ -145,7 +145,7 @@ def _inversion(
     similar = [images.ssim(a, b, span) for a, b in zip(back, strange, strict=True)]
     blind = [images.ssim(mean, b, span) for b in strange]
     picture = ""
-    if pictures is not None:
+    if pictures is not None and strange.ndim == 4 and not recorded.genesis.config.data.of_features:  # noqa: PLR2004 -- n, C, H, W
         picture = f"aggregate-{setting['institutions']}-institutions-batch{setting['batch']}.png"
         shown = {"true": list(strange[:8]), "recovered": list(back[:8])}
         images.grid(

@@ -16,6 +16,9 @@ from dictpfl.client.data.samples import IGNORED, PADDING, Samples
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
 from dictpfl.client.model.twin import Twin, decompose
+from dictpfl.client.training.baseline import baseline_of
+from dictpfl.client.training.measuring import means
+from dictpfl.client.training.metric import load_metric
 from dictpfl.client.training.metrics.sequence_accuracy import SequenceAccuracy
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.task import WithMetric, load_task
@@ -331,3 +334,35 @@ def test_outputs_that_are_no_numbers_are_no_answer(name: str, floats: bool, firs
     with pytest.raises(DataError, match="no numbers"):
         evaluate(Broken(first), samples, task, batch_size=4, metrics=metrics)
     assert not np.isnan(evaluate(Broken(8.0), samples, task, batch_size=4).metric_sum)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("causal-lm", "token-accuracy"), ("token-classification", "tag-accuracy")]
+)
+def test_texts_without_a_label_count_neither_as_sure_nor_as_wrong(task: str, metric: str) -> None:
+    ids = np.arange(24).reshape(4, 6) % 7
+    labels = ids.copy()
+    labels[1:3] = IGNORED
+    if task == "causal-lm":
+        labels[1, 0] = 3  # of the first token nothing is foretold
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7))
+    pooled = Metrics.of(Training(metrics=[metric]), 7)
+    known = [0, 3]
+    for one in (load_task(task), WithMetric(load_task(task), load_metric(metric))):
+        found = evaluate(model, Samples(ids, labels), one, batch_size=2, metrics=pooled)
+        wanted = evaluate(model, Samples(ids[known], labels[known]), one, batch_size=1, metrics=pooled)
+        assert found.count == 2
+        assert found.loss_sum == pytest.approx(wanted.loss_sum)
+        assert found.metric_sum == pytest.approx(wanted.metric_sum)
+        assert pooled.figures(found.sums) == pooled.figures(wanted.sums)
+        nothing = evaluate(model, Samples(ids[1:3], labels[1:3]), one)
+        assert nothing.count == 0
+        with pytest.raises(DataError, match="no token of any has a label"):
+            means(nothing)
+        of_known = baseline_of(one, labels, labels[known], 7)
+        assert of_known is not None
+        assert baseline_of(one, labels, labels, 7) == of_known
+        assert baseline_of(one, labels, labels[1:3], 7) is None
+        with pytest.raises(ModelError, match="expected outputs"):
+            evaluate(model, Samples(ids, np.zeros(4, np.int64)), one)

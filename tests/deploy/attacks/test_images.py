@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
+from dictpfl.client.data.samples import Samples
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.attacks import images
+from dictpfl.deploy.attacks.case import Case
+from dictpfl.deploy.attacks.registry import Tools, UpdateAttack, attack_of
 
 
 def test_similarity_is_scikit_images() -> None:
@@ -31,3 +38,22 @@ def test_a_batch_has_no_order() -> None:
     truth = np.random.default_rng(0).normal(size=(5, 1, 8, 8))
     found = images.matched(truth[[3, 1, 4, 0, 2]], truth)
     np.testing.assert_array_equal(found, truth)
+
+
+def test_rows_of_a_table_are_compared_value_by_value() -> None:
+    """They have no sides: a table that was attacked ended in a traceback."""
+    row = np.random.default_rng(0).normal(size=6)
+    assert images.ssim(row, row, 4.0) == pytest.approx(1.0)
+    assert images.ssim(np.zeros(6), row, 4.0) < 0.3
+    assert images.ssim(row, row + 0.01, 4.0) > 0.9
+    both = np.stack([row, -row])
+    assert images.ssim(both, both, 4.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["labels", "idlg"])
+def test_token_ids_are_refused(name: str) -> None:
+    recorded = SimpleNamespace(public=Samples(np.ones((2, 3), np.int64), np.zeros(2, np.int64)))
+    attack = attack_of(name)
+    assert isinstance(attack, UpdateAttack)
+    with pytest.raises(ConfigError, match="--attacks none"):
+        next(iter(attack.run(cast("Case", SimpleNamespace(recorded=recorded)), cast("Tools", None))))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -20,9 +21,11 @@ from typer.testing import CliRunner
 
 from dictpfl.client.compress.cutting.cut import cut
 from dictpfl.client.compress.narrow.federating import gated_axes, kept_units
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.compress.narrowing import _skilled
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.folders import save_model
 from dictpfl.deploy.exports.narrow_report import NarrowReport
@@ -542,3 +545,14 @@ def test_skills_without_a_common_sample_whatever_they_are_called(tmp_path: Path)
     for number, (skill, dropped) in enumerate(allowed):
         narrowed(f"out{number}", skill, dropped)
         assert report(tmp_path / f"out{number}")["audits"][0]["skill"] == dropped
+
+
+def test_the_text_of_a_skill_is_read_where_each_institution_has_a_file_of_its_own(tmp_path: Path) -> None:
+    for name in ("north", "south", "skill"):
+        (tmp_path / f"{name}.csv").write_text("a,y\n" + "".join(f"{n}.5,{n % 2}\n" for n in range(10)))
+    paths = {name: str(tmp_path / f"{name}.csv") for name in ("north", "south")}
+    config = FederationConfig.of({"data": {"source": "csv", "paths": paths, "partition": "column", "label": "y"}})
+    source: Any = SimpleNamespace(config=config)
+    samples = Samples(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
+    made = _skilled(source, f"text={tmp_path / 'skill.csv'}", Dataset(samples, 1))
+    assert (len(made.train), len(made.test)) == (8, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.sources import columns
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.deploy.exports.evaluation import _said, evaluate_on
+from dictpfl.deploy.exports.evaluation import _said, _samples, evaluate_on, of_dataset
 from dictpfl.deploy.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -112,6 +113,14 @@ def test_classes_of_the_run_s_own_test_split_have_their_names(tmp_path: Path) ->
     assert evaluate_on(folder / "institutions" / "institution-000").names == ()
 
 
+def test_an_institution_s_own_samples_have_the_agreed_names(tmp_path: Path) -> None:
+    """Of classes that are called by numbers, those of their places were taken for their names."""
+    config = FederationConfig.of({"data": {"source": "csv", "path": "x.csv", "options": {"classes": ["1", "2", "3"]}}})
+    finished: Any = SimpleNamespace(genesis=SimpleNamespace(config=config))
+    Samples(np.zeros((2, 1), np.float32), np.array([0, 2])).save(tmp_path / "validation.npz")
+    assert _samples(finished, tmp_path, None, {})[1] == ("1", "2", "3")
+
+
 def pictures(folder: Path, *names: str) -> Path:
     """A folder of pictures for each class, of one grey each."""
     greys = {"ape": 20, "bee": 120, "cat": 230}
@@ -188,6 +197,28 @@ def test_outputs_that_are_no_numbers_recognise_no_class() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[-1.0], [10.0]]))
         model.bias.copy_(torch.tensor([-torch.inf, -torch.inf]))
-    said, labels = _said(model, samples)
+    found = _said(model, samples)
+    assert found is not None
+    said, labels = found
     assert said.tolist() == [0, -1, 0]
     assert len(labels) == len(said)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 5)])
+def test_outputs_that_are_no_classes_recognise_none(shape: tuple[int, ...]) -> None:
+    """Both sides of a pair, or one number: the place of the largest was shown as the class that was recognised, or was a traceback."""
+
+    class Other(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.new_zeros(len(x), *shape)
+
+    assert _said(Other(), Samples(np.zeros((3, 1), np.float32), np.zeros(3, np.int64))) is None
+
+
+def test_whole_numbers_of_a_regression_are_not_said_to_want_names() -> None:
+    finished: Any = SimpleNamespace(genesis=SimpleNamespace(outputs=1))
+    prices = Dataset(
+        Samples(np.zeros((2, 1), np.float32), np.array([7, 300])), 301, class_names=tuple(map(str, range(301)))
+    )
+    with pytest.raises(DataError, match=r"data\.options\.target"):
+        of_dataset(finished, prices)

@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = FederationConfig.of({}, {
         "data.limit": 500, "data.partition": "dirichlet", "data.alpha": 0.2, "federation.rounds": 3, "training.steps": 4,
         "model.options": {"hidden": [32, 32]}, "encryption.sealer": "identity", "toy_insecure": True,
-        "data.validation_share": 0.3,
+        "data.validation_share": 0.3, "training.dense_learning_rate": 2e-3, "training.head_learning_rate": 2e-3,
     })  # fmt: skip
     return simulate(config, tmp_path_factory.mktemp("personal") / "run", engine="local")
 
@@ -73,6 +73,15 @@ def test_a_head_that_does_not_help_is_not_taken(run: Run, tmp_path: Path) -> Non
     figures = write_personal(home(run), tmp_path / "out", rate=1e4, epochs=2)
     assert figures.epochs == 0
     assert (figures.before, figures.loss_before) == (figures.after, figures.loss_after)
+
+
+def test_a_rate_of_ones_own_goes_before_the_federations(run: Run, tmp_path: Path) -> None:
+    for name, rate in (("still", 1e-30), ("moved", 1e-2)):
+        write_personal(home(run), tmp_path / name, rate=rate, epochs=1)
+    shared = Finished.load(home(run)).merged().state_dict()["5.weight"].numpy()
+    still, moved = (load_file(tmp_path / name / "model.safetensors")["5.weight"].numpy() for name in ("still", "moved"))
+    assert np.array_equal(still, shared)
+    assert not np.array_equal(moved, shared)
 
 
 def test_it_starts_from_the_best(run: Run, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
+from torch import Tensor
+from torch.nn import functional
 
 import dictpfl
 from dictpfl.client.data.lazy import LazySamples
@@ -276,3 +278,22 @@ def test_more_or_fewer_seeds_take_the_runs_that_are_there(place: Path) -> None:
     two = compared_again((2,))
     assert begun == []
     assert row(two, "dictpfl").figures == row(both, "dictpfl").figures[1:]
+
+
+class Unguessed:
+    """A task that knows no answer without looking."""
+
+    metric_name, higher_is_better = "accuracy", True
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets)
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(dim=1) == targets).sum()
+
+
+def test_a_task_without_an_answer_by_the_majority_is_refused_before_anything_runs(place: Path, tmp_path: Path) -> None:
+    own = {"training.task": f"{__name__}:Unguessed"}
+    with pytest.raises(ConfigError, match="knows no answer without looking"):
+        compare(configurations(place / "tiny.toml", ["majority", "plaintext"], own), tmp_path / "out", engine="local")
+    assert not (tmp_path / "out").exists()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import structlog
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import dictpfl
@@ -116,6 +118,30 @@ def test_another_process_is_told_to_give_the_object_again(tmp_path: Path, monkey
         dictpfl.evaluate(tmp_path / "run")
     again = dictpfl.simulate(config, tmp_path / "run", engine="local", task=Counted(), resume=True)
     assert (again.test, dictpfl.evaluate(again).metric) == (run.test, run.test)
+
+
+class Doubled(Counted):
+    """Another task, told by its figure."""
+
+    def metric(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 2 * super().metric(outputs, targets)
+
+
+def test_a_later_run_leaves_an_earlier_one_its_objects(tmp_path: Path) -> None:
+    """A network of the same shapes, and a task, that the next run was given answered for the first, in silence."""
+    config, runs, said = tiny(federation__rounds=1), list[dictpfl.Run](), list[NDArray[Any]]()
+    for number, (act, task) in enumerate(((nn.ReLU(), Counted()), (nn.Tanh(), Doubled()))):
+        model = nn.Sequential(nn.Linear(12, 8), act, nn.Linear(8, 3))
+        given = {"model": model, "data": samples(), "task": task}
+        runs.append(dictpfl.simulate(config, tmp_path / str(number), engine="local", **given))
+        said.append(runs[-1].predict(samples().samples.features))
+    first, home = runs[0], tmp_path / "0" / "institutions" / "institution-000"
+    assert np.array_equal(first.predict(samples().samples.features), said[0])
+    assert dictpfl.evaluate(first).metric == pytest.approx(first.test)
+    assert dictpfl.evaluate(home).metric <= 1.0, "measured by the other run's task"
+    assert dictpfl.evaluate(runs[1]).metric == pytest.approx(runs[1].test)
+    assert isinstance(runs[1].model()[1], nn.Tanh)
+    assert isinstance(first.model()[1], nn.ReLU)
 
 
 @pytest.mark.usefixtures("_unconfigured")

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dictpfl.client.compress.narrow.skills import require_disjoint
+from dictpfl.client.compress.narrow.skills import require_disjoint, skill_of
 from dictpfl.client.data.lazy import LazySamples
-from dictpfl.client.data.samples import IGNORED, PADDING, Samples
+from dictpfl.client.data.samples import IGNORED, PADDING, Dataset, Samples
 from dictpfl.common.errors import DataError
 from dictpfl.common.settings import Data
 
@@ -39,6 +39,16 @@ def test_filling_behind_tokens_is_none_of_it() -> None:
     with pytest.raises(DataError, match="2 of the 2"):
         require_disjoint((Samples(ids, labels),), (Samples(wide, wider),))
     require_disjoint((Samples(ids[:1], labels[:1]),), (Samples(ids[1:], labels[1:]),))
+
+
+@pytest.mark.parametrize(
+    ("said", "classes"), [("grade [II]", (1,)), ("grade*", (0, 1)), ("*", (2,)), ("??", (3,)), ("1", (4,)), ("2", (2,))]
+)
+def test_a_class_is_found_by_its_name_before_it_is_a_pattern_or_a_number(said: str, classes: tuple[int, ...]) -> None:
+    named = Dataset(
+        Samples(np.zeros((5, 1), np.float32), np.arange(5)), 5, class_names=("grade I", "grade [II]", "*", "no", "1")
+    )
+    assert skill_of(f"classes={said}", named).classes == classes
 
 
 class Drawn:
