@@ -180,7 +180,8 @@ def classes_of(finished: Finished, folder: Path) -> tuple[str, ...]:
         folder: a run's, or an institution's in one: a run keeps them.
     """
     agreed = finished.genesis.config.data.options.get("classes")
-    if isinstance(agreed, list | tuple) and agreed:  # a source of one's own may count its classes by an option of that name
+    # A source of one's own may count its classes by an option of that name.
+    if isinstance(agreed, list | tuple) and agreed:
         return tuple(map(str, agreed))
     census = read_census(folder) or read_census(folder.parent.parent)
     return census.classes if census else ()
