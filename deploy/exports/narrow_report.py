@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Literal
@@ -24,8 +25,8 @@ _TIMED = 128
 class Measured(Section):
     """Figures of one model."""
 
-    metric: float = Field(description="Mean of the task's metric over the samples.")
-    loss: float = Field(description="Mean loss over them.")
+    metric: float | None = Field(description="Mean of the task's metric over the samples; None: it is no number.")
+    loss: float | None = Field(description="Mean loss over them; None: it is no number.")
     samples: int = Field(ge=1, description="Their number.")
 
 
@@ -42,7 +43,9 @@ class Stage(Section):
     @property
     def figure(self) -> str:
         """The metric on the kept skill, in words."""
-        return "not measured" if self.kept is None else f"{self.kept.metric:.4f}"
+        if self.kept is None:
+            return "not measured"
+        return "no number" if self.kept.metric is None else f"{self.kept.metric:.4f}"
 
 
 class Curve(Section):
@@ -133,4 +136,10 @@ def _measured(model: nn.Module, samples: Samples, task: Task) -> Measured:
     totals = evaluate(model, samples, task)
     if not totals.count:
         raise DataError("no sample can be read, so that nothing is measured; data.skip_broken = false says why")
-    return Measured(metric=totals.metric_sum / totals.count, loss=totals.loss_sum / totals.count, samples=totals.count)
+    metric, loss = (_known(total / totals.count) for total in (totals.metric_sum, totals.loss_sum))
+    return Measured(metric=metric, loss=loss, samples=totals.count)
+
+
+def _known(figure: float) -> float | None:
+    """Return a figure, or None in place of NaN and infinity, which the report does not take: a model that was hours in the making is kept."""
+    return figure if math.isfinite(figure) else None
