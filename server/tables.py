@@ -28,8 +28,13 @@ _KEPT_OUT = (
     "file and folder must be this account's to read and write, on a disk that has room and is not mounted read-only, and no other program may "
     "lock the file. Nothing says that the journal is damaged: mend that, and leave it where it is"
 )
-_OUTSIDE = {3, 5, 6, 8, 13, 14}
-"""SQLite's codes of what is not the file's fault: PERM, BUSY, LOCKED, READONLY, FULL, CANTOPEN."""
+_OUTSIDE = {
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+}  # fmt: skip
+"""SQLite's codes of what is not the file's fault."""
+_UNREAD = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}  # fmt: skip
+"""Codes of IOERR, which a full disk has, too, that are the file's."""
 Row = tuple[Any, ...]
 _REFERENCE = struct.Struct("<QQ32s")
 _TYPES: Mapping[str, Callable[[Any], Any]] = {"INTEGER": int, "REAL": float, "TEXT": str, "BLOB": bytes}
@@ -47,8 +52,9 @@ def digest_of(table: str, values: Sequence[Any]) -> bytes:
 
 
 def _remedy(error: Exception) -> str:
-    """Say what to do: whoever moves away a journal that only could not be opened, as on a disk that is mounted read-only, loses it."""
-    outside = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _OUTSIDE
+    """Say what to do: whoever moves away a journal that only could not be opened, as on a disk that is full or mounted read-only, loses it."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    outside = isinstance(error, OSError) or (code & 0xFF in _OUTSIDE and code not in _UNREAD)
     return _KEPT_OUT if outside else REMEDY
 
 

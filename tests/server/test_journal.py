@@ -203,7 +203,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_only_cannot_be_opened_is_not_to_be_moved_away(path: Path, journal: Journal) -> None:
-    """As on a disk that was mounted read-only: SQLite then cannot make the file beside it, which no damage is."""
+    """On a disk that is mounted read-only, or full, SQLite cannot make the files beside it: that is no damage."""
     journal.record(closed(0), an_aggregate(0))
     journal.close()
     beside = path.with_name(f"{path.name}-wal")
@@ -212,6 +212,8 @@ def test_a_journal_that_only_cannot_be_opened_is_not_to_be_moved_away(path: Path
         again(path)
     assert "backup" not in str(refused.value)
     beside.rmdir()
+    with small_files(100), pytest.raises(JournalError, match="disk that has room"):
+        again(path)
     found = again(path)
     assert found.next_round == 1
     found.close()
