@@ -1,10 +1,11 @@
-"""JSON documents that name their format: `{"format": "dictpfl-peers-1", ...}`."""
+"""JSON that every reader takes, and documents that name their format: `{"format": "dictpfl-peers-1", ...}`."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,24 @@ from dictpfl.common.errors import DictPFLError
 
 OTHER_RELEASE = "another release wrote it. Nothing was changed; install the release that did (docs/reference/compatibility.md says which)"
 """The one thing to do about a file of another format: no release reads two."""
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Write a value as JSON; a figure that is no finite number is null: Python's own `NaN` is no JSON, and other programs refuse the file.
+
+    Args:
+        value: of mappings, sequences, texts, numbers, truth values and None.
+        indent: spaces for each level; None: all on one line.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def parse_document(data: bytes, form: str, origin: object, error: Callable[[str], DictPFLError]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import shlex
+import shutil
 import stat
 import tempfile
 import time
@@ -71,6 +72,19 @@ def replace_private(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def taken_back(path: Path) -> Iterator[None]:
+    """Remove what the block has made at a path, file or folder, if it fails, as on a full disk: half of it would stand in the way of the next try."""
+    try:
+        yield
+    except BaseException:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def append_private(path: Path) -> BinaryIO:

@@ -16,7 +16,7 @@ from click import Command, Context
 from typer.core import TyperGroup
 
 from dictpfl.common.errors import ConfigError, DictPFLError, own_place
-from dictpfl.common.files import in_shell
+from dictpfl.common.files import in_shell, taken_back
 from dictpfl.deploy import console
 from dictpfl.deploy.app import cli as flower_app
 from dictpfl.deploy.arguments import keep_help, refuse_nan
@@ -233,7 +233,8 @@ def init(
     if path.exists():
         raise ConfigError(f"{path} exists and is not overwritten; name another file")
     console.require_place(path)
-    path.write_text(starting(wanted[0]) if wanted else commented_toml(), encoding="utf-8")
+    with taken_back(path):
+        path.write_text(starting(wanted[0]) if wanted else commented_toml(), encoding="utf-8")
     follows = (
         "`dictpfl simulate {}` runs it"
         if wanted in ([], ["minimal"])

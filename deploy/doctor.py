@@ -69,11 +69,15 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
     from dictpfl.client.folder import SETTINGS
     from dictpfl.common.errors import DictPFLError
     from dictpfl.common.files import private_files, require_private
-    from dictpfl.deploy.operations import health
 
     if not folder.is_dir():
         yield Check("folder", False, f"{folder}: expected a party's folder, found none")
         return
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        text = f"{folder} is not this account's to read and write, or its disk is mounted read-only: `up` cannot run"
+        yield Check("folder", False, text)
+        if not os.access(folder, os.R_OK | os.X_OK):
+            return  # whatever is wrong in it, nothing would be found
     yield from map(_certificate, sorted(folder.rglob("*.pem")))
     for path in private_files(folder):
         try:
@@ -86,9 +90,18 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
     if (folder / SETTINGS).exists():
         yield _refusals(folder)
         yield from _indexes(folder)
+    yield from _processes(folder)
+
+
+def _processes(folder: Path) -> Iterator[Check]:
+    """Programs of a running `up`; where none runs, a full disk, which `up` may have ended with."""
+    from dictpfl.deploy.operations import disk, health
+
     found_health = health.of(folder)
     if not found_health:
         yield Check("processes", None, "none: `up` is not running in this folder")
+        if full := disk.trouble(folder):
+            yield Check("disk", False, full)
     for program in found_health:
         yield Check("process", program.serves, f"{program.program}: {program.found}")
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import taken_back
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -25,10 +26,11 @@ def write_project(folder: Path) -> list[str]:
         raise ConfigError(f"{folder} exists and is not overwritten; name another folder")
     folder.mkdir()
     written = []
-    for template in (files("dictpfl.deploy") / "templates" / "new").iterdir():
-        name = template.name.removesuffix(".in")
-        (folder / name).write_text(
-            template.read_text(encoding="utf-8").replace("@NAME@", folder.name), encoding="utf-8"
-        )
-        written.append(name)
+    with taken_back(folder):
+        for template in (files("dictpfl.deploy") / "templates" / "new").iterdir():
+            name = template.name.removesuffix(".in")
+            (folder / name).write_text(
+                template.read_text(encoding="utf-8").replace("@NAME@", folder.name), encoding="utf-8"
+            )
+            written.append(name)
     return sorted(written)

@@ -24,6 +24,17 @@ from dictpfl.common.files import sync_folder
 APPLICATION = 0x44504C34
 """SQLite's application id of a file of this release ("DPL4")."""
 REMEDY = "restore it from backup, or move it away: the next run then says how it goes on from the institutions' state"
+_KEPT_OUT = (
+    "file and folder must be this account's to read and write, on a disk that has room and is not mounted read-only, and no other program may "
+    "lock the file. Nothing says that the journal is damaged: mend that, and leave it where it is"
+)
+_OUTSIDE = {
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+}  # fmt: skip
+"""SQLite's codes of what is not the file's fault."""
+_UNREAD = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}  # fmt: skip
+"""Codes of IOERR, which a full disk has, too, that are the file's."""
 Row = tuple[Any, ...]
 _REFERENCE = struct.Struct("<QQ32s")
 _TYPES: Mapping[str, Callable[[Any], Any]] = {"INTEGER": int, "REAL": float, "TEXT": str, "BLOB": bytes}
@@ -38,6 +49,13 @@ def digest_of(table: str, values: Sequence[Any]) -> bytes:
         digest.update(type(value).__name__[:1].encode() + len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
+
+
+def _remedy(error: Exception) -> str:
+    """Say what to do: whoever moves away a journal that only could not be opened, as on a disk that is full or mounted read-only, loses it."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    outside = isinstance(error, OSError) or (code & 0xFF in _OUTSIDE and code not in _UNREAD)
+    return _KEPT_OUT if outside else REMEDY
 
 
 def _journal(application: int) -> str:
@@ -91,7 +109,7 @@ class Tables:
             uri = f"{path.resolve().as_uri()}?mode=rw"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         except (sqlite3.Error, OSError) as error:
-            raise JournalError(f"{path} is no readable journal ({error}); {REMEDY}") from error
+            raise JournalError(f"{path} is no readable journal ({error}); {_remedy(error)}") from error
         try:
             self._require_sound(whole=whole)
         except BaseException:
@@ -171,7 +189,7 @@ class Tables:
         try:
             return self._db.execute(query, values).fetchall()
         except (sqlite3.Error, UnicodeError, OverflowError, MemoryError) as error:
-            raise JournalError(f"cannot read {self._path}: {error}; {REMEDY}") from error
+            raise JournalError(f"cannot read {self._path}: {error}; {_remedy(error)}") from error
 
     def _rows(self, table: str) -> Sequence[Row]:
         """Read all rows of a table, in the order of their keys.

@@ -25,6 +25,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dictpfl.common.documents import json_text
 from dictpfl.common.files import write_private
 from dictpfl.deploy.reports.plots import COLOURS
 from dictpfl.deploy.runs.run import processor, versions
@@ -181,7 +182,7 @@ def write_results(name: str, figures: Mapping[str, Any], text: str, figure: Figu
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dictpfl"}):
         figure.savefig(page, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     files = {
-        ".json": json.dumps(figures, indent=1) + "\n",
+        ".json": json_text(figures, indent=1) + "\n",
         ".md": text.rstrip() + "\n",
         ".svg": "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n",
     }

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from dictpfl.client.folder import DIARY
+from dictpfl.common.documents import json_text
 from dictpfl.common.errors import DictPFLError, own_place
 from dictpfl.common.files import append_line
 
@@ -41,7 +42,7 @@ class Diary:
         self._seconds.clear()
         line = {"event": event, "round": number, "bytes": size, "seconds": seconds, "at": time.time(), **facts}
         try:
-            append_line(self._path, json.dumps(line).encode())
+            append_line(self._path, json_text(line).encode())
         except OSError as error:
             _log.warning("diary not written", institution=self._name, reason=str(error))
 

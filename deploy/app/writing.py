@@ -9,19 +9,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dictpfl.client.folder import quoted
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import write_private
+from dictpfl.common.files import taken_back, write_private
 from dictpfl.common.registry import CODE
 from dictpfl.deploy.app.bundle import PACKAGE, app_version, write_app
 from dictpfl.deploy.runs.run import CONFIG, INSTITUTIONS
 from dictpfl.deploy.units import counted
+
+if TYPE_CHECKING:
+    from dictpfl.deploy.simulation.founding import Founded
 
 PARTIES = "parties"
 """Folder in the app's folder with `coordinator/` and `institutions/`; not part of the bundle."""
@@ -153,15 +156,20 @@ def write_federation(
             "to 0 for an app, or deploy with `dictpfl coordinator up`"
         )
     target = target.resolve()
-    here = Path.cwd()
-    modules = list(own_modules(config, here))
+    modules = list(own_modules(config, Path.cwd()))
     write_app(target)
-    try:
+    with taken_back(target):  # half an app would run, and fail at the first round
         founded = found(config, target / PARTIES)
-    except BaseException:
-        shutil.rmtree(target)  # half an app would run, and fail at the first round
-        raise
-    write_private(target / PARTIES / CONFIG, (founded.genesis.config.model_dump_json(indent=1) + "\n").encode())
+        _write(founded, target, source=source, publisher=publisher, changed=changed, modules=modules)
+    return target
+
+
+def _write(
+    founded: Founded, target: Path, *, source: Path, publisher: str, changed: Sequence[str], modules: Sequence[Path]
+) -> None:
+    """Write what stands beside the package and the parties; `pyproject.toml` in place of the package's own."""
+    config, here = founded.genesis.config, Path.cwd()
+    write_private(target / PARTIES / CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
     code = target / _CODE
     code.mkdir()
     (code / "__init__.py").write_text('"""The two apps of this federation."""\n', encoding="utf-8")
@@ -191,7 +199,6 @@ def write_federation(
         ),
         encoding="utf-8",
     )  # fmt: skip
-    return target
 
 
 def own_modules(config: FederationConfig, folder: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import taken_back
 
 _NAME = "federation.toml"
 
@@ -22,8 +23,9 @@ def write_template(path: Path) -> None:
         ConfigError: something is there already, or it cannot be written.
     """
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8") as file, taken_back(path):
             file.write(template())
+            file.flush()
     except FileExistsError as error:
         raise ConfigError(f"{path} exists; choose another name, or move it away") from error
     except OSError as error:

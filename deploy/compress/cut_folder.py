@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from dictpfl.client.compress.cutting.choose import WORDS
 from dictpfl.client.compress.cutting.scores import digest
 from dictpfl.client.model import hub
+from dictpfl.common.documents import json_text
 from dictpfl.deploy.compress.cutting import Made
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
@@ -34,7 +34,7 @@ def write(made: Made, source: Source, output: Path, *, seed: int, score: str) ->
     save_model(made.shrunk.model, name, output)
     note = save_tokenizer(source.config, output)
     (output / RECORD).write_text(
-        json.dumps(record(made, source, seed=seed, score=score), indent=1) + "\n", encoding="utf-8"
+        json_text(record(made, source, seed=seed, score=score), indent=1) + "\n", encoding="utf-8"
     )
     (output / CARD).write_text(_card(made, source, note), encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dictpfl.client.compress.distil import distil
 from dictpfl.client.model import hub
 from dictpfl.client.training.distillation import require_alike, require_range
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.documents import json_text
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.cut_folder import options_of
 from dictpfl.deploy.compress.cutting import Figures
@@ -94,7 +94,7 @@ def distil_folder(
         "seed": seed,
         "versions": versions(),
     }
-    (output / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (output / RECORD).write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
     rows = [f"| {who} | {each.loss:.4f} | {each.metric:.4f} |" for who, each in figures.items()]
     lines = [
         "---", f"library_name: {hub.split(name)[0] or 'pytorch'}", "tags:", "- dictpfl", "- distillation", "---", "",

@@ -19,7 +19,7 @@ from dictpfl.client.folder import VALIDATION as VALIDATION_FILE
 from dictpfl.client.keys.epochs import home
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.files import owner_only
+from dictpfl.common.files import owner_only, remove_leftovers
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.common.settings import MADE_BY, Data
 from dictpfl.deploy.simulation.founding import shape_of
@@ -96,6 +96,7 @@ def prepare(
     # All of them, first: should the disk be full behind the first one, new samples would train beside old ones that may be the same.
     for file in (*files, *stale):
         file.unlink(missing_ok=True)
+        remove_leftovers(file)  # of a try that was killed: samples under a name that nobody looks for
     for file, samples in files.items():
         samples.save(file)
     labels = dataset.samples.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Literal
@@ -24,8 +25,8 @@ _TIMED = 128
 class Measured(Section):
     """Figures of one model."""
 
-    metric: float = Field(description="Mean of the task's metric over the samples.")
-    loss: float = Field(description="Mean loss over them.")
+    metric: float | None = Field(description="Mean of the task's metric over the samples; None: it is no number.")
+    loss: float | None = Field(description="Mean loss over them; None: it is no number.")
     samples: int = Field(ge=1, description="Their number.")
 
 
@@ -42,7 +43,9 @@ class Stage(Section):
     @property
     def figure(self) -> str:
         """The metric on the kept skill, in words."""
-        return "not measured" if self.kept is None else f"{self.kept.metric:.4f}"
+        if self.kept is None:
+            return "not measured"
+        return "no number" if self.kept.metric is None else f"{self.kept.metric:.4f}"
 
 
 class Curve(Section):
@@ -131,5 +134,10 @@ def write_report(folder: Path, report: NarrowReport) -> None:
 
 def _measured(model: nn.Module, samples: Samples, task: Task) -> Measured:
     totals = evaluate(model, samples, task)
-    loss, metric = means(totals)
+    loss, metric = map(_known, means(totals))
     return Measured(metric=metric, loss=loss, samples=totals.count)
+
+
+def _known(figure: float) -> float | None:
+    """Return a figure, or None in place of NaN and infinity, which the report does not take: a model that was hours in the making is kept."""
+    return figure if math.isfinite(figure) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dictpfl.client.model import hub
 from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
+from dictpfl.common.documents import json_text
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.law.seeds import expand
 from dictpfl.deploy.exports.card import write_card
@@ -122,5 +122,5 @@ def write_personal(
         notes=[_WARNING, *filter(None, [note])], library=hub.split(finished.genesis.config.model.source)[0] or "pytorch",
         base="",
     )  # fmt: skip
-    (output / FIGURES).write_text(json.dumps(asdict(figures), indent=1) + "\n", encoding="utf-8")
+    (output / FIGURES).write_text(json_text(asdict(figures), indent=1) + "\n", encoding="utf-8")
     return figures

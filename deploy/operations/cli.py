@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dictpfl.common.documents import json_text
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.deploy import console
 from dictpfl.deploy.ceremony.cli import Fingerprint, authority, institution
@@ -171,6 +172,8 @@ def health(
     """Ask the health checks of a party's programs; exit code 0 if all serve, 1 if not. For containers and monitors."""
     from dictpfl.deploy.operations import health as probe
 
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: expected a party's folder, found none")
     programs = probe.of(folder)
     for program in programs:
         console.say(f"{program.program}: {program.found}")
@@ -251,7 +254,7 @@ def status(
     own = role_of(folder) is Role.INSTITUTION
     standing = of_institution(folder) if own else of_coordinator(folder)
     if as_json:
-        sys.stdout.write(json.dumps(standing, indent=1) + "\n")
+        sys.stdout.write(json_text(standing, indent=1) + "\n")
     elif own:
         _show_institution(standing)
     else:
@@ -285,7 +288,7 @@ def _show_institution(standing: dict[str, Any]) -> None:
     table = console.table("when (UTC)", "event", "round", "bytes", "metric", "loss", "seconds")
     for entry in standing["diary"]:
         when = time.strftime("%m-%d %H:%M:%S", time.gmtime(entry.get("at", 0)))
-        numbers = [f"{entry[name]:.4f}" if name in entry else "-" for name in ("metric", "loss")]
+        numbers = [f"{entry[name]:.4f}" if entry.get(name) is not None else "-" for name in ("metric", "loss")]
         seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in entry.get("seconds", {}).items())
         table.add_row(
             when,

@@ -35,11 +35,17 @@ class Health:
 
 
 def processes(folder: Path) -> dict[str, Any]:
-    """Read what the supervisor last wrote: process ids, restarts and health ports; empty if none runs, or the file is damaged."""
+    """Read what the supervisor last wrote: process ids, restarts and health ports; empty if none runs, or the file is damaged.
+
+    Raises:
+        PermissionError: the folder is another account's.
+    """
     try:
         written = json.loads((folder / RUN / PROCESSES).read_text(encoding="utf-8"))
         programs = [*written.get("programs", {}).values()]
         numbers = [written.get("supervisor"), *(one.get(name) for one in programs for name in _NUMBERS)]
+    except PermissionError:
+        raise  # to another account than the folder's own a party in good health would look dead
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return dict(written) if all(number is None or type(number) is int for number in numbers) else {}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from dictpfl.common.files import in_shell
 from dictpfl.deploy.operations.certificates import validity
 from dictpfl.deploy.operations.health import processes
 from dictpfl.deploy.operations.places import RUN
@@ -45,12 +45,17 @@ class Renewal:
         require_certificate(self._certificate, self._key, self._ca)
         self._served = there
         link = processes(self._folder).get("programs", {}).get("superlink", {}).get("pid")
-        for pid, number in ((link, signal.SIGTERM), (self._proxy(), signal.SIGHUP)):
-            if pid:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
+        _told(link, signal.SIGTERM)
         days = int(validity(self._certificate).days_left)
-        _log.info("certificate renewed: the SuperLink starts anew, nginx reads it again", days_left=days)
+        if _told(self._proxy(), signal.SIGHUP):
+            _log.info("certificate renewed: the SuperLink starts anew, nginx reads it again", days_left=days)
+        else:
+            # Caddy, or an nginx that root started: it goes on with the old certificate, until institutions refuse that.
+            _log.warning(
+                "certificate renewed: the SuperLink starts anew, and the proxy was not told: have it read the certificate, as by "
+                f"`nginx -c {in_shell(self._folder / 'nginx.conf')} -s reload` of the account that started it",
+                days_left=days,
+            )
         return True
 
     def _there(self) -> tuple[bytes, ...]:
@@ -70,3 +75,13 @@ class Renewal:
         except (OSError, ValueError):
             return None
         return pid if name == "nginx" else None
+
+
+def _told(pid: int | None, number: int) -> bool:
+    """Send a signal; tell whether there was a process that takes it from this account."""
+    try:
+        if pid:
+            os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return bool(pid)

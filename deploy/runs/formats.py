@@ -6,6 +6,7 @@ Since format 2, `test` and `validation` are figures of `metric`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,9 +35,24 @@ def summary_now(document: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a later release wrote it.
     """
     if _number(document, "summary.json") != 1:
-        return dict(document)
+        return dict(document) | _no_numbers(document)
     best = document.get("best")
     return _renamed(document, _SUMMARY) | {"format": FORMAT, "best": best and _renamed(best, _BEST)}
+
+
+def _no_numbers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN in place of null where a figure always is one, such as that of an institution whose test samples are of one class."""
+    found: dict[str, Any] = {"test": math.nan} if document.get("test", 0.0) is None else {}
+    if groups := document.get("test_by_group"):
+        found["test_by_group"] = {
+            name: {**group, "figure": math.nan if group["figure"] is None else group["figure"]}
+            for name, group in groups.items()
+        }
+        if document["test_mean_of_groups"] is None:
+            found["test_mean_of_groups"] = math.nan
+    if (baseline := document.get("baseline")) and baseline["figure"] is None:
+        found["baseline"] = {**baseline, "figure": math.nan}
+    return found
 
 
 def as_accuracy(summary: Mapping[str, Any]) -> dict[str, Any]:

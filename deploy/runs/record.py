@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from dictpfl.deploy.runs.formats import FORMAT, record_now
+
+_FIGURES = {"test_by_group", "test_metrics", "validation_metrics"}
+"""Fields with figures by name, of which null in JSON is one that is no number."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class RoundRecord:
         sent_by_tensor: of each tensor.
         ciphertexts: in one upload.
         bytes_up, bytes_down: of one institution, as on the wire.
-        test: the task's mean metric on the test split, of the model after the round; None where nothing changed.
+        test: the task's mean metric on the test split, of the model after the round; None where nothing changed, or, read from a
+            file, where it was no number.
         test_loss: mean test loss.
         validation, validation_loss: of the model before the round, over all
             institutions' validation samples, from the encrypted ledger; None without any.
@@ -75,4 +80,7 @@ class RoundRecord:
             ConfigError: of a later one.
         """
         known = {one.name for one in fields(cls)}  # a later release may say more without another format
-        return cls(**{name: value for name, value in record_now(line).items() if name in known})
+        found = {name: value for name, value in record_now(line).items() if name in known}
+        for name in _FIGURES & found.keys():
+            found[name] = {key: math.nan if one is None else one for key, one in found[name].items()}
+        return cls(**found)

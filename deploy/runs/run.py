@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.documents import json_text
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import in_shell, is_locked, write_private
 from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
@@ -267,7 +268,7 @@ def _read_history(folder: Path) -> list[RoundRecord]:
 
 def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:
     """Write a line of JSON for each round, in place of what was there."""
-    lines = "".join(json.dumps(record.to_json()) + "\n" for record in history)
+    lines = "".join(json_text(record.to_json()) + "\n" for record in history)
     write_private(folder / HISTORY, lines.encode())
 
 
@@ -322,5 +323,5 @@ def sha256_of(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_private(path, (json.dumps(value, indent=1) + "\n").encode())
+    """Write JSON atomically; see `json_text`."""
+    write_private(path, (json_text(value, indent=1) + "\n").encode())

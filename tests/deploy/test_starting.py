@@ -12,12 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from dictpfl.common.config import FederationConfig
+from dictpfl.deploy.cli import app
 from dictpfl.deploy.reference import commented_toml
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.starting import KINDS, starting
 from tests.support import ROOT
+from tests.support.failing_disks import small_files
 
 TOY = {"encryption.sealer": "identity", "toy_insecure": True}
 
@@ -32,6 +35,17 @@ def test_each_is_short_and_valid(kind: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(starting(kind), encoding="utf-8")  # type: ignore[arg-type]
     FederationConfig.load(tmp_path / "c.toml")
     assert len(starting(kind).splitlines()) < 40  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [["init"], ["new"], ["authority", "template"]])
+def test_a_full_disk_leaves_nothing_that_the_next_try_is_refused_for(words: list[str], tmp_path: Path) -> None:
+    place = tmp_path / "mine"
+    with small_files(100):
+        full = CliRunner().invoke(app, [*words, str(place)])
+    assert full.exit_code != 0
+    assert not place.exists()
+    again = CliRunner().invoke(app, [*words, str(place)])
+    assert again.exit_code == 0, again.output
 
 
 def test_the_minimal_one_has_the_settings_of_the_figures_that_readme_shows() -> None:

@@ -202,6 +202,23 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         again(tmp_path / "nowhere" / "journal.sqlite")
 
 
+def test_a_journal_that_only_cannot_be_opened_is_not_to_be_moved_away(path: Path, journal: Journal) -> None:
+    """On a disk that is mounted read-only, or full, SQLite cannot make the files beside it: that is no damage."""
+    journal.record(closed(0), an_aggregate(0))
+    journal.close()
+    beside = path.with_name(f"{path.name}-wal")
+    beside.mkdir()
+    with pytest.raises(JournalError, match="Nothing says that the journal is damaged") as refused:
+        again(path)
+    assert "backup" not in str(refused.value)
+    beside.rmdir()
+    with small_files(100), pytest.raises(JournalError, match="disk that has room"):
+        again(path)
+    found = again(path)
+    assert found.next_round == 1
+    found.close()
+
+
 def test_only_the_owner_reads(path: Path, journal: Journal) -> None:
     """In a federation that does not encrypt, the write-ahead log holds updates in clear."""
     journal.record(closed(0), an_aggregate(0))

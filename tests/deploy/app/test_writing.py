@@ -110,6 +110,13 @@ def test_what_cannot_be_an_app_is_refused_and_leaves_nothing(tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 
+def test_what_fails_once_the_parties_are_there_leaves_nothing_either(tmp_path: Path) -> None:
+    """A full disk left the package's own `pyproject.toml`, with which half an app runs."""
+    with pytest.raises(FileNotFoundError):
+        write_federation(encrypted(), tmp_path / "app", source=tmp_path / "gone.toml", publisher="me")
+    assert not (tmp_path / "app").exists()
+
+
 def test_a_model_of_any_name_is_described_in_what_flower_can_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,13 +22,14 @@ from typer.testing import CliRunner
 from dictpfl.client.compress.cutting.cut import cut
 from dictpfl.client.compress.narrow.federating import gated_axes, kept_units
 from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.training.task import load_task
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.compress.narrowing import _skilled
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.folders import save_model
-from dictpfl.deploy.exports.narrow_report import NarrowReport
+from dictpfl.deploy.exports.narrow_report import NarrowReport, stage
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, tiny
 from tests.support.timm_folders import tiny_vit
@@ -72,6 +73,15 @@ def report(folder: Path) -> dict[str, Any]:
     written: dict[str, Any] = json.loads((folder / "narrow.json").read_text(encoding="utf-8"))
     jsonschema.validate(written, NarrowReport.model_json_schema())
     return written
+
+
+def test_a_model_without_numbers_is_reported_as_that() -> None:
+    """The report refused NaN when all work was done, and nothing was written."""
+    model = nn.Linear(3, 2)
+    nn.init.constant_(model.bias, torch.nan)
+    found = stage(model, load_task("classification"), Samples(np.zeros((4, 3), np.float32), np.array([0, 1, 0, 1])))
+    assert found.kept is not None
+    assert (found.kept.metric, found.kept.loss, found.kept.samples, found.figure) == (None, None, 4, "no number")
 
 
 @pytest.mark.parametrize("method", ["gates", "lasso", "attribution", "scratch", "distil", "uncut"])

@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
+from unittest import mock
 
 import grpc
 import pytest
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from typer.testing import CliRunner
 
-from dictpfl.common.errors import DataError
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.cli import app
 from dictpfl.deploy.doctor import checks, deployment_checks
 from dictpfl.deploy.operations import disk, health, readiness
 from dictpfl.deploy.operations.places import LAST_CONTACT, PROCESSES, RUN
@@ -118,6 +121,8 @@ def test_a_full_disk_is_said_wherever_an_operator_looks(
     assert (full.program, full.serves) == ("disk", False)
     assert "Make room" in full.found
     assert [check.ok for check in deployment_checks(folder)] == [True, False]
+    (folder / RUN / PROCESSES).unlink()
+    assert [(check.name, check.ok) for check in deployment_checks(folder)] == [("processes", None), ("disk", False)]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,17 @@ def test_nothing_runs(folder: Path, text: str | None) -> None:
     assert done.returncode == 1
     assert "not running" in done.stdout
     assert [check.ok for check in deployment_checks(folder)] == [None]
+
+
+def test_what_may_not_be_looked_at_is_not_said_to_be_down(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitor of another account, or with another folder's name, was told that `up` does not run."""
+    missing = CliRunner().invoke(app, ["health", "--folder", str(tmp_path / "institutoin")])
+    assert isinstance(missing.exception, ConfigError)
+    monkeypatch.setattr(Path, "read_text", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(PermissionError):
+        health.of(folder)
 
 
 def test_a_program_is_given_a_port_that_the_probe_finds(folder: Path, supervised, code) -> None:
@@ -203,6 +219,17 @@ def test_the_doctor_knows_the_versions_of_python_that_this_package_names(
     check = next(checks())
     assert (check.name, check.ok) == ("python", fits)
     assert version in check.found
+
+
+@pytest.mark.parametrize(("allowed", "found"), [(os.R_OK | os.X_OK, ["folder", "processes"]), (0, ["folder"])])
+def test_the_doctor_sees_a_folder_that_up_cannot_write_into(
+    allowed: int, found: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One mounted read-only, and another account's, of which the doctor found nothing wrong, or nothing at all."""
+    monkeypatch.setattr(os, "access", lambda _path, asked: asked & ~allowed == 0)
+    checked = list(deployment_checks(folder))
+    assert [check.name for check in checked] == found
+    assert checked[0].ok is False
 
 
 def test_the_doctor_finds_no_folder(tmp_path: Path) -> None:

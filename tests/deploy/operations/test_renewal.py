@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from dictpfl.common.errors import CertificateError, ConfigError, IdentityError
@@ -46,9 +47,13 @@ def test_a_new_certificate_is_served_without_a_person(folder: Path, link: subpro
     assert not renewal.look()
     assert link.poll() is None
     try_out(folder / "tls", [])  # under the same authority, as the runbook has it
-    assert renewal.look()
+    with structlog.testing.capture_logs() as logs:
+        assert renewal.look()
     assert link.wait(10) == -15
     assert not renewal.look()
+    (said,) = (line["event"] for line in logs if line["log_level"] == "warning")
+    assert "the proxy was not told" in said, "no nginx runs here, and none reads the certificate"
+    assert f"nginx -c {folder / 'nginx.conf'} -s reload" in said
 
 
 def test_one_that_does_not_fit_changes_nothing(folder: Path, link: subprocess.Popen[bytes], tmp_path: Path) -> None:

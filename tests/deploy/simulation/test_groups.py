@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.task import load_task
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import DataError
+from dictpfl.deploy.cli import app
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.groups import TestSplit, mean_of, write_groups
 from dictpfl.deploy.simulation.simulate import simulate
@@ -128,3 +132,44 @@ def test_a_run_of_survival_by_centres(tmp_path: Path) -> None:
             f'<th scope="row">{name}</th><td class="n">{group["samples"]}</td><td class="n">{group["figure"]:.4f}'
             in report
         )
+
+
+class OfMany:
+    """A figure that few samples have none of, as an area under a curve has none of a single class."""
+
+    name, higher_is_better, additive = "of many", True, False
+
+    def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The number of samples, or NaN."""
+        return torch.tensor(float(len(outputs)) if len(outputs) > 30 else math.nan)
+
+
+def strictly(text: str) -> Any:
+    """Parse JSON as other programs do, which know no NaN."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_figure_that_is_no_number_is_null_in_json_and_nan_where_it_is_read(tmp_path: Path) -> None:
+    config = survivors(
+        tmp_path, **{"training.metric": f"{__name__}:OfMany", "encryption.sealer": "identity", "training.steps": 1}
+    )
+    run = simulate(config, tmp_path / "run", engine="local")
+    home = run.folder / "institutions" / "institution-000"
+    assert "null" in json.dumps(strictly((run.folder / "summary.json").read_text(encoding="utf-8"))["test_by_group"])
+    for line in (run.folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
+        strictly(line)
+    diary = [strictly(line) for line in (home / "diary.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["metric"] for line in diary if line["event"] == "uploaded"} == {None}
+    read = Run.load(run.folder)
+    assert read.test == run.test == 1.0
+    assert [math.isnan(group["figure"]) for group in read.summary["test_by_group"].values()] == [True] * 3
+    last = [record for record in read.records if record.kind == "update"][-1]
+    assert [math.isnan(figure) for figure in last.test_by_group.values()] == [True] * 3
+    for arguments in (["inspect", str(run.folder)], ["status", "--folder", str(home)], ["report", str(run.folder)]):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, (arguments, done.output, done.exception)
+    strictly(CliRunner().invoke(app, ["status", "--folder", str(home), "--json"]).output)
