@@ -20,7 +20,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, EngineError
 from dictpfl.common.files import lock_if_free, owner_only, write_private
 from dictpfl.common.law.stored import to_bytes
-from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of, quiet
+from dictpfl.deploy.reports.notebook import in_notebook, progress_of, quiet
 from dictpfl.deploy.reports.report import write_report
 from dictpfl.deploy.reports.tensorboard import write_events
 from dictpfl.deploy.reports.troubles import told
@@ -111,6 +111,7 @@ def simulate(
                 'objects exist in this process only, and engine flower runs others: give engine="local", or name a part as `module:name` '
                 "in the configuration"
             )
+        _require_room(folder, resume=resume)  # a run that is there keeps its objects
         config = with_given(config, folder, model=model, data=data, task=task)
         if on_round is not None:  # it may look at another run
             on_round = _both(on_round, lambda _: put_back(folder))
@@ -125,8 +126,9 @@ def simulate(
         on_devices(planned.line)
     if progress if progress is not None else in_notebook():
         with _alone(folder), progress_of(config, config.method) as shown:
+            founding = _both(lambda founded: shown.founded(founded.genesis.layout.size), on_founded)
             return _simulated(
-                planned, folder, engine, _both(shown.closed, on_round), _both(_sized(shown), on_founded), ray_address,
+                planned, folder, engine, _both(shown.closed, on_round), founding, ray_address,
                 resume=resume, record=record, test_every=test_every,
             )  # fmt: skip
     with _alone(folder), quiet():
@@ -142,10 +144,6 @@ def _both(first: Callable[[Any], None], second: Callable[[Any], None] | None) ->
             second(what)
 
     return told
-
-
-def _sized(shown: Shown) -> Callable[[Founded], None]:
-    return lambda founded: shown.founded(founded.genesis.layout.size)
 
 
 def simulate_regrouped(
@@ -258,15 +256,21 @@ def _founded(config: FederationConfig, folder: Path, regrouping: Regrouping | No
         # Who reads the folder, to show the run or to go on with it, goes by the rounds that are wanted now.
         _write_config(folder, _as_wanted(founded, config.federation.rounds))
         return founded
+    _require_room(folder, resume=resume)
+    founded = found(config, folder, regrouping)
+    # Written last: a folder without it was never founded whole, and is founded anew.
+    _write_config(folder, founded.genesis.config)
+    return founded
+
+
+def _require_room(folder: Path, *, resume: bool) -> None:
+    if resume and (folder / CONFIG).exists():
+        return
     found_before = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if any(name != LOCK and not (resume and is_of_founding(name)) for name in found_before):
         raise ConfigError(
             f"{folder} is not empty; choose another --out, or --resume what was stopped there (in Python: `out`, `resume=True`)"
         )
-    founded = found(config, folder, regrouping)
-    # Written last: a folder without it was never founded whole, and is founded anew.
-    _write_config(folder, founded.genesis.config)
-    return founded
 
 
 def _write_config(folder: Path, config: FederationConfig) -> None:
@@ -350,10 +354,8 @@ def _troubles(founded: Founded) -> dict[str, Any]:
 def _spent_at_most(founded: Founded) -> dict[str, Any] | None:
     """Return the most that any institution spent; None without differential privacy."""
     genesis = founded.genesis
-    accounts = [
-        spent(genesis.config, Memory(institution / "memory", genesis.federation).path)
-        for institution in _homes(founded)
-    ]
+    memories = [Memory(institution / "memory", genesis.federation) for institution in _homes(founded)]
+    accounts = [spent(genesis.config, memory.path) for memory in memories]
     known = [account for account in accounts if account is not None]
     return max(known, key=lambda one: float(one["epsilon"]), default=None)
 

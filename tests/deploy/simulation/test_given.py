@@ -142,6 +142,9 @@ def test_a_later_run_leaves_an_earlier_one_its_objects(tmp_path: Path) -> None:
     assert dictpfl.evaluate(runs[1]).metric == pytest.approx(runs[1].test)
     assert isinstance(runs[1].model()[1], nn.Tanh)
     assert isinstance(first.model()[1], nn.ReLU)
+    with pytest.raises(ConfigError, match="is not empty"):
+        dictpfl.simulate(config, tmp_path / "0", engine="local", model=nn.Linear(12, 3))
+    assert isinstance(first.model()[1], nn.ReLU), "what was refused changed nothing"
 
 
 @pytest.mark.usefixtures("_unconfigured")
