@@ -24,8 +24,8 @@ from dictpfl.client.training.task import Task, outputs_of, task_of
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.files import expanded
-from dictpfl.common.settings import Training
-from dictpfl.deploy.exports.evaluation import classes_of, load_numbered
+from dictpfl.common.settings import Data, Training
+from dictpfl.deploy.exports.evaluation import are_elsewhere, classes_of, load_numbered
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.overrides import overrides
@@ -33,7 +33,6 @@ from dictpfl.deploy.simulation.founding import TEST
 from dictpfl.deploy.simulation.partition import divide
 
 _CHANGEABLE = ("data.", "training.")
-_PLACES = {"data.path", "data.source"}
 """Keys that name other data."""
 _ASIDE = 5
 """One in so many calibration samples is set aside, where models are chosen between and no samples are there for it."""
@@ -244,9 +243,10 @@ def _of_folder(
         )
     if path is not None:
         raise ConfigError(f"{source} has a configuration of its own; leave --config out, or change keys by --set")
-    _require_other_data(source, data, changes)
     finished = Finished.load(folder, checkpoint)
     agreed = finished.genesis.config
+    if data is None:
+        _require_other_data(source, agreed.data, changes)
     raw = agreed.model_dump(mode="json") | {"toy_insecure": True}
     changed = dict(changes)
     if data is not None or "data.path" in changes:
@@ -280,14 +280,14 @@ def _of_folder(
     )
 
 
-def _require_other_data(source: str, data: Path | None, changes: Mapping[str, Any]) -> None:
+def _require_other_data(source: str, federation: Data, changes: Mapping[str, Any]) -> None:
     """Refuse settings by which a federation would decide by all of its own data, the measured samples included.
 
     Raises:
         ConfigError: the message says which.
     """
     wrong = next((key for key in changes if key.startswith("data.")), None)
-    if data is None and wrong is not None and not _PLACES & set(changes):
+    if wrong is not None and not are_elsewhere(federation, changes):
         raise ConfigError(
             f"--set {wrong}: with it, all data of {source} would be read anew, samples that it is measured on included; name other "
             "data by --data (or `--set data.path=...`), or leave --set out for the samples that are there"

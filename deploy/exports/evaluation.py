@@ -253,7 +253,10 @@ def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Samples:
     return Samples(dataset.samples.features, numbers[labels])
 
 
-_PLACES = {"data.path", "data.source"}
+def are_elsewhere(federation: Data, changes: Mapping[str, Any]) -> bool:
+    """Tell whether changes name other data than the federation's own, which a path or source that is the same does not."""
+    own = {f"data.{key}": str(getattr(federation, key)) for key in ("path", "source")}
+    return any(str(changes.get(key, value)) != value for key, value in own.items())
 
 
 def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any]) -> None:
@@ -270,7 +273,8 @@ def _require_used(federation: Data, data: Path | None, changes: Mapping[str, Any
             f"{data} holds samples as they are, so that {next(iter(changes))} would be ignored; leave --set away"
         )
     has_test = any(changes.get(f"data.{key}", getattr(federation, key)) for key in ("test_path", "split_column"))
-    if data is None and changes and not _PLACES & set(changes) and not has_test:
+    # A path that is set stands for all of what is there, so that a test file beside it is left out.
+    if data is None and changes and not are_elsewhere(federation, changes) and ("data.path" in changes or not has_test):
         raise ConfigError(
             "these settings would measure all of the federation's own data, samples that it was trained on included; name other data "
             "with --data (or `--set data.path=...`), or leave --set away for the test split"

@@ -136,7 +136,7 @@ def test_what_contradicts_itself_is_refused(run: Run, tmp_path: Path) -> None:
         read_source("own_module:network", config=tmp_path / "c.toml")
 
 
-@pytest.mark.parametrize("setting", ["data.public_share=0.1", "data.limit=100"])
+@pytest.mark.parametrize("setting", ["data.public_share=0.1", "data.limit=100", "data.source=digits"])
 def test_a_setting_does_not_let_measured_samples_decide(run: Run, setting: str) -> None:
     for folder in (run.folder, run.folder / "institutions" / "institution-000"):
         with pytest.raises(ConfigError, match=r"samples that it is measured on included"):

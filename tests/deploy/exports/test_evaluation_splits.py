@@ -75,6 +75,10 @@ def test_rows_that_trained_are_not_measured_because_a_test_file_is_left_out(tmp_
     with pytest.raises(ConfigError, match="samples that it was trained on included"):
         evaluate_on(folder, changes={"data.test_path": ""})
     assert evaluate_on(folder, changes={"data.test_path": str(table(tmp_path / "more.csv", 31, 3))}).samples == 31
+    for changes in ({"data.path": str(path)}, {"data.source": "csv", "data.path": str(path)}):
+        with pytest.raises(ConfigError, match="samples that it was trained on included"):
+            evaluate_on(folder, changes=changes)
+    assert evaluate_on(folder, changes={"data.source": "csv", "data.limit": 50}).samples == 20
 
 
 def test_the_federation_s_limit_is_none_of_other_data(tmp_path: Path) -> None:
@@ -110,7 +114,7 @@ def test_classes_of_the_run_s_own_test_split_have_their_names(tmp_path: Path) ->
     folder = run(tmp_path / "run", path=str(path))
     assert evaluate_on(folder).names == ("sick", "well")
     assert evaluate_on(folder, path).names == ("sick", "well")
-    assert evaluate_on(folder / "institutions" / "institution-000").names == ()
+    assert evaluate_on(folder / "institutions" / "institution-000").names == ("sick", "well"), "genesis has them"
 
 
 def test_an_institution_s_own_samples_have_the_agreed_names(tmp_path: Path) -> None:
