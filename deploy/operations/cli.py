@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dictpfl.common.documents import json_text
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.deploy import console
 from dictpfl.deploy.ceremony.cli import Fingerprint, authority, institution
@@ -254,6 +253,8 @@ def status(
     own = role_of(folder) is Role.INSTITUTION
     standing = of_institution(folder) if own else of_coordinator(folder)
     if as_json:
+        from dictpfl.common.documents import json_text
+
         sys.stdout.write(json_text(standing, indent=1) + "\n")
     elif own:
         _show_institution(standing)
