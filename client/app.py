@@ -65,7 +65,7 @@ def _opened(folder: Path, number: int) -> Institution:
     """Open the institution of a folder; note in its diary why it cannot be opened, as it notes itself why it cannot answer."""
     # Not at the top: the driver of a simulation loads both apps into the coordinator's process, which must
     # stay without torch.
-    from dictpfl.client.opened import open_institution
+    from dictpfl.client.institution import open_institution
 
     try:
         return open_institution(folder)

@@ -18,7 +18,7 @@ from dictpfl.client.defences.masks import masks_of
 from dictpfl.client.defences.pairs import Pairs
 from dictpfl.client.defences.sums import Sums
 from dictpfl.client.folder import GENESIS_WEIGHTS, SETTINGS, TRAIN, VALIDATION, InstitutionSettings
-from dictpfl.client.keys.epochs import Keyring
+from dictpfl.client.keys.epochs import Keyring, home
 from dictpfl.client.keys.once import one_state
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Memory, Record
@@ -40,6 +40,7 @@ from dictpfl.common.errors import (
     WireError,
     own_place,
 )
+from dictpfl.common.genesis import DOCUMENT
 from dictpfl.common.law.order import admits, has_ended, occasion
 from dictpfl.common.law.refresh import forgotten
 from dictpfl.common.law.state import Residual
@@ -70,7 +71,7 @@ _NOTED_WITH_SUM = frozenset({"integrity", "refused", LOCKED})
 
 
 class Institution:
-    """Institution of a folder; construct with `dictpfl.client.opened.open_institution`."""
+    """Institution of a folder; construct with `open_institution`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -388,3 +389,33 @@ class Institution:
             "uploaded", record.shared.round, made.pending.sent_bytes, kind=str(kind), sent=made.sent, **facts
         )
         return uploaded(made.pending)
+
+
+_OPEN: dict[Path, tuple[tuple[int, ...], Institution]] = {}
+
+
+def open_institution(folder: Path) -> Institution:
+    """Open the institution of a folder, and keep it for the life of the process, or until its settings, genesis or samples change.
+
+    Raises:
+        DictPFLError: settings, genesis, key or data cannot be used.
+    """
+    folder = folder.resolve()
+    written = tuple(
+        _changed(path) for path in (home(folder) / DOCUMENT, folder / SETTINGS, folder / TRAIN, folder / VALIDATION)
+    )
+    if folder not in _OPEN or _OPEN[folder][0] != written:
+        _OPEN[folder] = (written, Institution(folder))
+    return _OPEN[folder][1]
+
+
+def forget_institutions() -> None:
+    """Drop every institution that this process keeps open; a process may play many federations in turn."""
+    _OPEN.clear()
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

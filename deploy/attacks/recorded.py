@@ -11,8 +11,8 @@ import numpy as np
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import GENESIS_WEIGHTS, TRAIN, InstitutionSettings
+from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory.record import Memory, Record
-from dictpfl.client.opened import forget_institutions
 from dictpfl.client.training.batches import indices
 from dictpfl.client.training.speed import rate
 from dictpfl.client.training.workbench import Workbench

@@ -37,7 +37,7 @@ _SLOW = (
     "numpy",
     "torch",
     "dictpfl.client.app",
-    "dictpfl.client.opened",
+    "dictpfl.client.institution",
     "torch._dynamo",
 )
 
@@ -250,7 +250,7 @@ def open_ahead() -> None:
 
     folder, trouble = Path(os.environ[INSTITUTION]), None
     try:
-        importlib.import_module("dictpfl.client.opened").open_institution(folder).prepare()
+        importlib.import_module("dictpfl.client.institution").open_institution(folder).prepare()
     except Exception as error:  # noqa: BLE001  said in full when a task comes and needs it
         print(f"not prepared ahead: {error}", file=sys.stderr, flush=True)  # noqa: T201  the task's own log
         trouble = error

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory.record import Memory
 from dictpfl.client.model.sparse.weights import block_of
-from dictpfl.client.opened import forget_institutions
 from dictpfl.client.privacy.guard import spent
 from dictpfl.client.training.task import task_of
 from dictpfl.common.config import FederationConfig

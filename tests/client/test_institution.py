@@ -17,8 +17,7 @@ import torch
 import dictpfl.client.memory.record
 import dictpfl.client.uploading
 from dictpfl.client.folder import LOSS_SCALE, InstitutionSettings
-from dictpfl.client.institution import Institution
-from dictpfl.client.opened import forget_institutions, open_institution
+from dictpfl.client.institution import Institution, forget_institutions, open_institution
 from dictpfl.client.training import speed
 from dictpfl.client.training.train import Trained
 from dictpfl.common.ckks.adding import WordSum

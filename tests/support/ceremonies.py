@@ -10,8 +10,7 @@ import numpy as np
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
-from dictpfl.client.institution import Institution
-from dictpfl.client.opened import forget_institutions
+from dictpfl.client.institution import Institution, forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.law.state import SharedState
 from dictpfl.deploy.ceremony import authority

@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, InstitutionSettings
-from dictpfl.client.opened import forget_institutions
+from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.files import owner_only
 from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted

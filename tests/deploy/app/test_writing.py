@@ -86,7 +86,7 @@ def asked(app: Path) -> Path:
     context = Context(RUN, FIRST_NODE, {"partition-id": 1}, RecordDict(), {})
     with (
         mock.patch.dict(os.environ),
-        mock.patch("dictpfl.client.opened.open_institution", opening),
+        mock.patch("dictpfl.client.institution.open_institution", opening),
     ):
         os.environ.pop("DICTPFL_INSTITUTIONS", None)
         cloudpickle.loads(sent)(request, context)

@@ -18,8 +18,8 @@ import pytest
 
 from dictpfl.client.defences.masks import MaskContext, Masks
 from dictpfl.client.defences.pairs import Pairs
+from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory.diary import Diary
-from dictpfl.client.opened import forget_institutions
 from dictpfl.client.uploading import Uploads
 from dictpfl.common.ckks import opening, sealing
 from dictpfl.common.ckks.keys import FederationKey, load_key, make_key

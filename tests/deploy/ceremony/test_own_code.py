@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dictpfl.client.folder import InstitutionSettings
-from dictpfl.client.institution import Institution
-from dictpfl.client.opened import forget_institutions
+from dictpfl.client.institution import Institution, forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app

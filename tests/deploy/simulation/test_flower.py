@@ -122,7 +122,7 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (app / "dictpfl/server/recording.py").write_text(
         "from dictpfl.server.coordinator import Coordinator\nopen_coordinator = Coordinator.open\n"
     )
-    (app / "dictpfl/client/opened.py").write_text(INSTITUTION)
+    (app / "dictpfl/client/institution.py").write_text(INSTITUTION)
     (app / "dictpfl/deploy").symlink_to(ROOT / "deploy")  # what starts the runtime is the real one
     return app
 

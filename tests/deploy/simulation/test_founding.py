@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dictpfl.client.data.samples import Dataset, Samples
-from dictpfl.client.opened import forget_institutions
+from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError, ParameterError
 from dictpfl.deploy.runs.census import CENSUS

@@ -101,9 +101,9 @@ class FakeInstitution:
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins where both apps look for the real ones."""
-    opened = ModuleType("dictpfl.client.opened")
+    opened = ModuleType("dictpfl.client.institution")
     vars(opened)["open_institution"] = FakeInstitution
-    monkeypatch.setitem(sys.modules, "dictpfl.client.opened", opened)
+    monkeypatch.setitem(sys.modules, "dictpfl.client.institution", opened)
     server_app = importlib.import_module("dictpfl.server.app")
     monkeypatch.setattr(server_app, "open_coordinator", FakeCoordinator.open)
     monkeypatch.setattr(FakeCoordinator, "rounds", 3)

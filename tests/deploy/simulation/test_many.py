@@ -15,8 +15,8 @@ from torch import nn
 
 import dictpfl.client.institution
 import dictpfl.client.training.workbench
+from dictpfl.client.institution import forget_institutions
 from dictpfl.client.memory import record, resting
-from dictpfl.client.opened import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.deploy.simulation.simulate import simulate

@@ -19,11 +19,10 @@ from typer.testing import CliRunner
 import dictpfl.deploy.studies.cli
 import dictpfl.deploy.studies.taking_part
 from dictpfl.client.folder import InstitutionSettings
-from dictpfl.client.institution import Institution
+from dictpfl.client.institution import Institution, forget_institutions
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
 from dictpfl.client.model.build import build_model
-from dictpfl.client.opened import forget_institutions
 from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, DictPFLError, ModelError, StudyError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.changing import CHANGE
