@@ -23,15 +23,16 @@ def json_text(value: Any, indent: int | None = None) -> str:
         value: of mappings, sequences, texts, numbers, truth values and None.
         indent: spaces for each level; None: all on one line.
     """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value with None in place of every number in it that is NaN or infinite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def parse_document(data: bytes, form: str, origin: object, error: Callable[[str], DictPFLError]) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from dictpfl.deploy.simulation.founding import TEST
 from dictpfl.deploy.simulation.partition import divide
 
 _CHANGEABLE = ("data.", "training.")
-"""Keys that name other data."""
 _ASIDE = 5
 """One in so many calibration samples is set aside, where models are chosen between and no samples are there for it."""
 

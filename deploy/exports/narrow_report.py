@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate
+from dictpfl.common.documents import finite
 from dictpfl.common.files import write_private
 from dictpfl.common.settings import Section
 
@@ -134,10 +134,5 @@ def write_report(folder: Path, report: NarrowReport) -> None:
 
 def _measured(model: nn.Module, samples: Samples, task: Task) -> Measured:
     totals = evaluate(model, samples, task)
-    loss, metric = map(_known, means(totals))
+    loss, metric = finite(means(totals))  # a model that was hours in the making is kept
     return Measured(metric=metric, loss=loss, samples=totals.count)
-
-
-def _known(figure: float) -> float | None:
-    """Return a figure, or None in place of NaN and infinity, which the report does not take: a model that was hours in the making is kept."""
-    return figure if math.isfinite(figure) else None
