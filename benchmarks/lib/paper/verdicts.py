@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import hypot
 from statistics import fmean
 from typing import Any
 
@@ -316,20 +317,15 @@ def _ageing(found: Measured) -> Verdict:
     if len(runs) < 2:
         return Verdict(OPEN)
     (_, fresh), (_, old) = min(runs.items()), max(runs.items())
-    if old["found"]["low"] > fresh["found"]["high"]:
-        word = REPRODUCED
-    else:
-        word = DIFFERS if old["found"]["high"] < fresh["found"]["low"] else LEVEL
+    step = old["found"]["value"] - fresh["found"]["value"]
+    half = hypot(*(one["found"]["value"] - one["found"]["low"] for one in (fresh, old)))
+    word = REPRODUCED if step > half else DIFFERS if step < -half else LEVEL
     said = ", ".join(f"{100 * one['more']['recovered']:.0f} %" for _, one in sorted(runs.items()))
     ages = ", ".join(str(every - 1) for every in sorted(runs))
     return Verdict(
-        word, f"{said} of {fresh['trials']} images each are recovered with scores {ages} updates old (SSIM "
-        f"{_span(fresh['found'])} and {_span(old['found'])}), 10 % encrypted, vit_tiny on digits, pretrained",
+        word, f"{said} of {fresh['trials']} images each are recovered with scores {ages} updates old, SSIM {step:+.2f} ({step - half:+.2f} to "
+        f"{step + half:+.2f}) from the newest to the oldest; 10 % encrypted, vit_tiny on digits, pretrained",
     )  # fmt: skip
-
-
-def _span(interval: Mapping[str, float]) -> str:
-    return f"{interval['low']:.2f} to {interval['high']:.2f}"
 
 
 def _never(reason: str) -> Callable[[Measured], Verdict]:
