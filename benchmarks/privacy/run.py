@@ -35,9 +35,12 @@ from dictpfl.deploy.attacks.registry import FederationAttack, Tools, attack_of
 from dictpfl.deploy.attacks.results import CiphertextCheck, Detection, Finding
 from lib.machine import RESULTS, machine
 from lib.privacy_page import write_page
+from lib.rescored import rescored
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "privacy_digits.toml"
 FOLDER = RESULTS / "privacy"
+RESCORED = "inversion-vit-rescored"
+"""Part that inverts gradients by the age of the scores that pick what is encrypted."""
 READABLE = tuple(name for name in DEFAULT if not SUBJECTS[name].encrypted)
 AUDITED: Mapping[str, Mapping[str, Any]] = {
     **{subject.label: subject.settings for subject in SUBJECTS.values() if subject.encrypted},
@@ -104,6 +107,7 @@ def names() -> list[str]:
     """All parts, in the order in which they run."""
     return [
         *MODELS,
+        RESCORED,
         *(name for name in DEFAULT_PARTS if name != "sums"),
         "all-sums",
         "worlds",
@@ -130,6 +134,8 @@ def findings_of(name: str) -> list[dict[str, Any]]:
             found = attempts(detections_run(config, Path(folder)))
         elif name in MODELS:
             found = list(MODELS[name]())
+        elif name == RESCORED:
+            found = list(rescored(EXPERIMENT, Path(folder), Tools(Effort(), Path(folder))))
         else:
             attack_on = attack_of(name)
             assert isinstance(attack_on, FederationAttack)

@@ -15,7 +15,7 @@ from dictpfl.common.documents import json_text
 from dictpfl.deploy.compress.cutting import Made
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
-from dictpfl.deploy.exports.exporter import require_empty
+from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
 
@@ -29,14 +29,14 @@ def write(made: Made, source: Source, output: Path, *, seed: int, score: str) ->
     Raises:
         ConfigError: the folder holds something, or a library is missing.
     """
-    require_empty(output)
     name = source.config.model.source
-    save_model(made.shrunk.model, name, output)
-    note = save_tokenizer(source.config, output)
-    (output / RECORD).write_text(
-        json_text(record(made, source, seed=seed, score=score), indent=1) + "\n", encoding="utf-8"
-    )
-    (output / CARD).write_text(_card(made, source, note), encoding="utf-8")
+    with new_folder(output):
+        save_model(made.shrunk.model, name, output)
+        note = save_tokenizer(source.config, output)
+        (output / RECORD).write_text(
+            json_text(record(made, source, seed=seed, score=score), indent=1) + "\n", encoding="utf-8"
+        )
+        (output / CARD).write_text(_card(made, source, note), encoding="utf-8")
 
 
 def record(made: Made, source: Source, *, seed: int, score: str) -> dict[str, Any]:

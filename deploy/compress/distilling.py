@@ -19,7 +19,7 @@ from dictpfl.deploy.compress.cut_folder import options_of
 from dictpfl.deploy.compress.cutting import Figures
 from dictpfl.deploy.compress.source import Source, read_source
 from dictpfl.deploy.exports.card import CARD, hub_free
-from dictpfl.deploy.exports.exporter import refuse_full
+from dictpfl.deploy.exports.exporter import new_folder, refuse_full
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
@@ -75,36 +75,37 @@ def distil_folder(
     )
     after = Figures.of(small.eval(), read)
     name, metric = read.config.model.source, read.task.metric_name
-    save_model(small, name, output)
-    note = save_tokenizer(read.config, output)
-    figures = {"before": before, "after": after, "teacher": taught}
-    record = {
-        "format": "dictpfl-distil-1",
-        "student": hub_free(name),
-        "teacher": hub_free(teacher) if hub.split(teacher)[0] else Path(teacher).name,
-        "options": options_of(small),
-        "parameters": {"student": parameters(small), "teacher": parameters(large)},
-        "steps": steps,
-        "samples_seen": trained.samples_seen,
-        "weight": weight,
-        "temperature": temperature,
-        "training_loss": trained.loss_sum / max(1, trained.samples_seen),
-        "loss": {who: each.loss for who, each in figures.items()},
-        metric: {who: each.metric for who, each in figures.items()},
-        "seed": seed,
-        "versions": versions(),
-    }
-    (output / RECORD).write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
-    rows = [f"| {who} | {each.loss:.4f} | {each.metric:.4f} |" for who, each in figures.items()]
-    lines = [
-        "---", f"library_name: {hub.split(name)[0] or 'pytorch'}", "tags:", "- dictpfl", "- distillation", "---", "",
-        f"# {hub_free(name)}, distilled", "",
-        f"Trained for {steps} steps to say what a model of {parameters(large):,} parameters says; it has {parameters(small):,}. No "
-        "part of dictpfl is needed to load it.", "", f"| | loss | {metric} |", "|---|---|---|", *rows, "", "## Use", "",
-        "```python", *loading_lines(small, name, "FOLDER"), "```",
-        *(line for said in (note, *read.reducer_notes) if said for line in ("", said)),
-    ]  # fmt: skip
-    (output / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    with new_folder(output):
+        save_model(small, name, output)
+        note = save_tokenizer(read.config, output)
+        figures = {"before": before, "after": after, "teacher": taught}
+        record = {
+            "format": "dictpfl-distil-1",
+            "student": hub_free(name),
+            "teacher": hub_free(teacher) if hub.split(teacher)[0] else Path(teacher).name,
+            "options": options_of(small),
+            "parameters": {"student": parameters(small), "teacher": parameters(large)},
+            "steps": steps,
+            "samples_seen": trained.samples_seen,
+            "weight": weight,
+            "temperature": temperature,
+            "training_loss": trained.loss_sum / max(1, trained.samples_seen),
+            "loss": {who: each.loss for who, each in figures.items()},
+            metric: {who: each.metric for who, each in figures.items()},
+            "seed": seed,
+            "versions": versions(),
+        }
+        (output / RECORD).write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
+        rows = [f"| {who} | {each.loss:.4f} | {each.metric:.4f} |" for who, each in figures.items()]
+        lines = [
+            "---", f"library_name: {hub.split(name)[0] or 'pytorch'}", "tags:", "- dictpfl", "- distillation", "---", "",
+            f"# {hub_free(name)}, distilled", "",
+            f"Trained for {steps} steps to say what a model of {parameters(large):,} parameters says; it has {parameters(small):,}. No "
+            "part of dictpfl is needed to load it.", "", f"| | loss | {metric} |", "|---|---|---|", *rows, "", "## Use", "",
+            "```python", *loading_lines(small, name, "FOLDER"), "```",
+            *(line for said in (note, *read.reducer_notes) if said for line in ("", said)),
+        ]  # fmt: skip
+        (output / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return (
         f"loss {before.loss:.4f} before, {after.loss:.4f} after {steps} steps, teacher {taught.loss:.4f}; {metric} "
         f"{before.metric:.4f}, {after.metric:.4f}, {taught.metric:.4f}"

@@ -78,7 +78,7 @@ def layers(
     from dictpfl.client.compress.influence.layers import Measure
     from dictpfl.deploy.compress.layers import Found, measured, pooled, write_layers, write_samples
     from dictpfl.deploy.compress.source import read_source
-    from dictpfl.deploy.exports.exporter import refuse_full, require_empty
+    from dictpfl.deploy.exports.exporter import new_folder, refuse_full
     from dictpfl.deploy.exports.finished import Finished
 
     refuse_full(output)
@@ -108,9 +108,8 @@ def layers(
         )
         found = measured(read, chosen, training=training, validation=validation, seed=seed, device=device)
     listed = write_samples(found, read, Path(source)) if list_ else None
-    require_empty(output)
-    output.chmod(0o700)
-    write_layers(found, output)
+    with new_folder(output, private=True):
+        write_layers(found, output)
     last = found.scores[-1]
     table = console.table("block", "influence", "gradient norm", title=f"layers, {last.when}")
     for name, block in last.blocks.items():

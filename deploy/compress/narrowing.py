@@ -30,7 +30,7 @@ from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.evaluation import load_numbered
-from dictpfl.deploy.exports.exporter import require_empty
+from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.narrow_report import Audit, Curve, NarrowReport, stage, write_report
 from dictpfl.deploy.runs.run import versions
@@ -98,36 +98,36 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
     training = _training(source)
     for axis in axes.values():
         count_of(asked.how.keep, axis)
-    require_empty(output)
-    made = narrow(source.model, axes, kept.train, source.task, training, asked.how)
-    audits = [] if dropped is None else _audits(source, asked, axes, kept, dropped, training, made)
-    least = "" if asked.how.way == UNCUT else one_stays(asked.how.keep, axes)
-    notes = [*filter(None, [least, closed_words(made.closed)]), *_notes(source, kept, dropped)]
-    final, classes, whole = trimmed_if_can(made.model, kept.classes if asked.trim else ())
-    notes += filter(None, [whole])
-    measured = source.task, kept.test, None if dropped is None else dropped.test
-    report = NarrowReport(
-        skill=kept.words,
-        method=asked.how.way,
-        metric=source.task.metric_name,
-        classes=list(classes),
-        kept={name: units.tolist() for name, units in made.kept.items()},
-        steps=made.steps,
-        samples=made.samples,
-        seed=asked.how.seed,
-        before=stage(source.model, *measured),
-        after_cut=stage(made.right_after, *measured),
-        after_recovery=stage(made.model, *measured).model_copy(
-            update={"parameters": sum(p.numel() for p in final.parameters())}
-        ),
-        audits=audits,
-        notes=notes,
-    )
-    save_model(final, source.config.model.source, output)
-    if note := save_tokenizer(source.config, output):
-        report = report.model_copy(update={"notes": [*notes, note]})
-    write_report(output, report)
-    (output / CARD).write_text(_card(report, final, source, names, len(kept.test)), encoding="utf-8")
+    with new_folder(output):
+        made = narrow(source.model, axes, kept.train, source.task, training, asked.how)
+        audits = [] if dropped is None else _audits(source, asked, axes, kept, dropped, training, made)
+        least = "" if asked.how.way == UNCUT else one_stays(asked.how.keep, axes)
+        notes = [*filter(None, [least, closed_words(made.closed)]), *_notes(source, kept, dropped)]
+        final, classes, whole = trimmed_if_can(made.model, kept.classes if asked.trim else ())
+        notes += filter(None, [whole])
+        measured = source.task, kept.test, None if dropped is None else dropped.test
+        report = NarrowReport(
+            skill=kept.words,
+            method=asked.how.way,
+            metric=source.task.metric_name,
+            classes=list(classes),
+            kept={name: units.tolist() for name, units in made.kept.items()},
+            steps=made.steps,
+            samples=made.samples,
+            seed=asked.how.seed,
+            before=stage(source.model, *measured),
+            after_cut=stage(made.right_after, *measured),
+            after_recovery=stage(made.model, *measured).model_copy(
+                update={"parameters": sum(p.numel() for p in final.parameters())}
+            ),
+            audits=audits,
+            notes=notes,
+        )
+        save_model(final, source.config.model.source, output)
+        if note := save_tokenizer(source.config, output):
+            report = report.model_copy(update={"notes": [*notes, note]})
+        write_report(output, report)
+        (output / CARD).write_text(_card(report, final, source, names, len(kept.test)), encoding="utf-8")
     return report
 
 

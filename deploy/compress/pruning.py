@@ -16,7 +16,7 @@ from dictpfl.client.training.measuring import means
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.card import write_compressed_card
 from dictpfl.deploy.compress.source import Source
-from dictpfl.deploy.exports.exporter import require_empty
+from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.sparse import DOCUMENT, Form, sizes, write_document, write_masks, write_weights
 from dictpfl.deploy.overrides import overrides
@@ -123,31 +123,30 @@ def write_pruned(
     Raises:
         DictPFLError: see `prune`, or an output that holds something.
     """
-    require_empty(output)
-    output.chmod(0o700)
-    made = prune(
-        source.model, source.calibration, source.task, sparsity, method, measure=source.measure,
-        layers=source.config.decomposition.layers, seed=seed, **options,
-    )  # fmt: skip
-    config = source.config
-    if form == "merged":
-        save_model(made.model, config.model.source, output)
-    else:
-        write_weights(output, made.model, made.weights, made.masks)
-    figures = _figures(source, made, seed) | {"bytes": sizes(output, made.model)}
-    shape = Form(config.model, source.sample_shape, source.outputs)
-    write_document(output, made.masks, shape, made.model, figures)
-    write_masks(output, made.masks)
-    note = save_tokenizer(config, output)
-    loading = (
-        loading_lines(made.model, config.model.source, "FOLDER")
-        if form == "merged"
-        else ["import dictpfl", "model = dictpfl.load_sparse('FOLDER')"]
-    )
-    write_compressed_card(
-        source, output, kind=f"A model of which {made.masks.kept:,} of {made.masks.total:,} covered entries stay.",
-        facts=_rows(figures, made), loading=loading, notes=[*filter(None, [note])],
-    )  # fmt: skip
+    with new_folder(output, private=True):
+        made = prune(
+            source.model, source.calibration, source.task, sparsity, method, measure=source.measure,
+            layers=source.config.decomposition.layers, seed=seed, **options,
+        )  # fmt: skip
+        config = source.config
+        if form == "merged":
+            save_model(made.model, config.model.source, output)
+        else:
+            write_weights(output, made.model, made.weights, made.masks)
+        figures = _figures(source, made, seed) | {"bytes": sizes(output, made.model)}
+        shape = Form(config.model, source.sample_shape, source.outputs)
+        write_document(output, made.masks, shape, made.model, figures)
+        write_masks(output, made.masks)
+        note = save_tokenizer(config, output)
+        loading = (
+            loading_lines(made.model, config.model.source, "FOLDER")
+            if form == "merged"
+            else ["import dictpfl", "model = dictpfl.load_sparse('FOLDER')"]
+        )
+        write_compressed_card(
+            source, output, kind=f"A model of which {made.masks.kept:,} of {made.masks.total:,} covered entries stay.",
+            facts=_rows(figures, made), loading=loading, notes=[*filter(None, [note])],
+        )  # fmt: skip
     return Outcome(made, figures)
 
 

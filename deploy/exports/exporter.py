@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import taken_back
 from dictpfl.common.registry import Registry
 from dictpfl.deploy.exports.reduced import reducer_notes
 
@@ -53,15 +56,16 @@ class Exporter(ABC):
     def make(self, finished: Finished, output: Path) -> str:
         """Write the model of a federation that is loaded; see `export`."""
         self.prepare(output)
-        return self.write(finished, output)
+        with new_folder(output) if self.makes_folder else nullcontext():
+            return self.write(finished, output)
 
     def prepare(self, output: Path) -> None:
-        """Make the output's folder, if it is one, and refuse what `export` refuses."""
+        """Refuse what `export` refuses."""
         missing = [name for name in self.needs if find_spec(name.partition(".")[0]) is None]
         if missing:
             raise ConfigError(f"this format needs {', '.join(missing)}, which cannot be imported; install it with pip")
         if self.makes_folder:
-            require_empty(output)
+            refuse_full(output)
 
 
 EXPORTERS: Registry[type[Exporter]] = Registry(
@@ -81,14 +85,23 @@ def load_exporter(name: str) -> Exporter:
     return kind()
 
 
-def require_empty(folder: Path) -> None:
-    """Make the folder.
+@contextmanager
+def new_folder(folder: Path, *, private: bool = False) -> Iterator[None]:
+    """Make a folder for the block to fill, and take it away if that fails, as on a full disk: half a model would stand in the next try's way.
+
+    Args:
+        folder: missing or empty.
+        private: only its owner may enter.
 
     Raises:
         ConfigError: it is there and holds something.
     """
     refuse_full(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with taken_back(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if private:
+            folder.chmod(0o700)
+        yield
 
 
 def refuse_full(folder: Path) -> None:

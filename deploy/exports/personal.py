@@ -16,7 +16,7 @@ from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.law.seeds import expand
 from dictpfl.deploy.exports.card import write_card
 from dictpfl.deploy.exports.columns import write_columns
-from dictpfl.deploy.exports.exporter import require_empty
+from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.head import personalise
@@ -90,37 +90,36 @@ def write_personal(
         raise DataError(
             f"{folder}/{VALIDATION} holds no samples, so nothing would show whether a personal head helps; put some there"
         )
-    require_empty(output)
-    output.chmod(0o700)
-    task, model = task_of(training), finished.merged()
-    seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
-    made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
-    device, batch = resolve_device(training.device), training.evaluation_batch
-    before, after = (
-        means(evaluate(one, validation, task, batch_size=batch, device=device)) for one in (model, made.model)
-    )
-    made.model.to("cpu")
-    figures = Figures(
-        task.metric_name,
-        before[1],
-        after[1],
-        before[0],
-        after[0],
-        len(validation),
-        made.trained,
-        made.held,
-        made.epochs,
-        made.parameters,
-        finished.state.updates,
-    )
-    save_model(made.model, finished.genesis.config.model.source, output)
-    write_columns(folder, output, checkpoint)
-    note = save_tokenizer(finished.genesis.config, output)
-    write_card(
-        finished, output, kind="The whole model, merged, with the last layers of one institution's own.",
-        loading=loading_lines(made.model, finished.genesis.config.model.source, "FOLDER"),
-        notes=[_WARNING, *filter(None, [note])], library=hub.split(finished.genesis.config.model.source)[0] or "pytorch",
-        base="",
-    )  # fmt: skip
-    (output / FIGURES).write_text(json_text(asdict(figures), indent=1) + "\n", encoding="utf-8")
+    with new_folder(output, private=True):
+        task, model = task_of(training), finished.merged()
+        seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
+        made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
+        device, batch = resolve_device(training.device), training.evaluation_batch
+        before, after = (
+            means(evaluate(one, validation, task, batch_size=batch, device=device)) for one in (model, made.model)
+        )
+        made.model.to("cpu")
+        figures = Figures(
+            task.metric_name,
+            before[1],
+            after[1],
+            before[0],
+            after[0],
+            len(validation),
+            made.trained,
+            made.held,
+            made.epochs,
+            made.parameters,
+            finished.state.updates,
+        )
+        save_model(made.model, finished.genesis.config.model.source, output)
+        write_columns(folder, output, checkpoint)
+        note = save_tokenizer(finished.genesis.config, output)
+        write_card(
+            finished, output, kind="The whole model, merged, with the last layers of one institution's own.",
+            loading=loading_lines(made.model, finished.genesis.config.model.source, "FOLDER"),
+            notes=[_WARNING, *filter(None, [note])], library=hub.split(finished.genesis.config.model.source)[0] or "pytorch",
+            base="",
+        )  # fmt: skip
+        (output / FIGURES).write_text(json_text(asdict(figures), indent=1) + "\n", encoding="utf-8")
     return figures

@@ -297,11 +297,10 @@ def _write(output: Path | None, document: dict[str, Any]) -> None:
     if output is None:
         return
     from dictpfl.common.files import write_private
-    from dictpfl.deploy.exports.exporter import require_empty
+    from dictpfl.deploy.exports.exporter import new_folder
     from dictpfl.deploy.numbers.page import page
 
-    require_empty(output)
-    output.chmod(0o700)
-    write_private(output / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
-    write_private(output / PAGE, page(document).encode())
+    with new_folder(output, private=True):
+        write_private(output / DOCUMENT, (json.dumps(document, indent=1) + "\n").encode())
+        write_private(output / PAGE, page(document).encode())
     console.say(f"{output}")

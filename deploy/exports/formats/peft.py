@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dictpfl.common.files import expanded
-from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter
+from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter, new_folder
 
 if TYPE_CHECKING:
     from dictpfl.deploy.exports.finished import Finished
@@ -38,7 +38,8 @@ def export_adapter(finished: Finished, folder: Path) -> str:
         ConfigError: the folder holds something, or the model has no exact adapter.
     """
     AdapterExporter().prepare(folder)
-    return _write(finished, folder)
+    with new_folder(folder):
+        return _write(finished, folder)
 
 
 def _write(finished: Finished, folder: Path) -> str:
