@@ -12,7 +12,7 @@ from lib.machine import markdown_table
 from lib.paper import catalogue, institutions
 from lib.paper.arms import ARMS
 from lib.paper.measured import Measured, Row
-from lib.paper.methods import BOTH, FROZEN_A, FULL, METHODS, OURS, PAPER
+from lib.paper.methods import BOTH, FEDHE, FROZEN_A, FULL, METHODS, OURS, PAPER
 from lib.paper.network import NETWORKS, common_target, seconds_to
 from lib.paper.verdicts import OPEN, paired
 from lib.paper.workloads import LARGE, WORKLOADS
@@ -245,12 +245,23 @@ def _fallen(few: Row | None, many: Row | None) -> bool:
     return fall is not None and fall.verdict == BETTER
 
 
+_AIMS = (FULL, FEDHE, OURS)
+"""Methods that set the accuracy to which all are timed."""
+
+
 def time_table(found: Measured) -> str:
-    """Seconds to the same accuracy on networks, with a deployment's latency and polling; a run of each, timed alone and on one processor."""
+    """Seconds to the same accuracy on networks, with a deployment's latency and polling; a run of each, timed alone and on one processor.
+
+    What `_AIMS` reach is asked of all: a target that the head alone reaches, too, would say that the head alone is fastest.
+    """
     rows = found.timed(METHODS, drawn=True)
     if FULL not in rows or len(rows) < 2:
         return f"{OPEN.capitalize()}."
-    target = common_target(list(rows.values()))
+    aims = [method for method in _AIMS if method in rows]
+    target, named = (
+        common_target([rows[method] for method in aims]),
+        [METHODS[method].title.strip("*") for method in aims],
+    )
     body = []
     for method, figures in rows.items():
         reached = [seconds_to(figures, target, network) for network in NETWORKS]
@@ -262,7 +273,8 @@ def time_table(found: Measured) -> str:
     shown = (*WORKLOADS[LARGE].methods, *WORKLOADS[LARGE].counted)
     missing = [METHODS[method].title for method in METHODS if method in shown and method not in rows]
     left = f" Not timed yet: {', '.join(missing)}." if missing else ""
-    return f"To {target:.0f} %, the highest that all reach ({'; '.join(where)}).{left}\n\n{markdown_table(heads, body)}"
+    reach = f"the highest that {'; '.join(named)} all reach; -: a method that never does"
+    return f"To {target:.0f} %, {reach} ({'; '.join(where)}).{left}\n\n{markdown_table(heads, body)}"
 
 
 def where_measured(facts: Sequence[Mapping[str, Any]]) -> str:
