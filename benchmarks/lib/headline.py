@@ -115,9 +115,7 @@ def _attacks() -> list[str]:
     findings: list[dict[str, Any]] = [
         finding
         for finding in load("privacy")["findings"]
-        if finding["family"] == "inversion"
-        and setting.items() <= finding["setting"].items()
-        and "updates" not in finding["setting"]  # in the first round, as all others
+        if finding["family"] == "inversion" and setting.items() <= finding["setting"].items()
     ]
 
     def best(method: str) -> str:

@@ -53,16 +53,12 @@ def rescored(experiment: Path, folder: Path, tools: Tools, seeds: Sequence[int] 
     for start, settings in STARTS.items():
         subjects = [(SUBJECTS["plaintext"], 0), *((SUBJECTS[f"fedml-he-{s}"], k) for s in SHARES for k in EVERY)]
         for subject, every in subjects:
-            changes = {
-                **settings,
-                "federation.rounds": UPDATES,
-                **({"encryption.rescore_every": every} if every else {}),
-            }
+            changes = {**settings, "federation.rounds": UPDATES, "encryption.rescore_every": every}
             found = []
             for seed in seeds:
                 place = folder / "-".join((start.replace(", ", "-"), subject.name, str(every), str(seed)))
                 found += _each(attack, replace(subject, last=True), {**changes, "seed": seed}, experiment, place, tools)
-            yield _together(found, {"updates": UPDATES, **({OLD: every} if every else {}), "seeds": len(seeds)})
+            yield _together(found, {**({OLD: every} if every else {}), "seeds": len(seeds)})
 
 
 def _each(
@@ -75,13 +71,14 @@ def _each(
 
 
 def _together(each: Sequence[Finding], setting: Mapping[str, int]) -> Finding:
-    """One finding of what was found on single victims."""
+    """One finding of what was found on single victims; its model is another one than that of first rounds, with a control of its own."""
     first = each[0]
+    said = {k: v for k, v in first.setting.items() if k != "round"}
     values, blind = ([getattr(f, name).value for f in each] for name in ("found", "blind"))
     more = {name: fmean(f.more[name] for f in each) for name in first.more}
     return first.model_copy(
         update={
-            "setting": {**{k: v for k, v in first.setting.items() if k != "round"}, **setting},
+            "setting": {**said, "model": f"{said['model']}, {UPDATES} updates", **setting},
             "found": mean_interval(values), "blind": mean_interval(blind), "gain": gain_interval(values, blind),
             "trials": len(each), "more": {**more, "recovered": fmean(value >= SIMILAR for value in values)},
             "picture": "",

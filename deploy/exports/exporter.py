@@ -55,17 +55,17 @@ class Exporter(ABC):
 
     def make(self, finished: Finished, output: Path) -> str:
         """Write the model of a federation that is loaded; see `export`."""
-        self.prepare(output)
-        with new_folder(output) if self.makes_folder else nullcontext():
+        with self.prepared(output):
             return self.write(finished, output)
 
-    def prepare(self, output: Path) -> None:
-        """Refuse what `export` refuses."""
+    @contextmanager
+    def prepared(self, output: Path) -> Iterator[None]:
+        """Refuse what `export` refuses, and make the output's folder, if it is one, for the block to fill; see `new_folder`."""
         missing = [name for name in self.needs if find_spec(name.partition(".")[0]) is None]
         if missing:
             raise ConfigError(f"this format needs {', '.join(missing)}, which cannot be imported; install it with pip")
-        if self.makes_folder:
-            refuse_full(output)
+        with new_folder(output) if self.makes_folder else nullcontext():
+            yield
 
 
 EXPORTERS: Registry[type[Exporter]] = Registry(

@@ -30,6 +30,9 @@ def test_all_victims_of_all_seeds_count_once(tmp_path: Path, monkeypatch: pytest
     plain, fresh, old = rescored.rescored(EXPERIMENT, tmp_path, tools, seeds=(1, 2))
     assert [one.trials for one in (plain, fresh, old)] == [6, 6, 6]
     assert plain.verdict == "succeeds"
+    assert {one.setting["model"] for one in (plain, fresh, old)} == {
+        "vit_tiny, 2 updates"
+    }  # no control of first rounds is theirs
     assert plain.more["recovered"] == 1.0
     assert (fresh.method, old.method) == ("FedML-HE, 90% encrypted", "FedML-HE, 90% encrypted")
     assert (fresh.setting[rescored.OLD], old.setting[rescored.OLD]) == (1, 2)

@@ -82,8 +82,8 @@ def test_a_format_that_needs_what_is_missing(tmp_path: Path) -> None:
         def write(self, finished: Finished, output: Path) -> str:
             raise AssertionError
 
-    with pytest.raises(ConfigError, match=r"needs no_such_package\.at_all"):
-        Needy().prepare(tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"needs no_such_package\.at_all"), Needy().prepared(tmp_path / "x"):
+        pytest.fail("it was opened")
 
 
 def test_a_format_that_is_unknown_or_no_exporter() -> None:

@@ -258,10 +258,8 @@ def time_table(found: Measured) -> str:
     if FULL not in rows or len(rows) < 2:
         return f"{OPEN.capitalize()}."
     aims = [method for method in _AIMS if method in rows]
-    target, named = (
-        common_target([rows[method] for method in aims]),
-        [METHODS[method].title.strip("*") for method in aims],
-    )
+    target = common_target([rows[method] for method in aims])
+    named = "; ".join(METHODS[method].title.strip("*") for method in aims)
     body = []
     for method, figures in rows.items():
         reached = [seconds_to(figures, target, network) for network in NETWORKS]
@@ -273,7 +271,7 @@ def time_table(found: Measured) -> str:
     shown = (*WORKLOADS[LARGE].methods, *WORKLOADS[LARGE].counted)
     missing = [METHODS[method].title for method in METHODS if method in shown and method not in rows]
     left = f" Not timed yet: {', '.join(missing)}." if missing else ""
-    reach = f"the highest that {'; '.join(named)} all reach; -: a method that never does"
+    reach = f"the highest that {named} all reach; -: a method that never does"
     return f"To {target:.0f} %, {reach} ({'; '.join(where)}).{left}\n\n{markdown_table(heads, body)}"
 
 

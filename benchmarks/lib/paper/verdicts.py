@@ -313,7 +313,7 @@ def _inversion(found: Measured) -> Verdict:
 def _ageing(found: Measured) -> Verdict:
     """Judge by the privacy benchmark that images are rebuilt better the older the scores are: 10 % encrypted, W0 pretrained, as in the paper."""
     begun = [one["setting"] | one for one in _attacked(found, "fedml-he-10")]
-    runs = {one[OLD]: one for one in begun if OLD in one and one["model"] == PRETRAINED}
+    runs = {one[OLD]: one for one in begun if OLD in one and one["model"].startswith(PRETRAINED)}
     if len(runs) < 2:
         return Verdict(OPEN)
     (_, fresh), (_, old) = min(runs.items()), max(runs.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from dictpfl.common.files import expanded
-from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter, new_folder
+from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter
 
 if TYPE_CHECKING:
     from dictpfl.deploy.exports.finished import Finished
@@ -37,8 +37,7 @@ def export_adapter(finished: Finished, folder: Path) -> str:
     Raises:
         ConfigError: the folder holds something, or the model has no exact adapter.
     """
-    AdapterExporter().prepare(folder)
-    with new_folder(folder):
+    with AdapterExporter().prepared(folder):
         return _write(finished, folder)
 
 
