@@ -44,7 +44,7 @@ class Source:
     Attributes:
         model: plain, of the original class, in evaluation mode, on the CPU.
         config: of the run, or the file that was named; `config.model.source` is what made the model.
-        task: loss and metric of `config.training`.
+        task: loss and metric of `config.measuring`.
         calibration: samples to decide by; never those that `measure` holds.
         measure: samples to measure before and after; at least one.
         validation: samples to choose between models by, neither in `calibration` nor in `measure`; None: there are none
@@ -82,8 +82,11 @@ class Source:
 
     @property
     def training(self) -> Training:
-        """Settings of steps that train every parameter as it is: those of `config`, at the rate of dense parameters."""
-        own = self.config.training
+        """Settings of steps that train every parameter as it is: those of `config`, at the rate of dense parameters.
+
+        Their task is the one that is measured: a model that a federation distilled is taught anew by the task behind it.
+        """
+        own = self.config.measuring
         return own.model_copy(update={"learning_rate": own.dense_learning_rate or own.learning_rate})
 
 
