@@ -19,6 +19,7 @@ from dictpfl.deploy.compress.cut_folder import options_of
 from dictpfl.deploy.compress.cutting import Figures
 from dictpfl.deploy.compress.source import Source, read_source
 from dictpfl.deploy.exports.card import CARD, hub_free
+from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.exporter import new_folder, refuse_full
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
@@ -77,6 +78,7 @@ def distil_folder(
     name, metric = read.config.model.source, read.task.metric_name
     with new_folder(output):
         save_model(small, name, output)
+        write_preparation(read.finished, output)
         note = save_tokenizer(read.config, output)
         figures = {"before": before, "after": after, "teacher": taught}
         record = {
