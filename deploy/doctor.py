@@ -69,6 +69,9 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
     from dictpfl.client.folder import SETTINGS
     from dictpfl.common.errors import DictPFLError
     from dictpfl.common.files import private_files, require_private
+    from dictpfl.deploy.ceremony.identity import PUBLIC
+    from dictpfl.deploy.operations.places import RUN
+    from dictpfl.server.coordinator import AGREEMENT
 
     if not folder.is_dir():
         yield Check("folder", False, f"{folder}: expected a party's folder, found none")
@@ -78,6 +81,11 @@ def deployment_checks(folder: Path) -> Iterator[Check]:
         yield Check("folder", False, text)
         if not os.access(folder, os.R_OK | os.X_OK):
             return  # whatever is wrong in it, nothing would be found
+    if not any((folder / name).exists() for name in (SETTINGS, AGREEMENT, PUBLIC, RUN, "tls")) and not any(
+        folder.glob("*.pem")
+    ):
+        yield Check("folder", False, f"{folder}: expected a party's folder, found nothing of a party in it")
+        return
     yield from map(_certificate, sorted(folder.rglob("*.pem")))
     for path in private_files(folder):
         try:

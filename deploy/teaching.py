@@ -22,7 +22,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.stored import of_bytes
-from dictpfl.common.settings import Model
+from dictpfl.common.settings import Data, Model
 from dictpfl.deploy.runs.run import STATE, first_institution
 
 
@@ -42,7 +42,7 @@ def with_teacher(
         configuration and nothing where there is no teacher.
 
     Raises:
-        ConfigError: no such model, or one of other classes than the student.
+        ConfigError: no such model, or one of other classes or columns than the student.
     """
     if not config.distils:
         return config, b""
@@ -89,6 +89,27 @@ def require_taught(teacher: nn.Module, name: str, outputs: int) -> None:
         )
 
 
+def require_same_columns(teacher: Data, student: Data) -> None:
+    """Refuse a federation's model as the teacher of samples whose columns are others, or prepared otherwise: shapes do not tell, and it would teach nonsense.
+
+    Args:
+        teacher, student: data of the two; columns that are not named are not compared.
+
+    Raises:
+        ConfigError: it says which.
+    """
+    if teacher.preprocessing != student.preprocessing and (teacher.preprocessing.on or student.preprocessing.on):
+        raise ConfigError(
+            "the teacher's federation and the student prepare columns otherwise (data.preprocessing), so that the same sample means another to each; "
+            "name a teacher whose data.preprocessing is the student's"
+        )
+    if teacher.features and student.features and teacher.features != student.features:
+        raise ConfigError(
+            f"the teacher's federation reads the columns {', '.join(teacher.features[:10])}, the student {', '.join(student.features[:10])}; they must "
+            "be the same in the same order: set data.features"
+        )
+
+
 def _read(config: FederationConfig, shape: tuple[int, ...], outputs: int) -> tuple[nn.Module, Model]:
     """The teacher, and a `[model]` without paths of this machine from which it is built elsewhere."""
     name = config.distillation.teacher
@@ -97,7 +118,7 @@ def _read(config: FederationConfig, shape: tuple[int, ...], outputs: int) -> tup
             raise ConfigError(
                 f"distillation.teacher: no folder {name!r}; expected a run's folder, transformers:FOLDER or timm:NAME"
             )
-        return _of_run(Path(name))
+        return _of_run(Path(name), config.data)
     same = hub.split(name)[0] == hub.split(config.model.source)[0]
     options = {key: value for key, value in config.model.options.items() if key == "head"} if same else {}
     described = Model(source=name, options=options)
@@ -107,10 +128,11 @@ def _read(config: FederationConfig, shape: tuple[int, ...], outputs: int) -> tup
     return model, _portable(described.model_copy(update={"architecture": architecture}))
 
 
-def _of_run(folder: Path) -> tuple[nn.Module, Model]:
+def _of_run(folder: Path, student: Data) -> tuple[nn.Module, Model]:
     """The model that a simulation ended with."""
     institution = first_institution(folder)
     genesis = Genesis.load(institution)
+    require_same_columns(genesis.config.data, student)
     try:
         state = of_bytes((folder / STATE).read_bytes(), genesis.federation, genesis.layout, genesis.tallies)
     except OSError as error:

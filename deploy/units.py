@@ -57,5 +57,10 @@ def figure(value: float | None, metric: str) -> str:
 
 
 def listed(figures: Mapping[str, Any]) -> str:
-    """Return the single numbers among a metric's figures, with their names, on one line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if isinstance(value, float))
+    """Return the single numbers among a metric's figures, with their names, on one line; counts, such as `clipped` of `r2`, as they are."""
+    each = (
+        (name, f"{value:.4f}" if isinstance(value, float) else value)
+        for name, value in figures.items()
+        if isinstance(value, int | float)
+    )
+    return ", ".join(f"{name} {value}" for name, value in each)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
+import pytest
+
 from tests.support import ROOT
 
 OTHERS = {"support", "system", "processes", "attacks", "ecosystem", "vectors", "benchmarks", "benchmarks/paper"}
@@ -25,3 +30,26 @@ def test_no_helper_is_loaded_by_its_path() -> None:
     """`tests.support` is a package: there is one way to a helper."""
     tricks = ("spec_from_file_" + "location", "sys.path." + "insert")
     assert [path for path in TESTS.rglob("*.py") for trick in tricks if trick in path.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize(("version", "fits"), [("3.10", False), ("3.11", True), ("3.13", True), ("3.14", False)])
+def test_make_begins_no_environment_with_a_python_that_the_package_refuses(
+    version: str, fits: bool, tmp_path: Path
+) -> None:
+    """pip refused after it was made, and then the advice `make PYTHON=...` did nothing: it was there."""
+    python = tmp_path / "python"
+    python.write_text(f"""#!/bin/sh
+case "$1" in
+-c) exec python3 -c "import sys; sys.version_info = ({version.replace(".", ", ")}, 0, 'final', 0); exec(sys.argv[1])" "$2" ;;
+--version) echo "Python {version}.0" ;;
+*) mkdir -p "$3/bin" && touch "$3/bin/python" ;;
+esac
+""")
+    python.chmod(0o700)
+    made = tmp_path / "environment" / "bin" / "python"
+    done = subprocess.run(
+        ["make", "-f", ROOT / "Makefile", f"PYTHON={python}", f"VENV={made.parents[1]}", made],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.exists() is fits, (done.stdout, done.stderr)
+    assert fits or f"3.11 to 3.13 is needed, Python {version}.0 found" in done.stdout

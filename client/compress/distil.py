@@ -29,7 +29,8 @@ def distil(
         student: plain; left as it was.
         teacher: plain, of the same classes or vocabulary; None: by labels alone, for comparison at equal steps.
         samples: to train on.
-        training: settings; `task` is the inner one, with its `task_options`; `learning_rate` is that of all parameters.
+        training: settings; `task` is the inner one, with its `task_options`; `learning_rate` is that of all parameters (a
+            `head_learning_rate`, of all but the head), and `proximal` is not read.
         temperature, weight: see `dictpfl.client.training.distillation.Distillation`.
         seed: of batches and dropout.
 
@@ -47,5 +48,7 @@ def distil(
             training.task, teacher, temperature=temperature, weight=weight, options=training.task_options
         )
     full = Twin(student, Decomposition(enabled=False), {})
-    trained = train(full, samples, training.model_copy(update={"dense_learning_rate": 0.0}), task, seed=seed)
+    # Nothing is pulled back: there is no shared model, only where the student began.
+    alone = training.model_copy(update={"dense_learning_rate": 0.0, "proximal": 0.0})
+    trained = train(full, samples, alone, task, seed=seed)
     return full.merge().to("cpu"), trained

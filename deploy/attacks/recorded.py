@@ -24,7 +24,7 @@ from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.deploy.attacks.gradient_model import Matcher
 from dictpfl.deploy.attacks.results import Seen
-from dictpfl.deploy.attacks.views import CollusionView, InstitutionView, SeenUpload, ServerView
+from dictpfl.deploy.attacks.views import CollusionView, InstitutionView, SeenUpload, ServerView, samples_of
 from dictpfl.deploy.runs.run import INSTITUTIONS
 from dictpfl.deploy.simulation.founding import COORDINATOR, TEST, found
 from dictpfl.deploy.simulation.local import run_local
@@ -89,7 +89,11 @@ class RecordedRun:
     @cached_property
     def public(self) -> Samples:
         """Test split: a public sample of the same kind of data."""
-        return Samples.load(self.folder / TEST)
+        return _in_memory(samples_of(self.folder / TEST, self.genesis, self.auditor.state))
+
+    def samples(self, index: int) -> Samples:
+        """Read an institution's training samples."""
+        return _in_memory(samples_of(self.home(index) / TRAIN, self.genesis, self.auditor.state))
 
     def home(self, index: int) -> Path:
         """Name an institution's folder."""
@@ -118,9 +122,10 @@ class RecordedRun:
 
     def _victim(self, index: int, seen: SeenUpload) -> Victim:
         genesis, institution = self.genesis, self.home(index)
-        train, name = Samples.load(institution / TRAIN), InstitutionSettings.load(institution).name
+        train = samples_of(institution / TRAIN, genesis, self.auditor.state)
+        name = InstitutionSettings.load(institution).name
         seed = small_seed(genesis.secret_seed, "training", name, seen.round)
-        batches = [train.take(i.numpy()) for i in indices(len(train), genesis.config.training, seed)]
+        batches = [_in_memory(train.take(i.numpy())) for i in indices(len(train), genesis.config.training, seed)]
         return Victim(index, seen, tuple(batches), genesis.law.weight(len(train)))
 
     @cached_property
@@ -165,6 +170,11 @@ class RecordedRun:
             Seen.model_validate({"party": party, "what": what, "count": count, "bytes": size, "readable": readable})
             for party, what, count, size, readable in rows
         ]
+
+
+def _in_memory(samples: Samples) -> Samples:
+    """Samples as arrays: attacks compute with them, and those of an index are read."""
+    return Samples(np.asarray(samples.features), np.asarray(samples.labels))
 
 
 def play(config: FederationConfig, folder: Path) -> RecordedRun:

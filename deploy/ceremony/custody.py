@@ -126,6 +126,12 @@ def verify(place: Path, *, head: Path | None = None, identity: Path | None = Non
     return checked
 
 
+def drop_unfinished(folder: Path) -> None:
+    """Drop what a crash or a full disk left of an entry at the end of a party's log, as the next `record` would."""
+    with locked(folder, "custody"):
+        _drop_unfinished(folder / LOG)
+
+
 def verify_log(path: Path, party: PublicIdentity | None, *, head: Path | None) -> Checked:
     """Check one log; see `verify`."""
     try:

@@ -15,6 +15,7 @@ from dictpfl.common.documents import json_text
 from dictpfl.deploy.compress.cutting import Made
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
+from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
@@ -32,6 +33,7 @@ def write(made: Made, source: Source, output: Path, *, seed: int, score: str) ->
     name = source.config.model.source
     with new_folder(output):
         save_model(made.shrunk.model, name, output)
+        write_preparation(source.finished, output)
         note = save_tokenizer(source.config, output)
         (output / RECORD).write_text(
             json_text(record(made, source, seed=seed, score=score), indent=1) + "\n", encoding="utf-8"

@@ -19,11 +19,12 @@ from dictpfl.deploy.compress.cut_folder import options_of
 from dictpfl.deploy.compress.cutting import Figures
 from dictpfl.deploy.compress.source import Source, read_source
 from dictpfl.deploy.exports.card import CARD, hub_free
+from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.exporter import new_folder, refuse_full
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
-from dictpfl.deploy.teaching import require_taught, widths
+from dictpfl.deploy.teaching import require_same_columns, require_taught, widths
 
 RECORD = "distil.json"
 
@@ -77,6 +78,7 @@ def distil_folder(
     name, metric = read.config.model.source, read.task.metric_name
     with new_folder(output):
         save_model(small, name, output)
+        write_preparation(read.finished, output)
         note = save_tokenizer(read.config, output)
         figures = {"before": before, "after": after, "teacher": taught}
         record = {
@@ -121,7 +123,7 @@ def teacher_of(name: str, student: Source, checkpoint: Checkpoint = "last") -> n
         checkpoint: of a federation.
 
     Raises:
-        ConfigError: nothing of that name.
+        ConfigError: nothing of that name, or a federation's that reads other columns.
     """
     if hub.split(name)[0]:
         return teacher_model(name, student.config, student.sample_shape, outputs_of(student))
@@ -129,7 +131,9 @@ def teacher_of(name: str, student: Source, checkpoint: Checkpoint = "last") -> n
         raise ConfigError(
             f"no folder {name!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME"
         )
-    return Finished.load(Path(name), checkpoint).merged()
+    finished = Finished.load(Path(name), checkpoint)
+    require_same_columns(finished.genesis.config.data, student.config.data)
+    return finished.merged()
 
 
 def teacher_model(name: str, config: FederationConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
@@ -155,7 +159,7 @@ def outputs_of(student: Source) -> int:
     from dictpfl.client.training.calling import forward, tensors_of
 
     few = student.measure.take(np.arange(1))
-    if student.config.training.task == "causal-lm":
+    if student.config.measuring.task == "causal-lm":
         return int(student.measure.features.max()) + 1
     with torch.no_grad():
         return int(forward(student.model.eval(), tensors_of(student.model, few)[0]).shape[-1])

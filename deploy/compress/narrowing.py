@@ -29,6 +29,7 @@ from dictpfl.client.model import hub
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Training
 from dictpfl.deploy.compress.source import Source
+from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.evaluation import load_numbered
 from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
@@ -124,6 +125,7 @@ def write_narrow(source: Source, asked: Asked, output: Path) -> NarrowReport:
             notes=notes,
         )
         save_model(final, source.config.model.source, output)
+        write_preparation(source.finished, output)
         if note := save_tokenizer(source.config, output):
             report = report.model_copy(update={"notes": [*notes, note]})
         write_report(output, report)
@@ -203,7 +205,7 @@ def _skilled(source: Source, words: str, dataset: Dataset) -> Skilled:
 
 def _divided(source: Source, words: str, samples: Samples) -> Skilled:
     """A fifth of the samples, drawn by seed, is measured on."""
-    count = len(samples) // _TEST_SHARE
+    samples, count = source.prepared(samples), len(samples) // _TEST_SHARE
     if not count:
         raise DataError(
             f"{words!r} has {len(samples)} samples; at least {_TEST_SHARE} are needed to train and to measure on"

@@ -16,6 +16,7 @@ from dictpfl.client.training.measuring import means
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.compress.card import write_compressed_card
 from dictpfl.deploy.compress.source import Source
+from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.sparse import DOCUMENT, Form, sizes, write_document, write_masks, write_weights
@@ -137,6 +138,7 @@ def write_pruned(
         shape = Form(config.model, source.sample_shape, source.outputs)
         write_document(output, made.masks, shape, made.model, figures)
         write_masks(output, made.masks)
+        write_preparation(source.finished, output)
         note = save_tokenizer(config, output)
         loading = (
             loading_lines(made.model, config.model.source, "FOLDER")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dictpfl.client.data.opening import is_index, opened
+from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import TEST as TEST_ROWS
 from dictpfl.client.data.samples import TRAIN as TRAIN_ROWS
 from dictpfl.client.data.samples import VALIDATION as VALIDATION_ROWS
@@ -44,7 +45,7 @@ class Source:
     Attributes:
         model: plain, of the original class, in evaluation mode, on the CPU.
         config: of the run, or the file that was named; `config.model.source` is what made the model.
-        task: loss and metric of `config.training`.
+        task: loss and metric of `config.measuring`.
         calibration: samples to decide by; never those that `measure` holds.
         measure: samples to measure before and after; at least one.
         validation: samples to choose between models by, neither in `calibration` nor in `measure`; None: there are none
@@ -75,6 +76,11 @@ class Source:
         """Sentences on the reducer of tokens that the model was trained with, for cards; a model of a library has none."""
         return reducer_notes(self.config.tokens) if self.finished else []
 
+    def prepared(self, samples: Samples) -> Samples:
+        """Samples as the model takes them: a table of a federation that prepares columns is prepared by its statistics, as institutions did."""
+        own = self.finished
+        return samples if own is None else as_samples(samples, own.genesis.config, own.state)
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
@@ -82,8 +88,11 @@ class Source:
 
     @property
     def training(self) -> Training:
-        """Settings of steps that train every parameter as it is: those of `config`, at the rate of dense parameters."""
-        own = self.config.training
+        """Settings of steps that train every parameter as it is: those of `config`, at the rate of dense parameters.
+
+        Their task is the one that is measured: a model that a federation distilled is taught anew by the task behind it.
+        """
+        own = self.config.measuring
         return own.model_copy(update={"learning_rate": own.dense_learning_rate or own.learning_rate})
 
 
@@ -139,6 +148,10 @@ def read_source(
         whole = replace(whole, measure=_file(measure, whole.config, whole.classes))
     elif whole.validation is whole.measure:
         whole = replace(whole, validation=None)
+    whole = replace(
+        whole, calibration=whole.prepared(whole.calibration), measure=whole.prepared(whole.measure),
+        validation=None if whole.validation is None else whole.prepared(whole.validation),
+    )  # fmt: skip
     _require_alike(whole, deciding=deciding)
     return replace(whole, calibration=cut_samples(drawn_samples(whole.calibration, calibration, seed), max_tokens))
 
@@ -252,14 +265,14 @@ def _of_folder(
         changed = {"data.test_path": "", "data.paths": {}} | changed  # the federation's test samples are not these
     config = _reading(data, FederationConfig.of(raw, changed).model_copy(update={"toy_insecure": agreed.toy_insecure}))
     is_institution = (folder / SETTINGS).exists()
-    measure = _read(folder / (VALIDATION if is_institution else TEST), agreed)
+    measure = opened(folder / (VALIDATION if is_institution else TEST), agreed.data)
     validation = measure if is_institution and len(measure) else None
     classes = classes_of(finished, folder)
     if data is not None or any(key.startswith("data.") for key in changes):
         calibration, marked = _calibrating(_dataset(data, config, classes))
         validation = validation if marked is None else marked
     elif is_institution:
-        calibration = _read(folder / TRAIN, agreed)
+        calibration = opened(folder / TRAIN, agreed.data)
     elif config.data.public_share or deciding:
         calibration = _public(folder, config)
     else:

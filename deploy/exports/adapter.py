@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from dictpfl.client.model import hub
 from dictpfl.client.model.base import TableLayer
 from dictpfl.client.model.covering import Layers, Place, statistics
+from dictpfl.client.model.gates import SUFFIX
 from dictpfl.client.model.rules import Role, survey
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.law.layout import Kind
 from dictpfl.common.law.state import Floats
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.tensors import write_tensors
@@ -82,6 +84,9 @@ def make_adapter(finished: Finished, merged: nn.Module) -> Adapter:
     moved = (Role.STATISTIC, Role.LOCAL_STATISTIC)
     owners = {_owner(p) for p in dense} | {_owner(p) for n, p in statistics(merged).items() if roles[n] in moved}
     leaves = {o for o in owners if o and o not in paired and not list(modules[o].children())}
+    # A gate multiplies columns of W0 as well, which no pair does.
+    gated = [e.name.removesuffix(SUFFIX) for e in finished.genesis.layout.entries if e.kind is Kind.GATE]
+    whole |= {_owner(place) for name in gated for place in hanging[name]}
     whole = _matched(modules, leaves | whole)
     pairs = {o: f for o, f in paired.items() if o not in whole}
     for name in whole:

@@ -14,7 +14,7 @@ from dictpfl.common.files import write_private
 if TYPE_CHECKING:
     from dictpfl.client.data.preparing.preparation import Preparation
     from dictpfl.common.law.state import SharedState
-    from dictpfl.deploy.exports.finished import Checkpoint
+    from dictpfl.deploy.exports.finished import Checkpoint, Finished
 
 COLUMNS = "columns.json"
 
@@ -34,12 +34,21 @@ def write_columns(folder: Path, output: Path, checkpoint: Checkpoint = "last") -
 
     if (folder / SUMMARY).exists() and not Run.load(folder).config.data.preprocessing.on:
         return None  # before torch is loaded, which a copy of a run's own model does without
-    from dictpfl.client.data.preparing.preparation import preparation_of
     from dictpfl.deploy.exports.finished import Finished
 
-    finished = Finished.load(folder, checkpoint)
-    made = preparation_of(finished.genesis.config)
-    if made is None:
+    return write_preparation(Finished.load(folder, checkpoint), output)
+
+
+def write_preparation(finished: Finished | None, output: Path) -> Path | None:
+    """Write what `write_columns` writes, of a federation that is loaded; nothing where there is none (None).
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    from dictpfl.client.data.preparing.preparation import preparation_of
+
+    made = None if finished is None else preparation_of(finished.genesis.config)
+    if finished is None or made is None:
         return None
     # Of "model-0.1" and "model-0.2" what is behind the dot is no ending: both would have one file.
     name = output.stem if output.suffix == ".safetensors" else output.name

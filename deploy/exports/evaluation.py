@@ -129,7 +129,8 @@ def _samples(
         if own is None:
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
-        names = census.classes if (census := read_census(folder)) else _agreed_classes(finished)
+        census = read_census(folder) or read_census(folder.parent.parent)  # an institution's, in a run that keeps it
+        names = census.classes if census else _agreed_classes(finished)
     else:
         names = ()
     _require_used(finished.genesis.config.data, data, changes)

@@ -93,6 +93,8 @@ def numbers(
         _of_table(data, columns, into, output)
         return
     refuse_unread("columns", "into", because="of a table, and --data names none")
+    if against and Path(against).resolve() == Path(source).resolve():
+        raise ConfigError(f"--against {against} is the model itself; name another one, or none")
     if _of_tally(source, output):
         return
     from dictpfl.deploy.numbers.model import Asked

@@ -73,6 +73,8 @@ class Asked:
             )
         if strange := [d for d in self.digits if d not in range(10)]:
             raise ConfigError(f"digits {', '.join(map(str, strange))}: expected some of 0 to 9")
+        if len(set(self.digits)) < len(self.digits):
+            raise ConfigError(f"digits {', '.join(map(str, self.digits))}: expected each once")
         require_seed(self.seed)
         if wrong := [t for t in self.tasks if t not in TASKS]:
             raise ConfigError(f"--tasks {', '.join(wrong)}: expected some of {', '.join(TASKS)}, or all")

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dictpfl.common.errors import CertificateError
-from dictpfl.common.files import owner_only, write_private
+from dictpfl.common.files import owner_only, replace_private, write_private
 
 CA, CA_KEY, CERTIFICATE, KEY, REQUEST = "ca.pem", "ca.key", "server.pem", "server.key", "server.csr"
 CA_DAYS, DAYS, SOON_DAYS = 3650, 397, 30
@@ -89,8 +89,7 @@ def try_out(folder: Path, names: Sequence[str], *, days: int = DAYS) -> Path:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA384())
     )
-    write_private(folder / KEY, _pem(key))
-    write_private(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
+    _write(folder / CERTIFICATE, certificate, folder / KEY, key)
     return folder / CERTIFICATE
 
 
@@ -107,8 +106,7 @@ def request(folder: Path, names: Sequence[str]) -> Path:
             f"{folder / KEY} is there and is not overwritten: a certificate serves with it, or is being signed for it. Name another folder, "
             f"and once {CERTIFICATE} is signed move both here; or move the key away"
         )
-    write_private(folder / KEY, _pem(key))
-    write_private(folder / REQUEST, wanted.public_bytes(serialization.Encoding.PEM))
+    _write(folder / REQUEST, wanted, folder / KEY, key)
     return folder / REQUEST
 
 
@@ -184,12 +182,16 @@ def _authority(folder: Path, now: dt.datetime) -> tuple[ec.EllipticCurvePrivateK
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA384())
     )
-    write_private(folder / CA_KEY, _pem(key))
-    write_private(folder / CA, certificate.public_bytes(serialization.Encoding.PEM))
+    _write(folder / CA, certificate, folder / CA_KEY, key)
     return key, certificate
 
 
 def _authority_there(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    if not (folder / CA).exists():
+        raise CertificateError(
+            f"{folder / CA_KEY} is there without {CA}: bring that back, from a backup or from an institution; if nobody has one, move {CA_KEY} "
+            "away, and another authority is made"
+        )
     certificate = _load(folder / CA)
     try:
         key = serialization.load_pem_private_key((folder / CA_KEY).read_bytes(), None)
@@ -241,6 +243,21 @@ def _load(path: Path) -> x509.Certificate:
         ) from error
     except ValueError as error:
         raise CertificateError(f"{path} is no certificate in PEM form: {error}") from error
+
+
+def _write(
+    path: Path,
+    belonging: x509.Certificate | x509.CertificateSigningRequest,
+    key_path: Path,
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    """Write a key and what belongs to it, or neither where a disk is full: one without the other serves nobody."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(belonging.public_bytes(serialization.Encoding.PEM))
+        write_private(key_path, _pem(key))
+
+    replace_private(path, write)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -27,7 +27,7 @@ from dictpfl.deploy.operations.control import Control, connected, is_up
 from dictpfl.deploy.operations.metrics import CoordinatorMetrics, served
 from dictpfl.deploy.operations.places import DATABASE, FLOWER, LOOPBACK, NODES, RUN, SECRET, environment, prepare
 from dictpfl.deploy.operations.preflight import require_certificate, require_own_files
-from dictpfl.deploy.operations.processes import Program, Supervisor
+from dictpfl.deploy.operations.processes import Program, Supervisor, require_alone
 from dictpfl.deploy.operations.renewal import Renewal
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 from dictpfl.deploy.operations.watching import watched
@@ -56,6 +56,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     begun.require(folder, Role.COORDINATOR)
     agreement = Agreement.load(folder / AGREEMENT)
     prepare(folder)
+    require_alone(folder / RUN)
     settings = CoordinatorSettings.told(folder, **given)
     require_own_files(folder)
     require_certificate(folder / settings.certificate, folder / settings.key, folder / settings.ca)

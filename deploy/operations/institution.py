@@ -31,7 +31,7 @@ from dictpfl.deploy.operations.handover import Handover
 from dictpfl.deploy.operations.metrics import InstitutionMetrics, served
 from dictpfl.deploy.operations.places import LAST_CONTACT, LOOPBACK, RUN, SECRET, environment, prepare
 from dictpfl.deploy.operations.preflight import meaning, require_own_files, trusting
-from dictpfl.deploy.operations.processes import Delays, Program, Supervisor
+from dictpfl.deploy.operations.processes import Delays, Program, Supervisor, require_alone
 from dictpfl.deploy.operations.refusals import Refusals
 from dictpfl.deploy.operations.settings import NodeSettings, host_and_port
 from dictpfl.deploy.operations.watching import watched
@@ -74,6 +74,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     begun.require(folder, Role.INSTITUTION)
     institution = InstitutionSettings.load(folder)
     prepare(folder)
+    require_alone(folder / RUN)
     settings = NodeSettings.told(folder, **given)
     require_private(folder / NODE)
     require_own_files(folder)

@@ -331,3 +331,13 @@ def alone(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def require_alone(run: Path) -> None:
+    """Refuse a folder in which another supervisor runs before the app that its tasks come from is written anew.
+
+    Raises:
+        ProcessError: one does.
+    """
+    with alone(run):
+        pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dictpfl.deploy.ceremony.custody import LOG, Recorder, verify
+from dictpfl.deploy.ceremony.custody import LOG, Recorder, drop_unfinished, verify
 from dictpfl.deploy.ceremony.identity import Signer
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, JOURNAL, open_journal
@@ -36,6 +36,7 @@ class Witness:
     def _require_whole(self) -> None:
         """Read how far the log speaks of rounds, where another process wrote it."""
         if self._custody.touched:
+            drop_unfinished(self._folder)  # of a full disk: else `up` would not start, nor go on once there is room
             self._next = _next_in(self._folder)
 
     def look(self) -> int:

@@ -216,8 +216,9 @@ class PageServer:
 
     @property
     def address(self) -> str:
-        """Address to open, with the token in it."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        """Address to open, with the token in it; of all addresses of this machine, its name, for they name no machine to others."""
+        named = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104 -- asked for
+        host = f"[{named}]" if ":" in named else named
         url = urlsplit(f"{self._scheme}://{host}:{self.port}/")
         return url._replace(query=f"token={self.token}").geturl()
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks.gradient_model import require_attackable
+from dictpfl.deploy.ceremony.asking import shape_of
 from dictpfl.deploy.cli import WORKFLOW, app
 from dictpfl.deploy.examples import EXAMPLES
 from dictpfl.deploy.overrides import overrides
@@ -73,6 +75,21 @@ def test_the_example_of_an_attack_is_of_a_configuration_that_it_takes(
     assert CliRunner().invoke(app, ["init"]).exit_code == 0
     given = EVERY["attack"].make_context("attack", shlex.split(EXAMPLES["attack"])).params
     require_attackable(FederationConfig.load(given["config"], overrides(given["set_"])).training)
+
+
+def test_the_examples_of_ceremonies_are_read_as_they_stand() -> None:
+    """They had commas in a shape, an identity without a name, and one state where two are asked for: each was refused."""
+
+    def given(path: str) -> dict[str, Any]:
+        return EVERY[path].make_context(path, shlex.split(EXAMPLES[path])).params
+
+    genesis = given("authority genesis")
+    assert shape_of(genesis["sample_shape"]) == (1, 8, 8)
+    assert [name for name, _, file in (pair.partition("=") for pair in genesis["institutions"]) if file] == [
+        "north", "south", "west",
+    ]  # fmt: skip
+    assert shape_of(given("study propose")["sample_shape"]) == (64,)
+    assert len(given("authority rotate")["states"]) == 2
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda file: file.stem)

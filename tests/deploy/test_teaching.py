@@ -16,13 +16,14 @@ from dictpfl.client.model.build import build_model
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
-from dictpfl.common.settings import Model
+from dictpfl.common.settings import Model, Preprocessing
 from dictpfl.deploy.audit.replay.identity import federation_id
+from dictpfl.deploy.compress.distilling import distil_folder
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.simulate import simulate
-from dictpfl.deploy.teaching import with_teacher
+from dictpfl.deploy.teaching import require_same_columns, with_teacher
 from tests.support.federations import tiny
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -69,6 +70,11 @@ def test_a_second_federation_learns_from_the_first_ones_model(first: Run, tmp_pa
     assert genesis.config.distillation.recorded["source"] == "mlp"
     teacher, expected = load_file(home / TEACHER), Finished.load(first.folder).merged().state_dict()
     assert all(torch.equal(teacher[name], tensor) for name, tensor in expected.items())
+    # What was distilled is distilled again at home, by the task behind it.
+    said = distil_folder(
+        str(clear.folder), str(first.folder), tmp_path / "again", data=first.folder / "test.npz", steps=1, weight=0.5
+    )
+    assert "accuracy" in said
 
 
 def test_a_teacher_may_have_opened_tallies(tmp_path: Path) -> None:
@@ -103,6 +109,20 @@ def test_the_id_says_the_teacher_and_not_where_it_lay(first: Run, tmp_path: Path
     assert found(moved, tmp_path / "two").genesis.federation == one.federation
     warm = config.model_copy(update={"distillation": config.distillation.model_copy(update={"temperature": 1.5})})
     assert found(warm, tmp_path / "three").genesis.federation != one.federation
+
+
+def test_a_teacher_that_reads_other_columns_is_refused(first: Run, tmp_path: Path) -> None:
+    config = second(first, tmp_path / "small.safetensors")
+    samples = Samples.load(first.folder / "test.npz")
+    student = build_model(config.model, samples.features.shape[1:], 10, seed=1)
+    assert with_teacher(config, student, [samples], 10)[1]
+    scaled = config.data.model_copy(update={"preprocessing": Preprocessing(scale="standard")})
+    with pytest.raises(ConfigError, match="prepare columns otherwise"):
+        with_teacher(config.model_copy(update={"data": scaled}), student, [samples], 10)
+    one, other = (config.data.model_copy(update={"features": list(names)}) for names in ("ab", "ba"))
+    require_same_columns(one, one)
+    with pytest.raises(ConfigError, match="reads the columns a, b, the student b, a"):
+        require_same_columns(one, other)
 
 
 def test_what_contradicts_itself_is_refused(first: Run, tmp_path: Path) -> None:

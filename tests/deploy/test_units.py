@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dictpfl.deploy.units import counted, human_bytes, human_factor, human_seconds, percent
+from dictpfl.deploy.units import counted, human_bytes, human_factor, human_seconds, listed, percent
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from dictpfl.deploy.units import counted, human_bytes, human_factor, human_secon
         (human_seconds(0.0021), "2.1 ms"),
         (human_seconds(43.14), "43.1 s"),
         (human_seconds(300), "5.0 min"),
+        (listed({"r2": 0.5, "mean of targets": [1.0], "auroc": None, "clipped": 12}), "r2 0.5000, clipped 12"),
         (percent(None), "-"),
         (percent(0.9192), "91.9 %"),
     ],

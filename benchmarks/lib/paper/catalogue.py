@@ -126,7 +126,17 @@ def every() -> Iterator[Cell]:
                     yield arm(name, point, arm_.seeds[seed_at])
         if seed_at < len(SEEDS):
             yield from institution_cells(seed_at)
+    yield from _further()
     yield from _grids()
+
+
+def _further() -> Iterator[Cell]:
+    """Further seeds of what goals compare, dictpfl and plaintext, seed by seed."""
+    for seed_at in range(max(len(one.further) for one in WORKLOADS.values())):
+        for name, workload in WORKLOADS.items():
+            for partition in workload.partitions:
+                for method in ORDER[:2] if seed_at < len(workload.further) else ():
+                    yield accuracy(name, partition, method, workload.further[seed_at])
 
 
 def _grids() -> Iterator[Cell]:

@@ -54,7 +54,11 @@ class Reached:
         if self.above is None:
             return where
         side = "above" if self.above.mean > 0 else "below"
-        ends = f"; 95 % {self.above.low:+.2f} to {self.above.high:+.2f}" if self.above.count > 1 else ""
+        ends = (
+            f"; 95 % {self.above.low:+.2f} to {self.above.high:+.2f}, {self.above.count} seeds"
+            if self.above.count > 1
+            else ""
+        )
         return f"{where}: {abs(self.above.mean):.2f} points {side} plaintext (at most {self.goal.points:g} below{ends}), {self.share:.2f} % of its bytes (at most {self.goal.share:g})"
 
 
@@ -62,7 +66,7 @@ def reached(found: Measured) -> list[Reached]:
     """All goals, with what was measured."""
     result = []
     for goal in GOALS:
-        rows = rows_of(found, FULL, OURS, workload=goal.workload, partition=goal.partition)
+        rows = rows_of(found, FULL, OURS, workload=goal.workload, partition=goal.partition, further=True)
         above = None if rows is None else paired(rows[1], rows[0])
         if rows is None or above is None:
             result.append(Reached(goal))

@@ -114,13 +114,13 @@ class Measured:
         self.facts.append(found["measured"])
         return {**found["figures"], "measured": found["measured"]}
 
-    def row(self, workload: str, partition: str, method: str) -> Row | None:
-        """A line of an accuracy table; None: no seed was measured."""
-        chosen = METHODS[method]
-        cells = [
-            catalogue.accuracy(workload, partition, chosen.training or method, s) for s in WORKLOADS[workload].seeds
-        ]
-        runs = self._seeds(list(zip(WORKLOADS[workload].seeds, cells, strict=True)))
+    def row(self, workload: str, partition: str, method: str, *, further: bool = False) -> Row | None:
+        """A line of an accuracy table, or what was measured of a method with the workload's further seeds; None: no seed was measured."""
+        chosen, at = METHODS[method], WORKLOADS[workload]
+        seeds = (*at.seeds, *at.further) if further else at.seeds
+        runs = self._seeds(
+            [(seed, catalogue.accuracy(workload, partition, chosen.training or method, seed)) for seed in seeds]
+        )
         if chosen.training:
             own = self.figures(catalogue.counted(workload, method))
             runs = (

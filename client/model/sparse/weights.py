@@ -110,7 +110,7 @@ def covered(
         _log.info("weights of one column stay whole", weights=single)
     if not weights:
         raise ModelError(
-            "no weight of this model is covered; name some by --cover, or keep fewer: those that can be are "
+            "no weight of this model is covered; name some by --cover of `dictpfl prune` (in a federation by sparsity.cover), or keep fewer: those that can be are "
             f"{', '.join(list(able)[:5]) or 'none'}"
         )
     return weights

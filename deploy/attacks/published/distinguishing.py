@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
 
-from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, InstitutionSettings
 from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
@@ -29,7 +28,7 @@ from dictpfl.deploy.attacks.methods import replace_section, resized
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
 from dictpfl.deploy.attacks.views import ServerView
-from dictpfl.deploy.simulation.founding import COORDINATOR, Founded, found
+from dictpfl.deploy.simulation.founding import COORDINATOR, Founded, found, read_samples
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.server.recording import RECORDING
 
@@ -81,7 +80,7 @@ def play_once(founded: Founded, folder: Path, world: World, run: int, reply_ever
     shutil.copytree(founded.folder, folder)
     institution = folder / "institutions" / "institution-000"
     random = np.random.default_rng((run, len(world.name)))
-    samples = Samples.load(institution / TRAIN)
+    samples = read_samples(institution / TRAIN, founded.genesis.config)
     samples.take(world.keep(samples.labels, random)).save(institution / TRAIN)
     if reply_every:
         for every in sorted((folder / "institutions").iterdir()):

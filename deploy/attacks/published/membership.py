@@ -80,7 +80,7 @@ def membership(recorded: RecordedRun, final: nn.Module, label: str, *, models: i
     config = recorded.genesis.config
     order = np.random.default_rng(seed).permutation(len(recorded.public))
     pool, outside = recorded.public.take(order[::2]), recorded.public.take(order[1::2])
-    inside = _joined([Samples.load(recorded.home(i) / "train.npz") for i in range(config.federation.participants)])
+    inside = _joined([recorded.samples(i) for i in range(config.federation.participants)])
     inner, outer = confidences(final, inside), confidences(final, outside)
     setting: dict[str, int | float | str] = {
         "members": len(inside), "others": len(outside), "rounds": config.federation.rounds, "model": config.model.source,

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dictpfl.client.data.samples import Samples
-from dictpfl.client.folder import TRAIN
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks.case import Case
 from dictpfl.deploy.attacks.intervals import constant, mean_interval
@@ -39,7 +37,7 @@ def properties(case: Case, *, seed: int = 0) -> Finding:
     counts = infer_counts(recorded.matcher(case.number), recorded.genesis.layout, target, seed)
     correlations = []
     for row, victim in zip(counts, case.victims, strict=True):
-        labels = Samples.load(recorded.home(victim.index) / TRAIN).labels
+        labels = recorded.samples(victim.index).labels
         true = np.bincount(labels, minlength=target.outputs) / len(labels)
         flat = row.std() == 0 or true.std() == 0
         correlations.append(0.0 if flat else float(np.corrcoef(row, true)[0, 1]))

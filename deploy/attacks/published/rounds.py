@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dictpfl.client.data.samples import Samples
-from dictpfl.client.folder import TRAIN
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.attacks import cores
 from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted
@@ -80,9 +79,7 @@ def span_scores(rows: Array, candidates: Array) -> Array:
 def over_rounds(recorded: RecordedRun, count: int) -> Finding:
     """Tell the others' training samples from the test split by the first `count` update rounds."""
     config, numbers = recorded.genesis.config, recorded.update_rounds[:count]
-    inside = np.concatenate(
-        [_flat(Samples.load(recorded.home(i) / TRAIN)) for i in range(1, config.federation.participants)]
-    )
+    inside = np.concatenate([_flat(recorded.samples(i)) for i in range(1, config.federation.participants)])
     outside = _flat(recorded.public)
     rows = pooled_rows(recorded, numbers, inside.shape[1])
     first = first_matrix(recorded.genesis, inside.shape[1]).name

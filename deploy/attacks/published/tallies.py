@@ -15,8 +15,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dictpfl.client.data.samples import Samples
-from dictpfl.client.folder import TRAIN
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import DictPFLError
 from dictpfl.common.protection import Privacy
@@ -62,7 +60,7 @@ def federation(config: FederationConfig, institutions: int, *, masks: bool) -> F
 def counts_of(recorded: RecordedRun) -> Array:
     """Count what each institution has of each class, float64, shape (institutions, classes)."""
     outputs, many = recorded.genesis.outputs, recorded.genesis.config.federation.participants
-    labels = [Samples.load(recorded.home(index) / TRAIN).labels for index in range(many)]
+    labels = [recorded.samples(index).labels for index in range(many)]
     return np.stack([np.bincount(own, minlength=outputs) for own in labels]).astype(np.float64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,23 @@ def test_the_page_begins_with_what_was_missed(store: Store, monkeypatch: pytest.
     assert line(1.0, 3.0).startswith("**Missed**: digits (iid)")
     assert "Not measured yet: gtsrb (iid)." in line(1.0, 5.0)
     assert "2 seeds only" in line(1.0, 5.0)
+
+
+def test_goals_are_judged_by_further_seeds_and_tables_have_their_own(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seed that dictpfl alone has tells nothing beside plaintext."""
+    monkeypatch.setattr(goals, "GOALS", (Goal("digits", "iid", 3.0, 5.0),))
+    monkeypatch.setitem(WORKLOADS, "digits", replace(WORKLOADS["digits"], further=(4, 5)))
+    ours, full = (Measured(store).rate("digits", method).rate for method in (OURS, FULL))
+    before = Measured(store).row("digits", "iid", OURS), tables.accuracy(Measured(store), "digits", "iid")
+    for seed in (4, 5):
+        store.write(accuracy("digits", "iid", OURS, seed), figures(90.0), ours, FACTS)
+    assert ", 2 seeds)" in first_line(Measured(store))
+    store.write(accuracy("digits", "iid", FULL, 4), figures(90.0, 40_000, 40_000), full, FACTS)
+    assert "-2.06 to +1.73, 3 seeds" in (said := first_line(Measured(store)))
+    assert said.startswith("Within its bound: digits (iid): 0.17 points below plaintext")
+    assert (Measured(store).row("digits", "iid", OURS), tables.accuracy(Measured(store), "digits", "iid")) == before
 
 
 def test_the_results_say_on_which_seeds_and_data_rates_were_chosen(tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ def test_every_parameter_of_a_student_at_home_is_trained() -> None:
     assert found.samples_seen == 30 * 40
     assert all(not torch.equal(before[n], t) for n, t in small.state_dict().items())
     assert all(torch.equal(before[n], t) for n, t in student.state_dict().items())
+    pulled, _ = distil(
+        student, network(1), samples(), Training(steps=30, batch_size=40, device="cpu", proximal=5.0), seed=0
+    )
+    assert all(torch.equal(pulled.state_dict()[n], t) for n, t in small.state_dict().items()), "nobody is shared with"
     labels, _ = distil(student, None, samples(), Training(steps=30, batch_size=40, device="cpu"), weight=0.0, seed=0)
     assert not torch.equal(labels.state_dict()["1.weight"], small.state_dict()["1.weight"])
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dictpfl.client.folder import GENESIS_WEIGHTS
 from dictpfl.common.ckks.keys import load_key
@@ -18,9 +21,10 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.common.messages.wire import Blob, with_words
-from dictpfl.deploy.attacks.observations import in_clear, in_collusion, of_the_others
+from dictpfl.deploy.attacks.gradient_model import Matcher
+from dictpfl.deploy.attacks.observations import Observation, in_clear, in_collusion, of_the_others
 from dictpfl.deploy.attacks.published.collusion import collusion_attack, collusion_finding, pry
-from dictpfl.deploy.attacks.recorded import RecordedRun, play
+from dictpfl.deploy.attacks.recorded import RecordedRun, Victim, play
 from dictpfl.deploy.attacks.views import InstitutionView, OutsiderView, ServerView
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.local import run_local
@@ -99,6 +103,52 @@ def test_two_together_open_exactly_what_was_added(encrypted_run: RecordedRun) ->
         assert all(ledger.participants == 1 for _, ledger in parts)
 
 
+def _error(matcher: Matcher, victim: Victim, seen: Observation, classes: int) -> float:
+    """How far what was observed lies from the gradient of the batch that the experimenter knows, of its length."""
+    x = torch.from_numpy(np.stack([b.features for b in victim.batches])).double()[None]
+    y = torch.nn.functional.one_hot(torch.from_numpy(np.stack([b.labels for b in victim.batches])), classes)[None]
+    truth, found = matcher.updates(x, y.double())[0], matcher.observed(seen.update, victim.weight)
+    return float((found - truth).norm() / truth.norm())
+
+
+def _images_read_by_the_batch(folder: Path) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    for label, number in itertools.product("ab", range(24)):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (8, 8)).astype(np.uint8)).save(folder / label / f"{number}.png")
+    return {"data__source": "imagefolder", "data__options": {"size": 8, "mode": "L"}, "data__lazy": True}
+
+
+def _a_table_that_is_prepared(folder: Path) -> dict[str, Any]:
+    """In units that no model takes."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    lines = [f"{draw.normal(4000, 900)},{draw.normal(3e-7, 1e-8)},{draw.choice(['no', 'yes'])}" for _ in range(120)]
+    (folder / "table.csv").write_text("\n".join(["height,weight,ill", *lines]))
+    return {
+        "data__source": "csv", "data__label": "ill", "data__preprocessing": {"scale": "standard", "least": 8},
+        "model__source": "mlp", "model__options": {"hidden": [8]}, "model__pretrain": {"epochs": 0},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [_images_read_by_the_batch, _a_table_that_is_prepared])
+def test_the_true_batch_is_known_however_an_institution_reads_it(
+    data: Callable[[Path], dict[str, Any]], tiny: Callable[..., FederationConfig], tmp_path: Path
+) -> None:
+    """Attacks refused an index, and took a table as it lies in its file, which the model never saw."""
+    place = tmp_path / "data"
+    about = data(place)
+    path = place / "table.csv" if (place / "table.csv").exists() else place
+    recorded = play(tiny(method="plaintext", toy_insecure=True, data__path=str(path), **about), tmp_path / "run")
+    number = recorded.update_rounds[0]
+    for victim in recorded.victims(number):
+        seen = in_clear(recorded.genesis, recorded.auditor.sums[number].plan, victim.seen)
+        assert _error(recorded.matcher(number), victim, seen, 2) < 2e-3
+    for samples in (recorded.public, recorded.samples(1)):
+        assert samples.features.shape[1:] == recorded.genesis.sample_shape
+        assert float(samples.features.std()) < 3
+
+
 def test_what_is_recovered_is_the_gradient_of_the_true_batch(
     plain_run: RecordedRun, encrypted_run: RecordedRun
 ) -> None:
@@ -112,11 +162,7 @@ def test_what_is_recovered_is_the_gradient_of_the_true_batch(
             seen = in_collusion(recorded.collusion, victim.seen) if recorded is encrypted_run else in_clear(
                 recorded.genesis, recorded.auditor.sums[number].plan, victim.seen
             )  # fmt: skip
-            x = torch.from_numpy(np.stack([b.features for b in victim.batches])).double()[None]
-            y = torch.nn.functional.one_hot(torch.from_numpy(np.stack([b.labels for b in victim.batches])), 10)[None]
-            truth = matcher.updates(x, y.double())[0]
-            found = matcher.observed(seen.update, victim.weight)
-            assert float((found - truth).norm() / truth.norm()) < 2e-3
+            assert _error(matcher, victim, seen, 10) < 2e-3
 
 
 def test_rates_that_change_from_round_to_round_are_those_of_the_attacked_round(
@@ -128,11 +174,7 @@ def test_rates_that_change_from_round_to_round_are_those_of_the_attacked_round(
     number, later = recorded.update_rounds
     matcher, victim = recorded.matcher(number), recorded.victims(number)[0]
     seen = in_clear(recorded.genesis, recorded.auditor.sums[number].plan, victim.seen)
-    x = torch.from_numpy(np.stack([b.features for b in victim.batches])).double()[None]
-    y = torch.nn.functional.one_hot(torch.from_numpy(np.stack([b.labels for b in victim.batches])), 10)[None]
-    truth = matcher.updates(x, y.double())[0]
-    found = matcher.observed(seen.update, victim.weight)
-    assert float((found - truth).norm() / truth.norm()) < 2e-3
+    assert _error(matcher, victim, seen, 10) < 2e-3
     assert recorded.matcher(later)._rate == 2 * matcher._rate
 
 

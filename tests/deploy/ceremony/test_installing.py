@@ -269,6 +269,19 @@ def test_a_journal_that_went_back_is_said(ceremony: Ceremony) -> None:
     assert Witness(place, coordinator_signer(place)).look() == 1
 
 
+def test_an_entry_that_a_full_disk_cut_off_stops_no_witness(ceremony: Ceremony) -> None:
+    """Neither the one that was writing, once there is room, nor that of the next `up`, which did not start."""
+    ceremony.hand_over()
+    place = ceremony.coordinator
+    running = Witness(place, coordinator_signer(place))
+    for number, witness in enumerate((running, running, None)):
+        close(ceremony, number)
+        with (place / custody.LOG).open("ab") as log:
+            log.write(b'{"at":"2026-12-01T00:00:00+00:00","event":"round clo')
+        assert (witness or Witness(place, coordinator_signer(place))).look() == 1
+    assert events(place)[-3:] == ["round closed"] * 3
+
+
 def test_an_altered_log_is_not_written_on(ceremony: Ceremony) -> None:
     ceremony.hand_over()
     place = ceremony.coordinator

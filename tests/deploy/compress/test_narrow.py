@@ -27,6 +27,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.compress.narrowing import _skilled
+from dictpfl.deploy.exports.adapter import make_adapter
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.folders import save_model
 from dictpfl.deploy.exports.narrow_report import NarrowReport, stage
@@ -171,6 +172,21 @@ GATED: dict[str, Any] = {
     "narrow__classes": [4, 0, 2],
     "federation__rounds": 2,
 }
+
+
+def test_an_adapter_has_the_gates_of_its_federation(tmp_path: Path) -> None:
+    simulate(tiny(**GATED, model__options={"hidden": [16, 16]}), tmp_path / "run", engine="local")
+    finished = Finished.load(tmp_path / "run")
+    merged = finished.merged().state_dict()
+    adapter, loaded = make_adapter(finished, finished.merged()), finished.start()
+    for name, tensor in adapter.tensors.items():
+        owner, kind = name.removeprefix("base_model.model.").split(".", 1)
+        if kind == "lora_A.weight":
+            loaded[f"{owner}.weight"] = loaded[f"{owner}.weight"] + adapter.tensors[name.replace("_A", "_B")] @ tensor
+        elif not kind.startswith("lora_B"):
+            loaded[f"{owner}.{kind.removeprefix('base_layer.')}"] = tensor
+    assert "1" in adapter.targets
+    assert all(torch.allclose(loaded[name], tensor, atol=1e-6) for name, tensor in merged.items())
 
 
 def exported(*words: str | Path) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
+from typer.testing import CliRunner
 
+from dictpfl.client.data.preparing.preparation import as_samples
+from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.model import hub
 from dictpfl.client.training.calling import forward
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.cli import app
 from dictpfl.deploy.compress.source import _calibrating, _dataset, _file, read_source, with_validation
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
@@ -54,6 +60,38 @@ def test_a_run_decides_by_its_public_share_alone(run: Run) -> None:
         for name in (TRAIN, VALIDATION):
             assert not rows(source.calibration) & rows(Samples.load(home / name))
     assert not rows(source.calibration) & rows(source.measure)
+
+
+def test_tables_are_prepared_by_the_federation_s_statistics(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    ages = draw.normal(50, 10, 120)
+    frame = pd.DataFrame({"age": ages, "dose": draw.normal(5, 2, 120), "label": np.where(ages > 50, "ill", "well")})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    config = tiny(
+        federation__rounds=1, model__options={"hidden": [8]}, data__source="csv", data__path=str(tmp_path / "rows.csv"),
+        data__preprocessing__scale="standard",
+    )  # fmt: skip
+    run = simulate(config, tmp_path / "run", engine="local")
+    home = run.folder / "institutions" / "institution-000"
+    finished, table = Finished.load(home), Table.load(home / TRAIN)
+    source = read_source(str(home))
+    assert (
+        source.calibration.features.tolist()
+        == as_samples(table, finished.genesis.config, finished.state).features.tolist()
+    )
+    assert np.abs(source.measure.features).max() < 5
+    given = read_source(str(run.folder), data=tmp_path / "rows.csv", measure=tmp_path / "rows.csv")
+    for samples in (given.calibration, given.measure):
+        assert samples.features.mean(axis=0) == pytest.approx([0, 0], abs=0.3)
+        assert samples.features.std(axis=0) == pytest.approx([1, 1], abs=0.3)
+    for words in (
+        ["cut", "--ffn", "4"], ["prune", "--cover", "1.weight"], ["distil", "--teacher", str(run.folder), "--steps", "1"],
+        ["narrow", "--skill", "all", "--steps", "1", "--recover", "1"],
+    ):  # fmt: skip
+        out = tmp_path / words[0]
+        result = CliRunner().invoke(app, [*words, str(home), "-o", str(out)], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert [one["name"] for one in json.loads((out / "columns.json").read_text())["columns"]] == ["age", "dose"]
 
 
 def test_a_run_without_public_samples_wants_some(tmp_path: Path) -> None:

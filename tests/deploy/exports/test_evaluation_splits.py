@@ -153,7 +153,9 @@ def test_data_without_some_classes_have_the_federation_s_numbers(tmp_path: Path,
     assert found.names == ("ape", "bee", "cat")
     assert whole.metric > 0.9
     assert found.recall == {number: whole.recall[number] for number in (1, 2)}
-    assert evaluate_on(run.folder / "institutions" / "institution-000", some).recall == found.recall
+    home = run.folder / "institutions" / "institution-000"
+    assert evaluate_on(home, some).recall == found.recall
+    assert evaluate_on(home).names == found.names
     (some / "cat").rename(some / "cow")
     with pytest.raises(DataError, match="the data have classes cow, the federation ape, bee, cat"):
         evaluate_on(run.folder, some)

@@ -361,10 +361,12 @@ def test_what_it_cannot_read_is_refused(folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=words):
             reader_of(source, "cpu")
     for wrong in (
-        {"samples": 1}, {"neurons": 1.0}, {"tasks": ("poems",)}, {"digits": (3, 12)}, {"seed": -1}, {"seed": 1 << 64}, {"seed": 1.5},
+        {"samples": 1}, {"neurons": 1.0}, {"tasks": ("poems",)}, {"digits": (3, 12)}, {"digits": (3, 3)}, {"seed": -1}, {"seed": 1 << 64}, {"seed": 1.5},
     ):  # fmt: skip
         with pytest.raises(ConfigError, match="expected"):
             Asked(**wrong)  # type: ignore[arg-type]
+    twice = CliRunner().invoke(app, ["audit", "numbers", str(folder), "--against", f"{folder}/"])
+    assert "is the model itself" in str(twice.exception)
     reader = reader_of(str(folder), "cpu")
 
     class Pairs:

@@ -13,6 +13,7 @@ from dictpfl.common.errors import CertificateError
 from dictpfl.deploy.operations import certificates
 from dictpfl.deploy.operations.certificates import CA, CA_KEY, CERTIFICATE, KEY, REQUEST, request, try_out
 from dictpfl.deploy.operations.preflight import require_certificate
+from tests.support.failing_disks import small_files
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,29 @@ def test_a_request_overwrites_no_key(made: Path, tmp_path: Path) -> None:
         request(made, ["federation.example.org"])
     assert contents(made) == before
     assert request(tmp_path / "next", ["federation.example.org"]) == tmp_path / "next" / REQUEST
+
+
+def test_a_full_disk_leaves_keys_and_certificates_together(made: Path, tmp_path: Path) -> None:
+    """There was room for the key alone: a new one took the place of that of the certificate, and `ca.key` stood without `ca.pem`."""
+    before = contents(made)
+    with small_files(600), pytest.raises(OSError, match="too large"):
+        try_out(made, [])
+    assert contents(made) == before
+    for number, make in enumerate((try_out, request)):
+        folder = tmp_path / str(number)
+        with small_files(600 if make is try_out else 400), pytest.raises(OSError, match="too large"):
+            make(folder, [])
+        assert contents(folder) == {}
+        assert make(folder, []).exists()
+
+
+def test_an_authority_s_key_without_its_certificate(made: Path) -> None:
+    """It was told to run the command that says so."""
+    (made / CA).unlink()
+    before = contents(made)
+    with pytest.raises(CertificateError, match=r"ca\.key is there without ca\.pem: bring that back"):
+        try_out(made, [])
+    assert contents(made) == before
 
 
 def test_a_certificate_does_not_outlive_its_authority(

@@ -237,3 +237,11 @@ def test_the_doctor_finds_no_folder(tmp_path: Path) -> None:
     (check,) = deployment_checks(tmp_path / "institutoin")
     assert check.ok is False
     assert check.found.endswith("institutoin: expected a party's folder, found none")
+
+
+def test_the_doctor_finds_nothing_of_a_party(tmp_path: Path) -> None:
+    """The folder above, or a bundle's, is not a party in good health either."""
+    (tmp_path / "institution").mkdir()
+    (check,) = deployment_checks(tmp_path)
+    assert check.ok is False
+    assert check.found.endswith(f"{tmp_path.name}: expected a party's folder, found nothing of a party in it")

@@ -12,12 +12,13 @@ from types import ModuleType
 import pytest
 
 from dictpfl.common.errors import AppBundleError, ProcessError
+from dictpfl.deploy.app.pinned import FAB
 from dictpfl.deploy.operations import coordinator as coordinators
 from dictpfl.deploy.operations import institution as institutions
 from dictpfl.deploy.operations import processes
 from dictpfl.deploy.operations.certificates import try_out
 from dictpfl.deploy.operations.institution import enrol
-from dictpfl.deploy.operations.places import RUN, prepare
+from dictpfl.deploy.operations.places import FLOWER, RUN, prepare
 from dictpfl.deploy.operations.processes import Program, alone
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 from tests.deploy.operations.conftest import stopped_when
@@ -56,6 +57,18 @@ def test_a_second_up_leaves_the_settings_of_the_first(party: tuple[ModuleType, P
     with alone(prepare(folder) / RUN), pytest.raises(ProcessError, match="another `up` runs"):
         side.up(folder, port=free_port(), heartbeat=20.0)
     assert path.read_bytes() == before
+
+
+def test_a_second_up_leaves_the_app_of_the_first(party: tuple[ModuleType, Path, Path]) -> None:
+    """It unpacked the app anew below tasks that ran, and said no more than that the port of metrics is taken."""
+    side, folder, _ = party
+    with (
+        socket.create_server(("127.0.0.1", 0)) as metrics,
+        alone(prepare(folder) / RUN),
+        pytest.raises(ProcessError, match="another `up` runs"),
+    ):
+        side.up(folder, metrics_port=metrics.getsockname()[1])
+    assert not (folder / FLOWER / FAB).exists()
 
 
 def test_a_port_that_is_taken_is_not_kept(

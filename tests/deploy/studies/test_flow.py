@@ -35,6 +35,7 @@ from dictpfl.deploy.studies.coordinating import install_half
 from dictpfl.deploy.studies.deciding import abort, approve, pause, refuse
 from dictpfl.deploy.studies.keying import make_key
 from dictpfl.deploy.studies.limits import Limits, one_of
+from dictpfl.deploy.studies.network import Network
 from dictpfl.deploy.studies.policy import Policy
 from dictpfl.deploy.studies.proposing import propose
 from dictpfl.deploy.studies.store import QUEUED, Study
@@ -369,6 +370,27 @@ def test_a_clone_is_a_text_of_its_own(run_one: World, tmp_path: Path, monkeypatc
     assert [(line[0], line[1]) for line in lines] == [("wide", "ended"), ("wider", "proposed")]
     with pytest.raises(StudyError, match=r"kyoto.*another name|of kyoto"):
         world.studies("kyoto").receive(replace(made, name="wide", version=7).signed(world.identity("oslo")), "it")
+
+
+def test_a_clone_asks_more_than_the_study_that_it_is_of(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is how somebody joins; the room of three that the proposal had filled in refused the fourth."""
+    monkeypatch.setattr(dictpfl.deploy.studies.cli, "app_here", lambda: APP)
+    world.proposed()
+    world.proposed(name="roomy", federation__max_participants=5)
+    of = Network.of
+
+    def joined(folder: Path, passphrase: bytes | None = None) -> Network:
+        network = of(folder, passphrase)
+        return replace(network, members={**network.members, "quito": bytes(32)})
+
+    monkeypatch.setattr(Network, "of", joined)
+    everybody = [word for name in (*NAMES, "quito") for word in ("--institution", name)]
+    for name, room in (("wide", 4), ("roomy", 5)):
+        assert "version 1" in world.typed("kyoto", "clone", name, f"{name}-4", *everybody)
+        federation = world.studies("kyoto").get(f"{name}-4").wanted.config.federation
+        assert (federation.participants, federation.max_participants) == (4, room)
 
 
 def test_nothing_is_signed_that_cannot_be_handed_on(

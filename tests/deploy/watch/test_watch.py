@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -262,6 +264,16 @@ def test_a_change_is_told_once_and_an_unreadable_folder_is_no_end(run: Run) -> N
         assert "Cannot be read just now" not in next(told)
         began = time.monotonic()
     assert time.monotonic() - began < 10, "an open stream keeps the server from ending"
+
+
+def test_at_all_addresses_the_page_is_found_by_the_machine_s_name(run: Run) -> None:
+    """Nobody elsewhere can open http://0.0.0.0, which was printed for them."""
+    server = PageServer(Changing(run.folder), "0.0.0.0", 0)  # noqa: S104 -- that is what is asked for
+    server.stop()
+    server.run()
+    opened = urlsplit(server.address)
+    assert (opened.hostname, opened.port) == (socket.gethostname().lower(), server.port)
+    assert opened.query == f"token={server.token}"
 
 
 def test_a_look_that_took_long_does_not_hold_up_the_next(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
