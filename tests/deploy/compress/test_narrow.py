@@ -578,7 +578,7 @@ def test_the_text_of_a_skill_is_read_where_each_institution_has_a_file_of_its_ow
         (tmp_path / f"{name}.csv").write_text("a,y\n" + "".join(f"{n}.5,{n % 2}\n" for n in range(10)))
     paths = {name: str(tmp_path / f"{name}.csv") for name in ("north", "south")}
     config = FederationConfig.of({"data": {"source": "csv", "paths": paths, "partition": "column", "label": "y"}})
-    source: Any = SimpleNamespace(config=config)
+    source: Any = SimpleNamespace(config=config, prepared=lambda samples: samples)
     samples = Samples(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
     made = _skilled(source, f"text={tmp_path / 'skill.csv'}", Dataset(samples, 1))
     assert (len(made.train), len(made.test)) == (8, 2)
