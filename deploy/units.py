@@ -58,9 +58,7 @@ def figure(value: float | None, metric: str) -> str:
 
 def listed(figures: Mapping[str, Any]) -> str:
     """Return the single numbers among a metric's figures, with their names, on one line; counts, such as `clipped` of `r2`, as they are."""
-    each = (
-        (name, f"{value:.4f}" if isinstance(value, float) else value)
-        for name, value in figures.items()
-        if isinstance(value, int | float)
+    single = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    return ", ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in single.items()
     )
-    return ", ".join(f"{name} {value}" for name, value in each)

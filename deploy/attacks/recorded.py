@@ -24,9 +24,9 @@ from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.deploy.attacks.gradient_model import Matcher
 from dictpfl.deploy.attacks.results import Seen
-from dictpfl.deploy.attacks.views import CollusionView, InstitutionView, SeenUpload, ServerView, samples_of
+from dictpfl.deploy.attacks.views import CollusionView, InstitutionView, SeenUpload, ServerView
 from dictpfl.deploy.runs.run import INSTITUTIONS
-from dictpfl.deploy.simulation.founding import COORDINATOR, TEST, found
+from dictpfl.deploy.simulation.founding import COORDINATOR, TEST, found, samples_of
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.server.recording import RECORDING
 
@@ -89,11 +89,11 @@ class RecordedRun:
     @cached_property
     def public(self) -> Samples:
         """Test split: a public sample of the same kind of data."""
-        return _in_memory(samples_of(self.folder / TEST, self.genesis, self.auditor.state))
+        return _in_memory(samples_of(self.folder / TEST, self.genesis.config, self.auditor.state))
 
     def samples(self, index: int) -> Samples:
         """Read an institution's training samples."""
-        return _in_memory(samples_of(self.home(index) / TRAIN, self.genesis, self.auditor.state))
+        return _in_memory(samples_of(self.home(index) / TRAIN, self.genesis.config, self.auditor.state))
 
     def home(self, index: int) -> Path:
         """Name an institution's folder."""
@@ -122,7 +122,7 @@ class RecordedRun:
 
     def _victim(self, index: int, seen: SeenUpload) -> Victim:
         genesis, institution = self.genesis, self.home(index)
-        train = samples_of(institution / TRAIN, genesis, self.auditor.state)
+        train = samples_of(institution / TRAIN, genesis.config, self.auditor.state)
         name = InstitutionSettings.load(institution).name
         seed = small_seed(genesis.secret_seed, "training", name, seen.round)
         batches = [_in_memory(train.take(i.numpy())) for i in indices(len(train), genesis.config.training, seed)]

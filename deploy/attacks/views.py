@@ -17,7 +17,6 @@ import numpy as np
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, InstitutionSettings
 from dictpfl.client.keys.epochs import Keyring
@@ -32,7 +31,7 @@ from dictpfl.common.law.state import Floats, SharedState
 from dictpfl.common.law.tags import TAGS
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.common.messages.wire import AGGREGATE, UPLOAD, Blob, read_header
-from dictpfl.deploy.simulation.founding import read_samples
+from dictpfl.deploy.simulation.founding import samples_of
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, open_journal
 from dictpfl.server.recording import EVENTS, RECORDING
@@ -144,7 +143,7 @@ class InstitutionView:
             total, ledger = opened(genesis, done.plan, aggregate.blob, opener, AGGREGATE)
             sums[aggregate.round] = OpenedSum(state, done.plan, total, ledger, aggregate.counted)
             state = done.state
-        return cls(settings.name, keys, samples_of(folder / TRAIN, keys.genesis, state), sums, state)
+        return cls(settings.name, keys, samples_of(folder / TRAIN, keys.genesis.config, state), sums, state)
 
 
 @dataclass(frozen=True)
@@ -181,15 +180,6 @@ class OutsiderView:
             return cls(load_file(path))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read a model from {path}: {error}") from error
-
-
-def samples_of(path: Path, genesis: Genesis, state: SharedState) -> Samples:
-    """Read samples as the model takes them: an index is opened, a table is prepared by the statistics in shared state.
-
-    Raises:
-        DictPFLError: whatever an institution that reads them would raise.
-    """
-    return as_samples(read_samples(path, genesis.config), genesis.config, state)
 
 
 def opened(genesis: Genesis, plan: Plan, blob: bytes, opener: Opener, direction: int) -> tuple[Floats, Ledger]:

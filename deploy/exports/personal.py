@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dictpfl.client.data.preparing.preparation import as_samples
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.model import hub
 from dictpfl.client.training.measuring import means
@@ -20,7 +19,7 @@ from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.exports.head import personalise
-from dictpfl.deploy.simulation.founding import read_samples
+from dictpfl.deploy.simulation.founding import samples_of
 
 FIGURES = "personal.json"
 _WARNING = (
@@ -83,9 +82,7 @@ def write_personal(
         rates = {"learning_rate": rate, "dense_learning_rate": 0.0, "head_learning_rate": 0.0}
         training = training.model_copy(update=rates)
     agreed = finished.genesis.config
-    samples, validation = (
-        as_samples(read_samples(folder / name, agreed), agreed, finished.state) for name in (TRAIN, VALIDATION)
-    )
+    samples, validation = (samples_of(folder / name, agreed, finished.state) for name in (TRAIN, VALIDATION))
     if not len(validation):
         raise DataError(
             f"{folder}/{VALIDATION} holds no samples, so nothing would show whether a personal head helps; put some there"

@@ -16,7 +16,7 @@ from torch import nn
 
 from dictpfl.client.data.opening import opened
 from dictpfl.client.data.pipelines import with_pipeline
-from dictpfl.client.data.preparing.preparation import preparation_of
+from dictpfl.client.data.preparing.preparation import as_samples, preparation_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.scales import notes_on
@@ -37,6 +37,7 @@ from dictpfl.common.files import in_shell, owner_only, write_private
 from dictpfl.common.genesis import DOCUMENT, TENSORS, Genesis
 from dictpfl.common.law.members import Roster
 from dictpfl.common.law.seeds import expand
+from dictpfl.common.law.state import SharedState
 from dictpfl.common.settings import MADE_BY, Data, Narrow
 from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainable, without_path
 from dictpfl.deploy.calibrating import with_measured_tokens
@@ -289,6 +290,15 @@ def require_regrouped(folder: Path, regrouping: Regrouping) -> None:
 def read_samples(path: Path, config: FederationConfig) -> Samples:
     """Read samples of a federation, or its table; an index is opened."""
     return opened(path, config.data)
+
+
+def samples_of(path: Path, config: FederationConfig, state: SharedState) -> Samples:
+    """Read samples of a federation as its model takes them: a table is prepared by the statistics in shared state.
+
+    Raises:
+        DictPFLError: whatever an institution that reads them would raise.
+    """
+    return as_samples(read_samples(path, config), config, state)
 
 
 def _differing(agreed: Mapping[str, Any], wanted: Mapping[str, Any], path: str = "") -> Iterator[str]:

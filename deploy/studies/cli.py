@@ -104,12 +104,11 @@ def clone(
         raise ConfigError(f"{new!r} is a study already; name the clone otherwise")
     of = studies.get(name).wanted
     require_w0(of, weights)
-    had = of.config.federation
+    had = of.config
     # Room in a sum that nobody chose, and a proposal fills in, is for those who are asked now: else nobody could be added.
-    room = {"federation.max_participants": 0} if had.max_participants == max(3, had.sample or had.participants) else {}
-    config = FederationConfig.of(
-        of.config.model_dump(mode="json"), room | overrides(set_), origin=f"the clone of {name}"
-    )
+    unsaid = had.model_copy(update={"federation": had.federation.model_copy(update={"max_participants": 0})})
+    had = unsaid if unsaid.capacity == had.capacity else had
+    config = FederationConfig.of(had.model_dump(mode="json"), overrides(set_), origin=f"the clone of {name}")
     asked = Asked(of.title, of.data, of.sample_shape, of.outputs, of.hours, of.memory_gib, of.gpu, days)
     names = institutions or sorted(set(of.institutions) & set(studies.network.members))
     study = make(

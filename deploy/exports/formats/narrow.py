@@ -101,11 +101,10 @@ class NarrowExporter(Exporter):
 
     def _samples(self, finished: Finished) -> Samples | None:
         """The folder's own samples of the skill; None where it holds none."""
-        from dictpfl.client.data.preparing.preparation import as_samples
         from dictpfl.deploy.exports.evaluation import own_samples
-        from dictpfl.deploy.simulation.founding import read_samples
+        from dictpfl.deploy.simulation.founding import samples_of
 
         config, path = finished.genesis.config, None if self._folder is None else own_samples(self._folder)
         if path is None:
             return None
-        return as_samples(read_samples(path, config), config, finished.state).of_classes(config.narrow.classes)
+        return samples_of(path, config, finished.state).of_classes(config.narrow.classes)
