@@ -135,9 +135,10 @@ def test_samples_of_two_preparations_never_lie_side_by_side(place: Path, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(samples, path)
 
-    with monkeypatch.context() as disk, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as disk:
         disk.setattr(Samples, "save", full)
-        prepare(folder, Path("fewer.csv"), config=config, replace=True)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(folder, Path("fewer.csv"), config=config, replace=True)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
     def killed(path: Path, target: Path) -> Path:
@@ -145,9 +146,10 @@ def test_samples_of_two_preparations_never_lie_side_by_side(place: Path, monkeyp
             raise KeyboardInterrupt
         return move(path, target)
 
-    with monkeypatch.context() as kill, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as kill:
         kill.setattr(Path, "replace", killed)
-        prepare(folder, Path("fewer.csv"), config=config, replace=True)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, Path("fewer.csv"), config=config, replace=True)
     assert not (folder / "validation.npz").exists()
     prepare(folder, Path("fewer.csv"), config=config, replace=True)
     assert sorted(file.name for file in folder.iterdir()) == ["train.npz", "validation.npz"]
