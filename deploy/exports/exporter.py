@@ -105,10 +105,14 @@ def new_folder(folder: Path, *, private: bool = False) -> Iterator[None]:
 
 
 def refuse_full(folder: Path) -> None:
-    """Check, before anything is computed, that a folder is missing or empty; none is made.
+    """Check, before anything is computed, that a folder is missing or empty, and not named as a file; none is made.
 
     Raises:
-        ConfigError: it is there and holds something.
+        ConfigError: it is there and holds something, or would pass for a file of weights.
     """
+    if folder.suffix.lower() == ".safetensors":
+        raise ConfigError(
+            f"{folder} is named as a file, and a folder is written; name a folder, such as {folder.with_suffix('').name}"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and holds something; name a new folder with --output")

@@ -69,3 +69,10 @@ def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_private_folder_is_its_owners_alone(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a", private=True):
         assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+
+
+def test_folder_that_is_named_as_a_file_is_refused(tmp_path: Path) -> None:
+    """`export -o model.safetensors --narrow ...` made a folder of that name."""
+    with pytest.raises(ConfigError, match=r"such as model$"), new_folder(tmp_path / "model.safetensors"):
+        pytest.fail("it was opened")
+    assert not any(tmp_path.iterdir())
