@@ -274,7 +274,12 @@ def _read_history(folder: Path) -> list[RoundRecord]:
 
 
 def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:
-    """Write a line of JSON for each round, in place of what was there."""
+    """Write a line of JSON for each round, in place of as many or fewer.
+
+    More stay: a run that is resumed closes them again one by one, and if it is killed meanwhile they would be lost.
+    """
+    if (folder / HISTORY).exists() and (folder / HISTORY).read_bytes().count(b"\n") > len(history):
+        return
     lines = "".join(json_text(record.to_json()) + "\n" for record in history)
     write_private(folder / HISTORY, lines.encode())
 

@@ -174,6 +174,20 @@ def test_a_run_that_is_taken_further_says_so(tmp_path: Path) -> None:
     assert run.summary["rounds"] == run.config.federation.rounds == Run.load(folder).config.federation.rounds == 4
 
 
+def test_a_whole_run_that_is_resumed_and_stopped_again_keeps_its_rounds(tmp_path: Path) -> None:
+    """Its history began anew with the first round, beside the summary of all."""
+    folder = tmp_path / "run"
+    simulate(tiny(federation__rounds=2), folder, engine="local")
+    before = Run.load(folder).records
+
+    def stop(_record: RoundRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny(federation__rounds=2), folder, engine="local", resume=True, on_round=stop)
+    assert Run.load(folder).records == before
+
+
 @pytest.mark.parametrize("content", [b"", bytes(410), b"[]", b"{}", b'{"institutions": [], "classes": [], "test": []}'])
 def test_a_damaged_count_of_classes_is_named(content: bytes, tmp_path: Path) -> None:
     assert read_census(tmp_path) is None
