@@ -108,20 +108,23 @@ def _replace(files: Mapping[Path, Samples], stale: set[Path]) -> None:
 
     Whoever kills it in between finds a file missing, never files of two preparations: validation samples of before may train now.
     """
-    for file in (*files, *stale):
-        remove_leftovers(file)  # of a try that was killed: samples under a name that nobody looks for
-    drafts = {file: file.with_name(f".{file.name}.draft") for file in files}
+    drafts = {file: file.with_name(f".{file.name}.draft") for file in (*files, *stale)}
+
+    def remove_drafts() -> None:
+        for name in (*drafts.values(), *drafts):
+            remove_leftovers(name)
+
+    remove_drafts()  # of a try that was killed: samples under names that nobody looks for
     try:
         for file, samples in files.items():
             samples.save(drafts[file])
     except BaseException:
-        for file in files:
-            remove_leftovers(file)
+        remove_drafts()
         raise
-    for file in (*files, *stale):
+    for file in drafts:
         file.unlink(missing_ok=True)
-    for file, draft in drafts.items():
-        draft.replace(file)
+    for file in files:
+        drafts[file].replace(file)
     for folder in {file.parent for file in files}:
         sync_folder(folder)
 

@@ -116,7 +116,8 @@ def test_what_an_earlier_preparation_marked_for_testing_does_not_stay_beside_oth
         (place / "clinic" / name).unlink()
     with pytest.raises(ConfigError, match=r"clinic/test\.npz would be written over"):
         prepare(place / "clinic", Path("north.csv"), config=config)
-    (place / "clinic" / ".train.npz.killed").touch()  # of a try that was killed while it wrote: samples, too
+    for name in (".train.npz.killed", ".train.npz.draft", "..test.npz.draft.killed"):
+        (place / "clinic" / name).touch()  # of tries that were killed while they wrote: samples, too
     prepare(place / "clinic", Path("north.csv"), config=config, replace=True)
     assert sorted(file.name for file in (place / "clinic").iterdir()) == ["train.npz", "validation.npz"]
 
