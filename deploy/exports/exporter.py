@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -108,7 +109,7 @@ def refuse_full(folder: Path) -> None:
     """Check, before anything is computed, that a folder is missing or empty, and not named as a file; none is made.
 
     Raises:
-        ConfigError: it is there and holds something, or would pass for a file of weights.
+        ConfigError: it is there and holds something, would pass for a file of weights, or cannot be made.
     """
     if folder.suffix.lower() == ".safetensors":
         raise ConfigError(
@@ -116,3 +117,8 @@ def refuse_full(folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and holds something; name a new folder with --output")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"cannot make {folder}: {above} is no folder, or may not be written by you; name another place"
+        )
