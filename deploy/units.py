@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_STEP = 1000.0
+_STEP = 999.5
+"""From here on three digits round to 1000, which `.3g` writes as 1e+03: the next unit says it."""
 
 
 def human_bytes(value: float) -> str:
@@ -13,7 +14,7 @@ def human_bytes(value: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if abs(value) < _STEP:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
-        value /= _STEP
+        value /= 1000
     return f"{value:.3g} TB"
 
 
@@ -34,7 +35,7 @@ def human_factor(value: float) -> str:
 
 def human_seconds(value: float) -> str:
     """Seconds, in the unit that suits."""
-    if value < 1:
+    if value < _STEP / 1000:
         return f"{value * 1000:.3g} ms"
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"  # noqa: PLR2004 -- two minutes
 

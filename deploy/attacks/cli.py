@@ -90,6 +90,7 @@ def attack(
     from dictpfl.deploy.attacks.inversion import Effort
     from dictpfl.deploy.attacks.methods import SUBJECTS
     from dictpfl.deploy.attacks.results import PICTURES
+    from dictpfl.deploy.runs.run import folder_of
 
     console = terminal.console(width=_WIDTH)
     structlog.configure(
@@ -109,7 +110,7 @@ def attack(
         effort=harder(Effort(), effort),
         keep=keep,
     )
-    folder = out or Path("runs") / f"{FederationConfig.load(config, changed).name}-attack"
+    folder = out or folder_of(FederationConfig.load(config, changed).name, "attack")
 
     def tell(finding: Finding) -> None:
         batch = f", batch {finding.setting['batch']}" if "batch" in finding.setting else ""

@@ -12,6 +12,7 @@ from dictpfl.client.compress.cutting.choose import WORDS
 from dictpfl.client.compress.cutting.scores import digest
 from dictpfl.client.model import hub
 from dictpfl.common.documents import json_text
+from dictpfl.common.settings import Model
 from dictpfl.deploy.compress.cutting import Made
 from dictpfl.deploy.compress.source import Source
 from dictpfl.deploy.exports.card import CARD, hub_free
@@ -48,7 +49,7 @@ def record(made: Made, source: Source, *, seed: int, score: str) -> dict[str, An
     return {
         "format": "dictpfl-cut-1",
         "source": hub_free(source.config.model.source),
-        "options": options_of(shrunk.model),
+        "options": options_of(shrunk.model, source.config.model),
         "axes": {n: {"kind": a.kind, "units": a.units, "setting": a.setting, "kept": stay.get(n, "all")} for n, a in made.axes.items()},
         "filled": dict(shrunk.plan.filled),
         "score": score,
@@ -103,21 +104,27 @@ def parts(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def options_of(model: nn.Module) -> dict[str, Any]:
-    """`model.options` that make a network of this project as it now is; empty for models of libraries, whose folder says it."""
+def options_of(model: nn.Module, made: Model) -> dict[str, Any]:
+    """`model.options` that make a network of this project as it now is: those that made it, and its sizes of now.
+
+    Empty for others: a library's folder says it, and what arguments a function of one's own takes is not known.
+    """
     from dictpfl.client.compress.cutting.architectures.vision import ratio
     from dictpfl.client.model.networks.tabular import Tabular
     from dictpfl.client.model.networks.vit import VitTiny
 
+    if made.source not in ("cnn", "mlp", "tabular", "vit_tiny"):
+        return {}
+    sizes: dict[str, Any] = {}
     if isinstance(model, (VitTiny, Tabular)):
         block: Any = model.blocks[0]
-        return {
+        sizes = {
             "dim": block.fc1.in_features, "depth": len(model.blocks), "heads": block.heads,
             "mlp_ratio": ratio(block.fc1.out_features, block.fc1.in_features),
         }  # fmt: skip
-    if type(model) is nn.Sequential:
-        return {"hidden": [m.out_features for m in model if isinstance(m, nn.Linear)][:-1]}
-    return {}
+    elif made.source == "mlp":
+        sizes = {"hidden": [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][:-1]}
+    return {**made.options, **sizes}
 
 
 def _card(made: Made, source: Source, note: str) -> str:

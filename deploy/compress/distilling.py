@@ -85,7 +85,7 @@ def distil_folder(
             "format": "dictpfl-distil-1",
             "student": hub_free(name),
             "teacher": hub_free(teacher) if hub.split(teacher)[0] else Path(teacher).name,
-            "options": options_of(small),
+            "options": options_of(small, read.config.model),
             "parameters": {"student": parameters(small), "teacher": parameters(large)},
             "steps": steps,
             "samples_seen": trained.samples_seen,

@@ -19,7 +19,7 @@ from dictpfl.client.folder import VALIDATION as VALIDATION_FILE
 from dictpfl.client.keys.epochs import home
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.common.files import owner_only, remove_leftovers
+from dictpfl.common.files import owner_only, remove_leftovers, sync_folder
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.common.settings import MADE_BY, Data
 from dictpfl.deploy.simulation.founding import shape_of
@@ -93,12 +93,7 @@ def prepare(
             "--replace if that is meant"
         )
     owner_only(folder)
-    # All of them, first: should the disk be full behind the first one, new samples would train beside old ones that may be the same.
-    for file in (*files, *stale):
-        file.unlink(missing_ok=True)
-        remove_leftovers(file)  # of a try that was killed: samples under a name that nobody looks for
-    for file, samples in files.items():
-        samples.save(file)
+    _replace(files, stale)
     labels = dataset.samples.labels
     counts = np.bincount(labels, minlength=dataset.outputs) if labels.dtype == np.int64 and labels.ndim == 1 else ()
     return Prepared(
@@ -106,6 +101,32 @@ def prepare(
         dataset.class_names, tuple(map(int, counts)),
         notes_on(dataset),
     )  # fmt: skip
+
+
+def _replace(files: Mapping[Path, Samples], stale: set[Path]) -> None:
+    """Write files in place of those of before: all of the new ones, or, where the disk is full, none and the old ones stay.
+
+    Whoever kills it in between finds a file missing, never files of two preparations: validation samples of before may train now.
+    """
+    drafts = {file: file.with_name(f".{file.name}.draft") for file in (*files, *stale)}
+
+    def remove_drafts() -> None:
+        for name in (*drafts.values(), *drafts):
+            remove_leftovers(name)
+
+    remove_drafts()  # of a try that was killed: samples under names that nobody looks for
+    try:
+        for file, samples in files.items():
+            samples.save(drafts[file])
+    except BaseException:
+        remove_drafts()
+        raise
+    for file in drafts:
+        file.unlink(missing_ok=True)
+    for file in files:
+        drafts[file].replace(file)
+    for folder in {file.parent for file in files}:
+        sync_folder(folder)
 
 
 def _genesis(folder: Path) -> Genesis | None:

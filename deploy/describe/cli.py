@@ -35,7 +35,7 @@ def describe(
     checked = FederationConfig.load(config, overrides(set_))
     found = made(checked)
     if as_json:
-        console.say(json.dumps(found.facts(), indent=1))
+        console.say(json.dumps(found.facts() | {"insecure": list(checked.insecurities)}, indent=1))
         return
     table = console.table()
     for heading in ("parameter", "shape", "values", "becomes", "sent", "bytes", "why"):

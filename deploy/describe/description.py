@@ -279,7 +279,7 @@ def _warnings(
     if config.encryption.sealer == "ckks" and upload >= plaintext:
         found.append(
             f"an upload has {upload:,} bytes, the whole model in clear {plaintext:,}: what encryption adds is more than tables save. It pays in bytes "
-            f"from about {upload // _PLAIN_BYTES:,} values in the model on, at these settings; below, you pay for secrecy"
+            f"from about {upload // _PLAIN_BYTES:,} values in the model on, at these settings and with nothing pruned; below, you pay for secrecy"
         )
     return tuple(found)
 

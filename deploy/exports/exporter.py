@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -105,10 +106,19 @@ def new_folder(folder: Path, *, private: bool = False) -> Iterator[None]:
 
 
 def refuse_full(folder: Path) -> None:
-    """Check, before anything is computed, that a folder is missing or empty; none is made.
+    """Check, before anything is computed, that a folder is missing or empty, and not named as a file; none is made.
 
     Raises:
-        ConfigError: it is there and holds something.
+        ConfigError: it is there and holds something, would pass for a file of weights, or cannot be made.
     """
+    if folder.suffix.lower() == ".safetensors":
+        raise ConfigError(
+            f"{folder} is named as a file, and a folder is written; name a folder, such as {folder.with_suffix('').name}"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there and holds something; name a new folder with --output")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"cannot make {folder}: {above} is no folder, or may not be written by you; name another place"
+        )

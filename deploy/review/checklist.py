@@ -125,7 +125,9 @@ def _protection(known: Known, results: PrivacyResults | None) -> Iterator[Answer
         "Were these protections tested?", "GDPR Art. 32(1)(d)",
         "shown" if tested and known.audit.whole else "in part" if results or known.audit.lines else "not shown",
         ("What is readable, by attacks on recorded runs; each had to succeed where nothing is encrypted. " if tested else
-         "By attacks, of which some did not work even where nothing is encrypted; these count for nothing. " if results else
+         "By attacks, of which some did not work even where nothing is encrypted; these count for nothing. " if results and results.broken else
+         "By attacks that were not compared with what they find where nothing is encrypted: what they did not find means nothing by itself. "
+         if results and results.findings else
          "Attacks are not in this document: run dictpfl attack. ") + f"Encryption: {known.audit.sentence}", "attacks",
     )  # fmt: skip
     yield Answer(

@@ -133,13 +133,9 @@ class Judgement:
         lines = [x for x in self.lines if x.ours and x.finding.adversary == party]
         valid = [x for x in lines if x.mark != "open"]
         if not valid:
-            why = (
-                "The attacks tried did not work even where nothing is encrypted."
-                if lines
-                else "No attack by this party is in the results."
-            )
+            why = _uncounted(lines) if lines else "No attack by this party is in the results."
             return Card(PARTIES[party], "open", "No result", why)
-        basis = _basis(valid, len(lines) - len(valid))
+        basis = f"{sum(x.finding.trials for x in valid)} trials in all.{_uncounted(lines, ' ')}"
         worst = max((x.mark for x in valid), key=lambda mark: _WORST[mark])
         hits = [x for x in valid if x.mark == worst]
         names = ", ".join(dict.fromkeys(x.finding.attack for x in hits))
@@ -215,10 +211,19 @@ def _fits(subject: Subject, document: Mapping[str, Any]) -> bool:
     return all(value(dotted) == wanted for dotted, wanted in subject.settings.items())
 
 
-def _basis(lines: Sequence[Judged], broken: int) -> str:
-    trials = sum(line.finding.trials for line in lines)
-    text = f"{trials} trials in all."
-    return f"{text} {broken} further results do not count: their attack is broken." if broken else text
+def _uncounted(lines: Sequence[Judged], before: str = "") -> str:
+    """Say how many results do not count, and why, behind `before`; empty where all do."""
+    broken = sum(line.words == _BROKEN[0] for line in lines)
+    single = sum(line.mark == "open" for line in lines) - broken
+    said = [
+        f"{count} {'result does' if count == 1 else 'results do'} not count: {why}."
+        for count, why in (
+            (broken, "the attack did not work even where nothing is encrypted"),
+            (single, "one trial without success tells nothing"),
+        )
+        if count
+    ]
+    return before + " ".join(said) if said else ""
 
 
 def _picture(line: Judged, folder: Path) -> dict[str, str] | None:

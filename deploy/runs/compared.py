@@ -49,8 +49,8 @@ class Row:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Bounds of the mean over all seeds at 95 % confidence, by Student's t; None of one seed."""
-        if len(self.figures) < 2:  # noqa: PLR2004 -- one figure has no spread
+        """Bounds of the mean over all seeds at 95 % confidence, by Student's t; None of one seed, or where a figure is no number."""
+        if len(self.figures) < 2 or not all(map(math.isfinite, self.figures)):  # noqa: PLR2004 -- one figure has no spread
             return None
         from scipy.stats import t
 

@@ -187,7 +187,7 @@ def figure_against_bytes(
         for number, history in enumerate(histories):
             total = np.cumsum([r.bytes_up + r.bytes_down for r in history]) / 1e6
             points = [(m, r.test) for m, r in zip(total, history, strict=True) if r.test is not None]
-            (line,) = ax.plot(*zip(*points, strict=True), color=colour, marker=".")
+            (line,) = ax.plot([x for x, _ in points], [y for _, y in points], color=colour, marker=".")
             named += [] if number else [(line, name)]
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(_Plain())

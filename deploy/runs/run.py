@@ -42,6 +42,10 @@ LOCK, PROGRESS = ".lock", "progress.json"
 _FORMER_INSTITUTIONS = "sites"
 _ALWAYS = ("metric", "test", "rounds", "values", "bytes", "seconds", "state_digest", "versions", "machine")
 """Keys that every release writes into summary.json; all that is read without asking whether it is there is among them."""
+_LONGEST = 100
+"""Most bytes of a configuration's name that a folder is named after; systems allow 255 for all of it."""
+_NOT_IN_NAMES = frozenset("/\\" + "".join(map(chr, (*range(32), 127))))
+"""Characters that would lead elsewhere than into `runs`, or that no terminal shows."""
 _PACKAGES = ("dictpfl", "flwr", "tenseal", "torch", "numpy", "pydantic", "scikit-learn")
 
 
@@ -74,6 +78,9 @@ class Run:
         except FileNotFoundError as error:
             if not folder.exists():
                 raise ConfigError(f"there is no folder {folder}; name the folder of a run") from error
+            closed_rounds(
+                folder
+            )  # where none was begun, as in a comparison's folder, there is nothing to resume: it says so
             raise ConfigError(
                 f"{folder} holds no finished run ({Path(error.filename).name} is missing); `dictpfl simulate {in_shell(folder)} "
                 "--resume` finishes one that was stopped"
@@ -267,7 +274,12 @@ def _read_history(folder: Path) -> list[RoundRecord]:
 
 
 def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:
-    """Write a line of JSON for each round, in place of what was there."""
+    """Write a line of JSON for each round, in place of as many or fewer.
+
+    More stay: a run that is resumed closes them again one by one, and if it is killed meanwhile they would be lost.
+    """
+    if (folder / HISTORY).exists() and (folder / HISTORY).read_bytes().count(b"\n") > len(history):
+        return
     lines = "".join(json_text(record.to_json()) + "\n" for record in history)
     write_private(folder / HISTORY, lines.encode())
 
@@ -284,6 +296,20 @@ def first_institution(folder: Path) -> Path:
             f"that release and {FOUND_ANEW}"
         )
     return folder / INSTITUTIONS / "institution-000"
+
+
+def folder_of(name: str, what: str) -> Path:
+    """Return the folder in `runs` that is named after a configuration.
+
+    Raises:
+        ConfigError: the name would lead elsewhere, or is none.
+    """
+    if not name.strip() or name.startswith(".") or len(name.encode()) > _LONGEST or set(name) & _NOT_IN_NAMES:
+        raise ConfigError(
+            f"name is {name[:_LONGEST]!r}, and the run's folder is named after it: expected a word of at most {_LONGEST} bytes, which "
+            "does not begin with '.' and has no '/', '\\' or control character; change it, or name the folder by --out"
+        )
+    return Path("runs") / f"{name}-{what}"
 
 
 def is_at_work(folder: Path) -> bool:

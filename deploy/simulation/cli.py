@@ -304,22 +304,11 @@ def _require_begun(folder: Path) -> None:
         console.remark([f"the run in {folder} was stopped before it was founded whole; it begins anew"])
 
 
-_LONGEST = 100
-"""Most bytes of a configuration's name that a folder is named after; systems allow 255 for all of it."""
-_NOT_IN_NAMES = frozenset("/\\" + "".join(map(chr, (*range(32), 127))))
-"""Characters that would lead elsewhere than into `runs`, or that no terminal shows."""
-
-
 def _free_folder(name: str, what: str, *, resume: bool) -> Path:
     """Return the folder in `runs` that is named after the configuration, or the first free one with a number behind it."""
-    from dictpfl.common.errors import ConfigError
+    from dictpfl.deploy.runs.run import folder_of
 
-    if not name.strip() or name.startswith(".") or len(name.encode()) > _LONGEST or set(name) & _NOT_IN_NAMES:
-        raise ConfigError(
-            f"name is {name[:_LONGEST]!r}, and the run's folder is named after it: expected a word of at most {_LONGEST} bytes, which "
-            "does not begin with '.' and has no '/', '\\' or control character; change it, or name the folder by --out"
-        )
-    wanted = Path("runs") / f"{name}-{what}"
+    wanted = folder_of(name, what)
     if resume:
         return wanted
     number, folder = 2, wanted

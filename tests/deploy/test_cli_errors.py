@@ -55,7 +55,9 @@ def test_a_line_for_each_round_where_there_is_no_terminal(place: Path) -> None:
     assert "test " in lines[0]
 
 
-@pytest.mark.parametrize(("command", "name"), [("simulate", "../../outside"), ("simulate", ""), ("compare", "n" * 300)])
+@pytest.mark.parametrize(
+    ("command", "name"), [("simulate", "../../outside"), ("simulate", ""), ("compare", "n" * 300), ("attack", "../out")]
+)
 def test_a_name_leads_nowhere_but_into_runs(command: str, name: str, place: Path) -> None:
     (place / "named.toml").write_text(as_toml(name=name, federation__rounds=1))
     before = sorted(place.parent.rglob("*"))

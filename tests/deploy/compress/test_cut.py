@@ -23,6 +23,7 @@ from dictpfl.client.training.tasks.classification import Classification
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.compress.cut_folder import options_of
 from dictpfl.deploy.compress.cutting import make
 from dictpfl.deploy.compress.searching import searched
 from dictpfl.deploy.compress.source import read_source, with_validation
@@ -377,6 +378,24 @@ def test_a_run_of_this_project_is_cut_and_says_how_it_is_made_again(tmp_path: Pa
     )
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]["after"]
     assert "several institutions" in (tmp_path / "small" / "README.md").read_text()
+
+
+def test_options_are_those_that_made_a_network_and_its_sizes_of_now() -> None:
+    """A patch of one's own was left out, and what makes a network of one's own was named `hidden`, which its function need not take."""
+    from dictpfl.client.model.build import build_model
+    from dictpfl.common.settings import Model
+
+    for source, options, shape in (
+        ("vit_tiny", {"dim": 8, "depth": 1, "heads": 2, "patch": 4, "dropout": 0.5}, (1, 8, 8)),
+        ("mlp", {"hidden": [6, 5]}, (7,)),
+        ("cnn", {"width": 4, "depth": 2, "norm": "group"}, (1, 8, 8)),
+    ):
+        made = Model(source=source, options=options)
+        model = build_model(made, shape, 3, seed=1)
+        again = build_model(Model(source=source, options=options_of(model, made)), shape, 3, seed=1)
+        assert str(again) == str(model)
+    mine = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    assert options_of(mine, Model(source="wards:network", options={"width": 9})) == {}
 
 
 def test_a_search_scores_each_kind_as_a_cut_without_one(hybrid: tuple[str, list[str]]) -> None:

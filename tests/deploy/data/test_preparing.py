@@ -116,26 +116,44 @@ def test_what_an_earlier_preparation_marked_for_testing_does_not_stay_beside_oth
         (place / "clinic" / name).unlink()
     with pytest.raises(ConfigError, match=r"clinic/test\.npz would be written over"):
         prepare(place / "clinic", Path("north.csv"), config=config)
-    (place / "clinic" / ".train.npz.killed").touch()  # of a try that was killed while it wrote: samples, too
+    for name in (".train.npz.killed", ".train.npz.draft", "..test.npz.draft.killed"):
+        (place / "clinic" / name).touch()  # of tries that were killed while they wrote: samples, too
     prepare(place / "clinic", Path("north.csv"), config=config, replace=True)
     assert sorted(file.name for file in (place / "clinic").iterdir()) == ["train.npz", "validation.npz"]
 
 
 def test_samples_of_two_preparations_never_lie_side_by_side(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a disk that fills after the first file: the old validation samples may be among those that train now."""
-    config = Path("federation.toml")
-    prepare(place / "clinic", Path("north.csv"), config=config)
-    save = Samples.save
+    """Of a disk that fills after the first file: those of before stay, whole. Killed among its renames: the old validation
+    samples, which may be among those that train now, are gone."""
+    config, folder = Path("federation.toml"), place / "clinic"
+    prepare(folder, Path("north.csv"), config=config)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    rows().query("site == 'north'").head(12).to_csv("fewer.csv", index=False)
+    save, move = Samples.save, Path.replace
 
     def full(samples: Samples, path: Path) -> None:
-        if path.name == "validation.npz":
+        if "validation.npz" in path.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         save(samples, path)
 
-    monkeypatch.setattr(Samples, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        prepare(place / "clinic", Path("north.csv"), config=config, replace=True)
-    assert [file.name for file in (place / "clinic").iterdir()] == ["train.npz"]
+    with monkeypatch.context() as disk:
+        disk.setattr(Samples, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            prepare(folder, Path("fewer.csv"), config=config, replace=True)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+    def killed(path: Path, target: Path) -> Path:
+        if target.name == "validation.npz":
+            raise KeyboardInterrupt
+        return move(path, target)
+
+    with monkeypatch.context() as kill:
+        kill.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, Path("fewer.csv"), config=config, replace=True)
+    assert not (folder / "validation.npz").exists()
+    prepare(folder, Path("fewer.csv"), config=config, replace=True)
+    assert sorted(file.name for file in folder.iterdir()) == ["train.npz", "validation.npz"]
 
 
 def test_by_genesis_each_sample_is_what_the_simulation_makes_of_the_row(place: Path) -> None:

@@ -197,6 +197,7 @@ def test_as_typed(tmp_path: Path) -> None:
         [program, "describe", "c.toml", "--json"], cwd=tmp_path, text=True, capture_output=True, check=True
     )
     facts = json.loads(done.stdout)
+    assert facts["insecure"] == []
     assert {row["role"] for row in facts["parameters"]} == {"table", "dense"}
     assert facts["bytes"]["round"] < facts["bytes"]["first"]
     assert list(tmp_path.iterdir()) == [tmp_path / "c.toml"]

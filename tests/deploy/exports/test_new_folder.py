@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app
-from dictpfl.deploy.exports.exporter import new_folder
+from dictpfl.deploy.exports.exporter import new_folder, refuse_full
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import tiny
@@ -69,3 +69,25 @@ def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_private_folder_is_its_owners_alone(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a", private=True):
         assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+
+
+def test_folder_that_is_named_as_a_file_is_refused(tmp_path: Path) -> None:
+    """`export -o model.safetensors --narrow ...` made a folder of that name."""
+    with pytest.raises(ConfigError, match=r"such as model$"), new_folder(tmp_path / "model.safetensors"):
+        pytest.fail("it was opened")
+    assert not any(tmp_path.iterdir())
+
+
+def test_place_where_no_folder_can_be_made_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cut`, `distil` and `audit layers` found out when all was computed."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is no folder, or may not be written"):
+        refuse_full(tmp_path / "file" / "small")
+    refuse_full(tmp_path / "new" / "small")
+    monkeypatch.chdir(tmp_path)
+    refuse_full(Path("small"))
+    monkeypatch.setattr(os, "access", lambda place, _mode: place != tmp_path)
+    with pytest.raises(ConfigError, match="may not be written by you"):
+        refuse_full(tmp_path / "new" / "small")

@@ -26,12 +26,14 @@ from dictpfl.deploy.cli import app
 from dictpfl.deploy.operations.witness import Witness
 from dictpfl.deploy.reports.exposure import exposure
 from dictpfl.deploy.review.audited import audit_of
+from dictpfl.deploy.review.checklist import checklist
 from dictpfl.deploy.review.custody import logs
 from dictpfl.deploy.review.differences import differences
-from dictpfl.deploy.review.egress import egress
+from dictpfl.deploy.review.egress import Egress, egress
 from dictpfl.deploy.review.judged import judge, labels_of
 from dictpfl.deploy.review.page import write_review
 from dictpfl.deploy.review.parties import Parties
+from dictpfl.deploy.review.risks import Known
 from dictpfl.deploy.review.settings import meanings
 from dictpfl.deploy.review.spending import bounded
 from dictpfl.deploy.runs.run import Run
@@ -72,6 +74,38 @@ def read(path: Path) -> Text:
 @pytest.fixture(scope="module")
 def without(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Text:
     return read(write_review(run.folder, tmp_path_factory.mktemp("plain") / "privacy.html"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "each had to succeed where nothing is encrypted"),
+        ({"checks": [Check(attack="cosine", metric="SSIM", required=0.6, found=0.2)]}, "some did not work even where"),
+        ({"checks": []}, "were not compared with what they find where nothing is encrypted"),
+        ({"checks": [], "findings": []}, "Attacks are not in this document"),
+    ],
+)
+def test_whether_attacks_were_compared_is_said(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Of batches of more than one sample, and of checks of ciphertexts alone, it said that attacks had failed where nothing is encrypted."""
+    known = Known(None, masks=False, integrity=False, encrypted=True, least=3, simulated=True, judgement=None)
+    answers = checklist(known, Egress({}, {}, (0, 0), None, {}, complete=False), [], results(**changes))
+    assert said in next(one.answer for one in answers if one.question == "Were these protections tested?")
+    results(**changes).save(tmp_path)
+    page = read(write_review(tmp_path)).text
+    assert said in page
+    assert ("Each had to work where nothing is encrypted first" in page) == bool(results(**changes).checks)
+
+
+def test_one_trial_is_not_said_to_be_a_broken_attack() -> None:
+    """Of `dictpfl attack --victims 1` the report said that attacks had not worked even where nothing is encrypted."""
+    plain, once = finding("plaintext", 0.95), finding("plaintext", 0.2, attack="dlg", trials=1)
+    config = FederationConfig.of({"method": "plaintext", "toy_insecure": True})
+    alone = judge(results(findings=[once]), config).card("server")
+    assert (alone.mark, alone.basis) == ("open", "1 result does not count: one trial without success tells nothing.")
+    assert "1 result does not count: one trial" in judge(results(findings=[plain, once]), config).card("server").basis
+    broken = [Check(attack="dlg", metric="SSIM", required=0.6, found=0.2)]
+    basis = judge(results(findings=[plain, once], checks=broken), config).card("server").basis
+    assert basis.endswith("1 result does not count: the attack did not work even where nothing is encrypted.")
 
 
 def test_without_attack_results_it_says_so_and_how_to_make_them(without: Text) -> None:

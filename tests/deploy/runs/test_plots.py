@@ -66,6 +66,16 @@ def test_axes_of_bytes_are_numbers() -> None:
     assert ">1<" in drawn
 
 
+def test_a_run_whose_figures_are_no_numbers_is_drawn() -> None:
+    """As its history reads, such as a concordance of test samples of which no two can be ordered: `dictpfl report` ended in a traceback."""
+    unknown = [replace(one, test=None) for one in RECORDS]
+    for draw in (figure_against_rounds, figure_against_bytes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert svg(draw({"one": [unknown], "two": [RECORDS]}, "concordance"))
+            assert svg(draw({"one": [unknown]}, "concordance"))
+
+
 def test_a_figure_is_saved_by_itself_with_names_that_are_given_later() -> None:
     figure = classes_by_institution(census())
     figure.axes[0].set_title("$a_to_$b")

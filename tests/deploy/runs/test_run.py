@@ -145,6 +145,15 @@ def test_a_file_of_another_form_is_damaged_and_no_traceback(name: str, content: 
             closed_rounds(tmp_path)
 
 
+def test_where_no_run_was_begun_none_is_to_be_resumed(tmp_path: Path) -> None:
+    """`report` and `export` of an empty folder, or of a comparison's, said that `dictpfl simulate --resume` finishes the run there."""
+    with pytest.raises(ConfigError, match="nor one that was begun"):
+        dictpfl.Run.load(tmp_path)
+    (tmp_path / "compare.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a comparison"):
+        dictpfl.Run.load(tmp_path)
+
+
 def test_a_run_that_is_taken_further_says_so(tmp_path: Path) -> None:
     """It said "3 of 1 round", showed the figures of the first as its result, and `--resume` of the folder ended there."""
     folder = tmp_path / "run"
@@ -163,6 +172,20 @@ def test_a_run_that_is_taken_further_says_so(tmp_path: Path) -> None:
         Run.load(folder)
     run = simulate(wanted, folder, engine="local", resume=True)
     assert run.summary["rounds"] == run.config.federation.rounds == Run.load(folder).config.federation.rounds == 4
+
+
+def test_a_whole_run_that_is_resumed_and_stopped_again_keeps_its_rounds(tmp_path: Path) -> None:
+    """Its history began anew with the first round, beside the summary of all."""
+    folder = tmp_path / "run"
+    simulate(tiny(federation__rounds=2), folder, engine="local")
+    before = Run.load(folder).records
+
+    def stop(_record: RoundRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tiny(federation__rounds=2), folder, engine="local", resume=True, on_round=stop)
+    assert Run.load(folder).records == before
 
 
 @pytest.mark.parametrize("content", [b"", bytes(410), b"[]", b"{}", b'{"institutions": [], "classes": [], "test": []}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,11 @@ def test_each_seed_is_a_run_and_the_figure_has_an_interval(compared: Comparison)
         stats.t.interval(0.95, 1, loc=statistics.fmean(ours.figures), scale=stats.sem(ours.figures)), nan_ok=True
     )
     assert len({run.summary["state_digest"] for run in ours.runs}) == len(SEEDS)
+
+
+def test_a_figure_that_is_no_number_has_no_interval() -> None:
+    """Of a concordance, say, of which no two test samples can be ordered: the comparison ended in a traceback, its runs behind it."""
+    assert Row("dictpfl", (1, 2), (math.nan, 0.5), ()).interval is None
 
 
 def test_baselines_have_the_same_samples_as_the_federation(compared: Comparison) -> None:
