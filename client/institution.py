@@ -41,7 +41,7 @@ from dictpfl.common.errors import (
     own_place,
 )
 from dictpfl.common.genesis import DOCUMENT
-from dictpfl.common.law.order import admits, has_ended, occasion
+from dictpfl.common.law.order import admits, has_ended, occasion, stopped
 from dictpfl.common.law.refresh import forgotten
 from dictpfl.common.law.state import Residual
 from dictpfl.common.messages.masks import SumQuestion, read_attempt
@@ -206,7 +206,7 @@ class Institution:
                 "the newest one; without one, it goes on from the institutions' state once most of them say this"
             )
         if request.kind is None:
-            self._diary.note("settled", record.shared.round, 0)
+            self._diary.note("settled", record.shared.round, 0, stopped=stopped(self._genesis.law, record.shared))
             return Reply(Status.SETTLED, request.round, record.shared.round)
         if has_ended(self._genesis.law, record.shared, request.kind):
             self._diary.note("finished", record.shared.round, 0)

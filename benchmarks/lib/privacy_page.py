@@ -14,6 +14,8 @@ from lib.machine import markdown_table, panels, write_results
 
 _NAMES_MODEL = ("inversion", "labels")
 """Families that are tried on several models."""
+_FORMER = {"dictpfl, pad_uploads": "dictpfl, padded"}
+"""Names that methods had when stored parts were measured, and what the code calls them now."""
 
 
 def write_page(folder: Path, wanted: Sequence[str]) -> None:
@@ -22,7 +24,7 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
     tried = [Detection.model_validate(d) for d in _of(parts, "active")]
     checks = [CiphertextCheck.model_validate(c) for c in _of(parts, "ciphertexts")]
     others = [p["part"] for p in parts if p["part"] not in ("active", "ciphertexts")]
-    found = [Finding.model_validate(f) for part in others for f in _of(parts, part)]
+    found = [_renamed(Finding.model_validate(f)) for part in others for f in _of(parts, part)]
     lines = [
         "# What attackers find",
         "",
@@ -30,6 +32,8 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
         "95 % intervals. What attackers are granted, and how each attack works, is in `deploy/attacks`. An attack that does not succeed on "
         "plaintext at the same setting is broken there: that it fails elsewhere says nothing, and the table says so; where it succeeds, it counts. Attacks on data are "
         "made where values are readable; ciphertexts are held to checks that fail when encryption is wrong, further down.",
+        "",
+        *_releases(parts),
     ]
     works = {_setting(f) for f in found if f.method == "plaintext" and f.verdict == "succeeds"}
     missing = [name for name in wanted if name not in {p["part"] for p in parts}]
@@ -60,6 +64,21 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
              "findings": [f.model_dump(mode="json") | {"verdict": f.verdict} for f in found],
              "detections": [d.model_dump(mode="json") for d in tried]}  # fmt: skip
     write_results("privacy", facts, "\n".join(lines), _figure(found))
+
+
+def _releases(parts: Sequence[Any]) -> list[str]:
+    """Say which release each part was measured with: what an older one found stands until its part is run again."""
+    by: dict[str, list[str]] = {}
+    for part in parts:
+        by.setdefault(part["machine"]["versions"]["dictpfl"], []).append(part["part"])
+    told = [f"dictpfl {release}: {', '.join(names)}" for release, names in sorted(by.items())]
+    return [
+        f"Parts by the release that they were measured with: {'; '.join(told)}. Version 0.1 sent 8 bits a value where 4 are the default now."
+    ]
+
+
+def _renamed(finding: Finding) -> Finding:
+    return finding.model_copy(update={"method": _FORMER.get(finding.method, finding.method)})
 
 
 def _of(parts: Sequence[Any], name: str) -> list[Any]:

@@ -105,6 +105,12 @@ class Installed:
         return self.gates.penalty * torch.stack(terms).sum()
 
 
+def gate_of(layer: nn.Module) -> Tensor | None:
+    """Return the gates in front of a layer's inputs, shape (units,), detached; None where it has none."""
+    gate = dict(layer.named_parameters(recurse=False)).get(_ATTRIBUTE)
+    return None if gate is None else gate.detach()
+
+
 @torch.no_grad()
 def fold(module: nn.Module) -> None:
     """Multiply gates into the columns behind them and take them away, in place; in float64, so that one rounding is all.
@@ -112,7 +118,7 @@ def fold(module: nn.Module) -> None:
     Tables are folded before: their layers see gated inputs too.
     """
     for part in module.modules():
-        gate = dict(part.named_parameters(recurse=False)).get(_ATTRIBUTE)
+        gate = gate_of(part)
         if gate is None:
             continue
         weight = part.get_parameter("weight")

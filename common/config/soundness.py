@@ -321,8 +321,7 @@ def _require_private(config: Sections, origin: str) -> None:
         f"privacy.curious is {privacy.curious}: of federation.min_participants = {config.federation.min_participants} in a sum, "
         "at least one must add noise that counts; lower curious or raise min_participants": not is_example
         and privacy.curious >= config.federation.min_participants,
-        "encryption.sealed_share below 1 shows single uploads, which hold a share of the noise only; set it to 1": (
-            not is_example and config.encryption.sealed_share < 1.0
-        ),
+        "encryption.sealed_share below 1 shows single uploads, which hold a share of the noise only; set it to 1, and of a comparison leave "
+        "out plaintext and fedml-he, which are such methods": (not is_example and config.encryption.sealed_share < 1.0),
     }
     refuse_first(wrong, f"{origin}: privacy.mechanism is {privacy.mechanism!r}, but ")

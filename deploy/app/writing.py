@@ -111,6 +111,7 @@ address = "127.0.0.1:8000"
 insecure = true
 ```
 
+Start `flwr run` once the SuperLink listens. A federation has its rounds once: where they were simulated, write another app for the deployment.
 A SuperNode for each of the {participants} institutions, each with the folder of its own and on a port of its own. `--insecure` is for one
 machine: across institutions use TLS and node authentication, or `dictpfl coordinator up` and `dictpfl institution up`, which set up both and pin this code
 by its hash.

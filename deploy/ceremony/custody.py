@@ -82,7 +82,13 @@ class Recorder:
 
     def _look(self) -> None:
         path = self._folder / LOG
-        found = verify_log(path, self._party.public, head=_head_beside(path)) if path.exists() else None
+        head = _head_beside(path)
+        if head and not path.exists():
+            raise CustodyError(
+                f"{path} is missing, and {head} counts its entries; restore it from backup, or move {HEAD} away to begin another log",
+                code="custody-cut",
+            )
+        found = verify_log(path, self._party.public, head=head) if path.exists() else None
         if found and len(found.entries) > 1 and not (self._folder / HEAD).exists():
             raise CustodyError(
                 f"{self._folder / HEAD} is missing, so the log's end cannot be trusted; restore it from backup",
@@ -103,7 +109,7 @@ def verify(place: Path, *, head: Path | None = None, identity: Path | None = Non
 
     Args:
         place: a file, or a folder that is searched.
-        head: a signed head kept elsewhere; the one beside the log by default.
+        head: a signed head kept elsewhere, looked at beside the one that lies with the log.
         identity: the party's `identity.pub`; the one beside the log, or the log's own first entry, by default.
 
     Raises:
@@ -116,13 +122,16 @@ def verify(place: Path, *, head: Path | None = None, identity: Path | None = Non
     for log in logs:
         beside = identity or (log.parent / PUBLIC if (log.parent / PUBLIC).exists() else None)
         party = PublicIdentity.load(beside) if beside else None
-        if log.exists() and head is None and _head_beside(log) is None:
+        lying = _head_beside(log)
+        if log.exists() and head is None and lying is None:
             raise CustodyError(
                 f"{log.with_name(HEAD)} is missing, so the log's end cannot be checked; restore it, or give one that was kept elsewhere "
                 "(--head)",
                 code="custody-cut",
             )
-        checked.append(verify_log(log, party, head=head or _head_beside(log)))
+        found = verify_log(log, party, head=head or lying)
+        # One kept elsewhere may be older than the one here, and knows nothing of an end that was cut off since.
+        checked.append(verify_log(log, found.party, head=lying) if head and lying else found)
     return checked
 
 

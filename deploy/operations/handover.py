@@ -66,10 +66,16 @@ class Handover:
 
 def settled_round(diary: Path) -> int | None:
     """Return the round at which a run ended, if that is the last thing that happened."""
+    found = settled(diary)
+    return None if found is None else found[0]
+
+
+def settled(diary: Path) -> tuple[int, bool] | None:
+    """Return the round at which a run ended, and whether it was stopped by `selection.patience`, if that is the last thing that happened."""
     try:
         with diary.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))
             line = json.loads(file.read().splitlines()[-1])
-        return int(line["round"]) if line["event"] == "settled" else None
+        return (int(line["round"]), line.get("stopped") is True) if line["event"] == "settled" else None
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None

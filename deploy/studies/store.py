@@ -18,7 +18,7 @@ from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError, Stud
 from dictpfl.common.files import locked, owner_only, write_private
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Role, Signer, require_name
 from dictpfl.deploy.ceremony.keeping import FEDERATION, STUDIES, study_folders
-from dictpfl.deploy.operations.handover import settled_round
+from dictpfl.deploy.operations.handover import settled
 from dictpfl.deploy.operations.health import processes
 from dictpfl.deploy.operations.places import RUN
 from dictpfl.deploy.studies.network import Network
@@ -108,7 +108,7 @@ class Study:
 
     @property
     def ended(self) -> bool:
-        """Tells whether all its rounds are done, as far as this party can see."""
+        """Tells whether all its rounds are done, or institutions stopped early, as far as this party can see."""
         if (self.folder / AGREEMENT).exists() and (self.folder / JOURNAL).exists():
             agreement = Agreement.load(self.folder / AGREEMENT)
             journal = open_journal(self.folder, agreement)
@@ -116,8 +116,11 @@ class Study:
                 return journal.updated(agreement.rounds) and journal.is_settled(journal.next_round)
             finally:
                 journal.close()
-        settled = settled_round(self.folder / DIARY)
-        return settled is not None and self.proposal is not None and settled >= self.proposal.config.federation.rounds
+        found = settled(self.folder / DIARY)
+        if found is None or self.proposal is None:
+            return False
+        number, stopped = found
+        return stopped or number >= self.proposal.config.federation.rounds
 
     def state(self, own: PublicIdentity) -> str:
         """Say where it stands here, in a word or a few."""

@@ -15,11 +15,13 @@ import structlog
 
 import dictpfl.client.institution
 import dictpfl.client.uploading
+from dictpfl.client.folder import DIARY
 from dictpfl.client.training.train import Measured
 from dictpfl.common.errors import RoundError
 from dictpfl.common.law.order import stopped
 from dictpfl.common.messages.protocol import Reply, RoundKind, Status
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.operations.handover import settled
 from dictpfl.deploy.operations.status import of_institution
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.deploy.simulation.simulate import simulate
@@ -122,6 +124,8 @@ def test_all_stop_in_the_same_round_and_keep_the_best(make: Any, tmp_path: Path)
     np.testing.assert_array_equal(best.values, values[BEST])
     own = of_institution(world.home(0))
     assert (own["best_after_updates"], own["stopped"]) == (BEST, True)
+    number, early = settled(world.home(0) / DIARY) or (0, False)
+    assert (number < 9, early) == (True, True), "a study that stopped early would be said to wait for its start"
     world.close()
 
 

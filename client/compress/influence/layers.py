@@ -57,10 +57,12 @@ class Narrowed:
     Attributes:
         left: (n, r), or None; the gradient is multiplied by its transpose from the left.
         right: (m, r), or None; and by this from the right.
+        gate: (m,), or None; factors of the inputs in front of the weight, which the merged weight holds and the table does not.
     """
 
     left: Tensor | None = None
     right: Tensor | None = None
+    gate: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,9 @@ def _moved(pairs: Sequence[Pair], narrowed: Narrowed | None) -> list[Pair]:
     """Pairs of the gradients that count; rows of all groups move together where they are narrowed to few directions."""
     if narrowed is None:
         return list(pairs)
+    if narrowed.gate is not None:
+        gate = narrowed.gate.to(pairs[0][0])
+        pairs = [(x * gate, d) for x, d in pairs]
     if narrowed.right is not None:
         right = narrowed.right.to(pairs[0][0])
         pairs = [(x @ right, d) for x, d in pairs]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dictpfl.client.compress.influence.layers import Narrowed
 from dictpfl.client.model.base import TableLayer
+from dictpfl.client.model.gates import gate_of
 from dictpfl.client.model.sparse.weights import Weight, covered
 from dictpfl.client.model.twin import Twin
 from dictpfl.common.errors import ConfigError
@@ -18,6 +19,7 @@ def tables_of(twin: Twin, layers: Sequence[str] = ()) -> tuple[nn.Module, dict[s
     """Merge a twin, and say of each of its tables which gradients count.
 
     With G the gradient of W: of T in W0 + D T it is D^T G, of T in W0 + (D T)^T it is (G D)^T, of a core C in D C E it is D^T G E^T.
+    Where gates g stand in front, the merged weight is W diag(g), and G is taken times diag(g) first.
 
     Args:
         twin: left as it is.
@@ -50,4 +52,5 @@ def tables_of(twin: Twin, layers: Sequence[str] = ()) -> tuple[nn.Module, dict[s
 def _directions(layer: TableLayer) -> Narrowed:
     d, right = layer.dictionary.detach(), layer.right
     e: Tensor | None = None if right is None else right.detach().t()
-    return Narrowed(e, d) if layer.is_transposed else Narrowed(d, e)
+    gate = gate_of(layer)
+    return Narrowed(e, d, gate) if layer.is_transposed else Narrowed(d, e, gate)

@@ -109,6 +109,27 @@ def test_a_cut_off_end(log: Path, kept: int) -> None:
         verify(log, head=head)
 
 
+def test_an_older_head_from_elsewhere_does_not_hide_a_cut(
+    log: Path, party: tuple[Path, Identity], tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    older.write_bytes((log / HEAD).read_bytes())
+    record(log, party[1], "event 5")
+    assert len(verify(log, head=older)[0].entries) == 6
+    (log / LOG).write_bytes(b"".join(lines(log)[:5]))
+    with pytest.raises(CustodyError, match="counts 6", check=lambda e: e.code == "custody-cut"):
+        verify(log, head=older)
+
+
+def test_a_log_that_is_gone_is_not_begun_anew(log: Path, party: tuple[Path, Identity]) -> None:
+    (log / LOG).unlink()
+    head = (log / HEAD).read_bytes()
+    with pytest.raises(CustodyError, match="is missing", check=lambda e: e.code == "custody-cut"):
+        record(log, party[1], "one more")
+    assert (log / HEAD).read_bytes() == head
+    assert not (log / LOG).exists()
+
+
 def test_a_log_cut_within_an_entry(log: Path) -> None:
     (log / LOG).write_bytes((log / LOG).read_bytes()[:-7])
     with pytest.raises(CustodyError, match="middle of an entry", check=lambda e: e.code == "custody-cut"):

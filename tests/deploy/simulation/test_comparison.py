@@ -160,6 +160,13 @@ def test_what_cannot_be_compared(methods: list[str], words: str, place: Path) ->
     assert not (place / "never").exists()
 
 
+def test_a_method_that_noise_of_institutions_forbids_is_to_be_left_out(place: Path) -> None:
+    """It said to set `encryption.sealed_share`, which the method sets."""
+    private = {"privacy.mechanism": "institution", "privacy.epsilon": 8.0, "privacy.delta": 1e-4}
+    with pytest.raises(ConfigError, match="of a comparison leave out plaintext and fedml-he"):
+        configurations(place / "tiny.toml", ["plaintext"], private)
+
+
 def test_a_seed_is_named_once(place: Path) -> None:
     with pytest.raises(ConfigError, match="each once"):
         compare(configurations(place / "tiny.toml", ["dictpfl"]), place / "never", engine="local", seeds=[1, 1])

@@ -10,6 +10,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 
 import dictpfl.deploy.studies.cli
 import dictpfl.deploy.studies.taking_part
-from dictpfl.client.folder import InstitutionSettings
+from dictpfl.client.folder import DIARY, InstitutionSettings
 from dictpfl.client.institution import Institution, forget_institutions
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
@@ -36,6 +38,7 @@ from dictpfl.deploy.studies.deciding import abort, approve, pause, refuse
 from dictpfl.deploy.studies.keying import make_key
 from dictpfl.deploy.studies.limits import Limits, one_of
 from dictpfl.deploy.studies.network import Network
+from dictpfl.deploy.studies.papers import Proposal
 from dictpfl.deploy.studies.policy import Policy
 from dictpfl.deploy.studies.proposing import propose
 from dictpfl.deploy.studies.store import QUEUED, Study
@@ -176,6 +179,17 @@ def play(world: World, parties: int, name: str = "wide") -> None:
 
 def place(world: World, party: str, name: str = "wide") -> Path:
     return world.home(party) / "studies" / name
+
+
+def test_a_study_that_stopped_early_has_ended(tmp_path: Path) -> None:
+    """It stood as `keyed` at institutions for good, as if it waited for its start."""
+    proposal = cast("Proposal", SimpleNamespace(config=SimpleNamespace(federation=SimpleNamespace(rounds=9))))
+    study = Study(tmp_path, proposal, ())
+    for said, ended in (("", False), (', "stopped": false', False), (', "stopped": true', True)):
+        (tmp_path / DIARY).write_text(f'{{"event": "settled", "round": 6{said}}}\n')
+        assert study.ended is ended
+    (tmp_path / DIARY).write_text('{"event": "settled", "round": 9}\n')
+    assert study.ended
 
 
 def test_it_runs_as_any_federation_below_the_network(run_one: World) -> None:

@@ -19,10 +19,12 @@ from dictpfl.client.compress.influence.layers import Measure, layer_influence
 from dictpfl.client.compress.influence.solvers import influence, score
 from dictpfl.client.compress.influence.tables import tables_of
 from dictpfl.client.data.samples import IGNORED, PADDING, Samples
+from dictpfl.client.model.gates import Gates, outgoing_norms
+from dictpfl.client.model.networks.mlp import mlp
 from dictpfl.client.model.networks.vit import VitTiny
 from dictpfl.client.model.sparse.weights import covered
 from dictpfl.client.model.tokens.install import reduce_tokens, reduction_of
-from dictpfl.client.model.twin import decompose
+from dictpfl.client.model.twin import Twin, decompose, make_dictionaries
 from dictpfl.client.training.calling import forward, tensors_of
 from dictpfl.client.training.task import Task, load_task
 from dictpfl.common.errors import ConfigError, DataError, ModelError
@@ -150,6 +152,29 @@ def test_influence_through_tables_is_that_of_the_tables_gradients(name: str, ori
     for block, values in expected.items():
         # Dictionaries are float32, and so is what they multiply.
         np.testing.assert_allclose(found.blocks[block].influence, values, rtol=1e-4, atol=1e-4 * np.abs(values).max())
+
+
+@pytest.mark.parametrize("form", ["table", "core"])
+@pytest.mark.parametrize("orientation", ["paper", "smaller"])
+def test_influence_through_tables_behind_gates_is_that_of_the_tables_gradients(orientation: str, form: str) -> None:
+    """A merged weight holds its gates; its table does not, and moves the less the further its gates have closed."""
+    torch.manual_seed(0)
+    model = mlp((6,), 3, (8, 5)).double()
+    settings = Decomposition(orientation=orientation, form=form, rank=2)  # type: ignore[arg-type]
+    gates = Gates(outgoing_norms(model, ["3.weight", "5.weight"]), 0.0, 0.01)
+    twin = Twin(model, settings, make_dictionaries(model, settings, bytes(32)), gates)
+    twin.load(twin.read() + np.random.default_rng(1).normal(size=twin.layout.size))
+    training, validation = (Samples(RNG.normal(size=(n, 6)), RNG.integers(0, 3, n)) for n in (9, 4))
+    plain, weights, narrowed = tables_of(twin)
+    found = layer_influence(plain, training, validation, TASK, weights=weights, narrowed=narrowed)
+    tables = {entry: p for entry, _, p in twin.trainable() if entry in weights}
+    assert "3.weight" in tables
+    own, held = (gradients(twin.module, some, list(tables.values())) for some in (training, validation))
+    for weight, g, v in zip(weights.values(), own, held, strict=True):
+        expected = direct(g, v.sum(axis=0), "exact")
+        np.testing.assert_allclose(
+            found.blocks[weight.block].influence, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+        )
 
 
 def language() -> nn.Module:
