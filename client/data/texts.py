@@ -75,6 +75,10 @@ def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
         outputs = len(tokenizer)
     else:
         rows = tokenizer(*(frame[column].astype(str).tolist() for column in text), truncation=True, max_length=most)
+        if max(map(len, rows["input_ids"]), default=0) > most:  # it cuts words, not what it puts around them
+            raise ConfigError(
+                f"data.options.max_tokens is {most}, fewer than the tokens that {options['tokenizer']!r} puts around a text; raise it"
+            )
         samples, outputs = Samples(_filled(rows["input_ids"], most, PADDING), labels), len(names) or 1
     return Dataset(
         samples, outputs, groups_of(data, frame), splits_of(data, frame), name=Path(data.path).name, class_names=names

@@ -195,6 +195,7 @@ def test_prompts_that_leave_nothing_to_learn_are_told(talk: Path, tokenizer: Pat
         ({"tokenizer": ""}, "needs data.options.tokenizer"),
         ({"tokenizer": "./nowhere"}, "no folder"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1}, "max_tokens is 1, fewer than the tokens"),
         ({"prompt": "topic"}, "prompt"),
         ({"long": "drop"}, 'target = "next"'),
         ({"long": "keep", "target": "next"}, "'keep'"),
