@@ -39,10 +39,15 @@ def require_ordered(config: FederationConfig, dataset: Dataset) -> None:
         )
 
 
-def write_census(dataset: Dataset, division: Division, folder: Path) -> None:
-    """Count, and write classes.json; nothing for a regression, a language model, or hundreds of classes."""
+def write_census(config: FederationConfig, dataset: Dataset, division: Division, folder: Path) -> None:
+    """Count, and write classes.json; nothing for a regression, a language model, pairs, whose labels are not read, or hundreds of classes."""
     labels = dataset.samples.labels
-    if labels.dtype != np.int64 or labels.ndim != 1 or dataset.outputs > _MOST:
+    if (
+        config.measuring.task == "contrastive"
+        or labels.dtype != np.int64
+        or labels.ndim != 1
+        or dataset.outputs > _MOST
+    ):
         return
     names = dataset.class_names or tuple(str(n) for n in range(dataset.outputs))
     institutions = {

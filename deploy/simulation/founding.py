@@ -139,7 +139,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     founded = Founded(genesis, key, folder, division.test, _values(model), (*notes_on(dataset), *measured))
     try:
         _write(founded, division, weights, teacher)
-        write_census(dataset, division, folder)
+        write_census(config, dataset, division, folder)
         if regrouping is not None:
             write_private(folder / REGROUPED, json.dumps(regrouping.participants).encode())
     except OSError as error:

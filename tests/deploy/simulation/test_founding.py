@@ -23,10 +23,11 @@ from dictpfl.common.errors import ConfigError, DataError, DictPFLError, Paramete
 from dictpfl.deploy.describe.description import describe
 from dictpfl.deploy.runs.census import CENSUS
 from dictpfl.deploy.runs.run import CONFIG, HISTORY, LOCK, MODEL, PROGRESS, REPORT, STATE, SUMMARY
-from dictpfl.deploy.simulation.counting import require_ordered
+from dictpfl.deploy.simulation.counting import require_ordered, write_census
 from dictpfl.deploy.simulation.founding import TEST, found, found_again
 from dictpfl.deploy.simulation.groups import TEST_GROUPS
 from dictpfl.deploy.simulation.local import run_local
+from dictpfl.deploy.simulation.partition import divide
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import World
@@ -139,6 +140,15 @@ def test_grades_in_words_want_an_order(asked: dict[str, Any], tmp_path: Path) ->
     tried("0", "1", "2", "3")
     asked.clear()
     tried("low", "medium", "high")
+
+
+@pytest.mark.parametrize(("task", "counted"), [("classification", True), ("contrastive", False)])
+def test_labels_that_are_not_read_are_not_counted(task: str, counted: bool, tmp_path: Path) -> None:
+    """A run of pairs had as many classes as a side has numbers, and its report pictured them."""
+    config = tiny(training__task=task)
+    dataset = Dataset(Samples(np.zeros((30, 2, 4), np.float32), np.zeros(30, np.int64)), outputs=16)
+    write_census(config, dataset, divide(dataset, config.data, 3, 1), tmp_path)
+    assert (tmp_path / CENSUS).exists() == counted
 
 
 @pytest.mark.parametrize("participants", [1, 2])
