@@ -194,7 +194,7 @@ def require_trainable(
                     evaluate(tried, few, task, batch_size=size, metrics=metrics)
                 else:
                     forward(tried.eval(), torch.from_numpy(np.asarray(batch.features)))
-                _require_longest(tried, few)
+                require_longest(tried, few)
             if config.sparsity.method == "none":
                 require_tables_reached(model, config.decomposition, batch)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -209,7 +209,7 @@ def require_trainable(
 
 
 @torch.no_grad()
-def _require_longest(model: nn.Module, samples: Samples) -> None:
+def require_longest(model: nn.Module, samples: Samples) -> None:
     """Run a model on a text as long as texts may be: those that are tried may all be short.
 
     Raises:

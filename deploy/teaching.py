@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.folder import GENESIS_WEIGHTS
 from dictpfl.client.model import hub
 from dictpfl.client.model.build import build_model, weights_digest
@@ -23,6 +23,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.stored import of_bytes
 from dictpfl.common.settings import Data, Model
+from dictpfl.deploy.agreeing import require_longest
 from dictpfl.deploy.runs.run import STATE, first_institution
 
 
@@ -47,7 +48,7 @@ def with_teacher(
     if not config.distils:
         return config, b""
     teacher, described = _read(config, tuple(int(d) for d in trials[0].features.shape[1:]), outputs)
-    require_alike(*widths(teacher, student, trials))
+    require_alike(*widths(teacher, student, trials, others=True))
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in teacher.state_dict().items()}
     recorded = {
         "recorded": described.model_dump(mode="json"),
@@ -58,22 +59,39 @@ def with_teacher(
 
 
 @torch.no_grad()
-def widths(teacher: nn.Module, student: nn.Module, trials: Sequence[Samples]) -> tuple[int, int]:
-    """Number of classes that each of the two speaks of, where both take the samples.
+def widths(
+    teacher: nn.Module, student: nn.Module, trials: Sequence[Samples], *, others: bool = False
+) -> tuple[int, int]:
+    """Number of classes that each of the two speaks of, where both take the samples: of texts the longest, which a teacher may not read.
+
+    Args:
+        teacher, student: plain.
+        trials: samples, some of which both take.
+        others: there are more samples elsewhere, as long as the form of these lets them be.
 
     Raises:
         ConfigError: the teacher takes none of them.
     """
     reasons: list[Exception] = []
     for samples in trials:
-        few = samples.take(np.arange(1))
+        few = samples.take(np.array([_longest(samples)]))
         try:
             said = [int(forward(copy.deepcopy(m).eval(), tensors_of(m, few)[0]).shape[-1]) for m in (teacher, student)]
+            if others:
+                require_longest(teacher, few)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reasons.append(error)
         else:
             return said[0], said[1]
     raise ConfigError(f"the teacher does not take the student's samples: {reasons[0]}") from reasons[0]
+
+
+def _longest(samples: Samples) -> int:
+    """Number of the sample whose tokens reach furthest; 0 of other samples, and of those that are not in memory."""
+    features = samples.features
+    if not isinstance(features, np.ndarray) or features.dtype != np.int64 or features.ndim != 2:  # noqa: PLR2004 -- samples, tokens
+        return 0
+    return int(((features != PADDING) * np.arange(1, features.shape[1] + 1)).max(axis=1).argmax())
 
 
 def require_taught(teacher: nn.Module, name: str, outputs: int) -> None:

@@ -231,7 +231,7 @@ def labels_of(
     if numeric and np.isinf(column.to_numpy(np.float64)).any():
         raise DataError(f"{data.path}: label {data.label!r} has infinite values; mend or drop those rows")
     whole = numeric and bool((column == column.round()).all())
-    target = options.get("target", "regression" if numeric and not whole else "classes")
+    target = options.get("target", "classes" if not numeric or whole or "classes" in options else "regression")
     if target not in ("classes", "regression"):
         raise ConfigError(f"data.options.target is {target!r}; expected `classes` or `regression`")
     if target == "regression":

@@ -61,16 +61,24 @@ def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
     require_columns(data, frame, [*text, *prompt, *([] if is_next else [data.label])])
     labels, names = (np.zeros(0, np.int64), ()) if is_next else labels_of(frame[data.label], data, known_classes)
     render = template_of(options)
+
+    def prompts(rows: pd.DataFrame) -> list[str]:
+        return render(rows[prompt[0]].astype(str).tolist()) if prompt else []
+
     if long == "drop":
-        frame = _short(data, frame, tokenizer, render(_column(frame, prompt)), _column(frame, text[:1]), most)
+        frame = _short(data, frame, tokenizer, prompts(frame), frame[text[0]].astype(str).tolist(), most)
     kept = drawn(len(frame), data, seed, splits_of(data, frame))
     if kept is not None:
         frame, labels = frame.iloc[kept], labels[kept] if len(labels) else labels
     if is_next:
-        samples = _next_tokens(tokenizer, render(_column(frame, prompt)), _column(frame, text[:1]), most)
+        samples = _next_tokens(tokenizer, prompts(frame), frame[text[0]].astype(str).tolist(), most)
         outputs = len(tokenizer)
     else:
         rows = tokenizer(*(frame[column].astype(str).tolist() for column in text), truncation=True, max_length=most)
+        if max(map(len, rows["input_ids"]), default=0) > most:  # it cuts words, not what it puts around them
+            raise ConfigError(
+                f"data.options.max_tokens is {most}, fewer than the tokens that {options['tokenizer']!r} puts around a text; raise it"
+            )
         samples, outputs = Samples(_filled(rows["input_ids"], most, PADDING), labels), len(names) or 1
     return Dataset(
         samples, outputs, groups_of(data, frame), splits_of(data, frame), name=Path(data.path).name, class_names=names
@@ -143,10 +151,6 @@ def load_tokenizer(name: Any) -> Any:
         ) from error
 
 
-def _column(frame: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    return frame[names[0]].astype(str).tolist() if names else [""] * len(frame)
-
-
 def _short(
     data: Data, frame: pd.DataFrame, tokenizer: Any, prompts: list[str], bodies: list[str], most: int
 ) -> pd.DataFrame:
@@ -174,11 +178,15 @@ def _next_tokens(tokenizer: Any, prompts: list[str], bodies: list[str], most: in
 
 
 def _sequences(tokenizer: Any, prompts: list[str], bodies: list[str]) -> list[tuple[list[int], list[int]]]:
-    """Tokens of the prompt, and of what follows with the end, for each row."""
+    """Tokens of the prompt, and of what follows with the end, for each row; an empty list of prompts: rows have none.
+
+    What one row becomes must not depend on others: rows are read a few at a time, and at several institutions.
+    """
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    before = tokenizer(prompts, add_special_tokens=True)["input_ids"] if any(prompts) else [[]] * len(prompts)
-    after = tokenizer(bodies, add_special_tokens=not any(prompts))["input_ids"]
-    return [(list(p), [*b, *end]) for p, b in zip(before, after, strict=True)]
+    before = tokenizer(prompts, add_special_tokens=True)["input_ids"] if prompts else [[]] * len(bodies)
+    after = tokenizer(bodies, add_special_tokens=not prompts)["input_ids"]
+    # Some tokenizers end a text by themselves; a second end is nothing to learn.
+    return [(list(p), [*b] if end and list(b[-1:]) == end else [*b, *end]) for p, b in zip(before, after, strict=True)]
 
 
 def _filled(rows: Sequence[Sequence[int]], width: int, value: int) -> NDArray[np.int64]:

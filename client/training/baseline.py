@@ -54,7 +54,9 @@ def baseline_of(task: Task, learnt: NDArray[Any], tested: NDArray[Any], outputs:
     what, answer = guess(_tensor(learnt), outputs)
     targets, total, count = _tensor(tested), 0.0, 0
     parts = torch.split(targets, len(targets) if measured_whole(task) else _AT_ONCE)
-    for same, part in with_units(task, ((answer.expand(len(part), *answer.shape), part) for part in parts)):
+    # Labels stand in for outputs: picked out of an answer that is repeated, rows would become as many copies of a vocabulary.
+    for _, part in with_units(task, ((part, part) for part in parts)):
+        same = answer.expand(len(part), *answer.shape)
         total, count = total + float(task.metric(same, part)), count + len(part)
     return Baseline(what, total / count, task.higher_is_better) if count else None
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own convention
 from torch import Tensor
 
-from dictpfl.common.errors import ConfigError, ModelError
+from dictpfl.common.errors import ConfigError, DataError, ModelError
 
 
 class ClassLoss:
@@ -52,6 +52,14 @@ class ClassLoss:
         if not (self._weights or self._smoothing or self._focal):
             return F.cross_entropy(outputs, targets)
         return self.of(outputs, targets).mean()
+
+
+def no_class(outputs: Tensor) -> DataError:
+    """Make the error for a label that is none of the classes, the last dimension of outputs."""
+    count = outputs.shape[-1]
+    return DataError(
+        f"a label is outside of 0..{count - 1}, the model's {count} classes; number them from 0 as all agreed"
+    )
 
 
 def focus(wrong: Tensor, focal: float) -> Tensor:

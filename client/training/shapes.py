@@ -104,6 +104,20 @@ def units(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return outputs[known], targets[known]
 
 
+def said(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Class that is said of each sample, int64 (batch,): the largest of outputs (batch, classes), beside integer targets (batch,).
+
+    Raises:
+        ModelError: other shapes, which would be compared all the same where two sizes happen to agree.
+    """
+    if outputs.ndim != 2 or targets.ndim != 1 or targets.is_floating_point():  # noqa: PLR2004 -- batch, classes
+        raise ModelError(
+            f"a metric of one class for each sample: expected outputs (batch, classes) and integer labels (batch,), found outputs "
+            f"{tuple(outputs.shape)} and {targets.dtype} labels {tuple(targets.shape)}; name a metric of this task in training.metric"
+        )
+    return outputs.argmax(dim=1)
+
+
 def pixels(targets: Tensor, count: int) -> Tensor:
     """Classes of pixels, floats, as int64 of the same shape.
 

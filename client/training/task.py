@@ -118,7 +118,10 @@ def task_of(training: Training) -> Task:
             f"training.task {training.task!r} compares the samples of a batch, and training.batch_size is 1: nothing would be "
             "learnt; raise it"
         )
-    return WithMetric(task, load_metric(training.metric)) if training.metric else task
+    metric = load_metric(training.metric) if training.metric else None
+    # Its own metric may be of something that the task makes of outputs first, as of the hazards of spans of time.
+    is_own = isinstance(task, Measured) and type(metric) is type(task._metric)  # noqa: SLF001 -- of this module
+    return task if metric is None or is_own else WithMetric(task, metric)
 
 
 def with_units(task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -134,6 +137,12 @@ def with_units(task: Task, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator
             yield outputs, targets
         elif bool(known.any()):
             yield outputs[known], targets[known]
+
+
+def learnt(task: Task, targets: Tensor) -> int:
+    """Number of a batch's samples of which there is something to learn."""
+    units = getattr(task, "units", None)
+    return len(targets) if units is None or targets.ndim < 2 else int((units(targets) > 0).sum())  # noqa: PLR2004 -- samples, units
 
 
 def total_loss(task: Task, outputs: Tensor, targets: Tensor) -> float:

@@ -26,7 +26,7 @@ from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.proximal import Pull
 from dictpfl.client.training.shapes import joined
 from dictpfl.client.training.speed import Losses, Precision, prepared
-from dictpfl.client.training.task import Task, measured_whole, totals, training_loss, with_units
+from dictpfl.client.training.task import Task, learnt, measured_whole, totals, training_loss, with_units
 from dictpfl.client.training.unread import Batch, Unread, in_order
 from dictpfl.common.arrays import Ints
 from dictpfl.common.errors import ConfigError, DataError, LayoutError
@@ -43,7 +43,7 @@ class Trained:
     """Result of a round of local training.
 
     Attributes:
-        samples_seen: number of samples over all steps.
+        samples_seen: number of samples over all steps; without those of which there is nothing to learn.
         loss_sum: sum over them of the loss before each step, penalties left out; divided by `samples_seen`, the mean training loss.
         steps: number of the optimiser's steps.
     """
@@ -142,17 +142,17 @@ def _train(
         made = (batch for batch in batches(features, labels, training, seed, device) if len(batch[0]))
         for step, group in enumerate(_grouped(made, training.accumulate)):
             optimizer.zero_grad(set_to_none=True)
-            sizes = [len(y) for _, y in group]
-            for x, y in group:
+            sizes = [learnt(task, y) for _, y in group]  # of a batch without a label, 0: no loss, no share of a step
+            for (x, y), size in zip(group, sizes, strict=True):
                 for norm in moving:
                     norm.train(len(x) > 1)
                 with precision.forward():
                     outputs = forward(module, x)
                 loss = training_loss(task, x, precision.output(outputs), y)
-                losses.add(loss, len(x))
+                losses.add(loss, size)
                 if twin.penalty is not None:
                     loss = loss + twin.penalty()
-                part = _part(loss, len(y), sizes)
+                part = _part(loss, size, sizes)
                 torch.autograd.backward(part if precision.scaler is None else precision.scaler.scale(part))
             warm(optimizer, step, training.warmup_steps)
             _step(optimizer, parameters, masks, pull, training.clip_norm, precision.scaler)

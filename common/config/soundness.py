@@ -26,6 +26,12 @@ _MOST = 2**31 - 1
 """Largest whole number of a setting: products of two still fit into the 64 bits that torch and numpy count with."""
 _BOUNDED = ("seed", "federation.sample_cap")
 """Keys with larger bounds of their own: what a draw takes, and what the ledger counts."""
+_FORETELLING = ("causal-lm", "sequence-to-sequence")
+"""Tasks of which each output foretells the token behind its place."""
+_OF_FORETOLD = ("perplexity", "sequence-accuracy", "token-accuracy")
+"""Metrics that compare an output with the token behind its place."""
+_OF_PLACES = ("accuracy", "auroc", "calibration", "class-distance", "confusion", "kappa", "tag-accuracy")
+"""Metrics that compare it with the label of its own place."""
 
 
 def require_sound(config: Sections, origin: str = "configuration") -> None:
@@ -72,6 +78,7 @@ def require_sound(config: Sections, origin: str = "configuration") -> None:
     _require_prepared(config, origin)
     require_allottable(config, origin)
     _require_measured(config, origin)
+    _require_aligned(config, origin)
     require_narrowable(config, origin)
     require_sparse(config, origin)
     require_teachable(config, origin)
@@ -261,6 +268,23 @@ def _require_measured(config: Sections, origin: str) -> None:
     }
     if said:
         refuse_first(wrong, f"{origin}: training.metrics {said} are asked for, but ")
+
+
+def _require_aligned(config: Sections, origin: str) -> None:
+    """Refuse metrics that would compare outputs with the labels of another place: shapes do not tell, and figures would be of chance."""
+    training = config.measuring
+    for task, others, place in (
+        (_FORETELLING, _OF_PLACES, "foretells the token behind its place"),
+        (("token-classification",), _OF_FORETOLD, "is of the token at its own place"),
+    ):
+        if training.task in task and (wrong := [n for n in (training.metric, *training.metrics) if n in others]):
+            fit = (
+                _OF_FORETOLD if others is _OF_PLACES else ("tag-accuracy", "confusion", "auroc", "calibration", "kappa")
+            )
+            raise ConfigError(
+                f"{origin}: an output of training.task {training.task!r} {place}, and the metric {wrong[0]!r} compares it with another; "
+                f"choose from {', '.join(fit)}"
+            )
 
 
 def _require_maskable(config: Sections, origin: str) -> None:

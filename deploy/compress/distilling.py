@@ -68,7 +68,9 @@ def distil_folder(
     )  # fmt: skip
     training = read.training.model_copy(update={"steps": steps})
     large = teacher_of(teacher, read, checkpoint)
-    require_alike(*widths(large, read.model, [read.measure]))
+    for samples in (read.measure, read.calibration):
+        if len(samples):
+            require_alike(*widths(large, read.model, [samples]))
     before = Figures.of(read.model, read)
     taught = Figures.of(large, read)
     small, trained = distil(

@@ -36,6 +36,7 @@ from dictpfl.common.settings import Decomposition
 from dictpfl.common.words import packed_length
 from dictpfl.deploy.agreeing import draw_genesis, require_trainable
 from dictpfl.deploy.calibrating import with_measured_tokens
+from dictpfl.deploy.simulation.counting import require_ordered
 from dictpfl.deploy.simulation.founding import of_skill, shape_of, trial_of, with_names
 from dictpfl.deploy.simulation.partition import divide
 
@@ -131,6 +132,7 @@ def describe(config: FederationConfig) -> Description:
     torch.set_num_threads(config.training.threads)
     config = with_pipeline(config)
     dataset = load_dataset(config.data, config.seed)
+    require_ordered(config, dataset)
     config, sample_shape = with_names(config, dataset), shape_of(with_names(config, dataset), dataset)
     division = of_skill(divide(dataset, config.data, config.federation.participants, config.seed), config.narrow)
     trained = [share.train.of_classes(config.narrow.classes) for share in division.institutions]

@@ -43,7 +43,7 @@ from dictpfl.deploy.agreeing import agreement_of, draw_genesis, require_trainabl
 from dictpfl.deploy.calibrating import with_measured_tokens
 from dictpfl.deploy.runs.census import CENSUS
 from dictpfl.deploy.runs.run import CONFIG, INSTITUTIONS, first_institution
-from dictpfl.deploy.simulation.counting import write_census
+from dictpfl.deploy.simulation.counting import require_ordered, write_census
 from dictpfl.deploy.simulation.groups import TEST_GROUPS, write_groups
 from dictpfl.deploy.simulation.partition import Division, Regrouping, divide
 from dictpfl.deploy.simulation.pretraining import pretrain
@@ -105,6 +105,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     torch.set_num_threads(config.training.threads)
     config = with_pipeline(config)
     dataset = load_dataset(config.data, config.seed)
+    require_ordered(config, dataset)
     named, config = bool(config.data.features) or config.data.preprocessing.on, with_names(config, dataset)
     sample_shape = shape_of(config, dataset)
     parties = config.federation.participants if regrouping is None else regrouping.participants
@@ -138,7 +139,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     founded = Founded(genesis, key, folder, division.test, _values(model), (*notes_on(dataset), *measured))
     try:
         _write(founded, division, weights, teacher)
-        write_census(dataset, division, folder)
+        write_census(config, dataset, division, folder)
         if regrouping is not None:
             write_private(folder / REGROUPED, json.dumps(regrouping.participants).encode())
     except OSError as error:

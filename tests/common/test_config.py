@@ -394,6 +394,29 @@ def test_metrics_that_would_tell_of_one_institution_or_nobody_are_refused(
     assert FederationConfig.of({}, {"training.metrics": ["auroc"], **private}).training.metrics == ["auroc"]
 
 
+@pytest.mark.parametrize("task", ["causal-lm", "sequence-to-sequence"])
+@pytest.mark.parametrize("key", ["training.metric", "training.metrics"])
+def test_metrics_that_compare_with_another_place_are_refused(task: str, key: str) -> None:
+    """A model that foretells every token had an accuracy of chance by `confusion`: outputs were held against their own places."""
+
+    def asked(task: str, metric: str, **more: object) -> FederationConfig:
+        named = [metric] if key.endswith("s") else metric
+        return FederationConfig.of({}, {"training.task": task, key: named, **more})
+
+    for metric in ("accuracy", "auroc", "calibration", "class-distance", "confusion", "kappa", "tag-accuracy"):
+        with pytest.raises(ConfigError, match=rf"foretells the token behind its place, and the metric '{metric}'"):
+            asked(task, metric)
+    for metric in ("perplexity", "sequence-accuracy", "token-accuracy"):
+        assert asked(task, metric).training.task == task
+        with pytest.raises(ConfigError, match=r"token at its own place, .* choose from tag-accuracy"):
+            asked("token-classification", metric)
+    assert asked("token-classification", "tag-accuracy")
+    taught = {"distillation.task": task, "distillation.teacher": "run"}
+    if task == "causal-lm":
+        with pytest.raises(ConfigError, match="foretells"):
+            asked("distillation", "confusion", **taught)
+
+
 def test_without_tallies_none_of_that_is_refused() -> None:
     for changes in (
         {"federation.participants": 2, "federation.min_participants": 2, "toy_insecure": True},

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dictpfl.client.compress.cutting.shrink import shrink
-from dictpfl.client.data.samples import Samples
+from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.folder import TEACHER
 from dictpfl.client.institution import Institution
 from dictpfl.client.model.build import build_model
@@ -23,7 +25,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.simulate import simulate
-from dictpfl.deploy.teaching import require_same_columns, with_teacher
+from dictpfl.deploy.teaching import require_same_columns, widths, with_teacher
 from tests.support.federations import tiny
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -140,3 +142,28 @@ def test_a_teacher_of_other_classes_is_refused(first: Run) -> None:
     student = build_model(Model(source="mlp"), samples.features.shape[1:], 3, seed=1)
     with pytest.raises(ConfigError, match="knows 10 classes or tokens, the student 3"):
         with_teacher(config, student, [samples], 3)
+
+
+class Reader(nn.Module):
+    """Reads so many tokens at most."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(9, 4), nn.Embedding(most, 4)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(input_ids.shape[1])
+        return ((self.words(input_ids) + self.places(places)) * attention_mask.unsqueeze(-1)).sum(dim=1)
+
+
+def test_a_teacher_is_tried_on_the_longest_text() -> None:
+    """The first one was tried, and a later one that was longer than the teacher reads ended in an error of torch."""
+    texts = np.full((3, 8), PADDING)
+    texts[:, 0], texts[1, :6] = 1, 2
+    samples = Samples(texts, np.zeros(3, np.int64))
+    with pytest.raises(ConfigError, match="does not take the student's samples"):
+        widths(Reader(5), Reader(8), [samples])
+    assert widths(Reader(6), Reader(8), [samples]) == (4, 4)
+    with pytest.raises(ConfigError, match="a sample may have 8 tokens"):
+        widths(Reader(6), Reader(8), [samples], others=True)
+    assert widths(Reader(8), Reader(8), [samples], others=True) == (4, 4)

@@ -121,6 +121,29 @@ def test_next_tokens_and_prompts(tmp_path: Path, tokenizer: Path) -> None:
     assert len(divide(found, Data(test_share=0.5), 1, seed=1).institutions[0].train) == 1
 
 
+def test_a_text_ends_once(tmp_path: Path, tokenizer: Path) -> None:
+    """A tokenizer that ends texts by itself, or a text that is written with its end, was given a second one to learn."""
+    path = tmp_path / "ends.csv"
+    pd.DataFrame({"ask": ["the puck", "a"], "text": ["ice", "rink [SEP]"]}).to_csv(path, index=False)
+    plain = load_dataset(text_data(path, tokenizer, target="next"), seed=1).samples.features
+    assert (plain[0] == 3).sum() == 1
+    asked = load_dataset(text_data(path, tokenizer, target="next", prompt="ask"), seed=1).samples
+    assert (asked.labels == 3).sum(axis=1).tolist() == [1, 1]
+
+
+def test_a_row_without_a_prompt_is_the_same_beside_any_others(tmp_path: Path, tokenizer: Path) -> None:
+    """Rows of empty prompts alone, as a batch or an institution may have them, were marked as texts without prompts are."""
+    rows = pd.DataFrame({"ask": ["", "the puck", ""], "text": ["ice", "rink", "oven"]})
+    for name, some in (("all", rows), ("two", rows.iloc[[0, 2]])):
+        some.to_parquet(tmp_path / name)
+    made = [
+        load_dataset(text_data(tmp_path / name, tokenizer, "parquet", target="next", prompt="ask"), seed=1).samples
+        for name in ("all", "two")
+    ]
+    np.testing.assert_array_equal(made[0].features[[0, 2]], made[1].features)
+    np.testing.assert_array_equal(made[0].labels[[0, 2]], made[1].labels)
+
+
 @pytest.fixture
 def talk(tmp_path: Path) -> Path:
     """Questions and answers of three rows: 2 + 3, 1 + 1 and 2 + 6 words."""
@@ -172,6 +195,7 @@ def test_prompts_that_leave_nothing_to_learn_are_told(talk: Path, tokenizer: Pat
         ({"tokenizer": ""}, "needs data.options.tokenizer"),
         ({"tokenizer": "./nowhere"}, "no folder"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1}, "max_tokens is 1, fewer than the tokens"),
         ({"prompt": "topic"}, "prompt"),
         ({"long": "drop"}, 'target = "next"'),
         ({"long": "keep", "target": "next"}, "'keep'"),

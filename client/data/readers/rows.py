@@ -52,9 +52,10 @@ def require_row_options(data: Data) -> None:
     delimiter = data.options.get("delimiter", ",")
     if not isinstance(delimiter, str) or not delimiter:
         raise ConfigError(f'data.options.delimiter is {delimiter!r}; expected a character, such as ";"')
-    if data.options.get("target") == "next" and "classes" in data.options:
+    learnt = {"next": "each token is the label of the one before it", "regression": "labels are numbers"}
+    if (said := learnt.get(str(data.options.get("target")))) and "classes" in data.options:
         raise ConfigError(
-            'data.options.classes would be ignored: with data.options.target = "next" each token is the label of the one before it; leave it out'
+            f'data.options.classes would be ignored: with data.options.target = "{data.options["target"]}" {said}; leave it out'
         )
     if (data.features or data.exclude) and {"text", "image"} & data.options.keys():
         raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dictpfl.client.training.metric import METRICS
+from dictpfl.client.training.shapes import said
 
 
 @METRICS.register("accuracy")
@@ -16,4 +17,4 @@ class Accuracy:
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Number of samples that are right."""
-        return (outputs.argmax(dim=1) == targets).sum()
+        return (said(outputs, targets) == targets).sum()

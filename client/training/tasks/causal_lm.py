@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dictpfl.client.data.samples import IGNORED
 from dictpfl.client.training.guesses import most_frequent
-from dictpfl.client.training.losses import require_share
+from dictpfl.client.training.losses import no_class, require_share
 from dictpfl.client.training.metrics.token_accuracy import TokenAccuracy
 from dictpfl.client.training.shapes import shifted
 from dictpfl.client.training.task import TASKS, Measured
@@ -36,13 +36,12 @@ class CausalLM(Measured):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy over the batch's tokens; zero when none is to be learnt."""
         outputs, targets = shifted(outputs, targets)
-        total = F.cross_entropy(
-            outputs.flatten(0, 1),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=self._smoothing,
-        )
+        try:
+            total = F.cross_entropy(
+                outputs.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=self._smoothing
+            )  # fmt: skip
+        except IndexError as error:
+            raise no_class(outputs) from error
         return total / (targets != IGNORED).sum().clamp(min=1)
 
     def units(self, targets: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dictpfl.client.training.guesses import most_frequent
-from dictpfl.client.training.losses import ClassLoss
+from dictpfl.client.training.losses import ClassLoss, no_class
 from dictpfl.client.training.metrics.accuracy import Accuracy
 from dictpfl.client.training.task import TASKS, Measured
-from dictpfl.common.errors import DataError, ModelError
+from dictpfl.common.errors import ModelError
 
 
 @TASKS.register("classification")
@@ -35,9 +35,7 @@ class Classification(Measured):
         try:
             return self._loss.mean(outputs, targets)
         except IndexError as error:
-            raise DataError(
-                f"a label is outside of 0..{outputs.shape[1] - 1}, the model's {outputs.shape[1]} classes"
-            ) from error
+            raise no_class(outputs) from error
 
     def guess(self, targets: Tensor, outputs: int) -> tuple[str, Tensor]:
         """See `dictpfl.client.training.task.Task`: always the most frequent class."""

@@ -9,6 +9,8 @@ from dictpfl.client.training.metrics.concordance import Concordance
 from dictpfl.client.training.shapes import survival
 from dictpfl.client.training.task import TASKS, Measured
 
+_ROWS = 1024  # of samples whose risk sets are laid out at a time: a whole split is measured at once, and n x n of it may not fit
+
 
 @TASKS.register("cox")
 class Cox(Measured):
@@ -34,10 +36,15 @@ class Cox(Measured):
             outputs, targets: see the class.
         """
         risk, time, event = survival(outputs, targets)
-        at_risk = time.unsqueeze(0) >= time.unsqueeze(1)
-        others = risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf)
-        return (event * (torch.logsumexp(others, dim=1) - risk)).mean()
+        others = torch.cat([_of_all_at_risk(risk, time, some) for some in torch.split(time, _ROWS)])
+        return (event * (others - risk)).mean()
 
     def guess(self, targets: Tensor, outputs: int) -> tuple[str, Tensor]:
         """See `dictpfl.client.training.task.Task`: the same risk for everybody, (outputs,)."""
         return "the same risk for everybody", targets.new_zeros(outputs)
+
+
+def _of_all_at_risk(risk: Tensor, time: Tensor, some: Tensor) -> Tensor:
+    """Log of the summed hazards of who is at risk at each of some times, (some,)."""
+    at_risk = time.unsqueeze(0) >= some.unsqueeze(1)
+    return torch.logsumexp(risk.unsqueeze(0).masked_fill(~at_risk, -torch.inf), dim=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dictpfl.client.training.guesses import most_frequent
-from dictpfl.client.training.losses import require_weights, weights_of
+from dictpfl.client.training.losses import no_class, require_weights, weights_of
 from dictpfl.client.training.metrics.class_distance import ClassDistance
 from dictpfl.client.training.task import TASKS, Measured
 from dictpfl.common.errors import ModelError
@@ -44,6 +44,12 @@ class Ordinal(Measured):
         at_most = torch.logcumsumexp(chances, dim=1)[:, :-1]
         above = torch.logcumsumexp(chances.flip(1), dim=1).flip(1)[:, 1:]
         is_above = targets.unsqueeze(1) > torch.arange(at_most.shape[1], device=targets.device)
+        try:
+            chances.detach().gather(
+                1, targets.unsqueeze(1)
+            )  # compared alone, a class beyond the last would pass for the last
+        except RuntimeError as error:
+            raise no_class(outputs) from error
         losses = -torch.where(is_above, above, at_most).mean(dim=1)
         if self._weights:
             losses = losses * weights_of(self._weights, outputs, "class_weights")[targets]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dictpfl.client.data.samples import IGNORED
 from dictpfl.client.training.guesses import most_frequent
-from dictpfl.client.training.losses import ClassLoss
+from dictpfl.client.training.losses import ClassLoss, no_class
 from dictpfl.client.training.metrics.tag_accuracy import TagAccuracy
 from dictpfl.client.training.shapes import units
 from dictpfl.client.training.task import TASKS, Measured
@@ -39,7 +39,10 @@ class TokenClassification(Measured):
                 f"{tuple(outputs.shape)} and labels {tuple(targets.shape)}; the model needs a head over tokens"
             )
         found, wanted = units(outputs, targets)
-        return self._loss.of(found, wanted).sum() / max(1, len(wanted))
+        try:
+            return self._loss.of(found, wanted).sum() / max(1, len(wanted))
+        except IndexError as error:
+            raise no_class(outputs) from error
 
     def units(self, targets: Tensor) -> Tensor:
         """See `dictpfl.client.training.task.Task`: tokens that have a class."""

@@ -198,6 +198,11 @@ def test_labels_of_tables(tmp_path: Path) -> None:
         (FRAME.iloc[:0], {}, "no rows"),
         (FRAME.assign(label=[-1, 0, 1]), {}, "-1 is negative"),
         (FRAME.assign(label=[0.5, 0, 1]), {"target": "classes"}, "has fractions"),
+        (
+            FRAME.assign(label=[0.5, 1.5, 0.5]),
+            {"classes": [0.5, 1.5]},
+            "has fractions; classes are whole numbers or text",
+        ),
         (FRAME, {"target": "regression"}, "is text"),
         (FRAME, {"classes": ["yes"]}, "labels no are not in"),
         (FRAME, {"shape": [3]}, "does not hold 2 feature"),
@@ -208,6 +213,11 @@ def test_labels_of_tables(tmp_path: Path) -> None:
 def test_bad_tables(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any], match: str) -> None:
     with pytest.raises(DataError, match=match):
         table(tmp_path, frame, **options)
+
+
+def test_classes_of_numbers_are_not_ignored(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'classes would be ignored: with data\.options\.target = "regression"'):
+        table(tmp_path, FRAME.assign(label=[3, 4, 1]), target="regression", classes=[1, 3, 4])
 
 
 def test_the_file_and_the_row_at_fault_are_named_where_each_institution_has_a_file(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_hazards() -> None:
         outputs_of(task_of(Training(task="discrete-survival", task_options={"edges": edges}, metric="accuracy")), 1)
         == 3
     )
+    named = task_of(Training(task="discrete-survival", task_options={"edges": edges}, metric="concordance"))
+    assert float(named.metric(soon, TIMES)) == float(task.metric(soon, TIMES)), "its own metric, said by name"
     assert outputs_of(load_task("cox"), 1) == 1
     ended = torch.tensor([[4.0, 1.0], *[[4.0, 0.0]] * 9])  # all but one lived through the last interval
     logits = torch.logit(torch.tensor([0.1, 0.5, 0.9])).unsqueeze(1) * torch.tensor([[0.0, 0.0, 1.0]])

@@ -7,7 +7,7 @@ import torch
 
 from dictpfl.client.training.metric import load_metric
 from dictpfl.client.training.task import load_task, task_of
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, ModelError
 from dictpfl.common.settings import Training
 
 OUTPUTS, TARGETS = torch.tensor([[1.0, 2, 3], [3, 2, 1], [0, 5, 4]]), torch.tensor([2, 1, 2])
@@ -44,3 +44,17 @@ def test_names() -> None:
         match=r"training.metric: 'f1' is unknown; known: absolute-error, accuracy, auroc",
     ):
         task_of(Training(metric="f1"))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "class-distance"])
+def test_one_class_a_sample_is_not_compared_with_several_labels(name: str) -> None:
+    """Three samples with three labels were 3 right of 3 by shapes that happened to agree; other counts were an error of torch."""
+    metric = load_metric(name)
+    assert float(metric.total(torch.eye(3), torch.arange(3))) == (3 if name == "accuracy" else 0)
+    for outputs, targets in (
+        (torch.eye(3), torch.ones(3, 3)),
+        (torch.ones(8, 1), torch.ones(8)),
+        (torch.ones(4, 4, 4), torch.ones(4, 4).long()),
+    ):
+        with pytest.raises(ModelError, match="one class for each sample"):
+            metric.total(outputs, targets)

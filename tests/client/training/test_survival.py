@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.model.twin import Twin, make_dictionaries
@@ -52,6 +54,35 @@ def slow_concordance(patients: list[Patient]) -> float:
             pairs += 1
             right += 1.0 if risk > other else 0.5 if risk == other else 0.0
     return right / pairs if pairs else 0.5
+
+
+class Largest(TorchDispatchMode):
+    """Most numbers that a tensor made inside has."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.most = max(self.most, made.numel() if isinstance(made, Tensor) else 0)
+        return made
+
+
+def test_the_loss_of_a_large_split_does_not_lay_out_all_pairs() -> None:
+    """A whole split is measured at once: of 50,000 patients all pairs took 10 GB and more."""
+    random = torch.Generator().manual_seed(1)
+    count = 2500
+    outputs = torch.randn(count, 1, generator=random, dtype=torch.float64)
+    time = torch.randint(1, 400, (count,), generator=random).double()
+    event = torch.randint(0, 2, (count,), generator=random).double()
+    with Largest() as seen:
+        loss = load_task("cox").loss(outputs, torch.stack([time, event], dim=1))
+    assert seen.most <= 1024 * count
+    order = torch.argsort(time, descending=True)
+    last = (
+        torch.searchsorted(-time[order], -time, right=True) - 1
+    )  # of those at the same time, who comes last in the order
+    at_risk = torch.logcumsumexp(outputs[order, 0], dim=0)[last]
+    assert float(loss) == pytest.approx(float((event * (at_risk - outputs[:, 0])).mean()), rel=1e-12)
 
 
 @given(PATIENTS)

@@ -27,6 +27,21 @@ def test_classification() -> None:
         task.loss(outputs[0], targets)
 
 
+@pytest.mark.parametrize(
+    ("task", "shape", "targets"),
+    [
+        ("classification", (3, 4), [0, 3, 4]),
+        ("ordinal", (3, 4), [0, 3, 4]),
+        ("token-classification", (1, 3, 4), [[0, 3, 4]]),
+        ("causal-lm", (1, 3, 4), [[0, 3, 4]]),
+    ],
+)
+def test_labels_of_no_class_are_refused(task: str, shape: tuple[int, ...], targets: list[Any]) -> None:
+    """Grades from 1 to 4 in an institution's own file trained without a word, the highest as if it were the one below it."""
+    with pytest.raises(DataError, match=r"outside of 0\.\.3, the model's 4 classes; number them from 0"):
+        load_task(task).loss(torch.zeros(shape), torch.tensor(targets))
+
+
 @pytest.mark.parametrize("wrong", [255.0, -100.0, 0.5])
 def test_pixels_of_no_class_are_refused(wrong: float) -> None:
     """255 is what is left out in many collections, and 0.5 a mask that was read as a picture: cut to whole, it was background."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import subprocess
 import sys
@@ -22,10 +23,10 @@ from dictpfl.client.training.metric import load_metric
 from dictpfl.client.training.metrics.sequence_accuracy import SequenceAccuracy
 from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.task import WithMetric, load_task
-from dictpfl.client.training.train import evaluate, resolve_device, train
+from dictpfl.client.training.train import Trained, evaluate, resolve_device, train
 from dictpfl.common.errors import ConfigError, DataError, LayoutError, ModelError
 from dictpfl.common.law.layout import Kind
-from dictpfl.common.settings import Data, Model, Training
+from dictpfl.common.settings import Data, Decomposition, Model, Training
 
 CLASSES = load_task("classification")
 
@@ -334,6 +335,49 @@ def test_outputs_that_are_no_numbers_are_no_answer(name: str, floats: bool, firs
     with pytest.raises(DataError, match="no numbers"):
         evaluate(Broken(first), samples, task, batch_size=4, metrics=metrics)
     assert not np.isnan(evaluate(Broken(8.0), samples, task, batch_size=4).metric_sum)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "token-classification"])
+def test_texts_without_a_label_make_no_step_smaller_and_no_loss(task: str) -> None:
+    """Answers that were cut away made whole batches of nothing: a loss of 0 in the mean, and a share of an accumulated step."""
+    ids = np.arange(24).reshape(4, 6) % 7
+    labels = ids.copy()
+    labels[1:3] = IGNORED
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7))
+
+    def trained(samples: Samples, accumulate: int) -> tuple[Trained, list[Tensor]]:
+        twin = Twin(copy.deepcopy(model), Decomposition(enabled=False), {})
+        said = Training(
+            task=task, batch_size=1, accumulate=accumulate, optimizer="sgd", momentum=0.0, learning_rate=0.5
+        )
+        found = train(twin, samples, said, load_task(task), seed=1)
+        return found, [p.detach() for p in twin.module.parameters()]
+
+    whole, moved = trained(Samples(ids, labels), 4)
+    known, alike = trained(Samples(ids[[0, 3]], labels[[0, 3]]), 2)
+    assert whole.samples_seen == known.samples_seen == 2
+    assert whole.loss_sum == pytest.approx(known.loss_sum, rel=1e-6)
+    for one, other in zip(moved, alike, strict=True):
+        torch.testing.assert_close(one, other)
+    nothing, still = trained(Samples(ids[1:3], labels[1:3]), 1)
+    assert (nothing.samples_seen, nothing.loss_sum) == (0, 0.0)
+    assert all(torch.equal(one, other) for one, other in zip(still, model.parameters(), strict=True))
+
+
+def test_a_baseline_holds_its_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One text without a label, and the answer was copied for each of 256 others: tokens times a vocabulary, 26 GB for GPT-2."""
+    task, labels, held = load_task("causal-lm"), np.arange(60).reshape(10, 6) % 7, list[int]()
+    labels[4] = IGNORED
+    own = task.metric
+
+    def watched(outputs: Tensor, targets: Tensor) -> Tensor:
+        held.append(outputs.untyped_storage().nbytes())
+        return own(outputs, targets)
+
+    monkeypatch.setattr(task, "metric", watched)
+    assert baseline_of(task, labels, labels, 500) is not None
+    assert held == [4 * 500]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 import shutil
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,14 +16,18 @@ import torch
 from torch import nn
 
 from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.source import load_dataset
 from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.errors import ConfigError, DictPFLError, ParameterError
+from dictpfl.common.errors import ConfigError, DataError, DictPFLError, ParameterError
+from dictpfl.deploy.describe.description import describe
 from dictpfl.deploy.runs.census import CENSUS
 from dictpfl.deploy.runs.run import CONFIG, HISTORY, LOCK, MODEL, PROGRESS, REPORT, STATE, SUMMARY
+from dictpfl.deploy.simulation.counting import require_ordered, write_census
 from dictpfl.deploy.simulation.founding import TEST, found, found_again
 from dictpfl.deploy.simulation.groups import TEST_GROUPS
 from dictpfl.deploy.simulation.local import run_local
+from dictpfl.deploy.simulation.partition import divide
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import World
@@ -105,6 +110,45 @@ def test_every_method(method: str, source: str, tmp_path: Path) -> None:
     world = play(config, tmp_path / "world")
     assert len(world.journal()) == 3 + (method == "fedml-he")
     world.close()
+
+
+def graded(folder: Path, words: Sequence[str], **changes: Any) -> FederationConfig:
+    """A table whose labels are words."""
+    rows = [f"{place % 7},{place % 5},{words[place % len(words)]}" for place in range(60)]
+    (folder / "grades.csv").write_text("\n".join(["a,b,label", *rows]), encoding="utf-8")
+    return tiny(**SHORT, data__source="csv", data__path=str(folder / "grades.csv"), data__limit=0, **changes)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"training__task": "ordinal"}, {"training__metric": "class-distance"}, {"training__metrics": ["kappa"]}]
+)
+def test_grades_in_words_want_an_order(asked: dict[str, Any], tmp_path: Path) -> None:
+    """By their letters, `low` was one from `medium` and one from `high`: distances and kappa were of another scale."""
+
+    def tried(*words: str, **more: Any) -> None:
+        config = graded(tmp_path, words, **(asked | more))
+        require_ordered(config, load_dataset(config.data, config.seed))
+
+    with pytest.raises(DataError, match="high, low, medium, in the order of their letters"):
+        found(graded(tmp_path, ("low", "medium", "high"), **asked), tmp_path / "refused")
+    with pytest.raises(DataError, match="high, low, medium"):
+        describe(graded(tmp_path, ("low", "medium", "high"), **asked))
+    with pytest.raises(DataError, match="s1, s10, s2"):
+        tried("s1", "s2", "s10")
+    tried("low", "medium", "high", data__options={"classes": ["low", "medium", "high"]})
+    tried("no", "yes")
+    tried("0", "1", "2", "3")
+    asked.clear()
+    tried("low", "medium", "high")
+
+
+@pytest.mark.parametrize(("task", "counted"), [("classification", True), ("contrastive", False)])
+def test_labels_that_are_not_read_are_not_counted(task: str, counted: bool, tmp_path: Path) -> None:
+    """A run of pairs had as many classes as a side has numbers, and its report pictured them."""
+    config = tiny(training__task=task)
+    dataset = Dataset(Samples(np.zeros((30, 2, 4), np.float32), np.zeros(30, np.int64)), outputs=16)
+    write_census(config, dataset, divide(dataset, config.data, 3, 1), tmp_path)
+    assert (tmp_path / CENSUS).exists() == counted
 
 
 @pytest.mark.parametrize("participants", [1, 2])
