@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _STEP = 999.5
-"""From here on three digits round to 1000, which `.3g` writes as 1e+03: the next unit says it."""
+"""Least figure that the next unit says: three digits round it to 1000, which `.3g` writes as 1e+03."""
 
 
 def human_bytes(value: float) -> str:

@@ -14,8 +14,6 @@ from lib.machine import markdown_table, panels, write_results
 
 _NAMES_MODEL = ("inversion", "labels")
 """Families that are tried on several models."""
-_FORMER = {"dictpfl, pad_uploads": "dictpfl, padded"}
-"""Names that methods had when stored parts were measured, and what the code calls them now."""
 
 
 def write_page(folder: Path, wanted: Sequence[str]) -> None:
@@ -24,7 +22,7 @@ def write_page(folder: Path, wanted: Sequence[str]) -> None:
     tried = [Detection.model_validate(d) for d in _of(parts, "active")]
     checks = [CiphertextCheck.model_validate(c) for c in _of(parts, "ciphertexts")]
     others = [p["part"] for p in parts if p["part"] not in ("active", "ciphertexts")]
-    found = [_renamed(Finding.model_validate(f)) for part in others for f in _of(parts, part)]
+    found = [Finding.model_validate(f) for part in others for f in _of(parts, part)]
     lines = [
         "# What attackers find",
         "",
@@ -75,10 +73,6 @@ def _releases(parts: Sequence[Any]) -> list[str]:
     return [
         f"Parts by the release that they were measured with: {'; '.join(told)}. Version 0.1 sent 8 bits a value where 4 are the default now."
     ]
-
-
-def _renamed(finding: Finding) -> Finding:
-    return finding.model_copy(update={"method": _FORMER.get(finding.method, finding.method)})
 
 
 def _of(parts: Sequence[Any], name: str) -> list[Any]:

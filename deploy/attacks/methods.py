@@ -78,6 +78,9 @@ def _fedml(share: float, sensitivity: str) -> Subject:
     )
 
 
+PADDED: Mapping[str, str] = {"steps": "dictpfl, padded to steps", "full": "dictpfl, padded"}
+"""Names that results give to `encryption.pad_to`, where lengths are what is attacked."""
+
 SUBJECTS: Mapping[str, Subject] = {
     subject.name: subject
     for subject in (

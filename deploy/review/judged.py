@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.deploy.attacks.methods import FINAL, FINAL_PRIVATE, SUBJECTS, Subject
+from dictpfl.deploy.attacks.methods import FINAL, FINAL_PRIVATE, PADDED, SUBJECTS, Subject
 from dictpfl.deploy.attacks.results import PICTURES, Adversary, Family, Finding, PrivacyResults, best_by_method
 
 Mark = Literal["good", "caution", "bad", "open"]
@@ -196,8 +196,7 @@ def labels_of(config: FederationConfig) -> set[str]:
     labels = {s.label for s in fitting if len(s.settings) == most}
     if config.method == "dictpfl" and config.encryption.sealer == "ckks":
         labels |= {"dictpfl", "dictpfl without pruning"} if config.pruning.enabled else {"dictpfl without pruning"}
-        if document["encryption"].get("pad_to") == "full":
-            labels.add("dictpfl, padded")
+        labels |= {label for pad_to, label in PADDED.items() if pad_to == document["encryption"].get("pad_to")}
     return labels
 
 

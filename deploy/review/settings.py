@@ -27,7 +27,8 @@ class Meaning:
 
 _PADDING: Mapping[str, tuple[str, Mark]] = {
     "none": (
-        "The size of uploads follows from what is pruned, to the component, hence a little from all institutions' data together.",
+        "The size of uploads follows from what is pruned, to the component, hence from all institutions' data together: the coordinator can tell "
+        "which of two data sets it knows one of them has. `steps` hides most of that.",
         "caution",
     ),
     "steps": ("Uploads have one of 16 sizes between two powers of two: what is pruned shows coarsely.", "caution"),

@@ -24,7 +24,7 @@ from dictpfl.client.institution import forget_institutions
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.files import owner_only
 from dictpfl.deploy.attacks.intervals import auc_interval, auc_method, constant, shifted
-from dictpfl.deploy.attacks.methods import replace_section, resized
+from dictpfl.deploy.attacks.methods import PADDED, replace_section, resized
 from dictpfl.deploy.attacks.registry import ATTACKS, FederationAttack, Tools
 from dictpfl.deploy.attacks.results import Finding
 from dictpfl.deploy.attacks.views import ServerView
@@ -169,9 +169,9 @@ def small(config: FederationConfig) -> FederationConfig:
     return config.model_copy(update=changes)
 
 
-def with_padding(config: FederationConfig) -> FederationConfig:
-    """Configure uploads of constant size."""
-    return config.model_copy(update={"encryption": replace_section(config.encryption, pad_to="full")})
+def with_padding(config: FederationConfig, pad_to: str) -> FederationConfig:
+    """Configure the lengths of uploads: see `encryption.pad_to`."""
+    return config.model_copy(update={"encryption": replace_section(config.encryption, pad_to=pad_to)})
 
 
 @ATTACKS.register("worlds")
@@ -181,7 +181,8 @@ class Worlds(FederationAttack):
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
         base = small(config)
-        for label, one in (("dictpfl", base), ("dictpfl, padded", with_padding(base))):
+        padded = {label: with_padding(base, pad_to) for pad_to, label in PADDED.items()}
+        for label, one in {"dictpfl": base, **padded}.items():
             runs = RUNS if one is base else TIMED_RUNS
             stacked, truth = played(one, folder / label.replace(", ", "-"), CLASSES, runs)
             setting: dict[str, Any] = {

@@ -4,6 +4,7 @@
 - span check: the gradient of the first linear layer is a sum over tokens of outer products with their inputs, so that the
   inputs of all tokens that occur lie in the span of its rows, as long as there are fewer tokens than rows: of the model's
   width for full gradients, of r for a lookup table (Petrov et al. 2024, DAGER). Word and place are found together.
+- nearest words: the same distances, of which the smallest count: where r is small or values are rounded, no word lies in the span.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ def federation(config: FederationConfig, batch: int, rank: int = 4) -> Federatio
 def read_tokens(case: Case) -> list[Finding]:
     """Try both attacks on every victim's update."""
     layout, target = case.recorded.genesis.layout, case.target()
-    coordinates = case.recorded.matcher(case.number).coordinates
+    matcher, plan = case.recorded.matcher(case.number), case.recorded.auditor.sums[case.number].plan
+    coordinates, steps = matcher.coordinates, np.zeros(layout.size)
+    steps[plan.sealed.index] = plan.sealed.steps
     public = case.recorded.public.features
-    judged: dict[str, list[tuple[float, float]]] = {"embedding rows": [], "span check": []}
+    judged: dict[str, list[tuple[float, float]]] = {"embedding rows": [], "span check": [], "nearest words": []}
     blind: list[float] = []
     for victim, observed, known in zip(case.victims, target.observed.numpy(), target.known.numpy(), strict=True):
         truth = victim.samples.features.astype(np.int64)
@@ -61,6 +64,9 @@ def read_tokens(case: Case) -> list[Finding]:
         tokens = truth.size
         judged["embedding rows"].append(_judged(by_rows(layout, gradient, tokens), truth))
         judged["span check"].append(_judged(by_span(case, gradient, tokens), truth))
+        rounding = np.zeros(layout.size)
+        rounding[coordinates] = np.where(known, matcher.observed(steps, victim.weight).abs().numpy(), 0.0) / np.sqrt(12)
+        judged["nearest words"].append(_judged(nearest(case, gradient, rounding, tokens), truth))
         blind.append(_judged(commonest(public, tokens), truth)[0])
     return [_finding(case, name, values, blind) for name, values in judged.items()]
 
@@ -78,25 +84,50 @@ def by_rows(layout: Layout, gradient: NDArray[np.float64], tokens: int) -> Ints:
 
 def by_span(case: Case, gradient: NDArray[np.float64], tokens: int) -> Ints:
     """Find words that lie, at some place, in the span of the first layer's rows; the nearest word of each place first."""
-    layout = case.recorded.genesis.layout
-    entry = _named(layout, "block.qkv.weight")
-    if entry is None:
-        return np.zeros(0, dtype=np.int64)
-    dictionaries = case.recorded.genesis.dictionaries
-    rows = cores.rows(dictionaries, entry, gradient)
-    _, strengths, directions = np.linalg.svd(rows, full_matrices=False)
-    basis = directions[strengths > _RANK * max(float(strengths[0]), 1e-30)]
-    if len(basis) >= rows.shape[1]:
-        return np.zeros(0, dtype=np.int64)  # everything is in the span
-    inputs = cores.seen(dictionaries, entry.name, _inputs(case))
-    inside = inputs @ basis.T
-    apart = 1 - np.sqrt((inside**2).sum(axis=2)) / np.linalg.norm(inputs, axis=2)  # (words, places)
-    samples = max(1, tokens // apart.shape[1])
+    apart = _apart(case, gradient)
+    samples = max(1, tokens // apart.shape[1]) if apart.size else 0
     words: list[int] = []
     for place in apart.T:
         near = np.argsort(place, kind="stable")[:samples]
         words += [int(w) for w in near if place[w] < _NEAR]
     return np.array(words, dtype=np.int64)
+
+
+def nearest(case: Case, gradient: NDArray[np.float64], rounding: NDArray[np.float64], tokens: int) -> Ints:
+    """Take as many words as there are tokens: those nearest to the span at any place.
+
+    Rounding and a low rank leave no word in the span, and a span check finds none; those of the text are nearer all the same.
+
+    Args:
+        case, gradient, tokens: as above.
+        rounding: standard deviation of what rounding left in each value of the gradient.
+    """
+    apart = _apart(case, gradient, rounding)
+    words: Ints = np.argsort(apart.min(axis=1), kind="stable")[:tokens] if apart.size else np.zeros(0, dtype=np.int64)
+    return words
+
+
+def _apart(
+    case: Case, gradient: NDArray[np.float64], rounding: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Measure how far each word at each place is from the span of the first layer's rows, (words, places); nothing if the span is all.
+
+    Directions in which rows reach no further than rounding alone would are left out: the largest singular value of a matrix of noise.
+    """
+    layout, dictionaries = case.recorded.genesis.layout, case.recorded.genesis.dictionaries
+    entry, nothing = _named(layout, "block.qkv.weight"), np.zeros((0, 0))
+    if entry is None:
+        return nothing
+    rows = cores.rows(dictionaries, entry, gradient)
+    noise = 0.0 if rounding is None else float(cores.rows(dictionaries, entry, rounding).max())
+    _, strengths, directions = np.linalg.svd(rows, full_matrices=False)
+    least = max(_RANK * max(float(strengths[0]), 1e-30), noise * float(np.sqrt(rows.shape).sum()))
+    basis = directions[strengths > least]
+    if len(basis) >= rows.shape[1]:
+        return nothing
+    inputs = cores.seen(dictionaries, entry.name, _inputs(case))
+    apart: NDArray[np.float64] = 1 - np.sqrt(((inputs @ basis.T) ** 2).sum(axis=2)) / np.linalg.norm(inputs, axis=2)
+    return apart
 
 
 def commonest(public: Ints, tokens: int) -> Ints:

@@ -117,13 +117,16 @@ def test_an_attack_on_data_is_not_tried_on_ciphertexts(tiny: Tiny, tmp_path: Pat
         properties.properties(Case.of(recorded, SUBJECTS["fedhe-full"], most=3))
 
 
-def test_a_low_rank_hides_words_from_the_span_check(tiny: Tiny, tmp_path: Path) -> None:
-    """Twelve words, rank 4: four directions cannot tell them, though nothing is encrypted."""
+def test_a_low_rank_hides_words_from_the_span_check_and_not_from_who_takes_the_nearest(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """Twelve words, rank 4: none lies in four rounded directions, and yet most of the nearest ones are the text's."""
     config = tokens.federation(tiny(), 1, rank=4)
     recorded = play(SUBJECTS["dictpfl-identity"].applied(config), tmp_path)
-    (_, span) = tokens.read_tokens(Case.of(recorded, SUBJECTS["dictpfl-identity"], most=3))
-    assert span.attack == "span check"
+    (_, span, near) = tokens.read_tokens(Case.of(recorded, SUBJECTS["dictpfl-identity"], most=3))
+    assert (span.attack, near.attack) == ("span check", "nearest words")
     assert span.found.value < 0.3
+    assert near.found.value > 0.6 > near.blind.value
 
 
 def test_words_are_counted_as_they_are() -> None:
