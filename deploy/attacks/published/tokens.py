@@ -66,7 +66,7 @@ def read_tokens(case: Case) -> list[Finding]:
         judged["span check"].append(_judged(by_span(case, gradient, tokens), truth))
         rounding = np.zeros(layout.size)
         rounding[coordinates] = np.where(known, matcher.observed(steps, victim.weight).abs().numpy(), 0.0) / np.sqrt(12)
-        judged["nearest words"].append(_judged(nearest(case, gradient, rounding, tokens), truth))
+        judged["nearest words"].append(_judged(nearest(case, gradient, rounding, usual(public, len(truth))), truth))
         blind.append(_judged(commonest(public, tokens), truth)[0])
     return [_finding(case, name, values, blind) for name, values in judged.items()]
 
@@ -93,17 +93,18 @@ def by_span(case: Case, gradient: NDArray[np.float64], tokens: int) -> Ints:
     return np.array(words, dtype=np.int64)
 
 
-def nearest(case: Case, gradient: NDArray[np.float64], rounding: NDArray[np.float64], tokens: int) -> Ints:
-    """Take as many words as there are tokens: those nearest to the span at any place.
+def nearest(case: Case, gradient: NDArray[np.float64], rounding: NDArray[np.float64], count: int) -> Ints:
+    """Take so many words: those nearest to the span at any place.
 
     Rounding and a low rank leave no word in the span, and a span check finds none; those of the text are nearer all the same.
 
     Args:
-        case, gradient, tokens: as above.
+        case, gradient: as above.
         rounding: standard deviation of what rounding left in each value of the gradient.
+        count: of words.
     """
     apart = _apart(case, gradient, rounding)
-    words: Ints = np.argsort(apart.min(axis=1), kind="stable")[:tokens] if apart.size else np.zeros(0, dtype=np.int64)
+    words: Ints = np.argsort(apart.min(axis=1), kind="stable")[:count] if apart.size else np.zeros(0, dtype=np.int64)
     return words
 
 
@@ -128,6 +129,12 @@ def _apart(
     inputs = cores.seen(dictionaries, entry.name, _inputs(case))
     apart: NDArray[np.float64] = 1 - np.sqrt(((inputs @ basis.T) ** 2).sum(axis=2)) / np.linalg.norm(inputs, axis=2)
     return apart
+
+
+def usual(public: Ints, batch: int) -> int:
+    """Count the distinct words that so many public texts have together, as a rule."""
+    batches = [public[start : start + batch] for start in range(0, len(public) - batch + 1, batch)]
+    return round(float(np.mean([np.unique(texts).size for texts in batches])))
 
 
 def commonest(public: Ints, tokens: int) -> Ints:
