@@ -273,14 +273,12 @@ def _require_measured(config: Sections, origin: str) -> None:
 def _require_aligned(config: Sections, origin: str) -> None:
     """Refuse metrics that would compare outputs with the labels of another place: shapes do not tell, and figures would be of chance."""
     training = config.measuring
-    for task, others, place in (
-        (_FORETELLING, _OF_PLACES, "foretells the token behind its place"),
-        (("token-classification",), _OF_FORETOLD, "is of the token at its own place"),
+    tags = ("tag-accuracy", "confusion", "auroc", "calibration", "kappa")
+    for tasks, others, fit, place in (
+        (_FORETELLING, _OF_PLACES, _OF_FORETOLD, "foretells the token behind its place"),
+        (("token-classification",), _OF_FORETOLD, tags, "is of the token at its own place"),
     ):
-        if training.task in task and (wrong := [n for n in (training.metric, *training.metrics) if n in others]):
-            fit = (
-                _OF_FORETOLD if others is _OF_PLACES else ("tag-accuracy", "confusion", "auroc", "calibration", "kappa")
-            )
+        if training.task in tasks and (wrong := [n for n in (training.metric, *training.metrics) if n in others]):
             raise ConfigError(
                 f"{origin}: an output of training.task {training.task!r} {place}, and the metric {wrong[0]!r} compares it with another; "
                 f"choose from {', '.join(fit)}"

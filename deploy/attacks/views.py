@@ -109,6 +109,13 @@ class OpenedSum:
     ledger: Ledger
     counted: tuple[bytes, ...]
 
+    @property
+    def steps(self) -> Floats:
+        """Steps of the grid that values were rounded to, float64, shape (size,); 0 where none were sealed."""
+        steps = np.zeros(self.total.size)
+        steps[self.plan.sealed.index] = self.plan.sealed.steps
+        return steps
+
 
 @dataclass(frozen=True)
 class InstitutionView:

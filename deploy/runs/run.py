@@ -78,9 +78,8 @@ class Run:
         except FileNotFoundError as error:
             if not folder.exists():
                 raise ConfigError(f"there is no folder {folder}; name the folder of a run") from error
-            closed_rounds(
-                folder
-            )  # where none was begun, as in a comparison's folder, there is nothing to resume: it says so
+            # Where none was begun, as in a comparison's folder, there is nothing to resume: it says so.
+            closed_rounds(folder)
             raise ConfigError(
                 f"{folder} holds no finished run ({Path(error.filename).name} is missing); `dictpfl simulate {in_shell(folder)} "
                 "--resume` finishes one that was stopped"

@@ -44,10 +44,9 @@ class Ordinal(Measured):
         at_most = torch.logcumsumexp(chances, dim=1)[:, :-1]
         above = torch.logcumsumexp(chances.flip(1), dim=1).flip(1)[:, 1:]
         is_above = targets.unsqueeze(1) > torch.arange(at_most.shape[1], device=targets.device)
+        # Compared alone, a class beyond the last would pass for the last.
         try:
-            chances.detach().gather(
-                1, targets.unsqueeze(1)
-            )  # compared alone, a class beyond the last would pass for the last
+            chances.detach().gather(1, targets.unsqueeze(1))
         except RuntimeError as error:
             raise no_class(outputs) from error
         losses = -torch.where(is_above, above, at_most).mean(dim=1)

@@ -50,14 +50,12 @@ def pooled_rows(recorded: RecordedRun, numbers: Sequence[int], features: int) ->
 
     Each row is in units of what rounding to the grid leaves in it: one standard deviation.
     """
-    layout, rows = recorded.genesis.layout, []
+    rows = []
     entry = first_matrix(recorded.genesis, features)
     for number in numbers:
         own = next(victim for victim in recorded.victims(number) if victim.index == 0)
         seen = of_the_others(recorded.auditor, number, in_collusion(recorded.collusion, own.seen).update)
-        plan, others = recorded.auditor.sums[number].plan, recorded.genesis.config.federation.participants - 1
-        steps = np.zeros(layout.size)
-        steps[plan.sealed.index] = plan.sealed.steps
+        steps, others = recorded.auditor.sums[number].steps, recorded.genesis.config.federation.participants - 1
         rounding = float(steps[entry.span].max()) * np.sqrt(others / 12)
         rows.append(cores.rows(recorded.genesis.dictionaries, entry, seen.update) / max(rounding, 1e-30))
     return np.concatenate(rows)

@@ -49,11 +49,10 @@ def federation(config: FederationConfig, batch: int, rank: int = 4) -> Federatio
 
 
 def read_tokens(case: Case) -> list[Finding]:
-    """Try both attacks on every victim's update."""
+    """Try all three attacks on every victim's update."""
     layout, target = case.recorded.genesis.layout, case.target()
-    matcher, plan = case.recorded.matcher(case.number), case.recorded.auditor.sums[case.number].plan
-    coordinates, steps = matcher.coordinates, np.zeros(layout.size)
-    steps[plan.sealed.index] = plan.sealed.steps
+    matcher, steps = case.recorded.matcher(case.number), case.recorded.auditor.sums[case.number].steps
+    coordinates = matcher.coordinates
     public = case.recorded.public.features
     judged: dict[str, list[tuple[float, float]]] = {"embedding rows": [], "span check": [], "nearest words": []}
     blind: list[float] = []
