@@ -38,6 +38,7 @@ from dictpfl.deploy.exports.sparse import form_of, load_sparse, sizes, write_doc
 from dictpfl.deploy.simulation.partition import Regrouping, divide
 from lib.arms import Cells, Study, study_parser
 from lib.machine import ROOT, Requirement, bars, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.simulated import UNPADDED
 from lib.sparse import figures
 
 EXPERIMENT = ROOT / "experiments" / "lua_tales.toml"
@@ -65,7 +66,14 @@ PACKED = 0.7
 def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Measure one arm: loss of its sparse model on tales of all kinds, and what the federation sent."""
     torch.set_num_threads(1)
-    chosen = {"seed": seed, "training.threads": 1, "training.device": "cpu", **arm["common"], **arm.get("set", {})}
+    chosen = {
+        **UNPADDED,
+        "seed": seed,
+        "training.threads": 1,
+        "training.device": "cpu",
+        **arm["common"],
+        **arm.get("set", {}),
+    }
     config = FederationConfig.load(EXPERIMENT, chosen)
     return _federation(config) if arm["place"] == "federation" else _one_place(config, arm["place"])
 

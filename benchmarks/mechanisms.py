@@ -38,7 +38,7 @@ from lib.machine import (
     requirement_lines,
     write_results,
 )
-from lib.simulated import simulated
+from lib.simulated import UNPADDED, simulated
 
 OLD_HEADER, OLD_SEED, OLD_ITEM = 232, 64, 32_972
 """Bytes of protocol 3: of a header, of a seed of each ciphertext, of a whole one at N = 4096."""
@@ -169,7 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     facts = machine()
-    config = FederationConfig.load(ROOT / "experiments" / "digits.toml")
+    config = FederationConfig.load(ROOT / "experiments" / "digits.toml", UNPADDED)
     run, _ = simulated(config)
     tensors = len(run.records[0].sent_by_tensor)
     uploads = [Upload(record.sent, tensors, record.update == 1, record.kind == "update") for record in run.records]

@@ -46,6 +46,7 @@ from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import Cells, Study, ahead, claims_table, study_parser
 from lib.federations import CELLS
 from lib.machine import ROOT, markdown_table, panels, preamble, write_results
+from lib.simulated import UNPADDED
 
 DROPPED = ("rec.autos", "sci.med", "sci.space", "talk.politics.guns")
 GATES, CEILING, FLOOR = "gates, federated", "general model", "scratch"
@@ -102,7 +103,7 @@ def measure(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
 def _changes(seed: int, *, quick: bool) -> dict[str, Any]:
     # One thread: two processes side by side take two cores.
-    return {"seed": seed, "training.threads": 1, **(QUICK if quick else {})}
+    return {**UNPADDED, "seed": seed, "training.threads": 1, **(QUICK if quick else {})}
 
 
 def _general(seed: int, *, quick: bool = False) -> Path:

@@ -36,7 +36,7 @@ from lib.machine import (
     requirement_lines,
     write_results,
 )
-from lib.simulated import PHASES, simulated
+from lib.simulated import PHASES, UNPADDED, simulated
 
 OURS, FULL = "dictpfl", "fedhe-full"
 ENCRYPTION = ("seal", "fold", "open")
@@ -59,11 +59,11 @@ VIT: Mapping[str, Any] = {
 
 def configurations(*, quick: bool) -> dict[str, FederationConfig]:
     """The three runs by name."""
-    rounds = {"federation.rounds": 2} if quick else {}
+    chosen = UNPADDED | ({"federation.rounds": 2} if quick else {})
     return {
-        f"digits, {OURS}": FederationConfig.load(ROOT / "experiments" / "digits.toml", rounds),
-        f"ViT, {OURS}": FederationConfig.of(VIT, rounds | {"method": OURS}),
-        f"ViT, {FULL}": FederationConfig.of(VIT, rounds | {"method": FULL}),
+        f"digits, {OURS}": FederationConfig.load(ROOT / "experiments" / "digits.toml", chosen),
+        f"ViT, {OURS}": FederationConfig.of(VIT, chosen | {"method": OURS}),
+        f"ViT, {FULL}": FederationConfig.of(VIT, chosen | {"method": FULL}),
     }
 
 

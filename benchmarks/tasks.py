@@ -34,6 +34,7 @@ from dictpfl.client.folder import VALIDATION
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.runs.run import INSTITUTIONS, Run
 from lib.machine import machine, preamble, previous
+from lib.simulated import UNPADDED
 from lib.tasks import CASES, NOTE, Case, table
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,7 @@ def measured(case: Case, seed: int, folder: Path) -> dict[str, Any]:
     path = folder / f"{case.name}.toml"
     path = path if path.exists() else ROOT / "experiments" / f"{case.name}.toml"
     run = dictpfl.simulate(
-        FederationConfig.load(path, {"seed": seed}), folder / "runs" / f"{case.name}-{seed}", engine="local"
+        FederationConfig.load(path, {**UNPADDED, "seed": seed}), folder / "runs" / f"{case.name}-{seed}", engine="local"
     )
     said = run.summary
     return {

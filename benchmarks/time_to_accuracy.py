@@ -38,7 +38,7 @@ from lib.machine import (
 )
 from lib.measured import PARTICIPANTS
 from lib.secagg import SecAggPlus
-from lib.simulated import PHASES, simulated
+from lib.simulated import PHASES, UNPADDED, simulated
 
 PLAIN, CLEAR, OURS, MASKED = "plaintext, full", "dictpfl in clear", "dictpfl", "SecAgg+, full"
 _FULL_RATE, _TABLE_RATE = 8e-3, 4e-3
@@ -60,7 +60,7 @@ SMOOTHED = 3
 
 def trajectory(method: Mapping[str, Any], seed: int, rounds: int) -> dict[str, Any]:
     """Accuracy, seconds of the path that a round waits for, and bytes, by update round."""
-    changes = {**method, "seed": seed} | ({"federation.rounds": rounds} if rounds else {})
+    changes = {**UNPADDED, **method, "seed": seed} | ({"federation.rounds": rounds} if rounds else {})
     run, _ = simulated(FederationConfig.load(ROOT / "experiments" / "digits.toml", changes))
     updates = [record for record in run.records if record.kind == "update"]
     scores = [record for record in run.records if record.kind == "score"]

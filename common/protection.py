@@ -29,7 +29,7 @@ class Encryption(Section):
     )
     ring_degree: Literal[4096, 8192] = Field(4096, description="N, coefficients of a ciphertext.")
     pad_to: Literal["none", "steps", "full"] = Field(
-        "none",
+        "steps",
         description="Size of uploads. `none`: what is pruned shows in their length, to within the values of one component, which told two data sets "
         "of one institution apart; `steps`: one of 16 sizes between two powers of two, at most 6.25 % more; `full`: as large in every round as if "
         "nothing were pruned, which saves no traffic.",

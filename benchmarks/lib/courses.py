@@ -94,11 +94,12 @@ def _simulated(course: Course) -> dict[str, Any]:
     from dictpfl.common.config import FederationConfig
     from dictpfl.deploy.simulation.simulate import simulate
     from lib.machine import ROOT
+    from lib.simulated import UNPADDED
 
     os.chdir(ROOT)  # data are named from there
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     logging.disable(logging.WARNING)
-    config = FederationConfig.of({}, course.settings)
+    config = FederationConfig.of({}, {**UNPADDED, **course.settings})
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="course-") as folder:
         run = simulate(config, Path(folder) / "run", engine="local")

@@ -27,6 +27,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import EngineError, ModelError
 from lib.fedavg import fedavg
 from lib.machine import ROOT, machine
+from lib.simulated import UNPADDED
 
 CELLS = ROOT / "benchmarks" / ".cells"
 LAST = 3
@@ -63,7 +64,7 @@ class Cell:
 
     def config(self, **changes: Any) -> FederationConfig:
         """The checked configuration."""
-        chosen = {**self.settings, **changes}
+        chosen = {**UNPADDED, **self.settings, **changes}
         if self.experiment:
             return FederationConfig.load(ROOT / "experiments" / f"{self.experiment}.toml", chosen)
         return FederationConfig.of({}, chosen)

@@ -23,6 +23,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.overrides import overrides
 from lib.arms import Cells, claims_table, spread
 from lib.machine import ROOT, Requirement, markdown_table, preamble
+from lib.simulated import UNPADDED
 
 TASK = "classification"
 _LOOKED_AT = 3
@@ -47,7 +48,7 @@ def federated(arm: Mapping[str, Any], seed: int) -> dict[str, Any]:
     from dictpfl.deploy.simulation.simulate import simulate
 
     torch.set_num_threads(1)
-    config = FederationConfig.load(_GATED, {"seed": seed, **arm["set"]})
+    config = FederationConfig.load(_GATED, {**UNPADDED, "seed": seed, **arm["set"]})
     with tempfile.TemporaryDirectory(prefix="narrow-") as name:
         run = simulate(config, Path(name) / "run", engine="local")
         finished, test = Finished.load(run.folder), Samples.load(run.folder / "test.npz")

@@ -9,6 +9,8 @@ from typing import Any
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.runs.run import Run
 
+UNPADDED = {"encryption.pad_to": "none"}
+"""Settings of federations whose bytes are reported: what methods send, not the step between two sizes that they end on."""
 PHASES = ("train", "evaluate", "store", "seal", "fold", "open")
 """Phases of a round, in their order."""
 

@@ -78,7 +78,11 @@ def _fedml(share: float, sensitivity: str) -> Subject:
     )
 
 
-PADDED: Mapping[str, str] = {"steps": "dictpfl, padded to steps", "full": "dictpfl, padded"}
+PADDED: Mapping[str, str] = {
+    "none": "dictpfl, not padded",
+    "steps": "dictpfl, padded to steps",
+    "full": "dictpfl, padded",
+}
 """Names that results give to `encryption.pad_to`, where lengths are what is attacked."""
 
 SUBJECTS: Mapping[str, Subject] = {

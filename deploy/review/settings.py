@@ -31,7 +31,10 @@ _PADDING: Mapping[str, tuple[str, Mark]] = {
         "which of two data sets it knows one of them has. `steps` hides most of that.",
         "caution",
     ),
-    "steps": ("Uploads have one of 16 sizes between two powers of two: what is pruned shows coarsely.", "caution"),
+    "steps": (
+        "Uploads have one of 16 sizes between two powers of two: what is pruned shows only where a count lies beside the edge of one.",
+        "good",
+    ),
     "full": ("Uploads have the same size in every round of updates.", "good"),
 }
 

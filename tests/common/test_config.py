@@ -302,7 +302,7 @@ def test_a_preset_lies_over_any_file(method: str) -> None:
 # What earlier releases named
 
 
-@pytest.mark.parametrize(("given", "expected"), [("auto", "none"), ("always", "none")])
+@pytest.mark.parametrize(("given", "expected"), [("auto", "steps"), ("always", "steps")])
 def test_seeded_sums_of_a_saved_configuration_are_read(given: str, expected: str) -> None:
     config = FederationConfig.of({"encryption": {"seeded_sums": given}})
     assert config.encryption.pad_to == expected
@@ -318,7 +318,7 @@ def test_sums_without_seeds_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("encryption", "expected"),
-    [({"pad_uploads": True}, "full"), ({"pad_uploads": False}, "none"), ({}, "none"), ({"pad_to": "steps"}, "steps"),
+    [({"pad_uploads": True}, "full"), ({"pad_uploads": False}, "none"), ({}, "steps"), ({"pad_to": "steps"}, "steps"),
      ({"pad_uploads": True, "pad_to": "steps"}, "steps")],
     ids=str,
 )  # fmt: skip

@@ -351,7 +351,7 @@ def test_tallies_are_agreed_on(tmp_path: Path, genesis: Genesis) -> None:
 def test_limits_admit_the_largest_tally(genesis: Genesis) -> None:
     """A tally may be larger than the shared vector."""
     large = replace(VOTES, layout=Layout.of([("v", (5000,), Kind.DENSE)]))
-    wide = replace(genesis, tallies=(VOTES, large))
+    wide = replace(padding(genesis, "none"), tallies=(VOTES, large))
     needed = wide.law.ledger.size + large.digits(3, wide.parameters.payload_bits).components(5000)
     assert wide.limits.max_words == wide.words(needed) > genesis.limits.max_words
     assert replace(genesis, tallies=(VOTES,)).limits == replace(

@@ -18,6 +18,7 @@ from lib import lora
 from lib.federations import W0
 from lib.machine import ROOT, machine
 from lib.paper.methods import Rated
+from lib.simulated import UNPADDED
 
 STORE = ROOT / "benchmarks" / "results" / "paper"
 """A file for each finished cell, in folders by its name; `defaults/` has the settings' defaults of their time."""
@@ -98,7 +99,7 @@ class Cell:
 
 def loaded(experiment: str, settings: Flat) -> FederationConfig:
     """A file of experiments/ with settings over it; threads and device are the same for all."""
-    common = {"training.threads": 1, "training.device": "cpu"}
+    common = {"training.threads": 1, "training.device": "cpu", **UNPADDED}
     return _loaded(experiment, json.dumps({**common, **settings}))
 
 
@@ -169,14 +170,12 @@ class Store:
         A setting that is new since then must have its default; one whose default has changed counts as changed. Where nothing is
         decomposed, how it would be does not count.
         """
-        then = effective({**self._defaults(found["defaults"]), **found["settings"]})
-        now = effective(flat(cell.config(**cell.at(rate))))
-        same = all(key in now and now[key] == value for key, value in then.items())
-        fresh = {key: value for key, value in now.items() if key not in then}
+        defaults, begun = self._defaults(found["defaults"]), start(cell)
+        if (begun is None) != (found["start"] is None):
+            return False
         return (
-            same
-            and all(value == _defaults_now()[key] for key, value in fresh.items())
-            and found["start"] == start(cell)
+            _as_now({**defaults, **found["settings"]}, flat(cell.config(**cell.at(rate))))
+            and (begun is None or _as_now({**defaults, **found["start"]}, {**_defaults_now(), **begun}))
             and (found["tunes"], found["traced"], found["in_process"]) == (cell.tunes, cell.traced, cell.in_process)
             and found.get("decimals", 0) == cell.decimals
         )
@@ -225,6 +224,15 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path, text.encode())
         path.chmod(0o644)
+
+
+def _as_now(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether settings are those of an earlier release, whose names some may lack: these must be at their defaults."""
+    then, now = effective(then), effective(now)
+    fresh = {key: value for key, value in now.items() if key not in then}
+    return all(key in now and now[key] == value for key, value in then.items()) and all(
+        value == _defaults_now()[key] for key, value in fresh.items()
+    )
 
 
 def _text(defaults: Flat) -> str:

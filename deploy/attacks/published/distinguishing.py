@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,9 @@ from dictpfl.server.recording import RECORDING
 GROUPS = ("sizes", "timing")
 """Groups of what the coordinator sees: counts and lengths; times."""
 RUNS, TIMED_RUNS = 200, 60
-"""Runs of a game, and of one in which only times matter."""
+"""Runs of a game, and of one in which times matter, whose runs with answers held back take long."""
+EVERY = 0.5
+"""Seconds to whose multiples answers are held back (`reply_every_seconds`)."""
 
 
 @dataclass(frozen=True)
@@ -180,14 +182,12 @@ class Worlds(FederationAttack):
 
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
-        base = small(config)
-        padded = {label: with_padding(base, pad_to) for pad_to, label in PADDED.items()}
-        for label, one in {"dictpfl": base, **padded}.items():
-            runs = RUNS if one is base else TIMED_RUNS
-            stacked, truth = played(one, folder / label.replace(", ", "-"), CLASSES, runs)
+        for pad_to, label in PADDED.items():
+            game = with_padding(small(config), pad_to)
+            stacked, truth = played(game, folder / pad_to, CLASSES, RUNS)
             setting: dict[str, Any] = {
-                "runs": runs, "worlds": "classes 0-4 or 5-9 at institution 0", "institutions": 3, "rounds": base.federation.rounds,
-                "bytes up a run": float(stacked["sizes"][:, 1 : 4 * base.federation.rounds : 4].sum(axis=1).mean()),
+                "runs": RUNS, "worlds": "classes 0-4 or 5-9 at institution 0", "institutions": 3, "rounds": game.federation.rounds,
+                "bytes up a run": float(stacked["sizes"][:, 1 : 4 * game.federation.rounds : 4].sum(axis=1).mean()),
             }  # fmt: skip
             for groups in (GROUPS, ("sizes",), ("timing",)):
                 yield judge(stacked, truth, groups, label, setting)
@@ -195,15 +195,18 @@ class Worlds(FederationAttack):
 
 @ATTACKS.register("times")
 class Times(FederationAttack):
-    """Number of samples of an institution, from the time that it takes; with and without answers held back."""
+    """Number of samples of an institution, from the time that it takes; with and without padding and answers held back."""
 
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
-        base = small(config)
-        for label, every in (("dictpfl", 0.0), ("dictpfl, reply_every_seconds = 0.5", 0.5)):
-            stacked, truth = played(base, folder / f"every-{every}", COUNTS, TIMED_RUNS, reply_every=every)
+        for pad_to, every in product(("none", "steps"), (0.0, EVERY)):
+            game, label = (
+                with_padding(small(config), pad_to),
+                PADDED[pad_to] + (f", reply_every_seconds = {every}" if every else ""),
+            )
+            stacked, truth = played(game, folder / f"{pad_to}-{every}", COUNTS, TIMED_RUNS, reply_every=every)
             setting: dict[str, Any] = {
-                "runs": TIMED_RUNS, "worlds": "10 or 200 samples at institution 0", "institutions": 3, "rounds": base.federation.rounds,
+                "runs": TIMED_RUNS, "worlds": "10 or 200 samples at institution 0", "institutions": 3, "rounds": game.federation.rounds,
                 "seconds a run": float(stacked["timing"].sum(axis=1).mean()),
             }  # fmt: skip
             for groups in (("timing",), ("sizes",)):
