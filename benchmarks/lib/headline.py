@@ -31,7 +31,8 @@ def table() -> str:
     ]
     note = (
         "Three institutions in each, but for the hospitals, four and six real ones, five seeds, and attacks and checks: eight as a rule. Accuracies are "
-        "means of three seeds on test data, those of `paper.py` after few steps on few samples, far below what these models reach with all data. An attack that recovers nothing proves nothing "
+        "means of three seeds on test data, those of `paper.py` after few steps on few samples, far below what these models reach with all data. Bytes "
+        "are those of uploads that are not padded; `encryption.pad_to` adds 0 to 6.25 % by default. An attack that recovers nothing proves nothing "
         "by itself; [the threat model](docs/threat-model.md) says what is claimed. Encryption's share: "
         f"{where(load('round')['machine'])}. All other machines and dates, all tables, and the goals that were missed: "
         "[docs/results.md](docs/results.md)."

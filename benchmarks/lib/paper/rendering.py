@@ -84,7 +84,7 @@ def accuracy_section(store: Store) -> str:
         "## The paper's data\n\n(`python benchmarks/paper.py`, one cell a federation; figures of the final model on the test split, mean and "
         "standard deviation of seeds that chose no rate. Cells are small, so that each takes minutes: they compare methods at equal training, and lie far "
         "below what these models reach with all of the data. Rates: the best of a grid by factors of two by validation, on seed 0 (hospitals: the mean of "
-        "seeds 0 and 6 to 9), extended until the best is inside; where data differ by Dirichlet's alpha, the rate is that of IID data. Bytes are those of one institution over all rounds. FedML-HE trains what plaintext trains, "
+        "seeds 0 and 6 to 9), extended until the best is inside; where data differ by Dirichlet's alpha, the rate is that of IID data. Bytes are those of one institution over all rounds, not padded (`encryption.pad_to`: its default adds 0 to 6.25 %). FedML-HE trains what plaintext trains, "
         "though a run of it rounds what it seals, as FedHE-Full does; its encryption and bytes are those of real rounds of one step, put together. Training and encryption (sealing, folding, opening): seconds of "
         "one institution, all rounds, of the quickest seed, on the processor that *timed on* says; two cells were measured side by side, so that they tell an order "
         "of magnitude. Seconds that may be compared were taken alone: [time to accuracy](paper.md#time-to-accuracy). Peak memory is that of the process that plays all institutions and the coordinator. Claim by claim: "

@@ -34,7 +34,7 @@ from dictpfl.server.recording import RECORDING
 
 GROUPS = ("sizes", "timing")
 """Groups of what the coordinator sees: counts and lengths; times."""
-RUNS, TIMED_RUNS = 200, 60
+RUNS, TIMED_RUNS = 400, 60
 """Runs of a game, and of one in which times matter, whose runs with answers held back take long."""
 EVERY = 0.5
 """Seconds to whose multiples answers are held back (`reply_every_seconds`)."""
@@ -178,7 +178,7 @@ def with_padding(config: FederationConfig, pad_to: str) -> FederationConfig:
 
 @ATTACKS.register("worlds")
 class Worlds(FederationAttack):
-    """Classes that an institution has, from sizes and times of 200 runs; with and without padding."""
+    """Classes that an institution has, from sizes and times of 400 runs; with and without padding."""
 
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
