@@ -8,12 +8,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
+import torch
 from numpy.typing import NDArray
 
 from dictpfl.client.data.stored import Stored
@@ -27,7 +28,7 @@ from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.scorer import scores_of
 from dictpfl.client.training.speed import Precision, device_name, rate, scale_of_round
 from dictpfl.client.training.tally import Own, Subject, integers_of, reads_raw
-from dictpfl.client.training.task import Task
+from dictpfl.client.training.task import Task, learnt
 from dictpfl.client.training.train import Measured, evaluate, resolve_device, train
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.ckks.sealing import Sealed, Sealer
@@ -116,6 +117,13 @@ class Uploads:
     def _precision(self) -> Precision:
         return Precision(self.training, resolve_device(self.training.device))
 
+    @cached_property
+    def counted(self) -> int:
+        """Number of samples that it counts as: of labels of tokens in memory, without samples of which nothing is learnt."""
+        labels = self.own.raw().labels if hasattr(self.task, "units") else None
+        some = isinstance(labels, np.ndarray)
+        return self.genesis.law.counted(learnt(self.task, torch.from_numpy(labels)) if some else len(self.own))
+
     def prepare(self, record: Record) -> None:
         """Prepare the part of the next upload that does not depend on its values, while there is nothing to answer."""
         plan = begin(self.genesis.law, record.shared, RoundKind.UPDATE)
@@ -173,7 +181,7 @@ class Uploads:
             )  # fmt: skip
         metric = told(measured.metric_sum, higher=law.selection.higher)
         ledger = Ledger(
-            1, law.counted(len(self.own)), 0.0, measured.count, measured.loss_sum, metric, np.zeros(0, np.int64),
+            1, self.counted, 0.0, measured.count, measured.loss_sum, metric, np.zeros(0, np.int64),
             self.metrics.sealed(measured.sums),
         )  # fmt: skip
         sealable, update = self._sealable(record, plan, ledger)
@@ -231,7 +239,7 @@ class Uploads:
             subject = Subject(self.bench.twin, genesis.config, genesis.outputs, genesis.sample_shape)
             own = self._own(record.shared, tally)
             with self.diary.timed("train"):
-                integers = integers_of(tally, subject, own, law.weight(len(self.own)))
+                integers = integers_of(tally, subject, own, law.weight(self.counted))
             return seal_tally(law, plan, integers, ledger), np.zeros(0)
         update, ledger = self._update(record, plan, ledger)
         said = self.guard.said(ledger)
@@ -254,7 +262,7 @@ class Uploads:
     def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:
         """Compute the round's weighted vector: the update u = w (local - x) + r, scores, or zeros."""
         law, twin = self.genesis.law, self.bench.twin
-        weight = law.weight(len(self.own))
+        weight = law.weight(self.counted)
         if plan.kind is RoundKind.MEASURE:
             return np.zeros(law.layout.size), ledger
         if plan.kind is RoundKind.SCORE:
