@@ -17,10 +17,11 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
+from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.stored import Stored
 from dictpfl.client.defences.integrity import Integrity
 from dictpfl.client.defences.masks import MaskContext, Masks
-from dictpfl.client.folder import TRAIN
+from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Pending, Record
 from dictpfl.client.privacy.guard import Guard
@@ -133,7 +134,7 @@ class Uploads:
         )
 
     def require_fit(self, record: Record) -> bool:
-        """Have the model and the task look at one sample, the one with the largest label: others cannot be further out.
+        """Look at all labels in memory; have the model and the task look at the sample with the largest: others cannot be further out.
 
         Returns:
             Whether there was one: samples that all institutions prepare together are not there before that.
@@ -144,7 +145,10 @@ class Uploads:
         own = self.own.open(record.shared)
         if not len(own):
             return False
-        one = own.take(np.array([int(np.argmax(own.labels)) if own.labels.ndim == 1 else 0]))
+        self._require_classes(own, TRAIN)
+        self._require_classes(self.validation.open(record.shared), VALIDATION)
+        known = isinstance(own.labels, np.ndarray)
+        one = own.take(np.array([int(np.argmax(own.labels.reshape(len(own), -1).max(axis=1))) if known else 0]))
         try:
             module = self.bench.twin_at(record.shared, record.local).module
             evaluate(module, one, self.task, batch_size=1, precision=self._precision)
@@ -156,6 +160,17 @@ class Uploads:
                 "with the same options as the other institutions"
             ) from error
         return True
+
+    def _require_classes(self, samples: Samples, name: str) -> None:
+        """Refuse a label of no class here: a GPU would end the process at it, and say neither where nor which."""
+        labels, count = samples.labels, self.genesis.outputs
+        # Of one output, whole numbers are a regression's; what a model knows of tokens it says itself.
+        if isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.ndim == 1 and count > 1:
+            for row in np.flatnonzero(labels >= count)[:1]:
+                raise DataError(
+                    f"{self.folder}/{name}, sample {row}: its label is outside of 0..{count - 1}, the federation's {count} classes, it is "
+                    f"{labels[row]}; number them from 0 as all agreed"
+                )
 
     def make(self, record: Record, kind: RoundKind, attempt: int, began: float) -> Made:
         """Make an upload for the round that `record` is at.
