@@ -206,7 +206,8 @@ class Institution:
                 "the newest one; without one, it goes on from the institutions' state once most of them say this"
             )
         if request.kind is None:
-            self._diary.note("settled", record.shared.round, 0, stopped=stopped(self._genesis.law, record.shared))
+            early = stopped(self._genesis.law, record.shared)
+            self._diary.note("settled", record.shared.round, 0, stopped=early, updates=record.shared.updates)
             return Reply(Status.SETTLED, request.round, record.shared.round)
         if has_ended(self._genesis.law, record.shared, request.kind):
             self._diary.note("finished", record.shared.round, 0)

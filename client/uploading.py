@@ -8,18 +8,20 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
+import torch
 from numpy.typing import NDArray
 
+from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.stored import Stored
 from dictpfl.client.defences.integrity import Integrity
 from dictpfl.client.defences.masks import MaskContext, Masks
-from dictpfl.client.folder import TRAIN
+from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Pending, Record
 from dictpfl.client.privacy.guard import Guard
@@ -27,7 +29,7 @@ from dictpfl.client.training.pooled import Metrics
 from dictpfl.client.training.scorer import scores_of
 from dictpfl.client.training.speed import Precision, device_name, rate, scale_of_round
 from dictpfl.client.training.tally import Own, Subject, integers_of, reads_raw
-from dictpfl.client.training.task import Task
+from dictpfl.client.training.task import Task, learnt
 from dictpfl.client.training.train import Measured, evaluate, resolve_device, train
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.ckks.sealing import Sealed, Sealer
@@ -116,6 +118,13 @@ class Uploads:
     def _precision(self) -> Precision:
         return Precision(self.training, resolve_device(self.training.device))
 
+    @cached_property
+    def counted(self) -> int:
+        """Number of samples that it counts as: of labels of tokens in memory, without samples of which nothing is learnt."""
+        labels = self.own.raw().labels if hasattr(self.task, "units") else None
+        some = isinstance(labels, np.ndarray)
+        return self.genesis.law.counted(learnt(self.task, torch.from_numpy(labels)) if some else len(self.own))
+
     def prepare(self, record: Record) -> None:
         """Prepare the part of the next upload that does not depend on its values, while there is nothing to answer."""
         plan = begin(self.genesis.law, record.shared, RoundKind.UPDATE)
@@ -125,7 +134,7 @@ class Uploads:
         )
 
     def require_fit(self, record: Record) -> bool:
-        """Have the model and the task look at one sample, the one with the largest label: others cannot be further out.
+        """Look at all labels in memory; have the model and the task look at the sample with the largest: others cannot be further out.
 
         Returns:
             Whether there was one: samples that all institutions prepare together are not there before that.
@@ -136,7 +145,10 @@ class Uploads:
         own = self.own.open(record.shared)
         if not len(own):
             return False
-        one = own.take(np.array([int(np.argmax(own.labels)) if own.labels.ndim == 1 else 0]))
+        self._require_classes(own, TRAIN)
+        self._require_classes(self.validation.open(record.shared), VALIDATION)
+        known = isinstance(own.labels, np.ndarray)
+        one = own.take(np.array([int(np.argmax(own.labels.reshape(len(own), -1).max(axis=1))) if known else 0]))
         try:
             module = self.bench.twin_at(record.shared, record.local).module
             evaluate(module, one, self.task, batch_size=1, precision=self._precision)
@@ -148,6 +160,17 @@ class Uploads:
                 "with the same options as the other institutions"
             ) from error
         return True
+
+    def _require_classes(self, samples: Samples, name: str) -> None:
+        """Refuse a label of no class here: a GPU would end the process at it, and say neither where nor which."""
+        labels, count = samples.labels, self.genesis.outputs
+        # Of one output, whole numbers are a regression's; what a model knows of tokens it says itself.
+        if isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.ndim == 1 and count > 1:
+            for row in np.flatnonzero(labels >= count)[:1]:
+                raise DataError(
+                    f"{self.folder}/{name}, sample {row}: its label is outside of 0..{count - 1}, the federation's {count} classes, it is "
+                    f"{labels[row]}; number them from 0 as all agreed"
+                )
 
     def make(self, record: Record, kind: RoundKind, attempt: int, began: float) -> Made:
         """Make an upload for the round that `record` is at.
@@ -173,7 +196,7 @@ class Uploads:
             )  # fmt: skip
         metric = told(measured.metric_sum, higher=law.selection.higher)
         ledger = Ledger(
-            1, law.counted(len(self.own)), 0.0, measured.count, measured.loss_sum, metric, np.zeros(0, np.int64),
+            1, self.counted, 0.0, measured.count, measured.loss_sum, metric, np.zeros(0, np.int64),
             self.metrics.sealed(measured.sums),
         )  # fmt: skip
         sealable, update = self._sealable(record, plan, ledger)
@@ -231,7 +254,7 @@ class Uploads:
             subject = Subject(self.bench.twin, genesis.config, genesis.outputs, genesis.sample_shape)
             own = self._own(record.shared, tally)
             with self.diary.timed("train"):
-                integers = integers_of(tally, subject, own, law.weight(len(self.own)))
+                integers = integers_of(tally, subject, own, law.weight(self.counted))
             return seal_tally(law, plan, integers, ledger), np.zeros(0)
         update, ledger = self._update(record, plan, ledger)
         said = self.guard.said(ledger)
@@ -254,7 +277,7 @@ class Uploads:
     def _update(self, record: Record, plan: Plan, ledger: Ledger) -> tuple[Floats, Ledger]:
         """Compute the round's weighted vector: the update u = w (local - x) + r, scores, or zeros."""
         law, twin = self.genesis.law, self.bench.twin
-        weight = law.weight(len(self.own))
+        weight = law.weight(self.counted)
         if plan.kind is RoundKind.MEASURE:
             return np.zeros(law.layout.size), ledger
         if plan.kind is RoundKind.SCORE:

@@ -204,6 +204,8 @@ def evaluate(
     console.say(f"{reached.metric_name} {reached.metric:.4f}  loss {reached.loss:.4f}  samples {reached.samples}")
     if reached.reducer:
         console.say(f"measured with the token reducer {reached.reducer}; reading all tokens would be another figure")
+    if reached.without:
+        console.say(f"measured without {reached.without}, which the rounds have: their figures are others")
     for metric, figures in reached.figures.items():
         console.say(f"{metric}: {listed(figures) or 'no figure from these samples'}")
     if not reached.recall:

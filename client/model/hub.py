@@ -175,7 +175,9 @@ def _adjust(config: Any, options: Mapping[str, Any], head: str, outputs: int, so
     if getattr(config, "pad_token_id", None) is None:
         # Classifiers of decoder models look for the last token that is no padding.
         end = getattr(config, "eos_token_id", None)
-        config.pad_token_id = (end[0] if isinstance(end, list) else end) or 0
+        end = end[0] if isinstance(end, list) else end
+        # Of a language model padding is masked; an embedding never learns the row of its padding, and 0 may be a word.
+        config.pad_token_id = None if end is None and head == "causal-lm" else end or 0
 
 
 def _has_weights(origin: str) -> bool:

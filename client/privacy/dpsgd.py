@@ -23,7 +23,7 @@ from dictpfl.client.privacy.persample import Sampled, require_private, sampled
 from dictpfl.client.training.batches import batches
 from dictpfl.client.training.calling import forward
 from dictpfl.client.training.proximal import Pull
-from dictpfl.client.training.task import Task, require_single, training_loss
+from dictpfl.client.training.task import Task, learnt, require_single, training_loss
 from dictpfl.client.training.train import (
     Trained,
     coordinate_masks,
@@ -129,7 +129,7 @@ def train_privately(
                 batch = next(made) if len(piece) else None
                 if batch is not None and len(batch[0]):
                     total += _pass(twin.module, watched, batch, task, seen)
-                    seen += len(batch[0])
+                    seen += learnt(task, batch[1])  # of a sample without a label the loss is 0
                 else:
                     watched.nothing()
                 for parameter, mask in zip(chosen, masks, strict=True):

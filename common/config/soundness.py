@@ -271,7 +271,7 @@ def _require_measured(config: Sections, origin: str) -> None:
 
 
 def _require_aligned(config: Sections, origin: str) -> None:
-    """Refuse metrics that would compare outputs with the labels of another place: shapes do not tell, and figures would be of chance."""
+    """Refuse metrics that would compare outputs with what they do not stand for: shapes do not tell, and figures would mean nothing."""
     training = config.measuring
     tags = ("tag-accuracy", "confusion", "auroc", "calibration", "kappa")
     for tasks, others, fit, place in (
@@ -283,6 +283,12 @@ def _require_aligned(config: Sections, origin: str) -> None:
                 f"{origin}: an output of training.task {training.task!r} {place}, and the metric {wrong[0]!r} compares it with another; "
                 f"choose from {', '.join(fit)}"
             )
+    errors = ("absolute-error", "r2")
+    if training.task == "multi-label" and (wrong := [n for n in (training.metric, *training.metrics) if n in errors]):
+        raise ConfigError(
+            f"{origin}: an output of training.task 'multi-label' is the log odds of a label, and the metric {wrong[0]!r} would take its "
+            "distance from 0 or 1; choose from auroc, calibration, confusion, label-accuracy"
+        )
 
 
 def _require_maskable(config: Sections, origin: str) -> None:

@@ -44,6 +44,8 @@ from dictpfl.deploy.runs.run import machine_facts, versions
 
 _BEGUN = "attack.begun"
 """File in a folder that an attack works in: what a killed one leaves is the next one's to clear away."""
+_RUNS = "attacked"
+"""Folder of the attacked runs: not `runs`, where simulations of a folder that is `--out` too lie by default."""
 DEFAULT = (
     "plaintext", "fedml-he-10", "fedml-he-30", "fedml-he-50", "fedml-he-70", "fedml-he-90", "fedhe-topk", "fedhe-full",
     "dictpfl", "dictpfl-unpruned", "dictpfl-identity", "dictpfl-collusion",
@@ -132,7 +134,7 @@ def attack(
                     f"{subject.label}, samples from one update: defences.masks is on, so that it opens to noise"
                 )
                 continue
-            recorded = _recorded(config, folder / "runs", played)
+            recorded = _recorded(config, folder / _RUNS, played)
             if subject.encrypted:
                 ciphertexts += checked(recorded.folder, subject.label)
             else:
@@ -142,9 +144,9 @@ def attack(
                 seen = recorded.seen()
         config = FederationConfig.load(path, wanted)
         for name, federation_attack in on_federations.items():
-            note(federation_attack.run(config, folder / "runs" / name.replace(":", "."), tools))
+            note(federation_attack.run(config, folder / _RUNS / name.replace(":", "."), tools))
         picture = _overview(findings, folder / PICTURES)
-        detections = attempts(detections_run(config, folder / "runs" / "active")) if on_federations else []
+        detections = attempts(detections_run(config, folder / _RUNS / "active")) if on_federations else []
     results = PrivacyResults(
         name=config.name,
         config=config.model_dump(mode="json"),
@@ -248,7 +250,7 @@ def _place(folder: Path, *, keep: bool) -> Iterator[Path]:
         raise
     finally:
         if not keep:
-            shutil.rmtree(folder / "runs", ignore_errors=True)
+            shutil.rmtree(folder / _RUNS, ignore_errors=True)
         begun.unlink(missing_ok=True)
 
 
@@ -256,7 +258,7 @@ def _emptied(folder: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         if not any((folder / name).exists() for name in (RESULTS, _BEGUN)):
             raise ConfigError(f"{folder} is not empty and holds no attack; choose another --out")
-        for name in ("runs", PICTURES):
+        for name in (_RUNS, PICTURES):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / RESULTS).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)

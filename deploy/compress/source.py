@@ -18,6 +18,7 @@ from dictpfl.client.data.samples import TRAIN as TRAIN_ROWS
 from dictpfl.client.data.samples import VALIDATION as VALIDATION_ROWS
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.source import load_dataset
+from dictpfl.client.data.sources.columns import columns_in
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION
 from dictpfl.client.model import hub
 from dictpfl.client.model.build import build_model
@@ -341,7 +342,16 @@ def _reading(data: Path | None, config: FederationConfig) -> FederationConfig:
     """A configuration whose data are a named file or folder; an .npz is read beside it."""
     if data is None or _is_npz(data):
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(data), "paths": {}})})
+    section = config.data.model_copy(update={"path": str(data), "paths": {}})
+    return config.model_copy(update={"data": _undivided(section)})
+
+
+def _undivided(section: Data) -> Data:
+    """The section for a named table that does not say which institution has a row, as new data seldom do: nothing is divided here."""
+    names = columns_in(section) if section.column else None
+    if names is None or section.column in names:
+        return section
+    return section.model_copy(update={"column": "", "partition": "iid"})
 
 
 def _calibrating(dataset: Dataset) -> tuple[Samples, Samples | None]:
@@ -359,7 +369,7 @@ def _file(path: Path, config: FederationConfig, classes: tuple[str, ...]) -> Sam
     section = config.data.model_copy(
         update={"path": str(path), "paths": {}, "test_path": "", "limit": config.data.test_limit}
     )
-    dataset = load_numbered(section, config.seed, classes)
+    dataset = load_numbered(_undivided(section), config.seed, classes)
     if dataset.splits is None:
         return dataset.samples
     return dataset.samples.take(np.flatnonzero(dataset.splits == TEST_ROWS))

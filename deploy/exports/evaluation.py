@@ -23,7 +23,7 @@ from dictpfl.client.training.task import task_of
 from dictpfl.client.training.train import evaluate, resolve_device
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError, ModelError
-from dictpfl.common.settings import Data
+from dictpfl.common.settings import Data, Training
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_words
 from dictpfl.deploy.runs.census import read_census
@@ -47,6 +47,7 @@ class Evaluation:
         names: of the classes, where the data name them.
         figures: of each metric in `training.metrics`, by name.
         reducer: of tokens, with which the model was measured, and its settings; empty where it read all.
+        without: settings of arithmetic that rounds have and this figure has not, such as `training.autocast = auto`; empty where there are none.
     """
 
     samples: int
@@ -57,6 +58,7 @@ class Evaluation:
     names: tuple[str, ...] = ()
     figures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reducer: str = ""
+    without: str = ""
 
 
 def evaluate_on(
@@ -117,8 +119,18 @@ def measured(finished: Finished, samples: Samples, names: tuple[str, ...] = ()) 
     recall = {} if said is None else _recall(*said)
     return Evaluation(
         totals.count, task.metric_name, metric, loss, recall, names,
-        metrics.figures(totals.sums), reducer_words(config.tokens),
+        metrics.figures(totals.sums), reducer_words(config.tokens), _arithmetic(config.training),
     )  # fmt: skip
+
+
+def _arithmetic(training: Training) -> str:
+    """Settings by which rounds measure narrower than the merged model is, as whoever loads it has it."""
+    said = {
+        "autocast": (training.autocast, "none"),
+        "frozen": (training.frozen, "full"),
+        "tf32": (training.tf32, False),
+    }
+    return ", ".join(f"training.{key} = {value}".lower() for key, (value, off) in said.items() if value != off)
 
 
 def _samples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from dictpfl.client.model.twin import Twin, settings_with
 from dictpfl.client.training.measuring import means
 from dictpfl.client.training.task import Task
 from dictpfl.client.training.train import evaluate, train
-from dictpfl.common.errors import DataError
+from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.law.seeds import small_seed
 from dictpfl.common.settings import Decomposition, Training
 
@@ -41,7 +42,15 @@ class Personal:
 
 
 def personalise(
-    model: nn.Module, samples: Samples, training: Training, task: Task, *, epochs: int, layers: int, seed: bytes
+    model: nn.Module,
+    samples: Samples,
+    training: Training,
+    task: Task,
+    *,
+    epochs: int,
+    layers: int,
+    seed: bytes,
+    masked: Collection[str] = (),
 ) -> Personal:
     """Train the last layers; the rest, its statistics included, stays as it is.
 
@@ -56,14 +65,20 @@ def personalise(
         epochs: most passes over the samples.
         layers: last layers with weights that are trained, and what is defined after them.
         seed: 32 bytes, of the split and of the batches.
+        masked: names of weights with a learnt mask, whose zeros training would fill.
 
     Raises:
-        DataError: too few samples. ModelError, ConfigError: see `dictpfl.client.training.train.train`.
+        DataError: too few samples. ConfigError: a last layer is masked. ModelError, ConfigError: see `dictpfl.client.training.train.train`.
     """
     if len(samples) < _HELD:
         raise DataError(f"{len(samples)} training samples; a personal head needs at least {_HELD}")
     held, rest = _divided(samples, seed)
     twin = Twin(model, settings_with(Decomposition(), {"enabled": False, "last_layers": layers}), {})
+    if lost := sorted(set(masked) & {name for name, _, _ in twin.trainable()}):
+        raise ConfigError(
+            f"the federation learnt which entries of {lost[0]} are zero, and training it would fill them; train fewer last layers than {layers} "
+            "(--layers), or export the model"
+        )
     # Nothing is pulled back: it would be to where each epoch began.
     one = training.model_copy(update={"epochs": 1, "steps": 0, "proximal": 0.0})
     least, best, chosen = _loss(twin, held, training, task), copy.deepcopy(twin.module.state_dict()), 0

@@ -68,7 +68,7 @@ def write_personal(
         rate: learning rate; 0: the federation's, of its head and of dense parameters.
 
     Raises:
-        ConfigError: not an institution's folder, no round applied yet, or the output holds something.
+        ConfigError: not an institution's folder, no round applied yet, the output holds something, or a mask would be lost.
         DataError: no validation samples, or too few training samples.
     """
     if not (folder / SETTINGS).exists():
@@ -82,15 +82,28 @@ def write_personal(
         rates = {"learning_rate": rate, "dense_learning_rate": 0.0, "head_learning_rate": 0.0}
         training = training.model_copy(update=rates)
     agreed = finished.genesis.config
-    samples, validation = (samples_of(folder / name, agreed, finished.state) for name in (TRAIN, VALIDATION))
+    skill = agreed.narrow.classes  # what the federation trained on; other classes its head does not know
+    samples, validation = (
+        samples_of(folder / name, agreed, finished.state).of_classes(skill) for name in (TRAIN, VALIDATION)
+    )
     if not len(validation):
         raise DataError(
             f"{folder}/{VALIDATION} holds no samples, so nothing would show whether a personal head helps; put some there"
         )
     with new_folder(output, private=True):
-        task, model = task_of(training), finished.merged()
+        task, bench = task_of(training), finished.bench()
+        model, masks = finished.merged(bench), bench.masks_at(finished.state)
         seed = expand(finished.genesis.seed, "personal", settings.name, length=32)
-        made = personalise(model, samples, training, task, epochs=epochs, layers=layers, seed=seed)
+        made = personalise(
+            model,
+            samples,
+            training,
+            task,
+            epochs=epochs,
+            layers=layers,
+            seed=seed,
+            masked=masks.by_name if masks else (),
+        )
         device, batch = resolve_device(training.device), training.evaluation_batch
         before, after = (
             means(evaluate(one, validation, task, batch_size=batch, device=device)) for one in (model, made.model)

@@ -66,16 +66,24 @@ class Handover:
 
 def settled_round(diary: Path) -> int | None:
     """Return the round at which a run ended, if that is the last thing that happened."""
-    found = settled(diary)
+    found = _settled(diary)
     return None if found is None else found[0]
 
 
 def settled(diary: Path) -> tuple[int, bool] | None:
-    """Return the round at which a run ended, and whether it was stopped by `selection.patience`, if that is the last thing that happened."""
+    """Return the updates with which a run ended, and whether it was stopped by `selection.patience`, if that is the last thing that happened."""
+    found = _settled(diary)
+    return None if found is None else found[1:]
+
+
+def _settled(diary: Path) -> tuple[int, int, bool] | None:
+    """Read a diary's last line, if a run ended there: round, updates, whether it was stopped."""
     try:
         with diary.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))
             line = json.loads(file.read().splitlines()[-1])
-        return (int(line["round"]), line.get("stopped") is True) if line["event"] == "settled" else None
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        # Lines of version 0.1 have the round alone, which counts score rounds and void ones, too.
+        updates = int(line.get("updates", line["round"]))
+        return (int(line["round"]), updates, line.get("stopped") is True) if line["event"] == "settled" else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
+
+import structlog
 
 from dictpfl.common.errors import CertificateError
 from dictpfl.common.files import private_files, require_private
 from dictpfl.deploy.operations.certificates import require_valid
 
+_log = structlog.get_logger(__name__)
 _UNKNOWN_ISSUER, _EXPIRED, _NOT_YET, _OTHER_NAME = {18, 19, 20, 21}, {10}, {9}, {62, 64}
 """OpenSSL's verification codes."""
 _MOST_FLIGHTS = 20
 
 
 def require_own_files(folder: Path) -> None:
-    """Refuse a party's secret files if others than their owner may read them.
+    """Refuse a party's secret files if others than their owner may read them; warn root in another user's folder.
 
     Raises:
         KeyFileError: others than the owner may read one.
     """
+    if os.geteuid() == 0 and (owner := folder.stat().st_uid):
+        _log.warning(
+            "root works in another user's folder: what is written now is root's, and commands of that user will fail on it; stop, give files that "
+            "are root's back (chown), and start as that user",
+            folder=str(folder),
+            owner=owner,
+        )
     for path in private_files(folder):
         require_private(path)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dictpfl.client.folder import TRAIN
 from dictpfl.client.training.baseline import baseline_of
 from dictpfl.client.training.task import task_of
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.simulation.founding import Founded
 
 
@@ -36,6 +37,19 @@ def baseline(founded: Founded, reached: float) -> dict[str, Any] | None:
     if found is None:
         return None
     return {"what": found.what, "figure": found.figure, "passed": found.is_below(reached)}
+
+
+def require_labels(founded: Founded) -> None:
+    """Refuse samples of which no baseline can be made, before anything is trained.
+
+    Raises:
+        ConfigError: their labels are read with their features.
+    """
+    if not len(_labels(founded.home(0) / TRAIN)):
+        raise ConfigError(
+            "majority: the labels of these samples are read with their features, so that nobody knows the most frequent one; leave it out of the "
+            "methods, or read samples into memory (data.lazy = false)"
+        )
 
 
 def _labels(path: Path) -> NDArray[Any]:

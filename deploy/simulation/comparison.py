@@ -20,6 +20,7 @@ from dictpfl.deploy.runs.compared import ALONE, BASELINES, LEVEL, MAJORITY, POOL
 from dictpfl.deploy.runs.formats import FORMAT
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import CONFIG, SUMMARY, Run, closed_rounds, write_json
+from dictpfl.deploy.simulation.baseline import require_labels
 from dictpfl.deploy.simulation.devices import devices
 from dictpfl.deploy.simulation.founding import Founded, found_again, require_regrouped
 from dictpfl.deploy.simulation.partition import Regrouping
@@ -102,7 +103,10 @@ def compare(
             place = _place(folder / method, seed, several=len(seeds) > 1, resume=resume)
             seeded = config.model_copy(update={"seed": seed})
             named = f"{method}, seed {seed}" if len(seeds) > 1 else method
-            found[method][seed] = [*_runs(method, seeded, place, named, engine, watched, on_devices, resume=resume)]
+            runs = _runs(
+                method, seeded, place, named, engine, watched, on_devices, resume=resume, answers=MAJORITY in configs
+            )
+            found[method][seed] = [*runs]
     metric = next(run for each in found.values() for runs in each.values() for run in runs).summary["metric"]
     parties = next(iter(configs.values())).federation.participants
     made = Comparison(folder, metric, parties, tuple(_row(method, found) for method in configs))
@@ -149,11 +153,12 @@ def _runs(
     on_devices: Callable[[str], None] | None,
     *,
     resume: bool,
+    answers: bool,
 ) -> Iterator[Run]:
     """Run a method once, or a baseline once for each institution that it needs."""
     if method not in BASELINES:
         run = partial(simulate, engine=engine, on_devices=on_devices, progress=False)  # `watch` shows it
-        yield _run(config, place, named, engine, run, watch, resume=resume)
+        yield _run(config, place, named, engine, run, watch, resume=resume, answers=answers)
         return
     parties, lone = config.federation.participants, _of_one(config)
     for only in range(parties) if method == ALONE else (None,):
@@ -166,7 +171,7 @@ def _runs(
         if resume:
             require_regrouped(at, regrouping)
         run = partial(simulate_regrouped, regrouping=regrouping)
-        yield _run(lone, at, who, "local", run, watch, resume=resume)
+        yield _run(lone, at, who, "local", run, watch, resume=resume, answers=answers)
 
 
 def _run(
@@ -178,6 +183,7 @@ def _run(
     watch: Watch,
     *,
     resume: bool,
+    answers: bool,
 ) -> Run:
     if resume and (place / SUMMARY).exists():
         found_again(devices(config, engine=engine).config, place)  # refuses a run of another configuration
@@ -185,7 +191,7 @@ def _run(
         if found.config.federation.rounds == config.federation.rounds:
             return found
     with watch(named, config) as watcher:
-        return run(config, place, resume=resume, on_round=watcher.closed, on_founded=_telling(watcher))
+        return run(config, place, resume=resume, on_round=watcher.closed, on_founded=_telling(watcher, answers=answers))
 
 
 def _of_one(config: FederationConfig) -> FederationConfig:
@@ -212,8 +218,13 @@ def _of_one(config: FederationConfig) -> FederationConfig:
     return FederationConfig.of(config.model_dump(mode="json"), changed, origin="baseline")
 
 
-def _telling(watcher: Shown) -> Callable[[Founded], None]:
-    return lambda founded: watcher.founded(founded.genesis.layout.size)
+def _telling(watcher: Shown, *, answers: bool) -> Callable[[Founded], None]:
+    def told(founded: Founded) -> None:
+        if answers:
+            require_labels(founded)
+        watcher.founded(founded.genesis.layout.size)
+
+    return told
 
 
 def _in_notebook(named: str, config: FederationConfig) -> AbstractContextManager[Shown]:

@@ -466,7 +466,8 @@ def test_no_training_samples(world: World) -> None:
     ("ruin", "said"),
     [
         ("width", r"train\.npz does not fit the federation's model: a sample of shape \[.*same options"),
-        ("label", r"label is outside of 0\.\.9"),
+        ("label", r"train\.npz, sample 1: its label is outside of 0\.\.9, .* it is 1000;"),
+        ("validation", r"validation\.npz, sample 1: its label is outside of 0\.\.9, .* it is 1000;"),
     ],
 )
 def test_samples_that_do_not_fit_the_model_are_named(
@@ -474,7 +475,7 @@ def test_samples_that_do_not_fit_the_model_are_named(
 ) -> None:
     from dictpfl.client.data.samples import Samples
 
-    path = world.home(0) / "train.npz"
+    path = world.home(0) / ("validation.npz" if ruin == "validation" else "train.npz")
     good = Samples.load(path)
     wide = np.concatenate([good.features, good.features], axis=-1)
     far = np.where(np.arange(len(good)) == 1, 1000, good.labels)

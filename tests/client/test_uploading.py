@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dictpfl.client.data.samples import IGNORED, Samples
+from dictpfl.client.data.stored import Stored
 from dictpfl.client.defences.masks import MaskContext
 from dictpfl.client.memory.record import Record
+from dictpfl.client.training.tasks.causal_lm import CausalLM
 from dictpfl.common.ckks.adding import WordSum
 from dictpfl.common.ckks.keys import load_key
 from dictpfl.common.ckks.opening import CKKSOpener
@@ -142,3 +145,14 @@ def test_seeds_and_ids_differ_between_institutions_and_kinds(world: World) -> No
     ]
     entries = [blob.entries[0] for blob in blobs]
     assert len({entry.seed for entry in entries}) == len({entry.upload_id for entry in entries}) == 6
+
+
+def test_texts_without_a_label_carry_no_weight(world: World, tmp_path: Path) -> None:
+    """Of a prompt that fills all its tokens nothing is learnt: else who has many of them would outweigh the others."""
+    ids = np.arange(20).reshape(4, 5)
+    labels = np.where(np.array([[1], [0], [1], [0]]), ids, IGNORED)
+    Samples(ids, labels).save(tmp_path / "texts.npz")
+    uploads = replace(world.institution(0)._uploads, task=CausalLM(), own=Stored(tmp_path / "texts.npz"))
+    assert (len(uploads.own), uploads.counted) == (4, 2)
+    other = world.institution(0)._uploads
+    assert other.counted == other.genesis.law.counted(len(other.own)) > 0

@@ -417,6 +417,15 @@ def test_metrics_that_compare_with_another_place_are_refused(task: str, key: str
             asked("distillation", "confusion", **taught)
 
 
+@pytest.mark.parametrize("metric", ["absolute-error", "r2"])
+@pytest.mark.parametrize("key", ["training.metric", "training.metrics"])
+def test_errors_of_log_odds_are_refused(metric: str, key: str) -> None:
+    named = [metric] if key.endswith("s") else metric
+    with pytest.raises(ConfigError, match=rf"log odds of a label, and the metric '{metric}'"):
+        FederationConfig.of({}, {"training.task": "multi-label", key: named})
+    assert FederationConfig.of({}, {"training.task": "regression", key: named})
+
+
 def test_without_tallies_none_of_that_is_refused() -> None:
     for changes in (
         {"federation.participants": 2, "federation.min_participants": 2, "toy_insecure": True},

@@ -280,3 +280,22 @@ def test_checkpointing_changes_memory_not_results(kind: str, folders: Folders) -
         found.append(twin.read())
         assert not any(getattr(m, "gradient_checkpointing", False) for m in twin.module.modules())
     np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+
+
+def test_a_language_model_without_padding_and_end_learns_every_word(tmp_path: Path) -> None:
+    """Padding was word 0 then, whose embedding began at zero and had no gradient; masked, it needs no word of its own."""
+    import transformers
+
+    size = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 16}
+    config = transformers.LlamaConfig(**size, vocab_size=64, intermediate_size=24, eos_token_id=None, bos_token_id=None)
+    config.save_pretrained(tmp_path)
+    model = build_model(hub(tmp_path, head="causal-lm"), TEXT, 64, seed=1)
+    short = torch.tensor([[0, 5, 0, 7]])
+    padded = torch.tensor([[0, 5, 0, 7, PADDING, PADDING], [1, 2, 3, 4, 5, 6]])
+    outputs = forward(model, padded)[:1, :4]
+    torch.testing.assert_close(outputs, forward(model, short), atol=1e-6, rtol=1e-5)
+    outputs.square().sum().backward()
+    rows = model.get_parameter("model.embed_tokens.weight")
+    assert rows.grad is not None
+    assert bool(rows[0].any())
+    assert bool(rows.grad[0].any())

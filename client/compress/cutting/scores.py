@@ -15,7 +15,7 @@ from dictpfl.client.compress.cutting.axes import Axis, Ints
 from dictpfl.client.compress.cutting.cut import quiet
 from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.training.calling import forward, tensors_of
-from dictpfl.client.training.task import Task
+from dictpfl.client.training.task import Task, learnt
 from dictpfl.client.training.train import evaluate
 from dictpfl.common.errors import ConfigError, ModelError
 
@@ -158,8 +158,9 @@ def _gradients(model: nn.Module, samples: Samples, task: Task) -> dict[str, Tens
         for _, parameter, _ in named:
             parameter.requires_grad_(True)
         features, labels = tensors_of(model, samples)
+        known = learnt(task, labels)  # of a batch without a label, the loss is 0
         for x, y in zip(torch.split(features, _BATCH), torch.split(labels, _BATCH), strict=True):
-            loss = task.loss(forward(model, x), y) * len(x) / len(features)
+            loss = task.loss(forward(model, x), y) * learnt(task, y) / max(1, known)
             found = torch.autograd.grad(loss, [p for _, p, _ in named], allow_unused=True)
             for (name, _, _), gradient in zip(named, found, strict=True):
                 if gradient is not None:
@@ -173,7 +174,8 @@ def _gradients(model: nn.Module, samples: Samples, task: Task) -> dict[str, Tens
 
 def _ablation(model: nn.Module, axis: Axis, samples: Samples, task: Task, gone: Sequence[int]) -> Floats:
     def loss() -> float:
-        return evaluate(model, samples, task).loss_sum / max(1, len(samples))
+        found = evaluate(model, samples, task)
+        return found.loss_sum / max(1, found.count)
 
     mode, found = model.training, np.zeros(axis.units)
     try:

@@ -97,7 +97,7 @@ def _unlawful(run: RunFolder, opening: Opening, replay: Replay) -> Iterator[str]
         except RoundError as error:
             yield f"{upload.name}: {error}"
             continue
-        if ledger.participants != 1 or not 1 <= ledger.samples <= agreement.sample_cap or (ledger.codes < 0).any():
+        if ledger.participants != 1 or not 0 <= ledger.samples <= agreement.sample_cap or (ledger.codes < 0).any():
             yield f"{upload.name}: a ledger of {ledger.participants} participants and {ledger.samples} samples"
         yield from _too_large(upload, made, ledger)
 

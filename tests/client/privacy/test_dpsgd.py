@@ -167,17 +167,18 @@ def test_what_does_not_move_shortens_nothing() -> None:
     assert np.linalg.norm(change) > 1e-4
 
 
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(7, 8), nn.Linear(8, 7)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        out: Tensor = self.head(self.table(input_ids) * attention_mask.unsqueeze(-1))
+        return out
+
+
 def test_tokens_of_other_samples_do_not_weigh() -> None:
     """A mean over a batch's tokens would tie samples together; each counts by its own mean."""
-
-    class Words(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.head = nn.Embedding(7, 8), nn.Linear(8, 7)
-
-        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            out: Tensor = self.head(self.table(input_ids) * attention_mask.unsqueeze(-1))
-            return out
 
     def change(rows: np.ndarray) -> np.ndarray:
         torch.manual_seed(0)
@@ -197,6 +198,20 @@ def test_tokens_of_other_samples_do_not_weigh() -> None:
 
     long, short = np.array([[1, 2, 3, 4, 5, 6]]), np.array([[3, 4, *[PADDING] * 4]])
     np.testing.assert_allclose(change(np.concatenate([long, short])), change(long) + change(short), atol=1e-5)
+
+
+def test_samples_without_a_label_are_not_in_the_mean_loss() -> None:
+    torch.manual_seed(0)
+    made = decompose(Words(), rank=2, head="dense", embeddings="decomposed")
+    rows = np.array([[1, 2, 3, 4], [5, 6, 0, 1]])
+    labels = np.stack([rows[0], np.full(4, IGNORED)])
+    with torch.no_grad():
+        outputs = made.module(torch.tensor(rows), torch.ones(2, 4))
+        loss = float(CausalLM().loss(outputs[:1], torch.tensor(labels[:1])))
+    training = Training(steps=1, batch_size=2, optimizer="sgd")
+    trained = train_privately(made, Samples(rows, labels), training, CausalLM(), privacy=Privacy(), noise=1.0, seed=1)
+    assert trained.samples_seen == 1
+    assert trained.loss_sum == pytest.approx(loss, rel=1e-5)
 
 
 def test_what_cannot_be_trained() -> None:

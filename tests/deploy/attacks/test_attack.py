@@ -276,6 +276,18 @@ def test_an_attack_that_fails_leaves_neither_runs_nor_a_folder_that_is_in_its_ow
     assert list((tmp_path / "a").iterdir()) == []
 
 
+def test_runs_beside_an_earlier_attack_are_left_alone(tmp_path: Path) -> None:
+    """`--out .` where simulations lie in runs/, too."""
+    summary = tmp_path / "runs" / "mine" / "summary.json"
+    summary.parent.mkdir(parents=True)
+    summary.write_text("a week of training")
+    (tmp_path / "privacy.json").write_text("an earlier attack")
+    settings = Settings(methods=["plaintext"], attacks=["closed-form"], parts=[])
+    attack(EXPERIMENT, tmp_path, settings, overrides=QUICK)
+    assert summary.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "privacy.json", "runs"]
+
+
 def test_several_steps_are_simulated_as_they_were_made(
     tiny: Callable[..., FederationConfig], plain_run: RecordedRun
 ) -> None:

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from dictpfl.common.errors import ConfigError, JournalError
 from dictpfl.deploy.audit.audit import audited
 from dictpfl.deploy.audit.checks.check import Check
+from dictpfl.deploy.audit.replay.agreement import Agreement
+from dictpfl.deploy.audit.replay.plan import Plan
 from dictpfl.deploy.audit.replay.state import State
 from dictpfl.deploy.cli import app
 from tests.deploy.audit.fabricated import Maker, Member, config
@@ -150,6 +152,19 @@ def test_run_without_fault_passes(name: str, tmp_path: Path) -> None:
 def test_void_round_is_replayed_and_its_upload_told(tmp_path: Path) -> None:
     (check,) = failed(Maker(void=(1,)).make(tmp_path / "run"))
     assert check.detail.startswith("1 wrong; first: 000003.upload: a ledger of 1 participants, -100000 samples")
+
+
+class Idle(Maker):
+    """An institution that has nothing to learn of: it sends what it owes, with weight 0 (docs/threat-model.md)."""
+
+    def _components(self, agreement: Agreement, member: Member, made: Plan, number: int) -> np.ndarray:
+        components = super()._components(agreement, member, made, number)
+        components[1] *= member.number > 0
+        return components
+
+
+def test_an_upload_of_no_samples_passes(tmp_path: Path) -> None:
+    assert failed(Idle().make(tmp_path / "run")) == []
 
 
 @pytest.mark.parametrize(("scores", "first"), [((0,), 3), ((0, 2), 2), ((), 0), ((0, 1), 1)])

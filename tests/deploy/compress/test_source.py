@@ -62,6 +62,24 @@ def test_a_run_decides_by_its_public_share_alone(run: Run) -> None:
     assert not rows(source.calibration) & rows(source.measure)
 
 
+def test_named_tables_need_not_say_which_institution_has_a_row(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {"age": draw.normal(size=120), "dose": draw.normal(size=120), "label": draw.integers(0, 2, 120)}
+    )
+    frame.assign(site=np.arange(120) % 3).to_csv(tmp_path / "rows.csv", index=False)
+    frame.head(20).to_csv(tmp_path / "new.csv", index=False)
+    config = tiny(
+        federation__rounds=1, model__options={"hidden": [8]}, data__source="csv", data__path=str(tmp_path / "rows.csv"),
+        data__partition="column", data__column="site",
+    )  # fmt: skip
+    run = simulate(config, tmp_path / "run", engine="local")
+    for name, count in (("new.csv", 20), ("rows.csv", 120)):
+        source = read_source(str(run.folder), data=tmp_path / name, measure=tmp_path / name)
+        assert (len(source.measure), len(source.calibration)) == (count, count)
+        assert source.measure.features.shape == (count, 2)
+
+
 def test_tables_are_prepared_by_the_federation_s_statistics(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
     ages = draw.normal(50, 10, 120)

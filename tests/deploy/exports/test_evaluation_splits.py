@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.client.data.sources import columns
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
-from dictpfl.deploy.exports.evaluation import _said, _samples, evaluate_on, of_dataset
+from dictpfl.common.settings import Training
+from dictpfl.deploy.cli import app
+from dictpfl.deploy.exports.evaluation import _arithmetic, _said, _samples, evaluate_on, of_dataset
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import tiny
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -228,3 +232,11 @@ def test_whole_numbers_of_a_regression_are_not_said_to_want_names() -> None:
     )
     with pytest.raises(DataError, match=r"data\.options\.target"):
         of_dataset(finished, prices)
+
+
+def test_arithmetic_that_rounds_alone_have_is_said(tmp_path: Path) -> None:
+    simulate(tiny(training__autocast="bfloat16", federation__rounds=1), tmp_path / "narrow", engine="local")
+    said = CliRunner().invoke(app, ["evaluate", str(tmp_path / "narrow")])
+    assert said.exit_code == 0, said.output
+    assert "measured without training.autocast = bfloat16, which the rounds have" in " ".join(said.output.split())
+    assert _arithmetic(Training()) == ""

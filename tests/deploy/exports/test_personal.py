@@ -21,6 +21,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.personal import write_personal
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support.federations import tiny
 
 HEAD = {"5.weight", "5.bias"}
 
@@ -112,6 +113,24 @@ def test_what_it_needs(run: Run, tmp_path: Path) -> None:
             write_personal(home(run, 2), tmp_path / "none")
     finally:
         samples.save(home(run, 2) / VALIDATION)
+
+
+def test_a_skills_head_is_of_its_classes_alone(tmp_path: Path) -> None:
+    """A federation that is narrowed trains on them alone: its head would unlearn the skill on the others."""
+    skill = [0, 2, 4]
+    config = tiny(narrow__axes=["ffn"], narrow__keep=4, narrow__classes=skill, training__steps=3)
+    made = simulate(config, tmp_path / "run", engine="local")
+    figures = write_personal(home(made), tmp_path / "own", epochs=1)
+    train, validation = (Samples.load(home(made) / name).of_classes(skill) for name in (TRAIN, VALIDATION))
+    assert (figures.trained + figures.held, figures.validation) == (len(train), len(validation))
+
+
+def test_a_learnt_mask_is_not_filled(tmp_path: Path) -> None:
+    changes = {"sparsity__method": "lua", "sparsity__target": 0.8, "sparsity__scores": "magnitude"}
+    made = simulate(tiny(**changes, model__options={"hidden": [24, 24]}), tmp_path / "run", engine="local")
+    with pytest.raises(ConfigError, match="are zero, and training it would fill them"):
+        write_personal(home(made), tmp_path / "two", epochs=1, layers=2)
+    assert write_personal(home(made), tmp_path / "one", epochs=1).parameters
 
 
 def test_the_command_says_before_and_after(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 import shutil
 import socket
@@ -13,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from dictpfl.common.errors import CertificateError, ConfigError, DictPFLError, KeyFileError
 from dictpfl.deploy.doctor import deployment_checks
@@ -288,3 +290,14 @@ def test_own_files_of_any_depth(folder: Path) -> None:
     key.chmod(0o644)
     with pytest.raises(KeyFileError, match="expected 0600"):
         require_own_files(folder)
+
+
+def test_root_in_another_user_s_folder_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are root's afterwards, and the user's own commands fail on them."""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 1000, -1)
+    for user, warnings in ((0, 1), (tmp_path.stat().st_uid, 0)):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        with capture_logs() as logs:
+            require_own_files(tmp_path)
+        assert len([line for line in logs if "another user's folder" in line["event"]]) == warnings

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -158,6 +159,17 @@ def test_what_cannot_be_compared(methods: list[str], words: str, place: Path) ->
     with pytest.raises(ConfigError, match=words):
         compare(configurations(place / "tiny.toml", methods), place / "never", engine="local")
     assert not (place / "never").exists()
+
+
+def test_labels_that_are_not_there_are_told_before_anything_is_trained(place: Path, tmp_path: Path) -> None:
+    """After hours of runs it said that the task knows no answer."""
+    configs = configurations(place / "tiny.toml", ["alone", "majority", "dictpfl"])
+    with (
+        mock.patch("dictpfl.deploy.simulation.baseline._labels", return_value=np.zeros(0)),  # as of lazy texts
+        pytest.raises(ConfigError, match=r"majority: the labels of these samples are read with their features"),
+    ):
+        compare(configs, tmp_path / "out", engine="local")
+    assert not closed_rounds(tmp_path / "out" / "alone" / "institution-000")[1]
 
 
 def test_a_method_that_noise_of_institutions_forbids_is_to_be_left_out(place: Path) -> None:

@@ -188,6 +188,10 @@ def test_a_study_that_stopped_early_has_ended(tmp_path: Path) -> None:
     for said, ended in (("", False), (', "stopped": false', False), (', "stopped": true', True)):
         (tmp_path / DIARY).write_text(f'{{"event": "settled", "round": 6{said}}}\n')
         assert study.ended is ended
+    for updates, ended in ((7, False), (9, True)):
+        line = f'{{"event": "settled", "round": 12, "stopped": false, "updates": {updates}}}\n'
+        (tmp_path / DIARY).write_text(line)
+        assert study.ended is ended, "tallies and void rounds are no updates"
     (tmp_path / DIARY).write_text('{"event": "settled", "round": 9}\n')
     assert study.ended
 

@@ -461,3 +461,14 @@ def test_in_one_call() -> None:
         shrink(model, samples, "causal-lm", to=1.5)
     with pytest.raises(ConfigError, match="nothing to cut"):
         shrink(model, samples, "causal-lm", ffn=24)
+
+
+@pytest.mark.parametrize("how", ["ablation", "attribution"])
+def test_samples_without_a_label_do_not_move_a_score(how: str) -> None:
+    model = model_of("llama")
+    samples = samples_of("llama").take(np.array([1, 3, 4, 5]))  # of as many tokens each
+    axis = next(a for a in axes_of(model).values() if a.kind == "block")
+    idle = Samples(np.tile(samples.features[:1], (30, 1)), np.full((30, 9), IGNORED))
+    both = Samples(np.concatenate([idle.features, samples.features]), np.concatenate([idle.labels, samples.labels]))
+    found, wanted = (score(model, axis, one, CausalLM(), how) for one in (both, samples))
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
