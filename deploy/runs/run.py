@@ -91,9 +91,8 @@ class Run:
             ) from error
         told, rounds = sum(record.kind == RoundKind.UPDATE for record in run.records), run.summary["rounds"]
         if told != rounds:
-            raise _damaged(
-                folder / HISTORY, f"it tells of {counted(told, 'round')}, and {SUMMARY} beside it of {rounds}"
-            )
+            why = f"it tells of {counted(told, 'round')}, and {SUMMARY} beside it of {rounds}"
+            raise _damaged(folder / HISTORY, why)
         return run
 
     @property
@@ -277,12 +276,10 @@ def _readable(path: Path) -> Iterator[Path]:
 
 
 def _damaged(path: Path, why: str) -> ConfigError:
-    mended = (
-        "simulate anew"
-        if path.name == CONFIG
-        else f"remove it: `dictpfl simulate {in_shell(path.parent)} --resume` writes it anew"
+    anew = f"remove it: `dictpfl simulate {in_shell(path.parent)} --resume` writes it anew"
+    return ConfigError(
+        f"{path} is damaged: {why}; restore it from backup, or {'simulate anew' if path.name == CONFIG else anew}"
     )
-    return ConfigError(f"{path} is damaged: {why}; restore it from backup, or {mended}")
 
 
 def _read_summary(folder: Path) -> Mapping[str, Any]:
@@ -312,10 +309,27 @@ def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:
 
     More stay: a run that is resumed closes them again one by one, and if it is killed meanwhile they would be lost.
     """
-    if (folder / HISTORY).exists() and (folder / HISTORY).read_bytes().count(b"\n") > len(history):
+    if _lines(folder) > len(history):
         return
     lines = "".join(json_text(record.to_json()) + "\n" for record in history)
     write_private(folder / HISTORY, lines.encode())
+
+
+def require_closed(folder: Path, history: Sequence[RoundRecord], journal: Path) -> None:
+    """Refuse to go on from a journal that was lost or is an old copy: the rounds since then are nowhere else to be opened again.
+
+    Raises:
+        ConfigError: history.jsonl tells of more rounds than were closed by it.
+    """
+    if _lines(folder) > len(history):
+        raise ConfigError(
+            f"{journal} has {counted(len(history), 'closed round')}, and {folder / HISTORY} tells of {_lines(folder)}: it was lost, or is an old "
+            "copy. Restore the newest one from backup, or simulate anew into another folder; nothing was changed"
+        )
+
+
+def _lines(folder: Path) -> int:
+    return (folder / HISTORY).read_bytes().count(b"\n") if (folder / HISTORY).exists() else 0
 
 
 def first_institution(folder: Path) -> Path:

@@ -12,7 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import dictpfl
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.census import CENSUS, read_census
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import Run, closed_rounds
@@ -166,6 +167,40 @@ def test_what_is_damaged_and_removed_is_written_anew(run: dictpfl.Run, tmp_path:
     again = dictpfl.Run.load(folder)
     assert list(again.records) == list(run.records)
     assert again.summary["model_sha256"] == run.summary["model_sha256"]
+
+
+def test_samples_that_are_damaged_are_named_where_a_run_is_concluded(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    train = folder / "institutions" / "institution-000" / "train.npz"
+    train.write_bytes(b"")
+    with pytest.raises(DataError, match=f"cannot read samples from {train}"):
+        simulate(run.config, folder, engine="local", resume=True)
+
+
+def test_a_run_whose_journal_was_lost_is_not_gone_on_with(run: dictpfl.Run, tmp_path: Path) -> None:
+    """Its summary was removed, institutions were asked for round 0 anew, and it ended with "aggregates go in order"."""
+    folder = shutil.copytree(run.folder, tmp_path / "lost")
+    for part in (folder / "coordinator").glob("journal.sqlite*"):
+        part.unlink()
+    before = {
+        path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file() and path.parent.name != "coordinator"
+    }
+    with pytest.raises(
+        ConfigError, match=r"journal\.sqlite has 0 closed rounds, and .*history\.jsonl tells of 3: it was lost"
+    ):
+        simulate(run.config, folder, engine="local", resume=True)
+    assert {path: path.read_bytes() for path in before if path.name != ".lock"} == {
+        path: data for path, data in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_state_that_is_damaged_is_named(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    (folder / "state.safetensors").write_bytes(b"{}")
+    with pytest.raises(
+        ConfigError, match=r"state\.safetensors is damaged, or of another run; remove it, and `dictpfl simulate"
+    ):
+        Finished.load(folder)
 
 
 def test_a_key_that_a_later_release_adds_is_passed_over(run: dictpfl.Run, tmp_path: Path) -> None:
