@@ -91,8 +91,7 @@ class Run:
             ) from error
         told, rounds = sum(record.kind == RoundKind.UPDATE for record in run.records), run.summary["rounds"]
         if told != rounds:
-            why = f"it tells of {counted(told, 'round')}, and {SUMMARY} beside it of {rounds}"
-            raise _damaged(folder / HISTORY, why)
+            raise _damaged(folder / HISTORY, f"it tells of {counted(told, 'round')}, {SUMMARY} beside it of {rounds}")
         return run
 
     @property

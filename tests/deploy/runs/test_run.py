@@ -144,7 +144,7 @@ def test_a_history_of_fewer_rounds_than_the_summary_is_damaged(kept: int, run: d
     lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
     (folder / "history.jsonl").write_text("".join(lines[:kept]))
     with pytest.raises(
-        ConfigError, match=rf"history\.jsonl is damaged: it tells of {kept} rounds?, and summary\.json beside it of 2;"
+        ConfigError, match=rf"history\.jsonl is damaged: it tells of {kept} rounds?, summary\.json beside it of 2;"
     ):
         dictpfl.Run.load(folder)
 
