@@ -347,7 +347,7 @@ def test_thresholds_are_learnt_from_python() -> None:
 def test_patterns_are_read() -> None:
     assert pattern_of("") is None
     assert pattern_of("2:4") == (2, 4)
-    for wrong in ("2", "4:2", "0:4", "a:b"):
+    for wrong in ("2", "4:2", "0:4", "a:b", "1:²"):
         with pytest.raises(ConfigError, match="2:4"):
             pattern_of(wrong)
 
