@@ -59,17 +59,27 @@ def replace_private(path: Path, write: Callable[[Path], None]) -> None:
     """Replace `path` atomically and durably by what `write` makes of an empty file; mode 0600.
 
     After a crash at any moment either the old or the new content is there, whole.
+
+    Raises:
+        OSError: the disk refuses; it names `path`, and the old content is there.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    temporary = Path(name)
+    prefix = f".{path.name}."
     try:
-        write(temporary)
-        temporary.chmod(0o600)  # a library may have made the file anew
-        _sync(temporary, os.O_RDONLY)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o600)  # a library may have made the file anew
+            _sync(temporary, os.O_RDONLY)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        # Of a full disk there is no name, of others one that nobody gave.
+        if error.errno is not None and (error.filename is None or prefix in str(error.filename)):
+            error.filename, error.filename2 = str(path), None
         raise
     sync_folder(path.parent)
 

@@ -39,7 +39,7 @@ IGNORED = -100
 """Label of a token that is not learnt, as in torch and transformers."""
 
 
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """Errors of an .npz file that is missing, damaged or of other content."""
 _TRIED = 16  # samples of which none can be read, before the form of one is given up
 
@@ -121,23 +121,34 @@ class Samples:
         Raises:
             DataError: missing, damaged or of other content.
         """
-        try:
-            with arrays_in(path) as file:
-                if TABLE in file:
-                    raise DataError(
-                        f"{path} holds a table that is prepared by its federation's statistics (data.preprocessing), which this cannot do; "
-                        "expected prepared samples"
-                    )
-                if NUMBERS in file:
-                    raise DataError(
-                        f"{path} is an index of samples that are read when they are needed (data.lazy), which this cannot do; expected samples "
-                        "themselves: name the data they are read from"
-                    )
-                return cls(file["features"], file["labels"])
-        except UNREADABLE as error:
-            raise DataError(
-                f"cannot read samples from {path}: {error}; expected an .npz file with `features` and `labels`"
-            ) from error
+        with samples_in(path) as file:
+            if TABLE in file:
+                raise DataError(
+                    f"{path} holds a table that is prepared by its federation's statistics (data.preprocessing), which this cannot do; "
+                    "expected prepared samples"
+                )
+            if NUMBERS in file:
+                raise DataError(
+                    f"{path} is an index of samples that are read when they are needed (data.lazy), which this cannot do; expected samples "
+                    "themselves: name the data they are read from"
+                )
+            return cls(file["features"], file["labels"])
+
+
+@contextmanager
+def samples_in(path: Path | str) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Open a file of samples as `arrays_in` does, for who reads a part of it.
+
+    Raises:
+        DataError: missing, damaged or of other content.
+    """
+    try:
+        with arrays_in(path) as file:
+            yield file
+    except UNREADABLE as error:
+        raise DataError(
+            f"cannot read samples from {path}: {error}; expected an .npz file with `features` and `labels`"
+        ) from error
 
 
 @contextmanager

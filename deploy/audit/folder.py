@@ -138,8 +138,12 @@ class RunFolder:
             JournalError: missing or damaged.
         """
         path = self.path / COORDINATOR / "journal.sqlite"
+        # Of a journal that was closed, SQLite would make files beside it even to read, and fail where none can be made.
+        closed = int(not path.with_name(f"{path.name}-wal").exists())
         try:
-            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            with closing(
+                sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable={closed}", uri=True)
+            ) as database:
                 return list(_closed_rounds(database))
         except (sqlite3.Error, struct.error, ValueError, TypeError) as error:
             raise JournalError(f"cannot read {path}: {error}; expected the journal of a run of protocol 4") from error

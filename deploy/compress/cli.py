@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import replace_private
 from dictpfl.deploy import console
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import human_bytes, human_seconds, percent
@@ -179,7 +180,8 @@ def _draw(outcome: Outcome, picture: Path) -> None:
 
     pruned = outcome.pruned
     blocks = pruned.masks.facts({name: weight.block for name, weight in pruned.weights.items()})["blocks"]
-    kept_by_part(blocks).savefig(picture, dpi=150)
+    figure = kept_by_part(blocks)
+    replace_private(picture, lambda made: figure.savefig(made, format=picture.suffix[1:].lower(), dpi=150))
     console.say(f"{picture}: diamonds are whole parts, boxes the quartiles of their rows")
 
 

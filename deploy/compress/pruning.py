@@ -49,7 +49,7 @@ def pattern_of(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     kept, colon, size = text.partition(":")
-    if not (colon and kept.isdigit() and size.isdigit() and 0 < int(kept) < int(size)):
+    if not (colon and kept.isdecimal() and size.isdecimal() and 0 < int(kept) < int(size)):
         raise ConfigError(f"--pattern {text!r}: expected such as 2:4, two of every four neighbours stay")
     return int(kept), int(size)
 

@@ -116,7 +116,9 @@ def refuse_full(folder: Path) -> None:
             f"{folder} is named as a file, and a folder is written; name a folder, such as {folder.with_suffix('').name}"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is there and holds something; name a new folder with --output")
+        raise ConfigError(
+            f"{folder} is there and holds something; name a new folder with --output, or remove what a command that was killed left there"
+        )
     above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ConfigError(

@@ -18,6 +18,7 @@ from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.files import in_shell
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.common.law.order import stopped
 from dictpfl.common.law.refresh import tables
@@ -108,6 +109,10 @@ class Finished:
         except OSError as error:
             raise ConfigError(
                 f"cannot read {folder / STATE}: {error.strerror}; run the simulation again with this release"
+            ) from error
+        except ConfigError as error:
+            raise ConfigError(
+                f"{folder / STATE} is damaged, or of another run; remove it, and `dictpfl simulate {in_shell(folder)} --resume` writes it anew"
             ) from error
         return cls(genesis, state, institution / GENESIS_WEIGHTS, {})
 

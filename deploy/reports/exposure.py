@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from dictpfl.client.data.samples import NUMBERS
+from dictpfl.client.data.samples import NUMBERS, samples_in
 from dictpfl.client.folder import TRAIN
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.law.layout import Entry, Kind
@@ -141,5 +139,5 @@ def _inputs_of_a_sample(genesis: Genesis, inputs: int) -> int:
 
 def _count(path: Path) -> int:
     """Count samples without reading their features."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with samples_in(path) as arrays:
         return len(arrays[NUMBERS] if NUMBERS in arrays else arrays["labels"])

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.documents import json_text
+from dictpfl.common.documents import explained, json_text
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import in_shell, is_locked, write_private
-from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL
+from dictpfl.common.messages.protocol import FOUND_ANEW, PROTOCOL, RoundKind
 from dictpfl.deploy.runs.formats import summary_now
 from dictpfl.deploy.runs.given import put_back
 from dictpfl.deploy.runs.record import RoundRecord
@@ -40,8 +41,12 @@ INSTITUTIONS = "institutions"
 LOCK, PROGRESS = ".lock", "progress.json"
 """Files with the process that works in a run folder, and with the seconds that it took so far."""
 _FORMER_INSTITUTIONS = "sites"
-_ALWAYS = ("metric", "test", "rounds", "values", "bytes", "seconds", "state_digest", "versions", "machine")
-"""Keys that every release writes into summary.json; all that is read without asking whether it is there is among them."""
+_ALWAYS = (
+    "metric", "test", "rounds", "method", "encrypted", "insecure", "participants", "state_digest", "model_sha256", "versions", "machine",
+    "values.model", "values.shared", "values.sent", "reduction.values", "reduction.decomposition", "reduction.pruning", "bytes.up", "bytes.down",
+    *(f"seconds.{phase}" for phase in ("total", "train", "seal", "fold", "open", "evaluate", "store")),
+)  # fmt: skip
+"""Keys that every release writes into summary.json; what pages and tables read without asking whether it is there is among them."""
 _LONGEST = 100
 """Most bytes of a configuration's name that a folder is named after; systems allow 255 for all of it."""
 _NOT_IN_NAMES = frozenset("/\\" + "".join(map(chr, (*range(32), 127))))
@@ -74,9 +79,9 @@ class Run:
         """
         folder = Path(folder)
         try:
-            return cls(folder, _read_config(folder), _read_summary(folder), _read_history(folder))
-        except FileNotFoundError as error:
-            if not folder.exists():
+            run = cls(folder, _read_config(folder), _read_summary(folder), _read_history(folder))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not folder.is_dir():
                 raise ConfigError(f"there is no folder {folder}; name the folder of a run") from error
             # Where none was begun, as in a comparison's folder, there is nothing to resume: it says so.
             closed_rounds(folder)
@@ -84,8 +89,10 @@ class Run:
                 f"{folder} holds no finished run ({Path(error.filename).name} is missing); `dictpfl simulate {in_shell(folder)} "
                 "--resume` finishes one that was stopped"
             ) from error
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{folder} is damaged: {error}") from error
+        told, rounds = sum(record.kind == RoundKind.UPDATE for record in run.records), run.summary["rounds"]
+        if told != rounds:
+            raise _damaged(folder / HISTORY, f"it tells of {counted(told, 'round')}, {SUMMARY} beside it of {rounds}")
+        return run
 
     @property
     def test(self) -> float:
@@ -244,7 +251,7 @@ def closed_rounds(folder: Path) -> tuple[FederationConfig, list[RoundRecord]]:
     """
     try:
         return _read_config(folder), _read_history(folder) if (folder / HISTORY).exists() else []
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if (folder / "compare.json").exists():
             raise ConfigError(
                 f"{folder} holds a comparison, in compare.json and compare.html; name the folder of one of its runs"
@@ -252,24 +259,48 @@ def closed_rounds(folder: Path) -> tuple[FederationConfig, list[RoundRecord]]:
         raise ConfigError(
             f"{folder} holds no finished run, nor one that was begun ({CONFIG} is missing); `dictpfl simulate` makes one"
         ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{folder} is damaged: {error}") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """Say of a file that the block cannot read which one it is; a missing one is the caller's to tell of."""
+    try:
+        yield path
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a file that you may read") from error
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, explained(error)) from error
+
+
+def _damaged(path: Path, why: str) -> ConfigError:
+    anew = f"remove it: `dictpfl simulate {in_shell(path.parent)} --resume` writes it anew"
+    return ConfigError(
+        f"{path} is damaged: {why}; restore it from backup, or {'simulate anew' if path.name == CONFIG else anew}"
+    )
 
 
 def _read_summary(folder: Path) -> Mapping[str, Any]:
-    summary = summary_now(json.loads((folder / SUMMARY).read_bytes()))
-    if lost := [key for key in _ALWAYS if key not in summary]:
-        raise ValueError(f"{SUMMARY} lacks {', '.join(lost)}")
+    with _readable(folder / SUMMARY) as path:
+        summary = summary_now(json.loads(path.read_bytes()))
+        if lost := [key for key in _ALWAYS if not _has(summary, *key.split("."))]:
+            raise ValueError(f"it lacks {', '.join(lost)}")
     return summary
 
 
+def _has(document: Mapping[str, Any], key: str, *within: str) -> bool:
+    return key in document and (not within or _has(document[key], *within))
+
+
 def _read_config(folder: Path) -> FederationConfig:
-    return FederationConfig.model_validate_json((folder / CONFIG).read_bytes())
+    with _readable(folder / CONFIG) as path:
+        return FederationConfig.model_validate_json(path.read_bytes())
 
 
 def _read_history(folder: Path) -> list[RoundRecord]:
-    lines = (folder / HISTORY).read_text(encoding="utf-8").splitlines()
-    return [RoundRecord.of_json(json.loads(line)) for line in lines]
+    with _readable(folder / HISTORY) as path:
+        return [RoundRecord.of_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:
@@ -277,10 +308,27 @@ def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:
 
     More stay: a run that is resumed closes them again one by one, and if it is killed meanwhile they would be lost.
     """
-    if (folder / HISTORY).exists() and (folder / HISTORY).read_bytes().count(b"\n") > len(history):
+    if _lines(folder) > len(history):
         return
     lines = "".join(json_text(record.to_json()) + "\n" for record in history)
     write_private(folder / HISTORY, lines.encode())
+
+
+def require_closed(folder: Path, history: Sequence[RoundRecord], journal: Path) -> None:
+    """Refuse to go on from a journal that was lost or is an old copy: the rounds since then are nowhere else to be opened again.
+
+    Raises:
+        ConfigError: history.jsonl tells of more rounds than were closed by it.
+    """
+    if _lines(folder) > len(history):
+        raise ConfigError(
+            f"{journal} has {counted(len(history), 'closed round')}, and {folder / HISTORY} tells of {_lines(folder)}: it was lost, or is an old "
+            "copy. Restore the newest one from backup, or simulate anew into another folder; nothing was changed"
+        )
+
+
+def _lines(folder: Path) -> int:
+    return (folder / HISTORY).read_bytes().count(b"\n") if (folder / HISTORY).exists() else 0
 
 
 def first_institution(folder: Path) -> Path:

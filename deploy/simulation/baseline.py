@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dictpfl.client.data.samples import samples_in
 from dictpfl.client.folder import TRAIN
 from dictpfl.client.training.baseline import baseline_of
 from dictpfl.client.training.task import task_of
@@ -54,7 +55,7 @@ def require_labels(founded: Founded) -> None:
 
 def _labels(path: Path) -> NDArray[Any]:
     """Read labels alone: features may be large."""
-    with np.load(path, allow_pickle=False) as file:
+    with samples_in(path) as file:
         # Of samples that are read when they are needed, labels as large as features are not there.
         labels: NDArray[Any] = file["labels"] if "labels" in file else np.zeros(0)
     return labels

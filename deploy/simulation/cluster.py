@@ -34,7 +34,7 @@ def require_address(address: str) -> None:
             "HOST:PORT of its head node (port 6379, unless it was started with another), or auto"
         )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:  # noqa: PLR2004 -- ports have 16 bits
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:  # noqa: PLR2004 -- ports have 16 bits
         raise ConfigError(
             f"--ray-address {address!r}: expected HOST:PORT of a cluster's head node, such as 10.0.0.1:6379, or auto"
         )

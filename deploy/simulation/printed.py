@@ -29,6 +29,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     crypto = seconds["seal"] + seconds["fold"] + seconds["open"]
     table = console.table()
     table.show_header = table.pad_edge = False
+    table.add_column()
+    table.add_column(overflow="fold")  # digests are compared to their end, on terminals of 80 columns, too
     rows = [
         ("method", f"{summary['method']}, {'encrypted' if summary['encrypted'] else 'NOT (fully) ENCRYPTED'}"),
         (f"test {summary['metric']}", f"{summary['test']:.4f} after {counted(summary['rounds'], 'round')}"),

@@ -36,6 +36,7 @@ from dictpfl.deploy.runs.run import (
     STATE,
     SUMMARY,
     Run,
+    require_closed,
     sha256_of,
     write_history,
     write_json,
@@ -43,20 +44,14 @@ from dictpfl.deploy.runs.run import (
 from dictpfl.deploy.simulation.baseline import baseline
 from dictpfl.deploy.simulation.cluster import require_address
 from dictpfl.deploy.simulation.devices import Devices, devices
-from dictpfl.deploy.simulation.founding import (
-    Founded,
-    found,
-    found_again,
-    is_of_founding,
-    simulated_agreement,
-)
+from dictpfl.deploy.simulation.founding import Founded, found, found_again, is_of_founding, simulated_agreement
 from dictpfl.deploy.simulation.given import with_given
 from dictpfl.deploy.simulation.observer import Observer
 from dictpfl.deploy.simulation.partition import Regrouping
 from dictpfl.deploy.simulation.summary import summarise
 from dictpfl.deploy.simulation.troubles import devices_of, failures_of, troubles_of
 from dictpfl.deploy.tensors import write_tensors
-from dictpfl.server.coordinator import AGREEMENT, Coordinator
+from dictpfl.server.coordinator import AGREEMENT, JOURNAL, Coordinator
 from dictpfl.server.recording import RECORDING
 
 Engine = Literal["flower", "local"]
@@ -227,6 +222,7 @@ def _simulated(
                 on_round(closed)
 
     watch()
+    require_closed(folder, history, founded.coordinator / JOURNAL)
     if not _finished(founded):
         (folder / SUMMARY).unlink(missing_ok=True)  # of fewer rounds: it would pass for the result of these
         try:

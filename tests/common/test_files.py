@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -11,7 +13,16 @@ import pytest
 
 import dictpfl.common.files
 from dictpfl.common.errors import KeyFileError
-from dictpfl.common.files import exposed_mode, is_locked, lock, lock_if_free, locked, require_private, write_private
+from dictpfl.common.files import (
+    exposed_mode,
+    is_locked,
+    lock,
+    lock_if_free,
+    locked,
+    replace_private,
+    require_private,
+    write_private,
+)
 
 
 def test_written_private_and_whole(tmp_path: Path) -> None:
@@ -44,6 +55,31 @@ def test_a_failed_write_leaves_the_old_content_alone(
             write_private(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_named_as_its_owner_named_it(tmp_path: Path) -> None:
+    """A full disk named no file, a missing folder one with a random ending."""
+    path = tmp_path / "report.html"
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        replace_private(path, full)
+    assert (caught.value.filename, caught.value.filename2) == (str(path), None)
+    path.mkdir()
+    for place, kind in ((path, IsADirectoryError), (tmp_path / "missing" / "f", FileNotFoundError)):
+        with pytest.raises(kind) as refused:
+            write_private(place, b"")
+        assert (refused.value.filename, refused.value.filename2) == (str(place), None)
+
+
+def test_what_another_file_lacks_is_said_of_that_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        replace_private(
+            tmp_path / "copy", lambda made: shutil.copyfileobj((tmp_path / "source").open("rb"), made.open("wb"))
+        )
+    assert caught.value.filename == str(tmp_path / "source")
 
 
 def test_synced_before_it_is_renamed_and_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.own_modules import use_working_directory
 from tools import wheels
 
@@ -97,3 +98,13 @@ def test_each_command_that_loads_them_does(scripts: Path, shop: Path, command: s
     said = typed(scripts, shop, f"dictpfl {command} shop.toml --set data.options.nonsense=1 {plain} 2>&1 || true")
     assert "nonsense" in said
     assert "it takes" in said
+
+
+def test_a_working_directory_that_was_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`report` said "No such file or directory", of no file."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the working directory is not there any more; change to"):
+        use_working_directory()

@@ -46,3 +46,13 @@ def test_another_number_of_samples_is_refused(path: Path) -> None:
         stored.open()
     with pytest.raises(DataError, match="cannot read samples"):
         Stored(path)
+
+
+@pytest.mark.parametrize(("at", "bit"), [(8, 1), (10, 1)])
+def test_a_directory_of_an_archive_that_is_damaged_is_refused(path: Path, at: int, bit: int) -> None:
+    """A flipped bit that says "encrypted", or another way of packing, ended with RuntimeError or NotImplementedError."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + at] ^= bit
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="cannot read samples"):
+        Stored(path)

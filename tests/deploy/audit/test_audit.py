@@ -289,6 +289,25 @@ def test_a_damaged_journal_is_refused(name: str, tmp_path: Path) -> None:
         failed(run)
 
 
+def test_an_audit_makes_no_file_beside_the_journal(tmp_path: Path) -> None:
+    """On a medium that cannot be written it ended with "unable to open database file", and elsewhere left two files there."""
+    run = Maker(rounds=1).make(tmp_path / "run")
+    with closing(sqlite3.connect(run / "coordinator" / "journal.sqlite")) as database:
+        database.execute("PRAGMA journal_mode = WAL")  # as the coordinator has it
+    before = sorted(run.rglob("*"))
+    assert not failed(run)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_what_lies_in_a_journals_log_is_audited(tmp_path: Path) -> None:
+    run = Maker(rounds=2).make(tmp_path / "run")
+    with closing(sqlite3.connect(run / "coordinator" / "journal.sqlite", isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("INSERT INTO voids VALUES (7)")
+        (check,) = failed(run)
+    assert check.detail == "1 wrong; first: round 7: no sum to replay, round 2 is next"
+
+
 def test_a_folder_in_place_of_an_upload_is_refused(tmp_path: Path) -> None:
     run = Maker(rounds=1).make(tmp_path / "run")
     (run / "coordinator" / "recording" / "000009.upload").mkdir()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +28,12 @@ from dictpfl.client.training.task import load_task
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Model, Training
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.compress.cli import _draw
 from dictpfl.deploy.compress.pruning import pattern_of, read_figures
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.planes import pack, unpack
+from dictpfl.deploy.reports import plots
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, tiny
@@ -179,6 +184,21 @@ def test_a_picture_that_cannot_be_is_refused_first(run: Run, tmp_path: Path, nam
     assert not (tmp_path / "x").exists()
 
 
+def test_a_picture_that_a_full_disk_refuses_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(path: Path, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(plots, "kept_by_part", lambda _: SimpleNamespace(savefig=half))
+    masks = SimpleNamespace(facts=lambda _: {"blocks": {}})
+    outcome: Any = SimpleNamespace(pruned=SimpleNamespace(masks=masks, weights={}))
+    (tmp_path / "kept.svg").write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        _draw(outcome, tmp_path / "kept.svg")
+    assert caught.value.filename == str(tmp_path / "kept.svg")
+    assert (tmp_path / "kept.svg").read_bytes() == b"old"
+
+
 def learnable() -> tuple[torch.nn.Module, Samples]:
     model = build_model(Model(source="mlp", options={"hidden": [12]}), (1, 8, 8), 10, seed=1)
     return model, Samples(np.random.default_rng(0).normal(size=(32, 1, 8, 8)).astype(np.float32), np.arange(32) % 10)
@@ -327,7 +347,7 @@ def test_thresholds_are_learnt_from_python() -> None:
 def test_patterns_are_read() -> None:
     assert pattern_of("") is None
     assert pattern_of("2:4") == (2, 4)
-    for wrong in ("2", "4:2", "0:4", "a:b"):
+    for wrong in ("2", "4:2", "0:4", "a:b", "1:²"):
         with pytest.raises(ConfigError, match="2:4"):
             pattern_of(wrong)
 

@@ -61,7 +61,8 @@ def test_full_disk_leaves_no_folder_and_the_next_try_succeeds(
 
 def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("x")
-    with pytest.raises(ConfigError, match="holds something"), new_folder(tmp_path):
+    told = "holds something; name a new folder with --output, or remove what a command that was killed left there"
+    with pytest.raises(ConfigError, match=told), new_folder(tmp_path):
         pytest.fail("it was opened")
     assert (tmp_path / "mine").read_text() == "x"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dictpfl.client.folder import TRAIN
+from dictpfl.common.errors import DataError
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.charter import draw_up
 from dictpfl.deploy.reports.exposure import exposure
@@ -39,6 +40,15 @@ def test_others_samples_are_counted_as_who_has_most_sees_them(genesis: Genesis, 
     assert (judged.inputs, judged.distinct, judged.counted) == (6, 5, True)
     assert judged.is_exposed
     assert "at most 5 distinct inputs" in judged.sentence
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"{}"])
+def test_damaged_samples_are_named(genesis: Genesis, tmp_path: Path, content: bytes) -> None:
+    """`report` ended with BadZipFile, with numpy's word on pickles, or with "Aborted."."""
+    first, *others = homes(tmp_path, 2, 9, 3)
+    (first / TRAIN).write_bytes(content)
+    with pytest.raises(DataError, match=rf"cannot read samples from {first / TRAIN}"):
+        exposure(genesis, [first, *others])
 
 
 def test_the_cap_stands_for_who_is_not_here(genesis: Genesis, tmp_path: Path) -> None:

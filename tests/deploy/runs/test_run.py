@@ -12,7 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import dictpfl
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.census import CENSUS, read_census
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import Run, closed_rounds
@@ -107,12 +108,99 @@ def test_a_run_of_the_former_format_is_read(run: dictpfl.Run, tmp_path: Path) ->
     assert repr(again).partition(";")[0] == repr(run).partition(";")[0]
 
 
-@pytest.mark.parametrize(("content", "said"), [("{}", "lacks metric"), ("[]", "list where an object"), ("", "damaged")])
+@pytest.mark.parametrize(
+    ("content", "said"), [("{}", "lacks metric"), ("[]", "list where an object"), ("", "Expecting value")]
+)
 def test_a_damaged_summary_is_refused(content: str, said: str, run: dictpfl.Run, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "damaged")
     (folder / "summary.json").write_text(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(
+        ConfigError, match=rf"summary\.json is damaged.*{said}.*remove it: `dictpfl simulate .* --resume`"
+    ):
         dictpfl.Run.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "within"), [("method", ""), ("model_sha256", ""), ("bytes", "up"), ("reduction", "values")]
+)
+def test_a_summary_that_lacks_what_pages_read_is_damaged(
+    key: str, within: str, run: dictpfl.Run, tmp_path: Path
+) -> None:
+    """`inspect` and `report` ended with KeyError."""
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    summary = json.loads((folder / "summary.json").read_bytes())
+    del (summary[key] if within else summary)[within or key]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(
+        ConfigError, match=rf"summary\.json is damaged: it lacks {'.'.join(filter(None, [key, within]))};"
+    ):
+        dictpfl.Run.load(folder)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_history_of_fewer_rounds_than_the_summary_is_damaged(kept: int, run: dictpfl.Run, tmp_path: Path) -> None:
+    """`inspect` showed a run of two rounds without a round, and `report` ended with a traceback."""
+    folder = shutil.copytree(run.folder, tmp_path / "shorter")
+    lines = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    (folder / "history.jsonl").write_text("".join(lines[:kept]))
+    with pytest.raises(
+        ConfigError, match=rf"history\.jsonl is damaged: it tells of {kept} rounds?, summary\.json beside it of 2;"
+    ):
+        dictpfl.Run.load(folder)
+
+
+def test_a_file_that_is_none_is_not_called_damaged(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "folder")
+    (folder / "history.jsonl").unlink()
+    (folder / "history.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot read .*history\.jsonl: Is a directory"):
+        dictpfl.Run.load(folder)
+    with pytest.raises(ConfigError, match=r"there is no folder .*model\.safetensors"):
+        dictpfl.Run.load(run.model_path)
+
+
+def test_what_is_damaged_and_removed_is_written_anew(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "removed")
+    for name in ("summary.json", "history.jsonl"):
+        (folder / name).unlink()
+    simulate(run.config, folder, engine="local", resume=True)
+    again = dictpfl.Run.load(folder)
+    assert list(again.records) == list(run.records)
+    assert again.summary["model_sha256"] == run.summary["model_sha256"]
+
+
+def test_samples_that_are_damaged_are_named_where_a_run_is_concluded(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    train = folder / "institutions" / "institution-000" / "train.npz"
+    train.write_bytes(b"")
+    with pytest.raises(DataError, match=f"cannot read samples from {train}"):
+        simulate(run.config, folder, engine="local", resume=True)
+
+
+def test_a_run_whose_journal_was_lost_is_not_gone_on_with(run: dictpfl.Run, tmp_path: Path) -> None:
+    """Its summary was removed, institutions were asked for round 0 anew, and it ended with "aggregates go in order"."""
+    folder = shutil.copytree(run.folder, tmp_path / "lost")
+    for part in (folder / "coordinator").glob("journal.sqlite*"):
+        part.unlink()
+    before = {
+        path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file() and path.parent.name != "coordinator"
+    }
+    with pytest.raises(
+        ConfigError, match=r"journal\.sqlite has 0 closed rounds, and .*history\.jsonl tells of 3: it was lost"
+    ):
+        simulate(run.config, folder, engine="local", resume=True)
+    assert {path: path.read_bytes() for path in before if path.name != ".lock"} == {
+        path: data for path, data in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_state_that_is_damaged_is_named(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    (folder / "state.safetensors").write_bytes(b"{}")
+    with pytest.raises(
+        ConfigError, match=r"state\.safetensors is damaged, or of another run; remove it, and `dictpfl simulate"
+    ):
+        Finished.load(folder)
 
 
 def test_a_key_that_a_later_release_adds_is_passed_over(run: dictpfl.Run, tmp_path: Path) -> None:
@@ -141,7 +229,7 @@ def test_a_file_of_another_form_is_damaged_and_no_traceback(name: str, content: 
     with pytest.raises(ConfigError, match="is damaged"):
         dictpfl.Run.load(tmp_path)
     if name != "summary.json":
-        with pytest.raises(ConfigError, match="is damaged"):
+        with pytest.raises(ConfigError, match=f"{name} is damaged"):
             closed_rounds(tmp_path)
 
 

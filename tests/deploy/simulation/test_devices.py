@@ -152,7 +152,9 @@ def test_resources_are_no_part_of_the_agreement(tmp_path: Path) -> None:
     assert federation_id(tmp_path) == genesis.federation, "the audit leaves it out as well"
 
 
-@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:99999", "here:there", ":6379"])
+@pytest.mark.parametrize(
+    "address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:99999", "here:there", ":6379", "here:²"]
+)
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
         require_address(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import dictpfl
 from dictpfl.client.data.samples import Samples
@@ -21,6 +23,7 @@ from dictpfl.client.model.sparse.twin import ThresholdTwin
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.layout import Kind
+from dictpfl.deploy import console
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.runs.run import Run
@@ -71,6 +74,19 @@ def test_a_summary_says_thresholds(runs: tuple[Run, Run], capsys: pytest.Capture
     print_summary(summary)
     assert f"{summary['values']['shared']} thresholds; head frozen" in capsys.readouterr().out
     assert {str(kind) for kind in Kind} < set(_KINDS), "a kind without a word ends `dictpfl simulate` in a traceback"
+
+
+def test_digests_are_shown_to_their_end_on_a_narrow_terminal(
+    runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They ended in `…`, and nobody could compare them."""
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    monkeypatch.setattr(console, "out", narrow)
+    summary = runs[0].summary
+    print_summary(summary)
+    shown = "".join(narrow.export_text().split())
+    for digest in (summary["state_digest"], summary["model_sha256"], summary["sparsity"]["masks_sha256"]):
+        assert digest in shown
 
 
 def test_every_institution_has_the_same_masks_with_and_without_encryption(runs: tuple[Run, Run]) -> None:
