@@ -164,8 +164,9 @@ class Uploads:
     def _require_classes(self, samples: Samples, name: str) -> None:
         """Refuse a label of no class here: a GPU would end the process at it, and say neither where nor which."""
         labels, count = samples.labels, self.genesis.outputs
-        # Of one output, whole numbers are a regression's; what a model knows of tokens it says itself.
-        if isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.ndim == 1 and count > 1:
+        # Of one output, whole numbers are a regression's; a task with outputs of its own knows what its labels are, and a model what its tokens are.
+        of_classes = count > 1 and getattr(self.task, "wanted_outputs", None) is None
+        if of_classes and isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.ndim == 1:
             for row in np.flatnonzero(labels >= count)[:1]:
                 raise DataError(
                     f"{self.folder}/{name}, sample {row}: its label is outside of 0..{count - 1}, the federation's {count} classes, it is "
