@@ -124,15 +124,16 @@ def test_what_is_encrypted_is_checked_and_not_attacked(found: list[Finding], che
 
 
 def test_two_worlds_are_told_apart_by_lengths_alone_and_not_where_they_are_padded(found: list[Finding]) -> None:
-    """By classes of one institution's samples, over 200 runs, from sizes and times (docs/threat-model.md, Traffic)."""
+    """By classes of one institution's samples, over 400 runs, from sizes and times (docs/threat-model.md, Traffic)."""
     game = [f for f in found if f.family == "distinguishing" and "classes" in str(f.setting["worlds"])]
-    assert not game or max(int(f.setting["runs"]) for f in game) >= 200
+    assert not game or min(int(f.setting["runs"]) for f in game) >= 400
     assert not game or {f.method for f in game} == set(PADDED.values())
     for f in game:
         if f.method == PADDED["none"] and "sizes" in f.attack:
             assert f.verdict == "succeeds", "the threat model says that it does"
         else:
-            assert f.found.low <= 0.5 <= f.found.high, (f.method, f.attack)
+            # Who does worse than a coin has learnt nothing: of six intervals of 95 % one may lie below it by chance.
+            assert f.found.low <= 0.5, (f.method, f.attack)
 
 
 def test_the_shared_key_opened_everything(found: list[Finding]) -> None:
