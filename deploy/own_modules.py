@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dictpfl.common.errors import ConfigError
-
 
 def use_working_directory() -> None:
     """Let modules in the working directory be imported, after all others: they hide none of ours or Python's.
@@ -19,6 +17,9 @@ def use_working_directory() -> None:
     try:
         here = str(Path.cwd())
     except FileNotFoundError as error:
+        # Not above: tasks ask for this before the agreed files are checked.
+        from dictpfl.common.errors import ConfigError
+
         raise ConfigError(
             "the working directory is not there any more; change to a folder that is, and repeat the command"
         ) from error

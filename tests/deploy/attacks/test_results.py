@@ -42,9 +42,9 @@ def test_results_of_another_kind_are_refused(example_results: PrivacyResults, tm
 def test_a_killed_attack_leaves_its_folder_to_the_next(tmp_path: Path) -> None:
     killed = _place(tmp_path / "out", keep=False)
     folder = killed.__enter__()
-    (folder / "runs" / "000").mkdir(parents=True)
+    (folder / "attacked" / "000").mkdir(parents=True)
     with _place(tmp_path / "out", keep=False) as again:
-        assert [*again.glob("runs/*")] == []
+        assert [*again.glob("attacked/*")] == []
     assert [*again.iterdir()] == [], "what says whose folder it is goes with the rest"
     (tmp_path / "other" / "runs").mkdir(parents=True)
     with pytest.raises(ConfigError, match="holds no attack"), _place(tmp_path / "other", keep=False):
