@@ -195,8 +195,9 @@ def labels_of(config: FederationConfig) -> set[str]:
     most = max((len(s.settings) for s in fitting), default=0)
     labels = {s.label for s in fitting if len(s.settings) == most}
     if config.method == "dictpfl" and config.encryption.sealer == "ckks":
-        labels |= {"dictpfl", "dictpfl without pruning"} if config.pruning.enabled else {"dictpfl without pruning"}
-        labels |= {label for pad_to, label in PADDED.items() if pad_to == document["encryption"].get("pad_to")}
+        labels.add("dictpfl without pruning")
+        if config.pruning.enabled:  # without it, lengths follow from the configuration alone
+            labels |= {"dictpfl", PADDED[config.encryption.pad_to]}
     return labels
 
 

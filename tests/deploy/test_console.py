@@ -29,7 +29,7 @@ def test_classes_in_brackets_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
     """Their names were lost, and one such as `[/]` ended the command in a traceback."""
     names = ("tumour [benign]", "tumour [malignant]", "[/]")
     reached = SimpleNamespace(
-        metric_name="accuracy", metric=0.5, loss=1.0, samples=3, reducer="", figures={}, names=names,
+        metric_name="accuracy", metric=0.5, loss=1.0, samples=3, reducer="", without="", figures={}, names=names,
         recall=dict.fromkeys(range(3), (1, 0.5)),
     )  # fmt: skip
     monkeypatch.setattr(evaluation, "evaluate_on", lambda *_: reached)

@@ -385,7 +385,8 @@ def test_a_broken_attack_is_no_protection(run: Run, attacked: Callable[..., Path
 @pytest.mark.parametrize(
     ("changes", "labels"),
     [
-        ({}, {"dictpfl", "dictpfl without pruning"}),
+        ({}, {"dictpfl", "dictpfl, padded to steps", "dictpfl without pruning"}),
+        ({"encryption.pad_to": "none"}, {"dictpfl", "dictpfl, not padded", "dictpfl without pruning"}),
         ({"pruning.enabled": False}, {"dictpfl without pruning"}),
         ({"encryption.sealer": "identity", "toy_insecure": True}, {"dictpfl, NOT encrypted", "dictpfl, NOT encrypted, pruned round"}),
         ({"method": "fedhe-full"}, {"FedHE-Full"}),
