@@ -274,21 +274,16 @@ def _require_aligned(config: Sections, origin: str) -> None:
     """Refuse metrics that would compare outputs with what they do not stand for: shapes do not tell, and figures would mean nothing."""
     training = config.measuring
     tags = ("tag-accuracy", "confusion", "auroc", "calibration", "kappa")
-    for tasks, others, fit, place in (
-        (_FORETELLING, _OF_PLACES, _OF_FORETOLD, "foretells the token behind its place"),
-        (("token-classification",), _OF_FORETOLD, tags, "is of the token at its own place"),
-    ):
+    labels = ("auroc", "calibration", "confusion", "label-accuracy")
+    for tasks, others, fit, what, does in (
+        (_FORETELLING, _OF_PLACES, _OF_FORETOLD, "foretells the token behind its place", "compares it with another"),
+        (("token-classification",), _OF_FORETOLD, tags, "is of the token at its own place", "compares it with another"),
+        (("multi-label",), ("absolute-error", "r2"), labels, "is the log odds of a label", "would take its distance from 0 or 1"),
+    ):  # fmt: skip
         if training.task in tasks and (wrong := [n for n in (training.metric, *training.metrics) if n in others]):
             raise ConfigError(
-                f"{origin}: an output of training.task {training.task!r} {place}, and the metric {wrong[0]!r} compares it with another; "
-                f"choose from {', '.join(fit)}"
+                f"{origin}: an output of training.task {training.task!r} {what}, and the metric {wrong[0]!r} {does}; choose from {', '.join(fit)}"
             )
-    errors = ("absolute-error", "r2")
-    if training.task == "multi-label" and (wrong := [n for n in (training.metric, *training.metrics) if n in errors]):
-        raise ConfigError(
-            f"{origin}: an output of training.task 'multi-label' is the log odds of a label, and the metric {wrong[0]!r} would take its "
-            "distance from 0 or 1; choose from auroc, calibration, confusion, label-accuracy"
-        )
 
 
 def _require_maskable(config: Sections, origin: str) -> None:

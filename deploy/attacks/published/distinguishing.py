@@ -200,10 +200,8 @@ class Times(FederationAttack):
     def run(self, config: FederationConfig, folder: Path, _tools: Tools) -> Iterator[Finding]:
         """See `FederationAttack.run`."""
         for pad_to, every in product(("none", "steps"), (0.0, EVERY)):
-            game, label = (
-                with_padding(small(config), pad_to),
-                PADDED[pad_to] + (f", reply_every_seconds = {every}" if every else ""),
-            )
+            game = with_padding(small(config), pad_to)
+            label = PADDED[pad_to] + (f", reply_every_seconds = {every}" if every else "")
             stacked, truth = played(game, folder / f"{pad_to}-{every}", COUNTS, TIMED_RUNS, reply_every=every)
             setting: dict[str, Any] = {
                 "runs": TIMED_RUNS, "worlds": "10 or 200 samples at institution 0", "institutions": 3, "rounds": game.federation.rounds,
