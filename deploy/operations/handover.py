@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -33,11 +34,11 @@ class Handover:
 
     def look(self) -> bool:
         """Export, if a run has ended since the last export; whether it did. One try a run: an operator can export, too."""
-        settled = settled_round(self._folder / DIARY)
+        ended = settled(self._folder / DIARY)
         epochs = installed(self._folder)
-        if settled is None or not epochs or (settled, epochs[-1]) == self._made or pinned(self._folder) is None:
+        if ended is None or not epochs or (ended.round, epochs[-1]) == self._made or pinned(self._folder) is None:
             return False
-        self._made = (settled, epochs[-1])
+        self._made = (ended.round, epochs[-1])
         try:
             settings = InstitutionSettings.load(self._folder)
             file = self._folder / settings.passphrase_file if settings.passphrase_file else None
@@ -64,26 +65,29 @@ class Handover:
             return None
 
 
-def settled_round(diary: Path) -> int | None:
-    """Return the round at which a run ended, if that is the last thing that happened."""
-    found = _settled(diary)
-    return None if found is None else found[0]
+class Settled(NamedTuple):
+    """End of a run, by an institution's diary.
+
+    Attributes:
+        round: at which it ended; score rounds and void ones count.
+        updates: of the model by then.
+        stopped: whether `selection.patience` ended it.
+    """
+
+    round: int
+    updates: int
+    stopped: bool
 
 
-def settled(diary: Path) -> tuple[int, bool] | None:
-    """Return the updates with which a run ended, and whether it was stopped by `selection.patience`, if that is the last thing that happened."""
-    found = _settled(diary)
-    return None if found is None else found[1:]
-
-
-def _settled(diary: Path) -> tuple[int, int, bool] | None:
-    """Read a diary's last line, if a run ended there: round, updates, whether it was stopped."""
+def settled(diary: Path) -> Settled | None:
+    """Read how a run ended, if that is the last thing that happened."""
     try:
         with diary.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL))
             line = json.loads(file.read().splitlines()[-1])
-        # Lines of version 0.1 have the round alone, which counts score rounds and void ones, too.
+        # Lines of version 0.1 have the round alone.
         updates = int(line.get("updates", line["round"]))
-        return (int(line["round"]), updates, line.get("stopped") is True) if line["event"] == "settled" else None
+        stopped = line.get("stopped") is True
+        return Settled(int(line["round"]), updates, stopped) if line["event"] == "settled" else None
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None

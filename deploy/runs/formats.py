@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.deploy.runs.fields import require_summary
 
 FORMAT = 2
 """Number that summary.json, each line of history.jsonl and compare.json carry as `format`; it rises when a key changes its meaning or goes."""
@@ -33,11 +34,16 @@ def summary_now(document: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: a later release wrote it.
+        ValidationError: fields are missing or of another type.
     """
-    if _number(document, "summary.json") != 1:
-        return dict(document) | _no_numbers(document)
-    best = document.get("best")
-    return _renamed(document, _SUMMARY) | {"format": FORMAT, "best": best and _renamed(best, _BEST)}
+    now = dict(document)
+    if _number(document, "summary.json") == 1:
+        best = document.get("best")
+        now = _renamed(document, _SUMMARY) | {
+            "format": FORMAT, "best": _renamed(best, _BEST) if isinstance(best, Mapping) else best
+        }  # fmt: skip
+    require_summary(now)
+    return now | _no_numbers(now)
 
 
 def _no_numbers(document: Mapping[str, Any]) -> dict[str, Any]:

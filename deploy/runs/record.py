@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from dictpfl.deploy.runs.formats import FORMAT, record_now
 
@@ -73,14 +75,18 @@ class RoundRecord:
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def of_json(cls, line: Mapping[str, Any]) -> Self:
+    def of_json(cls, line: Mapping[str, Any]) -> RoundRecord:
         """Read what `to_json` made, of this format or an earlier one.
 
         Raises:
             ConfigError: of a later one.
+            ValidationError: a field is missing, or of another type.
         """
         known = {one.name for one in fields(cls)}  # a later release may say more without another format
         found = {name: value for name, value in record_now(line).items() if name in known}
         for name in _FIGURES & found.keys():
             found[name] = {key: math.nan if one is None else one for key, one in found[name].items()}
-        return cls(**found)
+        return _READER.validate_python(found)
+
+
+_READER = TypeAdapter(RoundRecord)

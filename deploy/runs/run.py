@@ -41,12 +41,6 @@ INSTITUTIONS = "institutions"
 LOCK, PROGRESS = ".lock", "progress.json"
 """Files with the process that works in a run folder, and with the seconds that it took so far."""
 _FORMER_INSTITUTIONS = "sites"
-_ALWAYS = (
-    "metric", "test", "rounds", "method", "encrypted", "insecure", "participants", "state_digest", "model_sha256", "versions", "machine",
-    "values.model", "values.shared", "values.sent", "reduction.values", "reduction.decomposition", "reduction.pruning", "bytes.up", "bytes.down",
-    *(f"seconds.{phase}" for phase in ("total", "train", "seal", "fold", "open", "evaluate", "store")),
-)  # fmt: skip
-"""Keys that every release writes into summary.json; what pages and tables read without asking whether it is there is among them."""
 _LONGEST = 100
 """Most bytes of a configuration's name that a folder is named after; systems allow 255 for all of it."""
 _NOT_IN_NAMES = frozenset("/\\" + "".join(map(chr, (*range(32), 127))))
@@ -283,14 +277,7 @@ def _damaged(path: Path, why: str) -> ConfigError:
 
 def _read_summary(folder: Path) -> Mapping[str, Any]:
     with _readable(folder / SUMMARY) as path:
-        summary = summary_now(json.loads(path.read_bytes()))
-        if lost := [key for key in _ALWAYS if not _has(summary, *key.split("."))]:
-            raise ValueError(f"it lacks {', '.join(lost)}")
-    return summary
-
-
-def _has(document: Mapping[str, Any], key: str, *within: str) -> bool:
-    return key in document and (not within or _has(document[key], *within))
+        return summary_now(json.loads(path.read_bytes()))
 
 
 def _read_config(folder: Path) -> FederationConfig:

@@ -119,8 +119,7 @@ class Study:
         found = settled(self.folder / DIARY)
         if found is None or self.proposal is None:
             return False
-        number, stopped = found
-        return stopped or number >= self.proposal.config.federation.rounds
+        return found.stopped or found.updates >= self.proposal.config.federation.rounds
 
     def state(self, own: PublicIdentity) -> str:
         """Say where it stands here, in a word or a few."""

@@ -124,7 +124,7 @@ def test_all_stop_in_the_same_round_and_keep_the_best(make: Any, tmp_path: Path)
     np.testing.assert_array_equal(best.values, values[BEST])
     own = of_institution(world.home(0))
     assert (own["best_after_updates"], own["stopped"]) == (BEST, True)
-    number, early = settled(world.home(0) / DIARY) or (0, False)
+    _, number, early = settled(world.home(0) / DIARY) or (0, 0, False)
     assert number == world.record(0).shared.updates
     assert (number < 9, early) == (True, True), "a study that stopped early would be said to wait for its start"
     world.close()

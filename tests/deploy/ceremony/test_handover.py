@@ -10,7 +10,7 @@ import pytest
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.ceremony import authority, custody
 from dictpfl.deploy.operations import watching
-from dictpfl.deploy.operations.handover import HANDOVER, Handover, settled_round
+from dictpfl.deploy.operations.handover import HANDOVER, Handover, settled
 from dictpfl.deploy.operations.watching import watched
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
 
@@ -65,8 +65,9 @@ def test_a_rotation_from_what_the_end_of_a_run_left(ceremony: Ceremony, monkeypa
 )  # fmt: skip
 def test_the_last_line_of_a_diary(tmp_path: Path, text: str, found: int | None) -> None:
     (tmp_path / "diary").write_text(text)
-    assert settled_round(tmp_path / "diary") == found
-    assert settled_round(tmp_path / "none") is None
+    ended = settled(tmp_path / "diary")
+    assert (ended and ended.round) == found
+    assert settled(tmp_path / "none") is None
 
 
 def test_what_is_watched_is_looked_at_until_the_end_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,14 @@ from matplotlib.figure import Figure
 
 import dictpfl
 from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.reports import report
+from dictpfl.deploy.runs import plots
 from dictpfl.deploy.runs.census import CENSUS, read_census
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import Run, closed_rounds
+from dictpfl.deploy.simulation.printed import print_summary
 from dictpfl.deploy.simulation.simulate import simulate
 from dictpfl.deploy.watch.simulation import RunWatch
 from tests.support.federations import encrypted, tiny
@@ -109,7 +116,7 @@ def test_a_run_of_the_former_format_is_read(run: dictpfl.Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("{}", "lacks metric"), ("[]", "list where an object"), ("", "Expecting value")]
+    ("content", "said"), [("{}", "metric: Field required"), ("[]", "list where an object"), ("", "Expecting value")]
 )
 def test_a_damaged_summary_is_refused(content: str, said: str, run: dictpfl.Run, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "damaged")
@@ -132,8 +139,59 @@ def test_a_summary_that_lacks_what_pages_read_is_damaged(
     del (summary[key] if within else summary)[within or key]
     (folder / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(
-        ConfigError, match=rf"summary\.json is damaged: it lacks {'.'.join(filter(None, [key, within]))};"
+        ConfigError, match=rf"summary\.json is damaged: {'.'.join(filter(None, [key, within]))}: Field required;"
     ):
+        dictpfl.Run.load(folder)
+
+
+def _places(document: Any, *above: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Paths of all values in a JSON document."""
+    inner = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in inner:
+        yield (*above, key)
+        yield from _places(value, *above, key)
+
+
+@pytest.mark.parametrize("planted", ["gone", "null", "a word", "a list", "an object"])
+def test_a_summary_damaged_anywhere_is_named_or_read(
+    planted: str, run: dictpfl.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values that pages read were looked at no deeper than two keys: `inspect` and `report` ended with KeyError or TypeError."""
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    genesis = Genesis.load(folder / "institutions" / "institution-000")
+    # Pictures read no more of summary.json than the page does, and take long.
+    drawn = [*((Run, name) for name in PLOTS), (report, "_figure"), (plots, "sent_by_tensor")]
+    for owner, name in drawn:
+        monkeypatch.setattr(owner, name, lambda *_: {"svg": "", "caption": ""})
+    written = (folder / "summary.json").read_text()
+    named = 0
+    for *above, last in _places(json.loads(written)):
+        damaged = json.loads(written)
+        inner = damaged
+        for key in above:
+            inner = inner[key]
+        if planted == "gone":
+            del inner[last]
+        else:
+            inner[last] = {"null": None, "a word": "x", "a list": [[]], "an object": {"x": {}}}[planted]
+        (folder / "summary.json").write_text(json.dumps(damaged))
+        try:
+            read = dictpfl.Run.load(folder)
+            print_summary(read.summary)
+            report.write_report(read, genesis, folder / "report.html")
+        except ConfigError as error:
+            named += bool(re.search(r"(summary\.json|history\.jsonl) is damaged", str(error)))
+    assert named > 20
+
+
+def test_a_line_of_history_of_another_type_is_named(run: dictpfl.Run, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / "damaged")
+    first, *rest = (folder / "history.jsonl").read_text().splitlines(keepends=True)
+    line = json.loads(first) | {"bytes_up": "many"}
+    (folder / "history.jsonl").write_text("".join([json.dumps(line) + "\n", *rest]))
+    with pytest.raises(ConfigError, match=r"history\.jsonl is damaged: bytes_up: .*found 'many'"):
         dictpfl.Run.load(folder)
 
 
