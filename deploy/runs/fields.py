@@ -135,7 +135,7 @@ class _Encryption(_Fields):
     primes: list[int]
     scale_bits: int
     payload_bits: int
-    word_bits: int
+    word_bits: int | None = None
     capacity: int
     profile: str
     security: int
