@@ -45,14 +45,26 @@ def predicted(shared: Path, home: Path, model: nn.Module, features: Any) -> NDAr
         ModelError: the model does not take them.
     """
     samples = _samples_of(shared, home, features)
-    try:
-        rows = [part.numpy() for part in outputs_of(model, samples)]
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ModelError(
-            f"the model does not take features of {samples.features.dtype} and shape {samples.features.shape[1:]} each: {error}; give them as "
-            "the federation's samples are"
-        ) from error
-    return _joined(rows)
+    ways = [samples]
+    if samples.features.dtype == np.int64 and samples.features.shape[1:] == _row_of(home):
+        # Tokens, or a row of numbers that happen to be whole: the model tells. Whole numbers of a picture may be scaled otherwise.
+        ways.append(Samples(samples.features.astype(np.float32), samples.labels))
+    refused: list[Exception] = []
+    for way in ways:
+        try:
+            return _joined([part.numpy() for part in outputs_of(model, way)])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            refused.append(error)
+    raise ModelError(
+        f"the model does not take features of {samples.features.dtype} and shape {samples.features.shape[1:]} each: {refused[0]}; give them as "
+        "the federation's samples are"
+    ) from refused[0]
+
+
+def _row_of(home: Path) -> tuple[int, ...] | None:
+    """Shape of a sample that is one row; None of others."""
+    shape = tuple(Genesis.load(home).sample_shape)
+    return shape if len(shape) == 1 else None
 
 
 @torch.no_grad()
@@ -104,7 +116,7 @@ def _array(features: Any) -> NDArray[Any]:
         ) from error
     if array.ndim == 0:
         raise DataError(f"features: found {features!r}; expected an array or tensor (n, ...), a row for each sample")
-    return array
+    return array.astype(np.float32) if array.dtype == np.bool_ else array
 
 
 def _of_frame(data: Data, frame: pd.DataFrame, expected: tuple[int, ...]) -> Samples:

@@ -214,8 +214,8 @@ class Run:
         """Return the model's outputs for samples, one row each, before any softmax; of a model of tokens, zeros behind a short row's last.
 
         Args:
-            features: array or tensor (n, ...), as the federation's samples are: floats of any width, or token ids with -1 behind the last;
-                or a pandas frame with the columns of the federation's files, which are prepared, scaled and shaped as theirs were; or
+            features: array or tensor (n, ...), as the federation's samples are: floats of any width (of rows whole numbers, too), or token ids
+                with -1 behind the last; or a pandas frame with the columns of the federation's files, which are prepared, scaled and shaped as theirs were; or
                 `dictpfl.Samples`. An array does not say whether its columns are prepared: where the federation prepares them
                 (`data.preprocessing`), it is refused.
 

@@ -54,6 +54,17 @@ def test_floats_of_any_width_are_taken_by_the_batch(run: dictpfl.Run) -> None:
         run.predict(np.zeros((2, 1, 8, 8), int))
 
 
+def test_whole_numbers_of_a_row_are_numbers(tmp_path: Path) -> None:
+    """`run.predict([[63, 1]])` was refused for its type; pictures stay refused, whose whole numbers may be scaled otherwise."""
+    run = of_table(tmp_path, exclude=["sex"])
+    expected = run.predict(np.array([[63.0], [40.0]]))
+    for given in ([[63], [40]], np.array([[63], [40]], np.int32), torch.tensor([[63], [40]])):
+        np.testing.assert_array_equal(run.predict(given), expected)
+    np.testing.assert_array_equal(run.predict(np.array([[True]])), run.predict(np.array([[1.0]])))
+    with pytest.raises(ModelError, match=r"int64 and shape \(2,\)"):
+        run.predict([[63, 7]])
+
+
 class Words(nn.Module):
     """Outputs of each token, wrapped as transformers wraps them; an id that is not there is an error."""
 
