@@ -85,7 +85,7 @@ class _Account(_Fields):
     mechanism: str
     epsilon: float
     delta: float
-    limit: float
+    limit: float | None
 
 
 class _Device(_Fields):
@@ -115,8 +115,8 @@ class _Tally(_Fields):
     sums: dict[str, list[int]] = {}
 
 
-_Figures = dict[str, dict[str, float | list[float | None] | list[list[float]] | None]]
-"""Figures by metric and name; lists by class, and tables of counts, among them."""
+_Figures = dict[str, dict[str, Any]]
+"""Figures by metric and name: numbers, lists by class, tables of counts, or what a metric of your own makes."""
 
 
 class _Metrics(_Fields):
