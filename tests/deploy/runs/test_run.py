@@ -340,3 +340,14 @@ def test_a_damaged_count_of_classes_is_named(content: bytes, tmp_path: Path) -> 
     (tmp_path / CENSUS).write_bytes(content)
     with pytest.raises(ConfigError, match=r"classes\.json is damaged"):
         read_census(tmp_path)
+
+
+def test_an_account_without_limit_is_read_back(tmp_path: Path) -> None:
+    config = encrypted(
+        federation__rounds=1, data__limit=150, training__steps=1, privacy__mechanism="example", privacy__noise_multiplier=1.0,
+        privacy__figures=True, training__metrics=["confusion", "auroc"],
+    )  # fmt: skip
+    run = dictpfl.simulate(config, tmp_path / "run", engine="local")
+    read = dictpfl.Run.load(run.folder).summary
+    assert read["privacy"]["limit"] is None
+    assert read["metrics"]["test"].keys() == {"confusion", "auroc"}
