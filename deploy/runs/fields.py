@@ -1,7 +1,8 @@
 """Fields of summary.json that pages and tables read, checked when a run is read back.
 
 A file that was damaged or edited is told by the field that is wrong, before any page reads it. Fields that no page reads may be
-anything, and those that earlier releases did not write may be missing. null stands for a figure that is no number.
+anything, and those that earlier releases did not write may be missing. null stands for a figure that is no
+finite number.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class _Masks(_Fields):
 
 class _Account(_Fields):
     mechanism: str
-    epsilon: float
+    epsilon: float | None
     delta: float
     limit: float | None
 

@@ -47,7 +47,10 @@ def summary_now(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _no_numbers(document: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN in place of null where a figure always is one, such as that of an institution whose test samples are of one class."""
+    """NaN in place of null where a figure always is one, such as that of an institution whose test samples are of one class.
+
+    An epsilon that is no number is infinite: too little noise was added to bound it.
+    """
     found: dict[str, Any] = {"test": math.nan} if document.get("test", 0.0) is None else {}
     if groups := document.get("test_by_group"):
         found["test_by_group"] = {
@@ -58,6 +61,8 @@ def _no_numbers(document: Mapping[str, Any]) -> dict[str, Any]:
             found["test_mean_of_groups"] = math.nan
     if (baseline := document.get("baseline")) and baseline["figure"] is None:
         found["baseline"] = {**baseline, "figure": math.nan}
+    if (account := document.get("privacy")) and account["epsilon"] is None:
+        found["privacy"] = {**account, "epsilon": math.inf}
     return found
 
 

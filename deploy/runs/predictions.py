@@ -44,9 +44,10 @@ def predicted(shared: Path, home: Path, model: nn.Module, features: Any) -> NDAr
         DataError: features of another kind or shape.
         ModelError: the model does not take them.
     """
-    samples = _samples_of(shared, home, features)
-    ways = [samples]
-    if samples.features.dtype == np.int64 and samples.features.shape[1:] == _row_of(home):
+    genesis = Genesis.load(home)
+    samples = _samples_of(shared, genesis, features)
+    ways, shape = [samples], samples.features.shape[1:]
+    if samples.features.dtype == np.int64 and len(shape) == 1 and shape == tuple(genesis.sample_shape):
         # Tokens, or a row of numbers that happen to be whole: the model tells. Whole numbers of a picture may be scaled otherwise.
         ways.append(Samples(samples.features.astype(np.float32), samples.labels))
     refused: list[Exception] = []
@@ -56,15 +57,9 @@ def predicted(shared: Path, home: Path, model: nn.Module, features: Any) -> NDAr
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             refused.append(error)
     raise ModelError(
-        f"the model does not take features of {samples.features.dtype} and shape {samples.features.shape[1:]} each: {refused[0]}; give them as "
+        f"the model does not take features of {samples.features.dtype} and shape {shape} each: {refused[0]}; give them as "
         "the federation's samples are"
     ) from refused[0]
-
-
-def _row_of(home: Path) -> tuple[int, ...] | None:
-    """Shape of a sample that is one row; None of others."""
-    shape = tuple(Genesis.load(home).sample_shape)
-    return shape if len(shape) == 1 else None
 
 
 @torch.no_grad()
@@ -75,8 +70,7 @@ def outputs_of(model: nn.Module, samples: Samples) -> Iterator[Tensor]:
         yield forward(model, tensors_of(model, part)[0])
 
 
-def _samples_of(shared: Path, home: Path, features: Any) -> Samples:
-    genesis = Genesis.load(home)
+def _samples_of(shared: Path, genesis: Genesis, features: Any) -> Samples:
     data, expected = genesis.config.data, tuple(genesis.sample_shape)
     if isinstance(features, Samples):
         samples = features

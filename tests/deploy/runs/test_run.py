@@ -166,7 +166,7 @@ def test_a_summary_damaged_anywhere_is_named_or_read(
     for owner, name in drawn:
         monkeypatch.setattr(owner, name, lambda *_: {"svg": "", "caption": ""})
     written = (folder / "summary.json").read_text()
-    named = 0
+    refused = []
     for *above, last in _places(json.loads(written)):
         damaged = json.loads(written)
         inner = damaged
@@ -182,8 +182,11 @@ def test_a_summary_damaged_anywhere_is_named_or_read(
             print_summary(read.summary)
             report.write_report(read, genesis, folder / "report.html")
         except ConfigError as error:
-            named += bool(re.search(r"(summary\.json|history\.jsonl) is damaged", str(error)))
-    assert named > 20
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(re.search(r"(summary|history)\.jsonl? is damaged|summary\.json has format", said) for said in refused), (
+        refused
+    )
 
 
 def test_a_line_of_history_of_another_type_is_named(run: dictpfl.Run, tmp_path: Path) -> None:
@@ -351,3 +354,8 @@ def test_an_account_without_limit_is_read_back(tmp_path: Path) -> None:
     read = dictpfl.Run.load(run.folder).summary
     assert read["privacy"]["limit"] is None
     assert read["metrics"]["test"].keys() == {"confusion", "auroc"}
+    written = json.loads((run.folder / "summary.json").read_bytes())
+    written["privacy"]["epsilon"] = None  # as JSON has an infinite one
+    (run.folder / "summary.json").write_text(json.dumps(written))
+    print_summary(boundless := dictpfl.Run.load(run.folder).summary)
+    assert boundless["privacy"]["epsilon"] == np.inf
