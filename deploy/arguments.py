@@ -1,4 +1,4 @@
-"""Mends of arguments and options of typer and click: help that is lost, and NaN in a range."""
+"""Arguments and options of all commands: one name of the output, and mends of typer and click."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperOption
+
+OUT = ("--out", "--output", "-o")
+"""Names of the option that says where a command writes, the same of every command."""
 
 
 def keep_help() -> None:

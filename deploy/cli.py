@@ -19,7 +19,7 @@ from dictpfl.common.errors import ConfigError, DictPFLError, own_place
 from dictpfl.common.files import in_shell, taken_back
 from dictpfl.deploy import console
 from dictpfl.deploy.app import cli as flower_app
-from dictpfl.deploy.arguments import keep_help, refuse_nan
+from dictpfl.deploy.arguments import OUT, keep_help, refuse_nan
 from dictpfl.deploy.attacks import cli as attacks
 from dictpfl.deploy.audit import cli as audit
 from dictpfl.deploy.ceremony import cli as ceremony
@@ -134,7 +134,7 @@ CheckpointOption = Annotated[
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder, or an institution's folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (safetensors) or new folder to write.")],
+    output: Annotated[Path, typer.Option(*OUT, help="File (safetensors) or new folder to write.")],
     format_: Annotated[
         str,
         typer.Option(

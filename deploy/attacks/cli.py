@@ -11,6 +11,7 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console as terminal
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.attacks.defaults import DEFAULT_ATTACKS, DEFAULT_PARTS
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
@@ -71,7 +72,7 @@ def attack(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the configuration.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; default runs/NAME-attack. An earlier attack is replaced.")
+        Path | None, typer.Option(*OUT, help="Folder; default runs/NAME-attack. An earlier attack is replaced.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the attacked runs, keys included, in --out.")] = False,  # noqa: FBT002
 ) -> None:

@@ -9,12 +9,13 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 
 
 def crypto(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of `dictpfl simulate --record`.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for the outcome as JSON. Default: audit.json in RUN.")
+        Path | None, typer.Option(*OUT, help="File for the outcome as JSON. Default: audit.json in RUN.")
     ] = None,
     logs: Annotated[
         list[Path] | None, typer.Option(help="Further files or folders to search for secrets, such as logs.")

@@ -10,6 +10,7 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.ceremony.asking import (
     app_here,
     asked_passphrase,
@@ -71,7 +72,7 @@ AppHash = Annotated[
         "installed here, at a rotation as before.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder for bundles and the coordinator's half; missing or empty.")]
+Out = Annotated[Path, typer.Option(*OUT, help="Folder for bundles and the coordinator's half; missing or empty.")]
 
 
 @authority.command("identity")

@@ -10,6 +10,7 @@ import typer
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import replace_private
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import human_bytes, human_seconds, percent
 from dictpfl.deploy.unread import refuse_unread
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 SourceArgument = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="A run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config."
+        metavar="SOURCE",
+        help="A folder of a run or an institution; with --config, one of `cut` or `distil`, transformers:FOLDER or timm:NAME.",
     ),
 ]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")]
+OutputOption = Annotated[Path, typer.Option(*OUT, help="New folder to write.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option(metavar="CONFIG.toml", help="\\[data] and \\[training] of a model of a library.")
+    Path | None, typer.Option(metavar="CONFIG.toml", help="\\[data] and \\[training] of what is no federation's.")
 ]
 DataOption = Annotated[
     Path | None,
@@ -51,6 +53,24 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 CheckpointOption = Annotated[
     Literal["last", "best"], typer.Option(help="The federation's model to start from: the newest, or the best.")
 ]
+
+
+def refuse_checkpoint(*names: str) -> None:
+    """Refuse --checkpoint where no model of a command is a federation's.
+
+    Args:
+        names: of the models, as the command takes them.
+
+    Raises:
+        ConfigError: it was typed, or a name leads to a folder that cannot be gone on with.
+    """
+    from dictpfl.deploy.compress.written import standing
+
+    if all(standing(name) is not None for name in names):
+        refuse_unread(
+            "checkpoint",
+            because=f"of a federation, of which {' and '.join(names)} {'is' if len(names) == 1 else 'are'} not",
+        )
 
 
 def prune(
@@ -132,6 +152,7 @@ def prune(
     from dictpfl.deploy.compress.pruning import learning, pattern_of, scoring, write_pruned
     from dictpfl.deploy.compress.source import read_source
 
+    refuse_checkpoint(source)
     if pattern:
         refuse_unread("sparsity", because=f"--pattern {pattern} says how many entries go")
     if method != "wanda" or allocate == "global":

@@ -20,6 +20,7 @@ from dictpfl.deploy.compress.cli import (
     SeedOption,
     SetOption,
     SourceArgument,
+    refuse_checkpoint,
 )
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
@@ -123,10 +124,8 @@ def cut(
 def _require_read(source: str, given: Mapping[str, int], *, to: str, search: int, score: str) -> None:
     """Refuse options that this cut does not read."""
     from dictpfl.client.compress.cutting.shrink import BEST, DEFAULT
-    from dictpfl.client.model import hub
 
-    if hub.split(source)[0]:
-        refuse_unread("checkpoint", because=f"of a federation, and {source} is a model of a library")
+    refuse_checkpoint(source)
     if search:
         return
     refuse_unread("most", "steps", because="of a search, and --search asks for none")
@@ -146,13 +145,16 @@ def distil(
     student: Annotated[
         str,
         typer.Argument(
-            metavar="STUDENT", help="The model to train: a folder that `cut` wrote, as transformers:FOLDER, or a run."
+            metavar="STUDENT",
+            help="The model to train: a folder that `cut` wrote, with --config, or as SOURCE of `cut`.",
         ),
     ],
     teacher: Annotated[
         str,
         typer.Option(
-            "--teacher", metavar="MODEL", help="A run's or an institution's folder, or transformers:FOLDER, timm:NAME."
+            "--teacher",
+            metavar="MODEL",
+            help="A folder of a run, an institution, `cut` or `distil`, or transformers:FOLDER, timm:NAME.",
         ),
     ],
     output: OutputOption,
@@ -175,11 +177,9 @@ def distil(
     use_working_directory()
     if not weight:
         refuse_unread("temperature", because="of the teacher's part of the loss, and --weight 0 leaves none")
-    from dictpfl.client.model import hub
     from dictpfl.deploy.compress.distilling import distil_folder
 
-    if hub.split(student)[0] and hub.split(teacher)[0]:
-        refuse_unread("checkpoint", because="of a federation, and both models are a library's")
+    refuse_checkpoint(student, teacher)
     said = distil_folder(
         student, teacher, output, config=config, data=data, settings=set_ or [], measure=measure, steps=steps, weight=weight,
         temperature=temperature, seed=seed, checkpoint=checkpoint, max_tokens=max_tokens,

@@ -15,13 +15,13 @@ from dictpfl.common.documents import json_text
 from dictpfl.common.settings import Model
 from dictpfl.deploy.compress.cutting import Made
 from dictpfl.deploy.compress.source import Source
+from dictpfl.deploy.compress.written import CUT, CUT_FORMAT
 from dictpfl.deploy.exports.card import CARD, hub_free
 from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.exporter import new_folder
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
 
-RECORD = "cut.json"
 _SHAPED = "What stayed was shaped by the samples that decided: an architecture cut by somebody's data tells something about them."
 
 
@@ -36,7 +36,7 @@ def write(made: Made, source: Source, output: Path, *, seed: int, score: str) ->
         save_model(made.shrunk.model, name, output)
         write_preparation(source.finished, output)
         note = save_tokenizer(source.config, output)
-        (output / RECORD).write_text(
+        (output / CUT).write_text(
             json_text(record(made, source, seed=seed, score=score), indent=1) + "\n", encoding="utf-8"
         )
         (output / CARD).write_text(_card(made, source, note), encoding="utf-8")
@@ -47,7 +47,7 @@ def record(made: Made, source: Source, *, seed: int, score: str) -> dict[str, An
     shrunk = made.shrunk
     stay = {n: u.tolist() for n, u in shrunk.chosen.kept.items()}
     return {
-        "format": "dictpfl-cut-1",
+        "format": CUT_FORMAT,
         "source": hub_free(source.config.model.source),
         "options": options_of(shrunk.model, source.config.model),
         "axes": {n: {"kind": a.kind, "units": a.units, "setting": a.setting, "kept": stay.get(n, "all")} for n, a in made.axes.items()},
@@ -155,7 +155,7 @@ def _card(made: Made, source: Source, note: str) -> str:
         f"| {source.task.metric_name} | {made.before.metric:.4f} | {made.after.metric:.4f} |", "",
         _decided(made, source),
         "", *_lost(made, source),
-        "## Use", "", "```python", *loading_lines(shrunk.model, name, "FOLDER"), "```",
+        "## Use", "", "```python", *loading_lines(shrunk.model, name, "FOLDER", options=options_of(shrunk.model, source.config.model)), "```",
         *(line for said in (note, *source.reducer_notes) if said for line in ("", said)),
     ]  # fmt: skip
     return "\n".join([*head, *body]).rstrip() + "\n"
@@ -172,7 +172,7 @@ def _decided(made: Made, source: Source) -> str:
     who += [words for way, words in (("magnitude", "the magnitudes of weights"), ("random", "a draw")) if way in ways]
     said = " and ".join(who)
     sentences = [
-        f"{said[0].upper()}{said[1:]} decided which units stay (`{RECORD}`).",
+        f"{said[0].upper()}{said[1:]} decided which units stay (`{CUT}`).",
         *([clipped_words(made)] if made.clipped else []),
         f"{len(source.measure)} other samples were measured, and decided nothing.",
         *shaped,
@@ -209,7 +209,7 @@ def _lost(made: Made, source: Source) -> list[str]:
         "## Sizes that were tried", "",
         f"{len(found.sizes)} sizes within 3 % of {found.budget:,} parameters were measured as cut on {len(source.validation)} samples {whose}; the "
         f"{len(rows)} best were distilled for {found.steps} steps of {found.samples_seen} samples in all, and the best of these is this one. Losses are those "
-        f"on the {len(source.validation)} samples, where the whole model's is {found.whole:.4f}; `{RECORD}` has all sizes.", "",
+        f"on the {len(source.validation)} samples, where the whole model's is {found.whole:.4f}; `{CUT}` has all sizes.", "",
         "| " + " | ".join([*names, "parameters", "loss as cut", "loss distilled", ""]) + " |",
         "|" + "---|" * (len(names) + 4), *rows, "",
     ]  # fmt: skip

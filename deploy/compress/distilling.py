@@ -11,13 +11,16 @@ from torch import nn
 from dictpfl.client.compress.cutting.shrink import parameters
 from dictpfl.client.compress.distil import distil
 from dictpfl.client.model import hub
+from dictpfl.client.model.build import build_model
 from dictpfl.client.training.distillation import require_alike, require_range
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.documents import json_text
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.settings import Model
 from dictpfl.deploy.compress.cut_folder import options_of
 from dictpfl.deploy.compress.cutting import Figures
 from dictpfl.deploy.compress.source import Source, read_source
+from dictpfl.deploy.compress.written import DISTILLED, DISTILLED_FORMAT, standing
 from dictpfl.deploy.exports.card import CARD, hub_free
 from dictpfl.deploy.exports.columns import write_preparation
 from dictpfl.deploy.exports.exporter import new_folder, refuse_full
@@ -25,8 +28,6 @@ from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
 from dictpfl.deploy.runs.run import versions
 from dictpfl.deploy.teaching import require_same_columns, require_taught, widths
-
-RECORD = "distil.json"
 
 
 def distil_folder(
@@ -84,7 +85,7 @@ def distil_folder(
         note = save_tokenizer(read.config, output)
         figures = {"before": before, "after": after, "teacher": taught}
         record = {
-            "format": "dictpfl-distil-1",
+            "format": DISTILLED_FORMAT,
             "student": hub_free(name),
             "teacher": hub_free(teacher) if hub.split(teacher)[0] else Path(teacher).name,
             "options": options_of(small, read.config.model),
@@ -99,14 +100,14 @@ def distil_folder(
             "seed": seed,
             "versions": versions(),
         }
-        (output / RECORD).write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
+        (output / DISTILLED).write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
         rows = [f"| {who} | {each.loss:.4f} | {each.metric:.4f} |" for who, each in figures.items()]
         lines = [
             "---", f"library_name: {hub.split(name)[0] or 'pytorch'}", "tags:", "- dictpfl", "- distillation", "---", "",
             f"# {hub_free(name)}, distilled", "",
             f"Trained for {steps} steps to say what a model of {parameters(large):,} parameters says; it has {parameters(small):,}. No "
             "part of dictpfl is needed to load it.", "", f"| | loss | {metric} |", "|---|---|---|", *rows, "", "## Use", "",
-            "```python", *loading_lines(small, name, "FOLDER"), "```",
+            "```python", *loading_lines(small, name, "FOLDER", options=options_of(small, read.config.model)), "```",
             *(line for said in (note, *read.reducer_notes) if said for line in ("", said)),
         ]  # fmt: skip
         (output / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
@@ -127,30 +128,36 @@ def teacher_of(name: str, student: Source, checkpoint: Checkpoint = "last") -> n
     Raises:
         ConfigError: nothing of that name, or a federation's that reads other columns.
     """
-    if hub.split(name)[0]:
-        return teacher_model(name, student.config, student.sample_shape, outputs_of(student))
+    made = standing(name)
+    if made is not None:
+        return teacher_model(made, student.config, student.sample_shape, outputs_of(student))
     if not Path(name).is_dir():
         raise ConfigError(
-            f"no folder {name!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME"
+            f"no folder {name!r}; expected a folder of a run, an institution, `cut` or `distil`, or transformers:FOLDER or timm:NAME"
         )
     finished = Finished.load(Path(name), checkpoint)
     require_same_columns(finished.genesis.config.data, student.config.data)
     return finished.merged()
 
 
-def teacher_model(name: str, config: FederationConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
-    """A teacher of a library, with the student's kind of head.
+def teacher_model(section: Model, config: FederationConfig, sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A teacher of a library, or one that `cut` or `distil` wrote, with the student's kind of head.
+
+    Args:
+        section: what makes it.
+        config: of the student.
+        sample_shape: of a sample.
+        outputs: of the student.
 
     Raises:
         ConfigError: a model without weights for so many outputs.
     """
-    from dictpfl.client.model.build import build_model
-    from dictpfl.common.settings import Model
-
-    kept = {k: v for k, v in config.model.options.items() if k == "head"}
-    same = hub.split(name)[0] == hub.split(config.model.source)[0]
-    model = build_model(Model(source=name, options=kept if same else {}), sample_shape, outputs, config.seed).eval()
-    require_taught(model, name, outputs)
+    library = hub.split(section.source)[0]
+    if library and library == hub.split(config.model.source)[0]:
+        kept = {k: v for k, v in config.model.options.items() if k == "head"}
+        section = section.model_copy(update={"options": kept})
+    model = build_model(section, sample_shape, outputs, config.seed).eval()
+    require_taught(model, section.source, outputs)
     return model
 
 

@@ -9,6 +9,7 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.compress.cli import (
     CheckpointOption,
     ConfigOption,
@@ -17,6 +18,7 @@ from dictpfl.deploy.compress.cli import (
     SeedOption,
     SetOption,
     SourceArgument,
+    refuse_checkpoint,
 )
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import counted, percent
@@ -28,7 +30,7 @@ _MEASURED = ("set_", "measure", "training", "validation", "seed", "device", "sol
 
 def layers(
     source: SourceArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for layers.json and layers.svg.")],
+    output: Annotated[Path, typer.Option(*OUT, help="New folder for layers.json and layers.svg.")],
     list_: Annotated[  # noqa: FBT002
         bool,
         typer.Option(
@@ -78,12 +80,14 @@ def layers(
     from dictpfl.client.compress.influence.layers import Measure
     from dictpfl.deploy.compress.layers import Found, measured, pooled, write_layers, write_samples
     from dictpfl.deploy.compress.source import read_source
+    from dictpfl.deploy.compress.written import standing
     from dictpfl.deploy.exports.exporter import new_folder, refuse_full
     from dictpfl.deploy.exports.finished import Finished
 
     refuse_full(output)
     if solver == "none":
         refuse_unread("damping", because="of the inverse of a Hessian, and --solver none takes none")
+    refuse_checkpoint(source)
     chosen = Measure(solver, damping, part, top)
     if list_:
         because = "--list is of the institution's own training samples"
@@ -92,7 +96,12 @@ def layers(
             raise ConfigError(f"--set {moved[0]}: {because}; leave it out")
     maps = (
         ()
-        if own or list_ or config is not None or data is not None or not Path(source).is_dir()
+        if own
+        or list_
+        or config is not None
+        or data is not None
+        or not Path(source).is_dir()
+        or standing(source) is not None
         else pooled(Finished.load(source, checkpoint))
     )
     if maps:

@@ -10,6 +10,8 @@ import typer
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
+from dictpfl.deploy.compress.cli import refuse_checkpoint
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
@@ -37,7 +39,10 @@ class Method(StrEnum):
 def narrow(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Run folder, an institution's folder, transformers:FOLDER or timm:NAME."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of a run or an institution; with --config, one of `cut` or `distil`, transformers:FOLDER or timm:NAME.",
+        ),
     ],
     skill: Annotated[
         str,
@@ -45,9 +50,9 @@ def narrow(
             help="The skill to keep: classes=NAME,NAME (patterns with * too), column=VALUE, text=FILE, or all."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
+    output: Annotated[Path, typer.Option(*OUT, help="New folder to write.")],
     config: Annotated[
-        Path | None, typer.Option(help="File with \\[data] and \\[training], for a model of a library.")
+        Path | None, typer.Option(help="File with \\[data] and \\[training], for what is no federation's.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Samples to narrow on: an .npz, or what data.path may be.")] = None,
     measure: Annotated[Path | None, typer.Option(help="Samples to measure on. Default: the test split.")] = None,
@@ -92,6 +97,7 @@ def narrow(
             f"--axes {axes}: gates stand in front of feed-forward neurons alone; use --axes ffn, or another method"
         )
     _require_read(method, skill, dropped, head)
+    refuse_checkpoint(source)
     how = Narrowing(method.value, keep, steps, recover, penalty, rate, tables, seed)
     asked = Asked(how, skill, dropped, _counts(relearn), seeds, kinds, head == "trim")
     read = read_source(

@@ -26,7 +26,8 @@ from dictpfl.client.training.task import Task, outputs_of, task_of
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.files import expanded
-from dictpfl.common.settings import Data, Training
+from dictpfl.common.settings import Data, Model, Training
+from dictpfl.deploy.compress.written import standing
 from dictpfl.deploy.exports.evaluation import are_elsewhere, classes_of, load_numbered
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_notes
@@ -116,7 +117,7 @@ def read_source(
     |---|---|---|
     | a run's folder | the run's public share | its test split |
     | an institution's folder | its training samples | its validation samples |
-    | `transformers:FOLDER`, `timm:NAME` | what `[data]` leaves beside the test split | the test split |
+    | `transformers:FOLDER`, `timm:NAME`, or a folder of `cut` or `distil` | what `[data]` leaves beside the test split | the test split |
 
     `data` takes the place of the first column; for a model of a library it takes the place of `data.path`, and both columns are
     drawn from it. `measure` takes the place of the second. Rows that the data mark for validation are in neither, and neither are an
@@ -124,7 +125,7 @@ def read_source(
 
     Args:
         source: a folder, or a model as `model.source` names it.
-        config: file with `[data]` and `[training]`; needed for a model of a library, refused for a folder, which has its own.
+        config: file with `[data]` and `[training]`; needed for a model of the table's last row, refused for others, which have their own.
         data: an .npz that `Samples.save` wrote, or a file or folder of `data.source`.
         settings: `KEY=VALUE` overrides of `[data]` and `[training]`.
         calibration: number of samples, drawn by seed; all where there are fewer. 0: all.
@@ -141,8 +142,9 @@ def read_source(
     changes = overrides(settings)
     if wrong := [key for key in changes if not key.startswith(_CHANGEABLE)]:
         raise ConfigError(f"--set {wrong[0]}: only keys of [data] and [training] can be changed here")
-    if hub.split(source)[0]:
-        whole = _of_library(source, config, data, changes)
+    made = standing(source)
+    if made is not None:
+        whole = _of_model(source, made, config, data, changes)
     else:
         whole = _of_folder(source, config, data, changes, checkpoint, deciding=deciding)
     if measure is not None:
@@ -203,16 +205,16 @@ def cut_samples(samples: Samples, most: int) -> Samples:
     return Samples(samples.features[:, :most], labels[:, :most] if aligned else labels)
 
 
-def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapping[str, Any]) -> Source:
+def _of_model(source: str, made: Model, path: Path | None, data: Path | None, changes: Mapping[str, Any]) -> Source:
     if path is None:
         raise ConfigError(f"{source} says nothing of data and task; name a file with [data] and [training] by --config")
     config = FederationConfig.load(path, changes)
     section = config.model
-    if section.source != source:
-        same = hub.split(section.source)[0] == hub.split(source)[0]
-        section = section.model_copy(
-            update={"source": source, "architecture": {}, "weights": "", "options": section.options if same else {}}
-        )
+    if made.weights:
+        section = made
+    elif section.source != made.source:
+        same = hub.split(section.source)[0] == hub.split(made.source)[0]
+        section = made.model_copy(update={"options": section.options if same else {}})
     config = _reading(data, config.model_copy(update={"model": section}))
     torch.set_num_threads(config.training.threads)
     dataset = _dataset(data, config, ())
@@ -231,7 +233,7 @@ def _of_library(source: str, path: Path | None, data: Path | None, changes: Mapp
     outputs = outputs_of(task, dataset.outputs)
     if _is_npz(data) and dataset.samples.labels.dtype == np.int64 and dataset.samples.labels.ndim == 1:
         # Its highest label is a least number of classes: a model of more keeps the head that it has.
-        outputs = max(outputs, hub.classes_of(source))
+        outputs = max(outputs, hub.classes_of(made.source))
     model = build_model(section, dataset.sample_shape, outputs, config.seed).eval()
     own = parts.institutions[0]
     return Source(
@@ -252,7 +254,7 @@ def _of_folder(
     folder = Path(source)
     if not folder.is_dir():
         raise ConfigError(
-            f"no folder {source!r}; expected a run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config"
+            f"no folder {source!r}; expected a folder of a run or an institution, or with --config a folder of `cut` or `distil`, transformers:FOLDER or timm:NAME"
         )
     if path is not None:
         raise ConfigError(f"{source} has a configuration of its own; leave --config out, or change keys by --set")

@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 import typer
 
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.own_modules import use_working_directory
 
 
 def personalise(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An institution's folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="New folder to write.")],
+    output: Annotated[Path, typer.Option(*OUT, help="New folder to write.")],
     checkpoint: Annotated[
         Literal["last", "best"], typer.Option(help="The federation's model to start from: the newest, or the best.")
     ] = "last",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,18 @@ def published_base(finished: Finished, needed: dict[str, Tensor]) -> str:
     return name if same else ""
 
 
-def loading_lines(model: nn.Module, source: str, where: str, arguments: str = "") -> list[str]:
-    """Lines of Python that load a folder or a hub's model without dictpfl."""
+def loading_lines(
+    model: nn.Module, source: str, where: str, arguments: str = "", options: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Lines of Python that load a folder or a hub's model without dictpfl.
+
+    Args:
+        model: that was written.
+        source: `model.source` of what made it.
+        where: the folder.
+        arguments: further ones of transformers' call, after a comma.
+        options: `model.options` that make a network of this project as it is now, where they are not those of a configuration at hand.
+    """
     library, _ = hub.split(source)
     if library == "transformers":
         kind = type(model).__name__
@@ -103,6 +114,6 @@ def loading_lines(model: nn.Module, source: str, where: str, arguments: str = ""
         return ["import timm", f"model = timm.create_model('local-dir:{where}', pretrained=True).eval()"]
     return [
         "from safetensors.torch import load_file",
-        f"model = ...  # as {source} makes it",
+        f"model = ...  # as {source} makes it" + (f" with {dict(options)}" if options else ""),
         f"model.load_state_dict(load_file('{where}/{WEIGHTS}'))",
     ]

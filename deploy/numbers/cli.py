@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import counted, percent
 from dictpfl.deploy.unread import refuse_unread
@@ -30,9 +31,7 @@ def numbers(
             help="A folder of transformers with its tokenizer; a run of a language model; or a run that tallied numbers.",
         ),
     ] = "",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New folder for numbers.json and numbers.html.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(*OUT, help="New folder for numbers.json and numbers.html.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="A table (.csv, .tsv, .parquet) whose digits are counted, in place of a model.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
@@ -37,7 +38,7 @@ def report(
         ),
     ] = True,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; default: in DIR, report.html or privacy.html.")
+        Path | None, typer.Option(*OUT, help="File to write; default: in DIR, report.html or privacy.html.")
     ] = None,
 ) -> None:
     """Write the report of a run; with --privacy, who can learn what: for a review board, to read and to print."""

@@ -18,6 +18,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import in_shell
 from dictpfl.common.presets import METHODS
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
@@ -78,7 +79,7 @@ def simulate(
     engine: EngineOption = EngineName.FLOWER,
     gpus: Gpus = None,
     ray_address: RayAddress = "",
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME-METHOD.")] = None,
+    out: Annotated[Path | None, typer.Option(*OUT, help="Run folder; default runs/NAME-METHOD.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
     record: Annotated[bool, typer.Option("--record", help="Keep every upload as the coordinator sees it.")] = False,  # noqa: FBT002
     test_every: Annotated[
@@ -141,7 +142,7 @@ def compare(
     set_: Overrides = None,
     engine: EngineOption = EngineName.FLOWER,
     gpus: Gpus = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/NAME-compare.")] = None,
+    out: Annotated[Path | None, typer.Option(*OUT, help="Folder; default runs/NAME-compare.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:

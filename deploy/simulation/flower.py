@@ -48,6 +48,10 @@ Its own shutdown waits three seconds for threads, with nothing left to lose: the
 memories are on disk before an exchange closes.
 """
 
+_STARTS = 3
+"""Times that Ray is started at most: it gives itself half a minute, which a busy machine may not have for it."""
+_NOT_STARTED = 75
+"""Exit code of a child whose Ray did not start; sysexits.h calls it a failure that another try may mend."""
 _TAIL_LINES = 15
 _REGISTER_SECONDS = 60.0
 _LONGEST_PARENT = 28
@@ -105,27 +109,37 @@ def run_flower(
     which node is whose. Success is what `finished` says in the end, not an exit code;
     it must read the coordinator's folder afresh.
 
-    Raises `EngineError`, with the log's last lines, if Ray is missing or the run ends unfinished; what `on_poll`
+    Ray is started anew where it does not start, two times more. Raises `EngineError`, with the log's last lines, if Ray is
+    missing, does not start, or the run ends unfinished; what `on_poll`
     raises (about four times a second), KeyboardInterrupt and SIGTERM stop everything that was started first.
     """
     if find_spec("ray") is None:
         raise EngineError("Expected Ray for the engine flower, found none: pip install 'dictpfl[simulation]'.")
     for folder in (work, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with _scratch(work) as scratch:
-        environment = _environment(scratch, work, places)
-        environment |= {
-            "DICTPFL_COORDINATOR": str(coordinator_folder.absolute()),
-            "DICTPFL_INSTITUTIONS": str(institutions_folder.absolute()),
-        }
-        order = _Order(participants, places, str(scratch), str(Path.cwd()), os.getpid(), by_name)
-        code = _supervise(order, environment, log, on_poll or (lambda: None))
-        if not finished():
+    for _ in range(_STARTS):
+        with _scratch(work) as scratch:
+            environment = _environment(scratch, work, places)
+            environment |= {
+                "DICTPFL_COORDINATOR": str(coordinator_folder.absolute()),
+                "DICTPFL_INSTITUTIONS": str(institutions_folder.absolute()),
+            }
+            order = _Order(participants, places, str(scratch), str(Path.cwd()), os.getpid(), by_name)
+            code = _supervise(order, environment, log, on_poll or (lambda: None))
+            if finished():
+                return
             _keep_ray_logs(scratch, work)
-            raise EngineError(
-                f"Expected the coordinator to finish, but Flower's runtime ended (exit code {code}) before. "
-                f"The log is {log}; its last lines:\n{_tail(log)}"
-            )
+        if code != _NOT_STARTED:
+            break
+    found = (
+        f"Ray did not start, {_STARTS} times, as on a machine that is too busy: go on with --resume when it is not, or with "
+        "--engine local, which needs no Ray"
+        if code == _NOT_STARTED
+        else f"Flower's runtime ended (exit code {code}) before"
+    )
+    raise EngineError(
+        f"Expected the coordinator to finish, but {found}. The log is {log}; its last lines:\n{_tail(log)}"
+    )
 
 
 def _environment(scratch: Path, work: Path, places: Places) -> dict[str, str]:
@@ -313,14 +327,18 @@ def _child(order: _Order) -> None:
         # One actor for each `client_cpus`: no more than there are institutions, and one even on a small machine.
         processors = min(len(os.sched_getaffinity(0)), math.ceil(order.participants * places.client_cpus))
         # Flower takes a Ray that is there already; its own start would use an environment for workers, half a second each.
-        ray.init(
-            address="local",
-            num_cpus=max(processors, math.ceil(places.client_cpus)),
-            num_gpus=places.gpus,
-            include_dashboard=False,
-            log_to_driver=True,
-            _temp_dir=order.scratch,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(processors, math.ceil(places.client_cpus)),
+                num_gpus=places.gpus,
+                include_dashboard=False,
+                log_to_driver=True,
+                _temp_dir=order.scratch,
+            )
+        except Exception:  # noqa: BLE001  whatever it was, another try may mend it
+            traceback.print_exc()
+            sys.exit(_NOT_STARTED)
         client_gpus = places.client_gpus
     # Flower hands these to Ray as the actors' options; without restarts, it goes on giving work to an actor that is
     # dead. The message that the actor died over is answered with an error, and the coordinator asks again.

@@ -10,6 +10,7 @@ import typer
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import in_shell
 from dictpfl.deploy import console
+from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.ceremony.asking import app_here, asked_passphrase, say_issued, shape_of
 from dictpfl.deploy.ceremony.cli import PassphraseFile
 from dictpfl.deploy.extras import require
@@ -33,9 +34,7 @@ Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The party
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study.")]
 Which = Annotated[str, typer.Argument(metavar="NAME|FILE", help="The study, or a paper of it, which is taken up.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for those who get the notice.")]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Signed paper to write, and to send.")
-]
+Output = Annotated[Path | None, typer.Option(*OUT, metavar="FILE", help="Signed paper to write, and to send.")]
 Institutions = Annotated[
     list[str] | None, typer.Option("--institution", metavar="NAME", help="Whom to ask; default: all of the network.")
 ]
@@ -244,9 +243,7 @@ def list_(folder: Folder = Path("institution")) -> None:
 def key(
     which: Which,
     papers: Annotated[list[Path], typer.Argument(metavar="APPROVAL...", help="Notices that institutions sent.")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for bundles and the coordinator's half; missing or empty.")
-    ],
+    out: Annotated[Path, typer.Option(*OUT, help="Folder for bundles and the coordinator's half; missing or empty.")],
     weights: Weights = None,
     folder: Folder = Path("authority"),
     passphrase_file: PassphraseFile = None,

@@ -101,6 +101,14 @@ def test_commands_of_an_experiment_are_known(file: Path) -> None:
         EVERY[path].make_parser(click.Context(EVERY[path])).parse_args(words[len(path.split()) :])
 
 
+def test_the_output_of_every_command_has_the_same_names() -> None:
+    """It was --out of some, --output or -o of others, and each refused what the others take."""
+    options = [one for command in EVERY.values() for one in command.params if isinstance(one, click.Option)]
+    named = [one.opts for one in options if {"--out", "--output", "-o"} & {*one.opts}]
+    assert len(named) > 20
+    assert {tuple(names) for names in named} == {("--out", "--output", "-o")}
+
+
 @pytest.mark.parametrize("path", EVERY)
 def test_no_option_is_nan(path: str) -> None:
     """A range lets it through, for nothing is above or below it."""

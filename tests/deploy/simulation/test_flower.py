@@ -233,6 +233,48 @@ def test_a_failure_names_the_log_and_its_last_lines(home: Path) -> None:
     assert family.alive() == []
 
 
+STARTS_LATE = """
+import sys
+from pathlib import Path
+
+if "dictpfl.deploy.simulation.flower" in sys.orig_argv:
+    import ray
+
+    start, tried = ray.init, Path(__file__).parent / "tried"
+
+    def init(*given, **named):
+        with tried.open("a") as file:
+            file.write("x")
+        if tried.stat().st_size <= LATE:
+            raise Exception("The current node timed out during startup.")
+        return start(*given, **named)
+
+    ray.init = init
+"""
+
+
+def starts_late(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let Ray fail to start so many times; return the file that has a letter for each start."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(STARTS_LATE.replace("LATE", str(times)))
+    monkeypatch.syspath_prepend(folder)
+    return folder / "tried"
+
+
+def test_a_ray_that_starts_late_is_started_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = starts_late(home / "late", 2, monkeypatch)
+    run(home / "run")
+    assert tried.read_text() == "xxx"
+    assert json.loads((home / "run" / "state.json").read_text())["finished"]
+
+
+def test_a_ray_that_never_starts_is_told_with_what_helps(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = starts_late(home / "late", 9, monkeypatch)
+    with pytest.raises(EngineError, match=r"(?s)did not start, 3 times.*--engine local.*timed out during startup"):
+        run(home / "run")
+    assert tried.read_text() == "xxx"
+
+
 def test_an_exception_while_polling_stops_everything(home: Path) -> None:
     base, family = home / "run", Family(os.getpid())
     base.mkdir()
