@@ -69,7 +69,7 @@ def refuse_checkpoint(*names: str) -> None:
     if all(standing(name) is not None for name in names):
         refuse_unread(
             "checkpoint",
-            because=f"of a federation, of which {' and '.join(names)} {'is' if len(names) == 1 else 'are'} not",
+            because=f"of a federation's model, and {' and '.join(names)} {'is' if len(names) == 1 else 'are'} none",
         )
 
 

@@ -89,7 +89,9 @@ def test_it_is_what_other_commands_begin_with(words: tuple[object, ...], made: P
     assert list((tmp_path / "out").iterdir())
     wrong = (*command, made / "small", "-o", tmp_path / "no", *options)
     assert "--config" in said(*wrong)
-    assert "--checkpoint: of a federation" in said(*wrong, "--config", made / "own.toml", "--checkpoint", "best")
+    assert "--checkpoint: of a federation's model" in said(
+        *wrong, "--config", made / "own.toml", "--checkpoint", "best"
+    )
     assert not (tmp_path / "no").exists()
 
 
