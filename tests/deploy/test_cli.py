@@ -243,6 +243,9 @@ def test_unicode_and_spaces_in_paths(config: Path, tmp_path: Path) -> None:
 def test_help_shows_what_an_argument_is_and_names_in_brackets(tmp_path: Path) -> None:
     done = dictpfl("prune", "--help", cwd=tmp_path)
     said = " ".join(done.stdout.replace("│", " ").split())
-    assert "A run's folder, an institution's, or transformers:FOLDER or timm:NAME with --config." in said
-    assert "[data] and [training] of a model of a library." in said
+    assert (
+        "A folder of a run or an institution; with --config, one of `cut` or `distil`, transformers:FOLDER or timm:NAME."
+        in said
+    )
+    assert "[data] and [training] of what is no federation's." in said
     assert "Override a key of [data] or [training]." in said
