@@ -79,6 +79,7 @@ def distil_folder(
     )
     after = Figures.of(small.eval(), read)
     name, metric = read.config.model.source, read.task.metric_name
+    options = options_of(small, read.config.model)
     with new_folder(output):
         save_model(small, name, output)
         write_preparation(read.finished, output)
@@ -88,7 +89,7 @@ def distil_folder(
             "format": DISTILLED_FORMAT,
             "student": hub_free(name),
             "teacher": hub_free(teacher) if hub.split(teacher)[0] else Path(teacher).name,
-            "options": options_of(small, read.config.model),
+            "options": options,
             "parameters": {"student": parameters(small), "teacher": parameters(large)},
             "steps": steps,
             "samples_seen": trained.samples_seen,
@@ -107,7 +108,7 @@ def distil_folder(
             f"# {hub_free(name)}, distilled", "",
             f"Trained for {steps} steps to say what a model of {parameters(large):,} parameters says; it has {parameters(small):,}. No "
             "part of dictpfl is needed to load it.", "", f"| | loss | {metric} |", "|---|---|---|", *rows, "", "## Use", "",
-            "```python", *loading_lines(small, name, "FOLDER", options=options_of(small, read.config.model)), "```",
+            "```python", *loading_lines(small, name, "FOLDER", options=options), "```",
             *(line for said in (note, *read.reducer_notes) if said for line in ("", said)),
         ]  # fmt: skip
         (output / CARD).write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

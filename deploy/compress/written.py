@@ -47,7 +47,7 @@ def _written(folder: Path) -> Model | None:
             "name that folder"
         )
     if library:
-        return Model(source=f"{library}:{'local-dir:' if library == 'timm' else ''}{folder}")
+        return Model(source=f"{library}:{folder}")
     if not made.options:
         raise ConfigError(
             f"{folder} holds a model of {made.source}, a function of your own, and with which arguments it makes these sizes is not "

@@ -101,11 +101,28 @@ def test_a_librarys_folder_is_the_librarys_model(tmp_path: Path) -> None:
         json.dumps({"format": "dictpfl-cut-1", "source": "transformers:base", "options": {}})
     )
     assert standing(str(tmp_path / "large")) == Model(source=f"transformers:{tmp_path / 'large'}")
-    (tmp_path / "large" / "cut.json").write_text(
-        json.dumps({"format": "dictpfl-cut-1", "source": "timm:vit", "options": {}})
-    )
-    assert standing(str(tmp_path / "large")) == Model(source=f"timm:local-dir:{tmp_path / 'large'}")
     assert standing(str(tmp_path)) is None
+
+
+def test_a_cut_folder_of_timm_is_cut_again(tmp_path: Path) -> None:
+    """It was named `timm:local-dir:FOLDER`, which is no folder's name here."""
+    pytest.importorskip("timm")
+    (tmp_path / "own.toml").write_text(
+        'toy_insecure = true\n[data]\nsource = "digits"\nlimit = 300\n[model]\nsource = "timm:vit_tiny_patch16_224"\n[model.options]\n'
+        'pretrained = false\nimg_size = 8\npatch_size = 4\ndepth = 2\nembed_dim = 16\nnum_heads = 2\n[training]\ndevice = "cpu"\n',
+        encoding="utf-8",
+    )
+    own = ("--config", tmp_path / "own.toml")
+    done = typed("cut", "timm:vit_tiny_patch16_224", "-o", tmp_path / "small", "--ffn", 20, *own)
+    assert done.exit_code == 0, done.exception
+    assert standing(str(tmp_path / "small")) == Model(source=f"timm:{tmp_path / 'small'}")
+    (tmp_path / "other.toml").write_text((tmp_path / "own.toml").read_text().replace("pretrained = false", ""))
+    own = ("--config", tmp_path / "other.toml")
+    done = typed("cut", tmp_path / "small", "-o", tmp_path / "less", "--ffn", 10, *own)
+    assert done.exit_code == 0, done.exception
+    first, then = (json.loads((tmp_path / name / "cut.json").read_text()) for name in ("small", "less"))
+    assert then["parameters"]["before"] == first["parameters"]["after"]
+    assert then["loss"]["before"] == pytest.approx(first["loss"]["after"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
