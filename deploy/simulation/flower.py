@@ -32,6 +32,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import structlog
+
 from dictpfl.common.errors import EngineError
 from dictpfl.common.files import append_private
 from dictpfl.deploy.simulation.cluster import reached, require_nodes
@@ -57,6 +59,7 @@ _REGISTER_SECONDS = 60.0
 _LONGEST_PARENT = 28
 """In characters: the folder's own name and Ray's add up to 79, and a socket's path ends at 107."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def run_flower(
         raise EngineError("Expected Ray for the engine flower, found none: pip install 'dictpfl[simulation]'.")
     for folder in (work, log.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    for _ in range(_STARTS):
+    for start in range(1, _STARTS + 1):
         with _scratch(work) as scratch:
             environment = _environment(scratch, work, places)
             environment |= {
@@ -131,6 +134,8 @@ def run_flower(
             _keep_ray_logs(scratch, work)
         if code != _NOT_STARTED:
             break
+        if start < _STARTS:
+            _log.warning("Ray did not start within its half minute; it is started again", start=start + 1, of=_STARTS)
     found = (
         f"Ray did not start, {_STARTS} times, as on a machine that is too busy: go on with --resume when it is not, or with "
         "--engine local, which needs no Ray"

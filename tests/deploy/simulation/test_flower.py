@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from dictpfl.common.errors import EngineError
 from dictpfl.deploy.app.bundle import write_app
@@ -263,8 +264,10 @@ def starts_late(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def test_a_ray_that_starts_late_is_started_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = starts_late(home / "late", 2, monkeypatch)
-    run(home / "run")
+    with capture_logs() as told:
+        run(home / "run")
     assert tried.read_text() == "xxx"
+    assert [entry["start"] for entry in told if "started again" in entry["event"]] == [2, 3]
     assert json.loads((home / "run" / "state.json").read_text())["finished"]
 
 
