@@ -1,6 +1,6 @@
 """MiniLM on 20 Newsgroups: dictpfl under encryption against plaintext full fine-tuning of the same rounds.
 
-    python benchmarks/newsgroups.py --jobs 2     # 5 seeds: an hour of one core; goes on where it was stopped
+    python benchmarks/newsgroups.py --jobs 2     # 5 seeds: an hour and a half of two cores; goes on where it was stopped
     python benchmarks/newsgroups.py --seeds 1    # one seed
     python benchmarks/newsgroups.py --quick      # one round of few messages: does it run? writes no results
     python benchmarks/loading.py runs/newsgroups/dictpfl-1    # do its exports load where dictpfl is not?
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
@@ -240,6 +241,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if not (ROOT / "data" / "newsgroups.parquet").exists():
         print("data/newsgroups.parquet is missing: run python experiments/fetch.py", file=sys.stderr)
+        return 2
+    if find_spec("nvflare") is None:  # it is asked last, an hour later
+        print("NVIDIA FLARE is missing, whose bytes are counted: run pip install -e '.[dev,peers]'", file=sys.stderr)
         return 2
     changes: Mapping[str, Any] = QUICK if arguments.quick else {}
     seeds = arguments.seeds[: 1 if arguments.quick else None]

@@ -51,15 +51,10 @@ def newsgroups() -> str:
     result = load("newsgroups")
     ours = result["methods"]["dictpfl"]
     full, gap, run = result["methods"]["plaintext"], result["gap"], result["runs"]["dictpfl"][0]
-    paired = (
-        "on the same batches"
-        if "verdict" in gap
-        else "whose batches were drawn for themselves, so that seeds are not paired"
-    )
     return (
         f"## MiniLM on 20 Newsgroups under encryption\n\n(`python benchmarks/newsgroups.py`; three institutions, {run['rounds']} rounds, "
         f"{len(gap['by_seed'])} seeds): test accuracy {ours['accuracy']:.1f} % with dictpfl, {full['accuracy']:.1f} % by plaintext full "
-        f"fine-tuning of the same rounds, {paired} (gap {gap['mean']:.2f} ± {gap['spread']:.2f} points); {in_bytes(ours['bytes'])} of one institution up and down, "
+        f"fine-tuning of the same rounds, on the same batches (gap {gap['mean']:.2f} ± {gap['spread']:.2f} points, {gap['verdict']}); {in_bytes(ours['bytes'])} of one institution up and down, "
         f"{ours['flare_ratio']:,.0f} times less than FLARE's encryption of every parameter, {full['bytes'] / ours['bytes']:,.0f} times less "
         f"than plaintext. {_at_an_end(result['methods'])}{goals(result, 'newsgroups')} {where(result['machine'])}."
     )
