@@ -30,7 +30,7 @@ from dictpfl.client.defences.pairs import OwnKeys, Pairs
 from dictpfl.common.ckks.streams import SumOfStreams, WordStream
 from dictpfl.common.law.members import PairGraph, Roster
 from dictpfl.common.messages.manifest import Manifest, joined, separated
-from dictpfl.common.messages.masks import SumQuestion
+from dictpfl.common.messages.masks import Answer, SumQuestion
 from dictpfl.common.messages.protocol import Reply, RoundKind, Stage, Status
 from dictpfl.common.messages.wire import Blob, read_entries, with_words
 from dictpfl.common.words import add_modulo
@@ -39,7 +39,7 @@ from dictpfl.server.folding import Fold
 from dictpfl.server.journal import Journal
 from dictpfl.server.masks import Unmasking
 from dictpfl.server.rows import ClosedRound
-from lib.exchange import Exchange
+from lib.exchange import FEDERATION, Exchange
 from lib.machine import (
     RESULTS,
     Requirement,
@@ -83,7 +83,7 @@ class Federation:
         self.exchange = Exchange(count)
         self.own = [OwnKeys.make(f"institution-{number:03d}") for number in range(count)]
         roster = Roster(tuple(keys.public for keys in self.own))
-        context = b"f" * 32 + self.exchange.key.fingerprint
+        context = FEDERATION + self.exchange.key.fingerprint
         graph = PairGraph(count, PARTNERS, _SEED, context)
         pairs = [Pairs(keys, number, roster, graph, context) for number, keys in enumerate(self.own)]
         self.masks = [
@@ -161,11 +161,11 @@ def masked(federation: Federation, missing: Sequence[int]) -> dict[str, Any]:
                 elif stage is Stage.SEEDS:
                     answer = one.tell_seeds(record, SumQuestion.of_bytes(question)).to_bytes()
                 else:
-                    answer = one.tell_shares(record, record, SumQuestion.of_bytes(question)).to_bytes()
+                    answer = one.tell_shares(record, record, SumQuestion.of_bytes(question), 0).to_bytes()
             reply = Reply(Status.REVEALED, 1, 1, defence=answer)
             told += len(question) + len(answer) if number == there[0] else 0
             with clock.on("coordinator"):
-                unmasking.take(number, reply.defence)
+                unmasking.take(number, Answer.of_bytes(reply.defence))
         with clock.on("coordinator"):
             found = unmasking.close()
     unmasked, _, _ = federation.fold({number: federation.uploads[number] for number in there}).aggregate()

@@ -69,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = SEEDS[:1] if quick else SEEDS
     if given.list:
         for p in sparsities:
-            rates = chosen(name, p, 0, quick=quick)
-            if rates is None:
+            at = chosen(name, p, 0, quick=quick)
+            if at is None:
                 print(f"lua/{name}/{p:g}: rates are chosen first")
             else:
-                print(study(name, p, rates, seeds, quick=quick).listed())
+                print(study(name, p, at, seeds, quick=quick).listed())
         return 0
     found: dict[float, Cells] = {}
     rates: dict[float, Mapping[str, float]] = {}

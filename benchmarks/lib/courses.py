@@ -28,7 +28,7 @@ from matplotlib.ticker import FuncFormatter
 if TYPE_CHECKING:
     from dictpfl.deploy.runs.run import Run
 
-CELLS = Path(__file__).with_name(".cells")
+CELLS = Path(__file__).parents[1] / ".cells"
 """Ignored by git, and not needed for anything else."""
 SMOOTHED = 3
 """Rounds over which accuracies are averaged: a single good round is chance."""

@@ -40,7 +40,8 @@ from dictpfl.server.folding import Fold
 
 VALUE_BITS = 8
 """Bits of a value where nothing else is said."""
-_FEDERATION = hashlib.sha256(b"dictpfl benchmark").digest()
+FEDERATION = hashlib.sha256(b"dictpfl benchmark").digest()
+"""The federation that uploads name."""
 _STATE = hashlib.sha256(b"one shared state").digest()
 _SEED = hashlib.sha256(b"seed of the epoch").digest()
 
@@ -153,7 +154,7 @@ class Exchange:
         return LedgerForm(tensors, self.participants, self.parameters.payload_bits)
 
     def _header(self, direction: int) -> Header:
-        return Header(direction, RoundKind.UPDATE, 1, 0, _FEDERATION, self.key.fingerprint, _STATE)
+        return Header(direction, RoundKind.UPDATE, 1, 0, FEDERATION, self.key.fingerprint, _STATE)
 
     def _tags(self, header: Header) -> RoundTags:
         return RoundTags.of(_SEED, header, self.parameters.word_prime)
@@ -161,7 +162,7 @@ class Exchange:
     def limits(self, words: int) -> Limits:
         """Limits of uploads and sums of so many words at most."""
         parameters = self.parameters
-        return Limits(_FEDERATION, self.key.fingerprint, parameters.word_bits, words, 0, self.participants)
+        return Limits(FEDERATION, self.key.fingerprint, parameters.word_bits, words, 0, self.participants)
 
     def agreement(self, words: int) -> Agreement:
         """The coordinator's half of the agreement."""

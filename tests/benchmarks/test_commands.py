@@ -71,6 +71,14 @@ def test_all_that_is_measured_is_measured_by_make_bench_full() -> None:
     assert named == {str(script.relative_to(ROOT)) for script in SCRIPTS} - by_hand
 
 
+def test_what_masks_cost_is_measured(tmp_path: Path) -> None:
+    """It plays the round's classes itself, so that no type says when one of them wants another question."""
+    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "defences.py"), "--quick"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode in (0, 1), done.stderr) == (True, ""), "1: a busy machine misses its bound"
+    assert [line.split("(")[0] for line in done.stdout.splitlines()[:2]] == ["| 3 ", "| 10 "]
+
+
 def test_a_measurement_runs_in_a_process_of_its_own() -> None:
     from scale import cell
 
