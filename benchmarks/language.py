@@ -3,7 +3,7 @@
     python benchmarks/language.py --list                        # every cell, and whether it is there
     python benchmarks/language.py                               # all that is missing: hours of two cores; goes on where it was stopped
     python benchmarks/language.py --only 'test/*/seed-1'        # these, and the tuning of rates that they wait for
-    python benchmarks/language.py --methods lora,dictpfl        # without the third method
+    python benchmarks/language.py --methods dictpfl             # without LoRA
     python benchmarks/language.py --quick                       # one step of each: does it run? keeps nothing
     python benchmarks/language.py --equal                       # ckks against no encryption: the same model, of gsm8k and ag_news?
     python benchmarks/language.py --render                      # results/language.{json,md,svg} from the cells that are there

@@ -81,7 +81,7 @@ def language() -> str:
         "| | loss of an answer's token | exact match | seeds | bytes of one institution |",
         "|---|---:|---:|---:|---:|",
     ]
-    named = {"lora": "LoRA in clear", "dictpfl": "**dictpfl**, encrypted", "dictpfl-r8": "dictpfl r = 8, encrypted"}
+    named = {"lora": "LoRA in clear", "dictpfl": "**dictpfl**, encrypted"}
     each = {"not trained": [result["start"]], **{named[m]: runs for m, runs in result["runs"].items() if runs}}
     for name, runs in each.items():
         loss = statistics.fmean(run["loss"] for run in runs)
