@@ -287,7 +287,16 @@ def _read_config(folder: Path) -> FederationConfig:
 
 def _read_history(folder: Path) -> list[RoundRecord]:
     with _readable(folder / HISTORY) as path:
-        return [RoundRecord.of_json(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(RoundRecord.of_json(json.loads(line)))
+        except json.JSONDecodeError as error:  # it counts lines, too, and here of this one alone
+            raise _damaged(path, f"line {number} is no JSON: {error.msg} at character {error.colno}") from error
+        except (ValueError, TypeError) as error:
+            raise _damaged(path, f"line {number}: {explained(error)}") from error
+    return records
 
 
 def write_history(folder: Path, history: Sequence[RoundRecord]) -> None:

@@ -194,7 +194,10 @@ def test_a_line_of_history_of_another_type_is_named(run: dictpfl.Run, tmp_path: 
     first, *rest = (folder / "history.jsonl").read_text().splitlines(keepends=True)
     line = json.loads(first) | {"bytes_up": "many"}
     (folder / "history.jsonl").write_text("".join([json.dumps(line) + "\n", *rest]))
-    with pytest.raises(ConfigError, match=r"history\.jsonl is damaged: bytes_up: .*found 'many'"):
+    with pytest.raises(ConfigError, match=r"history\.jsonl is damaged: line 1: bytes_up: .*found 'many'"):
+        dictpfl.Run.load(folder)
+    (folder / "history.jsonl").write_text(first + rest[0][:-9])
+    with pytest.raises(ConfigError, match=r"history\.jsonl is damaged: line 2 is no JSON: .* at character \d+; restore"):
         dictpfl.Run.load(folder)
 
 
