@@ -197,7 +197,9 @@ def test_a_line_of_history_of_another_type_is_named(run: dictpfl.Run, tmp_path: 
     with pytest.raises(ConfigError, match=r"history\.jsonl is damaged: line 1: bytes_up: .*found 'many'"):
         dictpfl.Run.load(folder)
     (folder / "history.jsonl").write_text(first + rest[0][:-9])
-    with pytest.raises(ConfigError, match=r"history\.jsonl is damaged: line 2 is no JSON: .* at character \d+; restore"):
+    with pytest.raises(
+        ConfigError, match=r"history\.jsonl is damaged: line 2 is no JSON: .* at character \d+; restore"
+    ):
         dictpfl.Run.load(folder)
 
 
