@@ -31,7 +31,7 @@ from dictpfl.common.ckks.streams import SumOfStreams, WordStream
 from dictpfl.common.law.members import PairGraph, Roster
 from dictpfl.common.messages.manifest import Manifest, joined, separated
 from dictpfl.common.messages.masks import Answer, SumQuestion
-from dictpfl.common.messages.protocol import Reply, RoundKind, Stage, Status
+from dictpfl.common.messages.protocol import RoundKind, Stage
 from dictpfl.common.messages.wire import Blob, read_entries, with_words
 from dictpfl.common.words import add_modulo
 from dictpfl.deploy.reports.plots import COLOURS
@@ -162,10 +162,9 @@ def masked(federation: Federation, missing: Sequence[int]) -> dict[str, Any]:
                     answer = one.tell_seeds(record, SumQuestion.of_bytes(question)).to_bytes()
                 else:
                     answer = one.tell_shares(record, record, SumQuestion.of_bytes(question), 0).to_bytes()
-            reply = Reply(Status.REVEALED, 1, 1, defence=answer)
             told += len(question) + len(answer) if number == there[0] else 0
             with clock.on("coordinator"):
-                unmasking.take(number, Answer.of_bytes(reply.defence))
+                unmasking.take(number, Answer.of_bytes(answer))
         with clock.on("coordinator"):
             found = unmasking.close()
     unmasked, _, _ = federation.fold({number: federation.uploads[number] for number in there}).aggregate()

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from lib.federations import CELLS
+
 if TYPE_CHECKING:
     from dictpfl.deploy.runs.run import Run
 
-CELLS = Path(__file__).parents[1] / ".cells"
-"""Ignored by git, and not needed for anything else."""
 SMOOTHED = 3
 """Rounds over which accuracies are averaged: a single good round is chance."""
 
