@@ -118,8 +118,8 @@ class MaskedSum:
         seeds: dict[int, bytes] = {}
         for member, upload in self.uploads.items():
             own = self.told[member].own if member in self.told else b""
-            if not own and len(shares := self._shares(member)) >= self._threshold(member):
-                own = combine(shares)
+            if not own and len(shares := self._shares(member)) >= (enough := self._threshold(member)):
+                own = combine(dict(sorted(shares.items())[:enough]))  # the same places for all makers: the same weights
             if own and (self.fruitless or commitment(own) == upload.note.commitment):
                 seeds[member] = own
         return seeds
