@@ -33,7 +33,7 @@ from dictpfl.client.training.task import Task, learnt
 from dictpfl.client.training.train import Measured, evaluate, resolve_device, train
 from dictpfl.client.training.workbench import Workbench
 from dictpfl.common.ckks.sealing import Sealed, Sealer
-from dictpfl.common.errors import DataError, WireError
+from dictpfl.common.errors import DataError, ModelError, WireError
 from dictpfl.common.genesis import Genesis, components, padded
 from dictpfl.common.law.ledger import Ledger
 from dictpfl.common.law.round import Plan, Sealable, begin, seal_update, without_statistics
@@ -134,31 +134,32 @@ class Uploads:
         )
 
     def require_fit(self, record: Record) -> bool:
-        """Look at all labels in memory; have the model and the task look at the sample with the largest: others cannot be further out.
+        """Look at all labels in memory; have the model and the task look at the samples with the largest label and token: others are not further out.
 
         Returns:
             Whether there was one: samples that all institutions prepare together are not there before that.
 
         Raises:
-            DataError: samples of another shape, type or range of labels than the model's.
+            DataError: samples of another shape, type, or range of labels or tokens than the model's.
         """
         own = self.own.open(record.shared)
         if not len(own):
             return False
         self._require_classes(own, TRAIN)
         self._require_classes(self.validation.open(record.shared), VALIDATION)
-        known = isinstance(own.labels, np.ndarray)
-        one = own.take(np.array([int(np.argmax(own.labels.reshape(len(own), -1).max(axis=1))) if known else 0]))
-        try:
-            module = self.bench.twin_at(record.shared, record.local).module
-            evaluate(module, one, self.task, batch_size=1, precision=self._precision)
-        except (RuntimeError, ValueError, IndexError) as error:
-            features, labels = one.features, one.labels
-            raise DataError(
-                f"{self.folder}/{TRAIN} does not fit the federation's model: a sample of shape {list(features.shape[1:])} ({features.dtype}) "
-                f"with label {labels[0]} is refused with: {str(error).splitlines()[0]}. Make the file anew from the same columns and "
-                "with the same options as the other institutions"
-            ) from error
+        module = self.bench.twin_at(record.shared, record.local).module
+        tokens = _furthest(own.features) if own.features.dtype == np.int64 else 0
+        for row in sorted({_furthest(own.labels), tokens}):
+            one = own.take(np.array([row]))
+            try:
+                evaluate(module, one, self.task, batch_size=1, precision=self._precision)
+            except (ModelError, RuntimeError, ValueError, IndexError) as error:
+                features, labels = one.features, one.labels
+                raise DataError(
+                    f"{self.folder}/{TRAIN} does not fit the federation's model: a sample of shape {list(features.shape[1:])} ({features.dtype}) "
+                    f"with label {labels[0]} is refused with: {str(error).splitlines()[0]}. Make the file anew from the same columns and "
+                    "with the same options as the other institutions"
+                ) from error
         return True
 
     def _require_classes(self, samples: Samples, name: str) -> None:
@@ -335,6 +336,11 @@ class Uploads:
             context = MaskContext.of(header, upload_id)
             words, note = self.masks.put_on(words, context, secret), self.masks.note(context, secret)
         return write(header, [entry], words, self.genesis.parameters.word_bits, clear), note
+
+
+def _furthest(values: Any) -> int:
+    """Find the sample with the largest number; the first where they are not in memory."""
+    return int(np.argmax(values.reshape(len(values), -1).max(axis=1))) if isinstance(values, np.ndarray) else 0
 
 
 def told(metric: float, *, higher: bool) -> float:

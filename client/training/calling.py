@@ -30,7 +30,7 @@ def arguments(module: nn.Module, features: Tensor) -> tuple[tuple[Tensor, ...], 
     last real token, `PADDING` is masked and replaced by an id that exists. Everything else is the one argument.
 
     Raises:
-        ModelError: padded token ids for a module without `attention_mask`.
+        ModelError: padded token ids for a module without `attention_mask`; a token that the module's embeddings do not have.
     """
     if features.is_floating_point() or features.dim() != 2:  # noqa: PLR2004 -- batch, tokens
         return (features,), {}
@@ -45,7 +45,20 @@ def arguments(module: nn.Module, features: Tensor) -> tuple[tuple[Tensor, ...], 
     longest = length_of(real)
     ids, real = features[:, :longest], real[:, :longest]
     padding = getattr(getattr(module, "config", None), "pad_token_id", None) or 0
-    return (), {"input_ids": ids.masked_fill(~real, padding), "attention_mask": real.long()}
+    ids = ids.masked_fill(~real, padding)
+    _require_known(module, ids)
+    return (), {"input_ids": ids, "attention_mask": real.long()}
+
+
+def _require_known(module: nn.Module, ids: Tensor) -> None:
+    """Refuse a token without an embedding: a processor calls that an index out of range, and a GPU ends the process at it."""
+    find = getattr(module, "get_input_embeddings", None)
+    known = getattr(find() if find else None, "num_embeddings", None)
+    if known is not None and ids.numel() and (largest := int(ids.max())) >= known:
+        raise ModelError(
+            f"a text's token is {largest}, and the model knows {known} (0 to {known - 1}): its tokenizer is another model's, or tokens were added "
+            "to it; name the model's own in data.options.tokenizer"
+        )
 
 
 def length_of(real: Tensor) -> int:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from dictpfl.client.data.samples import Samples
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.errors import ModelError
+from dictpfl.common.errors import EngineError, ModelError
 from dictpfl.deploy.runs.run import Run
+from dictpfl.deploy.simulation.founding import Founded
 from dictpfl.deploy.simulation.simulate import simulate
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -59,6 +61,24 @@ def test_more_tokens_than_the_model_reads_are_refused_before_a_round(
         ModelError, match=r"may have 40 tokens \(data\.options\.max_tokens\), and the model does not read so many"
     ):
         simulate(config, tmp_path / "run", engine="local")
+
+
+def test_a_token_of_another_tokenizer_is_refused_before_a_round(
+    texts: Path, tokenizer: Path, folders: Folders, tmp_path: Path
+) -> None:
+    """None is among the texts that are tried at founding: whoever has it says so, and not the batch that it comes up in."""
+    config = configuration(texts, tokenizer, folders("bert"), **{"federation.rounds": 1})
+
+    def changed(founded: Founded) -> None:
+        path = founded.home(1) / "train.npz"
+        samples = Samples.load(path)
+        samples.features[-1, 0] = 5000
+        samples.save(path)
+
+    with pytest.raises(
+        EngineError, match=r"institution-001.*train\.npz does not fit.* a text's token is 5000, and the model knows"
+    ):
+        simulate(config, tmp_path / "run", engine="local", on_founded=changed)
 
 
 def test_institutions_need_neither_folder_nor_hub(

@@ -137,6 +137,21 @@ def test_padding_changes_nothing(kind: str, folders: Folders) -> None:
     assert named["input_ids"].shape == (1, 5)
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_a_token_without_an_embedding_is_named(kind: str, folders: Folders) -> None:
+    """On a GPU the process would end at it, and say neither where nor which."""
+    model = built(kind, folders).eval()
+    known = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    tokens = ids()
+    tokens[1, 0] = known - 1
+    assert torch.isfinite(forward(model, tokens)).all()
+    tokens[1, 0] = known
+    with pytest.raises(
+        ModelError, match=rf"a text's token is {known}, and the model knows {known} .*data\.options\.tokenizer"
+    ):
+        forward(model, tokens)
+
+
 def test_padding_is_refused_by_a_model_that_cannot_tell() -> None:
     model = nn.Sequential(nn.Embedding(64, 4), nn.Flatten(), nn.Linear(48, 2))
     assert forward(model, ids().clamp(min=0)).shape == (5, 2)
