@@ -59,6 +59,8 @@ WAYS: Mapping[str, str] = {
     FLOOR: "scratch",
 }
 RECOVER, COUNTS = 150, (30, 100)
+TABLES: Mapping[str, Any] = {"decomposition.form": "table", "decomposition.rank": 4, "training.learning_rate": 1e-3}
+"""Of the general federation, as the experiment had them when this was measured."""
 QUICK: Mapping[str, Any] = {"data.limit": 400, "federation.rounds": 1, "training.steps": 4}
 LONGEST = 300
 """Most steps of relearning in the other studies of narrow models."""
@@ -110,7 +112,8 @@ def _general(seed: int, *, quick: bool = False) -> Path:
     """Run the general federation of a seed, once; what was broken off goes on."""
     from dictpfl.deploy.simulation.simulate import simulate
 
-    config = FederationConfig.load(ROOT / "experiments" / "newsgroups_minilm.toml", _changes(seed, quick=quick))
+    changes = {**_changes(seed, quick=quick), **TABLES}
+    config = FederationConfig.load(ROOT / "experiments" / "newsgroups_minilm.toml", changes)
     digest = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
     folder = CELLS / f"narrow-newsgroups-general-{seed}-{digest}"
     if not (folder / "summary.json").exists():

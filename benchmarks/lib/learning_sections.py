@@ -50,7 +50,7 @@ def newsgroups() -> str:
     """MiniLM under encryption beside its plaintext fine-tune."""
     result = load("newsgroups")
     ours = result["methods"]["dictpfl"]
-    full, gap, run = result["methods"]["plaintext"], result["gap"], result["runs"]["dictpfl"][0]
+    full, gap, run = result["methods"]["plaintext"], result["gaps"]["dictpfl"], result["runs"]["dictpfl"][0]
     return (
         f"## MiniLM on 20 Newsgroups under encryption\n\n(`python benchmarks/newsgroups.py`; three institutions, {run['rounds']} rounds, "
         f"{len(gap['by_seed'])} seeds): test accuracy {ours['accuracy']:.1f} % with dictpfl, {full['accuracy']:.1f} % by plaintext full "
