@@ -103,10 +103,13 @@ def _served(server: type[PageServer], watched: Watched, host: str, port: int | N
     certificate, key = tls
     try:
         return server(watched, host, _PORT if port is None else port, certificate=certificate, key=key)
-    except ProcessError:
+    except ProcessError as error:
         if port is not None:
             raise
-        return server(watched, host, 0, certificate=certificate, key=key)
+        try:
+            return server(watched, host, 0, certificate=certificate, key=key)
+        except ProcessError:
+            raise error from None  # the address, not the port, is at fault: nobody asked for port 0
 
 
 def _is_loopback(host: str) -> bool:

@@ -225,6 +225,7 @@ def test_texts_of_json_stay_texts(tmp_path: Path) -> None:
         ({"text": "id", "tokenizer": 5}, "tokenizer is 5; expected a text"),
         ({"delimiter": 5}, "delimiter is 5; expected a character"),
         ({"delimiter": ""}, "delimiter is ''; expected a character"),
+        ({"delimiter": "||"}, r"delimiter is '\|\|'; expected a character"),
     ],
 )
 def test_options_of_other_kinds_are_told(tmp_path: Path, options: dict[str, Any], match: str) -> None:

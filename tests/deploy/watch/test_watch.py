@@ -27,7 +27,7 @@ from dictpfl.common.files import lock
 from dictpfl.deploy.operations.places import LAST_CONTACT
 from dictpfl.deploy.operations.status import of_coordinator
 from dictpfl.deploy.runs.run import Run, closed_rounds, write_history
-from dictpfl.deploy.watch.cli import what_is_watched
+from dictpfl.deploy.watch.cli import watch, what_is_watched
 from dictpfl.deploy.watch.coordinator import MAY_KNOW, ROUNDS_MAY_KNOW, CoordinatorWatch
 from dictpfl.deploy.watch.page import Page, PageServer, Watched
 from dictpfl.deploy.watch.view import View
@@ -299,6 +299,11 @@ def test_a_taken_port_is_told(run: Run) -> None:
     with pytest.raises(ProcessError, match="choose another --port"):
         PageServer(watched, "127.0.0.1", first.port)
     first._socket.close()
+
+
+def test_an_address_of_nobody_is_told_with_the_default_port(run: Run) -> None:
+    with pytest.raises(ProcessError, match=r"cannot serve the page at 300\.1\.1\.1:8643"):
+        watch(run.folder, host="300.1.1.1")
 
 
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
