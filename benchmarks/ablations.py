@@ -22,7 +22,7 @@ from typing import Any
 
 from lib.ablations_page import draw, page
 from lib.federations import Cell, mean_and_spread, measure_all
-from lib.machine import RESULTS, seed_list, write_results
+from lib.machine import RESULTS, count_of, seed_list, write_results
 
 NAME = "ablations"
 MANY = 20
@@ -164,7 +164,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="three seeds, all numbers of institutions")
     parser.add_argument("--only", default=",".join(ABLATIONS), help="separated by commas")
     parser.add_argument("--seeds", type=seed_list, default="", help="separated by commas; 1, or 1,2,3 with --full")
-    parser.add_argument("--jobs", type=int, default=2, help="processes; each trains on one thread")
+    parser.add_argument("--jobs", type=count_of, default=2, help="processes; each trains on one thread")
     parser.add_argument(
         "--page", action="store_true", help="only write page and plot again, from the results that are there"
     )

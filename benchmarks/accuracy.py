@@ -24,7 +24,7 @@ from typing import Any
 
 from lib.accuracy_page import draw, page
 from lib.federations import mean_and_spread, measure_all
-from lib.machine import RESULTS, ROOT, Requirement, conclude, seed_list, write_results
+from lib.machine import RESULTS, ROOT, Requirement, conclude, count_of, seed_list, write_results
 from lib.tuning import SEEDS as TUNING_SEEDS
 from lib.tuning import Tuning, best_rate, tune
 from lib.workloads import METHODS, SMALL, WORKLOADS
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--workloads", default="", help=f"of {', '.join(WORKLOADS)}; separated by commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
     parser.add_argument("--seeds", type=seed_list, default="1,2,3", help="seeds that are reported, not those that tune")
-    parser.add_argument("--jobs", type=int, default=2, help="processes; each trains on one thread")
+    parser.add_argument("--jobs", type=count_of, default=2, help="processes; each trains on one thread")
     parser.add_argument("--quick", action="store_true", help="one seed, no extended grids; writes nothing")
     parser.add_argument(
         "--page", action="store_true", help="only write page and plot again, from the results that are there"

@@ -26,7 +26,7 @@ from dictpfl.client.compress.verdicts import compared
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import Claim, claims_table, spread
 from lib.federations import Cell, measure_all
-from lib.machine import Requirement, markdown_table, panels, preamble, requirement_lines, write_results
+from lib.machine import Requirement, count_of, markdown_table, panels, preamble, requirement_lines, write_results
 
 EXPERIMENT, CONSTANT, ASKED = "digits", "constant", 1.5
 SHARES = (25, 50, 100)
@@ -171,9 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, a half, 8 rounds; writes nothing")
     parser.add_argument("--list", action="store_true", help="the cells, and whether they are there")
     parser.add_argument(
-        "--seeds", type=int, default=3, help="number of seeds, beginning with 1; the page says how many"
+        "--seeds", type=count_of, default=3, help="number of seeds, beginning with 1; the page says how many"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--jobs", type=count_of, default=1, help="processes at a time")
     asked = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     plan = Plan((1,), (50,), 8) if asked.quick else Plan(tuple(range(1, asked.seeds + 1)), SHARES, 30)

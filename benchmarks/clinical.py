@@ -27,7 +27,7 @@ from lib.clinical.linear import Floats, Rows, alone, federated, figure, torch_st
 from lib.clinical.published import LOCAL, POOLED, POOLED_ALIKE, SEEDS, STEPS, Rates
 from lib.clinical.tables import Table
 from lib.federations import CELLS, measure_all
-from lib.machine import ROOT, Requirement, conclude, machine, write_results
+from lib.machine import ROOT, Requirement, conclude, count_of, machine, write_results
 
 _EXTENSIONS = 3
 THEIRS, CHOSEN = "FLamby's rates", "chosen"
@@ -170,7 +170,7 @@ def requirements(found: Mapping[str, Results]) -> list[Requirement]:
 def main() -> int:
     """Measure, print, write; 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="processes; each trains on one thread")
+    parser.add_argument("--jobs", type=count_of, default=1, help="processes; each trains on one thread")
     parser.add_argument("--only", choices=(*LINEAR, *NETWORKS), help="one workload; writes no results")
     parser.add_argument("--without", default="", help="networks to leave out, by commas; the page says so")
     parser.add_argument("--quick", action="store_true", help="one seed, no tuning; writes no results")

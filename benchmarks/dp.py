@@ -30,7 +30,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dictpfl.deploy.reports.plots import COLOURS
-from lib.machine import ROOT, machine, markdown_table, panels, preamble, previous, write_results
+from lib.machine import ROOT, count_of, machine, markdown_table, panels, preamble, previous, write_results
 
 LAST = 3
 """Rounds at the end over which accuracies are averaged."""
@@ -238,7 +238,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="three seeds, more epsilons, Fashion-MNIST")
     parser.add_argument("--quick", action="store_true", help="three rounds, one seed; writes nothing")
     parser.add_argument("--cases", default="", help=f"separated by semicolons: {'; '.join([*CASES, MEMBERS])}")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--jobs", type=count_of, default=2, help="processes, one thread each")
     asked = parser.parse_args()
     runs = wanted(full=asked.full, quick=asked.quick, only=[n.strip() for n in asked.cases.split(";") if n.strip()])
     facts = machine()

@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from lib.language.catalogue import METHODS, NEEDS, QUICK, START, STORE, every, method_of, start, tested, tuned, tuning
-from lib.machine import ROOT, ended
+from lib.machine import ROOT, count_of, ended
 from lib.paper.cells import Cell
 from lib.paper.scheduling import Ready, logged, work
 
@@ -34,22 +34,25 @@ from lib.paper.scheduling import Ready, logged, work
 def main() -> int:
     """Measure what is missing; see above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="name every cell and its state; measure nothing")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--list", action="store_true", help="name every cell and its state; measure nothing")
     parser.add_argument(
         "--only", action="append", default=[], metavar="GLOB", help="cells of these names; may be repeated"
     )
     parser.add_argument("--methods", default=",".join(METHODS), help="separated by commas")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time; each takes one thread")
-    parser.add_argument("--quick", action="store_true", help="one step of each method; keeps nothing")
-    parser.add_argument(
-        "--equal", action="store_true", help="compare a short run under ckks with one without encryption"
-    )
-    parser.add_argument("--render", action="store_true", help="write the page from the cells that are there")
+    parser.add_argument("--jobs", type=count_of, default=1, help="cells at a time; each takes one thread")
+    mode.add_argument("--quick", action="store_true", help="one step of each method; keeps nothing")
+    mode.add_argument("--equal", action="store_true", help="compare a short run under ckks with one without encryption")
+    mode.add_argument("--render", action="store_true", help="write the page from the cells that are there")
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)  # one cell, in this process
     parser.add_argument("--rate", type=float, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if unknown := sorted(set(given.methods.split(",")) - set(METHODS)):
+        parser.error(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
     wanted = [cell for cell in every() if method_of(cell) in (cell.name, *given.methods.split(","))]
     wanted = [cell for cell in wanted if not given.only or any(fnmatchcase(cell.name, glob) for glob in given.only)]
+    if not wanted:
+        parser.error(f"no cell fits {' '.join(given.only)}; --list names them")
     if given.list:
         return _list(wanted)
     if given.render:

@@ -41,7 +41,7 @@ from lib.arms import Cells, Study, ahead
 from lib.federations import CELLS
 from lib.hybrid import stored
 from lib.lua_page import WORKLOADS, document, draw, page
-from lib.machine import write_results
+from lib.machine import count_of, write_results
 from lib.sparse import ABOUT, ARMS, EQUAL, LEARNT, TRAINED, Learnt, Subject, figures
 from lib.tuning import widened
 
@@ -279,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--vit", action="store_true", help="vit_tiny on Fashion-MNIST")
     which.add_argument("--language", action="store_true", help="SmolLM2 on tales")
     parser.add_argument("--quick", action="store_true", help="one sparsity, one seed, 30 steps; writes nothing")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one core each")
+    parser.add_argument("--jobs", type=count_of, default=1, help="processes at a time, one core each")
     parser.add_argument("--list", action="store_true", help="the cells, and whether they are there")
     return parser
 

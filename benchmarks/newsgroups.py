@@ -32,6 +32,7 @@ from lib.machine import (
     ROOT,
     Requirement,
     conclude,
+    count_of,
     markdown_table,
     panels,
     preamble,
@@ -256,7 +257,7 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=seed_list, default="1,2,3,4,5", help="seeds that are reported, separated by commas"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes; each trains on one thread")
+    parser.add_argument("--jobs", type=count_of, default=1, help="processes; each trains on one thread")
     parser.add_argument("--quick", action="store_true", help="one round of 300 messages; writes no results")
     arguments = parser.parse_args()
     if not (ROOT / "data" / "newsgroups.parquet").exists():

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dictpfl.common.errors import DictPFLError
-from lib.machine import ended, seed_list
+from lib.machine import count_of, ended, seed_list
 from lib.paper.catalogue import every
 from lib.paper.cells import STORE, Cell, Store
 from lib.paper.scheduling import matching, rate_of, state, work
@@ -33,8 +33,15 @@ from lib.paper.scheduling import matching, rate_of, state, work
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, and do what it says."""
-    given = _parser().parse_args(arguments)
-    store = Store(given.into.resolve())
+    given = _given(arguments)
+    try:
+        return _done(given, Store(given.into.resolve()))
+    except DictPFLError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _done(given: argparse.Namespace, store: Store) -> int:
     if given.cell:
         return _one(given.cell, given.rate, store)
     if given.render:
@@ -42,39 +49,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         render(store)
         return 0
-    cells = matching(every(), given.only, given.seeds)
     if given.subset:
         from lib.paper.subset import rerun
 
         return rerun(store, given.jobs)
+    cells = matching(every(), given.only, given.seeds)
+    if not cells:
+        seeds = f" with seed {', '.join(map(str, given.seeds))}" if given.seeds else ""
+        print(f"no cell fits {' '.join(given.only) or '*'}{seeds}; --list names them", file=sys.stderr)
+        return 2
     if given.list:
         _list(cells, store)
         return 0
-    if not cells:
-        print(f"no cell fits {' '.join(given.only)}; --list names them", file=sys.stderr)
-        return 2
     with tempfile.TemporaryDirectory(prefix="cells-") as logs:
         progress = work(cells, store, given.jobs, Path(logs))
     print(f"{len(progress.done)} measured, {len(progress.failed)} failed or left out", file=sys.stderr)
     return int(bool(progress.failed))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _given(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="name every cell and its state; measure nothing")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--list", action="store_true", help="name every cell and its state; measure nothing")
     parser.add_argument(
         "--only", action="append", default=[], metavar="GLOB", help="cells of these names; may be repeated"
     )
     parser.add_argument("--seeds", type=seed_list, default="", help="separated by commas; none: all")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time; each trains on one thread")
-    parser.add_argument("--subset", action="store_true", help="measure the stated subset anew, and compare its digests")
-    parser.add_argument("--render", action="store_true", help="write pages, tables and pictures; measure nothing")
+    parser.add_argument("--jobs", type=count_of, default=2, help="cells at a time; each trains on one thread")
+    mode.add_argument("--subset", action="store_true", help="measure the stated subset anew, and compare its digests")
+    mode.add_argument("--render", action="store_true", help="write pages, tables and pictures; measure nothing")
     parser.add_argument(
         "--into", type=Path, default=STORE, metavar="FOLDER", help="keep results there; to try something"
     )
     parser.add_argument("--cell", default="", help=argparse.SUPPRESS)  # one cell, in this process
     parser.add_argument("--rate", type=float, default=None, help=argparse.SUPPRESS)
-    return parser
+    given = parser.parse_args(arguments)
+    if (given.render or given.subset) and (given.only or given.seeds):
+        parser.error("--only and --seeds choose cells to list or to measure; leave them out with --render and --subset")
+    if given.render and given.into.resolve() != STORE:
+        parser.error(f"--render writes the project's own pages, from {STORE}; leave --into out")
+    if given.into.exists() and not given.into.is_dir():
+        parser.error(f"--into {given.into} is a file; expected a folder, or the name of one to make")
+    return given
 
 
 def _list(cells: Sequence[Cell], store: Store) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from dictpfl.client.compress.verdicts import Interval, compared
 from lib.federations import CELLS, mean_and_spread, quiet
-from lib.machine import RESULTS, machine, markdown_table
+from lib.machine import RESULTS, count_of, machine, markdown_table
 
 STEPS, SAMPLES = "steps", "samples"
 """Counters that every cell has: the optimiser's steps, and samples seen over all of them."""
@@ -253,8 +253,8 @@ def study_parser(about: str | None, quick: str, *, seeds: int = 0, cells: bool =
     parser.add_argument("--quick", action="store_true", help=quick)
     if seeds:
         told = "number of seeds, beginning with 0; the page says how many"
-        parser.add_argument("--seeds", type=int, default=seeds, help=told)
-    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+        parser.add_argument("--seeds", type=count_of, default=seeds, help=told)
+    parser.add_argument("--jobs", type=count_of, default=1, help="processes at a time")
     if cells:
         parser.add_argument(
             "--list", action="store_true", help="the cells, and whether they are there; measures nothing"

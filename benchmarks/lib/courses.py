@@ -26,6 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from lib.federations import CELLS
+from lib.machine import count_of
 
 if TYPE_CHECKING:
     from dictpfl.deploy.runs.run import Run
@@ -53,8 +54,8 @@ def asked(about: str, cases: Sequence[str], small: Sequence[str]) -> Asked:
     parser.add_argument("--full", action="store_true", help="all cases, three seeds")
     parser.add_argument("--quick", action="store_true", help="four rounds, one seed; writes nothing")
     parser.add_argument("--cases", default="", help=f"separated by semicolons: {'; '.join(cases)}")
-    parser.add_argument("--seeds", type=int, default=0, help="so many, from 1 on")
-    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--seeds", type=count_of, default=0, help="so many, from 1 on")
+    parser.add_argument("--jobs", type=count_of, default=2, help="processes, one thread each")
     found = parser.parse_args()
     named = [name.strip() for name in found.cases.split(";") if name.strip()]
     if unknown := set(named) - set(cases):

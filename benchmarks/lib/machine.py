@@ -95,6 +95,17 @@ def seed_list(text: str) -> list[int]:
         ) from error
 
 
+def count_of(text: str) -> int:
+    """Whole number of an option that counts something, such as processes.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or less than 1, with which nothing would be done.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
 def ended(main: Callable[[], int]) -> NoReturn:
     """Run a program and end with its status; with 0 where whoever reads has seen enough (`--list | head`)."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import write_private
 from lib import lora
 from lib.federations import W0
@@ -23,6 +24,8 @@ from lib.simulated import UNPADDED
 STORE = ROOT / "benchmarks" / "results" / "paper"
 """A file for each finished cell, in folders by its name; `defaults/` has the settings' defaults of their time."""
 _DEFAULTS = "defaults"
+_PARTS = ("settings", "defaults", "start", "tunes", "traced", "in_process", "figures")
+_AGAIN = "take it back from git, or remove the cell and measure it again"
 LORA_RANK = 8
 """Of LoRA beside cores, whose own rank means other numbers: three times as many values as cores of 64 have in DINOv2-S."""
 Flat = Mapping[str, Any]
@@ -152,12 +155,15 @@ class Store:
         return self.folder / f"{name}.json"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """What stands there, whatever settings it was measured with; None: nothing."""
+        """What stands there, whatever settings it was measured with; None: nothing.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
         try:
-            found: dict[str, Any] = json.loads(self.path(name).read_bytes())
+            return _read(self.path(name), _PARTS)
         except FileNotFoundError:
             return None
-        return found
 
     def result(self, cell: Cell, rate: float | None = None) -> dict[str, Any] | None:
         """The cell's figures, if they were measured with the settings that it has now."""
@@ -203,13 +209,16 @@ class Store:
 
     def take(self, name: str, other: Store) -> None:
         """Take over a result of another store, in place of what stands here."""
-        found = json.loads(other.path(name).read_bytes())
+        found = _read(other.path(name), _PARTS)
         self._put(self.folder / _DEFAULTS / f"{found['defaults']}.json", _text(other._defaults(found["defaults"])))
         self._put(self.path(name), json.dumps(found, indent=1) + "\n")
 
     def _defaults(self, digest: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / _DEFAULTS / f"{digest}.json").read_bytes())
-        return found
+        path = self.folder / _DEFAULTS / f"{digest}.json"
+        try:
+            return _read(path)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path} is missing, with which a cell here was measured; {_AGAIN}") from error
 
     def _keep_defaults(self) -> str:
         text = _text(_defaults_now())
@@ -224,6 +233,17 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_private(path, text.encode())
         path.chmod(0o644)
+
+
+def _read(path: Path, parts: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object with all of these parts."""
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); {_AGAIN}") from error
+    if not isinstance(found, dict) or not found.keys() >= set(parts):
+        raise ConfigError(f"{path} is damaged: expected a JSON object with {', '.join(parts) or 'settings'}; {_AGAIN}")
+    return found
 
 
 def _as_now(then: dict[str, Any], now: dict[str, Any]) -> bool:

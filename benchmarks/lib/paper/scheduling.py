@@ -121,43 +121,50 @@ def work(
         logs: folder for what the processes say.
         rates: how a cell's rate is known; None: from the tuning cells of the store.
         start: what makes a process.
+
+    Raises:
+        ConfigError: a result that stands there is damaged; what runs is stopped.
     """
     rates = rates or (lambda cell: rate_of(cell, store))
     progress, cells = Progress(), list(cells)
     running: dict[str, tuple[subprocess.Popen[bytes], Ready, Path, float]] = {}
-    ended = True
-    while True:
-        cells = [cell for cell in cells if cell.name not in progress.done]
-        while (
-            ended  # else nothing has become ready, and to look reads hundreds of files
-            and len(running) < jobs
-            and not any(ready.cell.alone for _, ready, _, _ in running.values())
-            and (ready := upcoming(cells, store, rates, running, progress.failed)) is not None
-        ):
-            if running and ready.cell.alone:
-                break  # it waits until the others have ended
-            if problem := _problem(ready):
-                progress.failed[ready.cell.name] = problem
-                _say(ready.cell.name, f"left out: {problem}")
-                continue
-            log = logs / f"{ready.cell.name.replace('/', '-')}.log"
-            running[ready.cell.name] = (start(ready, log, store.folder), ready, log, time.monotonic())
-        if not running:
-            return progress
-        ended = False
-        for name, (process, ready, log, began) in list(running.items()):
-            if process.poll() is None:
-                continue
-            ended = True
-            del running[name]
-            seconds = time.monotonic() - began
-            if process.returncode == 0 and store.result(ready.cell, ready.rate) is not None:
-                progress.done.append(name)
-                _say(name, f"{_told(store.result(ready.cell, ready.rate))}, {seconds:.0f} s")
-            else:
-                progress.failed[name] = _last(log) or f"exit status {process.returncode}"
-                _say(name, f"FAILED after {seconds:.0f} s: {progress.failed[name]}")
-        time.sleep(0.2)
+    try:
+        ended = True
+        while True:
+            cells = [cell for cell in cells if cell.name not in progress.done]
+            while (
+                ended  # else nothing has become ready, and to look reads hundreds of files
+                and len(running) < jobs
+                and not any(ready.cell.alone for _, ready, _, _ in running.values())
+                and (ready := upcoming(cells, store, rates, running, progress.failed)) is not None
+            ):
+                if running and ready.cell.alone:
+                    break  # it waits until the others have ended
+                if problem := _problem(ready):
+                    progress.failed[ready.cell.name] = problem
+                    _say(ready.cell.name, f"left out: {problem}")
+                    continue
+                log = logs / f"{ready.cell.name.replace('/', '-')}.log"
+                running[ready.cell.name] = (start(ready, log, store.folder), ready, log, time.monotonic())
+            if not running:
+                return progress
+            ended = False
+            for name, (process, ready, log, began) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                ended = True
+                del running[name]
+                seconds = time.monotonic() - began
+                if process.returncode == 0 and store.result(ready.cell, ready.rate) is not None:
+                    progress.done.append(name)
+                    _say(name, f"{_told(store.result(ready.cell, ready.rate))}, {seconds:.0f} s")
+                else:
+                    progress.failed[name] = _last(log) or f"exit status {process.returncode}"
+                    _say(name, f"FAILED after {seconds:.0f} s: {progress.failed[name]}")
+            time.sleep(0.2)
+    finally:  # a damaged result ends it while others run
+        for process, *_ in running.values():
+            process.kill()
 
 
 def _problem(ready: Ready) -> str:
