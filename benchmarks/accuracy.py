@@ -117,7 +117,10 @@ def main() -> int:
     unknown = [*({*given.workloads.split(",")} - {*WORKLOADS, ""}), *({*methods} - {*METHODS})]
     tuning = {*TUNING_SEEDS, *(seed for w in WORKLOADS.values() for seed in w.further)} & {*seeds}
     if unknown or tuning:
-        parser.error(f"unknown: {', '.join(unknown)}" if unknown else f"seeds {sorted(tuning)} choose the rates")
+        known = f"workloads {', '.join(WORKLOADS)}; methods {', '.join(METHODS)}"
+        parser.error(
+            f"unknown: {', '.join(unknown)}; known: {known}" if unknown else f"seeds {sorted(tuning)} choose the rates"
+        )
     fresh = {} if given.page else measured(chosen(given), methods, seeds, given.jobs, quick=given.quick)
     path = RESULTS / f"{NAME}.json"
     earlier = json.loads(path.read_bytes())["workloads"] if path.exists() and not given.quick else {}

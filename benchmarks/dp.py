@@ -240,7 +240,10 @@ def main() -> int:
     parser.add_argument("--cases", default="", help=f"separated by semicolons: {'; '.join([*CASES, MEMBERS])}")
     parser.add_argument("--jobs", type=count_of, default=2, help="processes, one thread each")
     asked = parser.parse_args()
-    runs = wanted(full=asked.full, quick=asked.quick, only=[n.strip() for n in asked.cases.split(";") if n.strip()])
+    named = [name.strip() for name in asked.cases.split(";") if name.strip()]
+    if unknown := sorted(set(named) - {*CASES, MEMBERS}):
+        parser.error(f"unknown cases: {', '.join(unknown)}; known: {'; '.join([*CASES, MEMBERS])}")
+    runs = wanted(full=asked.full, quick=asked.quick, only=named)
     facts = machine()
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(measure, runs))

@@ -69,3 +69,19 @@ def test_a_damaged_cell_is_named(damaged: str, tmp_path: Path) -> None:
 )
 def test_the_language_model_s_cells(words: list[str], said: str, tmp_path: Path) -> None:
     assert said in asked("language", *words, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("program", "option"),
+    [
+        ("dp", "--cases"),
+        ("bits", "--cases"),
+        ("refresh", "--cases"),
+        ("ablations", "--only"),
+        ("accuracy", "--methods"),
+    ],
+)
+def test_what_is_unknown_is_told_with_what_is_known(program: str, option: str, tmp_path: Path) -> None:
+    said = asked(program, option, "nosuch", folder=tmp_path)
+    assert "nosuch" in said
+    assert "known: " in said.replace("\n", " ")
