@@ -116,11 +116,11 @@ def main() -> int:
     methods, seeds = given.methods.split(","), given.seeds[: 1 if given.quick else None]
     unknown = [*({*given.workloads.split(",")} - {*WORKLOADS, ""}), *({*methods} - {*METHODS})]
     tuning = {*TUNING_SEEDS, *(seed for w in WORKLOADS.values() for seed in w.further)} & {*seeds}
-    if unknown or tuning:
+    if unknown:
         known = f"workloads {', '.join(WORKLOADS)}; methods {', '.join(METHODS)}"
-        parser.error(
-            f"unknown: {', '.join(unknown)}; known: {known}" if unknown else f"seeds {sorted(tuning)} choose the rates"
-        )
+        parser.error(f"unknown: {', '.join(unknown)}; known: {known}")
+    if tuning:
+        parser.error(f"seeds {sorted(tuning)} choose the rates")
     fresh = {} if given.page else measured(chosen(given), methods, seeds, given.jobs, quick=given.quick)
     path = RESULTS / f"{NAME}.json"
     earlier = json.loads(path.read_bytes())["workloads"] if path.exists() and not given.quick else {}

@@ -30,6 +30,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dictpfl.deploy.reports.plots import COLOURS
+from lib.courses import cases_named
 from lib.machine import ROOT, count_of, machine, markdown_table, panels, preamble, previous, write_results
 
 LAST = 3
@@ -240,9 +241,7 @@ def main() -> int:
     parser.add_argument("--cases", default="", help=f"separated by semicolons: {'; '.join([*CASES, MEMBERS])}")
     parser.add_argument("--jobs", type=count_of, default=2, help="processes, one thread each")
     asked = parser.parse_args()
-    named = [name.strip() for name in asked.cases.split(";") if name.strip()]
-    if unknown := sorted(set(named) - {*CASES, MEMBERS}):
-        parser.error(f"unknown cases: {', '.join(unknown)}; known: {'; '.join([*CASES, MEMBERS])}")
+    named = cases_named(parser, asked.cases, [*CASES, MEMBERS])
     runs = wanted(full=asked.full, quick=asked.quick, only=named)
     facts = machine()
     with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:

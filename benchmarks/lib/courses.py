@@ -57,11 +57,17 @@ def asked(about: str, cases: Sequence[str], small: Sequence[str]) -> Asked:
     parser.add_argument("--seeds", type=count_of, default=0, help="so many, from 1 on")
     parser.add_argument("--jobs", type=count_of, default=2, help="processes, one thread each")
     found = parser.parse_args()
-    named = [name.strip() for name in found.cases.split(";") if name.strip()]
-    if unknown := set(named) - set(cases):
-        parser.error(f"unknown cases: {', '.join(sorted(unknown))}; known: {'; '.join(cases)}")
+    named = cases_named(parser, found.cases, cases)
     seeds = found.seeds or (1 if found.quick else 3 if found.full else 2)
     return Asked(named or list(cases if found.full else small), range(1, seeds + 1), found.jobs, found.quick)
+
+
+def cases_named(parser: argparse.ArgumentParser, text: str, known: Sequence[str]) -> list[str]:
+    """Names of cases in an option, separated by semicolons; an unknown one ends the program, and says which are known."""
+    named = [name.strip() for name in text.split(";") if name.strip()]
+    if unknown := set(named) - set(known):
+        parser.error(f"unknown cases: {', '.join(sorted(unknown))}; known: {'; '.join(known)}")
+    return named
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,8 @@ def require_row_options(data: Data) -> None:
     else:
         require_options(data, ("scale", *_OF_ALL, "shape", *of_source, "event"))
     delimiter = data.options.get("delimiter", ",")
-    if (
-        not isinstance(delimiter, str) or len(delimiter) != 1
-    ):  # pandas reads several as a pattern, and "||" matches everywhere
+    # pandas reads several characters as a pattern, and "||" fits everywhere.
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
         raise ConfigError(f'data.options.delimiter is {delimiter!r}; expected a character, such as ";"')
     learnt = {"next": "each token is the label of the one before it", "regression": "labels are numbers"}
     if (said := learnt.get(str(data.options.get("target")))) and "classes" in data.options:
