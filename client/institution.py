@@ -23,7 +23,7 @@ from dictpfl.client.keys.once import one_state
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.memory.resting import worked
-from dictpfl.client.memory.snapshots import delivered, jumped, open_snapshot, seal_snapshot
+from dictpfl.client.memory.snapshots import delivered, jumped, open_snapshot, require_led, seal_snapshot
 from dictpfl.client.privacy.guard import guard_of
 from dictpfl.client.training.measuring import agreed_metrics
 from dictpfl.client.training.teacher import taught_task
@@ -317,7 +317,7 @@ class Institution:
         return record if record is before else self._remember(record)
 
     def _jumped(self, record: Record, request: Request) -> Record:
-        """Start from a snapshot if it is newer than the own state; an older one never takes anything back."""
+        """Start from a snapshot if it is newer than the own state, which has to lead to it; an older one never takes anything back."""
         size, number = len(request.snapshot), SnapshotHeader.read(request.snapshot).round
         if number <= record.shared.round:
             _log.info(
@@ -326,6 +326,8 @@ class Institution:
             return record
         with self._diary.timed("open"):
             state = open_snapshot(self._keys, request.snapshot, request.aggregates, request.round)
+        if self._memory.path.exists():
+            require_led(record, state, request.aggregates)
         after, given_up = jumped(record, state, request.aggregates, self._genesis.layout)
         if given_up:
             _log.warning(

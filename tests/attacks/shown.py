@@ -102,9 +102,11 @@ class Shown:
         self.world.run()
 
 
-def summed(world: World, number: int, blobs: Mapping[int, bytes]) -> bytes:
+def summed(
+    world: World, number: int, blobs: Mapping[int, bytes], kind: RoundKind = RoundKind.UPDATE, attempt: int = 0
+) -> bytes:
     """What the coordinator's own code makes of some of the uploads."""
-    fold = Fold(Agreement.load(world.coordinator_folder / AGREEMENT), RoundKind.UPDATE, number)
+    fold = Fold(Agreement.load(world.coordinator_folder / AGREEMENT), kind, number, attempt)
     for node, blob in blobs.items():
         fold.add(node, blob)
     return fold.aggregate()[0]
