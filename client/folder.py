@@ -40,8 +40,8 @@ class InstitutionSettings(Section):
     )
     most_refused: Annotated[int, Field(ge=1)] = Field(
         3,
-        description="Refused sums an epoch at which this institution locks, until its operator has looked and run `dictpfl "
-        "institution unlock`: each refusal tells who sent the sum a little.",
+        description="Refused and void sums an epoch at which this institution locks, until its operator has looked and run `dictpfl "
+        "institution unlock`: each tells who sent the sum a little about the key.",
     )
     most_rounds: Annotated[int, Field(ge=0)] = Field(
         0,

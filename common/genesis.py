@@ -48,7 +48,7 @@ _STEP_BITS = 5
 
 @dataclass(frozen=True)
 class Genesis:
-    """Agreement of a federation. The coordinator must not learn the seed; institutions hold the files with mode 0600.
+    """Agreement of a federation. The coordinator must not learn the seeds; institutions hold the files with mode 0600.
 
     Attributes:
         config: checked configuration.
@@ -56,14 +56,14 @@ class Genesis:
         values: shared vector before round 0, float64, shape (size,).
         dictionaries: dictionary D of each decomposed weight, by name, with E where there is one.
         weights_digest: SHA-256 over W0, 32 bytes.
-        seed: 32 bytes, for drawn dictionaries; in the first epoch for all that `secret_seed` is for, too.
+        seed: 32 bytes, for drawn dictionaries; in a simulation for all that `secret_seed` is for, too. It lies in clear at rest.
         sample_cap: number of samples that carries weight 1.
         parameters: CKKS parameters.
         fingerprint: fingerprint of the key, 32 bytes.
         outputs: number of the model's outputs.
         sample_shape: shape of one sample.
-        epoch_seed: seed of the epoch in force, 32 bytes; empty in the first one, where `seed` serves. It comes with the
-            key of the epoch (`dictpfl.client.keys.epochs`) and is part of no file of genesis.
+        epoch_seed: seed of the epoch in force, 32 bytes; empty in a simulation, where `seed` serves. It comes with the key of
+            the epoch (`dictpfl.client.keys.epochs`), is sealed at rest as that is, and is part of no file of genesis.
         tallies: agreed tallies, opening ones first.
         gates: norm of each gated unit's outgoing weights in W0, float32, by name of the outgoing weight (`[narrow]`).
         measures: agreed measures (`training.metrics`), in their order.
@@ -91,7 +91,7 @@ class Genesis:
 
     @property
     def secret_seed(self) -> bytes:
-        """Seed of all that who has left the federation must not follow, 32 bytes."""
+        """Seed of all that neither the coordinator nor former members may compute, tags among it, 32 bytes."""
         return self.epoch_seed or self.seed
 
     @cached_property
@@ -232,7 +232,7 @@ class Genesis:
             write_private(folder / name, data)
 
     def files(self) -> dict[str, bytes]:
-        """Encode both files, by name: for bundles, so that the seed touches no disk in clear."""
+        """Encode both files, by name, for bundles."""
         tensors: dict[str, NDArray[Any]] = {"values": self.values}
         tensors |= {f"dictionary/{name}": d.matrix for name, d in self.dictionaries.items()}
         tensors |= {f"right/{name}": d.right for name, d in self.dictionaries.items() if d.right is not None}

@@ -283,10 +283,11 @@ class Journal(VerdictTables, PartyTables):
             yield Aggregate(row[0], self._blob(row[AGGREGATE]), counted, self._blob(row[MANIFESTS]))
 
     def acknowledgements(self, start: int, end: int) -> Iterator[Aggregate]:
-        """Read which uploads were in the sums of rounds `start` to `end` - 1, without the sums."""
+        """Read which uploads the sums of rounds `start` to `end` - 1 delivered, without the sums; a void round delivered none."""
+        void = {row[0] for row in self._rows("voids")}
         for row in self._rows("rounds"):
             if start <= row[0] < end:
-                yield Aggregate(row[0], b"", counted_of(row[COUNTED]))
+                yield Aggregate(row[0], b"", () if row[0] in void else counted_of(row[COUNTED]))
 
     def length(self, start: int) -> int:
         """Bytes of all aggregates that are kept from round `start` on."""

@@ -1,8 +1,8 @@
 """Record of the sums that an institution tried to open, on disk before one is opened: one a round, and few refusals.
 
-Whoever may send sums at will and sees which are refused learns a little about the key each time (decryption failures
-as an oracle). So of a (round, kind, attempt) one sum is tried, refused ones are counted, and at a limit the institution
-locks until its operator has looked.
+Whoever may send sums at will and sees which are refused, or void, learns a little about the key each time (decryption
+failures as an oracle). So of a (round, kind, attempt) one sum is tried, refused and void ones are counted together, and
+at a limit the institution locks until its operator has looked (docs/decisions/0095).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from dictpfl.common.errors import RoundError
 from dictpfl.common.messages.protocol import RoundKind
 
 _USE = "it says which sums were opened here"
-ANOTHER, ABANDONED = "another", "abandoned"
+ANOTHER, ABANDONED, NONSENSE = "another", "abandoned", "void"
 MEANINGS: Mapping[str, str] = {
     ANOTHER: "a second sum of the same round and attempt; it was not opened",
     ABANDONED: "its trial never came to an end, and another attempt at the round was brought",
+    NONSENSE: "its tags were right, and what it held did not open or was nonsense; compare its digest with the others' before you unlock",
 }
-"""Reasons that this record gives itself."""
+"""Reasons that need words: what is wrong with a sum whose form, members and tags are right."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Refusal of a sum.
+    """Refusal of a sum, before it was opened or (`NONSENSE`) after.
 
     Attributes:
         sum: the sum, and the round and attempt that it was brought for.
@@ -82,7 +83,7 @@ class Openings:
         Args:
             path: file of the record.
             epoch: fingerprint of the epoch's key, 32 bytes; a record of another epoch is damage.
-            most_refused: refused sums, not yet looked at, at which the institution locks.
+            most_refused: refused and void sums, not yet looked at, at which the institution locks.
         """
         self._folder, self._chain, self._most = path.parent, Chain(path, epoch, _USE), most_refused
         self._forget()
@@ -96,7 +97,7 @@ class Openings:
     # Trials
 
     def require_unlocked(self) -> None:
-        """Refuse to open anything once too many sums were refused.
+        """Refuse to open anything once too many sums were refused or void.
 
         Raises:
             RoundError (locked): until the operator has looked.
@@ -104,7 +105,7 @@ class Openings:
         """
         if self.locked:
             raise RoundError(
-                f"{len(self._unseen)} sums were refused, {self._most} lock this institution: nothing is opened. Look at what was "
+                f"{len(self._unseen)} sums were refused or void, {self._most} lock this institution: nothing is opened. Look at what was "
                 "refused, then run `dictpfl institution unlock`",
                 code="locked",
             )
@@ -148,7 +149,7 @@ class Openings:
         return False
 
     def refused(self, number: int, kind: RoundKind, attempt: int, digest: bytes, reason: str) -> None:
-        """Record a refusal, durably, before it is told; a sum counts once until the operator has looked.
+        """Record a refusal, or that a sum was void, durably, before it is told; a sum counts once until the operator has looked.
 
         Args:
             number: number of the round.

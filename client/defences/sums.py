@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from dictpfl.client.defences.integrity import Integrity
-from dictpfl.client.defences.openings import openings_of
+from dictpfl.client.defences.openings import NONSENSE, openings_of
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.client.memory.diary import Diary
@@ -57,7 +57,8 @@ class Sums:
         """Open a sum that is authentic; refuse one that is not, the first time that it comes.
 
         What is refused comes again, since the coordinator has no other sum of the round. Then the round is void, and the
-        institutions go on; and so it is at once where those of the next round did that.
+        institutions go on; and so it is at once where those of the next round did that. Either way it counts as a refusal,
+        and so does an authentic sum that does not open or holds nonsense, whose round is void, too.
 
         Returns:
             What came of it, and the ids of this institution's own uploads in it. An id alone shows nothing: others may have read it in a
@@ -68,7 +69,7 @@ class Sums:
         """
         genesis, opener = self._keys.at(aggregate.round)
         total = received(genesis, record.shared, aggregate)
-        header, pending = total.blob.header, record.pending
+        header = total.blob.header
         self.openings.require_unlocked()
         name = (header.round, header.kind, header.attempt, total.digest)
         refused_before = self.openings.admit(*name)
@@ -79,22 +80,34 @@ class Sums:
             void = record.shared.void(score=header.kind is RoundKind.SCORE)
             # After a rotation the others' next uploads are tagged under the new seed.
             agreed = _is_from(following, void.tag(self._keys.at(aggregate.round + 1)[0].secret_seed))
-            if error.reason != "members" and (refused_before or agreed):
+            is_void = error.reason != "members" and (refused_before or agreed)
+            if not (is_void and refused_before):
+                # Counted though the others agreed: the tag that shows it stands in clear in their uploads, and the coordinator has these.
+                self.openings.refused(*name, error.reason)
+                self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
+                self._keep_evidence(record, aggregate, error, roster)
+            if is_void:
                 return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
-            self.openings.refused(*name, error.reason)
-            self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
-            if self._integrity:
-                made = pending.manifest if pending is not None and pending.round == aggregate.round else b""
-                path = self._integrity.keep_evidence(self._folder, error, aggregate, made, roster)
-                _log.error(
-                    "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
-                    institution=self._settings.name,
-                    round=aggregate.round,
-                    file=str(path or ""),
-                )
             raise
         own = self._own(record, total.blob.entries, header.round, roster)
-        return apply(genesis, opener, record.shared, total, words), own
+        done = apply(genesis, opener, record.shared, total, words)
+        if done.void:
+            # Before it is told: who holds the seed can make right tags, and learns from each void sum (docs/decisions/0095).
+            self.openings.refused(*name, NONSENSE)
+        return done, own
+
+    def _keep_evidence(self, record: Record, aggregate: Aggregate, error: IntegrityError, roster: Roster) -> None:
+        if not self._integrity:
+            return
+        pending = record.pending
+        made = pending.manifest if pending is not None and pending.round == aggregate.round else b""
+        path = self._integrity.keep_evidence(self._folder, error, aggregate, made, roster)
+        _log.error(
+            "evidence kept of a refused sum" if path else "no evidence kept of a refused sum",
+            institution=self._settings.name,
+            round=aggregate.round,
+            file=str(path or ""),
+        )
 
     def _own(self, record: Record, entries: tuple[Entry, ...], number: int, roster: Roster) -> tuple[bytes, ...]:
         """Find this institution's uploads; say loudly if one in its name is not its own: only another member can have made it.

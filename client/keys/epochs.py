@@ -172,7 +172,13 @@ class Keyring:
         return table
 
     def _key(self, home: Path) -> FederationKey:
-        return parse_key(*self.private(home, KEY, SEALED_KEY, KEY_PURPOSE))
+        key = parse_key(*self.private(home, KEY, SEALED_KEY, KEY_PURPOSE))
+        if home != self._folder and not key.seed:
+            raise KeyFileError(
+                f"the key in {home} brings no seed of its epoch, expected 32 bytes: it is of an earlier release, and whoever has a copy of this "
+                "folder can make tags. The authority founds the federation again (`dictpfl authority genesis`); join that one in a new folder"
+            )
+        return key
 
     def private(self, home: Path, clear: str, sealed: str, purpose: str) -> tuple[bytes, Path]:
         """Read a file that lies in clear (in a simulation) or sealed for `purpose`; returns content and path.

@@ -208,9 +208,10 @@ def _skipped(record: Record, state: SharedState, aggregates: Sequence[Aggregate]
 def delivered(record: Record, aggregates: Sequence[Aggregate], end: int) -> list[int]:
     """List rounds before `end`, which a snapshot skips, whose sums hold an upload of this institution: its account may be an old copy.
 
-    An upload that the record does not know is taken for an update.
+    An upload that the record does not know is taken for an update; and a void round, which lists none, for one that had it.
     """
-    rounds = [a.round for a in aggregates if record.shared.round <= a.round < end and record.is_in(a.counted, a.round)]
+    skipped = [a for a in aggregates if record.shared.round <= a.round < end]
+    rounds = [a.round for a in skipped if not a.counted or record.is_in(a.counted, a.round)]
     if record.pending is None or read_header(record.pending.blob).kind is RoundKind.UPDATE:
         return rounds
     return [number for number in rounds if number != record.pending.round]

@@ -23,7 +23,7 @@ from dictpfl.common.settings import NO_PUBLIC_KEY
 
 _FORMAT = "dictpfl-key-1"
 _NO_SEED = hashlib.sha256(b"").digest()
-"""Stands in a fingerprint where the proof of a seed is in later epochs."""
+"""Part of the fingerprint of a key without a seed, in place of the seed's proof."""
 _SEED = 32
 
 
@@ -35,7 +35,7 @@ class FederationKey:
         parameters: parameters that it is for.
         key_id: 16 random bytes.
         secret: SEAL's secret key as bytes, never printed.
-        seed: 32 random bytes of an epoch that a rotation began, never printed; empty in the first one, where genesis's serves.
+        seed: 32 random bytes of the epoch, never printed; empty in a simulation, where genesis's serves.
     """
 
     parameters: CKKSParameters
@@ -57,7 +57,7 @@ def identity_fingerprint(parameters: CKKSParameters) -> bytes:
 
 
 def make_key(parameters: CKKSParameters, seed: bytes = b"") -> FederationKey:
-    """Make a fresh key with SEAL's generator, seeded by the operating system; `seed`: of an epoch after the first."""
+    """Make a fresh key with SEAL's generator, seeded by the operating system; `seed`: of the epoch."""
     scratch = Scratch()
     generator = seal.KeyGenerator(context(parameters))
     secret = scratch.bytes_of(generator.secret_key())

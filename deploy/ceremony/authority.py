@@ -1,7 +1,7 @@
 """The authority: founds a federation, begins its epochs, and keeps no key.
 
 Its folder holds its identity, its custody log, and `federation.sealed`: what a further epoch needs (genesis with its
-seed, W0, the table of epochs, the members), sealed at rest. The key goes into the bundles and nowhere else.
+seed, W0, the table of epochs, the members), sealed at rest. Each epoch's key and seed go into the bundles and nowhere else.
 """
 
 from __future__ import annotations

@@ -118,6 +118,11 @@ def _contents(files: Mapping[str, bytes]) -> Contents:
     key, table = parse_key(files[KEY], Path("bundle") / KEY), EpochTable.of_bytes(files[TABLE])
     if not key.fingerprint == genesis.fingerprint == table.last.fingerprint or key.parameters != genesis.parameters:
         raise BundleError("its key is not the one that genesis names", code="wrong-bundle")
+    if not key.seed:
+        raise BundleError(
+            "its key brings no seed of the epoch, expected 32 bytes: an earlier release made it, and the authority has to found the federation again",
+            code="wrong-bundle",
+        )
     try:
         digest = tensors_digest(load(files[GENESIS_WEIGHTS]))
     except (SafetensorError, ValueError, KeyError) as error:

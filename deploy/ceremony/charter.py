@@ -48,13 +48,14 @@ def draw_up(
     weights: Path | None = None,
     seed: bytes | None = None,
 ) -> Charter:
-    """Fix everything; the same arguments give the same genesis, but for key and seed.
+    """Fix everything; the same arguments give the same genesis, but for the key and the seeds.
 
     Args:
         config: checked.
         sample_shape, outputs: what the model is built for; the authority has no data to see it from.
         weights: safetensors with W0, in place of `model.weights`.
-        seed: 32 bytes; None draws a secret one. Give one only to compare a deployment with a simulation.
+        seed: of genesis, 32 bytes; None draws one. Give one only to compare a deployment with a simulation: the federation id
+            is then the same. What the epoch's seed decides, such as draws of pruning, is not.
 
     Raises:
         DictPFLError: config, model or parameters cannot be used in a deployment.
@@ -74,7 +75,8 @@ def draw_up(
     seed = new_seed() if seed is None else seed
     if len(seed) != SEED_BYTES:
         raise ConfigError(f"a seed of {len(seed)} bytes, expected {SEED_BYTES}")
-    key = make_key(CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits))
+    # The epoch's seed is never the one above: that lies in genesis.json, in clear, at every institution.
+    key = make_key(CKKSParameters.choose(config.encryption, config.capacity, config.grid.value_bits), new_seed())
     genesis, state = draw_genesis(
         config,
         model,

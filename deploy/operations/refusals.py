@@ -1,4 +1,4 @@
-"""Refused sums as an institution's operator sees them: how many, whether they lock it, what they were, and the way on."""
+"""Refused and void sums as an institution's operator sees them: how many, whether they lock it, what they were, and the way on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from dictpfl.client.defences.evidence import EVIDENCE
-from dictpfl.client.defences.openings import MEANINGS, Openings, Refusal, openings_at
+from dictpfl.client.defences.openings import MEANINGS, NONSENSE, Openings, Refusal, openings_at
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
@@ -28,8 +28,8 @@ class Standing:
 
     Attributes:
         folder: the institution's.
-        most: refused sums at which it locks.
-        unseen: refusals that nobody has looked at.
+        most: refused and void sums at which it locks.
+        unseen: those that nobody has looked at.
         seen: refusals before the last `dictpfl institution unlock`.
     """
 
@@ -46,7 +46,8 @@ class Standing:
     @property
     def text(self) -> str:
         """Text for people, with what to do; empty where there is nothing to look at."""
-        count = counted(len(self.unseen), "refused sum")
+        void = sum(refusal.reason == NONSENSE for refusal in self.unseen)
+        count = counted(len(self.unseen), "refused sum") + (f" ({void} void)" if void else "")
         command = f"`dictpfl institution unlock --folder {in_shell(self.folder)}`"
         if self.locked:
             return (

@@ -27,7 +27,7 @@ def cap(parties: Parties) -> str:
         return ""
     most = str(limits[0]) if len(limits) == 1 else f"{limits[0]} to {limits[-1]}"
     return (
-        f"Of each round and attempt an institution tries one sum. After {most} refused ones in an epoch it opens nothing until its "
+        f"Of each round and attempt an institution tries one sum. After {most} refused or void ones in an epoch it opens nothing until its "
         f"operator has looked (most_refused in its own institution.toml); it keeps at most {MOST_EVIDENCE} files of evidence."
     )
 

@@ -33,7 +33,7 @@ class Key:
         fingerprint: fingerprint computed from the file's content, 32 bytes.
         named: fingerprint that the file names, 32 bytes.
         saved: secret key as SEAL saved it.
-        seed: seed of the epoch, 32 bytes; empty in the first one.
+        seed: seed of the epoch, 32 bytes; empty in a simulation.
         parameters: parameters that the key is for, as JSON values.
     """
 
