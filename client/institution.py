@@ -377,14 +377,22 @@ class Institution:
     def _upload(self, record: Record, kind: RoundKind, attempt: int) -> Reply:
         if self._masks:
             self._masks.require_open(record.shared.round, attempt)
+        earlier: tuple[RoundKind, ...] = ()
         if (pending := record.pending) is not None:
             # It will never be counted. Under another key it is owed; of another kind it is made again from the same state, and would count twice.
-            is_owed = read_header(pending.blob).fingerprint != self._genesis.fingerprint
+            header = read_header(pending.blob)
+            is_owed = header.fingerprint != self._genesis.fingerprint
             record = replace(record, residual=pending.missed if is_owed else record.residual, pending=None)
+            earlier = () if is_owed else (*pending.earlier, header.kind)
+        if kind in earlier:
+            raise RoundError(
+                f"expected {earlier[-1]} in round {record.shared.round}, found {kind} asked for once more after it: of each kind one upload is made, and "
+                f"that one was given up. Nothing was made or paid for. The coordinator's operator closes the round as {earlier[-1]} first"
+            )
         self._require_fit(record)
         made = self._uploads.make(record, kind, attempt, self._began)
         with self._diary.timed("store"):
-            self._remember(made.record)
+            self._remember(replace(made.record, pending=replace(made.pending, earlier=earlier)))
         facts: dict[str, Any] = dict(metrics(made.measured))
         if kind is RoundKind.UPDATE:
             facts["device"] = self._uploads.device

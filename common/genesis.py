@@ -368,11 +368,12 @@ def require_tagged(genesis: Genesis, blob: Blob, words: Words | None = None) -> 
     `words` are those of the blob, where they are unpacked already.
 
     Raises:
-        IntegrityError (tag): it was not made of exactly these.
+        IntegrityError (tag): it was not made of exactly these, or a word is not below the prime, which tags alone do not show.
     """
     words = blob.words() if words is None else words
     body, tags = words[:-TAGS], words[-TAGS:]
-    if words.size <= TAGS or not genesis.tags(blob.header).fit(body, blob.clear, tags, blob.entries):
+    is_reduced = words.size > TAGS and words.max() < genesis.parameters.word_prime
+    if not is_reduced or not genesis.tags(blob.header).fit(body, blob.clear, tags, blob.entries):
         raise IntegrityError(
             "tag",
             "the sum's tags do not fit: it holds something other than the uploads that are named, as they were sent. Nothing "

@@ -90,6 +90,7 @@ class Openings:
 
     def _forget(self) -> None:
         self._tried: dict[int, dict[tuple[RoundKind, int], Trial]] = {}
+        self._opened: dict[int, Trial] = {}
         self._reached = -1
         self._seen: list[Refusal] = []
         self._unseen: dict[Trial, Refusal] = {}
@@ -126,19 +127,25 @@ class Openings:
 
         Raises:
             RoundError (locked): too many were refused.
-            RoundError (refused): another sum of this round, kind and attempt was tried. It counts as a refusal, once.
+            RoundError (refused): another sum of this round was opened, or of this kind and attempt tried. It counts as a refusal, once.
             MemoryFileError: the record cannot be read or written.
         """
         self.require_unlocked()
         one, tried = Trial(number, kind, attempt, digest), self._tried.get(number, {})
-        first = tried.get((kind, attempt))
+        opened = self._opened.get(number)
+        first = opened or tried.get((kind, attempt))
         if first == one:
             return self._was_refused(one)
         if first is not None:
             self._refuse(one, ANOTHER)
+            remedy = (
+                f"Only if the coordinator's journal was lost meanwhile, and all agree on it, move all but *.privacy.json in {self._folder} away: "
+                "this institution then begins anew"
+                if opened
+                else "Compare the others' digests, then run `dictpfl institution unlock`: it may be tried then"
+            )
             raise RoundError(
-                f"{one}: expected {first.digest.hex()[:12]}, which was tried here; not opened. Only if the coordinator's journal was "
-                f"lost meanwhile, and all agree on it, move {self._folder} away: this institution then begins anew",
+                f"{one}: expected {first.digest.hex()[:12]}, which was {'opened' if opened else 'tried'} here; not opened. {remedy}",
                 code="refused",
             )
         # Whoever kept a refusal from being recorded, by luck or by ending the process, gains no trial by it.
@@ -146,7 +153,23 @@ class Openings:
             self._refuse(other, ABANDONED)
         self.require_unlocked()
         self._append({"event": "tried", **one.to_json()})
-        return False
+        return self._was_refused(one)
+
+    def opened(self, number: int, kind: RoundKind, attempt: int, digest: bytes) -> None:
+        """Record, durably, that a sum is opened next: of its round no other one is from now on, whatever its attempt, nor after `unlock`.
+
+        Args:
+            number: number of the round.
+            kind: its kind.
+            attempt: number of the attempt at the round.
+            digest: SHA-256 of the sum, 32 bytes.
+
+        Raises:
+            MemoryFileError: the record cannot be read or written.
+        """
+        self._read()
+        if number not in self._opened:
+            self._append({"event": "opened", **Trial(number, kind, attempt, digest).to_json()})
 
     def refused(self, number: int, kind: RoundKind, attempt: int, digest: bytes, reason: str) -> None:
         """Record a refusal, or that a sum was void, durably, before it is told; a sum counts once until the operator has looked.
@@ -218,7 +241,7 @@ class Openings:
         return len(self.refusals) >= self._most
 
     def unlock(self, shown: int | None = None) -> tuple[Refusal, ...]:
-        """Record that the operator has looked, and return what was looked at; such sums may be tried once more.
+        """Record that the operator has looked, and return what was looked at; such sums may be tried once more, or others in their place.
 
         Args:
             shown: number of refusals that were shown, the oldest; None: all. Later ones still count.
@@ -250,11 +273,16 @@ class Openings:
         if event == "unlocked":
             for one in list(self._unseen)[: document["refused"]]:
                 self._seen.append(self._unseen.pop(one))
+                # What was shown first may not have been the true one; where one was opened, that stays the only one.
+                self._tried.get(one.round, {}).pop((one.kind, one.attempt), None)
             return
         self._reached = max(self._reached, document["round"])
         if event == "tried":
             one = Trial.of_json(document)
             self._tried.setdefault(one.round, {})[one.kind, one.attempt] = one
+        elif event == "opened":
+            one = Trial.of_json(document)
+            self._opened[one.round] = one
         elif event == "refused":
             one = Trial.of_json(document)
             self._unseen[one] = Refusal(one, document["reason"], document["at"])

@@ -90,6 +90,7 @@ class Sums:
                 return Applied(total.plan, None, void, f"its sum was refused: {error}"), ()
             raise
         own = self._own(record, total.blob.entries, header.round, roster)
+        self.openings.opened(*name)
         done = apply(genesis, opener, record.shared, total, words)
         if done.void:
             # Before it is told: who holds the seed can make right tags, and learns from each void sum (docs/decisions/0095).

@@ -28,6 +28,7 @@ from dictpfl.common.files import lock, owner_only, remove_leftovers, replace_pri
 from dictpfl.common.law.pruning import Bools
 from dictpfl.common.law.state import Residual, SharedState
 from dictpfl.common.law.stored import put_together, taken_apart
+from dictpfl.common.messages.protocol import RoundKind
 
 MAPPED = 1 << 26
 """Bytes of an institution's own from which they are mapped from the file, not kept in memory."""
@@ -50,6 +51,7 @@ class Pending:
         seconds: time that making it took, for this institution's own log; 0: not known.
         defence: note on its masks, sent beside it (`dictpfl.common.messages.protocol.Reply`).
         manifest: its signed manifest, sent beside it.
+        earlier: kinds of the uploads that were made for the same round before, and given up for it.
     """
 
     round: int
@@ -60,6 +62,7 @@ class Pending:
     seconds: float = 0.0
     defence: bytes = b""
     manifest: bytes = b""
+    earlier: tuple[RoundKind, ...] = ()
 
     @property
     def sent_bytes(self) -> int:
@@ -183,6 +186,8 @@ class Memory:
                     tensors[f"pending/{name}"] = np.frombuffer(data, dtype=np.uint8)
             facts |= {"pending_round": pending.round, "upload_id": pending.upload_id.hex()}
             facts["pending_seconds"] = pending.seconds
+            if pending.earlier:
+                facts["pending_earlier"] = [str(kind) for kind in pending.earlier]
         if record.void >= 0:
             facts["void"] = record.void
         facts |= {"format": _FORMAT, "federation": self._federation.hex()}
@@ -258,6 +263,7 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             Residual(tensors["pending/missed"]),
             float(facts.get("pending_seconds", 0.0)),
             *(tensors[f"pending/{name}"].tobytes() if f"pending/{name}" in tensors else b"" for name in _BESIDE),
+            tuple(RoundKind(kind) for kind in facts.get("pending_earlier", ())),
         )
     local = {name.removeprefix(_LOCAL): v for name, v in tensors.items() if name.startswith(_LOCAL)}
     secret, void = bytes.fromhex(facts["secret"]), int(facts.get("void", -1))

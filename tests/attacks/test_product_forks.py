@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dictpfl.common.messages.masks import attempt_bytes
 from dictpfl.common.messages.protocol import Aggregate, Reply, Request, RoundKind, Status, Wish
 from dictpfl.common.messages.wire import Blob
-from tests.attacks.shown import summed
+from dictpfl.deploy.operations.refusals import Refusals
+from tests.attacks.shown import VICTIM, Shown, summed
 from tests.support.federations import encrypted
 from tests.support.harness import Floats, World
 
@@ -63,9 +65,14 @@ class Fork:
 
     @staticmethod
     def total(
-        world: World, number: int, uploads: dict[int, bytes], members: tuple[int, ...], kind: RoundKind = RoundKind.UPDATE
+        world: World,
+        number: int,
+        uploads: dict[int, bytes],
+        members: tuple[int, ...],
+        kind: RoundKind = RoundKind.UPDATE,
+        attempt: int = 0,
     ) -> Aggregate:
-        blob = summed(world, number, {node: uploads[node] for node in members}, kind)
+        blob = summed(world, number, {node: uploads[node] for node in members}, kind, attempt)
         counted = Blob.own(blob, world.genesis.parameters.word_bits).counted
         return Aggregate(number, blob, tuple(sorted(counted)))
 
@@ -88,7 +95,9 @@ class Fork:
 
 @pytest.fixture(scope="module")
 def forked(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World.found(encrypted(federation__participants=4, federation__rounds=4), tmp_path_factory.mktemp("fork") / "world")
+    return World.found(
+        encrypted(federation__participants=4, federation__rounds=4), tmp_path_factory.mktemp("fork") / "world"
+    )
 
 
 @pytest.fixture
@@ -164,3 +173,57 @@ def test_its_operator_may_have_it_begin_as_a_newcomer(fork: Fork) -> None:
     fork.world.memory(X).path.unlink()
     assert fork.send().status is Status.UPLOAD
     assert fork.world.record(X).shared.digest == fork.world.record(A).shared.digest
+
+
+# What `dictpfl institution unlock` forgets
+
+
+def look(world: World, node: int) -> int:
+    """As who types `dictpfl institution unlock`."""
+    refusals = Refusals(world.home(node))
+    return refusals.unlock(refusals.standing())
+
+
+@pytest.mark.parametrize("attempts", [1, 3], ids=["refused", "locked"])
+def test_unlock_forgets_a_forged_sum_that_came_first(shown: Shown, undisturbed: bytes, attempts: int) -> None:
+    """Or the true one would be another sum of the same attempt for good."""
+    for attempt in range(attempts):
+        assert shown.show(shown.forged(shown.true.words()[::-1].copy(), attempt=attempt)).code == "refused"
+    before = shown.kept()
+    request = shown.requests[VICTIM]
+    assert shown.world.institution(VICTIM).handle(request).code == ("refused" if attempts == 1 else "locked")
+    assert look(shown.world, VICTIM) == max(2, attempts)
+    assert shown.kept() == before
+    shown.go_on()
+    assert shown.world.digest() == undisturbed
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_unlock_forgets_no_sum_that_was_opened(attempt: int, forked: World, tmp_path: Path) -> None:
+    """X opened one; its memory, not its record of sums, is an older copy; now another true one of that round is shown."""
+    world = forked.copy(tmp_path / "world")
+    requests = world.coordinator.begin(world.nodes)
+    first = {node: world.institution(node).handle(request).blob for node, request in requests.items()}
+    again = {
+        n: world.institution(n).handle(replace(r, defence=attempt_bytes(attempt))).blob for n, r in requests.items()
+    }
+    mine = Fork.total(world, 0, first, (X, A, B, D))
+    other = Fork.total(world, 0, again, (X, A, B), attempt=attempt)
+    backup = world.memory(X).path.read_bytes()
+    asked = replace(requests[X], round=1, kind=None)
+
+    def shown(aggregate: Aggregate) -> Reply:
+        return world.institution(X).handle(replace(asked, aggregates=(aggregate,)))
+
+    assert shown(mine).status is Status.SETTLED
+    opened = world.record(X).shared.digest
+    world.memory(X).path.write_bytes(backup)
+    for looked in (False, True):
+        world.kill_institution(X)
+        if looked:
+            assert look(world, X) == 1
+        assert shown(other).code == "refused"
+        assert world.memory(X).path.read_bytes() == backup
+    assert shown(mine).status is Status.SETTLED, "the one that it opened is replayed"
+    assert world.record(X).shared.digest == opened
+    world.close()

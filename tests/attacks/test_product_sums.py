@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dictpfl.common.ckks.polynomials import data_prime
+from dictpfl.common.law.tags import TAGS
 from dictpfl.common.messages.protocol import Aggregate, RoundKind, Status
 from dictpfl.common.messages.wire import Blob, Entry, write
 from tests.attacks.protocol3 import TAG_PRIME
@@ -64,6 +65,28 @@ def test_f3_one_update_among_evaluations(shown: Shown) -> None:
         total = (total + padded) % np.uint64(p)
     listed = [entry for entry in shown.true.entries if entry.member in (0, *requests)]
     assert shown.show(shown.forged(total, listed)).code in OUTSIDE
+    assert not shown.opened
+    assert shown.kept() == before
+
+
+# Words beyond the prime
+
+
+def test_a_word_beyond_the_prime_is_refused(shown: Shown) -> None:
+    """Tags count modulo the prime, so they fit: whether the sum opened would tell that this word is small.
+
+    One is made small here, under right tags; among 2^40 or more that happens by chance, or with a member's help.
+    """
+    before, genesis, p = shown.kept(), shown.world.genesis, shown.parameters.word_prime
+    words, tags = shown.true.words().copy(), genesis.tags(shown.true.header)
+    words[0] = 1
+    pads = [tags._pads(entry) for entry in shown.true.entries]
+    hashes = tags._hashes(words[:-TAGS], bytes(shown.true.clear))
+    words[-TAGS:] = [(one + sum(pad[at] for pad in pads)) % p for at, one in enumerate(hashes)]
+    raised = words.copy()
+    raised[0] += np.uint64(p)
+    assert tags.fit(raised[:-TAGS], bytes(shown.true.clear), raised[-TAGS:], shown.true.entries)
+    assert shown.show(shown.forged(raised)).code in OUTSIDE
     assert not shown.opened
     assert shown.kept() == before
 

@@ -300,6 +300,12 @@ def test_a_sum_is_read_only_with_its_tags(genesis: Genesis) -> None:
         write(replace(header, attempt=1), [entry], np.concatenate([words, tags]), bits),
         write(header, [replace(entry, member=2)], np.concatenate([words, tags]), bits),
     ]
+    beyond, p = np.concatenate([words, tags]), np.uint64(genesis.parameters.word_prime)
+    for place in (0, 10, -1):
+        raised = beyond.copy()
+        raised[place] += p
+        with pytest.raises(IntegrityError, match="Nothing was decrypted", check=lambda e: e.reason == "tag"):
+            require_tagged(genesis, Blob.own(good, bits), raised)
     for data in bad:
         with pytest.raises(IntegrityError, match="Nothing was decrypted", check=lambda e: e.reason == "tag"):
             require_tagged(genesis, Blob.own(data, bits))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import sqlite3
 import stat
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -264,3 +266,22 @@ def test_processes_that_open_a_new_journal_at_once(path: Path) -> None:
     assert late.next_round == others[0].next_round == 0
     for journal in (late, *others):
         journal.close()
+
+
+def test_the_digest_of_a_reference_is_what_the_specification_says(path: Path, journal: Journal) -> None:
+    """Recomputed from section 13's words alone: who reads a recorded run checks by it what the journal holds."""
+    for number in range(3):
+        journal.record(closed(number), Aggregate(number, b"sum %d" % number, (bytes([number]) * 16,)))
+    with closing(sqlite3.connect(path)) as database:
+        references = dict(database.execute("SELECT round, aggregate FROM rounds"))
+        blobs = {
+            number: (data, digest) for number, data, digest in database.execute("SELECT id, data, digest FROM blobs")
+        }
+    for number in range(3):
+        place, length, digest = struct.unpack("<QQ32s", references[number])
+        data, kept = blobs[place]
+        name, text = b"blobs", str(place).encode()
+        parts = ((b"s", name), (b"i", text), (b"b", data))
+        said = hashlib.sha256(b"".join(kind + struct.pack("<Q", len(part)) + part for kind, part in parts)).digest()
+        assert (data, length) == (b"sum %d" % number, 5)
+        assert said == digest == kept

@@ -372,10 +372,15 @@ class Oracle:
                 total = sum(self.delivered[upload] for upload in sorted(counted))
                 x += total * (cap / sum(min(self.samples[upload], cap) for upload in counted))
         for node in world.nodes:
-            record, name = world.record(node), world.home(node).name
+            record = world.record(node)
             assert record.pending is None
             np.testing.assert_array_equal(record.shared.values, x)
-            own = [upload for upload, owner in self.owner.items() if owner == name]
-            trained = sum(self.trained[u] * (min(self.samples[u], cap) / cap) for u in own)
-            delivered = sum(self.delivered[u] for u in own if u in seen)
-            np.testing.assert_allclose(record.residual.values + delivered, trained, atol=1e-12, err_msg=name)
+            self.settled(world, node, seen)
+
+    def settled(self, world: World, node: int, counted: Collection[bytes]) -> None:
+        """Hold what an institution owes to what it trained, less what it delivered in the uploads that are `counted`."""
+        record, name, cap = world.record(node), world.home(node).name, world.genesis.sample_cap
+        own = [upload for upload, owner in self.owner.items() if owner == name]
+        trained = sum(self.trained[u] * (min(self.samples[u], cap) / cap) for u in own)
+        delivered = sum(self.delivered[u] for u in own if u in counted)
+        np.testing.assert_allclose(record.residual.values + delivered, trained, atol=1e-12, err_msg=name)

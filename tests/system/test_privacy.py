@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.attacks.shown import summed
 from tests.support.federations import encrypted, tiny
 from tests.support.harness import World, dies_after, dies_before
 
@@ -26,7 +27,7 @@ from dictpfl.client.replay import replay
 from dictpfl.common.ckks.opening import opener_for
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, ModelError
-from dictpfl.common.messages.protocol import RoundKind, Status
+from dictpfl.common.messages.protocol import Aggregate, RoundKind, Status
 from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.simulation.simulate import simulate
 from dictpfl.server.agreement import Agreement
@@ -106,6 +107,27 @@ def test_a_round_of_measuring_costs_nothing(world: World) -> None:
     assert account(world, 0).releases[0].steps == 12
     kinds = [kind for kind, _ in world.journal()]
     assert kinds.count(RoundKind.UPDATE) == 4
+
+
+def test_kinds_asked_by_turns_spend_nothing_more(world: World) -> None:
+    """A coordinator that asks for an update, a measurement and an update: a second one would be paid for, and neither delivered."""
+    requests = world.coordinator.begin(world.nodes)
+    asked = {kind: replace(requests[1], kind=kind) for kind in (RoundKind.UPDATE, RoundKind.MEASURE)}
+    assert world.institution(1).handle(asked[RoundKind.UPDATE]).status is Status.UPLOAD
+    paid = account(world, 1)
+    measured = world.institution(1).handle(asked[RoundKind.MEASURE])
+    assert measured.status is Status.UPLOAD
+    for _ in range(2):
+        reply = world.institution(1).handle(asked[RoundKind.UPDATE])
+        assert (reply.status, reply.code) == (Status.REFUSED, "round")
+        assert account(world, 1) == paid
+        world.kill_institution(1)
+    assert world.institution(1).handle(asked[RoundKind.MEASURE]) == measured, "what waits is sent again"
+    blobs = {n: world.institution(n).handle(replace(r, kind=RoundKind.MEASURE)).blob for n, r in requests.items()}
+    total = Aggregate(0, summed(world, 0, blobs, RoundKind.MEASURE))
+    reply = world.institution(1).handle(replace(asked[RoundKind.UPDATE], round=1, aggregates=(total,)))
+    assert reply.status is Status.UPLOAD, "the next round is another one"
+    assert account(world, 1).releases[0].steps == 2 * paid.releases[0].steps
 
 
 def test_an_old_account_is_charged_for_what_sums_hold(world: World) -> None:

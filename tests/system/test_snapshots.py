@@ -447,14 +447,23 @@ def test_a_backup_that_skips_rounds_does_not_deliver_again(five: World, tmp_path
     world.close()
 
 
-def test_without_acknowledgements_what_was_owed_is_given_up(five: World, tmp_path: Path) -> None:
+def test_without_acknowledgements_a_snapshot_is_refused(five: World, tmp_path: Path) -> None:
+    """Nothing shows that its own rounds lead there. Its operator may have it begin as a newcomer, without what was owed."""
     world = five.copy(tmp_path / "world")
     skipped(world, lost=True)
+    before = world.memory(1).path.read_bytes()
     request = world.coordinator.begin([1])[1]
     assert request.snapshot, "the coordinator knows where it stands"
     bare = replace(request, kind=None, aggregates=tuple(a for a in request.aggregates if a.blob))
+    with structlog.testing.capture_logs() as logs:
+        reply = world.institution(1).handle(bare)
+    assert (reply.status, reply.code) == (Status.REFUSED, "drift")
+    assert any("no list of the uploads in rounds [2, 3," in str(entry.get("reason")) for entry in logs)
+    assert world.memory(1).path.read_bytes() == before
+    world.memory(1).path.unlink()
     assert world.institution(1).handle(bare).status is Status.SETTLED
     assert not world.record(1).residual.values.any()
+    assert world.record(1).shared.acknowledged == world.record(0).shared.acknowledged
     world.close()
 
 

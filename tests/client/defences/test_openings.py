@@ -51,7 +51,7 @@ def test_one_sum_of_a_round_kind_and_attempt_is_tried(path: Path) -> None:
     record(path).admit(*a_sum())
     for openings in (record(path), record(path)):
         openings.admit(*a_sum())  # a killed process, or a memory that was restored
-    with pytest.raises(RoundError, match=r"not opened.*move .* away") as refused:
+    with pytest.raises(RoundError, match=r"which was tried here; not opened.*dictpfl institution unlock") as refused:
         record(path).admit(*a_sum(which=1))
     assert refused.value.code == "refused"
     (refusal,) = record(path).refusals
@@ -134,6 +134,42 @@ def test_a_kind_asked_instead_is_another_trial_of_the_round(path: Path) -> None:
     record(path).admit(*a_sum(kind=RoundKind.MEASURE))
     record(path).admit(*a_sum(kind=RoundKind.UPDATE, which=1))
     assert [refusal.reason for refusal in record(path).refusals] == [ABANDONED]
+
+
+def test_of_a_round_one_sum_is_opened_whatever_its_kind_and_attempt_and_whoever_looked(path: Path) -> None:
+    record(path).admit(*a_sum())
+    record(path).opened(*a_sum())
+    size = path.stat().st_size
+    record(path).opened(*a_sum())
+    assert path.stat().st_size == size, "written once"
+    others = [a_sum(which=1), a_sum(attempt=1), a_sum(kind=RoundKind.MEASURE), a_sum(attempt=1, which=2)]
+    for one in others * 2:
+        with pytest.raises(RoundError, match=r"which was opened here; not opened.*move all but \*\.privacy\.json"):
+            record(path, most=9).admit(*one)
+        record(path, most=9).unlock()
+    assert [refusal.reason for refusal in record(path).refusals_seen] == [ANOTHER] * 8
+    assert record(path).admit(*a_sum()) is False, "the one that was opened is replayed"
+    record(path).admit(*a_sum(1, attempt=1))
+
+
+def test_once_somebody_looked_another_may_be_the_true_one(path: Path) -> None:
+    """A forged sum came first: the true one was another for good."""
+    refuse(record(path), a_sum())
+    with pytest.raises(RoundError):
+        record(path).admit(*a_sum(which=1))
+    assert [refusal.reason for refusal in record(path).unlock()] == ["tag", ANOTHER]
+    assert record(path).admit(*a_sum(which=1)) is True
+    record(path).opened(*a_sum(which=1))
+    with pytest.raises(RoundError, match="which was opened here"):
+        record(path).admit(*a_sum())
+
+
+def test_a_trial_that_never_ended_is_forgotten_with_the_refusal_that_it_caused(path: Path) -> None:
+    record(path).admit(*a_sum())  # and the process dies before it could say `refused`
+    with pytest.raises(RoundError):
+        record(path).admit(*a_sum(which=1))
+    record(path).unlock()
+    record(path).admit(*a_sum(which=1))
 
 
 @pytest.mark.usefixtures("unsynced")
@@ -353,6 +389,7 @@ class Oracle(RuleBasedStateMachine):
         self.place = tempfile.TemporaryDirectory()
         self.path = Path(self.place.name) / "m.opened.jsonl"
         self.tried: dict[tuple[int, RoundKind, int], Named] = {}
+        self.opened: dict[int, Named] = {}
         self.unseen: list[Named] = []
         self.ever: set[Named] = set()
 
@@ -369,10 +406,11 @@ class Oracle(RuleBasedStateMachine):
         if len(self.unseen) >= 3:
             return "locked"
         name = one[:3]
-        if name in self.tried and self.tried[name] != one:
+        first = self.opened.get(one[0]) or self.tried.get(name)
+        if first not in (None, one):
             self.count(one)
             return "refused"
-        if name not in self.tried:
+        if first is None:
             for other in self.tried.values():
                 if other[0] == one[0] and other not in self.ever:
                     self.count(other)
@@ -393,13 +431,18 @@ class Oracle(RuleBasedStateMachine):
         except RoundError as error:
             code = error.code
         assert code == expected
-        if not code and not good:
+        if not code and good:
+            openings.opened(*one)
+            self.opened[number] = one
+        elif not code:
             openings.refused(*one, "tag")
             self.count(one)
 
     @rule()
     def look(self) -> None:
         assert [refusal.sum for refusal in record(self.path).unlock()] == [Trial(*one) for one in self.unseen]
+        for one in self.unseen:
+            self.tried.pop(one[:3], None)
         self.unseen = []
 
     @invariant()

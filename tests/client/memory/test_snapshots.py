@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dictpfl.client.memory.record import Pending, Record
-from dictpfl.client.memory.snapshots import jumped
+from dictpfl.client.memory.snapshots import jumped, require_led
+from dictpfl.common.errors import RoundError
 from dictpfl.common.law.layout import Kind, Layout
 from dictpfl.common.law.pruning import History
 from dictpfl.common.law.state import Residual, SharedState, acknowledging
@@ -57,8 +58,8 @@ def test_the_waiting_upload_is_settled_by_what_the_chain_says(counted: bool) -> 
     assert not given_up
 
 
-def test_a_coordinator_that_says_otherwise_than_the_chain_makes_nothing_be_delivered_twice() -> None:
-    """It says of a counted upload that it was not, or leaves a round, an upload or an order out (finding F3)."""
+def test_a_coordinator_that_says_otherwise_than_the_chain_has_its_snapshot_refused() -> None:
+    """It says of a counted upload that it was not, or leaves a round or an upload out (finding F3)."""
     before = record(pending=True)
     assert before.pending is not None
     own = before.pending.upload_id
@@ -68,9 +69,9 @@ def test_a_coordinator_that_says_otherwise_than_the_chain_makes_nothing_be_deliv
         [OTHERS, [*OTHERS, own], [OTHERS[0]]], [[*OTHERS, own], [], [OTHERS[0]]], truth[:2], [],
     ]  # fmt: skip
     for lie in lies:
-        after, given_up = jumped(before, later(truth), said(lie), LAYOUT)
-        assert given_up
-        assert not after.residual.values.any()
+        with pytest.raises(RoundError, match="nothing was applied", check=lambda e: e.code == "drift"):
+            require_led(before, later(truth), said(lie))
+    require_led(before, later(truth), said(truth)[::-1])
     after, given_up = jumped(before, later(truth), said(truth)[::-1], LAYOUT)
     assert after.residual.values.tolist() == COUNTED.values.tolist(), "they may come in any order"
     assert not given_up
@@ -84,7 +85,23 @@ def test_an_upload_made_after_the_backup_takes_its_residual_along() -> None:
     assert not after.residual.values.any()
 
 
+def test_a_backup_of_an_earlier_round_leads_there_and_another_history_does_not() -> None:
+    rounds = [OTHERS, [], OTHERS[:2]]
+    now, truth = later(rounds), said(rounds)
+    for passed in range(3):
+        chain = START.acknowledged
+        for n in range(passed):
+            chain = acknowledging(chain, 2 + n, rounds[n])
+        mine = replace(START, round=2 + passed, acknowledged=chain)
+        require_led(replace(record(), shared=mine), now, truth)
+        require_led(replace(record(), shared=mine), now, truth[passed:])
+        other = replace(mine, acknowledged=acknowledging(chain[::-1], 2 + passed, OTHERS))
+        with pytest.raises(RoundError, match="another history", check=lambda e: e.code == "drift"):
+            require_led(replace(record(), shared=other), now, truth)
+
+
 def test_who_owes_nothing_needs_no_acknowledgements() -> None:
+    """A newcomer, of which nothing was opened before."""
     before = replace(record(), residual=Residual.none(4))
     after, given_up = jumped(before, later([OTHERS]), [], LAYOUT)
     assert (after.shared.round, given_up) == (3, False)
