@@ -23,7 +23,7 @@ from dictpfl.client.keys.once import one_state
 from dictpfl.client.memory.diary import Diary
 from dictpfl.client.memory.record import Memory, Record
 from dictpfl.client.memory.resting import worked
-from dictpfl.client.memory.snapshots import delivered, jumped, open_snapshot, require_led, seal_snapshot
+from dictpfl.client.memory.snapshots import delivered, jumped, open_snapshot, seal_snapshot
 from dictpfl.client.privacy.guard import guard_of
 from dictpfl.client.training.measuring import agreed_metrics
 from dictpfl.client.training.teacher import taught_task
@@ -326,9 +326,8 @@ class Institution:
             return record
         with self._diary.timed("open"):
             state = open_snapshot(self._keys, request.snapshot, request.aggregates, request.round)
-        if self._memory.path.exists():
-            require_led(record, state, request.aggregates)
-        after, given_up = jumped(record, state, request.aggregates, self._genesis.layout)
+        newcomer = not record.shared.round or not self._memory.path.exists()
+        after, given_up = jumped(record, state, request.aggregates, self._genesis.layout, newcomer=newcomer)
         if given_up:
             _log.warning(
                 "what was trained here but not delivered is given up: it cannot be told what of it was counted",

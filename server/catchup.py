@@ -126,12 +126,22 @@ class CatchUp:
             self._given[node] = provided.start
         return self._dressed(provided, wish) if avoid else self._carrying(key, provided, wish)
 
-    def refused(self, node: int) -> None:
-        """Note that a node refused what it was sent: it is not sent the same snapshot again."""
-        if node in self._given:
-            number = self._given.pop(node)
-            self._refused.setdefault(node, set()).add(number)
-            _log.warning("a snapshot was refused; another way is tried next", node=node, round=number)
+    def refused(self, node: int, position: int) -> bool:
+        """Note that a node refused what it was sent: it is not sent the same snapshot again.
+
+        Returns:
+            True if it stands elsewhere than was known, as after its memory was restored: what it was sent left rounds out that it lacks, and
+            with these it may take the snapshot.
+        """
+        if node not in self._given:
+            return False
+        number = self._given.pop(node)
+        if self._positions.get(node) != position:
+            self.stands(node, position)
+            return True
+        self._refused.setdefault(node, set()).add(number)
+        _log.warning("a snapshot was refused; another way is tried next", node=node, round=number)
+        return False
 
     def took(self, node: int) -> None:
         """Note that a node could use what it was sent."""

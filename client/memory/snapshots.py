@@ -168,41 +168,42 @@ Counted = Mapping[int, Sequence[bytes]]
 """Upload ids in the sum, by round."""
 
 
-def require_led(record: Record, state: SharedState, aggregates: Sequence[Aggregate]) -> None:
-    """Refuse a snapshot that the record's own rounds do not lead to: it would show other sums of rounds that were opened here.
+def jumped(
+    record: Record, state: SharedState, aggregates: Sequence[Aggregate], layout: Layout, *, newcomer: bool = False
+) -> tuple[Record, bool]:
+    """Replace a record's shared state by a later one that its own rounds lead to; returns the record, and whether its residual was given up.
 
-    `aggregates` have to name the uploads in the sums of all rounds in between; the chain in the snapshot, which institutions
-    sealed, shows whether they are the true ones.
+    Acknowledgements of every round in between (aggregates without a blob) continue the record's chain; only if they end in the chain of
+    the state, which institutions sealed, they are the true ones. Another state would show other sums of rounds that were opened here.
+
+    Args:
+        record: the institution's.
+        state: of the snapshot.
+        aggregates: beside it.
+        layout: of the shared vector.
+        newcomer: it has opened no sum, and takes the state without acknowledgements; what it owes is given up then.
 
     Raises:
-        RoundError (drift): rounds are not listed, or another history.
+        RoundError (drift): its rounds do not lead there, or rounds in between are not listed.
     """
-    counted = _skipped(record, state, aggregates)
-    unlisted = [number for number in range(record.shared.round, state.round) if number not in counted]
+    counted = {a.round: a.counted for a in aggregates if record.shared.round <= a.round < state.round}
     chain = record.shared.acknowledged
     for number in sorted(counted):
         chain = acknowledging(chain, number, counted[number])
-    if not unlisted and chain == state.acknowledged:
-        return
-    found = f"no list of the uploads in rounds {unlisted}" if unlisted else "another history"
-    raise RoundError(
-        f"expected a snapshot of round {state.round} that the {record.shared.round} rounds applied here lead to, found {found} (state digest "
-        f"{state.digest.hex()[:16]}); nothing was applied. The coordinator lost its journal or shows two groups different sums: compare round and "
-        "digest of `dictpfl status` with the others by phone. Only if all agree on theirs, move memory/*.safetensors away, and nothing else: this "
-        "institution then begins as a newcomer, without what it trained and did not deliver",
-        code="drift",
-    )
-
-
-def jumped(record: Record, state: SharedState, aggregates: Sequence[Aggregate], layout: Layout) -> tuple[Record, bool]:
-    """Replace a record's shared state by a later one, which `require_led` took; returns the record, and whether its residual was given up."""
-    owed, given_up = _owed(record, _skipped(record, state, aggregates))
+    is_led = chain == state.acknowledged
+    if not is_led and not newcomer:
+        unlisted = [number for number in range(record.shared.round, state.round) if number not in counted]
+        found = f"no list of the uploads in rounds {unlisted}" if unlisted else "another history"
+        raise RoundError(
+            f"expected a snapshot of round {state.round} that the {record.shared.round} rounds applied here lead to, found {found} (state digest "
+            f"{state.digest.hex()[:16]}); nothing was applied. The coordinator lost its journal or shows two groups different sums: compare round "
+            "and digest of `dictpfl status` with the others by phone. Only if all agree on theirs, move memory/*.safetensors away, and nothing "
+            "else: this institution then begins as a newcomer, without what it trained and did not deliver",
+            code="drift",
+        )
+    owed, given_up = _owed(record, state.round, counted if is_led else {})
     owed = forgotten(layout, owed, state.records[len(record.shared.records) :])
     return replace(record, shared=state, residual=owed, pending=None), given_up
-
-
-def _skipped(record: Record, state: SharedState, aggregates: Sequence[Aggregate]) -> Counted:
-    return {a.round: a.counted for a in aggregates if record.shared.round <= a.round < state.round}
 
 
 def delivered(record: Record, aggregates: Sequence[Aggregate], end: int) -> list[int]:
@@ -217,10 +218,12 @@ def delivered(record: Record, aggregates: Sequence[Aggregate], end: int) -> list
     return [number for number in rounds if number != record.pending.round]
 
 
-def _owed(record: Record, counted: Counted) -> tuple[Residual, bool]:
+def _owed(record: Record, end: int, counted: Counted) -> tuple[Residual, bool]:
     pending, nothing = record.pending, Residual.none(record.residual.values.size)
     if pending is None and not record.residual.values.any():
         return nothing, False
+    if any(number not in counted for number in range(record.shared.round, end)):
+        return nothing, True
     remembered = pending is not None and pending.upload_id in counted[pending.round]
     others = [u for n, uploads in counted.items() for u in uploads if u.startswith(record.mark(n))]
     if len(others) > remembered:

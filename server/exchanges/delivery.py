@@ -60,10 +60,10 @@ class Delivery(Exchange):
 
     def receive(self, node: int, reply: Reply) -> Request | None:
         """Take an answer; a node that is behind gets a further request with what it lacks."""
-        self._note_position(node, reply)
+        is_mistaken = self._note_position(node, reply)
         if node in self._asked:
             self._verdict.take(node, reply)
-        if reply.status is Status.BEHIND and reply.position < self.number:
+        if is_mistaken or (reply.status is Status.BEHIND and reply.position < self.number):
             return self._further(node, reply)
         if reply.position > self.number:
             self._ahead[node] = reply.position
@@ -72,15 +72,16 @@ class Delivery(Exchange):
             self.failed(node, reply.code or str(reply.status))
         return None
 
-    def _note_position(self, node: int, reply: Reply) -> None:
-        """Note where a node stands, and whether it could use what it was sent."""
+    def _note_position(self, node: int, reply: Reply) -> bool:
+        """Note where a node stands, and whether it could use what it was sent; return True where that was meant for another position."""
         if reply.position <= self.number and reply.status is not Status.REFUSED:
             self._catchup.stands(node, reply.position)
         if reply.status is Status.REFUSED and reply.code in _ABOUT_SNAPSHOTS:
-            self._catchup.refused(node)
-        elif reply.status in {Status.UPLOAD, Status.SETTLED, Status.FINISHED}:
+            return reply.position < self.number and self._catchup.refused(node, reply.position)
+        if reply.status in {Status.UPLOAD, Status.SETTLED, Status.FINISHED}:
             self._catchup.took(node)
             self._take_snapshot(node, reply.snapshot)
+        return False
 
     def _further(self, node: int, reply: Reply) -> Request | None:
         _log.info("institution catches up", node=node, position=reply.position, round=self.number)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dictpfl.client.memory.record import Pending, Record
-from dictpfl.client.memory.snapshots import jumped, require_led
+from dictpfl.client.memory.snapshots import jumped
 from dictpfl.common.errors import RoundError
 from dictpfl.common.law.layout import Kind, Layout
 from dictpfl.common.law.pruning import History
@@ -70,8 +70,10 @@ def test_a_coordinator_that_says_otherwise_than_the_chain_has_its_snapshot_refus
     ]  # fmt: skip
     for lie in lies:
         with pytest.raises(RoundError, match="nothing was applied", check=lambda e: e.code == "drift"):
-            require_led(before, later(truth), said(lie))
-    require_led(before, later(truth), said(truth)[::-1])
+            jumped(before, later(truth), said(lie), LAYOUT)
+        after, given_up = jumped(before, later(truth), said(lie), LAYOUT, newcomer=True)
+        assert given_up, "who has opened no sum takes it, and owes nothing"
+        assert not after.residual.values.any()
     after, given_up = jumped(before, later(truth), said(truth)[::-1], LAYOUT)
     assert after.residual.values.tolist() == COUNTED.values.tolist(), "they may come in any order"
     assert not given_up
@@ -93,15 +95,15 @@ def test_a_backup_of_an_earlier_round_leads_there_and_another_history_does_not()
         for n in range(passed):
             chain = acknowledging(chain, 2 + n, rounds[n])
         mine = replace(START, round=2 + passed, acknowledged=chain)
-        require_led(replace(record(), shared=mine), now, truth)
-        require_led(replace(record(), shared=mine), now, truth[passed:])
+        for told in (truth, truth[passed:]):
+            assert jumped(replace(record(), shared=mine), now, told, LAYOUT)[0].shared == now
         other = replace(mine, acknowledged=acknowledging(chain[::-1], 2 + passed, OTHERS))
         with pytest.raises(RoundError, match="another history", check=lambda e: e.code == "drift"):
-            require_led(replace(record(), shared=other), now, truth)
+            jumped(replace(record(), shared=other), now, truth, LAYOUT)
 
 
 def test_who_owes_nothing_needs_no_acknowledgements() -> None:
     """A newcomer, of which nothing was opened before."""
     before = replace(record(), residual=Residual.none(4))
-    after, given_up = jumped(before, later([OTHERS]), [], LAYOUT)
+    after, given_up = jumped(before, later([OTHERS]), [], LAYOUT, newcomer=True)
     assert (after.shared.round, given_up) == (3, False)
