@@ -100,7 +100,7 @@ class Seeded:
 
     @property
     def truth(self) -> np.ndarray:
-        """The noise of the sum that it begins with, in steps of a word: who has the key reads it."""
+        """The noise of the sum that it begins with, in steps of a word, read with the key."""
         home, parameters = self.world.home(VICTIM), self.genesis.parameters
         key = Keyring(home, InstitutionSettings.load(home)).key
         assert key is not None
@@ -169,14 +169,14 @@ def test_void_sums_lock_before_four_coefficients_are_read(
 
 
 def test_memory_that_is_restored_gives_no_message_back(world: World, tmp_path: Path) -> None:
-    """All of an institution's memory, its record of sums among it, as it was before the round: each void sum counts again."""
+    """The memory file is as it was before the round, and the record of sums is newer: another sum of that round is refused, and counts."""
     attacker = Seeded(world)
     header, memory = attacker.header, world.home(VICTIM) / "memory"
     shutil.copytree(memory, tmp_path / "backup")
     for steps in range(2 * MOST):
         attacker.header = header
         attacker.shown(0, attacker.tolerance + steps + WIDEST)
-        if steps == 0:  # only the record itself is taken back; a restored record of sums is older than what was opened
+        if steps == 0:
             world.kill_institution(VICTIM)
             (path,) = (tmp_path / "backup").glob("*.safetensors")
             shutil.copy(path, memory / path.name)

@@ -1,4 +1,4 @@
-"""A copy of an institution's folder without its passphrase, at the coordinator: nothing in it makes a tag."""
+"""A coordinator with a copy of an institution's folder, without its passphrase: nothing in it makes a tag."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Ceremony:
 
 
 def stolen(world: Ceremony, place: Path) -> Path:
-    """All of Oslo's folder but the file with the passphrase, which lies elsewhere in a deployment that follows the manual."""
+    """All of Oslo's folder but the file with the passphrase, which the manual keeps elsewhere."""
     copy = shutil.copytree(world.home("oslo"), place / "stolen")
     (copy / "passphrase").unlink()
     with pytest.raises(PassphraseError):
@@ -93,7 +93,7 @@ def asked(institution: Institution, number: int, *aggregates: Aggregate) -> Repl
 
 
 def makers(folder: Path, upload: Blob, prime: int) -> set[bytes]:
-    """Seeds among all guesses that make the state tag of an upload, and its tags: who finds one makes those of any sum."""
+    """Seeds among all guesses that make the state tag of an upload, and its tags: such a seed makes those of any sum."""
     record = Memory(folder / "memory", Genesis.load(folder / "epochs/0001").federation).recall()
     assert record is not None, "shared state lies in clear, so that each guess can be tried on the tag of it first"
     body, tags = upload.words()[:-TAGS], upload.words()[-TAGS:]
@@ -148,7 +148,7 @@ def test_a_seed_that_is_written_is_found(form: Callable[[bytes], str], world: Ce
     assert leaking(copy, secret(world)) == [path]
 
 
-def test_who_copies_a_folder_makes_no_right_tag(world: Ceremony, tmp_path: Path) -> None:
+def test_a_copied_folder_makes_no_right_tag(world: Ceremony, tmp_path: Path) -> None:
     found, reply = attempted(world.copy(tmp_path / "world"), tmp_path)
     assert found == set()
     assert (reply.status, reply.code) == (Status.REFUSED, "refused")
