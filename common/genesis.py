@@ -91,7 +91,7 @@ class Genesis:
 
     @property
     def secret_seed(self) -> bytes:
-        """Seed of all that neither the coordinator nor former members may compute, tags among it, 32 bytes."""
+        """Seed of tags and of all else that neither the coordinator nor former members may compute, 32 bytes."""
         return self.epoch_seed or self.seed
 
     @cached_property

@@ -82,7 +82,7 @@ class Sums:
             agreed = _is_from(following, void.tag(self._keys.at(aggregate.round + 1)[0].secret_seed))
             is_void = error.reason != "members" and (refused_before or agreed)
             if not (is_void and refused_before):
-                # Counted though the others agreed: the tag that shows it stands in clear in their uploads, and the coordinator has these.
+                # Counted though the others agreed: the tag that shows it lies in clear in their uploads, and the coordinator has these.
                 self.openings.refused(*name, error.reason)
                 self._diary.note("refused", aggregate.round, len(aggregate.blob), reason=error.reason)
                 self._keep_evidence(record, aggregate, error, roster)
@@ -93,7 +93,7 @@ class Sums:
         self.openings.opened(*name)
         done = apply(genesis, opener, record.shared, total, words)
         if done.void:
-            # Before it is told: who holds the seed can make right tags, and learns from each void sum (docs/decisions/0095).
+            # Before it is told: anyone who holds the seed makes right tags, and learns from each void sum (docs/decisions/0095).
             self.openings.refused(*name, NONSENSE)
         return done, own
 

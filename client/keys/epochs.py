@@ -175,8 +175,8 @@ class Keyring:
         key = parse_key(*self.private(home, KEY, SEALED_KEY, KEY_PURPOSE))
         if home != self._folder and not key.seed:
             raise KeyFileError(
-                f"the key in {home} brings no seed of its epoch, expected 32 bytes: it is of an earlier release, and whoever has a copy of this "
-                "folder can make tags. The authority founds the federation again (`dictpfl authority genesis`); join that one in a new folder"
+                f"the key in {home} brings no seed of its epoch, expected 32 bytes: it is of an earlier release, and anyone who has a copy "
+                "of this folder can make tags. The authority founds the federation again (`dictpfl authority genesis`); join that one in a new folder"
             )
         return key
 

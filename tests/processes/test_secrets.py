@@ -161,6 +161,8 @@ def of_files(world: Ceremonial, keys: Keyring) -> dict[str, bytes]:
         "node key": (institution / "node.key").read_bytes()[120:180],
         "seed": keys.genesis.seed,
         "seed, text": keys.genesis.seed.hex().encode(),
+        "seed of the epoch": keys.genesis.secret_seed,
+        "seed of the epoch, text": keys.genesis.secret_seed.hex().encode(),
         "W0, double": telling(keys.genesis.values).astype("<f8").tobytes(),
         "W0, single": telling(keys.genesis.values).astype("<f4").tobytes(),
         "dictionary": next(iter(keys.genesis.dictionaries.values())).matrix.astype("<f4").tobytes()[:64],

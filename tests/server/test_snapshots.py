@@ -316,6 +316,13 @@ def test_many_are_not(journal: Journal) -> None:
     ]
 
 
+def test_of_a_void_round_no_upload_is_listed(journal: Journal) -> None:
+    """The chain of acknowledgements has none of it: who skips it by a snapshot is told what the others hold."""
+    filled(journal, 4)
+    journal.void(2, 0.0, ["kyoto"])
+    assert [len(one.counted) for one in journal.acknowledgements(0, 4)] == [3, 3, 0, 3]
+
+
 def test_a_newcomer_needs_no_acknowledgements(journal: Journal) -> None:
     filled(journal).keep(Snapshot(6, 6, b"s"), 0)
     found = provision(journal, 0, newcomer=True)

@@ -144,7 +144,7 @@ def test_the_order_within_a_round_is_nobodys_secret(world: World) -> None:
 
 @pytest.mark.parametrize("point", [NONSENSE["negative samples"], wrong_tag], ids=["nonsense", "tag"])
 def test_a_void_round_in_between_acknowledges_nothing(point: Point, world: World) -> None:
-    """The victim's upload is in a sum that became void while it was away: it is owed."""
+    """The victim's upload is in a sum that became void while it was away: it is owed, since nobody lists it, and delivered once."""
     world.exchange()
     world.exchange()
     world.exchange({0: point})
@@ -160,5 +160,6 @@ def test_a_void_round_in_between_acknowledges_nothing(point: Point, world: World
     assert record.shared.round == world.record(0).shared.round
     assert record.shared.acknowledged == world.record(0).shared.acknowledged
     np.testing.assert_array_equal(record.residual.values, pending.missed.values)
+    assert pending.missed.values.any()
     world.run()
     world.digest()

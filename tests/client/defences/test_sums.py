@@ -98,15 +98,15 @@ def replayed(folder: Path, monkeypatch: pytest.MonkeyPatch, before: Roster) -> t
     return lambda following: sums.opened(RECORD, Aggregate(3, summed(3, b"t" * 32)), following), openings
 
 
-def test_it_is_void_at_once_where_the_others_went_on_without_it(
+def test_it_is_void_at_once_where_the_others_went_on_without_it_and_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened, openings = replayed(tmp_path, monkeypatch, members("a", "b", "c"))
     after = START.void(score=False)
     done, own = opened(summed(4, after.tag(NEWER)))
     assert (done.state.digest, done.ledger, own) == (after.digest, None, ())
-    openings.refused.assert_not_called()
-    assert not (tmp_path / EVIDENCE).exists()
+    openings.refused.assert_called_once()
+    assert len(list((tmp_path / EVIDENCE).iterdir())) == 1
 
 
 def test_evidence_names_the_members_that_there_were_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dictpfl.client.memory.record import Pending, Record
-from dictpfl.client.memory.snapshots import jumped
+from dictpfl.client.memory.snapshots import delivered, jumped
 from dictpfl.common.errors import RoundError
 from dictpfl.common.law.layout import Kind, Layout
 from dictpfl.common.law.pruning import History
@@ -107,3 +107,11 @@ def test_who_owes_nothing_needs_no_acknowledgements() -> None:
     before = replace(record(), residual=Residual.none(4))
     after, given_up = jumped(before, later([OTHERS]), [], LAYOUT, newcomer=True)
     assert (after.shared.round, given_up) == (3, False)
+
+
+def test_a_void_round_that_is_skipped_is_paid_for() -> None:
+    """It lists no upload, and its sum may have been opened with one of this institution's: an account that is an old copy must not lack it."""
+    before = record()
+    own = before.mark(4) + b"not this"
+    assert delivered(before, said([OTHERS, [], [*OTHERS, own], OTHERS]), 6) == [3, 4]
+    assert delivered(before, said([OTHERS, OTHERS]), 4) == []

@@ -19,12 +19,13 @@ from tests.support.ceremonies import APP, NAMES, PASSPHRASES, Ceremony, config
 
 
 def test_the_same_federation_as_a_simulations(tmp_path: Path) -> None:
-    """With the same config and seed, a deployment is the very federation that `simulate` founds, but for the key."""
+    """With the same config and seed, a deployment is the very federation that `simulate` founds, but for the key and its seed."""
     agreed = config(data__limit=150, federation__max_participants=0)
     simulated = found(agreed, tmp_path / "world").genesis
     charter = draw_up(agreed, simulated.sample_shape, simulated.outputs, seed=simulated.seed)
     assert charter.genesis.federation == simulated.federation
     assert charter.genesis.limits.max_words == simulated.limits.max_words
+    assert charter.key.seed not in (b"", charter.genesis.seed), "what tags are made with is drawn all the same"
     weights = load((tmp_path / "world/institutions/institution-000/weights.safetensors").read_bytes())
     assert all(torch.equal(weights[name], tensor) for name, tensor in load(charter.weights).items())
 

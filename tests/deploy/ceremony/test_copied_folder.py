@@ -1,4 +1,4 @@
-"""A copy of an institution's folder without its passphrase, at the coordinator: nothing in it makes a tag."""
+"""A coordinator with a copy of an institution's folder, without its passphrase: nothing in it makes a tag."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dictpfl.client.defences.openings import openings_of
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import Keyring
 from dictpfl.client.keys.vault import seal_at_rest
+from dictpfl.client.memory.record import Memory
 from dictpfl.common.ckks.keys import FederationKey, key_document, make_key
 from dictpfl.common.errors import BundleError, KeyFileError, PassphraseError
 from dictpfl.common.genesis import DOCUMENT, Genesis
@@ -34,7 +34,7 @@ TEXT = re.compile(rb"[0-9A-Za-z+/_=-]{40,}")
 
 
 def played(root: Path) -> Ceremony:
-    """Three institutions have joined and trained; each has asked itself for a further upload since."""
+    """Three institutions have joined and trained."""
     made = Ceremony.found(root)
     for name in NAMES:
         made.join(name)
@@ -50,7 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Ceremony:
 
 
 def stolen(world: Ceremony, place: Path) -> Path:
-    """All of Oslo's folder but the file with the passphrase, which lies elsewhere in a deployment that follows the manual."""
+    """All of Oslo's folder but the file with the passphrase, which the manual keeps elsewhere."""
     copy = shutil.copytree(world.home("oslo"), place / "stolen")
     (copy / "passphrase").unlink()
     with pytest.raises(PassphraseError):
@@ -93,13 +93,11 @@ def asked(institution: Institution, number: int, *aggregates: Aggregate) -> Repl
 
 
 def makers(folder: Path, upload: Blob, prime: int) -> set[bytes]:
-    """Seeds among all guesses that make the state tag of an upload, and its tags: who finds one makes those of any sum."""
-    (memory,) = (folder / "memory").glob("*.safetensors")
-    assert memory.stat().st_size
-    keys = Genesis.load(folder / "epochs/0001")
+    """Seeds among all guesses that make the state tag of an upload, and its tags: such a seed makes those of any sum."""
+    record = Memory(folder / "memory", Genesis.load(folder / "epochs/0001").federation).recall()
+    assert record is not None, "shared state lies in clear, so that each guess can be tried on the tag of it first"
     body, tags = upload.words()[:-TAGS], upload.words()[-TAGS:]
-    state = state_of(folder, keys)
-    found = {seed for seed in set(guesses(folder)) if state.tag(seed) == upload.header.state_tag}
+    found = {seed for seed in set(guesses(folder)) if record.shared.tag(seed) == upload.header.state_tag}
     return {
         seed
         for seed in found
@@ -107,14 +105,6 @@ def makers(folder: Path, upload: Blob, prime: int) -> set[bytes]:
             RoundTags.of(seed, upload.header, prime).made(body, bytes(upload.clear), upload.entries[0]), tags
         )
     }
-
-
-def state_of(folder: Path, genesis: Genesis):  # type: ignore[no-untyped-def]  # shared state, from the copied memory
-    from dictpfl.client.memory.record import Memory
-
-    record = Memory(folder / "memory", genesis.federation).recall()
-    assert record is not None
-    return record.shared
 
 
 def forged(upload: Blob, seed: bytes, prime: int) -> bytes:
@@ -150,7 +140,7 @@ def test_no_file_of_any_party_holds_the_seed(world: Ceremony) -> None:
 
 
 @pytest.mark.parametrize("form", [bytes.hex, lambda seed: base64.b64encode(seed).decode()])
-def test_a_seed_that_is_written_is_found(form, world: Ceremony, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_seed_that_is_written_is_found(form: Callable[[bytes], str], world: Ceremony, tmp_path: Path) -> None:
     copy = stolen(world, tmp_path)
     path = copy / "epochs/0001" / DOCUMENT
     document = json.loads(path.read_bytes())
@@ -158,7 +148,7 @@ def test_a_seed_that_is_written_is_found(form, world: Ceremony, tmp_path: Path) 
     assert leaking(copy, secret(world)) == [path]
 
 
-def test_who_copies_a_folder_makes_no_right_tag(world: Ceremony, tmp_path: Path) -> None:
+def test_a_copied_folder_makes_no_right_tag(world: Ceremony, tmp_path: Path) -> None:
     found, reply = attempted(world.copy(tmp_path / "world"), tmp_path)
     assert found == set()
     assert (reply.status, reply.code) == (Status.REFUSED, "refused")
@@ -177,11 +167,13 @@ def without_seed(key: FederationKey) -> FederationKey:
     return replace(key, seed=b"")
 
 
-def test_a_folder_and_a_bundle_of_an_earlier_release_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_and_a_bundle_of_an_earlier_release_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their first epoch has no seed of its own."""
     monkeypatch.setattr(charter, "make_key", lambda parameters, _seed: make_key(parameters))
     made = Ceremony.found(tmp_path / "world")
-    with pytest.raises(BundleError, match="brings no seed of the epoch.*found the federation again"):
+    with pytest.raises(BundleError, match=r"brings no seed of the epoch.*found the federation again"):
         made.join("oslo")
     assert not (made.home("oslo") / "epochs").exists() or not list((made.home("oslo") / "epochs").iterdir())
 
@@ -193,6 +185,5 @@ def test_a_folder_of_an_earlier_release_says_what_to_do(world: Ceremony, tmp_pat
     assert keys.key is not None
     document = key_document(without_seed(keys.key))
     (home / "federation.key.sealed").write_bytes(seal_at_rest(document, PASSPHRASES["oslo"], "federation key"))
-    with pytest.raises(KeyFileError, match="brings no seed of its epoch.*founds the federation again.*join"):
+    with pytest.raises(KeyFileError, match=r"brings no seed of its epoch.*founds the federation again.*join"):
         Keyring(copy.home("oslo"), settings)
-    assert openings_of(keys, keys.home, 3).refusals == ()

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from dictpfl.client.defences.openings import ANOTHER, Openings, openings_at
+from dictpfl.client.defences.openings import ANOTHER, NONSENSE, Openings, openings_at
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.client.memory.record import Memory
 from dictpfl.common.errors import ConfigError, DictPFLError, MemoryFileError
@@ -108,6 +108,25 @@ def test_a_lock_is_said_wherever_an_operator_looks(institution: Path) -> None:
         assert refusals.look()
         assert not refusals.look(), "the same thing is said once"
     assert [(line["log_level"], line["event"]) for line in logs] == [("error", says)]
+
+
+def test_void_sums_count_with_refused_ones_and_say_what_to_compare(institution: Path) -> None:
+    refuse(institution, 1)
+    for number in (5, 6):
+        one = (number, RoundKind.UPDATE, 0, bytes([number]) * 32)
+        openings(institution).admit(*one)
+        openings(institution).refused(*one, NONSENSE)
+    says = of_institution(institution)["refusals"]["text"]
+    assert says.startswith("locked: 3 refused sums (2 void), and nothing is opened.")
+    assert says in typed("status", "--folder", institution).output
+    assert (check(institution).ok, gauges(institution)) == (False, (3, 1))
+    done = typed("institution", "unlock", "--folder", institution, "--yes")
+    lines = [
+        line for line in done.output.splitlines() if "round 5 (update, attempt 0), sum 050505050505: void (" in line
+    ]
+    assert len(lines) == 1
+    assert "compare its digest with the others' before you unlock" in lines[0]
+    assert not openings(institution).locked
 
 
 def test_what_was_refused_is_shown_before_it_is_asked(institution: Path, monkeypatch: pytest.MonkeyPatch) -> None:

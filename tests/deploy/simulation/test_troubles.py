@@ -136,5 +136,5 @@ def test_an_epsilon_that_cannot_be_had_ends_a_run_in_the_institutions_own_words(
 
 def test_the_review_says_how_many_refusals_an_institution_bears(quiet: Run) -> None:
     page = write_review(quiet.folder).read_text()
-    assert "After 3 refused ones in an epoch it opens nothing until its operator has looked" in page
+    assert "After 3 refused or void ones in an epoch it opens nothing until its operator has looked" in page
     assert "at most 20 files of evidence" in page
