@@ -20,7 +20,7 @@ from dictpfl.deploy.ceremony.asking import (
     say_issued,
     shape_of,
 )
-from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread

@@ -9,7 +9,7 @@ from typing import Any
 
 from dictpfl.common.errors import DictPFLError
 from dictpfl.deploy.ceremony import custody
-from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.operations.witness import CLOSED
 
 _WORDS = {

@@ -15,7 +15,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.law.state import SharedState
 from dictpfl.deploy.ceremony import authority
 from dictpfl.deploy.ceremony.authority import Issued
-from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity
 from dictpfl.deploy.ceremony.installing import install
 from dictpfl.deploy.ceremony.joining import Joined, join
