@@ -78,16 +78,16 @@ def lost_text(asked: AskedAgain) -> str:
         if base:
             later.append(f"{who} has the sum that leads from {base} to its own state")
     after = (
-        f"\n{'; '.join(later)}. So go on from the later one, which those who lack that sum are sent, or first leave out who says so "
-        "(`dictpfl coordinator exclude NAME`)."
+        f"{'; '.join(later)}: go on from the later state, which those who lack that sum are brought to by it, or leave out who says so first "
+        "(`dictpfl coordinator exclude NAME`). "
         if later
         else ""
     )
     return (
-        f"the journal ends before round {asked.round}, and institutions hold other states: it was lost, or is an old copy. At {at} UTC "
-        f"they said:\n{chr(10).join(rows)}\nIf there is a newer backup of journal.sqlite, put that in its place. If there is none, have each "
-        "read round and words out by phone, from its own `dictpfl status`; then type `dictpfl run --from-institutions ROUND --digest "
-        f"WORDS` with what they agree on.{after}"
+        f"the journal ends before round {asked.round}, and institutions hold other states: it was lost, or is an old copy. If there is a newer "
+        "backup of journal.sqlite, put that in its place. If there is none, have each read round and words out by phone, from its own "
+        f"`dictpfl status`, then type `dictpfl run --from-institutions ROUND --digest WORDS` with what they agree on. {after}At {at} UTC "
+        f"they said:\n{chr(10).join(rows)}"
     )
 
 

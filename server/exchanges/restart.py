@@ -66,9 +66,7 @@ class Restart(Exchange):
         senders = state.senders.intersection(asked) or {node for node in asked if self._holders[node] == wanted}
         self._sender = sorted(senders)[state.restarts % len(senders)] if senders else None
         state.restarts += 1
-        bare = {
-            node: (self._holders[node], Wish.WHOLE if node == self._sender else Wish.HEADER) for node in asked
-        }
+        bare = {node: (self._holders[node], Wish.WHOLE if node == self._sender else Wish.HEADER) for node in asked}
         return {
             node: Request(number, None, limits.federation, limits.fingerprint, wish=wish)
             for node, (number, wish) in bare.items()
