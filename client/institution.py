@@ -321,7 +321,7 @@ class Institution:
     def _reached(self, record: Record, last: Aggregate | None) -> Record:
         """Store a record, and before it the sum that led to its state; None where that was a snapshot."""
         if last:
-            self._memory.keep_sum(last)
+            self._memory.keep_sum(last, record.shared)
         return self._remember(record)
 
     def _jumped(self, record: Record, request: Request) -> Record:
@@ -359,9 +359,9 @@ class Institution:
 
     def _with_last_sum(self, request: Request, reply: Reply) -> Reply:
         """Add to a snapshot for which no upload is asked the sum that led to its state: a coordinator that lost its journal asks so."""
-        if request.kind is not None or request.wish is Wish.NOTHING:
+        if request.kind is not None or request.wish is Wish.NOTHING or self._record is None:
             return reply
-        last = self._memory.last_sum(reply.position - 1)
+        last = self._memory.last_sum(self._record.shared)
         return replace(reply, blob=last.blob, manifest=last.manifests) if last else reply
 
     def _applied(self, record: Record, aggregate: Aggregate, following: bytes) -> Record:

@@ -240,15 +240,14 @@ class Memory:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise MemoryFileError(self._damaged(f"{type(error).__name__}: {error}")) from error
 
-    def keep_sum(self, aggregate: Aggregate) -> None:
-        """Write the sum that leads to the state which is stored next; the coordinator asks for it if its journal is lost.
+    def keep_sum(self, aggregate: Aggregate, state: SharedState) -> None:
+        """Write the sum that led to a state, before that is stored: who lacks it alone gets it from here if the coordinator lost its journal.
 
         Raises:
             MemoryFileError: the disk refuses; the sum before it is still there.
         """
         signed = aggregate.manifests
-        parts = (aggregate.round.to_bytes(8, "little"), len(signed).to_bytes(8, "little"), signed, aggregate.blob)
-        data = b"".join(parts)
+        data = b"".join([_led_to(state), len(signed).to_bytes(8, "little"), signed, aggregate.blob])
         try:
             write_private(self._sum, hashlib.sha256(data).digest() + data)
         except OSError as error:
@@ -256,17 +255,17 @@ class Memory:
                 f"cannot write {self._sum}: {error.strerror}; nothing is lost, the round is repeated once there is room"
             ) from error
 
-    def last_sum(self, number: int) -> Aggregate | None:
-        """Read the sum of round `number`; None where another one is here, or none that is as it was written."""
+    def last_sum(self, state: SharedState) -> Aggregate | None:
+        """Read the sum that led to a state; None where another one is here, or none that is as it was written."""
         try:
             data = self._sum.read_bytes()
         except OSError:
             return None
         check, rest = data[:32], data[32:]
-        if hashlib.sha256(rest).digest() != check or int.from_bytes(rest[:8], "little") != number:
+        if hashlib.sha256(rest).digest() != check or rest[:32] != _led_to(state):
             return None
-        end = 16 + int.from_bytes(rest[8:16], "little")
-        return Aggregate(number, rest[end:], manifests=rest[16:end])
+        end = 40 + int.from_bytes(rest[32:40], "little")
+        return Aggregate(state.round - 1, rest[end:], manifests=rest[40:end])
 
     @property
     def _sum(self) -> Path:
@@ -277,6 +276,11 @@ class Memory:
             f"{self.path} is damaged ({why}). Restore it from backup; or remove it, and the institution catches up by "
             "replay, without what it had trained but not delivered"
         )
+
+
+def _led_to(state: SharedState) -> bytes:
+    """Name a state and the sums that led to it, 32 bytes, without a key."""
+    return hashlib.sha256(state.digest + state.acknowledged).digest()
 
 
 def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -208,21 +208,21 @@ def test_two_of_four_need_the_digest_and_the_electorate_never_shrinks(four: Worl
     assert four.coordinator._journal.next_round == 0
 
 
-def altered(world: World, node: int, number: int) -> None:
+def altered(world: World, node: int) -> None:
     """A member changes one word of the sum that it hands on, and writes a digest that fits."""
-    memory = world.memory(node)
-    true = memory.last_sum(number)
+    memory, shared = world.memory(node), world.record(node).shared
+    true = memory.last_sum(shared)
     assert true
     blob = Blob.own(true.blob, world.genesis.parameters.word_bits)
     words = blob.words()
     words[0] = (words[0] + 1) % world.genesis.parameters.word_prime
-    memory.keep_sum(replace(true, blob=with_words(blob, words)))
+    memory.keep_sum(replace(true, blob=with_words(blob, words)), shared)
 
 
 def test_of_two_sums_that_lead_to_one_state_none_is_handed_on(four: World) -> None:
     """Who sent the false one is left out, and the others go on."""
     number = apart(four, behind=(2, 3))
-    altered(four, 1, number - 1)
+    altered(four, 1)
     operator(four, restart_from=number, restart_digest=at_home(four, 0)[1])
     stopped(four)
     assert four.coordinator._journal.next_round == 0
@@ -232,7 +232,7 @@ def test_of_two_sums_that_lead_to_one_state_none_is_handed_on(four: World) -> No
 
 def test_a_sum_that_is_handed_on_is_checked_as_any_sum(four: World) -> None:
     number = apart(four, behind=(1, 2, 3))
-    altered(four, 0, number - 1)
+    altered(four, 0)
     operator(four, restart_from=number, restart_digest=at_home(four, 0)[1])
     for _ in range(2):
         four.exchange()
@@ -245,11 +245,11 @@ def test_a_sum_that_is_handed_on_is_checked_as_any_sum(four: World) -> None:
 
 def test_what_has_not_the_form_of_a_sum_is_left_out(four: World) -> None:
     number = apart(four, behind=(2, 3))
-    memory = four.memory(1)
-    true = memory.last_sum(number - 1)
+    memory, shared = four.memory(1), four.record(1).shared
+    true = memory.last_sum(shared)
     assert true
-    assert memory.last_sum(number) is None, "only that of the round that led here"
-    memory.keep_sum(replace(true, blob=true.blob[:-1]))
+    assert memory.last_sum(four.record(2).shared) is None, "only that which led to this very state"
+    memory.keep_sum(replace(true, blob=true.blob[:-1]), shared)
     operator(four, restart_from=number, restart_digest=at_home(four, 0)[1])
     four.run()
     four.digest()
@@ -268,14 +268,16 @@ def test_only_who_asks_for_no_upload_and_for_a_state_is_sent_the_last_sum(four: 
 
 
 def test_a_sum_that_its_disk_spoiled_is_not_handed_on(four: World) -> None:
-    number = apart(four, behind=(1,))
-    path = four.memory(0).path.with_suffix(".sum")
+    apart(four, behind=(1,))
+    memory, shared = four.memory(0), four.record(0).shared
+    path = memory.path.with_suffix(".sum")
+    assert memory.last_sum(shared)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    assert four.memory(0).last_sum(number - 1) is None
+    assert memory.last_sum(shared) is None
     path.unlink()
-    assert four.memory(0).last_sum(number - 1) is None
+    assert memory.last_sum(shared) is None
 
 
 def test_the_restart_is_one_transaction(four: World, monkeypatch: pytest.MonkeyPatch) -> None:
