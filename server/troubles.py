@@ -55,7 +55,7 @@ def asked_again_text(asked: AskedAgain) -> str:
 def news(journal: Journal) -> list[str]:
     """Say what is known of each sum that institutions refused or passed over, and of an open round that was asked for in vain."""
     asked = journal.asked_again()
-    waiting = [asked_again_text(asked)] if asked and asked.times >= NOTED_AFTER else []
+    waiting = [asked_again_text(asked)] if asked and asked.times >= NOTED_AFTER and not lost_text(asked) else []
     return [*map(refused_text, journal.disputed()), *map(void_text, journal.voids()), *waiting]
 
 

@@ -150,8 +150,9 @@ class Restart(Exchange):
             for one in self._held.values()
             if one.header.round == self._agreement.restart_from and (not said or matches(one.header.tag, said))
         )
-        (header, count), *others = votes.most_common(2) or [(None, 0)]
-        if header is None or (others and others[0][1] == count) or not (said or 2 * count > len(self._holders)):
+        first, second = [*votes.most_common(2), (None, 0), (None, 0)][:2]
+        header, count = first
+        if header is None or second[1] == count or not (said or 2 * count > len(self._holders)):
             return None
         return None if any(one.base == header.tag for one in self._held.values()) else header
 

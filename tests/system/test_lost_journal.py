@@ -184,6 +184,28 @@ def test_where_one_person_is_all_parties_the_same_goes_on_by_itself(
     assert all(len(blobs) == 1 for blobs in sums.opened.values())
 
 
+def test_a_copy_of_the_journal_that_lacks_the_last_round(four: World, sums: Sums) -> None:
+    """Three stand where it ends, and open no other sum of that round than the one that the fourth has."""
+    while four.coordinator._journal.next_round < 1:
+        four.exchange()
+    four.close()
+    older = shutil.copytree(four.coordinator_folder, four.folder / "older")
+    while four.coordinator._journal.next_round < 2:
+        four.exchange()
+    four.exchange(offline=[1, 2, 3])
+    four.close()
+    four.coordinator_folder = older
+    assert positions(four) == {0: 2, 1: 1, 2: 1, 3: 1}
+    operator(four, restart_from=0)
+    text = stopped(four)
+    for node in four.nodes:
+        assert at_home(four, node)[1] in text
+    operator(four, restart_from=2, restart_digest=at_home(four, 0)[1])
+    four.run()
+    four.digest()
+    assert all(len(blobs) == 1 for blobs in sums.opened.values())
+
+
 def test_a_state_that_one_has_gone_on_from_is_not_gone_on_from_again(four: World) -> None:
     """Three hold it and tell masks of one sum only, which the fourth has: their round gets no second sum, and the text says so."""
     number = apart(four, behind=(1, 2, 3))
