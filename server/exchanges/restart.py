@@ -150,9 +150,11 @@ class Restart(Exchange):
             for one in self._held.values()
             if one.header.round == self._agreement.restart_from and (not said or matches(one.header.tag, said))
         )
-        first, second = [*votes.most_common(2), (None, 0), (None, 0)][:2]
-        header, count = first
-        if header is None or second[1] == count or not (said or 2 * count > len(self._holders)):
+        ranked = votes.most_common(2)
+        if not ranked or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
+            return None
+        header, count = ranked[0]
+        if not said and 2 * count <= len(self._holders):
             return None
         return None if any(one.base == header.tag for one in self._held.values()) else header
 
