@@ -153,7 +153,7 @@ class Institution:
         with self._memory.locked():
             try:
                 reply = self._answer(request)
-                return replace(reply, snapshot=self._snapshot(request.wish))
+                return self._with_last_sum(request, replace(reply, snapshot=self._snapshot(request.wish)))
             except BehindError as error:
                 _log.info("behind, asks for what is missing", institution=self.settings.name, reason=str(error))
                 code = "" if self._memory.path.exists() else NEWCOMER
@@ -188,6 +188,8 @@ class Institution:
     def _answer(self, request: Request) -> Reply:
         self._require_ours(request)
         record = self._recall()
+        if self._memory.path.exists() and record.tag != record.shared.tag(self._genesis.secret_seed):
+            record = self._remember(record)  # from before a rotation
         if request.stage is not Stage.UPLOAD:
             return self._told(record, request)
         attempt = read_attempt(request.defence)
@@ -276,8 +278,8 @@ class Institution:
         return self._record
 
     def _remember(self, record: Record) -> Record:
-        record = replace(record, shared=one_state(record.shared))
-        record = self._memory.store(record)
+        shared = one_state(record.shared)
+        record = self._memory.store(replace(record, shared=shared, tag=shared.tag(self._genesis.secret_seed)))
         self._record, self._stamp = record, self._memory.stamp()
         return record
 
@@ -303,18 +305,24 @@ class Institution:
         before = record
         if request.snapshot:
             record = self._jumped(record, request)
-        start = record
+        last: Aggregate | None = None
         for place, aggregate in enumerate(request.aggregates):
             if aggregate.round == record.shared.round and aggregate.blob:
                 following = request.aggregates[place + 1].blob if place + 1 < len(request.aggregates) else b""
                 try:
-                    record = self._applied(record, aggregate, following)
+                    record, last = self._applied(record, aggregate, following), aggregate
                 except DictPFLError:
                     # Of a snapshot alone nothing is kept: no sum has shown yet that its state is the others'.
-                    if record is not start:
-                        self._remember(record)
+                    if last:
+                        self._reached(record, last)
                     raise
-        return record if record is before else self._remember(record)
+        return record if record is before else self._reached(record, last)
+
+    def _reached(self, record: Record, last: Aggregate | None) -> Record:
+        """Store a record, and before it the sum that led to its state; None where that was a snapshot."""
+        if last:
+            self._memory.keep_sum(last, record.shared)
+        return self._remember(record)
 
     def _jumped(self, record: Record, request: Request) -> Record:
         """Start from a snapshot if it is newer than the own state, which has to lead to it; an older one never takes anything back."""
@@ -349,6 +357,13 @@ class Institution:
             _log.warning("no snapshot made", institution=self.settings.name, reason=str(error))
             return b""
         return sealed if wish is Wish.WHOLE else sealed[:HEADER_BYTES]
+
+    def _with_last_sum(self, request: Request, reply: Reply) -> Reply:
+        """Add to a snapshot for which no upload is asked the sum that led to its state: a coordinator that lost its journal asks so."""
+        if request.kind is not None or request.wish is Wish.NOTHING or self._record is None:
+            return reply
+        last = self._memory.last_sum(self._record.shared)
+        return replace(reply, blob=last.blob, manifest=last.manifests) if last else reply
 
     def _applied(self, record: Record, aggregate: Aggregate, following: bytes) -> Record:
         with self._diary.timed("open"):

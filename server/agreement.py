@@ -108,8 +108,10 @@ class Agreement:
     """Update rounds from which on they may come; a run that ends with fewer leaves them out, unless institutions stopped early."""
 
     restart_from: AtLeastZero | None = None
-    """Round whose state, as most institutions hold it, the operator lets a federation go on from whose journal was lost; 0: none so
-    far; None: any, as in a simulation, where one person is all parties."""
+    """Round whose state the operator lets a federation go on from whose journal was lost; 0: none so far; None: any that most
+    institutions hold or can be brought to, as in a simulation, where one person is all parties."""
+    restart_digest: str = ""
+    """Keyed digest of that state, as people compared it (`dictpfl.common.fingerprint`); empty: that which most institutions hold."""
 
     @property
     def least(self) -> int:

@@ -124,15 +124,18 @@ class Journal(VerdictTables, PartyTables):
         Raises:
             JournalError: the disk refuses, or the round is already closed; nothing is stored.
         """
-        content = hashlib.sha256(aggregate.blob).digest()
         with self._transaction():
-            try:
-                counted = counted_text(tuple(aggregate.counted))
-            except ValueError as error:
-                raise JournalError(f"round {closed.round} cannot be journalled: {error}; this is a defect") from error
-            blobs = self._keep_blob(aggregate.blob), self._keep_blob(aggregate.manifests)
-            self._insert("rounds", *row_of(closed), counted, content, *blobs)
-            self._forget_masked(closed.round)
+            self._record(closed, aggregate)
+
+    def _record(self, closed: ClosedRound, aggregate: Aggregate) -> None:
+        content = hashlib.sha256(aggregate.blob).digest()
+        try:
+            counted = counted_text(tuple(aggregate.counted))
+        except ValueError as error:
+            raise JournalError(f"round {closed.round} cannot be journalled: {error}; this is a defect") from error
+        blobs = self._keep_blob(aggregate.blob), self._keep_blob(aggregate.manifests)
+        self._insert("rounds", *row_of(closed), counted, content, *blobs)
+        self._forget_masked(closed.round)
 
     def keep_masked(self, masked: Masked) -> None:
         """Store the masked sum of the open round, before anything is asked that opens it.
@@ -346,8 +349,12 @@ class Journal(VerdictTables, PartyTables):
                 self._delete("snapshots", number)
                 self._drop_blob(row[3])
 
-    def restart(self, snapshot: Snapshot) -> None:
+    def restart(self, snapshot: Snapshot, last: tuple[ClosedRound, Aggregate] | None = None) -> None:
         """Go on from a state that institutions hold and this journal does not lead to.
+
+        Args:
+            snapshot: of that state.
+            last: the round before it and its sum, which brings the state to institutions that lack it alone; None: not known.
 
         Raises:
             JournalError: the round is not after the open one, or the disk refuses; nothing has changed.
@@ -355,6 +362,8 @@ class Journal(VerdictTables, PartyTables):
         if snapshot.round <= self.next_round:
             raise JournalError(f"a restart from round {snapshot.round} where round {self.next_round} is open")
         with self._transaction():
+            if last:
+                self._record(*last)
             self._keep_snapshot(snapshot)
             self._insert("restarts", snapshot.round, snapshot.updates, time.time())
 

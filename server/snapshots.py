@@ -11,6 +11,22 @@ from dictpfl.server.agreement import Agreement
 from dictpfl.server.rows import Snapshot
 
 
+def header_of(agreement: Agreement, number: int, data: bytes) -> SnapshotHeader:
+    """Read the header of a snapshot of the state before a round.
+
+    Raises:
+        SnapshotError: damaged, too long, or of another federation, key or round.
+    """
+    header, limits = SnapshotHeader.read(data), agreement.uploads
+    expected = (limits.federation, limits.fingerprint, agreement.epoch, number)
+    if (header.federation, header.fingerprint, header.epoch, header.round) != expected:
+        raise SnapshotError(f"a snapshot of another federation, key or round than {number}")
+    most = agreement.snapshot_most(number)
+    if HEADER_BYTES + header.length > most:
+        raise SnapshotError(f"a snapshot of {HEADER_BYTES + header.length} bytes, at most {most} are admitted")
+    return header
+
+
 class SnapshotVotes:
     """Votes on the snapshot of the state before one round: headers of all, the whole of one or a few."""
 
@@ -26,13 +42,7 @@ class SnapshotVotes:
         Raises:
             SnapshotError: damaged, too long, or of another federation, key or round; nothing is taken.
         """
-        header, limits = SnapshotHeader.read(data), self._agreement.uploads
-        expected = (limits.federation, limits.fingerprint, self._agreement.epoch, self._round)
-        if (header.federation, header.fingerprint, header.epoch, header.round) != expected:
-            raise SnapshotError(f"a snapshot of another federation, key or round than {self._round}")
-        most = self._agreement.snapshot_most(self._round)
-        if HEADER_BYTES + header.length > most:
-            raise SnapshotError(f"a snapshot of {HEADER_BYTES + header.length} bytes, at most {most} are admitted")
+        header = header_of(self._agreement, self._round, data)
         if len(data) > HEADER_BYTES:
             body(header, data)
             self._whole = {header: data}  # one at a time: they are as large as the model

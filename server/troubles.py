@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from dictpfl.common.errors import RoundError
@@ -13,12 +14,13 @@ MOST_VOIDS = 3
 NOTED_AFTER = 2
 """Times that a round is asked for in vain before it is news: once happens whenever somebody is late."""
 UNCONFIRMED = "unconfirmed-"
-"""Reason of an institution, before the round that it has reached: it is ahead of the journal, and the operator has to say what now."""
+"""Reason of an institution, before round and digest of its state: the journal was lost, and the operator has to say what now."""
 OWN_WORDS = (
     UNCONFIRMED, "flower-error", "deadline", "not-needed", "not-sent", "excluded", "wrong-member", "ahead-of-journal",
     "rounds-not-kept",
 )  # fmt: skip
 """Beginnings of reasons that the coordinator alone finds, and no institution may give of itself."""
+_NEXT_AFTER = " next after "
 _WRONG = "held nonsense or bore a wrong tag, or the sum was altered here or on its way"
 
 
@@ -53,23 +55,39 @@ def asked_again_text(asked: AskedAgain) -> str:
 def news(journal: Journal) -> list[str]:
     """Say what is known of each sum that institutions refused or passed over, and of an open round that was asked for in vain."""
     asked = journal.asked_again()
-    waiting = [asked_again_text(asked)] if asked and asked.times >= NOTED_AFTER else []
+    waiting = [asked_again_text(asked)] if asked and asked.times >= NOTED_AFTER and not lost_text(asked) else []
     return [*map(refused_text, journal.disputed()), *map(void_text, journal.voids()), *waiting]
 
 
+def held_text(number: int, words: str, base: str) -> str:
+    """Write down as a reason which state an institution holds, and of which other institution's state it is the next; `base` empty: of none."""
+    return f"{UNCONFIRMED}{number} {words}{_NEXT_AFTER if base else ''}{base}"
+
+
 def lost_text(asked: AskedAgain) -> str:
-    """Say of an open round whether most institutions are further, and what the operator has to decide; empty where they are not."""
-    ahead = {
-        who: int(why.removeprefix(UNCONFIRMED)) for who, why in asked.reasons.items() if why.startswith(UNCONFIRMED)
-    }
-    if not ahead:
+    """Say of an open round who holds which later state, and what the operator has to decide; empty where nobody was asked for that."""
+    held = {who: why.removeprefix(UNCONFIRMED) for who, why in asked.reasons.items() if why.startswith(UNCONFIRMED)}
+    if not held:
         return ""
-    number = next(iter(ahead.values()))
+    at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(asked.at))
+    rows, later = [], []
+    for who, why in sorted(held.items()):
+        state, _, base = why.partition(_NEXT_AFTER)
+        number, _, words = state.partition(" ")
+        rows.append(f"  {who}: round {number}, {words}")
+        if base:
+            later.append(f"{who} has the sum that leads from {base} to its own state")
+    after = (
+        f"{'; '.join(later)}: go on from the later state, which those who lack that sum are brought to by it, or leave out who says so first "
+        "(`dictpfl coordinator exclude NAME`). "
+        if later
+        else ""
+    )
     return (
-        f"the journal ends before round {asked.round}, and {spoken(sorted(ahead))} hold the state of round {number}: it was lost, or is "
-        "an old copy. If there is a newer backup of journal.sqlite, put that in its place. If there is none, have them compare round "
-        "and digest (their `dictpfl status`) by phone; where most agree, `dictpfl run --from-institutions "
-        f"{number}` goes on from there"
+        f"the journal ends before round {asked.round}, and institutions hold other states: it was lost, or is an old copy. If there is a newer "
+        "backup of journal.sqlite, put that in its place. If there is none, have each read round and words out by phone, from its own "
+        f"`dictpfl status`, then type `dictpfl run --from-institutions ROUND --digest WORDS` with what they agree on. {after}At {at} UTC "
+        f"they said:\n{chr(10).join(rows)}"
     )
 
 

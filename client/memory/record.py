@@ -24,11 +24,11 @@ from safetensors.numpy import save_file
 from dictpfl.client.memory.mapping import MappedFile
 from dictpfl.common.documents import require_format
 from dictpfl.common.errors import MemoryFileError
-from dictpfl.common.files import lock, owner_only, remove_leftovers, replace_private, tensors_digest
+from dictpfl.common.files import lock, owner_only, remove_leftovers, replace_private, tensors_digest, write_private
 from dictpfl.common.law.pruning import Bools
 from dictpfl.common.law.state import Residual, SharedState
 from dictpfl.common.law.stored import put_together, taken_apart
-from dictpfl.common.messages.protocol import RoundKind
+from dictpfl.common.messages.protocol import Aggregate, RoundKind
 
 MAPPED = 1 << 26
 """Bytes of an institution's own from which they are mapped from the file, not kept in memory."""
@@ -82,6 +82,8 @@ class Record:
         local: tensors that are trained and never sent, by name.
         pending: upload that waits for its sum; None: there is none.
         void: number of the last round that was void here, to be told as long as the next one is asked for; -1: none.
+        tag: keyed digest of the shared state, as uploads and snapshots bear it; empty: not computed yet. Kept so that the operator can
+            read it without the key.
     """
 
     shared: SharedState
@@ -90,6 +92,7 @@ class Record:
     local: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     pending: Pending | None = None
     void: int = -1
+    tag: bytes = b""
 
     @property
     def nbytes(self) -> int:
@@ -154,6 +157,7 @@ class Memory:
             raise MemoryFileError(f"cannot lock {self.path.parent}: {error.strerror}; nothing is lost") from error
         try:
             remove_leftovers(self.path)
+            remove_leftovers(self._sum)
             yield
         finally:
             os.close(descriptor)
@@ -190,6 +194,8 @@ class Memory:
                 facts["pending_earlier"] = [str(kind) for kind in pending.earlier]
         if record.void >= 0:
             facts["void"] = record.void
+        if record.tag:
+            facts["tag"] = record.tag.hex()
         facts |= {"format": _FORMAT, "federation": self._federation.hex()}
         facts["digest"] = _digest(facts, tensors)
         try:
@@ -238,11 +244,47 @@ class Memory:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise MemoryFileError(self._damaged(f"{type(error).__name__}: {error}")) from error
 
+    def keep_sum(self, aggregate: Aggregate, state: SharedState) -> None:
+        """Write the sum that led to a state, before that is stored: who lacks it alone gets it from here if the coordinator lost its journal.
+
+        Raises:
+            MemoryFileError: the disk refuses; the sum before it is still there.
+        """
+        signed = aggregate.manifests
+        data = b"".join([_led_to(state), len(signed).to_bytes(8, "little"), signed, aggregate.blob])
+        try:
+            write_private(self._sum, hashlib.sha256(data).digest() + data)
+        except OSError as error:
+            raise MemoryFileError(
+                f"cannot write {self._sum}: {error.strerror}; nothing is lost, the round is repeated once there is room"
+            ) from error
+
+    def last_sum(self, state: SharedState) -> Aggregate | None:
+        """Read the sum that led to a state; None where another one is here, or none that is as it was written."""
+        try:
+            data = self._sum.read_bytes()
+        except OSError:
+            return None
+        check, rest = data[:32], data[32:]
+        if hashlib.sha256(rest).digest() != check or rest[:32] != _led_to(state):
+            return None
+        end = 40 + int.from_bytes(rest[32:40], "little")
+        return Aggregate(state.round - 1, rest[end:], manifests=rest[40:end])
+
+    @property
+    def _sum(self) -> Path:
+        return self.path.with_suffix(".sum")
+
     def _damaged(self, why: str) -> str:
         return (
             f"{self.path} is damaged ({why}). Restore it from backup; or remove it, and the institution catches up by "
             "replay, without what it had trained but not delivered"
         )
+
+
+def _led_to(state: SharedState) -> bytes:
+    """Name a state and the sums that led to it, 32 bytes, without a key."""
+    return hashlib.sha256(state.digest + state.acknowledged).digest()
 
 
 def _digest(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
@@ -266,5 +308,5 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             tuple(RoundKind(kind) for kind in facts.get("pending_earlier", ())),
         )
     local = {name.removeprefix(_LOCAL): v for name, v in tensors.items() if name.startswith(_LOCAL)}
-    secret, void = bytes.fromhex(facts["secret"]), int(facts.get("void", -1))
-    return Record(shared, Residual(tensors["residual"]), secret, local, pending, void)
+    secret, void, tag = bytes.fromhex(facts["secret"]), int(facts.get("void", -1)), bytes.fromhex(facts.get("tag", ""))
+    return Record(shared, Residual(tensors["residual"]), secret, local, pending, void, tag)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dictpfl.common.errors import CeremonyError, ConfigError, PassphraseError
+from dictpfl.common.fingerprint import matches, spoken
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.fingerprint import matches, spoken
 from dictpfl.deploy.units import human_bytes
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy import console
 from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.ceremony.asking import (
@@ -20,7 +21,6 @@ from dictpfl.deploy.ceremony.asking import (
     say_issued,
     shape_of,
 )
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dictpfl.common.errors import BundleError, IdentityError
 from dictpfl.common.files import write_private
-from dictpfl.deploy.ceremony.fingerprint import matches, spoken
+from dictpfl.common.fingerprint import matches, spoken
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Role
 
 PINNED = "authority.json"

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from dictpfl.common.documents import parse_document
 from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, IdentityError
-from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Signer, canonical, require_name
 from dictpfl.deploy.ceremony.pinning import pinned
 

@@ -197,7 +197,15 @@ def run(
         typer.Option(
             metavar="ROUND",
             min=1,
-            help="Go on from the state of this round, which most institutions hold: the journal was lost, and there is no newer backup.",
+            help="Go on from institutions' state of this round: the journal was lost, and there is no newer backup.",
+        ),
+    ] = None,
+    digest: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS",
+            help="Which state of that round, as institutions' own `dictpfl status` shows it and they read it out by phone. Needed where "
+            "fewer than half of them hold one state.",
         ),
     ] = None,
     log_json: LogJson = False,  # noqa: FBT002
@@ -214,6 +222,8 @@ def run(
         raise ConfigError(
             "run: --drain waits for the open round, which cannot close before --from-institutions was typed alone"
         )
+    if digest is not None and from_institutions is None:
+        raise ConfigError("run: --digest says which state of a round is meant; give --from-institutions ROUND, too")
     configure(as_json=log_json)
 
     def show(closed: ClosedRound, contributors: int, size: int) -> None:
@@ -224,7 +234,7 @@ def run(
 
     with _said(as_json=log_json):
         wanted = rounds_to_end_with(folder) if drain else rounds
-        done = run_to_the_end(folder, wanted, restart_from=from_institutions, on_round=show)
+        done = run_to_the_end(folder, wanted, restart_from=from_institutions, digest=digest, on_round=show)
     absent = away(folder)
     if log_json:
         console.say(json.dumps({"event": "done", "rounds": done} | ({"not_told": absent} if absent else {})))
@@ -276,6 +286,10 @@ def _show_institution(standing: dict[str, Any]) -> None:
     for program in standing["down"]:
         console.say(f"DOWN: {program}")
     console.say(f"state digest {standing['state_digest'] or 'of no round yet'}")
+    if standing["state_words"]:
+        console.say(
+            f"by phone, should the coordinator's journal be lost: round {standing['round']}, {standing['state_words']}"
+        )
     if standing["best_after_updates"] is not None:
         stop = "; all institutions have stopped" if standing["stopped"] else ""
         console.say(f"best by validation: the model after {standing['best_after_updates']} updates{stop}")

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from dictpfl.common.errors import ConfigError, EngineError, ProcessError
+from dictpfl.common.fingerprint import matches
 from dictpfl.deploy.ceremony.custody import record
 from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
 from dictpfl.deploy.operations import begun, disk
@@ -42,6 +43,7 @@ def run(
     rounds: int | None = None,
     *,
     restart_from: int | None = None,
+    digest: str | None = None,
     on_round: OnRound = lambda *_: None,
 ) -> int:
     """Run a federation to its end; started again, it goes on where the journal stops; return the rounds closed.
@@ -49,12 +51,13 @@ def run(
     Args:
         folder: the coordinator's.
         rounds: update rounds in all; kept in `federation.json`.
-        restart_from: round whose state, as most institutions hold it, the federation may go on from, since the journal was lost;
-            kept in `federation.json`.
+        restart_from: round whose state the federation may go on from, since the journal was lost; it holds until `run` is called again.
+        digest: which state of that round, as people compared it (`dictpfl.common.fingerprint`); None: that which most institutions hold.
         on_round: told of each round that closes.
 
     Raises:
         ConfigError: the journal leads to that round already.
+        IdentityError: `digest` is not one, or not all of it.
         EngineError: rounds keep failing. The journal keeps what was reached.
         ProcessError: `dictpfl coordinator up` does not run.
         AppBundleError: the app installed here is not the agreed one.
@@ -63,11 +66,15 @@ def run(
     folder = folder.resolve()
     agreement = Agreement.load(folder / AGREEMENT)
     wanted = agreement if rounds is None else replace(agreement, rounds=rounds)
-    wanted = wanted if restart_from is None else replace(wanted, restart_from=restart_from)
+    if digest is not None:
+        matches(bytes(32), digest)
+    if agreement.restart_from is not None or restart_from is not None:
+        # What was said of a journal that was lost before is not said of one that is lost later.
+        wanted = replace(wanted, restart_from=restart_from or 0, restart_digest=digest or "")
     watch = _Watch(folder, wanted, on_round)
     try:
         if restart_from is not None:
-            watch.allow(restart_from)
+            watch.allow(restart_from, digest or "")
         if rounds is not None and (closed := watch.journal.updates()) > rounds:
             _log.warning(
                 "more update rounds are closed than are asked for, and --rounds counts all: none is added",
@@ -76,7 +83,7 @@ def run(
             )
         if changed := wanted != agreement:
             wanted.save(folder / AGREEMENT)
-        watch.to_the_end(restart=changed)
+        watch.to_the_end(restart=changed and (restart_from is not None or wanted.rounds != agreement.rounds))
         return watch.seen
     finally:
         watch.journal.close()
@@ -99,7 +106,7 @@ class _Watch:
         self._short: float | None = None
         self._missed: list[str] = []
 
-    def allow(self, number: int) -> None:
+    def allow(self, number: int, digest: str) -> None:
         """Note that the operator lets the federation go on from the institutions' state.
 
         Raises:
@@ -110,7 +117,7 @@ class _Watch:
                 f"--from-institutions {number}: the journal leads to round {self.journal.next_round}, so nothing before it is lost; "
                 "`dictpfl run` goes on"
             )
-        self._noted("restart allowed", round=number, journal=self.journal.next_round)
+        self._noted("restart allowed", round=number, digest=digest, journal=self.journal.next_round)
 
     def to_the_end(self, *, restart: bool) -> None:
         """Start runs until the rounds are done; `restart`: a run that is on does not know of the new number."""

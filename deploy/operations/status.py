@@ -11,6 +11,7 @@ from typing import Any
 
 from dictpfl.client.folder import DIARY, InstitutionSettings
 from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.operations import disk
 from dictpfl.deploy.operations.agreed import agreed
 from dictpfl.deploy.operations.certificates import days_left
@@ -145,6 +146,7 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "round": record.shared.round if record else 0,
         "updates": record.shared.updates if record else 0,
         "state_digest": record.shared.digest.hex() if record else None,
+        "state_words": spoken(record.tag) if record and record.tag else None,
         "best_after_updates": best.updates if best else None,
         "stopped": record is not None and stopped(genesis.law, record.shared),
         "upload_waiting_for": record.pending.round if record and record.pending else None,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dictpfl.common.errors import DictPFLError
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony import custody
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.operations.witness import CLOSED
 
 _WORDS = {

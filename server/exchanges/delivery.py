@@ -74,6 +74,8 @@ class Delivery(Exchange):
 
     def _note_position(self, node: int, reply: Reply) -> bool:
         """Note where a node stands, and whether it could use what it was sent; return True where that was meant for another position."""
+        if reply.position == self.number:
+            self._level.add(node)
         if reply.position <= self.number and reply.status is not Status.REFUSED:
             self._catchup.stands(node, reply.position)
         if reply.status is Status.REFUSED and reply.code in _ABOUT_SNAPSHOTS:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,7 +15,6 @@ from dictpfl.server.journal import Journal
 from dictpfl.server.masks import Unmasking
 from dictpfl.server.members import Members
 from dictpfl.server.rows import ClosedRound
-from dictpfl.server.troubles import UNCONFIRMED, require_calm
 
 _log = structlog.get_logger(__name__)
 RESTARTS = 3
@@ -39,7 +36,9 @@ class CoordinatorState:
     restarts: int = 0
     """Tries in a row to go on from the institutions' state."""
     holders: dict[int, int] = field(default_factory=dict)
-    """Round by node, for those whose state the journal does not lead to; the next exchange restarts from there."""
+    """Round by node, of all who answered, where the journal does not lead to the state of most; the next exchange restarts from there."""
+    senders: set[int] = field(default_factory=set)
+    """Nodes that hold the state which a restart that did not get it wants; the next one asks one of these for it."""
     failed: dict[int, set[int]] = field(default_factory=dict)
     """Nodes by the round now open in which no usable answer came from them, where rounds ask a sample."""
     void_voices: dict[int, set[int]] = field(default_factory=dict)
@@ -98,6 +97,8 @@ class Exchange(ABC):
         self._journal = state.journal
         self._ahead: dict[int, int] = {}
         """Position by node, for those that have more rounds than the journal."""
+        self._level: set[int] = set()
+        """Nodes that have as many rounds as the journal."""
 
     @property
     def deadline_seconds(self) -> float:
@@ -136,13 +137,17 @@ class Exchange(ABC):
         """Reasons by node, as the journal takes them."""
         return {str(node): reason for node, reason in self.rejected.items()}
 
-    def _must_restart(self, in_step: int) -> bool:
-        """Decide to go on from the state of institutions that are ahead of the journal: if most of those here are.
+    def _must_restart(self, in_step: int, stuck: int = 0) -> bool:
+        """Decide to go on from institutions' own states: if more of those here are ahead of the journal than go on with it.
 
         A few that are ahead (of a federation that was begun again, say) are left out instead, and told so.
+
+        Args:
+            in_step: nodes that go on with the journal.
+            stuck: nodes that stand where the journal ends, and open no other sum of its round than one that the journal lacks.
         """
         ahead = len(self._ahead)
-        if ahead <= in_step or ahead + in_step < self._agreement.least:
+        if ahead <= in_step or ahead + in_step + stuck < self._agreement.least:
             return False
         if not self._agreement.snapshot_length or self._state.restarts >= RESTARTS:
             _log.error(
@@ -151,32 +156,8 @@ class Exchange(ABC):
                 journal=self.number, institutions=sorted(set(self._ahead.values())),
             )  # fmt: skip
             return False
-        self._require_allowed(newest_of_most(self._ahead))
-        self._state.holders = dict(self._ahead)
+        self._state.holders = dict.fromkeys(self._level, self.number) | self._ahead
         return True
-
-    def _require_allowed(self, number: int) -> None:
-        """Stop where the operator has not said that the federation may go on from the institutions' state.
-
-        An old copy looks like a lost journal, and the backup that has all rounds may lie on a shelf.
-
-        Raises:
-            RoundError: he has not; the journal notes it, and the message says what he can do.
-        """
-        if self._agreement.restart_from in {None, number}:
-            return
-        reasons = {str(node): f"{UNCONFIRMED}{number}" for node, held in self._ahead.items() if held == number}
-        self._journal.refuse(self.number, time.time(), self._reasons | reasons)
-        require_calm(self._journal)
-
-
-def newest_of_most(holders: Mapping[int, int]) -> int:
-    """Choose the newest round that more than half of those ahead hold the state of; where none is, the newest of all.
-
-    Who alone claims a later one must not decide what all others go on from: it is left out, and told that it is ahead.
-    """
-    rounds = Counter(holders.values())
-    return max((number for number, count in rounds.items() if 2 * count > len(holders)), default=max(rounds))
 
 
 def log_closed(closed: ClosedRound, aggregate: Aggregate) -> None:

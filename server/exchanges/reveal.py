@@ -64,6 +64,8 @@ class Reveal(Exchange):
         """Take an answer; nobody is brought up to date in between."""
         if reply.position > self.number:
             self._ahead[node] = reply.position
+        elif reply.position == self.number:
+            self._level.add(node)
         if reply.status is not Status.REVEALED or reply.round != self.number:
             self.failed(node, reply.code or str(reply.status))
             return

@@ -38,8 +38,8 @@ class Round(Delivery):
         """Nodes that deliver no further update."""
         self._unscored: set[int] = set()
         """Nodes that deliver nothing before scores are sent."""
-        self._is_given_up = False
-        """True once somebody who has applied all before the round refuses to mask for this attempt at it."""
+        self._refusing: set[int] = set()
+        """Nodes that have applied all before the round, and refuse to mask for this attempt at it."""
 
     @property
     def kind(self) -> RoundKind:
@@ -83,7 +83,7 @@ class Round(Delivery):
             self._unscored.add(node)
             return False
         elif self._agreement.masks and reply.code == REFUSED and reply.position == self.number:
-            self._is_given_up = True
+            self._refusing.add(node)
             return False
         else:
             return super()._takes(node, reply)
@@ -132,7 +132,9 @@ class Round(Delivery):
     def _conclude(self, fold: Fold) -> None:
         """Journal what came of the round."""
         now = time.time()
-        if self._must_restart(fold.count + len(self._through)):
+        # Of an attempt that the coordinator has given up itself all may refuse; once it went on, only those who opened the round do.
+        stuck = len(self._refusing) if self._attempt else 0
+        if self._must_restart(fold.count + len(self._through), stuck):
             self._journal.refuse(self.number, now, self._reasons)
         elif (due := self._state.next_kind()) is not self.kind:
             # The round before turned out to be void, now or before the journal was lost: institutions take no sum of another kind than
@@ -144,7 +146,7 @@ class Round(Delivery):
             self._stop(now)
         elif fold.count < self._agreement.least:
             _log.warning("too few uploads", round=self.number, found=fold.count, minimum=self._agreement.least)
-            if self._is_given_up:
+            if self._refusing:
                 # A journal that was lost begins at the first attempt, and institutions have masked for a later one: they go back to none.
                 self._journal.give_up(self.number, self._attempt)
             self._journal.refuse(self.number, now, self._reasons)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.memory.record import Memory, Record
+from dictpfl.common.fingerprint import spoken
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity
 from dictpfl.deploy.operations.certificates import try_out
 from dictpfl.deploy.simulation.founding import found

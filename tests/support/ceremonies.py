@@ -12,10 +12,10 @@ from dictpfl.client.data.samples import Samples
 from dictpfl.client.folder import TRAIN, VALIDATION
 from dictpfl.client.institution import Institution, forget_institutions
 from dictpfl.common.config import FederationConfig
+from dictpfl.common.fingerprint import spoken
 from dictpfl.common.law.state import SharedState
 from dictpfl.deploy.ceremony import authority
 from dictpfl.deploy.ceremony.authority import Issued
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, make_identity
 from dictpfl.deploy.ceremony.installing import install
 from dictpfl.deploy.ceremony.joining import Joined, join

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import dictpfl.deploy.ceremony.asking
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, CustodyError, IdentityError, PassphraseError
-from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity
 from dictpfl.deploy.cli import app
 from tests.support import ROOT

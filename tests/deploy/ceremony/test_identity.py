@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import dictpfl.client.keys.vault
 from dictpfl.client.keys.vault import open_at_rest, passphrase_from_file, seal_at_rest, stored_passphrase
 from dictpfl.common.errors import IdentityError, KeyFileError, PassphraseError
-from dictpfl.deploy.ceremony.fingerprint import matches, spoken
+from dictpfl.common.fingerprint import matches, spoken
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Role, make_identity, open_identity, public_of
 
 PASSPHRASE = b"correct horse battery staple"

@@ -16,10 +16,10 @@ import dictpfl.deploy.ceremony.custody
 import dictpfl.deploy.ceremony.installing
 import dictpfl.deploy.ceremony.pinning
 from dictpfl.common.errors import BundleError, CeremonyError, CustodyError, IdentityError, KeyFileError
+from dictpfl.common.fingerprint import spoken
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
 from dictpfl.deploy.ceremony import authority, custody
 from dictpfl.deploy.ceremony.export import export_state
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PUBLIC, PublicIdentity, Role, coordinator_signer
 from dictpfl.deploy.ceremony.installing import install, require_consistent
 from dictpfl.deploy.ceremony.terms import TERMS, in_force, read_terms

@@ -14,10 +14,10 @@ import dictpfl.deploy.ceremony.joining
 from dictpfl.client.institution import Institution
 from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError, IdentityError, KeyFileError, PassphraseError
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.bundle import KIND
 from dictpfl.deploy.ceremony.envelope import Envelope, pack, seal, unpack
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import PUBLIC, Identity, Role, make_identity, open_identity
 from tests.support.ceremonies import PASSPHRASES, Ceremony
 

@@ -18,7 +18,7 @@ from dictpfl.common.errors import (
     IdentityError,
     PassphraseError,
 )
-from dictpfl.deploy.ceremony.fingerprint import spoken
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import (
     PRIVATE,
     PUBLIC,

@@ -185,13 +185,14 @@ class Ground(Ceremonial):
         return bool(self.runs) and "--from-institutions" in self.runs[-1].text
 
     def from_institutions(self) -> tuple[str, str]:
-        """Read in `status` from which round the run may go on whose journal is an old copy, and type that; return party and sentence."""
+        """Read in `status` who holds which state, and type the newest, as people would agree by phone; return party and sentence."""
         party, told = self.explained({"coordinator": r"^STOPPED: .*--from-institutions"}, 120)
-        asked = re.search(r"--from-institutions (\d+)", told)
-        assert asked, "no status says from which round to go on"
+        held = re.findall(r"^ +\S+: round (\d+), (\S+)$", self.look("coordinator")["coordinator"], re.MULTILINE)
+        assert held, "no status says who holds which state"
+        number, words = max(held, key=lambda one: int(one[0]))
         until(lambda: self.runs[-1].process.poll() is not None, 60, "the run that asks ends")
         again = f"run-{len(self.runs) + 1}.log"
-        self.runs.append(self.run("--from-institutions", asked[1], log=again))
+        self.runs.append(self.run("--from-institutions", number, "--digest", words, log=again))
         return party, told
 
     def masks_forgotten(self) -> None:
