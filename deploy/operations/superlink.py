@@ -154,7 +154,9 @@ def take_back() -> None:
     state, model, status = module["SqlLinkState"], module["NodeModel"], module["NodeStatus"]
     create = state.create_node
 
-    def create_or_take_back(self: Any, owner_aid: str, owner_name: str, public_key: bytes, *others: Any, **named: Any) -> Any:
+    def create_or_take_back(
+        self: Any, owner_aid: str, owner_name: str, public_key: bytes, *others: Any, **named: Any
+    ) -> Any:
         gone = (model.public_key == public_key, model.status == status.UNREGISTERED, model.owner_aid == owner_aid)
         back = module["update"](model).where(*gone).values(status=status.REGISTERED, unregistered_at=None)
         with self.session() as session:

@@ -36,7 +36,9 @@ class Machine:
         self.public = root / "ca.pem"  # institutions get it by mail
         shutil.copy(self.coordinator / "tls" / "ca.pem", self.public)
         (root / "clinic.pub").write_text(make_node_key()[1])
-        self.up = Command(["coordinator", "up", "--folder", str(self.coordinator), "--port", str(self.port)], root / "up.log")
+        self.up = Command(
+            ["coordinator", "up", "--folder", str(self.coordinator), "--port", str(self.port)], root / "up.log"
+        )
 
     @property
     def address(self) -> str:
