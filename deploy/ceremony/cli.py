@@ -204,7 +204,10 @@ def institution_join(
         own_code=not no_own_code,
         on_code=_show_code,
     )
-    console.say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
+    if joined.repeated:
+        console.say(f"{folder} is in epoch {joined.epoch} already, by this bundle: nothing was changed")
+    else:
+        console.say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
     console.say(f"with        {', '.join(sorted(joined.terms.members))}")
     console.say(f"federation  {joined.federation.hex()}")
     console.say(f"app         {joined.terms.app}")

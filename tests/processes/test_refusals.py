@@ -123,8 +123,10 @@ def test_a_bundle_that_was_cut_off(world: Ceremonial, tmp_path: Path) -> None:
     refused(world.join("berlin", bundle=half), "cut off")
 
 
-def test_a_second_bundle_for_the_same_epoch(world: Ceremonial) -> None:
-    refused(world.join("berlin"), "a second bundle for it is refused")
+def test_the_same_bundle_again_changes_nothing(world: Ceremonial) -> None:
+    again = world.join("berlin")
+    assert again.wait(60) == 0, again.text
+    assert "is in epoch 1 already, by this bundle: nothing was changed" in again.text
 
 
 @pytest.mark.parametrize("command", ["export-state", "join"])
