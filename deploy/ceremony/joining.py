@@ -20,6 +20,7 @@ from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.bundle import KIND, Bound, Contents, read_contents
 from dictpfl.deploy.ceremony.envelope import Envelope
 from dictpfl.deploy.ceremony.identity import Identity, open_identity, public_of
+from dictpfl.deploy.ceremony.keeping import ended_studies
 from dictpfl.deploy.ceremony.passphrase import relative
 from dictpfl.deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
 from dictpfl.deploy.ceremony.terms import TERMS, Terms, read_terms
@@ -60,6 +61,11 @@ class Joined:
     folder: Path
     terms: Terms
     repeated: bool = False
+
+    @property
+    def ended(self) -> dict[str, list[str]]:
+        """Studies on this network that end, each with its members who left the network; of a study none."""
+        return ended_studies(self.folder)
 
 
 def read_envelope(path: Path) -> Envelope:

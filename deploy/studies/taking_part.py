@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
@@ -14,7 +17,7 @@ from dictpfl.common.files import in_shell, write_private
 from dictpfl.deploy.ceremony.changing import finish_change
 from dictpfl.deploy.ceremony.identity import Role
 from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
-from dictpfl.deploy.ceremony.keeping import STUDIES
+from dictpfl.deploy.ceremony.keeping import STUDIES, departed
 from dictpfl.deploy.ceremony.nodes import NODE, NODE_PUBLIC, node_key
 from dictpfl.deploy.ceremony.passphrase import relative
 from dictpfl.deploy.operations.institution import up
@@ -26,6 +29,7 @@ from dictpfl.deploy.studies.papers import Notice, Proposal
 from dictpfl.deploy.studies.policy import Policy
 from dictpfl.deploy.studies.store import Studies, Study
 
+_log = structlog.get_logger(__name__)
 _FIRST_PORT = 9095
 """Port of a study whose network has never been up; else it is the next after those that are taken."""
 
@@ -71,7 +75,7 @@ def require_going(studies: Studies, study: Study) -> Proposal:
     """Return the proposal of a study that this institution has approved and not withdrawn from.
 
     Raises:
-        StudyError: it has not, or it was aborted. IdentityError: the folder is no institution's.
+        StudyError: it has not, it was aborted, or a member left the network. IdentityError: the folder is no institution's.
     """
     own = studies.network.own
     if own.role is not Role.INSTITUTION:
@@ -85,6 +89,11 @@ def require_going(studies: Studies, study: Study) -> Proposal:
         raise StudyError(
             f"{study.name}, version {study.wanted.version}, is {said.kind if said else 'not approved'} here; `dictpfl study approve "
             f"{study.name}` says otherwise"
+        )
+    if left := departed(study.folder):
+        raise StudyError(
+            f"{study.name} has ended: {', '.join(left)} left the network, and has its key. The lead should propose it under another name, to "
+            "those who stay"
         )
     return study.wanted
 
@@ -139,8 +148,28 @@ def run(studies: Studies, study: Study, told: dict[str, Any], *, log_json: bool)
         limits = Limits.of(study, policy)
         limits.require_time(study.wanted)
         limits.impose()
-        with watched(limits.look, "limits"):
+        with watched(_Over(studies, study, limits).look, "limits"):
             up(study.folder, log_json=log_json, **told)
+
+
+class _Over:
+    """Ends this process once its study is over here; its supervisor takes everything with it."""
+
+    def __init__(self, studies: Studies, study: Study, limits: Limits) -> None:
+        self._studies, self._study, self._limits = studies, study, limits
+        self._said = False
+
+    def look(self) -> None:
+        """End it where the time is over, the study was stopped by a paper, or a member left the network."""
+        if self._said:
+            return
+        try:
+            self._limits.require_time(self._study.wanted)
+            require_going(self._studies, self._studies.get(self._study.name))
+        except StudyError as reason:
+            self._said = True
+            _log.warning("the study stops here", reason=str(reason))
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _keep(studies: Studies, study: Study, approvals: Sequence[Notice]) -> None:
