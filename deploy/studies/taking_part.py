@@ -54,6 +54,7 @@ def take_key(
         raise StudyError(f"{bundle} is the bundle of no study; `dictpfl institution join` installs it")
     study = studies.get(name)
     proposal = require_going(studies, study)
+    _require_release(proposal, app)
     policy = Policy.load(studies.party)
     policy.require_kept(proposal, app)
     settings = _settings(studies, study, policy, passphrase_file)
@@ -121,6 +122,7 @@ def make_ready(
         raise StudyError(
             f"the key of {study.name} is not here yet; give the bundle that the authority sends in place of the name"
         )
+    _require_release(proposal, app)
     policy = Policy.load(studies.party)
     policy.require_kept(proposal, app)
     before = InstitutionSettings.load(study.folder)
@@ -170,6 +172,15 @@ class _Over:
             self._said = True
             _log.warning("the study stops here", reason=str(reason))
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _require_release(proposal: Proposal, app: str) -> None:
+    """Refuse a study whose key was made for another release: its text stands, so nobody can make another version of it."""
+    if proposal.app != app:
+        raise StudyError(
+            f"{proposal.name} has its key for the release with app {proposal.app[:12]}, and here is {app[:12]}: a study runs on one release, to "
+            f"its end. Ask {proposal.lead.name} to propose it under another name, from its model (`--weights`) if it has one"
+        )
 
 
 def _keep(studies: Studies, study: Study, approvals: Sequence[Notice]) -> None:

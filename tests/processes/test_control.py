@@ -46,7 +46,9 @@ class Machine:
 
     def typed(self, *words: object) -> str:
         folder = ("--folder", str(self.coordinator))
-        command = Command(["coordinator", str(words[0]), *folder, *map(str, words[1:])], self.root / f"{words[0]}.log")
+        log = self.root / f"{words[0]}.log"
+        log.unlink(missing_ok=True)
+        command = Command(["coordinator", str(words[0]), *folder, *map(str, words[1:])], log)
         assert command.wait(60) == 0, command.text
         return command.text
 
