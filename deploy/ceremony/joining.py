@@ -18,9 +18,9 @@ from dictpfl.common.files import locked, owner_only, sync_folder, write_private
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.bundle import KIND, Bound, Contents, read_contents
+from dictpfl.deploy.ceremony.departures import ended_studies
 from dictpfl.deploy.ceremony.envelope import Envelope
 from dictpfl.deploy.ceremony.identity import Identity, open_identity, public_of
-from dictpfl.deploy.ceremony.keeping import ended_studies
 from dictpfl.deploy.ceremony.passphrase import relative
 from dictpfl.deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
 from dictpfl.deploy.ceremony.terms import TERMS, Terms, read_terms

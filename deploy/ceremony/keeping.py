@@ -9,19 +9,16 @@ from pathlib import Path
 
 from dictpfl.client.folder import GENESIS_WEIGHTS, TEACHER
 from dictpfl.client.keys.epochs import EpochTable
-from dictpfl.client.keys.epochs import home as in_use
 from dictpfl.client.keys.vault import read_sealed, seal_at_rest
 from dictpfl.common.errors import ConfigError, KeyFileError
 from dictpfl.common.files import write_private
 from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony.departures import study_folders
 from dictpfl.deploy.ceremony.envelope import pack, unpack
 from dictpfl.deploy.ceremony.identity import PublicIdentity, canonical
-from dictpfl.deploy.ceremony.terms import TERMS, in_force
 
 FEDERATION, SEALED_FOR = "federation.sealed", "federation of an authority"
 _TABLE, _MEMBERS = "epochs.json", "members.json"
-STUDIES = "studies"
-"""Folder in a party's folder with one for each study on its network."""
 Members = Mapping[str, PublicIdentity]
 
 
@@ -41,40 +38,6 @@ class Kept:
     """Update rounds wanted in all; more than genesis says once a rotation asked for more."""
     teacher: bytes = b""
     """Weights of the teacher, safetensors; empty: there is none."""
-
-
-def study_folders(folder: Path) -> list[Path]:
-    """List the folders of a party's studies."""
-    return sorted(path for path in (folder / STUDIES).glob("*") if path.is_dir())
-
-
-def is_study(folder: Path) -> bool:
-    """Tell whether a folder is that of a study on a network: it has no identity and no rotation of its own."""
-    return folder.resolve().parent.name == STUDIES
-
-
-def departed(study: Path) -> list[str]:
-    """Name the members of a study, by its terms, that are not members of its network any more: they have its key.
-
-    Args:
-        study: its folder, at an institution or the coordinator; where there are no terms, as at an authority, nobody is named.
-
-    Raises:
-        BundleError: terms that are here were altered.
-    """
-    party = study.parent.parent
-    if not all((in_use(folder) / TERMS).exists() for folder in (study, party)):
-        return []
-    of, network = in_force(study, in_use(study)), in_force(party, in_use(party))
-    if of is None or network is None:
-        return []
-    there = {name: member.identity for name, member in network.members.items()}
-    return sorted(name for name, member in of.members.items() if there.get(name) != member.identity)
-
-
-def ended_studies(party: Path) -> dict[str, list[str]]:
-    """Name a party's studies with members who left the network, and those members."""
-    return {study.name: left for study in study_folders(party) if (left := departed(study))}
 
 
 def studies_of_departed(home: Path, passphrase: bytes, members: Members) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from dictpfl.common.errors import AppBundleError
 from dictpfl.common.files import owner_only
 from dictpfl.deploy.app import pinned
 from dictpfl.deploy.app.bundle import build
-from dictpfl.deploy.ceremony.keeping import is_study
+from dictpfl.deploy.ceremony.departures import is_study
 from dictpfl.deploy.ceremony.terms import in_force
 from dictpfl.deploy.operations.places import FLOWER
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings

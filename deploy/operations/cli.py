@@ -74,7 +74,7 @@ def coordinator_install(
 ) -> None:
     """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
     from dictpfl.deploy.ceremony.asking import confirmed
-    from dictpfl.deploy.ceremony.keeping import STUDIES, ended_studies
+    from dictpfl.deploy.ceremony.departures import STUDIES, ended_studies
     from dictpfl.deploy.operations.coordinator import install
 
     done = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)

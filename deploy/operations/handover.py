@@ -16,9 +16,9 @@ from dictpfl.client.folder import DIARY, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
 from dictpfl.client.keys.vault import stored_passphrase
 from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError
+from dictpfl.deploy.ceremony.departures import is_study
 from dictpfl.deploy.ceremony.envelope import Envelope
 from dictpfl.deploy.ceremony.export import KIND, export_state
-from dictpfl.deploy.ceremony.keeping import is_study
 from dictpfl.deploy.ceremony.pinning import pinned
 
 HANDOVER = "handover.state"

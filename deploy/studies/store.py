@@ -16,8 +16,9 @@ from dictpfl.client.folder import DIARY
 from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError, StudyError
 from dictpfl.common.files import locked, owner_only, write_private
+from dictpfl.deploy.ceremony.departures import STUDIES, departed, study_folders
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Role, Signer, require_name
-from dictpfl.deploy.ceremony.keeping import FEDERATION, STUDIES, departed, study_folders
+from dictpfl.deploy.ceremony.keeping import FEDERATION
 from dictpfl.deploy.operations.handover import settled
 from dictpfl.deploy.operations.health import processes
 from dictpfl.deploy.studies.network import Network

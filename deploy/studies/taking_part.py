@@ -15,9 +15,9 @@ from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import ConfigError, IdentityError, StudyError
 from dictpfl.common.files import in_shell, write_private
 from dictpfl.deploy.ceremony.changing import finish_change
+from dictpfl.deploy.ceremony.departures import STUDIES, departed
 from dictpfl.deploy.ceremony.identity import Role
 from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
-from dictpfl.deploy.ceremony.keeping import STUDIES, departed
 from dictpfl.deploy.ceremony.nodes import NODE, NODE_PUBLIC, node_key
 from dictpfl.deploy.ceremony.passphrase import relative
 from dictpfl.deploy.operations.institution import up
