@@ -37,14 +37,19 @@ def require(content: bytes, agreed: str, whose: str) -> None:
         )
 
 
+def home(party: Path) -> Path:
+    """Folder with a party's terms in force: that of the newest epoch that an institution joined, else its own."""
+    epochs = [path for path in (party / EPOCHS).glob("*") if _EPOCH.fullmatch(path.name)]
+    return max(epochs, key=lambda epoch: int(epoch.name)) if epochs else party
+
+
 def require_in_force(party: Path, agreed: str) -> None:
     """Raise `Mismatch` unless the terms in a party's folder, if there are any, still name the app that `up` started with.
 
     `up` has verified their signature; what a task looks for is an epoch that was joined, or a file that was altered, since.
     """
-    epochs = [path for path in (party / EPOCHS).glob("*") if _EPOCH.fullmatch(path.name)]
-    path = (max(epochs, key=lambda epoch: int(epoch.name)) if epochs else party) / TERMS
-    if not path.exists() and not epochs:
+    path = home(party) / TERMS
+    if not path.exists() and path.parent == party:
         return
     try:
         app = str(json.loads(path.read_bytes())["app"])

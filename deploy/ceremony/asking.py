@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +108,18 @@ def say_issued(issued: Any) -> None:
         size = human_bytes(issued.bundle(name).stat().st_size)
         console.say(f"  to {name}: {issued.bundle(name)} ({size}{taught})")
     console.say(f"  to the coordinator: {issued.coordinator}")
+    say_ended(issued.ended)
     console.say(f"app         {issued.app}")
     console.say(f"federation  {issued.genesis.federation.hex()}")
+
+
+def say_ended(studies: Mapping[str, Sequence[str]]) -> None:
+    """Print the studies that a rotation ends, with those whom it removed: they have the key, and would open each sum."""
+    for study, left in studies.items():
+        console.say(
+            f"study {study} ends, since {', '.join(left)} left and has its key: each institution stops it once it has joined this epoch. For "
+            "those who stay, propose it under another name"
+        )
 
 
 def say_identity(identity: PublicIdentity) -> None:

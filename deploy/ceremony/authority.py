@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dictpfl.client.keys.epochs import Epoch, EpochTable
@@ -29,7 +29,7 @@ from dictpfl.deploy.ceremony.bundle import STUDY, Bound, Contents, write_bundle
 from dictpfl.deploy.ceremony.charter import Charter, draw_up
 from dictpfl.deploy.ceremony.export import Exported, agreed_state, read_export
 from dictpfl.deploy.ceremony.identity import Identity, Role, open_identity
-from dictpfl.deploy.ceremony.keeping import FEDERATION, Kept, Members, keep, kept
+from dictpfl.deploy.ceremony.keeping import FEDERATION, Kept, Members, keep, kept, studies_of_departed
 from dictpfl.deploy.ceremony.members import changed, identities
 from dictpfl.deploy.ceremony.terms import TERMS, Member, Terms, require_hash
 from dictpfl.server.coordinator import AGREEMENT
@@ -48,6 +48,7 @@ class Issued:
         members: of the last one.
         app: the agreed hash.
         teacher: bytes of the teacher in each bundle; 0: there is none.
+        ended: studies that end where this epoch is joined, each with its members who left.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Issued:
     members: Members
     app: str
     teacher: int = 0
+    ended: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def coordinator(self) -> Path:
@@ -229,7 +231,8 @@ def rotate(
         rounds or federation.rounds,
         federation.teacher,
     )
-    return _issue(home, home, authority, passphrase, after, key, state, out, "rotation")
+    ended = studies_of_departed(home, passphrase, members)
+    return replace(_issue(home, home, authority, passphrase, after, key, state, out, "rotation"), ended=ended)
 
 
 def _issue(

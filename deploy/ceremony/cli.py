@@ -17,6 +17,7 @@ from dictpfl.deploy.ceremony.asking import (
     asked_passphrase,
     compare,
     confirmed,
+    say_ended,
     say_identity,
     say_issued,
     shape_of,
@@ -204,7 +205,11 @@ def institution_join(
         own_code=not no_own_code,
         on_code=_show_code,
     )
-    console.say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
+    if joined.repeated:
+        console.say(f"{folder} is in epoch {joined.epoch} already, by this bundle: nothing was changed")
+    else:
+        console.say(f"joined epoch {joined.epoch}, from round {joined.first_round} on")
+    say_ended(joined.ended)
     console.say(f"with        {', '.join(sorted(joined.terms.members))}")
     console.say(f"federation  {joined.federation.hex()}")
     console.say(f"app         {joined.terms.app}")

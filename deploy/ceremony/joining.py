@@ -18,11 +18,12 @@ from dictpfl.common.files import locked, owner_only, sync_folder, write_private
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.bundle import KIND, Bound, Contents, read_contents
+from dictpfl.deploy.ceremony.departures import ended_studies
 from dictpfl.deploy.ceremony.envelope import Envelope
 from dictpfl.deploy.ceremony.identity import Identity, open_identity, public_of
 from dictpfl.deploy.ceremony.passphrase import relative
 from dictpfl.deploy.ceremony.pinning import Confirm, pin, pinned, require_trusted
-from dictpfl.deploy.ceremony.terms import Terms
+from dictpfl.deploy.ceremony.terms import TERMS, Terms, read_terms
 from dictpfl.deploy.ceremony.verifying import require_follows
 
 _DRAFT = ".joining-"
@@ -49,13 +50,22 @@ class Member:
 
 @dataclass(frozen=True)
 class Joined:
-    """Epoch that was installed: its number, its first round, the federation id, the folder, and the terms."""
+    """Epoch that is installed: its number, its first round, the federation id, the folder, and the terms.
+
+    `repeated`: this very bundle was installed before, and nothing was changed.
+    """
 
     epoch: int
     first_round: int
     federation: bytes
     folder: Path
     terms: Terms
+    repeated: bool = False
+
+    @property
+    def ended(self) -> dict[str, list[str]]:
+        """Studies on this network that end, each with its members who left the network; of a study none."""
+        return ended_studies(self.folder)
 
 
 def read_envelope(path: Path) -> Envelope:
@@ -84,6 +94,8 @@ def join(
 ) -> Joined:
     """Check and install a bundle in the institution's folder; the model is built to check the dictionaries (seconds).
 
+    A bundle that is installed already is opened, compared with what is there, and changes nothing.
+
     Args:
         folder: with the institution's identity; of a study, its own.
         passphrase: of the identity; the key is sealed under it too.
@@ -108,10 +120,15 @@ def join(
     identity = open_identity(party, passphrase)
     with locked(folder, "join"):
         # Again: another process may have joined while this one waited.
-        _require_next(folder, envelope)
+        repeated = _require_next(folder, envelope)
         contents = read_contents(envelope, identity, member.bound if member else None)
         if member:
             member.require(contents)
+        epoch = contents.table.last
+        joined = Joined(epoch.number, epoch.first_round, contents.genesis.federation, folder, contents.terms, repeated)
+        if repeated:
+            _require_installed(folder, contents)
+            return joined
         _require_same_federation(folder, contents)
         name = identity.public.name
         settings = member.settings if member else _settings(contents, name, folder, passphrase_file, own_code=own_code)
@@ -120,8 +137,7 @@ def join(
             on_code(named)
         require_follows(contents.genesis, contents.weights)
         _install(folder, party, identity, envelope, contents, passphrase, settings)
-    epoch = contents.table.last
-    return Joined(epoch.number, epoch.first_round, contents.genesis.federation, folder, contents.terms)
+    return joined
 
 
 def _install(
@@ -160,22 +176,26 @@ def _install(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _require_next(folder: Path, envelope: Envelope) -> None:
+def _require_next(folder: Path, envelope: Envelope) -> bool:
+    """Refuse a bundle of an earlier epoch; returns whether its epoch is the one that is installed."""
     number, numbers = envelope.facts.get("epoch"), installed(folder)
     if type(number) is not int or number < 1:
         raise BundleError("the bundle names no epoch; ask the authority for another", code="tampered-bundle")
-    if not numbers:
-        return
-    if number == numbers[-1]:
-        raise BundleError(
-            f"epoch {number} is installed in {folder}; a second bundle for it is refused. If the first one is not the one that "
-            "the authority made, call it",
-            code="same-epoch",
-        )
-    if number < numbers[-1]:
+    if numbers and number < numbers[-1]:
         raise BundleError(
             f"a bundle for epoch {number}, but {folder} is in epoch {numbers[-1]}; its key is not used any more",
             code="old-epoch",
+        )
+    return bool(numbers) and number == numbers[-1]
+
+
+def _require_installed(folder: Path, contents: Contents) -> None:
+    number = contents.table.last.number
+    if read_terms(epoch_folder(folder, number) / TERMS) != contents.terms:
+        raise BundleError(
+            f"epoch {number} is installed in {folder} from another bundle; a second one for it is refused. If the first one is not the one "
+            "that the authority made, call it",
+            code="same-epoch",
         )
 
 

@@ -13,13 +13,12 @@ from dictpfl.client.keys.vault import read_sealed, seal_at_rest
 from dictpfl.common.errors import ConfigError, KeyFileError
 from dictpfl.common.files import write_private
 from dictpfl.common.genesis import Genesis
+from dictpfl.deploy.ceremony.departures import study_folders
 from dictpfl.deploy.ceremony.envelope import pack, unpack
 from dictpfl.deploy.ceremony.identity import PublicIdentity, canonical
 
 FEDERATION, SEALED_FOR = "federation.sealed", "federation of an authority"
 _TABLE, _MEMBERS = "epochs.json", "members.json"
-STUDIES = "studies"
-"""Folder in a party's folder with one for each study on its network."""
 Members = Mapping[str, PublicIdentity]
 
 
@@ -41,9 +40,15 @@ class Kept:
     """Weights of the teacher, safetensors; empty: there is none."""
 
 
-def study_folders(folder: Path) -> list[Path]:
-    """List the folders of a party's studies."""
-    return sorted(path for path in (folder / STUDIES).glob("*") if path.is_dir())
+def studies_of_departed(home: Path, passphrase: bytes, members: Members) -> dict[str, list[str]]:
+    """Name an authority's studies that have their key, and in them the members who are not among these."""
+    found = {}
+    for study in study_folders(home):
+        if (study / FEDERATION).exists():
+            of = kept(study, passphrase).members
+            if left := sorted(name for name, member in of.items() if members.get(name) != member):
+                found[study.name] = left
+    return found
 
 
 def keep(home: Path, passphrase: bytes, federation: Kept) -> None:

@@ -19,8 +19,9 @@ from dictpfl.common.errors import CeremonyError, PassphraseError
 from dictpfl.common.files import locked, read_private, sync_folder, write_private
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.changing import CHANGE, finish_change
+from dictpfl.deploy.ceremony.departures import study_folders
 from dictpfl.deploy.ceremony.identity import PRIVATE, SEALED_FOR, open_identity
-from dictpfl.deploy.ceremony.keeping import FEDERATION, study_folders
+from dictpfl.deploy.ceremony.keeping import FEDERATION
 from dictpfl.deploy.ceremony.keeping import SEALED_FOR as FEDERATION_SEALED_FOR
 
 

@@ -10,6 +10,7 @@ from dictpfl.common.errors import AppBundleError
 from dictpfl.common.files import owner_only
 from dictpfl.deploy.app import pinned
 from dictpfl.deploy.app.bundle import build
+from dictpfl.deploy.ceremony.departures import is_study
 from dictpfl.deploy.ceremony.terms import in_force
 from dictpfl.deploy.operations.places import FLOWER
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
@@ -74,10 +75,12 @@ def install_agreed(home: Path, agreed: str) -> str:
         pinned.require(content, agreed or pinned.sha256_of(content), "that of the dictpfl installed here")
         pinned.install(owner_only(home), content)
     except pinned.Mismatch as error:
-        raise AppBundleError(
-            f"{error}. If yours is the newer release, take up the epoch that came with it first: `dictpfl institution join`, or "
-            "`dictpfl coordinator install`"
-        ) from error
+        remedy = (
+            "take up the epoch that came with it first: `dictpfl institution join`, or `dictpfl coordinator install`"
+            if not is_study(home.parent)
+            else "this study is over: it runs on one release, to its end, and its lead may propose it under another name"
+        )
+        raise AppBundleError(f"{error}. If yours is the newer release, {remedy}") from error
     return pinned.sha256_of(content)
 
 

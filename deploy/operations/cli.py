@@ -74,6 +74,7 @@ def coordinator_install(
 ) -> None:
     """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
     from dictpfl.deploy.ceremony.asking import confirmed
+    from dictpfl.deploy.ceremony.departures import STUDIES, ended_studies
     from dictpfl.deploy.operations.coordinator import install
 
     done = install(folder, half, authority_fingerprint=authority_fingerprint, confirm=confirmed)
@@ -85,6 +86,10 @@ def coordinator_install(
     for names, what in ((done.came, "admitted"), (done.went, "dismissed")):
         for name in names:
             console.say(f"{name} {what}")
+    for study, left in ended_studies(folder).items():
+        console.say(
+            f"study {study} ends, since {', '.join(left)} left: stop `coordinator up` of {folder / STUDIES / study}"
+        )
     if done.running and done.running != terms.app:
         console.say("`coordinator up` runs another app: install the release that was agreed on, and start it again")
 

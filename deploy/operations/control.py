@@ -1,4 +1,4 @@
-"""Flower's control API, on loopback: nodes admitted, runs started, watched and stopped."""
+"""Flower's control API, on loopback and under the run's secret: nodes admitted, runs started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from dictpfl.common.errors import ConfigError, ProcessError
+from dictpfl.deploy.operations.superlink import control_token
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,15 @@ class Control:
         self._client = client
 
     def admit(self, public_key: Path) -> int | None:
-        """Register a node's public key, under the name of its file; None: it is registered already.
+        """Register a node's public key, under the name of its file, also after it was struck off; None: it is registered already.
 
         Raises:
             ConfigError: no usable key.
         """
         wanted = require_node_key(public_key)
         for info in self._infos():
-            if info.public_key != wanted:
-                continue
-            if info.status == NodeStatus.UNREGISTERED:
-                raise ConfigError(
-                    f"the node key of {public_key.stem} was struck off, and Flower takes none back: it needs a new one. For who "
-                    "comes back, a new identity; or move node.key away and `dictpfl institution enrol`"
-                )
-            return None
+            if info.public_key == wanted and info.status != NodeStatus.UNREGISTERED:
+                return None
         answer = self._client.RegisterNode(messages.RegisterNodeRequest(public_key=wanted, name=public_key.stem))
         return int(answer.node_id)
 
@@ -83,7 +79,7 @@ class Control:
         """
         wanted = require_node_key(public_key)
         for info in self._infos():
-            if info.public_key == wanted:
+            if info.public_key == wanted and info.status != NodeStatus.UNREGISTERED:
                 self._client.UnregisterNode(messages.UnregisterNodeRequest(node_id=info.node_id))
                 return int(info.node_id)
         return None
@@ -142,19 +138,37 @@ def require_node_key(path: Path) -> bytes:
     return public_key_to_bytes(key)
 
 
+class _Bearer:
+    """Shows the run's secret with each request, as an interceptor of Flower's client."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Add it to a request."""
+        context.request.headers["authorization"] = f"Bearer {self._token}"
+        return call_next(context)
+
+
 @contextmanager
-def connected(address: str, ca: Path) -> Iterator[Control]:
+def connected(address: str, ca: Path, secret: Path) -> Iterator[Control]:
     """Connect to a SuperLink on this machine.
+
+    Args:
+        address: HOST:PORT.
+        ca: that its certificate is checked against.
+        secret: file that only its operator reads; see `places.SECRET`.
 
     Raises:
         ProcessError: it does not answer, or refuses.
     """
     try:
+        bearer = _Bearer(control_token(secret.read_bytes()))
         client = ControlHttpClient.from_server_address(
             server_address=address,
             insecure=False,
             root_certificates=ca.read_bytes(),
-            interceptors=[CliClientHttpInterceptor(), RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=[CliClientHttpInterceptor(), RuntimeVersionHttpInterceptor(component_name="flwr CLI"), bearer],
         )
         try:
             yield Control(client)
@@ -170,10 +184,10 @@ def connected(address: str, ca: Path) -> Iterator[Control]:
         ) from error
 
 
-def is_up(address: str, ca: Path) -> bool:
+def is_up(address: str, ca: Path, secret: Path) -> bool:
     """Tell whether the SuperLink answers."""
     try:
-        with connected(address, ca) as control:
+        with connected(address, ca, secret) as control:
             control.nodes()
     except ProcessError:
         return False

@@ -116,7 +116,7 @@ def programs(folder: Path, settings: CoordinatorSettings, *, log_json: bool = Fa
 
     def ready() -> bool:
         if time.monotonic() - asked["at"] > _ASK_EVERY and not asked["up"]:
-            asked.update(at=time.monotonic(), up=is_up(address, ca))
+            asked.update(at=time.monotonic(), up=is_up(address, ca, secret))
         return bool(asked["up"])
 
     return [Program("superlink", link, setting, ready=ready), Program("superexec", execute, setting)]
@@ -130,8 +130,8 @@ def admitted(folder: Path) -> list[Path]:
 def admit_nodes(control: Control, folder: Path) -> tuple[list[str], list[str]]:
     """Let the nodes in `nodes/` take part, and nobody else; returns who came and who went.
 
-    A member of the epoch stays also where its file is missing: Flower takes nobody back whom it has struck off, and a file that was
-    lost, or is not restored yet, is no decision. Who shall not take part is excluded, or left out of the next epoch.
+    A member of the epoch stays also where its file is missing: a file that was lost, or is not restored yet, is not a decision. An
+    institution that shall not take part is excluded, or left out of the next epoch.
     """
     members = Agreement.load(folder / AGREEMENT).members
     missing = sorted(set(members) - {key.stem for key in admitted(folder)})
@@ -201,7 +201,7 @@ def _parties(folder: Path) -> Iterator[tuple[Journal, frozenset[str]]]:
     begun.require(folder, Role.COORDINATOR)
     folder = folder.resolve()
     agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
-    with suppress(ProcessError), connected(settings.superlink, folder / settings.ca) as control:
+    with suppress(ProcessError), connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
         note_names(control, folder)
     journal = open_journal(folder, agreement)
     try:
@@ -214,7 +214,7 @@ def _parties(folder: Path) -> Iterator[tuple[Journal, frozenset[str]]]:
 def _once_ready(folder: Path, settings: CoordinatorSettings, started: frozenset[str]) -> None:
     """Admit nodes, and end runs whose server app went down with an earlier SuperExec."""
     try:
-        with connected(settings.superlink, folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
             came, went = admit_nodes(control, folder)
             if came or went:
                 _log.info("nodes", admitted=came, dismissed=went)
@@ -248,20 +248,20 @@ def install(folder: Path, half: Path, **how: Any) -> Installed:
     """
     folder = folder.resolve()
     settings = CoordinatorSettings.load(folder) if folder.exists() else CoordinatorSettings()
-    address, ca = settings.superlink, folder / settings.ca
-    running = ca.exists() and is_up(address, ca)
+    superlink = settings.superlink, folder / settings.ca, folder / RUN / SECRET
+    running = is_up(*superlink)
     if running:
-        _require_no_run(address, ca)
+        _require_no_run(*superlink)
     terms = checked_and_installed(folder, half, **how)
     if not running:
         return Installed(terms)
-    with connected(address, ca) as control:
+    with connected(*superlink) as control:
         came, went = admit_nodes(control, folder)
     return Installed(terms, sha256_of((folder / FLOWER / FAB).read_bytes()), came, went)
 
 
-def _require_no_run(address: str, ca: Path) -> None:
-    with connected(address, ca) as control:
+def _require_no_run(address: str, ca: Path, secret: Path) -> None:
+    with connected(address, ca, secret) as control:
         for run in control.runs():
             if not run.over:
                 raise ProcessError(

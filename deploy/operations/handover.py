@@ -16,6 +16,7 @@ from dictpfl.client.folder import DIARY, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
 from dictpfl.client.keys.vault import stored_passphrase
 from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError
+from dictpfl.deploy.ceremony.departures import is_study
 from dictpfl.deploy.ceremony.envelope import Envelope
 from dictpfl.deploy.ceremony.export import KIND, export_state
 from dictpfl.deploy.ceremony.pinning import pinned
@@ -33,7 +34,12 @@ class Handover:
         self._made = self._found()
 
     def look(self) -> bool:
-        """Export, if a run has ended since the last export; whether it did. One try a run: an operator can export, too."""
+        """Export, if a run has ended since the last export; whether it did. One try a run: an operator can export, too.
+
+        Nothing is exported of a study: it has no rotation, and no identity of its own that could sign.
+        """
+        if is_study(self._folder):
+            return False
         ended = settled(self._folder / DIARY)
         epochs = installed(self._folder)
         if ended is None or not epochs or (ended.round, epochs[-1]) == self._made or pinned(self._folder) is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.asking import app_here, asked_passphrase, confirmed, say_identity
+from dictpfl.deploy.ceremony.asking import app_here, asked_passphrase, at_terminal, confirmed, say_identity
 from dictpfl.deploy.ceremony.cli import AuthorityFolder, Fingerprint, InstitutionFolder, PassphraseFile
 from dictpfl.deploy.extras import require
 
@@ -29,8 +30,10 @@ def invite(
     from dictpfl.deploy.operations import inviting
 
     console.require_place(out)
-    inviting.invite(folder, asked_passphrase(passphrase_file), out, coordinator=address, ca=ca, app=app_here())
-    console.say(f"{out}: send it to each institution, and read your eight words out by phone")
+    made = inviting.invite(folder, asked_passphrase(passphrase_file), out, coordinator=address, ca=ca, app=app_here())
+    console.say(
+        f"{out}: invitation {made.serial} of {made.date}; send it to each institution, and read your eight words out by phone"
+    )
 
 
 def accept(
@@ -47,6 +50,13 @@ def accept(
     from dictpfl.deploy.ceremony.identity import PUBLIC
     from dictpfl.deploy.operations import inviting
 
+    def agreed(changes: Sequence[str]) -> bool:
+        for change in changes:
+            console.say(change)
+        if authority_fingerprint is not None:
+            return True
+        return at_terminal() and typer.confirm("Did the authority say so by phone?")
+
     own = inviting.accept(
         folder,
         name,
@@ -55,6 +65,7 @@ def accept(
         app=app_here(),
         said=authority_fingerprint,
         confirm=confirmed,
+        agree=agreed,
     )
     console.say(f"{folder / PUBLIC}: send it to the authority, and read this fingerprint out by phone")
     say_identity(own)

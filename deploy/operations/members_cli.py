@@ -18,7 +18,7 @@ def admit(
     name: Annotated[str, typer.Argument(help="The institution's name.")],
     public_key: Annotated[Path, typer.Argument(metavar="NODE.pub", help="From `dictpfl institution enrol`.")],
 ) -> None:
-    """Let an institution's node take part; at once if the coordinator is up, else when it starts."""
+    """Let an institution's node take part, also one that was dismissed; at once if the coordinator is up, else when it starts."""
     from dictpfl.common.errors import ProcessError
     from dictpfl.common.files import owner_only, write_private
     from dictpfl.deploy.ceremony.custody import record
@@ -26,7 +26,7 @@ def admit(
     from dictpfl.deploy.ceremony.installing import node_digest
     from dictpfl.deploy.operations import begun
     from dictpfl.deploy.operations.control import connected, require_node_key
-    from dictpfl.deploy.operations.places import NODES
+    from dictpfl.deploy.operations.places import NODES, RUN, SECRET
     from dictpfl.deploy.operations.settings import CoordinatorSettings
 
     require_name(name)
@@ -34,16 +34,11 @@ def admit(
     # Also where no SuperLink is up to refuse it: the next one would not start with it, and the key that was there be lost.
     require_node_key(public_key)
     kept = owner_only(folder / NODES) / f"{name}.pub"
-    before = kept.read_bytes() if kept.exists() else None
     write_private(kept, public_key.read_bytes())
     settings = CoordinatorSettings.load(folder)
     try:
-        with connected(settings.superlink, folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
             control.admit(kept)
-    except ConfigError:
-        # It would be refused again at every start.
-        kept.unlink() if before is None else write_private(kept, before)
-        raise
     except ProcessError:
         said = f"{name} will be admitted when the coordinator starts"
     else:
@@ -56,12 +51,13 @@ def dismiss(
     folder: CoordinatorFolder,
     name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
 ) -> None:
-    """Strike an institution's node off for good, as when it has left; the coordinator must be up."""
+    """Strike an institution's node off, as when it has left, until `admit` takes it back; the coordinator must be up."""
     from dictpfl.deploy.ceremony.custody import record
     from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
     from dictpfl.deploy.operations import begun
     from dictpfl.deploy.operations.control import connected
     from dictpfl.deploy.operations.coordinator import admitted
+    from dictpfl.deploy.operations.places import RUN, SECRET
     from dictpfl.deploy.operations.settings import CoordinatorSettings
 
     begun.require(folder, Role.COORDINATOR)
@@ -69,7 +65,7 @@ def dismiss(
     if name not in kept:
         raise ConfigError(f"{name!r} is not admitted; admitted are {sorted(kept)}")
     settings = CoordinatorSettings.load(folder)
-    with connected(settings.superlink, folder / settings.ca) as control:
+    with connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
         control.dismiss(kept[name])
     record(folder, coordinator_signer(folder), "node dismissed", institution=name)
     # Last: as long as the file is there, the next start would admit the node again, and this can be repeated.

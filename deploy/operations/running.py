@@ -17,7 +17,7 @@ from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
 from dictpfl.deploy.operations import begun, disk
 from dictpfl.deploy.operations.agreed import agreed, installed
 from dictpfl.deploy.operations.control import Control, RunState, connected
-from dictpfl.deploy.operations.places import FLOWER, NODES
+from dictpfl.deploy.operations.places import FLOWER, NODES, RUN, SECRET
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, open_journal
@@ -93,7 +93,7 @@ class _Watch:
     def __init__(self, folder: Path, agreement: Agreement, on_round: OnRound) -> None:
         self._folder = folder
         settings = CoordinatorSettings.load(folder)
-        self._address, self._ca = settings.superlink, folder / settings.ca
+        self._superlink = settings.superlink, folder / settings.ca, folder / RUN / SECRET
         self._bundle = installed(folder / FLOWER, agreed(folder, folder, settings.bundle))
         self._agreement, self._on_round = agreement, on_round
         self.journal = open_journal(folder, agreement)
@@ -140,7 +140,7 @@ class _Watch:
             time.sleep(POLL_SECONDS)
 
     def _begin(self, *, restart: bool) -> None:
-        with connected(self._address, self._ca) as control:
+        with connected(*self._superlink) as control:
             for state in control.runs():
                 if not state.over and restart:
                     control.stop(state.run)
@@ -161,7 +161,7 @@ class _Watch:
             return None
         self._asked = time.monotonic()
         try:
-            with connected(self._address, self._ca) as control:
+            with connected(*self._superlink) as control:
                 state = _find(control, self._run)
                 self._say_who_is_missing(control)
         except ProcessError as error:
@@ -236,7 +236,7 @@ def away(folder: Path) -> list[str]:
     agreement, settings = Agreement.load(folder / AGREEMENT), CoordinatorSettings.load(folder)
     journal = open_journal(folder, agreement)
     try:
-        with connected(settings.superlink, folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
             return _not_online(agreement, folder, control, journal)[1]
     finally:
         journal.close()
@@ -266,7 +266,7 @@ def rounds_to_end_with(folder: Path) -> int:
     journal = open_journal(folder, agreement)
     try:
         before = journal.next_round
-        while journal.next_round == before and _runs(settings.superlink, folder / settings.ca):
+        while journal.next_round == before and _runs(settings.superlink, folder / settings.ca, folder / RUN / SECRET):
             time.sleep(POLL_SECONDS)
         done = max(1, journal.updates())
         _log.info("draining", rounds=done)
@@ -275,6 +275,6 @@ def rounds_to_end_with(folder: Path) -> int:
         journal.close()
 
 
-def _runs(address: str, ca: Path) -> bool:
-    with connected(address, ca) as control:
+def _runs(address: str, ca: Path, secret: Path) -> bool:
+    with connected(address, ca, secret) as control:
         return any(not run.over for run in control.runs())

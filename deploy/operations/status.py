@@ -17,6 +17,7 @@ from dictpfl.deploy.operations.agreed import agreed
 from dictpfl.deploy.operations.certificates import days_left
 from dictpfl.deploy.operations.control import Node, connected
 from dictpfl.deploy.operations.health import down, last_contact, processes
+from dictpfl.deploy.operations.places import RUN, SECRET
 from dictpfl.deploy.operations.readiness import trouble as trouble_here
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 from dictpfl.server.agreement import Agreement
@@ -106,7 +107,7 @@ def _rounds(journal: Journal) -> list[dict[str, Any]]:
 def _nodes(folder: Path, settings: CoordinatorSettings) -> list[dict[str, Any]] | None:
     """None: no SuperLink answers."""
     try:
-        with connected(settings.superlink, folder / settings.ca) as control:
+        with connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
             return [_node(node, settings) for node in control.nodes()]
     except DictPFLError:
         return None

@@ -1,13 +1,19 @@
-"""Doorbell of the SuperLink of Flower 1.42: an institution that finds no message is held on the line until one comes.
+"""Repairs of the SuperLink of Flower 1.42: a doorbell, a secret for its control interface, and nodes that may come back.
 
+The doorbell: an institution that finds no message is held on the line until one comes.
 Flower's institutions look every 3 s, so that each step of a round waits for up to 3 s, and most looks are in vain. Here a look in
 vain is answered when a message has come, or after `HOLD_SECONDS`, and says that the next look may follow at once. It never brings
 the message itself: one handed to a line that broke meanwhile would count as delivered, and the round wait until its deadline.
+
+The secret: Flower's control interface has no login, so every account on the machine could strike nodes off, and start and stop
+runs. Here it wants a token, made from the secret in `run/`, which the operator's account alone reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import importlib
 import os
 from collections import Counter
@@ -21,6 +27,12 @@ HOLD_SECONDS = 20.0
 """Seconds for which a look in vain is held; Flower's client gives up after thirty."""
 AGAIN = 1
 """Mark of an answer that was held, in a field that Flower's own institutions do not read: look again at once."""
+_CONTROL = b"dictpfl control 1"
+
+
+def control_token(secret: bytes) -> str:
+    """Return what the control interface wants to see, in hexadecimal; whoever has it has not the secret of the SuperExec."""
+    return hmac.new(secret, _CONTROL, hashlib.sha256).hexdigest()
 
 
 class Bell:
@@ -121,8 +133,45 @@ def let_go_at_the_end(bell: Bell) -> None:
     server.handle_exit = let_go
 
 
+def ask_for_the_secret() -> None:
+    """Have this process's SuperLink refuse each call of its control interface that does not show the token (401)."""
+    module = importlib.import_module("flwr.superlink.dependencies.account").__dict__
+    access, refusal = module["AccountAccessDependency"], module["BearerAuthenticationError"]
+    allow = access.__call__
+
+    def ask_and_allow(self: Any, request: Any) -> Any:
+        wanted = f"Bearer {control_token(request.app.state.superexec_auth_secret)}"
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), wanted.encode()):
+            raise refusal
+        return allow(self, request)
+
+    access.__call__ = ask_and_allow
+
+
+def take_back() -> None:
+    """Have this process's SuperLink register a node again that was struck off: under Flower its key is refused for good."""
+    module = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate").__dict__
+    state, model, status = module["SqlLinkState"], module["NodeModel"], module["NodeStatus"]
+    create = state.create_node
+
+    def create_or_take_back(
+        self: Any, owner_aid: str, owner_name: str, public_key: bytes, *others: Any, **named: Any
+    ) -> Any:
+        gone = (model.public_key == public_key, model.status == status.UNREGISTERED, model.owner_aid == owner_aid)
+        back = module["update"](model).where(*gone).values(status=status.REGISTERED, unregistered_at=None)
+        with self.session() as session:
+            node = session.scalar(back.returning(model.node_id))
+        if node is None:
+            return create(self, owner_aid, owner_name, public_key, *others, **named)
+        return module["int64_to_uint64"](node)
+
+    state.create_node = create_or_take_back
+
+
 def mend() -> None:
-    """Make all repairs, in this process; none where a fixed pause between looks is wanted (`DICTPFL_POLL`)."""
+    """Make all repairs, in this process; no doorbell where a fixed pause between looks is wanted (`DICTPFL_POLL`)."""
+    ask_for_the_secret()
+    take_back()
     if os.environ.get(POLL):
         return
     bell = Bell()

@@ -14,7 +14,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.deploy.attacks.results import RESULTS
-from dictpfl.deploy.ceremony.keeping import STUDIES
+from dictpfl.deploy.ceremony.departures import STUDIES
 from dictpfl.deploy.runs.run import CONFIG, SUMMARY, Run
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, JOURNAL

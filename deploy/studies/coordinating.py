@@ -10,8 +10,8 @@ from dictpfl.common.errors import BundleError, CeremonyError, IdentityError
 from dictpfl.common.files import owner_only, write_private
 from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.bundle import STUDY
+from dictpfl.deploy.ceremony.departures import STUDIES
 from dictpfl.deploy.ceremony.identity import CUSTODY_KEY, PUBLIC, Role, coordinator_signer
-from dictpfl.deploy.ceremony.keeping import STUDIES
 from dictpfl.deploy.operations.coordinator import Installed, install
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 from dictpfl.deploy.studies.papers import Notice, read_paper

@@ -81,7 +81,7 @@ def abort(studies: Studies, study: Study, party: Signer, reason: str, out: Path 
 
 def stop(study: Study) -> None:
     """Have the `up` of a study end, if one runs here."""
-    if pid := study.running or study.waiting:
+    if pid := study.running:
         os.kill(pid, signal.SIGTERM)
 
 

@@ -34,7 +34,7 @@ def make_key(
     """Make the key of a study and seal it to those who approved; `out` gets their bundles and the coordinator's half.
 
     Raises:
-        StudyError: too few approved, it was aborted, or its day has passed. DictPFLError: refused; `out` is not written.
+        StudyError: too few approved, it was aborted, or its day has passed. BundleError: who approved has left. DictPFLError: refused; `out` is not written.
     """
     proposal = study.wanted
     if study.aborted:
@@ -52,6 +52,8 @@ def make_key(
             f"{given or 'none'}; give the file that the lead proposed by --weights, or none"
         )
     approvals = study.approvals
+    for notice in approvals:
+        studies.network.require_institution(notice.by, f"the approval by {notice.by.name}")
     names, least = [notice.by.name for notice in approvals], proposal.config.federation.min_participants
     if len(names) < least:
         raise StudyError(

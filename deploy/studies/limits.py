@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -13,21 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from dictpfl.common.errors import StudyError
-from dictpfl.common.files import lock_if_free, owner_only, write_private
-from dictpfl.deploy.operations.places import RUN
+from dictpfl.common.files import lock_if_free, write_private
 from dictpfl.deploy.studies.papers import Proposal
 from dictpfl.deploy.studies.policy import Policy
-from dictpfl.deploy.studies.store import QUEUED, Study
+from dictpfl.deploy.studies.store import Study
 
 _BEGAN = "began"
 _GIB = 1 << 30
 _HOUR = 3600.0
-_ASK_SECONDS = 1.0
 _HIDDEN = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,12 +64,6 @@ class Limits:
         os.environ.update(hidden)
         return hidden
 
-    def look(self) -> None:
-        """End this process once the time is over; its supervisor takes everything with it."""
-        if time.time() >= self.ends:
-            _log.warning("the study has had its hours here, and stops")
-            os.kill(os.getpid(), signal.SIGTERM)
-
 
 def _time_in(path: Path) -> float:
     """Seconds since 1970 that a file holds.
@@ -97,33 +85,27 @@ def _time_in(path: Path) -> float:
 
 @contextmanager
 def one_of(root: Path, study: Study, at_once: int) -> Iterator[None]:
-    """Hold one of the places for studies that run at a time, once one is free.
+    """Hold one of the places for studies that run at a time.
 
     Args:
         root: folder of the party's studies.
-        study: that waits.
+        study: that is to run.
         at_once: places.
+
+    Raises:
+        StudyError: none is free.
     """
-    mark = owner_only(study.folder / RUN) / QUEUED
-    waits = False
+    places = [root / f".place-{number}.lock" for number in range(at_once)]
+    held = next((place for place in map(lock_if_free, places) if place is not None), None)
+    if held is None:
+        names = sorted({place.read_text(encoding="utf-8") or "another one" for place in places})
+        raise StudyError(
+            f"{study.name} is not started: at_once in policy.toml lets {at_once} run at a time, and {', '.join(names)} has a place until its "
+            f"`up` is stopped. Stop that, then start {study.name} again"
+        )
     try:
-        while (place := _free_place(root, at_once)) is None:
-            if not waits:
-                _log.info("waits for another study to end", study=study.name, at_once=at_once)
-                write_private(mark, f"{os.getpid()}\n".encode())
-                waits = True
-            time.sleep(_ASK_SECONDS)
-    finally:
-        mark.unlink(missing_ok=True)
-    try:
+        os.ftruncate(held, 0)
+        os.pwrite(held, study.name.encode(), 0)
         yield
     finally:
-        os.close(place)
-
-
-def _free_place(root: Path, at_once: int) -> int | None:
-    for number in range(at_once):
-        place = lock_if_free(root / f".place-{number}.lock")
-        if place is not None:
-            return place
-    return None
+        os.close(held)

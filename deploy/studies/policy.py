@@ -46,7 +46,7 @@ class Policy(Section):
     hours: Share = Field(168.0, description="Most hours that a study may run here, from its first start on.")
     memory_gib: Share = Field(16.0, description="Most GiB of memory that each process of a study may take.")
     gpu: bool = Field(False, description="A study may use a GPU.")
-    at_once: Annotated[int, Field(ge=1)] = Field(1, description="Studies that run at a time; further ones wait.")
+    at_once: Annotated[int, Field(ge=1)] = Field(1, description="Studies that run at a time; further ones are refused.")
 
     @classmethod
     def load(cls, folder: Path) -> Self:

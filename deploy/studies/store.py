@@ -16,19 +16,17 @@ from dictpfl.client.folder import DIARY
 from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import BundleError, CeremonyError, DictPFLError, StudyError
 from dictpfl.common.files import locked, owner_only, write_private
+from dictpfl.deploy.ceremony.departures import STUDIES, departed, study_folders
 from dictpfl.deploy.ceremony.identity import PublicIdentity, Role, Signer, require_name
-from dictpfl.deploy.ceremony.keeping import FEDERATION, STUDIES, study_folders
+from dictpfl.deploy.ceremony.keeping import FEDERATION
 from dictpfl.deploy.operations.handover import settled
 from dictpfl.deploy.operations.health import processes
-from dictpfl.deploy.operations.places import RUN
 from dictpfl.deploy.studies.network import Network
 from dictpfl.deploy.studies.papers import Kind, Notice, Proposal, paper_of, read_paper
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, JOURNAL, open_journal
 
 _PROPOSAL, _VERSIONS, _NOTICES = "proposal.json", "versions", "notices"
-QUEUED = "queued"
-"""File in the run folder of a study whose `up` waits for another one to end: its process id."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +97,10 @@ class Study:
         return _alive(processes(self.folder).get("supervisor") or 0)
 
     @property
-    def waiting(self) -> int:
-        """Process id of an `up` that waits for another study to end; 0: none."""
-        try:
-            return _alive(int((self.folder / RUN / QUEUED).read_text(encoding="ascii")))
-        except (OSError, ValueError):
-            return 0
-
-    @property
     def ended(self) -> bool:
-        """Tells whether all its rounds are done, or institutions stopped early, as far as this party can see."""
+        """Tells whether it is over: all rounds are done, institutions stopped early, or a member left the network, as seen here."""
+        if departed(self.folder):
+            return True
         if (self.folder / AGREEMENT).exists() and (self.folder / JOURNAL).exists():
             agreement = Agreement.load(self.folder / AGREEMENT)
             journal = open_journal(self.folder, agreement)
@@ -127,7 +119,7 @@ class Study:
         if self.aborted or (mine is not None and mine.kind in ("refused", "paused")):
             return "aborted" if self.aborted or mine is None else mine.kind
         if self.keyed:
-            return "ended" if self.ended else "running" if self.running else "queued" if self.waiting else "keyed"
+            return "ended" if self.ended else "running" if self.running else "keyed"
         asked = len(self.proposal.institutions) if self.proposal else 0
         return f"approved by {len(self.approvals)} of {asked}" if self.approvals else "proposed"
 

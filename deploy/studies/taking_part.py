@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from dictpfl.client.folder import TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.keys.epochs import installed
 from dictpfl.common.errors import ConfigError, IdentityError, StudyError
 from dictpfl.common.files import in_shell, write_private
 from dictpfl.deploy.ceremony.changing import finish_change
+from dictpfl.deploy.ceremony.departures import STUDIES, departed
 from dictpfl.deploy.ceremony.identity import Role
 from dictpfl.deploy.ceremony.joining import Joined, Member, join, read_envelope
-from dictpfl.deploy.ceremony.keeping import STUDIES
 from dictpfl.deploy.ceremony.nodes import NODE, NODE_PUBLIC, node_key
 from dictpfl.deploy.ceremony.passphrase import relative
 from dictpfl.deploy.operations.institution import up
@@ -26,6 +29,7 @@ from dictpfl.deploy.studies.papers import Notice, Proposal
 from dictpfl.deploy.studies.policy import Policy
 from dictpfl.deploy.studies.store import Studies, Study
 
+_log = structlog.get_logger(__name__)
 _FIRST_PORT = 9095
 """Port of a study whose network has never been up; else it is the next after those that are taken."""
 
@@ -50,6 +54,7 @@ def take_key(
         raise StudyError(f"{bundle} is the bundle of no study; `dictpfl institution join` installs it")
     study = studies.get(name)
     proposal = require_going(studies, study)
+    _require_release(proposal, app)
     policy = Policy.load(studies.party)
     policy.require_kept(proposal, app)
     settings = _settings(studies, study, policy, passphrase_file)
@@ -71,7 +76,7 @@ def require_going(studies: Studies, study: Study) -> Proposal:
     """Return the proposal of a study that this institution has approved and not withdrawn from.
 
     Raises:
-        StudyError: it has not, or it was aborted. IdentityError: the folder is no institution's.
+        StudyError: it has not, it was aborted, or a member left the network. IdentityError: the folder is no institution's.
     """
     own = studies.network.own
     if own.role is not Role.INSTITUTION:
@@ -85,6 +90,11 @@ def require_going(studies: Studies, study: Study) -> Proposal:
         raise StudyError(
             f"{study.name}, version {study.wanted.version}, is {said.kind if said else 'not approved'} here; `dictpfl study approve "
             f"{study.name}` says otherwise"
+        )
+    if left := departed(study.folder):
+        raise StudyError(
+            f"{study.name} has ended: {', '.join(left)} left the network, and has its key. The lead should propose it under another name, to "
+            "those who stay"
         )
     return study.wanted
 
@@ -112,6 +122,7 @@ def make_ready(
         raise StudyError(
             f"the key of {study.name} is not here yet; give the bundle that the authority sends in place of the name"
         )
+    _require_release(proposal, app)
     policy = Policy.load(studies.party)
     policy.require_kept(proposal, app)
     before = InstitutionSettings.load(study.folder)
@@ -139,8 +150,37 @@ def run(studies: Studies, study: Study, told: dict[str, Any], *, log_json: bool)
         limits = Limits.of(study, policy)
         limits.require_time(study.wanted)
         limits.impose()
-        with watched(limits.look, "limits"):
+        with watched(_Over(studies, study, limits).look, "limits"):
             up(study.folder, log_json=log_json, **told)
+
+
+class _Over:
+    """Ends this process once its study is over here; its supervisor takes everything with it."""
+
+    def __init__(self, studies: Studies, study: Study, limits: Limits) -> None:
+        self._studies, self._study, self._limits = studies, study, limits
+        self._said = False
+
+    def look(self) -> None:
+        """End it where the time is over, the study was stopped by a paper, or a member left the network."""
+        if self._said:
+            return
+        try:
+            self._limits.require_time(self._study.wanted)
+            require_going(self._studies, self._studies.get(self._study.name))
+        except StudyError as reason:
+            self._said = True
+            _log.warning("the study stops here", reason=str(reason))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _require_release(proposal: Proposal, app: str) -> None:
+    """Refuse a study whose key was made for another release: its text stands, so nobody can make another version of it."""
+    if proposal.app != app:
+        raise StudyError(
+            f"{proposal.name} has its key for the release with app {proposal.app[:12]}, and here is {app[:12]}: a study runs on one release, to "
+            f"its end. Ask {proposal.lead.name} to propose it under another name, from its model (`--weights`) if it has one"
+        )
 
 
 def _keep(studies: Studies, study: Study, approvals: Sequence[Notice]) -> None:

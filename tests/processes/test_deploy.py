@@ -325,7 +325,7 @@ def test_another_app_bundle(deployment: Deployment, tmp_path: Path) -> None:
     with (app / "dictpfl" / "server" / "app.py").open("a") as file:
         file.write("# another release\n")
     other = build(app)
-    with connected(f"127.0.0.1:{deployment.port}", deployment.coordinator / "tls" / "ca.pem") as control:
+    with connected(*deployment.superlink) as control:
         started = control.start(other)  # whoever reaches the control interface may try
         refused = until(
             lambda: next((r for r in control.runs() if r.run == started and r.over), None),

@@ -123,8 +123,10 @@ def test_a_bundle_that_was_cut_off(world: Ceremonial, tmp_path: Path) -> None:
     refused(world.join("berlin", bundle=half), "cut off")
 
 
-def test_a_second_bundle_for_the_same_epoch(world: Ceremonial) -> None:
-    refused(world.join("berlin"), "a second bundle for it is refused")
+def test_the_same_bundle_again_changes_nothing(world: Ceremonial) -> None:
+    again = world.join("berlin")
+    assert again.wait(60) == 0, again.text
+    assert "is in epoch 1 already, by this bundle: nothing was changed" in again.text
 
 
 @pytest.mark.parametrize("command", ["export-state", "join"])
@@ -198,13 +200,13 @@ def test_a_folder_that_the_group_may_enter(world: Ceremonial, tmp_path: Path) ->
 @pytest.mark.skipif(NGINX is None, reason="NO PROXY TESTED: nginx is not installed (apt-get install nginx-light)")
 def test_the_control_interface_through_the_proxy(world: Ceremonial) -> None:
     """Flower's own client for it: answered on loopback, refused from outside."""
-    ca = world.coordinator / "tls" / "ca.pem"
-    with connected(f"127.0.0.1:{world.port}", ca) as control:
+    _, *keys = world.superlink
+    with connected(*world.superlink) as control:
         assert {node.name for node in control.nodes()} >= {"berlin", "kyoto"}
-    with pytest.raises(ProcessError, match="refuses: HTTP 404"), connected(world.address, ca) as control:
+    with pytest.raises(ProcessError, match="refuses: HTTP 404"), connected(world.address, *keys) as control:
         control.nodes()
     bundle = (world.coordinator / "flower" / "agreed.fab").read_bytes()
-    with pytest.raises(ProcessError, match="refuses: HTTP"), connected(world.address, ca) as control:
+    with pytest.raises(ProcessError, match="refuses: HTTP"), connected(world.address, *keys) as control:
         control.start(bundle)
 
 

@@ -21,6 +21,7 @@ from dictpfl.client.memory.record import Memory
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.places import RUN, SECRET
 from dictpfl.deploy.simulation.flower import session
 from dictpfl.deploy.simulation.founding import Founded, found
 from dictpfl.server.journal import Journal
@@ -298,11 +299,16 @@ class Deployment:
         finally:
             journal.close()
 
+    @property
+    def superlink(self) -> tuple[str, Path, Path]:
+        """Address of the control interface, the authority of its certificate, and the file with its secret."""
+        return f"127.0.0.1:{self.port}", self.coordinator / "tls" / "ca.pem", self.coordinator / RUN / SECRET
+
     def node_states(self) -> dict[str, str]:
         """Status of each node that the SuperLink knows."""
         from dictpfl.deploy.operations.control import connected
 
-        with connected(f"127.0.0.1:{self.port}", self.coordinator / "tls" / "ca.pem") as control:
+        with connected(*self.superlink) as control:
             return {node.name: node.status for node in control.nodes()}
 
     def online(self, names: Sequence[str], seconds: float = 120) -> None:

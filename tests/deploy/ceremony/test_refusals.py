@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import dictpfl.common.files
 import dictpfl.deploy.ceremony.joining
@@ -19,7 +20,9 @@ from dictpfl.deploy.ceremony import custody
 from dictpfl.deploy.ceremony.bundle import KIND
 from dictpfl.deploy.ceremony.envelope import Envelope, pack, seal, unpack
 from dictpfl.deploy.ceremony.identity import PUBLIC, Identity, Role, make_identity, open_identity
-from tests.support.ceremonies import PASSPHRASES, Ceremony
+from dictpfl.deploy.ceremony.keeping import FEDERATION
+from dictpfl.deploy.cli import app
+from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony, config
 
 Refusal = type[DictPFLError] | tuple[type[DictPFLError], str]
 """A class of errors, or one and its code."""
@@ -40,9 +43,19 @@ def test_a_bundle_for_somebody_else(ceremony: Ceremony) -> None:
     refused(ceremony, "berlin", (BundleError, "wrong-recipient"), "another party", bundle=ceremony.bundle("oslo"))
 
 
-def test_a_second_bundle_for_the_same_epoch(ceremony: Ceremony) -> None:
-    ceremony.join("berlin")
-    refused(ceremony, "berlin", (BundleError, "same-epoch"), "second bundle")
+def test_the_same_bundle_again_is_told_as_harmless_and_another_one_of_its_epoch_is_refused(ceremony: Ceremony) -> None:
+    """A repeat was refused like an attack: "if the first one is not the one that the authority made, call it"."""
+    first = ceremony.join("berlin")
+    before = ceremony.files("berlin")
+    assert not first.repeated
+    typed = ["institution", "join", str(ceremony.bundle("berlin")), "--folder", str(ceremony.home("berlin"))]
+    done = CliRunner().invoke(app, [*typed, "--passphrase-file", str(ceremony.home("berlin") / "passphrase")])
+    assert done.exit_code == 0, done.output
+    assert "is in epoch 1 already, by this bundle: nothing was changed" in " ".join(done.output.split())
+    assert ceremony.files("berlin") == before
+    (ceremony.authority / FEDERATION).unlink()
+    other = ceremony.genesis(ceremony.root / "other", NAMES, config())
+    refused(ceremony, "berlin", (BundleError, "same-epoch"), "from another bundle", bundle=other.bundle("berlin"))
 
 
 def test_a_wrong_passphrase(ceremony: Ceremony) -> None:

@@ -165,7 +165,7 @@ def test_who_is_up_is_excluded_by_the_key_that_was_admitted(coordinator: Path) -
 
 
 def test_a_member_whose_file_is_missing_is_not_struck_off(coordinator: Path) -> None:
-    """Flower takes nobody back whom it has struck off: one file that was not restored would cost an institution its place for good."""
+    """A file that was not restored is not a decision, and would cost an institution its place."""
     admitted_under(coordinator, "berlin", "oslo")
     control = FakeControl(*(Node(n, name, "online", 0.0, "") for n, name in ((5, "berlin"), (6, "kyoto"), (7, "oslo"))))
     with capture_logs() as logs:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from dictpfl.common.errors import (
     AppBundleError,
@@ -29,9 +33,9 @@ from dictpfl.deploy.ceremony.identity import (
     open_identity,
     public_of,
 )
-from dictpfl.deploy.ceremony.pinning import pinned
+from dictpfl.deploy.ceremony.pinning import PINNED, pinned
 from dictpfl.deploy.operations.certificates import CA, try_out
-from dictpfl.deploy.operations.inviting import Invitation, accept, invite
+from dictpfl.deploy.operations.inviting import ACCEPTED, Invitation, accept, invite
 from dictpfl.deploy.operations.settings import NodeSettings
 
 PASSPHRASE = b"correct horse battery"
@@ -53,6 +57,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def words(made: Path) -> str:
     return spoken(public_of(made / "authority").fingerprint)
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
 def unasked() -> bytes:
@@ -77,9 +85,68 @@ def test_a_newer_invitation_brings_a_new_address_and_certificate(made: Path, wor
     try_out(tmp_path / "tls", ["other.example.org"])
     newer, elsewhere = tmp_path / "newer", "other.example.org:8443"
     invite(made / "authority", PASSPHRASE, newer, coordinator=elsewhere, ca=tmp_path / "tls" / CA, app=APP)
-    assert accept(home, None, unasked, newer, app=APP) == first  # whom to trust is known: nothing is asked
+    before = contents(home)
+    with pytest.raises(ConfigError, match=rf"coordinator: {ADDRESS} becomes {elsewhere}; authority of its certificate"):
+        accept(home, None, unasked, newer, app=APP)
+    assert contents(home) == before
+    asked: list[str] = []
+
+    def agree(changes: Sequence[str]) -> bool:
+        asked.extend(changes)
+        return True
+
+    assert accept(home, None, unasked, newer, app=APP, agree=agree) == first  # whom to trust is known
     assert NodeSettings.load(home).coordinator == elsewhere
     assert (home / CA).read_text() == (tmp_path / "tls" / CA).read_text()
+    assert asked[0] == f"coordinator: {ADDRESS} becomes {elsewhere}"
+    prints = [x509.load_pem_x509_certificate((tls / CA).read_bytes()) for tls in (made / "tls", tmp_path / "tls")]
+    assert [one.fingerprint(SHA256()).hex()[:16] in asked[1] for one in prints] == [True, True]
+    assert len(asked) == 2
+
+
+def test_an_older_invitation_is_refused_and_one_that_changes_nothing_is_not(
+    made: Path, words: str, tmp_path: Path
+) -> None:
+    """Whoever reads the mail sends the old one again, whose address is not the coordinator's any more."""
+    home, authority = tmp_path / "berlin", tmp_path / "authority"
+    make_identity(authority, "ministry", Role.AUTHORITY, PASSPHRASE)
+    for number in (1, 2, 3):
+        told = {"coordinator": f"c{number}.example.org:443", "ca": made / "tls" / CA, "app": APP}
+        assert invite(authority, PASSPHRASE, tmp_path / f"{number}", **told).serial == number
+    said, yes = spoken(public_of(authority).fingerprint), lambda _changes: True
+    accept(home, "berlin", lambda: PASSPHRASE, tmp_path / "2", app=APP, said=said)
+    before = contents(home)
+    with pytest.raises(
+        IdentityError, match=r"is invitation 1 of \d{4}-.*accepted was invitation 2 of \d{4}-.*older one"
+    ):
+        accept(home, None, unasked, tmp_path / "1", app=APP, said=said, agree=yes)
+    accept(home, None, unasked, tmp_path / "2", app=APP)  # nobody is asked
+    assert contents(home) == before
+    other = replace(Invitation.load(tmp_path / "2"), coordinator="c4.example.org:443")
+    (tmp_path / "twin").write_bytes(other.signed(open_identity(authority, PASSPHRASE)))
+    with pytest.raises(IdentityError, match="two that differ, under one number"):
+        accept(home, None, unasked, tmp_path / "twin", app=APP, agree=yes)
+    (home / ACCEPTED).write_bytes(b"{}")
+    with pytest.raises(IdentityError, match="from backup, or move it away"):
+        accept(home, None, unasked, tmp_path / "3", app=APP, agree=yes)
+    (home / ACCEPTED).write_bytes((tmp_path / "2").read_bytes())
+    accept(home, None, unasked, tmp_path / "3", app=APP, agree=yes)
+    with pytest.raises(IdentityError, match="older one"):
+        accept(home, None, unasked, tmp_path / "2", app=APP, agree=yes)
+
+
+def test_another_authority_is_asked_for_where_the_first_was_forgotten(made: Path, words: str, tmp_path: Path) -> None:
+    """As the manual says after `authority.json` was lost: its words again. An invitation of another one is not taken for it."""
+    home, theirs = tmp_path / "berlin", tmp_path / "theirs"
+    accept(home, "berlin", lambda: PASSPHRASE, made / "invitation", app=APP, said=words)
+    make_identity(tmp_path / "other", "agency", Role.AUTHORITY, PASSPHRASE)
+    invite(tmp_path / "other", PASSPHRASE, theirs, coordinator=ADDRESS, ca=made / "tls" / CA, app=APP)
+    (home / PINNED).unlink()
+    with pytest.raises(ConfigError, match=r"authority: ministry \(.*\) becomes agency"):
+        accept(home, None, unasked, theirs, app=APP, said=spoken(public_of(tmp_path / "other").fingerprint))
+    assert pinned(home) is None
+    accept(home, None, unasked, made / "invitation", app=APP, said=words)
+    assert pinned(home) == public_of(made / "authority")
 
 
 def test_no_single_flipped_bit_is_accepted(made: Path) -> None:
@@ -148,12 +215,12 @@ def test_what_does_not_fit_changes_nothing(made: Path, words: str, tmp_path: Pat
         accept(home, "berlin", lambda: b"short", made / "invitation", app=APP, said=words)
     assert not (home / PRIVATE).exists()
     accept(home, "berlin", lambda: PASSPHRASE, made / "invitation", app=APP, said=words)
-    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    before = contents(home)
     with pytest.raises(IdentityError, match="is the folder of the institution berlin"):
         accept(home, "kyoto", unasked, made / "invitation", app=APP)
     with pytest.raises(IdentityError, match="is the folder of the authority ministry"):
         accept(made / "authority", "berlin", unasked, made / "invitation", app=APP)
-    assert before == {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert before == contents(home)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +294,16 @@ def test_as_it_is_typed(tmp_path: Path) -> None:
             check=False,
         )
 
+    invited = "authority invite {} --coordinator localhost:{} --ca coordinator/tls/ca.pem --passphrase-file passphrase"
     for line in (
         "certificates --folder coordinator/tls --name localhost",
         "authority identity --name ministry --passphrase-file passphrase",
-        "authority invite invitation --coordinator localhost:9443 --ca coordinator/tls/ca.pem --passphrase-file passphrase",
+        invited.format("invitation", 9443),
+        invited.format("moved", 9444),
     ):
         done = dictpfl(*line.split())
         assert done.returncode == 0, done.stderr
+    assert "moved: invitation 2 of 20" in done.stdout
     refused = dictpfl("institution", "accept", "invitation", "--name", "berlin", "--passphrase-file", "passphrase")
     assert refused.returncode == 1
     assert "call it, and give what it reads out by --authority-fingerprint" in " ".join(refused.stderr.split())
@@ -245,3 +315,14 @@ def test_as_it_is_typed(tmp_path: Path) -> None:
     assert accepted.returncode == 0, accepted.stderr
     assert "institution berlin\n  " in accepted.stdout
     assert spoken(public_of(tmp_path / "institution").fingerprint) in accepted.stdout
+    moved, change = ("institution", "accept", "moved"), "coordinator: localhost:9443 becomes localhost:9444"
+    unagreed = dictpfl(*moved)
+    assert unagreed.returncode == 1
+    assert change in unagreed.stdout
+    assert "nobody agreed. Call the authority" in " ".join(unagreed.stderr.split())
+    agreed = dictpfl(*moved, "--authority-fingerprint", words)
+    assert agreed.returncode == 0, agreed.stderr
+    assert change in agreed.stdout
+    old = dictpfl("institution", "accept", "invitation", "--authority-fingerprint", words)
+    assert old.returncode == 1
+    assert "an older one is not accepted" in " ".join(old.stderr.split())

@@ -87,14 +87,13 @@ def test_enrolling_twice_keeps_the_key(institution: Path) -> None:
 def test_no_superlink(tmp_path: Path) -> None:
     try_out(tmp_path / "tls", [])
     address, ca = f"127.0.0.1:{free_port()}", tmp_path / "tls" / "ca.pem"
-    assert not is_up(address, ca)
-    with pytest.raises(ProcessError, match="coordinator up"), connected(address, ca) as control:
+    secret = secret_file(tmp_path / "secret")
+    assert not is_up(address, ca, secret)
+    with pytest.raises(ProcessError, match="coordinator up"), connected(address, ca, secret) as control:
         control.nodes()
-    with (
-        pytest.raises(ProcessError, match="no SuperLink answers"),
-        connected(address, tmp_path / "none.pem") as control,
-    ):
-        control.nodes()
+    for keys in ((tmp_path / "none.pem", secret), (ca, tmp_path / "none")):
+        with pytest.raises(ProcessError, match="no SuperLink answers"), connected(address, *keys) as control:
+            control.nodes()
 
 
 @pytest.mark.parametrize(

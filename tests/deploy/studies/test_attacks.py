@@ -215,12 +215,14 @@ def test_a_bundle_goes_nowhere_but_to_the_study(world: World, tmp_path: Path) ->
     study = world.proposed()
     issued = keyed(world, study, approved(world, study, *NAMES), tmp_path / "out")
     home = world.home("berlin")
-    refused("same-epoch", lambda: join(home, PASSPHRASES["berlin"], issued.bundle("berlin")))
     fresh = tmp_path / "fresh"
     shutil.copytree(home, fresh, ignore=shutil.ignore_patterns("epochs", "studies"))
-    refused(
-        "wrong-bundle", lambda: join(fresh, PASSPHRASES["berlin"], issued.bundle("berlin")), "of the study wide, which"
-    )
+    for folder in (home, fresh):
+        refused(
+            "wrong-bundle",
+            lambda folder=folder: join(folder, PASSPHRASES["berlin"], issued.bundle("berlin")),
+            "of the study wide, which",
+        )
     world.made.identity("quito")
     refused(
         "wrong-recipient",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import cast
 import pytest
 import torch
 from safetensors.torch import save_file
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 import dictpfl.deploy.studies.cli
@@ -25,12 +28,24 @@ from dictpfl.client.institution import Institution, forget_institutions
 from dictpfl.client.keys.epochs import home
 from dictpfl.client.memory.record import Memory
 from dictpfl.client.model.build import build_model
-from dictpfl.common.errors import BundleError, CeremonyError, ConfigError, DictPFLError, ModelError, StudyError
+from dictpfl.common.errors import (
+    AppBundleError,
+    BundleError,
+    CeremonyError,
+    ConfigError,
+    DictPFLError,
+    ModelError,
+    StudyError,
+)
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.ceremony.changing import CHANGE
 from dictpfl.deploy.ceremony.custody import verify
+from dictpfl.deploy.ceremony.export import export_state
 from dictpfl.deploy.ceremony.passphrase import change_passphrase
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations import watching
+from dictpfl.deploy.operations.agreed import held_to_agreed
+from dictpfl.deploy.operations.handover import Handover
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 from dictpfl.deploy.simulation.local import run_local
 from dictpfl.deploy.studies.coordinating import install_half
@@ -41,8 +56,9 @@ from dictpfl.deploy.studies.network import Network
 from dictpfl.deploy.studies.papers import Proposal
 from dictpfl.deploy.studies.policy import Policy
 from dictpfl.deploy.studies.proposing import propose
-from dictpfl.deploy.studies.store import QUEUED, Study
+from dictpfl.deploy.studies.store import Study
 from dictpfl.deploy.studies.taking_part import make_ready, take_key
+from dictpfl.deploy.studies.taking_part import run as taking_part_run
 from dictpfl.server.agreement import Agreement
 from tests.deploy.studies.conftest import APP, ASKED, World
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony, config
@@ -339,31 +355,20 @@ def test_pause_refuse_and_abort_hold(run_one: World, tmp_path: Path) -> None:
     ]
 
 
-def test_further_studies_wait_and_time_runs_out(run_one: World, tmp_path: Path) -> None:
+def test_a_further_study_is_refused_until_there_is_a_place_and_time_runs_out(run_one: World, tmp_path: Path) -> None:
+    """It waited for one that had ended, whose `up` holds its place as long as it runs: that is, for good."""
     world = World(run_one.made.copy(tmp_path / "network"))
-    study = world.studies("berlin").get("wide")
-    (study.folder / "diary.jsonl").unlink()
+    study, further = world.studies("berlin").get("wide"), world.proposed("berlin", "further")
     root = world.home("berlin") / "studies"
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from dictpfl.deploy.studies.limits import one_of\nfrom dictpfl.deploy.studies.store import _read\n"
-        "home = Path(sys.argv[1])\nstudy = _read(home / 'studies' / 'wide')\n"
-        "with one_of(home / 'studies', study, 1):\n    print('runs', flush=True)\n"
-    )
-    command = [sys.executable, "-c", code, str(world.home("berlin"))]
-    with one_of(root, study, 1), subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        try:
-            until = time.monotonic() + 60
-            while not (study.folder / "run" / QUEUED).exists() and other.poll() is None and time.monotonic() < until:
-                time.sleep(0.05)
-            assert world.studies("berlin").get("wide").state(world.identity("berlin").public) == "queued"
-        finally:
-            other.kill()
     with one_of(root, study, 1):
-        assert world.studies("berlin").get("wide").state(world.identity("berlin").public) == "keyed", (
-            "who was killed waits no more"
-        )
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "runs\n"
+        with pytest.raises(StudyError, match=r"further is not started.*wide has a place until its `up` is stopped"):
+            one_of(root, further, 1).__enter__()
+        with one_of(root, further, 2), pytest.raises(StudyError, match=r"further, wide has a place"):
+            one_of(root, study, 2).__enter__()
+    with one_of(root, further, 1):
+        assert study.running == 0
+    (study.folder / "diary.jsonl").unlink()
+    (study.folder / "run").mkdir(exist_ok=True)
     (study.folder / "run" / "processes.json").write_text('{"supervisor": 1, "programs": {}}')
     assert study.running == 0, "that number is another's by now"
     limits = Limits.of(study, Policy(hours=1.0, memory_gib=2.0))
@@ -372,6 +377,102 @@ def test_further_studies_wait_and_time_runs_out(run_one: World, tmp_path: Path) 
     (study.folder / "began").write_text("0")
     with pytest.raises(StudyError, match="has had its hours"):
         Limits.of(study, Policy()).require_time(study.wanted)
+
+
+# what ends it: a member who left, another release
+
+
+def rotated(world: World, *more: str) -> str:
+    """Oslo leaves the network and quito comes; returns what the authority's command printed."""
+    state = world.made.root / "berlin.state"
+    state.unlink(missing_ok=True)
+    export_state(world.home("berlin"), PASSPHRASES["berlin"], state)
+    world.made.identity("quito")
+    done = CliRunner().invoke(
+        app,
+        [
+            "authority", "rotate", "--state", str(state), "--one-state", "--out", str(world.made.handout(2)), "--remove", "oslo",
+            "--add", f"quito={world.home('quito') / 'identity.pub'}", "--checked", "--folder", str(world.home("authority")),
+            "--passphrase-file", str(world.home("authority") / "passphrase"), *more,
+        ],
+    )  # fmt: skip
+    assert done.exit_code == 0, (done.output, done.exception)
+    return " ".join(done.output.split())
+
+
+def test_a_member_who_left_opens_no_further_sum_of_a_study(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the study's key, and got each sum until the study's last round: a rotation was of the network alone."""
+    ready(world, world.proposed(), tmp_path / "out")
+    berlin, kyoto = (world.studies(name).get("wide") for name in ("berlin", "kyoto"))
+    told = "study wide ends, since oslo left"
+    assert told in rotated(world)
+
+    monkeypatch.setattr(watching, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(Limits, "impose", lambda _limits: {})
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    joined: list[str] = []
+
+    def up(_folder: Path, **_told: object) -> None:
+        assert not stopped.wait(0.5), "nobody has left yet"
+        typed = ["institution", "join", str(world.made.bundle("berlin", 2)), "--folder", str(world.home("berlin"))]
+        typed += ["--passphrase-file", str(world.home("berlin") / "passphrase")]
+        joined.append(" ".join(CliRunner().invoke(app, typed).output.split()))
+        assert stopped.wait(20), "it sends on, and oslo opens the sums"
+
+    monkeypatch.setattr(dictpfl.deploy.studies.taking_part, "up", up)
+    try:
+        taking_part_run(world.studies("berlin"), berlin, {}, log_json=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told in joined[0]
+    with pytest.raises(StudyError, match=r"wide has ended: oslo left the network, and has its key"):
+        make_ready(world.studies("berlin"), berlin, None, APP, **NETWORK)
+    make_ready(
+        world.studies("kyoto"), kyoto, None, APP, **NETWORK
+    )  # whoever has not joined the epoch is in the one before
+    install = ["coordinator", "install", str(world.made.handout(2) / "coordinator"), "--folder"]
+    done = CliRunner().invoke(app, [*install, str(world.home("coordinator"))])
+    assert f"{told}: stop `coordinator up`" in " ".join(done.output.split())
+    for party in ("berlin", "coordinator"):
+        listed = CliRunner().invoke(app, ["study", "list", "--folder", str(world.home(party))]).output
+        assert listed.split()[:2] == ["wide", "ended"]
+
+
+def test_no_key_is_made_with_a_member_who_approved_and_left(world: World, tmp_path: Path) -> None:
+    """It ended in a traceback."""
+    study = world.proposed()
+    world.handed(study, "authority", *NAMES)
+    for name in NAMES:
+        notice = approve(world.studies(name), world.studies(name).get("wide"), world.identity(name), APP)
+        world.studies("authority").receive(notice, "a notice")
+    assert "ends" not in rotated(world), "a study without a key has nothing to end"
+    studies = world.studies("authority")
+    with pytest.raises(BundleError, match="the approval by oslo"):
+        make_key(studies, studies.get("wide"), world.identity("authority"), PASSPHRASES["authority"], tmp_path / "out")
+
+
+def test_after_an_upgrade_it_is_told_what_can_be_done(run_one: World, tmp_path: Path) -> None:
+    """It said: ask for another version of a text that stands, or join an epoch that a study has not."""
+    world = World(run_one.made.copy(tmp_path / "network"))
+    with pytest.raises(
+        StudyError, match=r"wide has its key for the release .*Ask kyoto to propose it under another name"
+    ):
+        make_ready(world.studies("berlin"), world.studies("berlin").get("wide"), None, "ef" * 32, **NETWORK)
+    folder = place(world, "coordinator")
+    with pytest.raises(AppBundleError, match="this study is over: it runs on one release") as told:
+        held_to_agreed(folder, folder, CoordinatorSettings.load(folder))
+    assert "dictpfl coordinator install" not in str(told.value)
+
+
+def test_its_end_is_no_error(run_one: World, tmp_path: Path) -> None:
+    """Each logged that no identity is in the study's folder, which exports no state: it has no rotation."""
+    world = World(run_one.made.copy(tmp_path / "network"))
+    with capture_logs() as logs:
+        assert not Handover(place(world, "berlin")).look()
+    assert logs == []
 
 
 def test_a_clone_is_a_text_of_its_own(run_one: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
