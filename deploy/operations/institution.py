@@ -78,7 +78,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     settings = NodeSettings.told(folder, **given)
     require_private(folder / NODE)
     require_own_files(folder)
-    if institution.passphrase_file:
+    if institution.passphrase_file and stored_passphrase(None) is None:
         require_private(folder / institution.passphrase_file)
     # A wrong passphrase, a damaged key or identity, or samples that cannot be read are said now, not in the first round.
     config = Keyring(folder, institution).genesis.config
