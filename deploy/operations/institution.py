@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     _require_identity(folder, institution)
     for part in (TRAIN, VALIDATION):
         Stored(folder / part, config.narrow.classes, preparation_of(config), config.data)
-    readiness.note(folder, None)
+    readiness.forget(folder)
     require_trusted(settings.coordinator, folder / settings.ca)
     clock = _compare_clocks(settings.coordinator, folder / settings.ca)
     settings = held_to_agreed(folder, home(folder), settings)
@@ -98,10 +99,11 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
         about_to_start=lambda: keep(folder, home(folder), settings, given),
         ports=[settings.port],
     )
+    tell = partial(readiness.note_watched, folder)
     with (
         served(settings.metrics_port, InstitutionMetrics(folder, settings)),
-        watched(Handover(folder).look, "handover"),
-        watched(refusals.look, "refused sums"),
+        watched(Handover(folder).look, "handover", tell),
+        watched(refusals.look, "refused sums", tell),
     ):
         supervisor.run()
 
