@@ -121,7 +121,7 @@ def test_gpus_are_asked_for_beside_other_limits() -> None:
     assert HELM
     text = chart.rendered(HELM, "institution", **{"institution.gpus": "2", "resources.limits.memory": "64Gi"})
     found = {one["kind"]: one for one in yaml.safe_load_all(text) if one}
-    (container,) = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    container, *_ = found["StatefulSet"]["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": 2}
 
 
