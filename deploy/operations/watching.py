@@ -32,13 +32,16 @@ def watched(
             if str(error) != said[0]:
                 code = error.code if isinstance(error, DictPFLError) else "system"
                 _log.error(f"{what}: failed, is tried again", code=code, reason=str(error))
-                with suppress(OSError):  # a full disk, of which `status` tells in any case
-                    tell(what, error)
+                told(error)
             said[0] = str(error)
         else:
             if said[0]:
-                tell(what, None)
+                told(None)
             said[0] = ""
+
+    def told(error: Exception | None) -> None:
+        with suppress(OSError, DictPFLError):  # a full disk, of which `status` tells in any case
+            tell(what, error)
 
     def keep_looking() -> None:
         while not stop.wait(LOOK_SECONDS):
@@ -52,3 +55,4 @@ def watched(
         stop.set()
         thread.join()
         try_to_look()
+        told(None)  # nothing is tried again any more

@@ -74,8 +74,8 @@ def _alarms(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[s
         yield f"stopped: {told['trouble']}"
     if told["not_ready"]:
         yield f"`dictpfl coordinator up` ended: {told['not_ready']}"
-    yield from filter(None, (told["no_run"], "no round has closed for two deadlines" * told["overdue"], told["disk"]))
-    yield from told["warnings"]
+    overdue = "no round has closed for two deadlines" if told["overdue"] else ""
+    yield from filter(None, (told["no_run"], overdue, *told["warnings"], told["disk"]))
     yield from (f"insecure: {reason}" for reason in told["insecurities"])
     yield from (one["text"] for one in told["refused"])
     if told["asked_again"]:

@@ -149,6 +149,7 @@ def test_who_was_struck_off_or_excluded_is_not_away_for_good(
     """The alarm of an institution that is not online would never end; a new node of the same name is told once."""
     ran(coordinator)
     names = {42: ("berlin", "offline"), 43: ("oslo", "unregistered"), 44: ("kyoto", "offline"), 45: ("oslo", "online")}
+    names |= {46: ("turin", "unregistered")}
     nodes = [{"node": n, "name": name, "status": at, "seconds_since_seen": 5.0} for n, (name, at) in names.items()]
     monkeypatch.setattr("dictpfl.deploy.operations.status._asked", lambda *_: (nodes, None))
     journal = open_journal(coordinator, Agreement.load(coordinator / "federation.json"))

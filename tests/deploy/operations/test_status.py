@@ -208,6 +208,7 @@ def test_what_up_tries_again_is_not_in_its_log_alone(coordinator: Path, monkeypa
 
     monkeypatch.setattr("dictpfl.deploy.operations.coordinator.Supervisor", Meanwhile)
     coordinators.up(coordinator)
+    assert of_coordinator(coordinator)["warnings"] == []
 
 
 def test_an_institution_that_forgot_the_release_says_so_itself(
