@@ -50,8 +50,8 @@ class InstitutionSettings(Section):
     toy_insecure: bool = Field(False, description="Take part even where the federation protects nobody.")
     passphrase_file: str = Field(
         "",
-        description="File (mode 0600 or 0400) whose first line opens the sealed key, relative to this folder; empty: the "
-        "systemd credential `dictpfl-passphrase`.",
+        description="File (mode 0600 or 0400) whose first line opens the sealed key, relative to this folder. A service with "
+        "the systemd credential `dictpfl-passphrase` takes that one instead.",
     )
 
     reply_every_seconds: Annotated[float, Field(ge=0.0, le=86400.0)] = Field(

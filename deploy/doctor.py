@@ -153,10 +153,12 @@ def _refused_by_up(folder: Path) -> Iterator[Check]:
 
 def _passphrase(folder: Path) -> None:
     from dictpfl.client.folder import InstitutionSettings
-    from dictpfl.client.keys.vault import passphrase_from_file
+    from dictpfl.client.keys.vault import stored_passphrase
+    from dictpfl.deploy.operations.health import processes
 
-    if name := InstitutionSettings.load(folder).passphrase_file:
-        passphrase_from_file(folder / name)
+    name = InstitutionSettings.load(folder).passphrase_file
+    if name and ((folder / name).exists() or not processes(folder)):  # what runs without the file has a credential
+        stored_passphrase(folder / name)
 
 
 def _node(folder: Path) -> None:

@@ -221,6 +221,10 @@ class Journal(VerdictTables, PartyTables):
         """Tell whether there will be no further update round: so many are closed, or institutions have stopped."""
         return self.updates() >= rounds or self.stopped is not None
 
+    def finished(self, rounds: int) -> bool:
+        """Tell whether nothing is left to do of so many update rounds: they are closed, and the last sum was sent out."""
+        return self.updated(rounds) and self.is_settled(self.next_round)
+
     @property
     def next_round(self) -> int:
         """Number of the round now open."""

@@ -14,8 +14,16 @@ from pathlib import Path
 
 CHARTS = Path(__file__).parents[1] / "deploy" / "charts"
 CHART, EXAMPLES = CHARTS / "dictpfl", CHARTS / "examples"
+SCRAPED = {
+    "metrics.enabled": "true",
+    r"metrics.from[0].namespaceSelector.matchLabels.kubernetes\.io/metadata\.name": "monitoring",
+}
+"""Values that let a Prometheus in the namespace `monitoring` read metrics."""
 PARTIES = {
-    "coordinator": ("hub", {"role": "coordinator", "image.repository": "registry.example/dictpfl-coordinator"}),
+    "coordinator": (
+        "hub",
+        {"role": "coordinator", "image.repository": "registry.example/dictpfl-coordinator", **SCRAPED},
+    ),
     "institution": (
         "berlin",
         {
@@ -23,6 +31,7 @@ PARTIES = {
             "image.repository": "registry.example/dictpfl-institution",
             "institution.address": "federation.example.org:443",
             "institution.passphraseSecret": "berlin-passphrase",
+            **SCRAPED,
         },
     ),
 }

@@ -126,18 +126,18 @@ def passphrase_from_file(path: Path, *, refused_mode: int = 0o177) -> bytes:
 
 
 def stored_passphrase(file: Path | None, credential: str = CREDENTIAL) -> bytes | None:
-    """Read the passphrase from the file if one is named, else from the systemd credential if there is one, else None.
+    """Read the passphrase from the systemd credential if there is one, else from the file if settings name one, else None.
+
+    The credential comes first: settings travel with a folder that a service was given, and the file next to it does not.
 
     Raises:
-        PassphraseError: the file cannot be used.
+        PassphraseError: credential or file cannot be used.
     """
-    if file is not None:
-        return passphrase_from_file(file)
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if folder and (path := Path(folder) / credential).is_file():
         # systemd grants access by an access list; stat shows the list's mask as permissions of the group.
         return passphrase_from_file(path, refused_mode=0o137)
-    return None
+    return None if file is None else passphrase_from_file(file)
 
 
 def read_sealed(path: Path, passphrase: bytes, purpose: str) -> bytes:

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 def asked_passphrase(
     file: Path | None, *, new: bool = False, option: str = "--passphrase-file", credential: str | None = None
 ) -> bytes:
-    """Return a passphrase from its file, the systemd credential, or a prompt.
+    """Return a passphrase from the file that was typed, the systemd credential, or a prompt.
 
     Raises:
         PassphraseError: from nowhere, or too weak for a new one.
     """
-    from dictpfl.client.keys.vault import CREDENTIAL, require_strong, stored_passphrase
+    from dictpfl.client.keys.vault import CREDENTIAL, passphrase_from_file, require_strong, stored_passphrase
 
     credential = credential or CREDENTIAL
-    passphrase = stored_passphrase(file, credential)
+    passphrase = stored_passphrase(None, credential) if file is None else passphrase_from_file(file)
     if passphrase is None:
         if not at_terminal():
             raise PassphraseError(

@@ -288,8 +288,9 @@ def _show_institution(standing: dict[str, Any]) -> None:
     ):
         if reason:
             console.say(f"{word}: {reason}")
-    for program in standing["down"]:
-        console.say(f"DOWN: {program}")
+    for word, lines in (("DOWN", standing["down"]), ("WARNING", standing["warnings"])):
+        for line in lines:
+            console.say(f"{word}: {line}")
     console.say(f"state digest {standing['state_digest'] or 'of no round yet'}")
     if standing["state_words"]:
         console.say(

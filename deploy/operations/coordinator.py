@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     if require_consistent(folder, agreement) and pinned(folder) is None:
         _log.warning("nobody compared the authority's fingerprint; `dictpfl coordinator install` asks for it")
     settings = held_to_agreed(folder, folder, settings)
-    readiness.note(folder, None)
+    readiness.forget(folder)
     certificate = validity(folder / settings.certificate)
     _log.info(
         "coordinator", folder=str(folder), bundle=settings.bundle, certificate_days_left=int(certificate.days_left)
@@ -75,10 +76,11 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
         once_ready=lambda started: _once_ready(folder, settings, started),
         ports=[settings.port],
     )
+    tell = partial(readiness.note_watched, folder)
     with (
         served(settings.metrics_port, CoordinatorMetrics(folder, settings)),
-        watched(Witness(folder, coordinator_signer(folder)).look, "custody log"),
-        watched(Renewal(folder, settings).look, "certificate"),
+        watched(Witness(folder, coordinator_signer(folder)).look, "custody log", tell),
+        watched(Renewal(folder, settings).look, "certificate", tell),
     ):
         supervisor.run()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from dictpfl.common.files import is_locked
 from dictpfl.deploy.operations import disk, readiness
-from dictpfl.deploy.operations.places import LAST_CONTACT, LOCK, LOOPBACK, PROCESSES, RUN
+from dictpfl.deploy.operations.places import LAST_CONTACT, LOCK, LOOPBACK, NO_CONTACT, PROCESSES, RUN
 
 _ASK_SECONDS = 3.0
 _NUMBERS = ("pid", "restarts", "health")
@@ -115,8 +115,17 @@ def _in_touch(folder: Path, alive: Health) -> Health:
     return Health(
         alive.program,
         serves=False,
-        found=f"{alive.found}, but {since}; it keeps trying, and logs/{alive.program}.log says why it cannot",
+        found=f"{alive.found}, but {since}{_why_not(folder)}; it keeps trying, see logs/{alive.program}.log",
     )
+
+
+def _why_not(folder: Path) -> str:
+    """Say why the last try failed, as after a certificate that does not fit."""
+    try:
+        reason = (folder / RUN / NO_CONTACT).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        reason = ""
+    return f" ({reason})" if reason else ""
 
 
 def _orphan(one: Health, supervisor: int | None) -> Health:

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,14 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
     settings = NodeSettings.told(folder, **given)
     require_private(folder / NODE)
     require_own_files(folder)
-    if institution.passphrase_file:
+    if institution.passphrase_file and stored_passphrase(None) is None:
         require_private(folder / institution.passphrase_file)
     # A wrong passphrase, a damaged key or identity, or samples that cannot be read are said now, not in the first round.
     config = Keyring(folder, institution).genesis.config
     _require_identity(folder, institution)
     for part in (TRAIN, VALIDATION):
         Stored(folder / part, config.narrow.classes, preparation_of(config), config.data)
-    readiness.note(folder, None)
+    readiness.forget(folder)
     require_trusted(settings.coordinator, folder / settings.ca)
     clock = _compare_clocks(settings.coordinator, folder / settings.ca)
     settings = held_to_agreed(folder, home(folder), settings)
@@ -98,10 +99,11 @@ def _up(folder: Path, *, log_json: bool, given: Mapping[str, Any]) -> None:
         about_to_start=lambda: keep(folder, home(folder), settings, given),
         ports=[settings.port],
     )
+    tell = partial(readiness.note_watched, folder)
     with (
         served(settings.metrics_port, InstitutionMetrics(folder, settings)),
-        watched(Handover(folder).look, "handover"),
-        watched(refusals.look, "refused sums"),
+        watched(Handover(folder).look, "handover", tell),
+        watched(refusals.look, "refused sums", tell),
     ):
         supervisor.run()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from flwr.supercore.constant import NodeStatus
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -83,7 +84,7 @@ class CoordinatorMetrics(Collector):
         yield GaugeMetricFamily("dictpfl_readable", "Whether agreement and journal could be read.", 1)
         yield from _rounds(standing)
         yield from _troubles(standing)
-        yield from _nodes(standing["nodes"])
+        yield from _nodes(standing["nodes"], {one["name"] for one in standing["excluded"]})
 
 
 def _rounds(standing: Mapping[str, Any]) -> Iterator[Metric]:
@@ -131,11 +132,17 @@ def _troubles(standing: Mapping[str, Any]) -> Iterator[Metric]:
         "dictpfl_institutions_excluded", "Institutions that the operator excluded.", len(standing["excluded"])
     )
     yield GaugeMetricFamily(
+        "dictpfl_rounds_overdue",
+        "Whether rounds are wanted and none has closed for two deadlines.",
+        standing["overdue"],
+    )
+    yield GaugeMetricFamily(
         "dictpfl_operator_needed", "Whether rounds cannot go on by themselves.", int(bool(standing["trouble"]))
     )
 
 
-def _nodes(nodes: list[dict[str, Any]] | None) -> Iterator[Metric]:
+def _nodes(nodes: list[dict[str, Any]] | None, excluded: set[str]) -> Iterator[Metric]:
+    """Yield families of the nodes; one that was struck off or excluded is not missed, and would count as away for good."""
     yield GaugeMetricFamily("dictpfl_superlink_up", "Whether the SuperLink answers.", int(nodes is not None))
     online = GaugeMetricFamily(
         "dictpfl_institution_online", "Whether Flower counts the node as online.", labels=["institution"]
@@ -144,6 +151,8 @@ def _nodes(nodes: list[dict[str, Any]] | None) -> Iterator[Metric]:
         "dictpfl_institution_last_seen_timestamp_seconds", "When the node was last heard of.", labels=["institution"]
     )
     for node in nodes or ():
+        if node["status"] == NodeStatus.UNREGISTERED or node["name"] in excluded:
+            continue
         name = [node["name"] or str(node["node"])]
         online.add_metric(name, int(node["status"] == "online"))
         if node["seconds_since_seen"] is not None:

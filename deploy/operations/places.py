@@ -10,7 +10,9 @@ from dictpfl.deploy.operations.environment import BUNDLE, HEARTBEAT, HOME, TASK,
 from dictpfl.deploy.operations.log_format import LOG_JSON
 
 RUN, LOGS, FLOWER = "run", "logs", "flower"
-SECRET, DATABASE, PROCESSES, LAST_CONTACT = "superexec.secret", "superlink.sqlite", "processes.json", "contact"
+SECRET, DATABASE, PROCESSES = "superexec.secret", "superlink.sqlite", "processes.json"
+LAST_CONTACT, NO_CONTACT = "contact", "no-contact"
+"""Files of a SuperNode: changed when the coordinator answers, and why it does not."""
 LOCK = "lock"
 NODES = "nodes"
 LOOPBACK = "127.0.0.1"

@@ -130,7 +130,7 @@ class _Watch:
                 self._report()
                 # Another `dictpfl run`, with another number, may have ended this one.
                 self._agreement = Agreement.load(self._folder / AGREEMENT)
-                if state.sub_status == "completed" and self._finished():
+                if state.sub_status == "completed" and self.journal.finished(self._agreement.rounds):
                     self._noted("rounds done", closed=self.seen)
                     return
                 idle = 0 if self.seen > reached else idle + 1
@@ -213,10 +213,6 @@ class _Watch:
         for closed in self.journal.rounds(self.seen):
             self._on_round(closed, *sums[closed.round])
             self.seen = closed.round + 1
-
-    def _finished(self) -> bool:
-        journal = self.journal
-        return journal.updated(self._agreement.rounds) and journal.is_settled(journal.next_round)
 
 
 def _find(control: Control, run: int | None) -> RunState:

@@ -50,8 +50,14 @@ def _show_troubles(standing: dict[str, Any]) -> None:
         console.say(f"INSECURE (toy_insecure): {reason}")
     if standing["trouble"]:
         console.say(f"STOPPED: {standing['trouble']}")
+    if standing["no_run"]:
+        console.say(f"NO RUN: {standing['no_run']}")
+    if standing["overdue"]:
+        console.say("OVERDUE: no round has closed for two deadlines")
     if standing["not_ready"]:
         console.say(f"`up` ended: {standing['not_ready']}")
+    for warning in standing["warnings"]:
+        console.say(f"WARNING: {warning}")
     if standing["disk"]:
         console.say(f"DISK: {standing['disk']}")
     for program in standing["down"]:

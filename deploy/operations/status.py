@@ -11,14 +11,16 @@ from typing import Any
 
 from dictpfl.client.folder import DIARY, InstitutionSettings
 from dictpfl.common.errors import ConfigError, DictPFLError
+from dictpfl.common.files import in_shell
 from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.operations import disk
 from dictpfl.deploy.operations.agreed import agreed
 from dictpfl.deploy.operations.certificates import days_left
-from dictpfl.deploy.operations.control import Node, connected
+from dictpfl.deploy.operations.control import Node, RunState, connected
 from dictpfl.deploy.operations.health import down, last_contact, processes
 from dictpfl.deploy.operations.places import RUN, SECRET
 from dictpfl.deploy.operations.readiness import trouble as trouble_here
+from dictpfl.deploy.operations.readiness import warnings
 from dictpfl.deploy.operations.settings import CoordinatorSettings, NodeSettings
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import AGREEMENT, JOURNAL, open_journal
@@ -48,20 +50,42 @@ def of_coordinator(folder: Path) -> dict[str, Any]:
         "epoch": agreement.epoch,
         **_journalled(folder, agreement),
         "not_ready": trouble_here(folder),
+        "warnings": warnings(folder),
         "disk": disk.trouble(folder),
         "processes": processes(folder),
         "down": down(folder),
         "disk_free": disk.free(folder),
-        "nodes": _nodes(folder, settings),
     }
+    standing["nodes"], last = _asked(folder, settings)
+    standing["overdue"] = _overdue(folder, agreement, standing)
+    standing["no_run"] = _no_run(folder, standing, last)
     standing["certificate_days_left"] = days_left(folder / settings.certificate)
     return standing
+
+
+def _overdue(folder: Path, agreement: Agreement, standing: Mapping[str, Any]) -> bool:
+    """Tell whether rounds are wanted and for two deadlines none has closed, counted from when they were agreed on at the earliest."""
+    wanted_since = (folder / AGREEMENT).stat().st_mtime
+    last = max([wanted_since, *(one["ended"] for one in standing["rounds"])])
+    return not standing["finished"] and time.time() - last > 2 * agreement.deadline_seconds
+
+
+def _no_run(folder: Path, standing: Mapping[str, Any], last: RunState | None) -> str:
+    """Say that rounds are wanted and nobody runs them; empty where they are run, or where a SuperLink that is away says enough."""
+    if standing["finished"] or standing["nodes"] is None or (last is not None and not last.over):
+        return ""
+    done = sum(one["kind"] == "update" and not one["void"] for one in standing["rounds"])
+    how = ", ".join(filter(None, (last.sub_status, last.details))) if last else ""
+    return (
+        f"{done} of {standing['rounds_wanted']} update rounds are closed, and nobody runs them"
+        f"{f' since the last run ended ({how})' if how else ''}; `dictpfl run --folder {in_shell(folder)}` goes on"
+    )
 
 
 def _journalled(folder: Path, agreement: Agreement) -> dict[str, Any]:
     """Return what the journal tells; of one that does not exist, that there is nothing in it."""
     told: dict[str, Any] = {"stopped_before_round": None, "rounds": [], "refused": [], "excluded": [], "trouble": ""}
-    told |= {"asked_again": None, "times_asked_again": 0}
+    told |= {"asked_again": None, "times_asked_again": 0, "finished": False}
     if not (folder / JOURNAL).exists():
         return told
     journal = open_journal(folder, agreement)
@@ -76,6 +100,7 @@ def _journalled(folder: Path, agreement: Agreement) -> dict[str, Any]:
             if (asked := journal.asked_again())
             else None,
             "times_asked_again": journal.times_asked_again(),
+            "finished": journal.finished(agreement.rounds),
         }
     finally:
         journal.close()
@@ -104,13 +129,13 @@ def _rounds(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
-def _nodes(folder: Path, settings: CoordinatorSettings) -> list[dict[str, Any]] | None:
-    """None: no SuperLink answers."""
+def _asked(folder: Path, settings: CoordinatorSettings) -> tuple[list[dict[str, Any]] | None, RunState | None]:
+    """Return all nodes, or None where no SuperLink answers; and the newest run, or None where there was none."""
     try:
         with connected(settings.superlink, folder / settings.ca, folder / RUN / SECRET) as control:
-            return [_node(node, settings) for node in control.nodes()]
+            return [_node(node, settings) for node in control.nodes()], next(reversed(control.runs()), None)
     except DictPFLError:
-        return None
+        return None, None
 
 
 def _node(node: Node, settings: CoordinatorSettings) -> dict[str, Any]:
@@ -156,6 +181,7 @@ def of_institution(folder: Path) -> dict[str, Any]:
         "down": down(folder),
         "coordinator_reached": last_contact(folder),
         "not_ready": trouble_here(folder),
+        "warnings": warnings(folder),
         "disk": disk.trouble(folder),
         "disk_free": disk.free(folder),
         "delivery": delivery.summary(lately),

@@ -12,13 +12,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from dictpfl.common.files import write_private
 from dictpfl.deploy.app.pinned import FAB
 from dictpfl.deploy.operations.environment import CONTACT, HEARTBEAT, HOME, POLL
 from dictpfl.deploy.operations.pace import Pace, fetch_soon
+from dictpfl.deploy.operations.places import NO_CONTACT
 from dictpfl.deploy.operations.superlink import AGAIN
 
 REPLY_SECONDS, FLOWERS_REPLY_SECONDS = 0.05, 0.5
@@ -131,7 +134,10 @@ def answer_in_step() -> None:
 
 
 class Contact:
-    """Notes when the coordinator answered last, as the time at which a file was changed, and says once why it does not."""
+    """Notes when the coordinator answered last, as the time at which a file was changed, and says why it does not.
+
+    That goes into the log once, and into a file next to the other for `status` and `health`.
+    """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         """Note in the file at `path`; None: nowhere."""
@@ -141,6 +147,8 @@ class Contact:
 
     def made(self) -> None:
         """Note an answer."""
+        if self._said:
+            self._note("")
         self._said = ""
         if self._path is not None and self._clock() - self._noted >= _TOUCH_SECONDS:
             self._noted = self._clock()
@@ -152,6 +160,12 @@ class Contact:
         if text != self._said:
             self._said = text
             _say(f"coordinator not reached, keeps trying: {text}")
+            self._note(text)
+
+    def _note(self, text: str) -> None:
+        if self._path is not None:
+            with suppress(OSError):  # a full disk is said by whatever must write
+                write_private(self._path.with_name(NO_CONTACT), text.encode())
 
 
 def give_no_line_up(contact: Contact) -> None:

@@ -74,8 +74,9 @@ class Pin:
         return self.folder
 
     def client_app(self, *_names: str) -> Any:
-        """Return the agreed app; or one that answers every message with the bare code `bundle`."""
+        """Return the agreed app; or one that answers every message with the bare code `bundle`, while its operator is told why."""
         self._use()
+        _tell_operator(self.refusal)
         return importlib.import_module("dictpfl.client.app").app if self.refusal is None else _refusing()
 
     def slow_modules(self) -> list[str]:
@@ -92,6 +93,17 @@ class Pin:
         rooms = str(self.folder / "dictpfl")
         if rooms not in dictpfl.__path__:
             dictpfl.__path__.insert(0, rooms)
+
+
+def _tell_operator(refusal: str | None) -> None:
+    """Note for `status` and `health` why the coordinator's app is not run; None: it is."""
+    # Not at the top: nothing of the app is imported before it is checked.
+    from dictpfl.common.errors import AppBundleError
+    from dictpfl.deploy.operations import readiness
+
+    if folder := os.environ.get(INSTITUTION):
+        with suppress(OSError):  # a full disk is said by whatever writes next
+            readiness.note(Path(folder), AppBundleError(refusal) if refusal else None, readiness.OTHER_APP)
 
 
 def _refusing() -> Any:

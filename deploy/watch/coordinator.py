@@ -20,7 +20,7 @@ MAY_KNOW = frozenset(
     {
         "federation", "key", "encrypted", "insecurities", "bundle", "rounds_wanted", "epoch", "stopped_before_round",
         "rounds", "refused", "excluded", "trouble", "processes", "nodes", "certificate_days_left", "disk", "disk_free",
-        "asked_again", "times_asked_again", "not_ready", "down",
+        "asked_again", "times_asked_again", "not_ready", "down", "finished", "no_run", "overdue", "warnings",
     }
 )  # fmt: skip
 """Facts that the page may be made of: ids and digests, what was agreed on, what each round weighed and took, and who was there."""
@@ -74,8 +74,8 @@ def _alarms(told: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Iterator[s
         yield f"stopped: {told['trouble']}"
     if told["not_ready"]:
         yield f"`dictpfl coordinator up` ended: {told['not_ready']}"
-    if told["disk"]:
-        yield told["disk"]
+    overdue = "no round has closed for two deadlines" if told["overdue"] else ""
+    yield from filter(None, (told["no_run"], overdue, *told["warnings"], told["disk"]))
     yield from (f"insecure: {reason}" for reason in told["insecurities"])
     yield from (one["text"] for one in told["refused"])
     if told["asked_again"]:

@@ -163,6 +163,7 @@ def _alarms(standing: Mapping[str, Any]) -> Iterator[str]:
         yield f"void lately, at every institution: exchange {void}. Nothing of the sum was applied"
     if standing["processes"]:  # left behind, too, by an `up` that was killed
         yield from standing["down"]
+    yield from standing["warnings"]
 
 
 def _rounds(entries: Iterable[Mapping[str, Any]]) -> list[_Round]:

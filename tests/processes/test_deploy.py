@@ -29,9 +29,11 @@ from dictpfl.common.errors import AppBundleError, CertificateError, KeyFileError
 from dictpfl.common.files import require_private
 from dictpfl.deploy.app.bundle import build, write_app
 from dictpfl.deploy.operations import agreed as apps
+from dictpfl.deploy.operations import health
 from dictpfl.deploy.operations.certificates import require_valid, try_out
 from dictpfl.deploy.operations.control import connected
 from dictpfl.deploy.operations.institution import require_trusted
+from dictpfl.deploy.operations.status import of_institution
 from dictpfl.deploy.simulation.flower import session
 from dictpfl.deploy.simulation.founding import Founded, found
 from dictpfl.deploy.simulation.local import run_local
@@ -361,6 +363,10 @@ def test_another_app_bundle(deployment: Deployment, tmp_path: Path) -> None:
         until(
             lambda: all("REFUSED app bundle refused" in log.read_text() for log in logs), 60, "the institutions' words"
         )
+        homes = [deployment.home(index) for index in range(3)]
+        reason = "bundle: app bundle refused: the one that the coordinator sends is"
+        until(lambda: all(of_institution(home)["not_ready"].startswith(reason) for home in homes), 30, "their status")
+        assert not all(program.serves for program in health.of(homes[0]))
     finally:
         run.kill()
         deployment.up.stop()

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dictpfl.common.files import write_private
+from dictpfl.server.agreement import Agreement
 from tests.support import ROOT
 from tests.support.machines import Deployment, config, deployed, free_port, until
 
@@ -107,7 +109,20 @@ def test_status_leaves_the_settings_alone(deployment: Deployment) -> None:
     done = command("status", "--folder", deployment.coordinator)
     assert done.returncode == 0
     assert "2 of 2 update rounds" in done.stdout
+    assert not re.search("NO RUN|OVERDUE|WARNING", done.stdout)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_rounds_that_nobody_runs_are_seen(deployment: Deployment) -> None:
+    path = deployment.coordinator / "federation.json"
+    before = path.read_bytes()
+    replace(Agreement.load(path), rounds=3).save(path)
+    try:
+        said = " ".join(command("status", "--folder", deployment.coordinator).stdout.split())
+    finally:
+        write_private(path, before)
+    assert "NO RUN: 2 of 3 update rounds are closed, and nobody runs them since the last run ended (completed" in said
+    assert "dictpfl_rounds_overdue 0.0" in metrics(deployment.coordinator)
 
 
 def test_a_restart_is_seen(deployment: Deployment) -> None:

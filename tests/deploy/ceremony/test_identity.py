@@ -219,7 +219,7 @@ def test_where_a_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "dictpfl-passphrase").write_bytes(PASSPHRASE)
     (tmp_path / "dictpfl-passphrase").chmod(0o400)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert stored_passphrase(None) == PASSPHRASE
+    assert stored_passphrase(None) == stored_passphrase(tmp_path / "nothing") == PASSPHRASE, "the credential first"
     (tmp_path / "dictpfl-passphrase").chmod(0o444)
     with pytest.raises(PassphraseError, match="mode 0444"):
         stored_passphrase(None)

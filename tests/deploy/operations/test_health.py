@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from dictpfl.deploy.doctor import checks, deployment_checks
 from dictpfl.deploy.operations import disk, health, readiness
 from dictpfl.deploy.operations.places import LAST_CONTACT, PROCESSES, RUN
 from dictpfl.deploy.operations.processes import Program, alone
+from dictpfl.deploy.operations.supernode import Contact
 
 Served = Callable[[int], int]
 
@@ -94,6 +96,10 @@ def test_a_supernode_that_reaches_nobody_does_not_serve(folder: Path, served: Se
     done = probe(folder)
     assert done.returncode == 1
     assert "has not reached the coordinator for 10" in done.stdout
+    Contact(contact).lost(ssl.SSLCertVerificationError("certificate has expired"))
+    assert "(SSLCertVerificationError: ('certificate has expired',)); it keeps trying" in health.down(folder)[0]
+    Contact(contact).lost(OSError("no route"))
+    assert "(OSError: no route); it keeps trying" in health.down(folder)[0], "not in its log alone"
     assert "logs/supernode.log" in done.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -43,6 +44,7 @@ ALLOWED = {
     "dictpfl_round_ended_timestamp_seconds": set(),
     "dictpfl_round_seconds": set(),
     "dictpfl_rounds_closed_total": {"kind"},
+    "dictpfl_rounds_overdue": set(),
     "dictpfl_rounds_void_total": set(),
     "dictpfl_rounds_wanted": set(),
     "dictpfl_sums_refused_total": set(),
@@ -97,7 +99,7 @@ def test_the_coordinators_numbers(coordinator: Path, monkeypatch: pytest.MonkeyP
         {"node": 42, "name": "clinic-a", "status": "online", "seconds_since_seen": 5.0},
         {"node": 43, "name": "", "status": "offline", "seconds_since_seen": None},
     ]
-    monkeypatch.setattr("dictpfl.deploy.operations.status._nodes", lambda *_: nodes)
+    monkeypatch.setattr("dictpfl.deploy.operations.status._asked", lambda *_: (nodes, None))
     found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
     assert found["dictpfl_rounds_closed_total"] == {'kind="update"': 1, 'kind="score"': 0, 'kind="measure"': 1}
     assert found["dictpfl_rounds_wanted"] == {"": 3}
@@ -141,12 +143,56 @@ def test_refused_sums_void_rounds_and_exclusions_are_counted(coordinator: Path) 
     assert [found[name][""] for name in names] == [2, 3, 1, 1]
 
 
+def test_who_was_struck_off_or_excluded_is_not_away_for_good(
+    coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm of an institution that is not online would never end; a new node of the same name is told once."""
+    ran(coordinator)
+    names = {42: ("berlin", "offline"), 43: ("oslo", "unregistered"), 44: ("kyoto", "offline"), 45: ("oslo", "online")}
+    names |= {46: ("turin", "unregistered")}
+    nodes = [{"node": n, "name": name, "status": at, "seconds_since_seen": 5.0} for n, (name, at) in names.items()]
+    monkeypatch.setattr("dictpfl.deploy.operations.status._asked", lambda *_: (nodes, None))
+    journal = open_journal(coordinator, Agreement.load(coordinator / "federation.json"))
+    journal.exclude("kyoto", "left")
+    journal.close()
+    found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
+    assert found["dictpfl_institution_online"] == {'institution="berlin"': 0, 'institution="oslo"': 1}
+    assert set(found["dictpfl_institution_last_seen_timestamp_seconds"]) == set(found["dictpfl_institution_online"])
+
+
+def test_rounds_that_nobody_runs_are_overdue_after_two_deadlines(coordinator: Path) -> None:
+    ran(coordinator)
+    agreement, path = Agreement.load(coordinator / "federation.json"), coordinator / "federation.json"
+    collector = CoordinatorMetrics(coordinator, CoordinatorSettings())
+
+    def overdue(deadlines: float) -> float:
+        """At so many deadlines after the rounds were agreed on; the last one closed long before."""
+        at = time.time() - deadlines * agreement.deadline_seconds
+        os.utime(path, (at, at))
+        return scraped(collector)["dictpfl_rounds_overdue"][""]
+
+    assert (overdue(1.9), overdue(2.1)) == (0, 1)
+    journal = open_journal(coordinator, agreement)
+    late = ClosedRound(2, RoundKind.UPDATE, 100.0, time.time() - agreement.deadline_seconds, 0.5, 3000, 7, {})
+    journal.record(late, Aggregate(2, b"sum", (b"u" * 16,)))
+    assert overdue(9.0) == 0, "one closed within two deadlines"
+    last = ClosedRound(3, RoundKind.UPDATE, 100.0, 101.0, 0.5, 3000, 7, {})
+    journal.record(last, Aggregate(3, b"sum", (b"v" * 16,)))
+    later = time.time() + 9 * agreement.deadline_seconds
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("time.time", lambda: later)
+        assert scraped(collector)["dictpfl_rounds_overdue"] == {"": 1}, "the last message was not sent out"
+        journal.settle(4, 102.0)
+        assert scraped(collector)["dictpfl_rounds_overdue"] == {"": 0}, "all is done"
+    journal.close()
+
+
 def test_the_coordinator_publishes_what_is_on_the_list_and_nothing_else(
     coordinator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran(coordinator)
     nodes = [{"node": 42, "name": "a", "status": "online", "seconds_since_seen": 5.0}]
-    monkeypatch.setattr("dictpfl.deploy.operations.status._nodes", lambda *_: nodes)
+    monkeypatch.setattr("dictpfl.deploy.operations.status._asked", lambda *_: (nodes, None))
     found = scraped(CoordinatorMetrics(coordinator, CoordinatorSettings()))
     labels = {
         name: {part.partition("=")[0] for text in by for part in text.split(",") if part} for name, by in found.items()

@@ -13,21 +13,26 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.operations import proxy
 from dictpfl.deploy.operations.certificates import try_out
 from dictpfl.deploy.operations.health import free_port
+from dictpfl.deploy.operations.metrics import CoordinatorMetrics, served
 from dictpfl.deploy.operations.proxy import ProxyKind, command, write_proxy
 from dictpfl.deploy.operations.settings import CoordinatorSettings
+from tests.support import ROOT
 from tests.support.machines import until
+from tools import chart
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
@@ -274,3 +279,114 @@ def test_where_it_is_not_installed_that_is_said(kind: ProxyKind, monkeypatch: py
     assert "apt-get install" in said
     monkeypatch.setattr(proxy.shutil, "which", lambda *_, **__: "/usr/sbin/it")
     assert command(kind, Path("/x")).startswith("start it with")
+
+
+def mounts_of_the_chart() -> list[tuple[str, bool]]:
+    """What the proxy's container sees of the coordinator's folder, each with whether it is read-only, and what is its own."""
+    pod = next(one for one in documents("coordinator") if one["kind"] == "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = [one for one in pod["containers"] if one["name"] == "proxy"]
+    for mount in container["volumeMounts"]:
+        assert mount["mountPath"].removeprefix("/volume/") == mount.get(
+            "subPath", mount["mountPath"][len("/volume/") :]
+        )
+    return [
+        (mount["mountPath"].removeprefix("/volume/party/"), bool(mount.get("readOnly")))
+        for mount in container["volumeMounts"]
+        if mount["name"] == "party"
+    ]
+
+
+def mounts_of_compose() -> list[tuple[str, bool]]:
+    service = yaml.safe_load((ROOT / "deploy" / "containers" / "compose.yaml").read_text())["services"]["proxy"]
+    for mount in service["volumes"]:
+        assert mount["target"] == f"/data/{mount['volume']['subpath']}"
+    return [(mount["volume"]["subpath"], mount["read_only"]) for mount in service["volumes"]]
+
+
+def documents(kind: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all((chart.EXAMPLES / f"{kind}.yaml").read_text()) if one]
+
+
+@pytest.mark.parametrize("mounted", [mounts_of_the_chart, mounts_of_compose])
+def test_a_container_of_the_proxy_sees_what_it_serves_and_changes_nothing(
+    mounted: Callable[[], list[tuple[str, bool]]], certified: Path
+) -> None:
+    """The journal, keys of the custody log and the SuperLink's secret are not there, and a stranger in it could write nowhere."""
+    assert sorted(mounted()) == [("nginx.conf", True), ("tls", True)]
+    program = shutil.which("nginx", path=PATH)
+    if program is None:
+        pytest.skip("nginx is not installed (apt-get install nginx-light)")
+    port = free_port()
+    write_proxy(certified, f"127.0.0.1:{port}")
+    whole = certified.rename(certified.parent / "whole")
+    for name in ("run", "logs"):
+        (certified / name).mkdir(parents=True)
+    for name, _ in mounted():
+        shutil.copytree(whole / name, certified / name) if (whole / name).is_dir() else shutil.copy(
+            whole / name, certified
+        )
+    process = subprocess.Popen(
+        [program, "-c", str(certified / "nginx.conf"), "-g", "daemon off;"], start_new_session=True
+    )
+    try:
+        front = Front(port, certified / "tls" / "ca.pem", [])
+
+        def answers() -> int:
+            assert process.poll() is None, (certified / "logs" / "nginx-error.log").read_text()
+            with suppress(OSError):
+                return front.ask("GET", "/")
+            return 0
+
+        assert until(answers, 20, "an answer") == 404
+        assert front.ask("POST", "/v1/fleet/pull-messages") == 502, "no SuperLink runs here"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+    kept = {str(path.relative_to(certified)) for path in certified.rglob("*")} - {"run", "logs"}
+    assert {path for path in kept if not path.startswith(("run/", "logs/"))} == {
+        "nginx.conf", "tls", *(f"tls/{path.name}" for path in (whole / "tls").iterdir())
+    }  # fmt: skip
+
+
+def test_prometheus_elsewhere_reads_metrics_and_nothing_else(certified: Path, tmp_path: Path) -> None:
+    """`metrics.conf` as the chart, compose and the page use it; ports and places alone are others here."""
+    page = (ROOT / "docs" / "deploy-running.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r'nginx -c "\$PWD/(\S*metrics\.conf)"', page)
+    text = (ROOT / named).read_text(encoding="utf-8")
+    program = shutil.which("nginx", path=PATH)
+    if program is None:
+        pytest.skip("nginx is not installed (apt-get install nginx-light)")
+    inner, outer = free_port(), free_port()
+    for old, new in (("9464", str(inner)), ("9465", str(outer)), ("/tmp/", f"{tmp_path}/")):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "metrics.conf").write_text(text)
+    process = subprocess.Popen(
+        [program, "-c", str(tmp_path / "metrics.conf"), "-g", "daemon off;"], start_new_session=True
+    )
+
+    def asked(method: str, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", outer, timeout=10)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except OSError:
+            return 0, b""
+        finally:
+            connection.close()
+
+    try:
+        with served(inner, CoordinatorMetrics(certified, CoordinatorSettings())):
+            until(lambda: asked("GET", "/metrics")[0] == 200, 20, "metrics")
+            assert b"dictpfl_rounds_overdue" in asked("GET", "/metrics")[1]
+            for method, path in (
+                ("GET", "/"),
+                ("GET", "/metrics/x"),
+                ("POST", "/metrics"),
+                ("GET", "/v1/fleet/pull-messages"),
+            ):
+                assert asked(method, path)[0] in {403, 404}, (method, path)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import dictpfl
 from dictpfl.common.errors import ConfigError, KeyFileError, ProcessError
 from dictpfl.common.messages.protocol import Aggregate, RoundKind
+from dictpfl.deploy.app import pinned
+from dictpfl.deploy.app.bundle import build
 from dictpfl.deploy.cli import app
+from dictpfl.deploy.operations import coordinator as coordinators
 from dictpfl.deploy.operations import readiness
 from dictpfl.deploy.operations.certificates import try_out
-from dictpfl.deploy.operations.control import Node
-from dictpfl.deploy.operations.places import prepare
+from dictpfl.deploy.operations.control import Node, RunState
+from dictpfl.deploy.operations.environment import INSTITUTION
+from dictpfl.deploy.operations.places import PROCESSES, prepare
 from dictpfl.deploy.operations.processes import alone
 from dictpfl.deploy.operations.settings import CoordinatorSettings
 from dictpfl.deploy.operations.status import _node, of_coordinator, of_institution
+from dictpfl.deploy.operations.task import Pin, open_ahead
 from dictpfl.server.agreement import Agreement
 from dictpfl.server.coordinator import open_journal
 from dictpfl.server.journal import Journal
 from dictpfl.server.rows import ClosedRound
 from dictpfl.server.troubles import news
+from tests.support.machines import until
 
 
 def test_a_coordinator_before_its_first_round(coordinator: Path) -> None:
@@ -136,6 +147,98 @@ def test_where_rounds_cannot_go_on_that_stands_first(coordinator: Path) -> None:
     said = " ".join(CliRunner().invoke(app, ["status", "--folder", str(refused(coordinator, 3))]).output.split())
     assert "STOPPED: rounds 0 to 2 are void" in said
     assert "dictpfl institution unlock" in said
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (None, "1 of 3 update rounds are closed, and nobody runs them; `dictpfl run --folder"),
+        (RunState(7, "running", "", ""), ""),
+        (RunState(7, "finished", "stopped", ""), "nobody runs them since the last run ended (stopped); `dictpfl run"),
+        (RunState(7, "finished", "failed", "app bundle refused"), "since the last run ended (failed, app bundle refused)"),
+    ],
+)  # fmt: skip
+def test_that_nobody_runs_rounds_is_said(
+    last: RunState | None, said: str, coordinator: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing told of it: `up` logged that a run had ended, and a healthy coordinator waited for ever."""
+    agreement = Agreement.load(coordinator / "federation.json")
+    journal = open_journal(coordinator, agreement)
+    closed = ClosedRound(0, RoundKind.UPDATE, 100.0, 103.0, 0.25, 999, 7, {})
+    journal.record(closed, Aggregate(0, b"s" * 10, (b"a" * 16,)))
+    monkeypatch.setattr("dictpfl.deploy.operations.status._asked", lambda *_: ([], last))
+
+    def shown() -> str:
+        printed = CliRunner().invoke(app, ["status", "--folder", str(coordinator)], env={"COLUMNS": "300"}).output
+        return " ".join(printed.split())
+
+    assert said in shown()
+    assert ("NO RUN" in shown()) == bool(said)
+    assert "OVERDUE" not in shown()
+    at = time.time() - 3 * agreement.deadline_seconds
+    os.utime(coordinator / "federation.json", (at, at))
+    assert "OVERDUE: no round has closed for two deadlines" in shown()
+    journal.stop(1, 104.0)
+    journal.settle(1, 104.0)
+    journal.close()
+    assert not {"NO RUN", "OVERDUE"} & set(re.findall("NO RUN|OVERDUE", shown())), "ended early is ended"
+
+
+def test_what_up_tries_again_is_not_in_its_log_alone(coordinator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new certificate that does not fit, put there while `up` runs: the old one is served on until it ends."""
+    monkeypatch.setattr("dictpfl.deploy.operations.watching.LOOK_SECONDS", 0.01)
+    try_out(coordinator / "tls", [])
+    good = (coordinator / "tls" / "server.pem").read_bytes()
+
+    class Meanwhile:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def run(self) -> None:
+            def warned() -> str:
+                printed = CliRunner().invoke(app, ["status", "--folder", str(coordinator)], env={"COLUMNS": "300"})
+                return "".join(line for line in printed.output.splitlines() if line.startswith("WARNING"))
+
+            assert warned() == ""
+            try_out(coordinator.parent / "other", [])
+            shutil.copy(coordinator.parent / "other" / "server.pem", coordinator / "tls" / "server.pem")
+            until(lambda: "WARNING: certificate: failed, is tried again: certificate: " in warned(), 20, "the warning")
+            (coordinator / "tls" / "server.pem").write_bytes(good)
+            until(lambda: not warned(), 20, "no warning any more")
+
+    monkeypatch.setattr("dictpfl.deploy.operations.coordinator.Supervisor", Meanwhile)
+    coordinators.up(coordinator)
+    assert of_coordinator(coordinator)["warnings"] == []
+
+
+def test_an_institution_that_forgot_the_release_says_so_itself(
+    institution: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tasks refuse the coordinator's app; the code `bundle` was seen at the coordinator, the reason in a log alone."""
+    prepare(institution)
+    monkeypatch.setattr(dictpfl, "__path__", [*dictpfl.__path__])
+    monkeypatch.setenv(INSTITUTION, str(institution))
+    ours = build()
+    pinned.install(institution / "flower", ours)
+    (institution / "run" / PROCESSES).write_text('{"supervisor": 1, "programs": {"superexec": {"pid": 1}}}')
+
+    def task(content: bytes) -> None:
+        pin = Pin(institution / "flower", pinned.sha256_of(ours))
+        pin.check_or_refuse(content)
+        pin.client_app()
+        open_ahead()  # the next task, which has nothing against it yet
+
+    reason = "bundle: app bundle refused: the one that the coordinator sends is"
+    task(ours)
+    assert of_institution(institution)["not_ready"] == ""
+    task(b"the app of the release that all others installed")
+    shown = CliRunner().invoke(app, ["status", "--folder", str(institution)], env={"COLUMNS": "300"}).output
+    assert f"CANNOT TAKE PART: {reason}" in shown
+    probed = CliRunner().invoke(app, ["health", "--folder", str(institution)], env={"COLUMNS": "300"})
+    assert f"institution: cannot take part: {reason}" in probed.output
+    assert probed.exit_code == 1
+    task(ours)
+    assert of_institution(institution)["not_ready"] == ""
 
 
 def test_when_a_node_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,11 @@ from tests.support.called import require_command, require_process_test
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
 NAMES = [path.name for path in UNITS]
+COORDINATOR, FAILED, INSTITUTION, RUN = (
+    ROOT / "deploy" / "systemd" / f"dictpfl-{name}.service"
+    for name in ("coordinator", "failed@", "institution@", "run")
+)
+PARTIES = (COORDINATOR, INSTITUTION, RUN)
 WORST = 1.5
 """Exposure out of 10 that `systemd-analyze security` may find; what is left is the network, which they need."""
 ANALYZE = shutil.which("systemd-analyze")
@@ -37,7 +42,10 @@ def settings(path: Path) -> dict[str, list[str]]:
 
 
 def test_there_are_units() -> None:
-    assert NAMES == ["dictpfl-coordinator.service", "dictpfl-institution@.service", "dictpfl-run.service"]
+    assert NAMES == [
+        "dictpfl-coordinator.service", "dictpfl-failed@.service", "dictpfl-institution@.service", "dictpfl-run.service"
+    ]  # fmt: skip
+    assert [path.name for path in (COORDINATOR, FAILED, INSTITUTION, RUN)] == NAMES
 
 
 @needs_systemd
@@ -65,7 +73,28 @@ def test_exposure_is_low(path: Path) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("path", PARTIES, ids=lambda path: path.stem)
+def test_one_that_fails_again_and_again_stays_down_and_tells_somebody(path: Path) -> None:
+    """Without a limit, systemd below 254 starts it for ever and never comes to OnFailure."""
+    found = settings(path)
+    assert found["OnFailure"] == ["dictpfl-failed@%n.service"]
+    (delay,), (burst,) = found["RestartSec"], found["StartLimitBurst"]
+    assert found["StartLimitIntervalSec"] == ["1h"]
+    assert int(burst) > 1
+    assert int(burst) * int(delay) <= 3600 / 2, "the limit is reached though each start takes as long as the pause"
+    (told,) = settings(FAILED)["ExecStart"]
+    assert "%i has failed" in told
+    assert shutil.which(told.split()[0])
+
+
 @pytest.mark.parametrize("path", UNITS, ids=NAMES)
+def test_memory_has_a_limit(path: Path) -> None:
+    (most,) = settings(path)["MemoryMax"]
+    assert re.fullmatch(r"80%|64M", most)
+    assert path == FAILED or settings(path)["OOMPolicy"] == ["continue"], "`up` starts a program again, not all of them"
+
+
+@pytest.mark.parametrize("path", PARTIES, ids=lambda path: path.stem)
 def test_what_it_starts_exists_and_is_tested(path: Path) -> None:
     found = settings(path)
     (start,) = found["ExecStart"]
@@ -78,25 +107,25 @@ def test_what_it_starts_exists_and_is_tested(path: Path) -> None:
 
 
 def test_rounds_go_on_after_a_reboot_and_end_with_the_last() -> None:
-    found = settings(UNITS[2])
-    assert found["After"] == found["Wants"] == [UNITS[0].name]
+    found = settings(RUN)
+    assert found["After"] == found["Wants"] == [COORDINATOR.name]
     assert found["Restart"] == ["on-failure"], "status 0 means that all rounds are done"
     assert found["WantedBy"] == ["multi-user.target"]
     own = {"ExecStart", "Description", "After", "Wants", "RestartSec", "TimeoutStopSec"}
     held = {name: value for name, value in found.items() if name not in own}
-    assert held == {name: value for name, value in settings(UNITS[0]).items() if name not in own}, (
+    assert held == {name: value for name, value in settings(COORDINATOR).items() if name not in own}, (
         "as narrow as the other"
     )
 
 
 def test_the_passphrase_is_a_credential() -> None:
-    (given,) = settings(UNITS[1])["LoadCredential"]
+    (given,) = settings(INSTITUTION)["LoadCredential"]
     name, _, source = given.partition(":")
     from dictpfl.client.keys.vault import CREDENTIAL
 
     assert name == CREDENTIAL
     assert source == "/etc/dictpfl/%i.passphrase"
-    assert "LoadCredential" not in settings(UNITS[0]), "the coordinator has nothing to open"
+    assert "LoadCredential" not in settings(COORDINATOR), "the coordinator has nothing to open"
 
 
 # What the coordinator's unit forbids and this machine can forbid without systemd: memory that is written, then run.
@@ -120,7 +149,7 @@ needs_denial = pytest.mark.skipif(not can_deny(), reason="this kernel has no PR_
 
 @needs_denial
 def test_the_coordinator_runs_with_memory_deny_write_execute(coordinator: Path) -> None:
-    assert settings(UNITS[0])["MemoryDenyWriteExecute"] == ["yes"]
+    assert settings(COORDINATOR)["MemoryDenyWriteExecute"] == ["yes"]
     try_out(coordinator / "tls", [])
     command = [sys.executable, "-m", "dictpfl.deploy.cli", "coordinator", "up", "--folder", str(coordinator), "--port"]
     with (coordinator / "output").open("wb") as output:
@@ -153,4 +182,4 @@ def test_ciphertexts_are_added_with_memory_deny_write_execute() -> None:
 
 def test_an_institution_may_make_code() -> None:
     """Torch does (oneDNN): with the restriction a convolution fails, so the unit must not have it."""
-    assert "MemoryDenyWriteExecute" not in settings(UNITS[1])
+    assert "MemoryDenyWriteExecute" not in settings(INSTITUTION)
