@@ -36,7 +36,7 @@ def pixels(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
     column = str(data.options["image"])
     require_columns(data, frame, [column, data.label])
     prepare, beside = preparation(data.options), path_of(data).parent
-    labels, classes = labels_of(frame[data.label], data, known_classes)
+    labels, classes = labels_of(frame, data, known_classes)
     whole, kept = frame, drawn(len(frame), data, seed, splits_of(data, frame))
     if kept is not None:
         frame, labels = frame.iloc[kept], labels[kept]
