@@ -68,7 +68,11 @@ def main() -> None:
         method: {f"{rate:g}": [one["validation"] for one in found] for rate, found in sorted(grid.items())}
         for method, grid in tried.items()
     }
-    figures = {"rates": {method: best_rate(grid) for method, grid in tried.items()}, "validation": document, "machine": facts}
+    figures = {
+        "rates": {method: best_rate(grid) for method, grid in tried.items()},
+        "validation": document,
+        "machine": facts,
+    }
     (RESULTS / f"{NAME}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (RESULTS / f"{NAME}.md").write_text(text, encoding="utf-8")
 

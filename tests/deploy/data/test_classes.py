@@ -40,7 +40,9 @@ TOY = {"toy_insecure": True, "encryption.sealer": "identity"}
 
 def rows(words: tuple[str, ...] = ("no", "yes"), count: int = 20) -> pd.DataFrame:
     draw = np.random.default_rng(1)
-    return pd.DataFrame({"age": draw.normal(size=count), "ill": [words[number % len(words)] for number in range(count)]})
+    return pd.DataFrame(
+        {"age": draw.normal(size=count), "ill": [words[number % len(words)] for number in range(count)]}
+    )
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ def test_an_institution_refuses_a_number_beyond_the_agreed_ones(place: Path) -> 
     for site in ("north", "south", "west"):
         rows().assign(ill=[number % 2 for number in range(20)]).to_csv(f"{site}.csv", index=False)
     founded = found(FederationConfig.load("wards.toml", TOY), place / "run")
+    (place / "site").mkdir()
     founded.genesis.save(place / "site")
     frame = rows().assign(ill=[number % 2 for number in range(20)])
     frame.loc[5, "ill"] = 9
@@ -142,9 +145,7 @@ def test_rows_of_one_table_are_compared_by_site_lazily_too(place: Path) -> None:
     frame.iloc[25, frame.columns.get_loc("ill")] = "unknown"
     frame.to_parquet("all.parquet", row_group_size=8)
     for lazy in (False, True):
-        data = Data(
-            source="parquet", path="all.parquet", label="ill", partition="column", column="site", lazy=lazy
-        )
+        data = Data(source="parquet", path="all.parquet", label="ill", partition="column", column="site", lazy=lazy)
         with pytest.raises(DataError, match=r"^all\.parquet, row 26: label 'unknown' is a class at south and not at"):
             load_dataset(data, 1)
 
