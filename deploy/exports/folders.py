@@ -44,7 +44,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     if library == "transformers":
         model.config._name_or_path = ""  # type: ignore[union-attr] # noqa: SLF001 -- a path of this machine, which transformers would write
-        if len(classes) == model.config.num_labels:  # type: ignore[union-attr]
+        if classes and len(classes) == model.config.num_labels:  # type: ignore[union-attr]
             model.config.id2label = dict(enumerate(classes))  # type: ignore[union-attr]
             model.config.label2id = {name: number for number, name in enumerate(classes)}  # type: ignore[union-attr]
         with disk_errors(folder):
@@ -65,7 +65,7 @@ def save_model(
                 np.broadcast_to(values, recorded["arguments"].get("in_chans", 3)).tolist() for values in pixels
             )
             # As `dictpfl.client.data.images` fits a picture: the whole of its shorter side.
-            model.pretrained_cfg = {**known, "mean": mean, "std": std, "crop_pct": 1.0, "interpolation": "bicubic"}
+            model.pretrained_cfg = {**known, "mean": mean, "std": std, "crop_pct": 1.0, "interpolation": "bicubic"}  # type: ignore[assignment]
         with disk_errors(folder):
             save_for_hf(
                 model,
