@@ -94,6 +94,7 @@ bench-full: $(VENV)/peers.stamp
 	-$(BIN)/python benchmarks/time_to_accuracy.py --full
 	-$(BIN)/python benchmarks/round.py
 	-$(BIN)/python benchmarks/accuracy.py --full
+	-$(BIN)/python benchmarks/demo.py
 	-$(BIN)/python benchmarks/ablations.py --full
 	-$(BIN)/python benchmarks/newsgroups.py
 	-$(BIN)/python benchmarks/language.py

@@ -13,8 +13,10 @@ from dictpfl.client.compress.narrow.federating import gate_norms
 from dictpfl.client.data.samples import PADDING, Samples
 from dictpfl.client.memory.snapshots import snapshot_bytes
 from dictpfl.client.model.build import weights_digest
+from dictpfl.client.model.covering import own_buffers
 from dictpfl.client.model.gates import Gates
 from dictpfl.client.model.hub import architecture_of
+from dictpfl.client.model.rules import is_frozen_buffer
 from dictpfl.client.model.scored import recorded
 from dictpfl.client.model.sparse.federated import threshold_twin
 from dictpfl.client.model.tokens.install import install
@@ -171,7 +173,7 @@ def require_trainable(
         data: what the trials stand for, for the message.
 
     Raises:
-        ModelError: the model takes none of them, or the task does not take its outputs.
+        ModelError: the model takes none of them, the task does not take its outputs, or training moves what nobody shares.
         ConfigError: unknown task, device or schedule.
     """
     resolve_device(config.training.device)
@@ -200,12 +202,41 @@ def require_trainable(
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reasons.append(error)
         else:
+            _require_still(model, batch, config)
             return
     are_ids = all(np.issubdtype(samples.features.dtype, np.integer) for samples in trials)
     raise ModelError(
         f"model {config.model.source!r} with task {config.training.task!r} cannot be trained on {data}: {reasons[0]}"
         + (". Features of whole numbers are token ids; give floats for pixels and other values" if are_ids else "")
     ) from reasons[0]
+
+
+@torch.no_grad()
+def _require_still(model: nn.Module, batch: Samples, config: FederationConfig) -> None:
+    """Refuse a model whose own buffers training moves: each institution would have its own, and an export that of W0.
+
+    Raises:
+        ModelError: which one; `decomposition.frozen` says that W0's is meant.
+    """
+    asked = [name for name in own_buffers(model) if not is_frozen_buffer(name, config.decomposition)]
+    if not asked:
+        return
+    features = torch.from_numpy(np.asarray(batch.features))
+    with torch.random.fork_rng(devices=[]):
+        if features.is_floating_point():
+            features = features + torch.randn_like(features)  # zeros may stand for data that nobody has here
+        tried = copy.deepcopy(model).train()
+        try:
+            forward(tried, features)
+        except (RuntimeError, ValueError):  # a batch too small to train on, say
+            return
+    after, before = dict(tried.named_buffers()), own_buffers(model)
+    if moved := [name for name in asked if not torch.equal(after[name].nan_to_num(), before[name].nan_to_num())]:
+        raise ModelError(
+            f"training moves the buffer {moved[0]!r} of model {config.model.source!r}, which is no running statistic of a norm layer of torch. "
+            "Nobody would share it, and an exported model would have that of the start. Use a norm layer of torch (decomposition.batch_norm), or "
+            f'say that it stays: decomposition.frozen = ["{moved[0]}"]'
+        )
 
 
 @torch.no_grad()

@@ -53,7 +53,12 @@ def tune(keys: Sequence[Key], jobs: int, *, quick: bool = False) -> dict[Key, Tu
 
 
 def search(
-    grids: Mapping[K, Sequence[float]], made: Callable[[K, float, int], Cell], jobs: int, *, quick: bool = False
+    grids: Mapping[K, Sequence[float]],
+    made: Callable[[K, float, int], Cell],
+    jobs: int,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    quick: bool = False,
 ) -> dict[K, Tuning]:
     """Validation figures of each grid on all tuning seeds; a grid whose best is at its end is extended there.
 
@@ -61,13 +66,14 @@ def search(
         grids: rates, by what is tuned.
         made: a cell of one of them at a rate and seed.
         jobs: processes.
+        seeds: of the tuning.
         quick: one seed, the grids as they are.
     """
     tried: dict[K, Tuning] = {key: {} for key in grids}
     wanted = dict(grids)
     for _ in range(1 if quick else EXTENSIONS + 1):
-        seeds = SEEDS[: 1 if quick else None]
-        _add(tried, [(key, rate, seed) for key in grids for rate in wanted[key] for seed in seeds], made, jobs)
+        chosen = seeds[: 1 if quick else None]
+        _add(tried, [(key, rate, seed) for key in grids for rate in wanted[key] for seed in chosen], made, jobs)
         wanted = {key: _beyond(grid) for key, grid in tried.items()}
     return tried
 

@@ -36,7 +36,7 @@ def pixels(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
     column = str(data.options["image"])
     require_columns(data, frame, [column, data.label])
     prepare, beside = preparation(data.options), path_of(data).parent
-    labels, classes = labels_of(frame[data.label], data, known_classes)
+    labels, classes = labels_of(frame, data, known_classes)
     whole, kept = frame, drawn(len(frame), data, seed, splits_of(data, frame))
     if kept is not None:
         frame, labels = frame.iloc[kept], labels[kept]
@@ -100,6 +100,24 @@ def _upright(image: Any) -> Any:
         return image
 
 
+Normalisation = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Mean and deviation of pixels from 0 to 1, float32, one number or one for each channel."""
+
+
+def normalisation_of(data: Data) -> Normalisation | None:
+    """Mean and deviation by which pictures of a section are normalised; None where it does not read any from files."""
+    return _normalisation(data.options) if data.source == "imagefolder" or "image" in data.options else None
+
+
+def _normalisation(options: Mapping[str, Any]) -> Normalisation:
+    usual = _IMAGENET if options.get("mode", "RGB") == "RGB" else ((0.5,), (0.5,))
+    mean, std = (
+        np.atleast_1d(np.asarray(options.get(key, value), np.float32))
+        for key, value in zip(("mean", "std"), usual, strict=True)
+    )
+    return mean, std
+
+
 def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
     """Make the function that makes an array (C, H, W), float32, of an opened image of Pillow; see `preparation`.
 
@@ -117,10 +135,8 @@ def fitting(options: Mapping[str, Any]) -> Callable[[Any], NDArray[np.float32]]:
         )
     height, width = _height_and_width(options.get("size", _SIZE))
     channels = 3 if mode == "RGB" else 1
-    usual = _IMAGENET if mode == "RGB" else ((0.5,), (0.5,))
     try:
-        mean, std = (np.atleast_1d(np.asarray(options.get(key, value), np.float32)) for key, value in
-                     zip(("mean", "std"), usual, strict=True))  # fmt: skip
+        mean, std = _normalisation(options)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"data.options: mean and std are numbers, one or one for each channel: {error}") from error
     fits = {mean.shape, std.shape} <= {(1,), (channels,)} and np.isfinite([*mean, *std]).all() and (std > 0).all()

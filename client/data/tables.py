@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dictpfl.client.data.classes import require_shared
 from dictpfl.client.data.columns import Columns, as_numbers, is_list, is_no_number, numbers_of, word_of
 from dictpfl.client.data.raw import Table
 from dictpfl.client.data.samples import Dataset, Samples, classes_said, sites_of
@@ -50,7 +51,7 @@ def numbers(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = ()
     if event:
         labels = survival_of(frame, data)
     else:
-        labels, classes = labels_of(frame[data.label], data, known_classes)
+        labels, classes = labels_of(frame, data, known_classes)
     shape = options.get("shape", [values.shape[1]])
     if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
         raise ConfigError(f"data.options.shape is {shape!r}; expected the sizes of one sample, such as [1, 8, 8]")
@@ -71,7 +72,7 @@ def _columns(data: Data, frame: pd.DataFrame, names: tuple[str, ...], known_clas
     """Read columns as they stand, to be prepared by what all institutions have together."""
     if odd := sorted({"scale", "shape", "event"} & data.options.keys()):
         raise ConfigError(f"data.options.{odd[0]} and data.preprocessing exclude each other; leave one of them out")
-    labels, classes = labels_of(frame[data.label], data, known_classes)
+    labels, classes = labels_of(frame, data, known_classes)
     table = Table(Columns.of(data, names).encode(frame, lambda bad: place_of(data, frame, bad)), labels)
     return Dataset(
         table, len(classes) or 1, groups_of(data, frame), splits_of(data, frame), Path(data.path).name, names, classes
@@ -214,19 +215,21 @@ def splits_of(data: Data, frame: pd.DataFrame) -> NDArray[np.str_] | None:
 
 
 def labels_of(
-    column: pd.Series[Any], data: Data, known_classes: tuple[str, ...] = ()
+    frame: pd.DataFrame, data: Data, known_classes: tuple[str, ...] = ()
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Read labels and the names of the classes; no names for a regression.
 
+    Words are the classes that `data.options.classes` names, or those that every site of the frame shows.
+
     Args:
-        column: labels.
+        frame: rows, with the column of labels, and that of institutions where there is one.
         data: section with the options `classes` and `target`.
         known_classes: names that the file gives to the numbers 0, 1, 2, ... of its labels.
 
     Raises:
-        ConfigError, DataError: labels that the options do not fit.
+        ConfigError, DataError: labels that the options do not fit; words that are no agreed classes.
     """
-    options, column = data.options, as_numbers(column)
+    options, column = data.options, as_numbers(frame[data.label])
     numeric = column.dtype.kind in "biuf"
     if numeric and np.isinf(column.to_numpy(np.float64)).any():
         raise DataError(f"{data.path}: label {data.label!r} has infinite values; mend or drop those rows")
@@ -250,11 +253,15 @@ def labels_of(
     elif numeric:
         classes = _counted(column, data)
     else:
+        require_shared(values, groups_of(data, frame), lambda bad: place_of(data, frame, bad))
         classes = tuple(sorted(set(values)))
     number = numbers_of(classes) if numeric else {name: place for place, name in enumerate(classes)}
-    unknown = sorted(set(values) - set(number))
-    if unknown:
-        raise DataError(f"{data.path}: labels {', '.join(unknown[:5])} are not in data.options.classes")
+    unknown = np.array([value not in number for value in values])
+    if unknown.any():
+        raise DataError(
+            f"{place_of(data, frame, unknown)}: label {values[int(unknown.argmax())]!r} is not in data.options.classes. Expected one of "
+            f"{', '.join(map(repr, classes[:10]))}, as all agreed. Mend or drop those rows ({int(unknown.sum())} of {len(values)})"
+        )
     return np.array([number[v] for v in values], dtype=np.int64), classes
 
 

@@ -59,7 +59,7 @@ def tokens(data: Data, frame: pd.DataFrame, known_classes: tuple[str, ...] = (),
     if long not in ("cut", "drop") or (long == "drop" and not is_next):
         raise ConfigError(f'data.options.long is {long!r}; expected "cut", or "drop" with target = "next"')
     require_columns(data, frame, [*text, *prompt, *([] if is_next else [data.label])])
-    labels, names = (np.zeros(0, np.int64), ()) if is_next else labels_of(frame[data.label], data, known_classes)
+    labels, names = (np.zeros(0, np.int64), ()) if is_next else labels_of(frame, data, known_classes)
     render = template_of(options)
 
     def prompts(rows: pd.DataFrame) -> list[str]:

@@ -171,6 +171,16 @@ def statistics(model: nn.Module) -> dict[str, Place]:
     return places
 
 
+def own_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers of floats that a model's file holds and no running statistic is: neither shared nor kept from round to round."""
+    known, kept = statistics(model), model.state_dict(keep_vars=True)
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in kept and name not in known and buffer.is_floating_point()
+    }
+
+
 def _layer_type(name: str) -> type[TableLayer]:
     kind = LAYERS.load(name)
     if not (isinstance(kind, type) and issubclass(kind, TableLayer) and kind.takes):

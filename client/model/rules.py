@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from dictpfl.client.model.covering import Layers, Place, statistics
+from dictpfl.client.model.covering import Layers, Place, own_buffers, statistics
 from dictpfl.client.model.scored import read_scores
 from dictpfl.client.model.woven import WovenWeight
 from dictpfl.common.errors import ConfigError, ModelError
@@ -60,7 +60,8 @@ def survey(
 
     1. a pattern of `settings.dense`, then `local`, then `frozen` (so `frozen = ["*"]` with
        `dense = ["head.*"]` trains the head alone); a tied parameter answers to each of its names.
-       `local` and `frozen` reach running statistics too.
+       `local` and `frozen` reach running statistics too. `frozen` may name a model's own buffers, which stay as in W0
+       in any case: it says that this is meant.
     2. `requires_grad` False in the model itself: FROZEN.
     3. `last_layers` = k > 0: parameters of the last k modules that own weight matrices, and of all
        modules defined after them, are DENSE; the others, and their statistics, are frozen.
@@ -88,7 +89,7 @@ def survey(
     """
     layers = Layers(settings.layers, settings.tables)
     hanging, stats = layers.places(model), statistics(model)
-    matched = _patterns(settings, {n: tuple(p.name for p in ps) for n, ps in hanging.items()}, tuple(stats))
+    matched = _patterns(model, settings, hanging)
     first = _first_trained(hanging, settings.last_layers, layers)
     roles = _wanted(model, hanging, settings, matched, layers)
     able = {n: at for n, at in hanging.items() if roles[n] is Role.TABLE}
@@ -115,8 +116,7 @@ def allotted(model: nn.Module, settings: Decomposition) -> dict[str, int]:
     """
     layers = Layers(settings.layers, settings.tables)
     hanging = layers.places(model)
-    names = {n: tuple(p.name for p in ps) for n, ps in hanging.items()}
-    roles = _wanted(model, hanging, settings, _patterns(settings, names, tuple(statistics(model))), layers)
+    roles = _wanted(model, hanging, settings, _patterns(model, settings, hanging), layers)
     return _allotted({n: at for n, at in hanging.items() if roles[n] is Role.TABLE}, settings, layers)
 
 
@@ -230,9 +230,14 @@ def weight_matrix(at: tuple[Place, ...], layers: Layers) -> NDArray[np.float64]:
     return kind.as_matrix(weight.detach().to("cpu", torch.float64, copy=True).numpy())
 
 
-def _patterns(
-    settings: Decomposition, aliases: Mapping[str, tuple[str, ...]], stats: tuple[str, ...]
-) -> dict[str, Role]:
+def is_frozen_buffer(name: str, settings: Decomposition) -> bool:
+    """Tell whether a pattern says of a buffer that is no running statistic that it stays as in W0."""
+    return any(fnmatchcase(name, pattern) for pattern in settings.frozen)
+
+
+def _patterns(model: nn.Module, settings: Decomposition, hanging: Mapping[str, tuple[Place, ...]]) -> dict[str, Role]:
+    aliases = {name: tuple(place.name for place in places) for name, places in hanging.items()}
+    stats, buffers = tuple(statistics(model)), own_buffers(model)
     matched: dict[str, Role] = {}
     for key, role, on_stats in (
         ("frozen", Role.FROZEN, Role.FROZEN_STATISTIC),
@@ -244,7 +249,7 @@ def _patterns(
             hits = {n: role for n, names in aliases.items() if any(fnmatchcase(x, pattern) for x in names)}
             if on_stats is not None:
                 hits |= {n: on_stats for n in stats if fnmatchcase(n, pattern) and not n.endswith("_tracked")}
-            if not hits:
+            if not hits and not (key == "frozen" and any(fnmatchcase(name, pattern) for name in buffers)):
                 near = difflib.get_close_matches(pattern, [*aliases, *stats], n=3, cutoff=0.0)
                 raise ConfigError(
                     f"decomposition.{key}: pattern {pattern!r} matches no parameter; "

@@ -54,11 +54,12 @@ class FederationConfig(Sections):
             merged: dict[str, Any] = json.loads(json.dumps(raw, default=_said))
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{origin}: {error}; expected numbers of fewer digits, and tables that end") from error
-        for key, value in (overrides or {}).items():
-            _assign(merged, key, value)
-        method = merged.get("method", "dictpfl")
+        method = {**merged, **(overrides or {})}.get("method", "dictpfl")
         if not isinstance(method, str) or method not in METHODS:
             raise ConfigError(f"{origin}: unknown method {method!r}; known: {', '.join(METHODS)}")
+        _take_own(merged, method, origin)
+        for key, value in (overrides or {}).items():
+            _assign(merged, key, value)
         for key in left_behind(merged, {**METHODS[method].overrides, **(overrides or {})}):
             section, _, name = key.partition(".")
             del merged[section][name]
@@ -115,6 +116,25 @@ def _named_code(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _is_model(key: str, value: str) -> bool:
     return key in _OF_MODELS and value.partition(":")[0] in _LIBRARIES
+
+
+def _take_own(merged: dict[str, Any], method: str, origin: str) -> None:
+    """Put what a file says for the chosen method alone (`[methods.NAME]`) over what it says for all; it is no key of a configuration."""
+    every = merged.pop("methods", {})
+    named = isinstance(every, dict) and all(isinstance(said, dict) for said in every.values())
+    if not named or every.keys() - METHODS.keys():
+        raise ConfigError(
+            f"{origin}: [methods] is {every!r}; expected a table of settings for each of {', '.join(METHODS)}, such as [methods.plaintext.training]"
+        )
+    _lay_over(merged, every.get(method, {}))
+
+
+def _lay_over(target: dict[str, Any], said: Mapping[str, Any]) -> None:
+    for key, value in said.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _lay_over(target[key], value)
+        else:
+            target[key] = value
 
 
 def _follow_thresholds(merged: dict[str, Any]) -> None:

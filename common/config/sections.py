@@ -35,7 +35,12 @@ class Sections(Section):
         le=LARGEST_SEED,
         description="Of a simulation: data split, W0, training, masks. Deployments draw secrets.",
     )
-    method: str = Field("dictpfl", description="A preset: " + ", ".join(f"`{m}`" for m in METHODS) + ".")
+    method: str = Field(
+        "dictpfl",
+        description="A preset: "
+        + ", ".join(f"`{m}`" for m in METHODS)
+        + ". A section `[methods.NAME]` holds settings of one of them alone, such as a rate of its own.",
+    )
     toy_insecure: bool = Field(
         False, description="Admit what protects nobody: no encryption, or fewer than 3 institutions."
     )

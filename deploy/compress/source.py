@@ -28,10 +28,11 @@ from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.files import expanded
 from dictpfl.common.settings import Data, Model, Training
 from dictpfl.deploy.compress.written import standing
-from dictpfl.deploy.exports.evaluation import are_elsewhere, classes_of, load_numbered
+from dictpfl.deploy.exports.evaluation import are_elsewhere, load_numbered
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.overrides import overrides
+from dictpfl.deploy.runs.census import classes_of
 from dictpfl.deploy.simulation.founding import TEST
 from dictpfl.deploy.simulation.partition import divide
 
@@ -270,7 +271,7 @@ def _of_folder(
     is_institution = (folder / SETTINGS).exists()
     measure = opened(folder / (VALIDATION if is_institution else TEST), agreed.data)
     validation = measure if is_institution and len(measure) else None
-    classes = classes_of(finished, folder)
+    classes = classes_of(finished.genesis, folder)
     if data is not None or any(key.startswith("data.") for key in changes):
         calibration, marked = _calibrating(_dataset(data, config, classes))
         validation = validation if marked is None else marked

@@ -206,9 +206,13 @@ def _require_agreed(dataset: Dataset, data: Data, genesis: Genesis | None, sampl
             "do, with the same columns and options"
         )
     if dataset.outputs > genesis.outputs:
+        labels = dataset.samples.labels
+        where = ""
+        if isinstance(labels, np.ndarray) and not data.limit and (bad := labels >= genesis.outputs).any():
+            where = f", row {int(bad.argmax()) + 1}: label {labels[bad][0]}"
         raise DataError(
-            f"{dataset.outputs} classes, the federation agreed on {genesis.outputs} outputs; its classes are data.options.classes; whole numbers "
-            'of a regression are read as numbers with data.options.target = "regression"'
+            f"{data.path}{where}: {dataset.outputs} classes, the federation agreed on {genesis.outputs} outputs. Drop rows whose label is no class; "
+            'whole numbers of a regression are read as numbers with data.options.target = "regression"'
         )
     for what, key, here, there in (
         ("features", "data.features", dataset.feature_names, genesis.features),

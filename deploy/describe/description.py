@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dictpfl.client.data.classes import notes_on_classes
 from dictpfl.client.data.pipelines import with_pipeline
-from dictpfl.client.data.samples import Dataset, Samples
+from dictpfl.client.data.samples import Samples
 from dictpfl.client.data.scales import notes_on
 from dictpfl.client.data.source import load_dataset
 from dictpfl.client.model.build import build_model
@@ -133,6 +134,7 @@ def describe(config: FederationConfig) -> Description:
     config = with_pipeline(config)
     dataset = load_dataset(config.data, config.seed)
     require_ordered(config, dataset)
+    notes = (*notes_on(dataset), *notes_on_classes(dataset, config.data))
     config, sample_shape = with_names(config, dataset), shape_of(with_names(config, dataset), dataset)
     division = of_skill(divide(dataset, config.data, config.federation.participants, config.seed), config.narrow)
     trained = [share.train.of_classes(config.narrow.classes) for share in division.institutions]
@@ -156,7 +158,7 @@ def describe(config: FederationConfig) -> Description:
     return Description(
         rows, sum(map(len, trained)) // len(trained), sample_shape, outputs, len(trained), first,
         upload, plaintext, plaintext + moved + held + upload, _train_seconds(twin, trial, config), _seal_seconds(genesis),
-        tuple(tally.name for tally in genesis.law.opening), tuple(tally.name for tally in genesis.law.closing), _warnings(rows, model, config, dataset, upload, plaintext),
+        tuple(tally.name for tally in genesis.law.opening), tuple(tally.name for tally in genesis.law.closing), (*notes, *_warnings(rows, model, config, upload, plaintext)),
     )  # fmt: skip
 
 
@@ -245,9 +247,9 @@ _THRESHOLDS = "thresholds"
 
 
 def _warnings(
-    rows: tuple[Row, ...], model: nn.Module, config: FederationConfig, dataset: Dataset, upload: int, plaintext: int
+    rows: tuple[Row, ...], model: nn.Module, config: FederationConfig, upload: int, plaintext: int
 ) -> tuple[str, ...]:
-    said, found = config.decomposition, list(notes_on(dataset))
+    said, found = config.decomposition, list[str]()
     wholly = said.enabled and not said.last_layers and config.sparsity.method == "none"
     large = sorted(
         (row for row in rows if row.role == Role.DENSE and row.why.startswith(_UNCOVERED)),

@@ -25,6 +25,7 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.common.law.layout import Kind
 from dictpfl.common.law.state import Floats
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.runs.census import metadata_of
 from dictpfl.deploy.tensors import write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -144,7 +145,7 @@ def write_adapter(adapter: Adapter, finished: Finished, merged: nn.Module, folde
         "modules_to_save": list(adapter.whole) or None,
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    write_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt"})
+    write_tensors(folder / WEIGHTS, adapter.tensors, {"format": "pt", **metadata_of(finished.classes)})
 
 
 def _head_of(finished: Finished) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dictpfl.client.data.images import Normalisation, normalisation_of
 from dictpfl.client.model import hub
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.reduced import reducer_notes
@@ -44,6 +45,8 @@ def write_card(
     parts = "lookup tables" if config.decomposition.form == "table" else "cores"
     facts = [
         ("method", f"`{config.method}`"),
+        *([("classes, by number", ", ".join(f"`{name}`" for name in finished.classes))] if finished.classes else []),
+        *([("pixels", _pixels(normalised))] if (normalised := normalisation_of(config.data)) else []),
         ("architecture", f"`{architecture or hub_free(config.model.source)}`"),
         ("rounds", f"{state.updates}"),
         ("institutions, at most", f"{encryption.capacity}"),
@@ -64,6 +67,11 @@ def write_card(
         *(f"{note}\n" for note in (*notes, *reducer_notes(config.tokens))),
     ]  # fmt: skip
     (folder / CARD).write_text("\n".join([*head, *body]).rstrip() + "\n", encoding="utf-8")
+
+
+def _pixels(normalised: Normalisation) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in normalised)
+    return f"from 0 to 1, less their mean {mean}, over their deviation {std}"
 
 
 def _ranks(tables: list[int]) -> str:

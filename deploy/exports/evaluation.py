@@ -26,7 +26,7 @@ from dictpfl.common.errors import ConfigError, DataError, ModelError
 from dictpfl.common.settings import Data, Training
 from dictpfl.deploy.exports.finished import Checkpoint, Finished
 from dictpfl.deploy.exports.reduced import reducer_words
-from dictpfl.deploy.runs.census import read_census
+from dictpfl.deploy.runs.census import classes_of, read_census
 from dictpfl.deploy.runs.predictions import outputs_of
 from dictpfl.deploy.simulation.founding import TEST, read_samples
 
@@ -142,7 +142,7 @@ def _samples(
             raise ConfigError(f"{folder} holds no samples of its own; name some with --data")
         data = own
         census = read_census(folder) or read_census(folder.parent.parent)  # an institution's, in a run that keeps it
-        names = census.classes if census else _agreed_classes(finished)
+        names = census.classes if census else classes_of(finished.genesis, folder)
     else:
         names = ()
     _require_used(finished.genesis.config.data, data, changes)
@@ -157,7 +157,7 @@ def _samples(
             # The federation's test samples are not these, and its limits are of its own.
             overrides = {"data.test_path": "", "data.paths": {}, "data.limit": 0, "data.test_limit": 0} | overrides
             overrides = _without_sites(FederationConfig.of(raw, overrides).data, changes) | overrides
-        classes = classes_of(finished, folder)
+        classes = classes_of(finished.genesis, folder)
         dataset = load_numbered(FederationConfig.of(raw, overrides).data, agreed.seed, classes)
         if dataset.splits is not None:
             dataset = dataset.take(np.flatnonzero(dataset.splits == TEST_SPLIT))
@@ -183,25 +183,6 @@ def _without_sites(section: Data, changes: Mapping[str, Any]) -> dict[str, Any]:
     if not section.column or section.column in names or "data.column" in changes:
         return {}
     return {"data.column": "", "data.partition": "iid"}  # nothing is divided here
-
-
-def classes_of(finished: Finished, folder: Path) -> tuple[str, ...]:
-    """Names of the classes that a federation's model tells apart, by their numbers; none where nobody knows them.
-
-    Args:
-        finished: the federation; its configuration may name them.
-        folder: a run's, or an institution's in one: a run keeps them.
-    """
-    if agreed := _agreed_classes(finished):
-        return agreed
-    census = read_census(folder) or read_census(folder.parent.parent)
-    return census.classes if census else ()
-
-
-def _agreed_classes(finished: Finished) -> tuple[str, ...]:
-    agreed = finished.genesis.config.data.options.get("classes")
-    # A source of one's own may count its classes by an option of that name.
-    return tuple(map(str, agreed)) if isinstance(agreed, list | tuple) else ()
 
 
 def own_samples(folder: Path) -> Path | None:

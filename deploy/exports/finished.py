@@ -26,6 +26,7 @@ from dictpfl.common.law.state import Floats, SharedState
 from dictpfl.common.law.stored import of_bytes
 from dictpfl.deploy.ceremony.identity import PUBLIC, Role
 from dictpfl.deploy.operations import begun
+from dictpfl.deploy.runs.census import words_of
 from dictpfl.deploy.runs.given import put_back
 from dictpfl.deploy.runs.run import STATE, SUMMARY, Run, first_institution
 
@@ -52,12 +53,14 @@ class Finished:
         state: shared state after the last round that is known here, or the best one.
         weights: the file with W0.
         local: tensors that stay with this institution; empty for a run folder, whose model has those of genesis.
+        classes: names of the model's outputs, where the federation knows them and they say more than numbers; else empty.
     """
 
     genesis: Genesis
     state: SharedState
     weights: Path
     local: Mapping[str, NDArray[Any]]
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, folder: Path | str, checkpoint: Checkpoint = "last") -> Finished:
@@ -73,6 +76,7 @@ class Finished:
         require_checkpoint(checkpoint)
         put_back(Path(folder))
         newest = cls._newest(Path(folder))
+        newest = replace(newest, classes=words_of(newest.genesis, Path(folder)))
         if checkpoint == "last":
             return newest
         best = newest.state.at_best()

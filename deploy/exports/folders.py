@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dictpfl.client.data.images import Normalisation
 from dictpfl.client.data.texts import load_tokenizer
 from dictpfl.client.model import hub
 from dictpfl.client.model.build import build_model
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.deploy.exports.finished import Finished
+from dictpfl.deploy.runs.census import metadata_of
 from dictpfl.deploy.tensors import disk_errors, write_tensors
 
 WEIGHTS = "model.safetensors"
 BASE = "base"
 
 
-def save_model(model: nn.Module, source: str, folder: Path) -> None:
+def save_model(
+    model: nn.Module, source: str, folder: Path, *, classes: Sequence[str] = (), pixels: Normalisation | None = None
+) -> None:
     """Write a model's folder: `save_pretrained` of transformers, timm's own form, or safetensors under its names.
+
+    Args:
+        model: plain.
+        source: `model.source` of what made it.
+        folder: made if missing.
+        classes: names of its outputs, where they are known.
+        pixels: mean and deviation by which its pictures were normalised, where they are known.
 
     Raises:
         ConfigError: the library that made the model is missing.
@@ -32,6 +44,9 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if library == "transformers":
         model.config._name_or_path = ""  # type: ignore[union-attr] # noqa: SLF001 -- a path of this machine, which transformers would write
+        if classes and len(classes) == model.config.num_labels:  # type: ignore[union-attr]
+            model.config.id2label = dict(enumerate(classes))  # type: ignore[union-attr]
+            model.config.label2id = {name: number for number, name in enumerate(classes)}  # type: ignore[union-attr]
         with disk_errors(folder):
             model.save_pretrained(folder)  # type: ignore[operator]
     elif library == "timm":
@@ -43,6 +58,14 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
         # Where programs look for names of labels timm writes only those that it is handed; those of another head are none of this one.
         same = known.get("num_classes") == model.num_classes
         names = {key: known[key] for key in ("label_names", "label_descriptions") if same and known.get(key)}
+        if len(classes) == model.num_classes:
+            names = {"label_names": list(classes)}
+        if pixels is not None:
+            mean, std = (
+                np.broadcast_to(values, recorded["arguments"].get("in_chans", 3)).tolist() for values in pixels
+            )
+            # As `dictpfl.client.data.images` fits a picture: the whole of its shorter side.
+            model.pretrained_cfg = {**known, "mean": mean, "std": std, "crop_pct": 1.0, "interpolation": "bicubic"}  # type: ignore[assignment]
         with disk_errors(folder):
             save_for_hf(
                 model,
@@ -53,7 +76,7 @@ def save_model(model: nn.Module, source: str, folder: Path) -> None:
             )
     else:
         tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
-        write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+        write_tensors(folder / WEIGHTS, tensors, {"format": "pt", **metadata_of(classes)})
 
 
 def save_tokenizer(config: FederationConfig, folder: Path) -> str:

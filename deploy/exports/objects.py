@@ -9,9 +9,10 @@ from dictpfl.client.data.samples import Dataset, Samples
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy import console
 from dictpfl.deploy.exports.columns import write_columns
-from dictpfl.deploy.exports.evaluation import Evaluation, classes_of, evaluate_on, measured, of_dataset
+from dictpfl.deploy.exports.evaluation import Evaluation, evaluate_on, measured, of_dataset
 from dictpfl.deploy.exports.exporter import load_exporter
 from dictpfl.deploy.exports.finished import Checkpoint, Finished, require_checkpoint
+from dictpfl.deploy.runs.census import classes_of
 from dictpfl.deploy.runs.run import Run
 
 
@@ -33,7 +34,7 @@ def evaluate(run: Run | Path | str, data: Any = None, *, checkpoint: Checkpoint 
         return evaluate_on(folder, None if data is None else Path(data), checkpoint=checkpoint)
     finished = Finished.load(folder, checkpoint)
     if isinstance(data, Dataset):
-        return measured(finished, *of_dataset(finished, data, classes_of(finished, folder)))
+        return measured(finished, *of_dataset(finished, data, classes_of(finished.genesis, folder)))
     if isinstance(data, (tuple, list)) and len(data) == 2:  # noqa: PLR2004 -- features and labels
         if finished.genesis.config.data.preprocessing.on:
             raise DataError(

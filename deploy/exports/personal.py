@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dictpfl.client.data.images import normalisation_of
 from dictpfl.client.folder import SETTINGS, TRAIN, VALIDATION, InstitutionSettings
 from dictpfl.client.model import hub
 from dictpfl.client.training.measuring import means
@@ -122,7 +123,8 @@ def write_personal(
             made.parameters,
             finished.state.updates,
         )
-        save_model(made.model, finished.genesis.config.model.source, output)
+        pixels = normalisation_of(finished.genesis.config.data)
+        save_model(made.model, finished.genesis.config.model.source, output, classes=finished.classes, pixels=pixels)
         write_columns(folder, output, checkpoint)
         note = save_tokenizer(finished.genesis.config, output)
         write_card(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Model
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.planes import LEVEL, PLANES, pack, unpack
+from dictpfl.deploy.runs.census import metadata_of
 from dictpfl.deploy.runs.run import write_json
 from dictpfl.deploy.tensors import write_tensors
 
@@ -116,8 +117,10 @@ def form_of(finished: Finished) -> Form:
     return Form(genesis.config.model, tuple(genesis.sample_shape), genesis.outputs)
 
 
-def write_weights(folder: Path, module: nn.Module, weights: Mapping[str, Weight], masks: Masks) -> None:
-    """Write weights.safetensors; a tied tensor once.
+def write_weights(
+    folder: Path, module: nn.Module, weights: Mapping[str, Weight], masks: Masks, classes: Sequence[str] = ()
+) -> None:
+    """Write weights.safetensors; a tied tensor once, and the names of the outputs where they are known.
 
     Raises:
         DataError: a value that is not zero where the mask says that it is.
@@ -138,7 +141,7 @@ def write_weights(folder: Path, module: nn.Module, weights: Mapping[str, Weight]
         tensors[name + _MASK] = torch.from_numpy(masks.packed_of(name))
         tensors[name + _VALUES] = matrix[mask]
     out, listed = pack(tensors)
-    write_tensors(folder / WEIGHTS, out, {"format": "pt", PLANES: listed})
+    write_tensors(folder / WEIGHTS, out, {"format": "pt", PLANES: listed, **metadata_of(classes)})
 
 
 def load_sparse(folder: Path | str) -> nn.Module:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dictpfl.common.errors import ConfigError
+from dictpfl.common.genesis import Genesis
 
 CENSUS = "classes.json"
 
@@ -37,6 +38,33 @@ class Census:
         total = np.array(list(self.institutions.values()), dtype=float).sum(axis=0)
         own = np.array(self.institutions[institution], dtype=float)
         return float(0.5 * np.abs(own / own.sum() - total / total.sum()).sum())
+
+
+def classes_of(genesis: Genesis, folder: Path) -> tuple[str, ...]:
+    """Names of the classes that a federation's model tells apart, by their numbers; none where nobody knows them.
+
+    Args:
+        genesis: whose configuration may name them.
+        folder: a run's, or an institution's in one: a run keeps them.
+    """
+    agreed = genesis.config.data.options.get("classes")
+    if agreed and isinstance(
+        agreed, list | tuple
+    ):  # a source of one's own may count its classes by an option of that name
+        return tuple(map(str, agreed))
+    census = read_census(folder) or read_census(folder.parent.parent)
+    return census.classes if census else ()
+
+
+def words_of(genesis: Genesis, folder: Path) -> tuple[str, ...]:
+    """Classes as `classes_of`, one for each output, that say more than their numbers do; else none."""
+    names = classes_of(genesis, folder)
+    return names if len(names) == genesis.outputs and names != tuple(map(str, range(len(names)))) else ()
+
+
+def metadata_of(classes: Sequence[str]) -> dict[str, str]:
+    """Metadata of a safetensors file that tell its classes; nothing where they are not known."""
+    return {"classes": json.dumps(list(classes), ensure_ascii=False)} if classes else {}
 
 
 def read_census(folder: Path) -> Census | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dictpfl.deploy.runs.census import read_census
 from dictpfl.deploy.runs.run import Run
 
 if TYPE_CHECKING:
@@ -59,6 +60,27 @@ class Row:
         return self.test - half, self.test + half
 
     @property
+    def samples(self) -> int:
+        """Test samples of which one run's figure is the share that it names right; 0 of several runs, of another figure, or where nobody counted."""
+        if len(self.runs) != 1 or self.runs[0].summary["metric"] != "accuracy":
+            return 0
+        census = read_census(self.runs[0].folder)
+        return sum(census.test) if census else 0
+
+    @property
+    def of_samples(self) -> tuple[float, float] | None:
+        """Bounds of one run's accuracy on further samples like those of the test at 95 % confidence, by Wilson (1927); None where `samples` is 0.
+
+        It says nothing of another seed.
+        """
+        if not self.samples:
+            return None
+        from scipy.stats import binomtest
+
+        found = binomtest(round(self.test * self.samples), self.samples).proportion_ci(LEVEL, method="wilson")
+        return float(found.low), float(found.high)
+
+    @property
     def is_federation(self) -> bool:
         """Tell whether anything was sent."""
         return self.method not in BASELINES
@@ -81,6 +103,7 @@ class Row:
             "insecure": list(self.runs[0].summary["insecure"]) if self.is_federation else [],
             "test": self.test,
             "interval": self.interval,
+            "interval_of_samples": self.of_samples,
             "seeds": list(self.seeds),
             "figures": list(self.figures),
             **(sent if self.is_federation else {}),
@@ -113,6 +136,20 @@ class Comparison:
     def __iter__(self) -> Iterator[Run]:
         """Yield the runs, row by row."""
         return (run for row in self.rows for run in row.runs)
+
+    @property
+    def caution(self) -> str:
+        """What one seed shows of the order of rows, in a sentence or two; empty where nobody can say it."""
+        known = [(row.method, row.of_samples) for row in self.rows if row.of_samples is not None]
+        if not known:
+            return ""
+        apart = [f"{a} above {b}" for a, own in known for b, other in known if own[0] > other[1]]
+        shown = f"{'; '.join(apart)}: further apart than their brackets, which another seed may undo" if apart else ""
+        samples = next(row.samples for row in self.rows if row.samples)
+        return (
+            f"One seed: brackets hold the accuracy on further samples like these {samples} at 95 % confidence, not that of another seed. "
+            f"{shown or 'No two brackets lie apart, so no difference between methods is shown'}; `--seeds 1,2,3` compares over seeds."
+        )
 
     @property
     def baselines(self) -> dict[str, str]:

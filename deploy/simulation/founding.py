@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dictpfl.client.data.classes import notes_on_classes
 from dictpfl.client.data.opening import opened
 from dictpfl.client.data.pipelines import with_pipeline
 from dictpfl.client.data.preparing.preparation import as_samples, preparation_of
@@ -106,6 +107,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
     config = with_pipeline(config)
     dataset = load_dataset(config.data, config.seed)
     require_ordered(config, dataset)
+    notes = (*notes_on(dataset), *notes_on_classes(dataset, config.data))
     named, config = bool(config.data.features) or config.data.preprocessing.on, with_names(config, dataset)
     sample_shape = shape_of(config, dataset)
     parties = config.federation.participants if regrouping is None else regrouping.participants
@@ -136,7 +138,7 @@ def found(config: FederationConfig, folder: Path, regrouping: Regrouping | None 
         else None,
         names=named,
     )
-    founded = Founded(genesis, key, folder, division.test, _values(model), (*notes_on(dataset), *measured))
+    founded = Founded(genesis, key, folder, division.test, _values(model), (*notes, *measured))
     try:
         _write(founded, division, weights, teacher)
         write_census(config, dataset, division, folder)

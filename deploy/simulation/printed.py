@@ -133,7 +133,8 @@ def print_comparison(compared: Comparison) -> None:
     for heading in (compared.metric, "up", "down", "values sent", "training", "crypto"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in compared.rows:
-        spread = f" ({row.interval[0]:.4f} to {row.interval[1]:.4f})" if row.interval else ""
+        bounds = row.interval or row.of_samples
+        spread = f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else ""
         if not row.is_federation:
             table.add_row(row.method, "no federation", f"{row.test:.4f}{spread}", *["-"] * 5)
             continue
@@ -150,5 +151,7 @@ def print_comparison(compared: Comparison) -> None:
         f"{compared.metric} on the test split{means}; crypto: seal, fold and open; plaintext sends four bytes a value, as float32",
         markup=False,
     )
+    if compared.caution:
+        console.out.print(compared.caution, markup=False, highlight=False)
     for name, what in compared.baselines.items():
         console.say(f"{name}: {what}")

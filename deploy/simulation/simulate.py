@@ -24,6 +24,7 @@ from dictpfl.deploy.reports.notebook import in_notebook, progress_of, quiet
 from dictpfl.deploy.reports.report import write_report
 from dictpfl.deploy.reports.tensorboard import write_events
 from dictpfl.deploy.reports.troubles import told
+from dictpfl.deploy.runs.census import metadata_of, words_of
 from dictpfl.deploy.runs.given import put_back
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import (
@@ -367,7 +368,7 @@ def _conclude(
 ) -> Run:
     folder = founded.folder
     tensors = {name: tensor.contiguous().clone() for name, tensor in observer.merged().state_dict().items()}
-    write_tensors(folder / MODEL, tensors)
+    write_tensors(folder / MODEL, tensors, metadata_of(words_of(founded.genesis, folder)))
     write_private(folder / STATE, to_bytes(observer.state, founded.genesis.federation))
     history = observer.completed(history)
     write_history(folder, history)

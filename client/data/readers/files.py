@@ -13,6 +13,7 @@ import structlog
 from numpy.typing import NDArray
 
 from dictpfl.client.data import features, images, videos
+from dictpfl.client.data.classes import require_shared
 from dictpfl.client.data.lazy import Known, LazySamples, Numbers, Room
 from dictpfl.client.data.samples import Dataset, Samples, classes_said, drawn, path_of, require_options, sites_of
 from dictpfl.common.errors import ConfigError, DataError
@@ -126,6 +127,8 @@ def image_files(data: Data) -> FileReader:
         for site, root in zip(names, roots, strict=True)
         for path, number in _listed(root, classes, _IMAGES)
     ]
+    if not classes_said(data):
+        _require_shared(found, classes, has_sites=bool(sites or named))
     if not found:
         expected = "SITE/CLASS/NAME.png" if sites else "CLASS/NAME.png"
         raise DataError(f"no images in the folders of {folder}; expected {expected} or of another usual ending")
@@ -147,6 +150,8 @@ def clip_files(data: Data) -> FileReader:
     found = [(path, number, "") for path, number in _listed(folder, classes, videos.BY_PILLOW | videos.BY_AV)]
     if not found:
         raise DataError(f"no clips in the folders of {folder}; expected CLASS/NAME.gif, .webp, .tif, .mp4 or the like")
+    if not classes_said(data):
+        _require_shared(found, classes, has_sites=False)
     if "features" in options:
         through = features.ClipFeatures(options, folder)
         return FileReader(folder.name, found, classes, through.read, has_sites=False, through=through)
@@ -225,6 +230,12 @@ def _listed(root: Path, classes: Sequence[str], endings: Collection[str]) -> lis
             expected=f"CLASS/NAME with one of {', '.join(sorted(endings))}",
         )  # fmt: skip
     return found
+
+
+def _require_shared(found: Sequence[tuple[Path, int, str]], classes: Sequence[str], *, has_sites: bool) -> None:
+    """Refuse folders that are no agreed classes, by their files; see `dictpfl.client.data.classes`."""
+    sites = np.array([site for _, _, site in found]) if has_sites and found else None
+    require_shared([classes[number] for _, number, _ in found], sites, lambda bad: str(found[int(bad.argmax())][0]))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -162,7 +162,7 @@ class RowReader:
 
     def _few(self) -> Dataset:
         """The first rows, by which the form of all is known; where they cannot be read and `skip_broken` is set, the first that can."""
-        looked_at = np.arange(min(_LOOKED_AT, len(self)))
+        looked_at, _ = np.arange(min(_LOOKED_AT, len(self))), self._section  # errors of labels name their own rows
         try:
             return self._made(self._table.rows(looked_at, self._columns))
         except DataError as error:
@@ -180,11 +180,14 @@ class RowReader:
     @cached_property
     def _labels(self) -> tuple[NDArray[Any], tuple[str, ...]]:
         """Labels of all rows, and the names of the classes."""
-        frame, data = self._table.rows(None, self._beside), self._data
+        data = self._data.model_copy(update={"lazy": False})  # all rows are here, so that errors can name theirs
+        # Of classes that nobody named, each site's are compared.
+        compared = () if "classes" in data.options else self._marks
+        frame = self._table.rows(None, list(dict.fromkeys((*self._beside, *compared))))
         tables.require_columns(data.model_copy(update={"column": "", "split_column": ""}), frame, self._beside)
         if "event" in data.options:
             return tables.survival_of(frame, data), ()
-        return tables.labels_of(frame[data.label], data, self._table.class_names)
+        return tables.labels_of(frame, data, self._table.class_names)
 
     @cached_property
     def _section(self) -> Data:

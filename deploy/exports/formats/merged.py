@@ -23,6 +23,7 @@ class MergedExporter(Exporter):
         Raises:
             ConfigError: a library is missing.
         """
+        from dictpfl.client.data.images import normalisation_of
         from dictpfl.client.model import hub
         from dictpfl.deploy.exports.card import local_notes, write_card
         from dictpfl.deploy.exports.folders import loading_lines, save_model, save_tokenizer
@@ -30,7 +31,8 @@ class MergedExporter(Exporter):
 
         source, bench = finished.genesis.config.model.source, finished.bench()
         merged = finished.merged(bench)
-        save_model(merged, source, output)
+        pixels = normalisation_of(finished.genesis.config.data)
+        save_model(merged, source, output, classes=finished.classes, pixels=pixels)
         notes = [save_tokenizer(finished.genesis.config, output), write_learnt(finished, bench, merged, output)]
         library = hub.split(source)[0] or "pytorch"
         write_card(

@@ -39,6 +39,7 @@ class NarrowExporter(Exporter):
         from dictpfl.client.compress.narrow.federating import closed_axes, gated_axes, kept_units, left_open
         from dictpfl.client.compress.narrow.heads import trimmed_if_can
         from dictpfl.client.compress.narrow.phases import GATES, closed_words, one_stays
+        from dictpfl.client.data.images import normalisation_of
         from dictpfl.client.model import hub
         from dictpfl.client.training.task import task_of
         from dictpfl.deploy.exports.card import local_notes, write_card
@@ -57,7 +58,8 @@ class NarrowExporter(Exporter):
         classes, task = tuple(sorted(set(config.narrow.classes))), task_of(config.measuring)
         small, source = cut(whole, kept).eval(), config.model.source
         final, rows, why = trimmed_if_can(small, classes if self.head == "trim" else ())
-        save_model(final, source, output)
+        names = tuple(finished.classes[n] for n in classes) if rows and finished.classes else finished.classes
+        save_model(final, source, output, classes=names, pixels=normalisation_of(config.data))
         said = [one_stays(config.narrow.keep, axes), closed_words(closed_axes(genesis, state, axes)), why]
         notes = list(filter(None, [*said, save_tokenizer(config, output)]))
         unmeasured = ""

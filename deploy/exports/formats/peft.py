@@ -42,6 +42,7 @@ def export_adapter(finished: Finished, folder: Path) -> str:
 
 
 def _write(finished: Finished, folder: Path) -> str:
+    from dictpfl.client.data.images import normalisation_of
     from dictpfl.deploy.exports.adapter import make_adapter, write_adapter
     from dictpfl.deploy.exports.card import local_notes, write_card
     from dictpfl.deploy.exports.folders import BASE, loading_lines, published_base, save_model, save_tokenizer
@@ -55,7 +56,8 @@ def _write(finished: Finished, folder: Path) -> str:
     base = published_base(finished, needed)
     if not base:
         merged.load_state_dict(start)
-        save_model(merged, config.model.source, folder / BASE)
+        pixels = normalisation_of(config.data)
+        save_model(merged, config.model.source, folder / BASE, classes=finished.classes, pixels=pixels)
     write_adapter(adapter, finished, merged, folder, base or BASE)
     note = save_tokenizer(config, folder)
     dense = f"Beside the pairs it carries {len(adapter.whole)} modules whole and {len(adapter.free)} single tensors."

@@ -13,6 +13,7 @@ from dictpfl.deploy.ceremony.identity import PUBLIC, Role
 from dictpfl.deploy.exports.exporter import EXPORTERS, Exporter
 from dictpfl.deploy.exports.reduced import reducer_notes
 from dictpfl.deploy.operations import begun
+from dictpfl.deploy.runs.census import metadata_of
 from dictpfl.deploy.runs.run import Run, first_institution, sha256_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class SafetensorsExporter(Exporter):
         from dictpfl.deploy.exports.card import local_notes
 
         _require_name(output)
-        _save(finished.merged(), output)
+        _save(finished.merged(), output, metadata_of(finished.classes))
         said = f"after {finished.state.updates} updates, sha256 {sha256_of(output)}"
         # This form has no card that would say whose they are.
         return "\n".join([said, *(local_notes(finished) if finished.local else [])])
@@ -75,10 +76,11 @@ def _require_name(output: Path) -> None:
         )
 
 
-def _save(model: nn.Module, output: Path) -> None:
+def _save(model: nn.Module, output: Path, metadata: dict[str, str]) -> None:
     from safetensors.torch import save
 
-    _write(output, save({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}))
+    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    _write(output, save(tensors, metadata or None))
 
 
 def _write(output: Path, data: bytes) -> None:

@@ -46,7 +46,7 @@ class SparseExporter(Exporter):
         facts = {"method": said.method if learnt else "as it was"}
         write_document(output, masks, form_of(finished), model, facts)
         write_masks(output, masks)
-        write_weights(output, model, weights, masks)
+        write_weights(output, model, weights, masks, finished.classes)
         note = save_tokenizer(config, output)
         write_card(
             finished, output, kind="The model, merged, with its zeros left out.",

@@ -167,7 +167,7 @@ def table(
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_tables(tmp_path: Path, kind: str) -> None:
-    found = table(tmp_path, kind=kind, scale={"age": [50, 12]})
+    found = table(tmp_path, kind=kind, scale={"age": [50, 12]}, classes=["no", "yes"])
     np.testing.assert_array_equal(found.samples.features, np.float32([[0, 1], [1, 2], [-1, 3]]))
     np.testing.assert_array_equal(found.samples.labels, [1, 0, 1])
     assert found.groups is not None
@@ -183,7 +183,7 @@ def test_labels_of_tables(tmp_path: Path) -> None:
     numbers = table(tmp_path, FRAME.assign(label=[0.5, 4, 1]))
     assert (numbers.samples.labels.dtype, numbers.outputs) == (np.float32, 1)
     assert table(tmp_path, FRAME.assign(label=[3, 4, 1]), target="regression").samples.labels.tolist() == [3, 4, 1]
-    assert table(tmp_path, shape=[1, 2]).sample_shape == (1, 2)
+    assert table(tmp_path, shape=[1, 2], classes=["no", "yes"]).sample_shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_labels_of_tables(tmp_path: Path) -> None:
             "has fractions; classes are whole numbers or text",
         ),
         (FRAME, {"target": "regression"}, "is text"),
-        (FRAME, {"classes": ["yes"]}, "labels no are not in"),
-        (FRAME, {"shape": [3]}, "does not hold 2 feature"),
+        (FRAME, {"classes": ["yes"]}, r"t\.csv, row 2: label 'no' is not in data\.options\.classes"),
+        (FRAME, {"shape": [3], "classes": ["no", "yes"]}, "does not hold 2 feature"),
         (FRAME.assign(label=[1.0, np.inf, 0]), {}, "label 'label' has infinite values"),
         (FRAME.assign(label=[1, 10**15, 0]), {}, r'goes up to 1000000000000000.*data\.options\.target = "regression"'),
     ],
@@ -249,7 +249,7 @@ def test_named_classes_with_zeros_in_front_are_those_numbers(tmp_path: Path) -> 
     found = load_dataset(data, 1)
     assert found.samples.labels.tolist() == [1, 0, 2]
     assert found.class_names == ("01", "02", "10")
-    with pytest.raises(DataError, match=r"labels 10 are not in data\.options\.classes"):
+    with pytest.raises(DataError, match=r"row 3: label '10' is not in data\.options\.classes"):
         load_dataset(data.model_copy(update={"options": {"classes": ["01", "02"]}}), 1)
 
 
@@ -292,8 +292,8 @@ def test_named_classes_are_found_whatever_pandas_makes_of_their_cells(tmp_path: 
         ({"scale": {"age": 3}}, r"scale\.age"),
         ({"scale": {"age": ["a", "b"]}}, r"scale\.age"),
         ({"scale": [50, 12]}, r"options\.scale is \[50, 12\]; expected a table"),
-        ({"shape": 2}, "shape is 2; expected the sizes"),
-        ({"shape": [-1, -2]}, r"shape is \[-1, -2\]"),
+        ({"shape": 2, "classes": ["no", "yes"]}, "shape is 2; expected the sizes"),
+        ({"shape": [-1, -2], "classes": ["no", "yes"]}, r"shape is \[-1, -2\]"),
         ({"classes": "yes"}, "classes is 'yes'; expected a list"),
         ({"classes": ["yes", "no", "yes"]}, "'yes' twice"),
     ],

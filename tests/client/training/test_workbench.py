@@ -125,7 +125,8 @@ def counting(sample_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
 def test_buffers_of_nobody_are_as_in_w0(tmp_path: Path) -> None:
     """As in a deployment, whose tasks are forks of a process that has trained nothing (decision 0014)."""
-    made = founded(tmp_path / "world", model__source=f"{__name__}:counting", model__options={})
+    stays = {"decomposition__frozen": ["1.calls"]}
+    made = founded(tmp_path / "world", model__source=f"{__name__}:counting", model__options={}, **stays)
     work, start = bench(made), made.genesis.start()
     outputs = [work.twin_at(start, {}).module(torch.ones(1, 64)) for _ in range(3)]
     assert torch.equal(outputs[0], outputs[1])

@@ -184,7 +184,7 @@ def test_what_does_not_fit_the_agreement_is_refused(place: Path) -> None:
         prepare(folder, Path("north.csv"), changes={"data.features": ["age"], "data.exclude": ["id", "height"]})
     with pytest.raises(DataError, match="features age, height, the federation agreed on height, age"):
         prepare(folder, Path("north.csv"), changes={"data.features": ["age", "height"]})
-    with pytest.raises(DataError, match="labels yes are not in"):
+    with pytest.raises(DataError, match=r"north.csv, row \d+: label .yes. is not in data.options.classes"):
         prepare(folder, Path("north.csv"), changes={"data.options": {"classes": ["no", "maybe"]}})
     with pytest.raises(ConfigError, match="nothing says how the federation reads data"):
         prepare(place / "empty", Path("north.csv"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -322,3 +323,60 @@ def test_a_task_without_an_answer_by_the_majority_is_refused_before_anything_run
     with pytest.raises(ConfigError, match="knows no answer without looking"):
         compare(configurations(place / "tiny.toml", ["majority", "plaintext"], own), tmp_path / "out", engine="local")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_seed_has_an_interval_of_its_test_samples_and_says_what_is_not_shown(place: Path) -> None:
+    """The demo ranked methods by one run each, without a word on chance."""
+    program, out = Path(sys.executable).with_name("dictpfl"), place / "of-one-seed"
+    done = subprocess.run(
+        [str(program), "compare", str(place / "tiny.toml"), "--methods", "plaintext,dictpfl", "--engine", "local", "--out", str(out)],
+        capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "compare.json").read_text(encoding="utf-8"))["methods"]
+    samples = len(Samples.load(out / "dictpfl" / "test.npz"))
+    said = " ".join(done.stdout.split())
+    for one in rows:
+        assert one["interval"] is None
+        expected = stats.binomtest(round(one["test"] * samples), samples).proportion_ci(method="wilson")
+        assert one["interval_of_samples"] == pytest.approx([expected.low, expected.high])
+        assert f"{one['test']:.4f} ({expected.low:.4f} to {expected.high:.4f})" in said
+    assert f"on further samples like these {samples} at 95 % confidence, not that of another seed." in said
+    assert ("no difference between methods is shown" in said) != ("which another seed may undo" in said)
+    assert "not that of another seed" in (out / "compare.html").read_text(encoding="utf-8")
+
+
+def test_several_seeds_say_nothing_of_one(compared: Comparison) -> None:
+    assert compared.caution == ""
+    assert row(compared, "dictpfl").of_samples is None
+
+
+def test_a_method_takes_what_the_file_says_for_it_alone(place: Path) -> None:
+    own = (
+        '\n[methods.plaintext.training]\nlearning_rate = 0.03\n\n[methods."fedml-he".encryption]\nsealed_share = 0.2\n'
+    )
+    (place / "own.toml").write_text((place / "tiny.toml").read_text(encoding="utf-8") + own, encoding="utf-8")
+    made = configurations(place / "own.toml", ["plaintext", "pooled", "fedml-he", "dictpfl"])
+    shared = made["dictpfl"].training.learning_rate
+    assert [one.training.learning_rate for one in made.values()] == [0.03, 0.03, shared, shared]
+    assert made["fedml-he"].encryption.sealed_share == 0.2
+    assert made["dictpfl"].canonical() == FederationConfig.load(place / "tiny.toml").canonical()
+    typed = configurations(place / "own.toml", ["plaintext"], {"training.learning_rate": 0.5})
+    assert typed["plaintext"].training.learning_rate == 0.5
+    for wrong in ("[methods.plain.training]\nlearning_rate = 0.03\n", "[methods]\nplaintext = 3\n"):
+        (place / "own.toml").write_text(wrong, encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"\[methods\] is .*expected a table of settings for each of dictpfl"):
+            FederationConfig.load(place / "own.toml")
+
+
+def test_the_demo_s_rates_are_measured_and_no_grid_ends_at_its_best() -> None:
+    root = Path(__file__).parents[3]
+    measured = json.loads((root / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
+    made = configurations(root / "experiments" / "digits.toml", list(measured["rates"]))
+    for method, best in measured["rates"].items():
+        tried = {float(rate): statistics.fmean(found) for rate, found in measured["validation"][method].items()}
+        assert min(tried) < best < max(tried)
+        assert all(len(found) == 3 for found in measured["validation"][method].values())
+        used = made[method].training.learning_rate
+        # dictpfl keeps the rate of its digests, which no arm is flattered by: it may be worse than its best, never another's.
+        assert used == best if method != "dictpfl" else tried[used] <= tried[best]
