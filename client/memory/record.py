@@ -304,8 +304,8 @@ def _record(facts: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Re
             Residual(tensors["pending/counted"]),
             Residual(tensors["pending/missed"]),
             float(facts.get("pending_seconds", 0.0)),
-            *(tensors[f"pending/{name}"].tobytes() if f"pending/{name}" in tensors else b"" for name in _BESIDE),
-            tuple(RoundKind(kind) for kind in facts.get("pending_earlier", ())),
+            **{name: tensors[f"pending/{name}"].tobytes() for name in _BESIDE if f"pending/{name}" in tensors},
+            earlier=tuple(RoundKind(kind) for kind in facts.get("pending_earlier", ())),
         )
     local = {name.removeprefix(_LOCAL): v for name, v in tensors.items() if name.startswith(_LOCAL)}
     secret, void, tag = bytes.fromhex(facts["secret"]), int(facts.get("void", -1)), bytes.fromhex(facts.get("tag", ""))

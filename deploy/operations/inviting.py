@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from dictpfl.common.documents import OTHER_RELEASE, parse_document
 from dictpfl.common.errors import AppBundleError, CertificateError, ConfigError, IdentityError
 from dictpfl.common.files import write_private
+from dictpfl.common.fingerprint import spoken
 from dictpfl.deploy.ceremony import custody
-from dictpfl.deploy.ceremony.fingerprint import spoken
 from dictpfl.deploy.ceremony.identity import (
     PRIVATE,
     Identity,
@@ -168,7 +168,7 @@ def _next_serial(folder: Path) -> int:
     if not (folder / custody.LOG).exists():
         return 1
     (log,) = custody.verify(folder / custody.LOG)
-    return 1 + sum(entry["event"] == _MADE for entry in log.entries)
+    return 1 + len([entry for entry in log.entries if entry["event"] == _MADE])
 
 
 def accept(

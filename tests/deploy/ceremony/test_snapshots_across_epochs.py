@@ -143,4 +143,6 @@ def test_a_journal_that_was_lost_after_a_rotation(world: Ceremony) -> None:
     states = [world.state(name) for name in ("berlin", "quito", "turin", "kyoto")]
     assert len({state.digest for state in states}) == 1
     assert states[0].updates == 8, "no training round was added"
-    assert (states[0].round, states[0].digest) == (number, digest), "the sum that measured it came back from institutions"
+    assert (states[0].round, states[0].digest) == (number, digest), (
+        "the sum that measured it came back from institutions"
+    )
