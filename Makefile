@@ -15,8 +15,8 @@ BIN    := $(VENV)/bin
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo "Python 3.11 to 3.13 is needed, $$($(PYTHON) --version) found; run make PYTHON=python3.12, say"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+	  { echo "Python 3.11 to 3.14 is needed, $$($(PYTHON) --version) found; run make PYTHON=python3.12, say"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "No virtual environment could be made; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 
@@ -144,7 +144,8 @@ docs: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/render.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The files that parties install, into dist/, with their hashes; what is wrong with the tree or with them stops it.
+# What parties install, into dist/: wheel, a lock and a bill of materials a kind of party, hashes. What is wrong with the tree or
+# with them stops it. After a change of dependencies: python tools/locks.py.
 release: $(VENV)/dev.stamp
 	$(BIN)/python tools/release.py
 

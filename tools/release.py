@@ -1,14 +1,16 @@
 """Build the files of a release and check them: `make release`, or `python tools/release.py [--out dist]`.
 
 Checked: the version is one of semantic versioning and has its heading in CHANGELOG.md and its line in
-docs/reference/compatibility.md; nothing is changed that is not committed; the wheel holds each file of the tree, under one name; the
-wheel built from the source distribution is the same, byte for byte. Written: wheel, source distribution, `SHA256SUMS`. Works offline.
+docs/reference/compatibility.md; nothing is changed that is not committed; locks/ is of this pyproject.toml; the wheel holds each file of
+the tree, under one name; the wheel built from the source distribution is the same, byte for byte. Written: wheel, source distribution,
+a lock and a bill of materials (CycloneDX) a kind of party, `SHA256SUMS`. Works offline; the same commit gives the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -19,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tools import wheels
+from tools import locks, wheels
 
 ROOT = wheels.ROOT
 SUMS = "SHA256SUMS"
@@ -47,6 +49,7 @@ def unready(root: Path = ROOT) -> Iterator[str]:
     ).stdout.splitlines()
     if changed:
         yield f"{len(changed)} files are not committed, {changed[0].split()[-1]} among them: what is released must be found again"
+    yield from locks.faults(root)
 
 
 def digest(path: Path) -> str:
@@ -67,7 +70,23 @@ def made(out: Path, root: Path = ROOT) -> Iterator[str]:
             return
         out.mkdir(parents=True, exist_ok=True)
         files = [Path(shutil.copy(built[name], out)) for name in ("wheel", "sdist")]
+        for name in locks.LOCKS:
+            files += _locked(name, out, root, digest(wheel))
         (out / SUMS).write_text("".join(f"{digest(path)}  {path.name}\n" for path in files), encoding="utf-8")
+
+
+def _locked(name: str, out: Path, root: Path, wheel: str) -> Iterator[Path]:
+    """Write a lock that pins the wheel of this release, too, and the lock's bill of materials."""
+    text, number, extras = (
+        locks.path(name, root).read_text(encoding="utf-8"),
+        version(root),
+        ",".join(locks.LOCKS[name]),
+    )
+    lock, bill = out / f"{name}.txt", out / f"{name}.cdx.json"
+    own = f"--find-links .\ndictpfl{f'[{extras}]' if extras else ''}=={number} \\\n    --hash=sha256:{wheel}\n"
+    lock.write_text(text + own, encoding="utf-8")
+    bill.write_text(json.dumps(locks.bill(text, number, wheel), indent=1) + "\n", encoding="utf-8")
+    yield from (lock, bill)
 
 
 def main() -> int:
@@ -81,7 +100,8 @@ def main() -> int:
     if wrong:
         return 1
     print((out / SUMS).read_text(encoding="utf-8"), end="")
-    print(f"in {out}: hand out the wheel; everybody compares its hash, and what `dictpfl bundle` prints of it")
+    print(f"{digest(out / SUMS)}  {SUMS}")
+    print(f"in {out}: hand out the folder; everybody compares the hash of {SUMS}, and what `dictpfl bundle` prints")
     return 0
 
 

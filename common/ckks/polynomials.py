@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import tenseal
 import tenseal.sealapi as seal
 
 from dictpfl.common.arrays import Ints
@@ -28,7 +29,10 @@ _OUTER = struct.Struct("<HBBBBHQ")
 _BLOCK = 1 << 17
 """Bytes of a block of zstd, through which SEAL saves; words that look random stay as they are within one."""
 _BLOCK_HEADER = 3
-_OTHER_SEAL = "this SEAL saves ciphertexts in another form than SEAL 4.3; install the version of TenSEAL that pyproject.toml names"
+_OTHER_SEAL = (
+    f"Expected ciphertexts in the form of SEAL 4.3. TenSEAL {tenseal.__version__} saves them in another form than SEAL 4.3. "
+    "Run `pip install 'tenseal>=0.3.17,<0.4'`."
+)
 
 
 @lru_cache(maxsize=8)

@@ -60,7 +60,7 @@ name = {name}
 version = "{version}"
 description = {description}
 license = "Apache-2.0"
-requires-python = ">=3.11,<3.14"
+requires-python = ">=3.11,<3.15"
 dependencies = {dependencies}
 
 [tool.flwr.app]

@@ -46,38 +46,6 @@ class TensorBoardLogger:
         self._writer.close()
 
 
-class MLflowLogger:
-    """Logs to MLflow's tracking server, or to the folder that MLflow uses without one; needs `dictpfl[mlflow]`."""
-
-    def __init__(self, *, experiment: str, run: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Begin a run of MLflow's.
-
-        Args:
-            experiment: its name.
-            run: name of the run.
-            parameters: logged once, such as `config.model_dump()` flattened.
-        """
-        self._mlflow = _module("mlflow", "mlflow")
-        self._mlflow.set_experiment(experiment)
-        self._mlflow.start_run(run_name=run)
-        if parameters:
-            self._mlflow.log_params(dict(parameters))
-
-    def __call__(self, record: RoundRecord) -> None:
-        """Log a round's figures, its number as the step; MLflow's names take no colon or comma."""
-        self._mlflow.log_metrics({name: float(value) for name, value in figures_of(record).items()}, step=record.round)
-
-    def __enter__(self) -> Self:
-        """Return the logger."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End MLflow's run, as failed if there was an error."""
-        self._mlflow.end_run("FAILED" if error is not None else "FINISHED")
-
-
 class WandbLogger:
     """Logs to Weights & Biases; needs `dictpfl[wandb]`. Figures leave this machine unless WANDB_MODE=offline."""
 

@@ -21,8 +21,10 @@ ORDER = "deploy.md"
 MANUALS = ("deploy/lead.md", "deploy/coordinator.md", "deploy/institution.md")
 BESIDE = ("how-to/your-sites.md",)
 """Pages that a row may lead to as well: what somebody types there who only tries."""
-SKIPPED: dict[str, str] = {}
-"""Blocks that nobody types, by their first line, with the reason. There are none."""
+SKIPPED = {
+    "python3 -m venv environment": "gigabytes from the index: tests/processes/test_install.py types it by itself"
+}
+"""Blocks that the walk leaves out, by their first line, with the reason. There is one in each manual."""
 READERS = {
     "the authority": (AUTHORITY,),
     "the coordinator": (COORDINATOR,),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+import tomllib
 from functools import lru_cache
 
 import numpy as np
 import pytest
+import tenseal
 import tenseal.sealapi as seal
 
 from dictpfl.common.arrays import Ints
@@ -24,6 +27,7 @@ from dictpfl.common.ckks.streams import WordStream
 from dictpfl.common.errors import CorruptError
 from dictpfl.common.protection import Encryption
 from dictpfl.common.words import Words, centred
+from tests.support import ROOT
 
 RINGS = [Encryption(), Encryption(ring_degree=8192)]
 BOTH = pytest.mark.parametrize("ring", range(len(RINGS)))
@@ -117,14 +121,47 @@ def test_what_this_seal_did_not_save_holds_no_polynomial(damaged: bytes) -> None
         _coefficients_at(damaged, key_of(0).parameters)
 
 
+def saved_by_seal(key: FederationKey) -> bytes:
+    """A ciphertext as this TenSEAL's SEAL saves it."""
+    made, plain = seal.Ciphertext(), seal.Plaintext()
+    seal.CKKSEncoder(context(key.parameters)).encode(0.0, 2.0, plain)
+    seal.Encryptor(context(key.parameters), load_secret(key)).encrypt_symmetric(plain, made)
+    return Scratch().bytes_of(made)
+
+
+def test_this_tenseal_saves_in_the_form_that_is_read_by_hand() -> None:
+    """What to do when a new TenSEAL fails here: read its SEAL's serialization.h, then `_HEADER`, `_OUTER` and `_uncompressed`."""
+    saved = saved_by_seal(key_of(0))
+    magic, size, major, minor, compression, reserved, length = struct.unpack_from("<HBBBBHQ", saved)
+    assert (major, minor) == (4, 3), (
+        f"TenSEAL {tenseal.__version__} brings SEAL {major}.{minor}; common/ckks/polynomials.py reads 4.3"
+    )
+    assert (magic, size, reserved, length) == (0xA15E, 16, 0, len(saved)), "the header of SEAL's files has another form"
+    assert compression == 2, "SEAL saves with another compression than zstd"
+    assert saved[size : size + 4] == bytes.fromhex("28b52ffd"), "what follows the header is no zstd frame"
+
+
+@pytest.mark.parametrize("minor", [1, 4])
+def test_another_seal_is_named_with_the_tenseal_to_install(minor: int) -> None:
+    """TenSEAL 0.3.16 brings SEAL 4.1; its first sealing said to install the version that pyproject.toml names, which it was."""
+    key = key_of(0)
+    data = bytes(_uncompressed(saved_by_seal(key))).replace(
+        bytes.fromhex("5ea11004 03"), bytes([0x5E, 0xA1, 0x10, 4, minor])
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (wanted,) = (line for line in project["dependencies"] if line.startswith("tenseal"))
+    with pytest.raises(
+        CorruptError, match=f"TenSEAL {tenseal.__version__} saves them in another form than SEAL"
+    ) as refused:
+        _coefficients_at(data, key.parameters)
+    assert f"pip install '{wanted}'" in str(refused.value)
+
+
 @BOTH
 def test_what_seal_compressed_is_not_taken_for_words(ring: int) -> None:
     """Zeros are compressed, so that they lie nowhere; words that look random lie in the blocks as they are."""
     key = key_of(ring)
-    ctx, made, plain = context(key.parameters), seal.Ciphertext(), seal.Plaintext()
-    seal.CKKSEncoder(ctx).encode(0.0, 2.0, plain)
-    seal.Encryptor(ctx, load_secret(key)).encrypt_symmetric(plain, made)
-    saved = Scratch().bytes_of(made)
+    saved = saved_by_seal(key)
     data = bytes(_uncompressed(saved))
     assert len(data) > 16 * key.parameters.ring_degree
     again = Scratch().fill(seal.Ciphertext(), key.parameters, data)

@@ -213,18 +213,20 @@ def test_an_up_that_was_killed_is_said_to_be_and_not_one_whose_programs_fail(fol
         ("3.10.0", False),
         ("3.11.0rc1", True),
         ("3.13.5", True),
-        ("3.14.0", False),
+        ("3.14.0", None),
+        ("3.15.0", False),
         ("3.100.0", False),
     ],
 )
 def test_the_doctor_knows_the_versions_of_python_that_this_package_names(
-    version: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+    version: str, fits: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.python_version", lambda: version)
     monkeypatch.setattr("platform.python_version_tuple", lambda: tuple(version.split(".")))
     check = next(checks())
     assert (check.name, check.ok) == ("python", fits)
     assert version in check.found
+    assert ("no test of dictpfl has run on it" in check.found) is (fits is None)
 
 
 @pytest.mark.parametrize(("allowed", "found"), [(os.R_OK | os.X_OK, ["folder", "processes"]), (0, ["folder"])])

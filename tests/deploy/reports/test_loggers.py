@@ -1,4 +1,4 @@
-"""Callbacks that log a run while it goes on: TensorBoard's files are read back; MLflow and W&B by what they are told."""
+"""Callbacks that log a run while it goes on: TensorBoard's files are read back; W&B by what it is told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dictpfl.common.errors import ConfigError
-from dictpfl.deploy.reports.loggers import MLflowLogger, TensorBoardLogger, WandbLogger
+from dictpfl.deploy.reports.loggers import TensorBoardLogger, WandbLogger
 from dictpfl.deploy.reports.tensorboard import write_events
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import Run
@@ -70,19 +70,6 @@ class Told(ModuleType):
             return self
 
         return called
-
-
-def test_mlflow_is_told_figures_and_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = Told("mlflow")
-    monkeypatch.setitem(sys.modules, "mlflow", package)
-    log = MLflowLogger(experiment="ward", run="one", parameters={"seed": 1})
-    with log:
-        log(ROUND)
-    log.__exit__(RuntimeError, RuntimeError("the engine stopped"), None)
-    names = [name for name, _, _ in package.calls]
-    assert names == ["set_experiment", "start_run", "log_params", "log_metrics", "end_run", "end_run"]
-    assert package.calls[3] == ("log_metrics", (TOLD,), {"step": 3})
-    assert [words for _, words, _ in package.calls[4:]] == [("FINISHED",), ("FAILED",)]
 
 
 def test_wandb_is_told_figures_and_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
