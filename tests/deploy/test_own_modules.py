@@ -84,7 +84,6 @@ def test_commands_find_a_users_modules_and_not_in_place_of_others(scripts: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.flower
 @pytest.mark.parametrize("scripts", ["wheel"], indirect=True)  # the engine's other tests run from an editable one
 def test_workers_of_the_flower_engine_find_them_too(scripts: Path, shop: Path) -> None:
     typed(scripts, shop, " ".join(["dictpfl simulate shop.toml --out run", *SHORT]))

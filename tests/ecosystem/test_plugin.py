@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.forking import ran
+
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).parent / "plugin"
 PAGE = ROOT / "docs" / "how-to" / "extend.md"
-DICTPFL = Path(sys.executable).with_name("dictpfl")
 CONFIG = """
 name = "rings"
 
@@ -69,10 +70,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def typed(installed: Path, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Run a command as a user types it, in an empty folder, with the package installed."""
-    return subprocess.run(
-        [str(DICTPFL), *map(str, words)], cwd=folder, env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return ran(words, folder, env={**os.environ, "PYTHONPATH": str(installed)})
 
 
 def test_each_door_shows_what_the_package_brings(installed: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.folders import save_model
 from dictpfl.deploy.exports.narrow_report import NarrowReport, stage
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support import forking
 from tests.support.federations import as_toml, tiny
 from tests.support.timm_folders import tiny_vit
 
@@ -440,10 +441,7 @@ def test_timm_by_the_command_in_a_process_of_its_own(tmp_path: Path, in_memory: 
     Samples(random.normal(size=(60, 1, 8, 8)).astype(np.float32), np.arange(60) % 5).save(tmp_path / "own.npz")
     (tmp_path / "c.toml").write_text(as_toml())
     words = ["--config", "c.toml", "--data", "own.npz", "--skill", "classes=1,4", *SHORT]
-    done = subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", "narrow", "timm:model", *words, "-o", "small"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forking.ran(["narrow", "timm:model", *words, "-o", "small"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "all its rows" not in done.stdout
     written = report(tmp_path / "small")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,11 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.clips import tiny_encoder
 from tests.support.federations import tiny
+from tests.support.forking import ran
 
 
 def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return ran(arguments, cwd, timeout=300)
 
 
 def clip(path: Path) -> Path:

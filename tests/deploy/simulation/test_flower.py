@@ -21,7 +21,6 @@ from dictpfl.deploy.app.bundle import write_app
 from dictpfl.deploy.simulation.flower import Places, run_flower
 from tests.support import ROOT
 
-pytestmark = pytest.mark.flower
 pytest.importorskip("ray")
 
 ROUNDS = 3

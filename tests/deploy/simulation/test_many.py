@@ -76,7 +76,6 @@ def test_w0_is_one_file(built: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.flower
 def test_each_process_of_flowers_runtime_builds_one_model(built: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     run = simulate(many(), tmp_path / "run", engine="flower")
