@@ -124,6 +124,7 @@ def test_a_language_model_comes_back_bit_for_bit_and_smaller(llama: Path, tmp_pa
         app([*map(str, words), "-o", str(tmp_path / "merged")], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_it_in_a_process_without_this_project(llama: Path, tmp_path: Path) -> None:
     ran(
         "prune", f"transformers:{llama / 'model'}", "--config", llama / "c.toml", "--data", llama / "ids.npz", "-o",
@@ -353,7 +354,8 @@ def test_patterns_are_read() -> None:
             pattern_of(wrong)
 
 
-@pytest.mark.parametrize("library", ["transformers", "timm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.nightly)])
 def test_a_classifier_of_a_library_keeps_its_head_and_comes_back_from_its_sparse_folder(
     tmp_path: Path, library: str
 ) -> None:

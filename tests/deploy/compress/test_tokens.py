@@ -72,6 +72,7 @@ def test_through_an_encoder_it_shows_what_a_federation_reads(tmp_path: Path) -> 
         look(path, reducer="salient", keep=0.5, frames=4, side=8, encoder="mlp", options={})
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     clip(tmp_path / "clip.gif")
     ran = dictpfl(
@@ -122,6 +123,7 @@ def test_frames_of_a_second_are_those_that_are_shown_then(tmp_path: Path) -> Non
     assert "Traceback" not in still.stderr
 
 
+@pytest.mark.slow
 def test_a_model_s_table(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     (tmp_path / "c.toml").write_text(
@@ -143,6 +145,7 @@ def trained(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_s_own_reducer_is_taken_off_for_the_other_rows(tmp_path: Path) -> None:
     """All tokens are all that the model has, whatever it was trained with, and its own row is what `dictpfl evaluate` says."""
     run = trained(
@@ -168,6 +171,7 @@ def test_a_run_s_own_reducer_is_taken_off_for_the_other_rows(tmp_path: Path) -> 
     assert "other samples" in found.notes[1]
 
 
+@pytest.mark.slow
 def test_a_run_without_public_samples_is_measured(tmp_path: Path) -> None:
     """Nothing but a slope is decided by samples; a clip's model reads fewer before its stack."""
     clips: dict[str, Any] = {
@@ -193,6 +197,7 @@ def test_a_run_without_public_samples_is_measured(tmp_path: Path) -> None:
     assert "left out: the run has no public samples" in found.notes[1]
 
 
+@pytest.mark.slow
 def test_arms_that_a_model_cannot_have_are_left_out_in_words(tmp_path: Path) -> None:
     """One that averages over its patches cannot give samples other numbers of them; questions about pictures can."""
     pytest.importorskip("timm")

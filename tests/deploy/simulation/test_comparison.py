@@ -265,6 +265,7 @@ def test_samples_that_are_read_when_needed_are_pooled(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(made.features), np.concatenate([np.asarray(one.features) for one in every]))
 
 
+@pytest.mark.slow
 def test_more_or_fewer_seeds_take_the_runs_that_are_there(place: Path) -> None:
     """A seed alone lies in its method's folder, one of several in a folder of its own: resumed with another number, it ran again."""
     begun: list[str] = []
