@@ -58,9 +58,9 @@ def ran(
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(_server())
             _ask(server, asked, [nothing.fileno(), out.fileno(), err.fileno()])
-            server.settimeout(timeout)
             answer = server.makefile(encoding="ascii")
             pid = int(answer.readline())
+            server.settimeout(timeout)
             try:
                 code = int(answer.readline())
             except TimeoutError:
@@ -84,7 +84,7 @@ def programs() -> str:
 
 @cache
 def _server() -> str:
-    """Start what forks; return the address that it listens at. It ends with this process."""
+    """Start what forks; return the address that it listens at. It ends with this process, which holds its standard input."""
     folder = Path(tempfile.mkdtemp(prefix="forking-"))
     address = str(folder / "socket")
     process = subprocess.Popen(
@@ -93,13 +93,7 @@ def _server() -> str:
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"listening\n", "no process to fork from"
-
-    def end() -> None:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
+    atexit.register(process.communicate)
     return address
 
 
@@ -127,6 +121,7 @@ def _serve(address: str) -> None:
     while True:
         ready, _, _ = select.select([listening, sys.stdin], [], [])
         if sys.stdin in ready:
+            shutil.rmtree(Path(address).parent, ignore_errors=True)
             return
         client, _ = listening.accept()
         if os.fork() == 0:
