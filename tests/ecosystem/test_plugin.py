@@ -73,6 +73,7 @@ def typed(installed: Path, folder: Path, *words: object) -> subprocess.Completed
     return ran(words, folder, env={**os.environ, "PYTHONPATH": str(installed)})
 
 
+@pytest.mark.slow
 def test_each_door_shows_what_the_package_brings(installed: Path, tmp_path: Path) -> None:
     points = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     done = typed(installed, tmp_path, "doctor", "--plugins")
@@ -82,6 +83,7 @@ def test_each_door_shows_what_the_package_brings(installed: Path, tmp_path: Path
             assert re.search(rf"{name} +dictpfl-plugin 1\.0 ", done.stdout), name
 
 
+@pytest.mark.slow
 def test_the_package_s_parts_make_a_federation(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "rings.toml").write_text(CONFIG, encoding="utf-8")
     done = typed(installed, tmp_path, "simulate", "rings.toml", "--engine", "local", "--out", "run")
@@ -104,6 +106,7 @@ def test_the_package_s_parts_make_a_federation(installed: Path, tmp_path: Path) 
         assert arrays["pair.weight"].shape == (16, 16, 16), "its own layer type, merged"
 
 
+@pytest.mark.slow
 def test_the_package_s_attack_reads_labels_of_plaintext(installed: Path, tmp_path: Path) -> None:
     options = ["--methods", "plaintext", "--attacks", "head-bias", "--parts", "none", "--victims", "3", "--out", "out"]
     fewer = [word for pair in ("data.limit=200", "federation.rounds=1") for word in ("--set", pair)]

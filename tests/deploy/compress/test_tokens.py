@@ -108,6 +108,7 @@ def test_command(tmp_path: Path) -> None:
     assert "--option 'tau': expected KEY=VALUE, such as --option tau=0.9" in refused.stderr
 
 
+@pytest.mark.slow
 def test_frames_of_a_second_are_those_that_are_shown_then(tmp_path: Path) -> None:
     path = tmp_path / "clip.gif"
     images = [Image.fromarray(np.full((32, 32, 3), 20 * n, dtype=np.uint8)) for n in range(8)]
