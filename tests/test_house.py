@@ -29,12 +29,6 @@ def test_every_folder_mirrors_one_of_the_code_or_is_named_here() -> None:
     assert {folder.split("/")[0] for folder in folders()} <= ROOMS | OTHERS
 
 
-def test_no_helper_is_loaded_by_its_path() -> None:
-    """`tests.support` is a package: there is one way to a helper."""
-    tricks = ("spec_from_file_" + "location", "sys.path." + "insert")
-    assert [path for path in TESTS.rglob("*.py") for trick in tricks if trick in path.read_text(encoding="utf-8")] == []
-
-
 def test_each_test_is_run_by_one_command() -> None:
     """`make test`, `test-slow` and `test-deploy` are `make test-all`, and CI; what is left is `make nightly`."""
     recipes = dict(
@@ -56,6 +50,12 @@ def test_each_test_is_run_by_one_command() -> None:
         path for path in TESTS.rglob("test_*.py") if path.parent.name != "processes" and path != Path(__file__)
     ]
     assert not [path for path in elsewhere if "mark.deployment" in path.read_text(encoding="utf-8")]
+
+
+def test_no_helper_is_loaded_by_its_path() -> None:
+    """`tests.support` is a package: there is one way to a helper."""
+    tricks = ("spec_from_file_" + "location", "sys.path." + "insert")
+    assert [path for path in TESTS.rglob("*.py") for trick in tricks if trick in path.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize(("version", "fits"), [("3.10", False), ("3.11", True), ("3.13", True), ("3.14", False)])

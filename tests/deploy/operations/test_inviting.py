@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,6 @@ from dictpfl.deploy.ceremony.pinning import pinned
 from dictpfl.deploy.operations.certificates import CA, try_out
 from dictpfl.deploy.operations.inviting import Invitation, accept, invite
 from dictpfl.deploy.operations.settings import NodeSettings
-from tests.support import forking
 
 PASSPHRASE = b"correct horse battery"
 APP, ADDRESS = "ab" * 32, "federation.example.org:443"
@@ -219,7 +219,13 @@ def test_as_it_is_typed(tmp_path: Path) -> None:
     (tmp_path / "passphrase").write_bytes(PASSPHRASE)
 
     def dictpfl(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return forking.ran(arguments, tmp_path)
+        return subprocess.run(
+            [sys.executable, "-m", "dictpfl.deploy.cli", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     for line in (
         "certificates --folder coordinator/tls --name localhost",
