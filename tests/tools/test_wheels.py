@@ -67,7 +67,6 @@ def _run(python: Path, folder: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.slow
 def test_a_release_is_built_with_its_hashes(tmp_path: Path) -> None:
     assert list(release.made(tmp_path / "dist")) == []
     lines = (tmp_path / "dist" / release.SUMS).read_text().splitlines()
