@@ -35,7 +35,6 @@ def tiny(cell: Cell, **changes: Any) -> Cell:
     return replace(cell, settings={**cell.settings, **TINY, **changes}, tuned=None)
 
 
-@pytest.mark.slow
 def test_every_method_trains_on_the_same_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of each institution in each round, in the same order: what differs between two rows of a table is the method alone."""
     seen: list[str] = []
@@ -124,7 +123,6 @@ def test_an_error_of_a_cell_that_counts_bytes_is_no_divergence(tmp_path: Path, m
     assert not list(tmp_path.rglob("*.json"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", COUNTED)
 def test_bytes_that_are_put_together_are_those_of_the_whole_run(tmp_path: Path, method: str) -> None:
     rounds = {"federation.rounds": 4}
@@ -173,7 +171,6 @@ def test_quiet_coordinates() -> None:
     assert traces._again(quiet, sent) == [0.5, 0.0]
 
 
-@pytest.mark.slow
 def test_plaintext_in_this_process_is_what_a_plaintext_federation_does(tmp_path: Path) -> None:
     """Figures have the same names and shapes, and the model is the same but for ranges that clip an update."""
     cell = tiny(accuracy("digits", "iid", "plaintext", 1), **{"data.limit": 600, "training.steps": 10})
