@@ -37,7 +37,7 @@ demo: $(VENV)/simulation.stamp
 	$(BIN)/dictpfl compare experiments/digits.toml --methods plaintext,fedhe-full,dictpfl
 
 # A module's tests stay together, so that what they share is made once; a process a core, a thread a process.
-CORES := -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder
+CORES := -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder --durations=15 --durations-min=2
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(CORES) $(AGAIN)
