@@ -1,5 +1,5 @@
 # make demo    train one model across three institutions, encrypted, beside plaintext and full encryption
-# make test    the laws, both engines, the attacks, a small federation of each extra, on all cores: at most 8 minutes on two
+# make test    the laws, both engines, the attacks, a small federation of each extra, on all cores; its budget is 8 minutes on two
 # make test-all  what CI runs: `make test`, then `make test-slow` (libraries, pages as typed, larger federations), then
 #              `make test-deploy` (real processes over TLS on this machine, killed on purpose; the manuals of docs/deploy.md)
 # make nightly random cases beyond the fixed ones, thousands for each property, and what takes minutes and quicker tests tell most of
