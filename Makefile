@@ -1,8 +1,8 @@
 # make demo    train one model across three institutions, encrypted, beside plaintext and full encryption
-# make quick   format, lint, import contracts and the unit tests of common, client and server: a minute and a half
-# make test    every test that needs no deployment, on all cores
-# make test-deploy  run a federation of real processes over TLS on this machine, kill them, and follow docs/deploy.md
-# make nightly what is slow: random cases beyond the fixed ones, thousands for each property, and tests that take minutes
+# make test    the laws, both engines, the attacks, a small federation of each extra, on all cores; its budget is 8 minutes on two
+# make test-all  what CI runs: `make test`, then `make test-slow` (libraries, pages as typed, larger federations), then
+#              `make test-deploy` (real processes over TLS on this machine, killed on purpose; the manuals of docs/deploy.md)
+# make nightly random cases beyond the fixed ones, thousands for each property, and what takes minutes and quicker tests tell most of
 # make lint    format, lint, types, import contracts
 # make docs    write the generated pages anew and build the documentation's site
 # make bench   measure again what takes minutes, and write the pages; a requirement that is not met is said, and the rest goes on
@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo quick test test-deploy nightly lint bench bench-full docs release clean
+.PHONY: demo test test-all test-slow test-deploy nightly lint bench bench-full docs release clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -37,18 +37,18 @@ demo: $(VENV)/simulation.stamp
 	$(BIN)/dictpfl compare experiments/digits.toml --methods plaintext,fedhe-full,dictpfl
 
 # A module's tests stay together, so that what they share is made once; a process a core, a thread a process.
-CORES := -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder
-
-quick: $(VENV)/dev.stamp
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports
-	$(BIN)/python tools/rooms.py
-	$(BIN)/python -m pytest $(CORES) -m "not slow and not deployment and not flower" tests/test_house.py tests/common tests/client tests/server
-	@echo "Left out: types (make lint), tests/deploy, system, attacks, ecosystem, benchmarks and what is marked slow (make test), deployments (make test-deploy)."
+CORES := -n auto --maxprocesses=8 --dist loadfile --no-loadscope-reorder --durations=15 --durations-min=2
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(CORES) $(AGAIN)
+
+test-all:
+	$(MAKE) test
+	$(MAKE) test-slow
+	$(MAKE) test-deploy
+
+test-slow: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(CORES) -m "slow and not deployment and not nightly" $(AGAIN)
 
 # One file at a time: two at once met deadlines on two cores (a load of 16, one of 29 tests failed, November 2026).
 test-deploy: $(VENV)/dev.stamp
@@ -57,7 +57,7 @@ test-deploy: $(VENV)/dev.stamp
 # Properties are tried on the same sixty cases by `make test`, so that it says the same everywhere. New cases are looked for here,
 # where a failure is news about old code and should not stop a change; the oracle of whole rounds and the fuzzers gain most.
 nightly: $(VENV)/dev.stamp
-	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest $(CORES) -m "not deployment and not flower and not nightly" tests/common tests/client tests/server tests/system
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest $(CORES) -m "not deployment and not nightly" tests/common tests/client tests/server tests/system
 	$(BIN)/python -m pytest -m nightly -rs --durations=15 tests
 
 lint: $(VENV)/dev.stamp

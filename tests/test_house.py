@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,29 @@ def test_every_folder_mirrors_one_of_the_code_or_is_named_here() -> None:
     strange = {folder for folder in folders() - OTHERS if not any((ROOT / folder).glob("*.py"))}
     assert not strange, f"{strange} mirror no folder of the code: move them, or name them here"
     assert {folder.split("/")[0] for folder in folders()} <= ROOMS | OTHERS
+
+
+def test_each_test_is_run_by_one_command() -> None:
+    """`make test`, `test-slow` and `test-deploy` are `make test-all`, and CI; what is left is `make nightly`."""
+    recipes = dict(
+        re.findall(r"^([\w-]+): .*stamp\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert "-m " not in recipes["test"].replace("-m pytest", ""), "it runs what is run where nobody says otherwise"
+    chosen = [options["addopts"][options["addopts"].index("-m") + 1]]
+    chosen += [
+        re.findall(r'-m ("[^"]+"|nightly)', recipes[name])[-1].strip('"')
+        for name in ("test-slow", "test-deploy", "nightly")
+    ]
+    for marks in itertools.product((False, True), repeat=3):
+        marked = dict(zip(("slow", "deployment", "nightly"), marks, strict=True))
+        assert sum(eval(one, {}, marked) for one in chosen) == 1, marked  # noqa: S307 -- our own Makefile
+    (parts,) = re.findall(r"^for part in (.+); do$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert parts.split() == ["test", "test-slow", "test-deploy"]
+    elsewhere = [
+        path for path in TESTS.rglob("test_*.py") if path.parent.name != "processes" and path != Path(__file__)
+    ]
+    assert not [path for path in elsewhere if "mark.deployment" in path.read_text(encoding="utf-8")]
 
 
 def test_no_helper_is_loaded_by_its_path() -> None:

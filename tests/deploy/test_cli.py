@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.federations import as_toml
+from tests.support.forking import ran
 
 pytestmark = pytest.mark.slow  # each command is a process, which loads torch
 TINY = as_toml(name="tiny", federation__rounds=3, data__limit=150, training__steps=2)
@@ -24,11 +25,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-        env=os.environ | {"COLUMNS": "160"},
-    )  # fmt: skip
+    return ran(arguments, cwd, timeout=300, env=os.environ | {"COLUMNS": "160"})
 
 
 def summary(folder: Path) -> dict:

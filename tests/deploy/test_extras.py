@@ -31,6 +31,7 @@ def call(dictpfl: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run([dictpfl, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_installed(dictpfl: Path, tmp_path: Path) -> None:
     code = f"from importlib.util import find_spec; print([n for n in {NOT_HERE!r} if find_spec(n)])"
     done = subprocess.run(
@@ -39,6 +40,7 @@ def test_nothing_heavy_is_installed(dictpfl: Path, tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -55,6 +57,7 @@ def test_what_works_there(dictpfl: Path, tmp_path: Path, arguments: str, says: s
     assert says in done.stdout
 
 
+@pytest.mark.slow
 def test_a_proxy_for_the_coordinator(dictpfl: Path, tmp_path: Path) -> None:
     proxy = "coordinator proxy --folder coordinator --listen 8443"
     refused = call(dictpfl, tmp_path, *proxy.split())
@@ -67,6 +70,7 @@ def test_a_proxy_for_the_coordinator(dictpfl: Path, tmp_path: Path) -> None:
     assert "nginx.conf written" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [

@@ -14,7 +14,7 @@ import pytest
 
 from dictpfl.deploy.doctor import deployment_checks
 from dictpfl.deploy.runs.run import SUMMARY
-from tests.support import ROOT
+from tests.support import ROOT, forking
 
 PAGE = (ROOT / "docs" / "how-to" / "large-data.md").read_text(encoding="utf-8")
 BLOCKS = {
@@ -25,7 +25,7 @@ LEAST = {"scans": 0.4, "mine": 0.4, "patients": 0.7}
 
 
 def typed(block: str, folder: Path) -> None:
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    programs = os.pathsep.join([forking.programs(), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-eu"], input=block, cwd=folder, text=True, capture_output=True, check=False,
         env=os.environ | {"PATH": programs},

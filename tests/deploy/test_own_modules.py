@@ -29,7 +29,7 @@ width = 16
 SHORT = ("--set", "federation.rounds=1", "--set", "training.epochs=1", "--set", "data.options.count=120")
 
 
-@pytest.fixture(scope="module", params=["wheel", "wheel:editable"])
+@pytest.fixture(scope="module", params=[pytest.param("wheel", marks=pytest.mark.nightly), "wheel:editable"])
 def scripts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `dictpfl` in an environment with what a simulation needs."""
     folder = tmp_path_factory.mktemp("installed")
@@ -83,14 +83,14 @@ def test_commands_find_a_users_modules_and_not_in_place_of_others(scripts: Path,
     assert "values trained" in typed(scripts, shop, f"dictpfl personalise {institution} -o own --epochs 1")
 
 
-@pytest.mark.slow
-@pytest.mark.flower
+@pytest.mark.nightly
 @pytest.mark.parametrize("scripts", ["wheel"], indirect=True)  # the engine's other tests run from an editable one
 def test_workers_of_the_flower_engine_find_them_too(scripts: Path, shop: Path) -> None:
     typed(scripts, shop, " ".join(["dictpfl simulate shop.toml --out run", *SHORT]))
     assert (shop / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["compare", "attack"])
 def test_each_command_that_loads_them_does(scripts: Path, shop: Path, command: str) -> None:
     """An option that the user's function does not take is refused by its name, so the function was loaded."""

@@ -14,7 +14,7 @@ import pytest
 from dictpfl.client.data.pipelines import recipes_of
 from dictpfl.common.genesis import Genesis
 from dictpfl.common.settings import Recipe
-from tests.support import ROOT
+from tests.support import ROOT, forking
 
 PAGE = (ROOT / "docs" / "how-to" / "preprocessing.md").read_text(encoding="utf-8")
 
@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "how-to" / "preprocessing.md").read_text(encoding="utf-8
 @pytest.mark.slow
 def test_the_block_runs_as_typed(tmp_path: Path) -> None:
     (block,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    programs = os.pathsep.join([forking.programs(), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-eu"], input=block, cwd=tmp_path, text=True, capture_output=True, check=False,
         env=os.environ | {"PATH": programs},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -21,13 +20,13 @@ from dictpfl.deploy.simulation.founding import found
 from dictpfl.deploy.starting import KINDS, starting
 from tests.support import ROOT
 from tests.support.failing_disks import small_files
+from tests.support.forking import ran
 
 TOY = {"encryption.sealer": "identity", "toy_insecure": True}
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).parent / "dictpfl"
-    return subprocess.run([str(program), *words], cwd=folder, text=True, capture_output=True, check=False)
+    return ran(words, folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ import pytest
 
 from dictpfl.client.training.metric import METRICS
 from dictpfl.client.training.task import TASKS
-from tests.support import ROOT
+from tests.support import ROOT, forking
 
 PAGE = (ROOT / "docs" / "how-to" / "tasks-and-metrics.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
@@ -23,7 +23,7 @@ BY_NAME = {found[1]: block for block in BLOCKS if (found := re.search(r"dictpfl 
 
 
 def typed(block: str, folder: Path) -> str:
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    programs = os.pathsep.join([forking.programs(), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-eu"], input=block, cwd=folder, text=True, capture_output=True, check=False,
         env=os.environ | {"PATH": programs},

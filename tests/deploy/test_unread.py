@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from dictpfl.common.errors import ConfigError
 from dictpfl.deploy.cli import app
 from dictpfl.deploy.unread import refuse_unread, typed
+from tests.support.forking import ran
 
 MODEL = ("transformers:there", "-o", "new")
 CASES = [
@@ -68,10 +67,7 @@ def test_outside_a_command_nothing_was_typed() -> None:
 
 
 def test_it_is_refused_in_a_shell_too(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", "report", ".", "--no-pictures"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 1
-    assert "--pictures/--no-pictures" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    done = ran(["report", ".", "--no-pictures"], tmp_path)
+    assert done.returncode == 1
+    assert "--pictures/--no-pictures" in done.stderr
+    assert "Traceback" not in done.stderr

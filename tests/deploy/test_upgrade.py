@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 
 from dictpfl.common.messages.protocol import FOUND_ANEW
 from tests.support import ROOT
+from tests.support.forking import ran
 
 BEFORE = "0182c0faf618ab41868672b12e74bb29e3c04e12"
 """Commit of 0.1.0, the last of protocol 3."""
@@ -69,8 +70,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def typed(folder: Path, *arguments: str | Path) -> tuple[int, str]:
     """Exit status of the installed command, and all that it says on one line."""
-    command = Path(sys.executable).with_name("dictpfl")
-    done = subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    done = ran(arguments, folder, timeout=300)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from dictpfl.common.genesis import Genesis
 from dictpfl.deploy.runs.run import SUMMARY
-from tests.support import ROOT
+from tests.support import ROOT, forking
 
 PAGE = (ROOT / "docs" / "how-to" / "video.md").read_text(encoding="utf-8")
 
 
 def typed(block: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    programs = os.pathsep.join([forking.programs(), str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         ["bash", "-eu"], input=block, cwd=folder, text=True, capture_output=True, check=False,
         env=os.environ | {"PATH": programs},

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dictpfl.client.data.samples import Samples
-from tests.support import ROOT
+from tests.support import ROOT, forking
 
 PAGE = (ROOT / "docs" / "how-to" / "your-sites.md").read_text(encoding="utf-8")
 BLOCKS = {
@@ -24,7 +24,7 @@ BLOCKS = {
 
 
 def typed(block: str, folder: Path, **environment: str) -> None:
-    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    programs = os.pathsep.join([forking.programs(), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         ["bash", "-eu"], input=block, cwd=folder, text=True, capture_output=True, check=False,
         env=os.environ | {"PATH": programs} | environment,

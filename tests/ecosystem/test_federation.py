@@ -97,6 +97,7 @@ def test_institutions_need_neither_folder_nor_hub(
     assert not (model / "config.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_causal_language_models(kind: str, texts: Path, tokenizer: Path, folders: Folders, tmp_path: Path) -> None:
     config = configuration(

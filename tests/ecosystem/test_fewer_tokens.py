@@ -17,6 +17,7 @@ from tests.support.federations import tiny
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_a_run_with_a_reducer(kind: str, texts: Path, tokenizer: Path, tmp_path: Path) -> None:
     import transformers

@@ -36,6 +36,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return loading.fresh_environment(tmp_path_factory.mktemp("fresh") / "venv", str(Path(torch.__file__).parents[1]))
 
 
+@pytest.mark.slow
 def test_both_exports_predict_the_same(run: Path, python: Path) -> None:
     found = loading.loaded(run, python)
     assert found["samples"] == 24
@@ -44,6 +45,7 @@ def test_both_exports_predict_the_same(run: Path, python: Path) -> None:
     assert not loading.failures(found)
 
 
+@pytest.mark.nightly
 def test_an_adapter_that_says_something_else_is_a_failure(
     run: Path, python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +64,7 @@ def test_an_adapter_that_says_something_else_is_a_failure(
     assert line.startswith("peft: largest difference of a logit 0.01")
 
 
+@pytest.mark.nightly
 def test_an_environment_with_this_project_is_refused(run: Path, python: Path, tmp_path: Path) -> None:
     (institution,) = (python.parents[1] / "lib").glob("python3*/site-packages")
     path = institution / "dictpfl.py"

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.forking import ran
+
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).parent / "plugin"
 PAGE = ROOT / "docs" / "how-to" / "extend.md"
-DICTPFL = Path(sys.executable).with_name("dictpfl")
 CONFIG = """
 name = "rings"
 
@@ -69,12 +70,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def typed(installed: Path, folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """Run a command as a user types it, in an empty folder, with the package installed."""
-    return subprocess.run(
-        [str(DICTPFL), *map(str, words)], cwd=folder, env={**os.environ, "PYTHONPATH": str(installed)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return ran(words, folder, env={**os.environ, "PYTHONPATH": str(installed)})
 
 
+@pytest.mark.slow
 def test_each_door_shows_what_the_package_brings(installed: Path, tmp_path: Path) -> None:
     points = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     done = typed(installed, tmp_path, "doctor", "--plugins")
@@ -84,6 +83,7 @@ def test_each_door_shows_what_the_package_brings(installed: Path, tmp_path: Path
             assert re.search(rf"{name} +dictpfl-plugin 1\.0 ", done.stdout), name
 
 
+@pytest.mark.slow
 def test_the_package_s_parts_make_a_federation(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "rings.toml").write_text(CONFIG, encoding="utf-8")
     done = typed(installed, tmp_path, "simulate", "rings.toml", "--engine", "local", "--out", "run")
@@ -106,6 +106,7 @@ def test_the_package_s_parts_make_a_federation(installed: Path, tmp_path: Path) 
         assert arrays["pair.weight"].shape == (16, 16, 16), "its own layer type, merged"
 
 
+@pytest.mark.slow
 def test_the_package_s_attack_reads_labels_of_plaintext(installed: Path, tmp_path: Path) -> None:
     options = ["--methods", "plaintext", "--attacks", "head-bias", "--parts", "none", "--victims", "3", "--out", "out"]
     fewer = [word for pair in ("data.limit=200", "federation.rounds=1") for word in ("--set", pair)]

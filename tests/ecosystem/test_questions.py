@@ -82,6 +82,7 @@ def test_by_the_batch_and_of_a_limit_they_are_the_same(table: Path, tokenizer: P
     assert all(rows[row.tobytes()] == label for row, label in zip(some.features, some.labels, strict=True))
 
 
+@pytest.mark.slow
 def test_a_federation_answers(table: Path, tokenizer: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -66,7 +66,7 @@ PRIVATE = {
 """One protects samples, the other institutions, with masks as well, which keep single uploads from being opened."""
 
 
-@pytest.fixture(params=["example", pytest.param("institution", marks=pytest.mark.nightly)])
+@pytest.fixture(params=["example", "institution"])
 def private(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ceremonial]:
     pytest.importorskip("opacus", reason="the extra `dp` is not installed")
     made = Ceremonial(tmp_path / "world", MEMBERS[:3], (), privacy__delta=DELTA, **PRIVATE[request.param])
@@ -74,6 +74,7 @@ def private(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ceremoni
         yield made
 
 
+@pytest.mark.nightly
 def test_private_rounds_are_paid_for_also_when_a_task_is_killed(private: Ceremonial) -> None:
     world = private
     world.online(world.founders)

@@ -115,6 +115,7 @@ def test_superlink_is_killed(deployment: Deployment, twin: Twin) -> None:
     killed(deployment, twin, lambda: kill(deployment.processes(deployment.coordinator)["superlink"]))
 
 
+@pytest.mark.nightly
 def test_superexec_of_the_coordinator_is_killed(deployment: Deployment, twin: Twin) -> None:
     killed(deployment, twin, lambda: kill(deployment.processes(deployment.coordinator)["superexec"]))
 
@@ -126,10 +127,12 @@ def test_client_app_is_killed_in_the_middle_of_training(deployment: Deployment, 
     killed(deployment, twin, fault)
 
 
+@pytest.mark.nightly
 def test_supernode_is_killed(deployment: Deployment, twin: Twin) -> None:
     killed(deployment, twin, lambda: kill(deployment.processes(deployment.home(1))["supernode"]))
 
 
+@pytest.mark.nightly
 def test_the_coordinators_machine_goes_down(deployment: Deployment, twin: Twin) -> None:
     def fault() -> None:
         assert deployment.up is not None
@@ -374,6 +377,7 @@ def test_another_app_bundle(deployment: Deployment, tmp_path: Path) -> None:
         changed.write_bytes(agreed)
 
 
+@pytest.mark.nightly
 def test_an_institution_that_arrives_at_round_four(tmp_path: Path) -> None:
     made = config(federation__participants=4, federation__min_participants=3, federation__rounds=200)
     with deployed(tmp_path, made) as four:

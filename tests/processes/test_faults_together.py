@@ -24,7 +24,7 @@ from dictpfl.server.coordinator import AGREEMENT
 from dictpfl.server.journal import Journal
 from tests.support.machines import Deployment, config, deployed, until
 
-pytestmark = pytest.mark.deployment
+pytestmark = [pytest.mark.deployment, pytest.mark.nightly]
 MINIMUM = 3
 NOT_IN_A_BACKUP = ("run", "logs", "flower")
 """What runs there and what `up` installs anew."""
@@ -144,7 +144,6 @@ def test_one_that_is_too_slow_is_dropped_and_told_so(tmp_path: Path) -> None:
         assert "is not in the sum" in (deployment.home(slow) / "logs" / "superexec.log").read_text()
 
 
-@pytest.mark.nightly
 def test_all_faults_in_one_run(tmp_path: Path) -> None:
     """Three institutions of which every round needs all, until a fourth comes; something dies at every turn."""
     rounds = 12

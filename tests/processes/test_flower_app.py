@@ -20,7 +20,7 @@ from dictpfl.deploy.runs.run import Run
 from tests.support.federations import as_toml
 from tests.support.machines import free_port, until
 
-pytestmark = [pytest.mark.deployment, pytest.mark.slow]
+pytestmark = pytest.mark.deployment
 BIN = Path(sys.executable).parent
 OWN = '''
 from torch import nn
@@ -92,6 +92,7 @@ def ended(homes: Path, digest: str) -> bool:
     return found == [digest] * 3
 
 
+@pytest.mark.nightly
 def test_simulated(simulated: tuple[Path, str], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     place, digest = simulated

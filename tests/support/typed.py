@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.support.forking import ran
 
 
 def typed(command: str, cwd: Path, timeout: float = 600) -> str:
@@ -19,10 +19,7 @@ def typed(command: str, cwd: Path, timeout: float = 600) -> str:
     Raises:
         AssertionError: it failed, or ended in a traceback.
     """
-    program = str(Path(sys.executable).with_name("dictpfl"))
-    ran = subprocess.run(
-        [program, *shlex.split(command)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
-    )
-    assert ran.returncode == 0, f"dictpfl {command}: {ran.stderr[-2000:]}"
-    assert "Traceback" not in ran.stderr, command
-    return ran.stdout
+    done = ran(shlex.split(command), cwd, timeout=timeout)
+    assert done.returncode == 0, f"dictpfl {command}: {done.stderr[-2000:]}"
+    assert "Traceback" not in done.stderr, command
+    return done.stdout

@@ -19,7 +19,6 @@ pytest.importorskip("ray")
 # Ray and Flower both use what their libraries call old, and Ray leaves sockets to the end of the process.
 pytestmark = [
     pytest.mark.nightly,
-    pytest.mark.flower,
     pytest.mark.usefixtures("quiet"),
     pytest.mark.filterwarnings("ignore"),
 ]

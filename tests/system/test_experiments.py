@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from dictpfl.client.model.tokens.install import reduction_of
 from dictpfl.common.config import FederationConfig, known_keys
 from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.printed import print_summary
-from dictpfl.deploy.simulation.simulate import simulate
+from dictpfl.deploy.simulation.simulate import Engine, simulate
 from tests.support import ROOT
 from tests.support.typed import typed
 
@@ -49,6 +51,12 @@ TALLYING = ("benford_breast_cancer", "layerif_digits", "layerif_newsgroups")
 REDUCED = ("tokens_digits", "videos_digits", "vlm_mosaic")
 """Experiments whose models read fewer tokens."""
 each = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+AT_ONCE = ("digits", "dp_digits", "narrow_digits", "tokens_digits", "benford_breast_cancer")
+"""The demo, and one of each extra: what `make test` runs of these; `make test-slow` runs the rest."""
+
+
+def rest_slow(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in AT_ONCE else pytest.mark.slow) for name in names]
 
 
 def comments(path: Path) -> str:
@@ -158,7 +166,7 @@ def test_a_workload_s_state_and_model_are_those_of_the_run_in_clear(name: str, t
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("name", TALLYING)
+@pytest.mark.parametrize("name", rest_slow(TALLYING))
 def test_a_tally_of_an_experiment_is_that_of_the_run_in_clear(name: str, tmp_path: Path) -> None:
     """What is shipped, with fewer rounds and samples: digests, tallies and models with CKKS and without are the same."""
     path = FOLDER / f"{name}.toml"
@@ -179,8 +187,9 @@ def test_a_tally_of_an_experiment_is_that_of_the_run_in_clear(name: str, tmp_pat
     assert found[0] == found[1]
 
 
-@each
-def test_it_runs(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", rest_slow(path.stem for path in FILES))
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    path = FOLDER / f"{name}.toml"
     config = FederationConfig.load(path)
     tiny = tiny_settings(path, config)
     run = simulate(FederationConfig.load(path, tiny), tmp_path / "run", engine="local")
@@ -209,9 +218,30 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
     print_summary(run.summary)  # what `dictpfl simulate` and `inspect` end with
 
 
+def test_the_demo_s_state_and_model_are_those_of_the_other_engine_and_of_the_run_in_clear(tmp_path: Path) -> None:
+    """The experiment of `make demo`, made tiny."""
+    path = FOLDER / "digits.toml"
+    tiny = tiny_settings(path, FederationConfig.load(path)) | {"federation.rounds": 3}
+    clear = {"encryption.sealer": "identity", "toy_insecure": True}
+    ways: list[tuple[Engine, dict[str, Any]]] = [("local", {}), ("flower", {}), ("local", clear)]
+    found = set()
+    for number, (engine, more) in enumerate(ways):
+        if engine == "flower" and importlib.util.find_spec("ray") is None:
+            continue
+        run = simulate(FederationConfig.load(path, tiny | more), tmp_path / str(number), engine=engine)
+        assert run.summary["encrypted"] is not bool(more)
+        found.add((run.summary["state_digest"], run.summary["model_sha256"]))
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("narrow_digits", "gate"), ("lua_fashion", "thresholds"), ("tokens_digits", "table"), ("digits", "table")],
+    [
+        pytest.param("narrow_digits", "gate", marks=pytest.mark.slow),
+        pytest.param("lua_fashion", "thresholds", marks=pytest.mark.slow),
+        pytest.param("tokens_digits", "table", marks=pytest.mark.slow),
+        ("digits", "table"),
+    ],
 )
 def test_as_typed(name: str, said: str, tmp_path: Path) -> None:
     """In an empty folder, as its page says; with fewer rounds and samples."""

@@ -131,7 +131,6 @@ def test_a_local_run_asks_those_whom_the_hash_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.flower
 def test_both_engines_ask_the_same_and_reach_the_same_model(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     local = simulate(tiny(**SEVEN), tmp_path / "local", engine="local")

@@ -45,7 +45,6 @@ def test_one_state_and_no_other_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.flower
 @pytest.mark.parametrize("adapt", ["none", "own"])
 def test_both_engines_and_two_runs_give_the_same_bits(adapt: str, tmp_path: Path) -> None:
     """With samples on one curve, and on several: what a batch is split into depends on nothing but its samples."""

@@ -37,7 +37,8 @@ def test_a_file_too_many_or_too_few_is_a_fault(archives: dict[str, Path]) -> Non
     assert list(wheels.faults(archives["wheel"], expected - {"dictpfl/py.typed"})) == ["unexpected: dictpfl/py.typed"]
 
 
-@pytest.mark.parametrize("kind", ["wheel from sdist", "editable"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wheel from sdist", pytest.param("editable", marks=pytest.mark.nightly)])
 def test_an_installation_has_one_name_and_hides_no_module_of_a_user(
     archives: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:

@@ -65,6 +65,7 @@ def ran(*arguments: str) -> Any:
     return result
 
 
+@pytest.mark.slow
 def test_a_hybrid_cut_to_a_share_comes_back_through_transformers(hybrid: tuple[str, list[str]], tmp_path: Path) -> None:
     source, options = hybrid
     ran("cut", source, "-o", str(tmp_path / "small"), "--to", "0.6", *options)

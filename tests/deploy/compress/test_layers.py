@@ -130,6 +130,7 @@ def test_samples_are_listed_in_the_institution_s_folder_alone(runs: tuple[Run, R
     assert "error" in said or said == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allocator", ["layerif", "reversed", "random", "gradient"])
 def test_ranks_by_scores_cost_what_uniform_ones_do(allocator: str, scores: Path, uniform: Run, tmp_path: Path) -> None:
     """Equal digests with and without encryption, as many ciphertexts as uniform ranks in every round, and no path in genesis."""
@@ -151,6 +152,7 @@ def test_ranks_by_scores_cost_what_uniform_ones_do(allocator: str, scores: Path,
         assert clear.summary["federation"] == sealed.summary["federation"]
 
 
+@pytest.mark.slow
 def test_other_data_cost_as_many_ciphertexts(scores: Path, uniform: Run, tmp_path: Path) -> None:
     """Of the tally, and of every round with ranks by scores: lengths say nothing of what institutions hold."""
     other = {"seed": 7, "data__partition": "dirichlet", "data__alpha": 0.5}

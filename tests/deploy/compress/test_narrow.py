@@ -32,6 +32,7 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.exports.folders import save_model
 from dictpfl.deploy.exports.narrow_report import NarrowReport, stage
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support import forking
 from tests.support.federations import as_toml, tiny
 from tests.support.timm_folders import tiny_vit
 
@@ -282,6 +283,7 @@ def by_timm_alone(folder: Path, x: torch.Tensor) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 def test_a_federations_cut_of_timm_is_loaded_by_timm(tmp_path: Path, in_memory: list[nn.Module]) -> None:
     pytest.importorskip("timm")
     sizes = {"pretrained": False, "img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -387,9 +389,8 @@ print(sum(p.numel() for p in model.parameters()))
 """
 
 
-@pytest.mark.parametrize(
-    "kind", ["bert", pytest.param("llama", marks=pytest.mark.slow), pytest.param("nemotron_h", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "llama", "nemotron_h"])
 def test_folders_of_transformers(tmp_path: Path, kind: str, in_memory: list[nn.Module]) -> None:
     folder, name = saved(tmp_path, kind)
     data, config = tokens(tmp_path, labels=kind == "bert"), tmp_path / "config.toml"
@@ -432,6 +433,7 @@ def test_folders_of_transformers(tmp_path: Path, kind: str, in_memory: list[nn.M
     assert isinstance(here, nn.Module)
 
 
+@pytest.mark.slow
 def test_timm_by_the_command_in_a_process_of_its_own(tmp_path: Path, in_memory: list[nn.Module]) -> None:
     tiny_vit(tmp_path / "model", 5)
     named = json.loads((tmp_path / "model" / "config.json").read_bytes()) | {"label_names": list("abcde")}
@@ -440,10 +442,7 @@ def test_timm_by_the_command_in_a_process_of_its_own(tmp_path: Path, in_memory: 
     Samples(random.normal(size=(60, 1, 8, 8)).astype(np.float32), np.arange(60) % 5).save(tmp_path / "own.npz")
     (tmp_path / "c.toml").write_text(as_toml())
     words = ["--config", "c.toml", "--data", "own.npz", "--skill", "classes=1,4", *SHORT]
-    done = subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", "narrow", "timm:model", *words, "-o", "small"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forking.ran(["narrow", "timm:model", *words, "-o", "small"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "all its rows" not in done.stdout
     written = report(tmp_path / "small")

@@ -36,6 +36,7 @@ from dictpfl.deploy.exports.planes import pack, unpack
 from dictpfl.deploy.reports import plots
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support import forking
 from tests.support.federations import as_toml, tiny
 from tests.support.timm_folders import tiny_vit
 
@@ -123,6 +124,7 @@ def test_a_language_model_comes_back_bit_for_bit_and_smaller(llama: Path, tmp_pa
         app([*map(str, words), "-o", str(tmp_path / "merged")], standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_it_in_a_process_without_this_project(llama: Path, tmp_path: Path) -> None:
     ran(
         "prune", f"transformers:{llama / 'model'}", "--config", llama / "c.toml", "--data", llama / "ids.npz", "-o",
@@ -352,7 +354,8 @@ def test_patterns_are_read() -> None:
             pattern_of(wrong)
 
 
-@pytest.mark.parametrize("library", ["transformers", "timm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["transformers", pytest.param("timm", marks=pytest.mark.nightly)])
 def test_a_classifier_of_a_library_keeps_its_head_and_comes_back_from_its_sparse_folder(
     tmp_path: Path, library: str
 ) -> None:
@@ -371,10 +374,8 @@ def test_a_classifier_of_a_library_keeps_its_head_and_comes_back_from_its_sparse
     Samples(features, np.arange(30) % 3).save(tmp_path / "own.npz")
     (tmp_path / "c.toml").write_text(as_toml())
     for form in ("sparse", "merged"):
-        done = subprocess.run(
-            [sys.executable, "-m", "dictpfl.deploy.cli", "prune", f"{library}:model", "--config", "c.toml", "--data", "own.npz",
-             "--format", form, "-o", form], cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        words = ["prune", f"{library}:model", "--config", "c.toml", "--data", "own.npz", "--format", form, "-o", form]
+        done = forking.ran(words, tmp_path)
         assert done.returncode == 0, done.stderr
     again = dictpfl.load_sparse(tmp_path / "sparse").state_dict()
     merged = load_file(tmp_path / "merged" / "model.safetensors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,11 @@ from dictpfl.deploy.exports.finished import Finished
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.clips import tiny_encoder
 from tests.support.federations import tiny
+from tests.support.forking import ran
 
 
 def dictpfl(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    return ran(arguments, cwd, timeout=300)
 
 
 def clip(path: Path) -> Path:
@@ -75,6 +72,7 @@ def test_through_an_encoder_it_shows_what_a_federation_reads(tmp_path: Path) -> 
         look(path, reducer="salient", keep=0.5, frames=4, side=8, encoder="mlp", options={})
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     clip(tmp_path / "clip.gif")
     ran = dictpfl(
@@ -110,6 +108,7 @@ def test_command(tmp_path: Path) -> None:
     assert "--option 'tau': expected KEY=VALUE, such as --option tau=0.9" in refused.stderr
 
 
+@pytest.mark.slow
 def test_frames_of_a_second_are_those_that_are_shown_then(tmp_path: Path) -> None:
     path = tmp_path / "clip.gif"
     images = [Image.fromarray(np.full((32, 32, 3), 20 * n, dtype=np.uint8)) for n in range(8)]
@@ -125,6 +124,7 @@ def test_frames_of_a_second_are_those_that_are_shown_then(tmp_path: Path) -> Non
     assert "Traceback" not in still.stderr
 
 
+@pytest.mark.slow
 def test_a_model_s_table(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     (tmp_path / "c.toml").write_text(
@@ -146,6 +146,7 @@ def trained(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_s_own_reducer_is_taken_off_for_the_other_rows(tmp_path: Path) -> None:
     """All tokens are all that the model has, whatever it was trained with, and its own row is what `dictpfl evaluate` says."""
     run = trained(
@@ -171,6 +172,7 @@ def test_a_run_s_own_reducer_is_taken_off_for_the_other_rows(tmp_path: Path) -> 
     assert "other samples" in found.notes[1]
 
 
+@pytest.mark.slow
 def test_a_run_without_public_samples_is_measured(tmp_path: Path) -> None:
     """Nothing but a slope is decided by samples; a clip's model reads fewer before its stack."""
     clips: dict[str, Any] = {
@@ -196,6 +198,7 @@ def test_a_run_without_public_samples_is_measured(tmp_path: Path) -> None:
     assert "left out: the run has no public samples" in found.notes[1]
 
 
+@pytest.mark.slow
 def test_arms_that_a_model_cannot_have_are_left_out_in_words(tmp_path: Path) -> None:
     """One that averages over its patches cannot give samples other numbers of them; questions about pictures can."""
     pytest.importorskip("timm")

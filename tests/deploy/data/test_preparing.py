@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from dictpfl.deploy.ceremony.charter import draw_up
 from dictpfl.deploy.data.preparing import prepare
 from dictpfl.deploy.simulation.founding import found
 from tests.support.clips import tiny_encoder, write_clips
+from tests.support.forking import ran
 
 TOML = """
 name = "patients"
@@ -69,15 +69,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def typed(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).parent / "dictpfl"
-    return subprocess.run(
-        [str(program), *words],
-        cwd=place,
-        text=True,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return ran(words, place, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def test_as_typed(place: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from dictpfl.common.settings import Model
 from dictpfl.deploy.describe.description import Description, describe
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import as_toml, encrypted
+from tests.support.typed import typed
 
 pytestmark = pytest.mark.usefixtures("quiet")
 HERE = __name__
@@ -192,17 +191,12 @@ def test_lazy_and_half_precision_models_are_built(tmp_path: Path) -> None:
 
 def test_as_typed(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(as_toml(), encoding="utf-8")
-    program = str(Path(sys.executable).parent / "dictpfl")
-    done = subprocess.run(
-        [program, "describe", "c.toml", "--json"], cwd=tmp_path, text=True, capture_output=True, check=True
-    )
-    facts = json.loads(done.stdout)
+    facts = json.loads(typed("describe c.toml --json", tmp_path))
     assert facts["insecure"] == []
     assert {row["role"] for row in facts["parameters"]} == {"table", "dense"}
     assert facts["bytes"]["round"] < facts["bytes"]["first"]
     assert list(tmp_path.iterdir()) == [tmp_path / "c.toml"]
-    table = subprocess.run([program, "describe", "c.toml"], cwd=tmp_path, text=True, capture_output=True, check=True)
-    assert "bytes up a round" in table.stdout
+    assert "bytes up a round" in typed("describe c.toml", tmp_path)
 
 
 def test_a_task_that_says_its_own_outputs(tmp_path: Path) -> None:
@@ -217,12 +211,8 @@ def test_a_task_that_says_its_own_outputs(tmp_path: Path) -> None:
         """,
         encoding="utf-8",
     )
-    program = str(Path(sys.executable).parent / "dictpfl")
-    done = subprocess.run(
-        [program, "describe", "c.toml", "--json"], cwd=tmp_path, text=True, capture_output=True, check=False
-    )
-    assert not done.returncode, done.stderr
-    assert [row["shape"] for row in json.loads(done.stdout)["parameters"]][-1] == [3]
+    facts = json.loads(typed("describe c.toml --json", tmp_path))
+    assert [row["shape"] for row in facts["parameters"]][-1] == [3]
 
 
 def test_a_metric_of_another_task_is_refused_by_name() -> None:

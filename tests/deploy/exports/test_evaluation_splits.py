@@ -202,11 +202,11 @@ def test_a_table_s_rows_are_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_outputs_that_are_no_numbers_recognise_no_class() -> None:
-    model = torch.nn.Linear(1, 2)
+    model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 2, bias=False))
     samples = Samples(np.array([[1.0], [3e38], [1.0]], np.float32), np.zeros(3, np.int64))
-    with torch.no_grad():
-        model.weight.copy_(torch.tensor([[-1.0], [10.0]]))
-        model.bias.copy_(torch.tensor([-torch.inf, -torch.inf]))
+    with torch.no_grad():  # the second sample's hidden values are both infinite, and their difference is no number
+        model[0].weight.fill_(10.0)
+        model[1].weight.copy_(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
     found = _said(model, samples)
     assert found is not None
     said, labels = found

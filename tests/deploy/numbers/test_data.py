@@ -6,7 +6,6 @@ import json
 import math
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from dictpfl.deploy.numbers.data import described, of_file
 from dictpfl.deploy.numbers.fit import EVEN, FIRST, SECOND, fits
 from dictpfl.deploy.runs.run import Run
 from dictpfl.deploy.simulation.simulate import simulate
+from tests.support import forking
 from tests.support.federations import as_toml, encrypted, tiny
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -347,20 +347,17 @@ def test_columns_are_counted_before_they_are_scaled(tmp_path: Path) -> None:
 
 
 def test_as_typed_in_an_empty_folder(tables: list[Path], tmp_path: Path) -> None:
-    program = Path(sys.executable).parent / "dictpfl"
-    words = [str(program), "audit", "numbers", "--data", str(tables[0]), "--columns", "pressure", "-o", "page"]
-    done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"}
-    )
+    words = ["audit", "numbers", "--data", str(tables[0]), "--columns", "pressure", "-o", "page"]
+    done = forking.ran(words, tmp_path, env=os.environ | {"COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     assert "pressure of north.csv" in done.stdout
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["numbers.html", "numbers.json"]
     words[-4:] = ["--into", "nowhere"]
-    wrong = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    wrong = forking.ran(words, tmp_path)
     assert wrong.returncode == 1
     assert "no such folder" in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    both = subprocess.run([*words[:3]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    both = forking.ran(words[:2], tmp_path)
     assert "one of them" in both.stderr
     assert as_toml()
 
@@ -379,10 +376,7 @@ def test_what_cannot_be_is_refused_before_it_is_counted(tables: list[Path], tmp_
         (["nomodel", "-o", "page"], "page is there and holds something"),
         (["--data", "none.csv"], "cannot read the table none.csv"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "dictpfl.deploy.cli", "audit", "numbers", *options],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = forking.ran(["audit", "numbers", *options], tmp_path)
         assert done.returncode == 1
         assert words in done.stderr
         assert "It arose in" not in done.stderr, "pandas' own sources are nobody's own code"

@@ -37,6 +37,7 @@ print(outcome["reading"]["places"], outcome["asked"]["gain"])
 """
 
 
+@pytest.mark.slow
 def test_as_typed_in_an_empty_folder(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", TYPED], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

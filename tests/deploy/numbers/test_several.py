@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from dictpfl.deploy.numbers.model import Asked, audit
 from dictpfl.deploy.numbers.reading import Places, Reader
 from dictpfl.deploy.numbers.spelling import Severally, Singly, spelling_of
 from dictpfl.deploy.numbers.tasks import Question, questions
+from tests.support import forking
 
 LETTERS = [chr(c) for c in range(32, 127)]
 GROUPS = [f"{number:0{size}}" for size in (2, 3) for number in range(10**size)]
@@ -350,10 +349,7 @@ def test_the_command_reads_such_a_model_as_typed(tmp_path: Path) -> None:
         "-o",
         "page",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", "audit", "numbers", str(tmp_path / "model"), *words],
-        cwd=empty, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = forking.ran(["audit", "numbers", tmp_path / "model", *words], empty, timeout=300)
     assert done.returncode == 0, done.stderr
     said = " ".join((done.stdout + done.stderr).split())
     assert "up to 3 to a token" in said

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from dictpfl.deploy.operations.certificates import try_out
-from tests.support import ROOT
+from tests.support import ROOT, forking
 from tests.support.called import require_command, require_process_test
 
 CONTAINERS = ROOT / "deploy" / "containers"
@@ -222,9 +222,6 @@ def test_the_command_that_the_comment_names_writes_what_the_proxy_reads(coordina
     arguments = line.partition("coordinator ")[2].split()
     assert require_command(arguments) == "coordinator proxy"
     try_out(coordinator / "tls", [])
-    done = subprocess.run(
-        [sys.executable, "-m", "dictpfl.deploy.cli", *arguments[:2], "--folder", str(coordinator), *arguments[4:]],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forking.ran([*arguments[:2], "--folder", coordinator, *arguments[4:]], coordinator)
     assert done.returncode == 0, done.stderr
     assert "listen 8443 ssl" in (coordinator / "nginx.conf").read_text()

@@ -147,6 +147,7 @@ def can_deny() -> bool:
 needs_denial = pytest.mark.skipif(not can_deny(), reason="this kernel has no PR_SET_MDWE (Linux 6.3)")
 
 
+@pytest.mark.slow
 @needs_denial
 def test_the_coordinator_runs_with_memory_deny_write_execute(coordinator: Path) -> None:
     assert settings(COORDINATOR)["MemoryDenyWriteExecute"] == ["yes"]

@@ -185,6 +185,7 @@ def test_forks_do_not_share_randomness(tmp_path: Path) -> None:
         assert same < 0.2, "ciphertexts of the same values have nothing in common but the empty byte above each word"
 
 
+@pytest.mark.slow
 def test_what_is_loaded_ahead_starts_no_thread() -> None:
     """A process with threads must not fork."""
     pytest.importorskip("torch")

@@ -14,7 +14,7 @@ from dictpfl.deploy.runs.run import Run
 
 pypdf = pytest.importorskip("pypdf", reason="needs the extra `dev` (pypdf)")
 browsing = pytest.importorskip("tests.support.browsing", reason="needs the extra `dev` (playwright)")
-pytestmark = browsing.needs_chromium
+pytestmark = [browsing.needs_chromium, pytest.mark.slow]
 A4 = 841  # points
 
 

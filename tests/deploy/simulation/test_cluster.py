@@ -12,7 +12,7 @@ import pytest
 from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import tiny
 
-pytestmark = [pytest.mark.flower, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
 
 # A process of its own: nodes are its children, and Ray keeps to one cluster a process.

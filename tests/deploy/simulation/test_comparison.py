@@ -6,8 +6,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +31,7 @@ from dictpfl.deploy.runs.compared import Comparison, Row
 from dictpfl.deploy.runs.run import closed_rounds
 from dictpfl.deploy.simulation.comparison import _of_one, _unwatched, compare, configurations
 from dictpfl.deploy.simulation.partition import Division, Regrouping, Share, divide
+from tests.support import forking
 from tests.support.federations import as_toml
 
 SEEDS = (1, 2)
@@ -187,21 +186,8 @@ def test_a_seed_is_named_once(place: Path) -> None:
 
 @pytest.mark.parametrize("seeds", ["-1", "1,-1", "99999999999999999999"])
 def test_a_seed_that_no_generator_takes_is_no_fault_of_the_users_code(seeds: str, place: Path) -> None:
-    program = str(Path(sys.executable).parent / "dictpfl")
-    command = [
-        program,
-        "compare",
-        "tiny.toml",
-        "--methods",
-        "dictpfl",
-        "--engine",
-        "local",
-        "--seeds",
-        seeds,
-        "--out",
-        "never",
-    ]
-    done = subprocess.run(command, cwd=place, text=True, capture_output=True, check=False)
+    words = f"compare tiny.toml --methods dictpfl --engine local --seeds {seeds} --out never"
+    done = forking.ran(words.split(), place)
     assert done.returncode == 1
     assert "expected whole numbers from 0 to 18446744073709551615" in " ".join(done.stderr.split())
 
@@ -280,6 +266,7 @@ def test_samples_that_are_read_when_needed_are_pooled(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(made.features), np.concatenate([np.asarray(one.features) for one in every]))
 
 
+@pytest.mark.slow
 def test_more_or_fewer_seeds_take_the_runs_that_are_there(place: Path) -> None:
     """A seed alone lies in its method's folder, one of several in a folder of its own: resumed with another number, it ran again."""
     begun: list[str] = []

@@ -21,7 +21,6 @@ from dictpfl.deploy.app.bundle import write_app
 from dictpfl.deploy.simulation.flower import Places, run_flower
 from tests.support import ROOT
 
-pytestmark = pytest.mark.flower
 pytest.importorskip("ray")
 
 ROUNDS = 3
@@ -213,6 +212,7 @@ def test_a_run_finishes_and_leaves_nothing(home: Path) -> None:
     assert list((base / "work").glob("ray-*")) == []
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(home: Path) -> None:
     with ThreadPoolExecutor() as pool:
         list(pool.map(run, (home / "one", home / "two"), (None, None), (NO_GPU, TWO_GPUS)))
@@ -262,6 +262,7 @@ def starts_late(folder: Path, times: int, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder / "tried"
 
 
+@pytest.mark.slow
 def test_a_ray_that_starts_late_is_started_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = starts_late(home / "late", 2, monkeypatch)
     with capture_logs() as told:
@@ -271,6 +272,7 @@ def test_a_ray_that_starts_late_is_started_again(home: Path, monkeypatch: pytest
     assert json.loads((home / "run" / "state.json").read_text())["finished"]
 
 
+@pytest.mark.slow
 def test_a_ray_that_never_starts_is_told_with_what_helps(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = starts_late(home / "late", 9, monkeypatch)
     with pytest.raises(EngineError, match=r"(?s)did not start, 3 times.*--engine local.*timed out during startup"):
@@ -278,6 +280,7 @@ def test_a_ray_that_never_starts_is_told_with_what_helps(home: Path, monkeypatch
     assert tried.read_text() == "xxx"
 
 
+@pytest.mark.slow
 def test_an_exception_while_polling_stops_everything(home: Path) -> None:
     base, family = home / "run", Family(os.getpid())
     base.mkdir()
@@ -303,6 +306,7 @@ def named(family: Family, name: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_an_institution_whose_process_is_killed_comes_back(home: Path) -> None:
     base, family = home / "run", Family(os.getpid())
     base.mkdir()
@@ -322,6 +326,7 @@ def test_an_institution_whose_process_is_killed_comes_back(home: Path) -> None:
     assert json.loads((base / "state.json").read_text())["finished"]
 
 
+@pytest.mark.slow
 def test_a_runtime_that_is_killed_is_reported_and_cleared_away(home: Path) -> None:
     base, family = home / "run", Family(os.getpid())
     base.mkdir()
@@ -338,6 +343,7 @@ def test_a_runtime_that_is_killed_is_reported_and_cleared_away(home: Path) -> No
     assert family.alive() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_caller_stops_everything(home: Path, stubs: Path, number: signal.Signals) -> None:
     base = home / "run"

@@ -111,6 +111,7 @@ def survivors(folder: Path, **changes: Any) -> FederationConfig:
     return FederationConfig.of({}, chosen | changes)
 
 
+@pytest.mark.slow
 def test_a_run_of_survival_by_centres(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     sealed = simulate(survivors(tmp_path), tmp_path / "ckks", engine="local")

@@ -58,7 +58,6 @@ def test_scripts_can_be_read() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.flower
 def test_the_command_as_typed(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     (tmp_path / "federation.toml").write_text(as_toml(federation__rounds=1))

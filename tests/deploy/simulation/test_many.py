@@ -1,4 +1,4 @@
-"""Two hundred institutions in one process: one model, one W0 on disk, and the bits of as many processes."""
+"""Many institutions in one process: one model, one W0 on disk, and the bits of as many processes. Two hundred of them, nightly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dictpfl.deploy.simulation.simulate import simulate
 from tests.support.federations import tiny
 from tests.support.harness import World
 
-INSTITUTIONS = 200
+each_many = pytest.mark.parametrize("institutions", [7, pytest.param(200, marks=pytest.mark.nightly)])
 
 MODEL = """
 import os
@@ -49,7 +49,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "built"
 
 
-def many(institutions: int = INSTITUTIONS) -> FederationConfig:
+def many(institutions: int) -> FederationConfig:
     return tiny(
         model__source="counted_model:made", model__options={}, data__limit=0, federation__rounds=1,
         federation__participants=institutions, data__validation_share=0.0,
@@ -60,10 +60,10 @@ def builds(file: Path) -> Counter[int]:
     return Counter(int(line) for line in file.read_text().split())
 
 
-@pytest.mark.slow
-def test_two_hundred_institutions_of_a_process_share_one_model(built: Path, tmp_path: Path) -> None:
-    run = simulate(many(), tmp_path / "run", engine="local")
-    assert run.records[0].contributors == INSTITUTIONS
+@each_many
+def test_institutions_of_a_process_share_one_model(institutions: int, built: Path, tmp_path: Path) -> None:
+    run = simulate(many(institutions), tmp_path / "run", engine="local")
+    assert run.records[0].contributors == institutions
     # Once to found the federation, once for the bench of them all and of the observer.
     assert builds(built) == {os.getpid(): 2}
 
@@ -76,11 +76,11 @@ def test_w0_is_one_file(built: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.flower
-def test_each_process_of_flowers_runtime_builds_one_model(built: Path, tmp_path: Path) -> None:
+@each_many
+def test_each_process_of_flowers_runtime_builds_one_model(institutions: int, built: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    run = simulate(many(), tmp_path / "run", engine="flower")
-    assert run.records[0].contributors == INSTITUTIONS
+    run = simulate(many(institutions), tmp_path / "run", engine="flower")
+    assert run.records[0].contributors == institutions
     counted = builds(built)
     assert counted.pop(os.getpid()) == 2
     assert set(counted.values()) == {1}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from PIL import Image
+
+from tests.support import forking
 
 TOML = """
 toy_insecure = true
@@ -34,8 +34,7 @@ def test_pictures_that_are_left_out_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "ape" / "3.png").write_bytes(b"no picture")
     (tmp_path / "pictures" / "bee" / "notes.txt").write_text("mine")
     (tmp_path / "mine.toml").write_text(TOML, encoding="utf-8")
-    command = [Path(sys.executable).parent / "dictpfl", "simulate", "mine.toml", "--out", "run", "--engine", "local"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
+    done = forking.ran(["simulate", "mine.toml", "--out", "run", "--engine", "local"], tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     assert said.count("files that cannot be read are left out") == 1

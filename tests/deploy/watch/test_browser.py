@@ -17,7 +17,7 @@ from dictpfl.deploy.watch.view import View
 from tests.support.federations import encrypted
 
 browsing = pytest.importorskip("tests.support.browsing", reason="needs the extra `dev` (playwright)")
-pytestmark = browsing.needs_chromium
+pytestmark = [browsing.needs_chromium, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
