@@ -22,6 +22,7 @@ ADMITTED |= {
     "messages.sharing",
 }  # masks come off with it: under them lie ciphertexts
 ADMITTED |= {"messages.manifest"}  # public keys, and what they signed
+ADMITTED |= {"fingerprint"}  # words for a digest, which people compare
 ADMITTED |= {"protection"}  # how many make a quorum, and the form of settings
 """What the coordinator may import of common by itself; none of it opens, seals or holds a key."""
 OPENERS = ("ckks.opening", "ckks.keys", "ckks.sealing", "genesis", "law", "config")

@@ -82,17 +82,18 @@ def test_another_kind_of_the_same_round_is_answered_anew(world: World, aggregate
 
 
 def test_another_kind_asked_for_in_between_scales_no_update(world: World, aggregates: list[Aggregate]) -> None:
-    """Owed each time, the training of one round counted as often as a coordinator asked to and fro, and no diary said so."""
+    """Made once more each time, the training of one round counted, and was paid for, as often as a coordinator asked to and fro."""
     ask(world, 3, RoundKind.UPDATE, *aggregates)
-    first = world.record(0).pending
+    before = world.record(0)
+    measure = ask(world, 3, RoundKind.MEASURE)
     for _ in range(3):
-        ask(world, 3, RoundKind.MEASURE)
-        ask(world, 3, RoundKind.UPDATE)
-    again = world.record(0).pending
-    assert first is not None
-    assert again is not None
-    assert again.upload_id != first.upload_id
-    np.testing.assert_array_equal(again.missed.values, first.missed.values)
+        assert ask(world, 3, RoundKind.UPDATE).status is Status.REFUSED
+        assert ask(world, 3, RoundKind.MEASURE) == measure
+    after = world.record(0)
+    assert before.pending is not None
+    assert after.pending is not None
+    assert after.pending.upload_id != before.pending.upload_id
+    np.testing.assert_array_equal(after.residual.values, before.residual.values)
 
 
 @pytest.mark.parametrize("order", [(2, 1, 0), (0, 0, 1, 1, 2, 2), (1, 0, 2), (0, 1, 2, 0, 1, 2), (2, 0, 2, 1, 0)])
