@@ -59,6 +59,17 @@ def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Take back what a module's commands, which run in this process, set of logs."""
+    before, is_set = structlog.get_config(), structlog.is_configured()
+    yield
+    if is_set:
+        structlog.configure(**before)
+    else:
+        structlog.reset_defaults()
+
+
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """Silence logs where many federations run."""

@@ -139,7 +139,7 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """What one seed shows of the order of rows, in a sentence or two; empty where nobody can say it."""
+        """Sentence or two on what one seed shows of the order of rows; empty where nobody can say it."""
         known = [(row.method, row.of_samples) for row in self.rows if row.of_samples is not None]
         if not known:
             return ""

@@ -51,7 +51,7 @@ def test_a_folder_for_each_site(tmp_path: Path) -> None:
     for site, name, value in (("south", "red", 255), ("north", "red", 204), ("north", "dark", 51)):
         (tmp_path / site / name).mkdir(parents=True)
         picture(value).save(tmp_path / site / name / "a.png")
-    found = load(tmp_path, size=4, mean=0.0, std=1.0, sites=True)
+    found = load(tmp_path, size=4, mean=0.0, std=1.0, sites=True, classes=["dark", "red"])
     assert (found.class_names, found.groups.tolist()) == (("dark", "red"), ["north", "north", "south"])
     assert found.samples.labels.tolist() == [0, 1, 1]
     np.testing.assert_allclose(found.samples.features[:, 0, 0, 0], [0.2, 0.8, 1.0], atol=1e-6)

@@ -44,7 +44,8 @@ def test_a_limit_keeps_rows_of_the_whole(options: dict[str, Any], texts: Path, t
 
 
 def test_a_limit_keeps_the_institutions_of_its_rows(texts: Path, tokenizer: Path) -> None:
-    data = text_data(texts, tokenizer).model_copy(update={"limit": 7, "column": "topic", "label": "topic"})
+    named = text_data(texts, tokenizer, classes=["ice", "kitchen", "space"])
+    data = named.model_copy(update={"limit": 7, "column": "topic", "label": "topic"})
     found = load_dataset(data, seed=5)
     assert found.groups is not None
     assert found.groups.tolist() == [found.class_names[n] for n in found.samples.labels]

@@ -132,7 +132,12 @@ def test_a_killed_store_leaves_no_litter_for_ever(world: World) -> None:
     world.exchange()
     killed(INSTITUTION, world.home(1), "torn", world.coordinator.begin(world.nodes)[1])
     world.run()
-    kept = {".safetensors", ".lock", ".jsonl"}  # state, its lock, the record of the sums that were opened
+    kept = {
+        ".safetensors",
+        ".sum",
+        ".lock",
+        ".jsonl",
+    }  # state, the last sum, its lock, the record of the sums that were opened
     left = sorted(path.name for path in (world.home(1) / "memory").iterdir() if path.suffix not in kept)
     assert left == []
 

@@ -262,9 +262,9 @@ INSTITUTION_POINTS: dict[str, Point] = {
     **{
         f"before store {n}": lambda n=n: dies_before(dictpfl.client.memory.record, "replace_private", n) for n in (1, 2)
     },
-    **{f"before rename {n}": lambda n=n: dies_before(os, "replace", n) for n in (1, 2)},
-    **{f"after rename {n}": lambda n=n: dies_after(os, "replace", n) for n in (1, 2)},
-    **{f"before folder sync {n}": lambda n=n: dies_before(dictpfl.common.files, "sync_folder", n) for n in (1, 2)},
+    **{f"before rename {n}": lambda n=n: dies_before(os, "replace", n) for n in (1, 2, 3)},
+    **{f"after rename {n}": lambda n=n: dies_after(os, "replace", n) for n in (1, 2, 3)},
+    **{f"before folder sync {n}": lambda n=n: dies_before(dictpfl.common.files, "sync_folder", n) for n in (1, 2, 3)},
     **{f"after store {n}": lambda n=n: dies_after(dictpfl.client.memory.record, "replace_private", n) for n in (1, 2)},
 }
 

@@ -97,7 +97,7 @@ def test_a_death_is_no_worse_than_a_lost_reply(
     name: str, five: World, templates: dict[str, World], tmp_path: Path
 ) -> None:
     """The round goes on without the victim; what it trained arrives later, as if its reply had been lost."""
-    stored = name in ("replying", "after rename 2", "after store 2", "before folder sync 2")
+    stored = name in ("replying", "after rename 3", "after store 2", "before folder sync 3")
     reference = templates["five"].copy(tmp_path / "reference")
     for world in (five, reference):
         world.exchange()
@@ -404,11 +404,11 @@ def test_one_bit_of_shared_state_is_detected(five: World) -> None:
     values = record.shared.values.copy()
     values.view(np.int64)[0] ^= 1
     five.memory(VICTIM).store(replace(record, shared=replace(record.shared, values=values), pending=None))
-    held = five.memory(VICTIM).path.read_bytes()
+    held = five.record(VICTIM).shared.digest
     # Its memory is of round 1: the aggregate of round 1 was made from another state.
     reply = five.exchange()[VICTIM]
     assert (reply.status, reply.code) == (Status.REFUSED, "drift")
-    assert five.memory(VICTIM).path.read_bytes() == held
+    assert five.record(VICTIM).shared.digest == held
     assert len(five.journal()[2][1].counted) == 4, "the others' round goes on"
     five.memory(VICTIM).path.unlink()
     five.run()

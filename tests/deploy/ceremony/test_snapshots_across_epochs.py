@@ -139,6 +139,12 @@ def test_a_journal_that_was_lost_after_a_rotation(world: Ceremony) -> None:
         world.run(("berlin", "quito", "turin", "kyoto"))
     assert world.state("berlin").digest == digest
     replace(agreed, restart_from=number).save(world.coordinator / AGREEMENT)
+    behind = world.state("kyoto").digest
+    world.run(("berlin", "quito", "turin", "kyoto"))
+    assert world.state("kyoto").digest == behind, "nobody can list the rounds that it missed any more"
+    assert "expected a snapshot of round" in (world.home("kyoto") / "diary.jsonl").read_text()
+    for path in (world.home("kyoto") / "memory").glob("*.safetensors"):
+        path.unlink()
     world.run(("berlin", "quito", "turin", "kyoto"))
     states = [world.state(name) for name in ("berlin", "quito", "turin", "kyoto")]
     assert len({state.digest for state in states}) == 1

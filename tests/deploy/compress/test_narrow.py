@@ -62,9 +62,9 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """Models as they were in memory when they were saved."""
     caught: list[nn.Module] = []
 
-    def saved_too(model: nn.Module, source: str, folder: Path) -> None:
+    def saved_too(model: nn.Module, source: str, folder: Path, **more: Any) -> None:
         caught.append(copy.deepcopy(model).eval())
-        save_model(model, source, folder)
+        save_model(model, source, folder, **more)
 
     for place in ("dictpfl.deploy.exports.folders", "dictpfl.deploy.compress.narrowing"):
         monkeypatch.setattr(f"{place}.save_model", saved_too)

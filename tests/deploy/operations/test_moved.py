@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import dictpfl.client.keys.vault
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.deploy.ceremony.asking import app_here
 from dictpfl.deploy.doctor import deployment_checks
@@ -25,6 +26,8 @@ from tests.support.machines import free_port, until
 
 def test_up_starts_from_a_moved_folder_with_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ceremonies, "APP", app_here())
+    # The true cost, which a process of its own asks for, whatever other tests of this process have.
+    monkeypatch.setattr(dictpfl.client.keys.vault, "_COST", {"iterations": 3, "lanes": 4, "memory_kib": 65536})
     ceremony = Ceremony.found(tmp_path / "home")
     passphrase = ceremony.root / "passphrase"
     passphrase.write_bytes(PASSPHRASES["berlin"] + b"\n")

@@ -314,11 +314,9 @@ def test_a_task_without_an_answer_by_the_majority_is_refused_before_anything_run
 
 def test_one_seed_has_an_interval_of_its_test_samples_and_says_what_is_not_shown(place: Path) -> None:
     """The demo ranked methods by one run each, without a word on chance."""
-    program, out = Path(sys.executable).with_name("dictpfl"), place / "of-one-seed"
-    done = subprocess.run(
-        [str(program), "compare", str(place / "tiny.toml"), "--methods", "plaintext,dictpfl", "--engine", "local", "--out", str(out)],
-        capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+    out = place / "of-one-seed"
+    words = ["compare", place / "tiny.toml", "--methods", "plaintext,dictpfl", "--engine", "local", "--out", out]
+    done = forking.ran(words, place, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     rows = json.loads((out / "compare.json").read_text(encoding="utf-8"))["methods"]
     samples = len(Samples.load(out / "dictpfl" / "test.npz"))

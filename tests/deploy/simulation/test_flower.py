@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -166,22 +166,27 @@ def processes() -> dict[int, tuple[int, str]]:
 
 
 class Family:
-    """All descendants of a process that were ever seen."""
+    """All descendants of a process that were ever seen; of this one without those that other tests began."""
 
     def __init__(self, root: int) -> None:
         self.root = root
         self.seen: dict[int, str] = {}
         self.scratch: set[Path] = set()
+        self.others: set[int] = self.members() - {root} if root == os.getpid() else set()
+
+    def members(self, others: Collection[int] = ()) -> set[int]:
+        everybody, family = processes(), {self.root}
+        while more := {pid for pid, (parent, _) in everybody.items() if parent in family} - family - {*others}:
+            family |= more
+        return family
 
     def look(self) -> None:
-        everybody, family = processes(), {self.root}
-        while more := {pid for pid, (parent, _) in everybody.items() if parent in family} - family:
-            family |= more
+        everybody, family = processes(), self.members(self.others)
         for pid in family - {self.root}:
             with suppress(OSError):
                 folder = Path(f"/proc/{pid}/cwd").readlink()
                 self.scratch |= {folder} if folder.name.startswith("ray-") else set()
-        self.seen |= {pid: everybody[pid][1] for pid in family - {self.root}}
+        self.seen |= {pid: everybody[pid][1] for pid in family - {self.root} if pid in everybody}
 
     def folders(self) -> list[Path]:
         """Return the runtime's temporary folders that are left."""
