@@ -128,6 +128,7 @@ def test_links_into_pages_lead_to_a_heading() -> None:
             assert anchor in slugs, f"{page.name}: {target}#{anchor}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["benchmarks/render.py", "tools/decisions.py", "tools/reference.py"])
 def test_generated_pages_are_what_is_generated(script: str) -> None:
     """Figures of benchmarks/results, the index of decisions, the references of the command line and the configuration."""

@@ -234,12 +234,13 @@ def test_the_demo_s_state_and_model_are_those_of_the_other_engine_and_of_the_run
     assert len(found) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        pytest.param("narrow_digits", "gate", marks=pytest.mark.slow),
-        pytest.param("lua_fashion", "thresholds", marks=pytest.mark.slow),
-        pytest.param("tokens_digits", "table", marks=pytest.mark.slow),
+        ("narrow_digits", "gate"),
+        ("lua_fashion", "thresholds"),
+        ("tokens_digits", "table"),
         ("digits", "table"),
     ],
 )

@@ -24,6 +24,7 @@ def commands(page: str) -> list[str]:
     return [line.partition("  #")[0] for line in typed if not OTHERS.search(line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_runs(page: str, tmp_path: Path) -> None:
     lines = commands(page)
