@@ -26,7 +26,7 @@ def typed(words: str, cwd: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def tested(words: str, cwd: Path) -> tuple[int, str]:
+def checked(words: str, cwd: Path) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", *shlex.split(words)]
     done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=500, check=False)
     return done.returncode, done.stdout + done.stderr
@@ -43,7 +43,7 @@ def test_a_new_project_runs_and_its_test_passes(tmp_path: Path) -> None:
     run = Run.load(project / "runs" / "ward-7-dictpfl")
     assert run.summary["encrypted"]
     assert run.accuracy > 0.7, "62.7 % is the share of the most frequent class"
-    code, said = tested("-q -p no:cacheprovider", project)
+    code, said = checked("-q -p no:cacheprovider", project)
     assert code == 0, said
     assert "2 passed" in said
     # The test can fail: labels of chance are learnt by nobody.
@@ -52,7 +52,7 @@ def test_a_new_project_runs_and_its_test_passes(tmp_path: Path) -> None:
         "found.target.astype(np.int64)", "np.random.default_rng(0).permutation(found.target)"
     )
     data.write_text(drawn)
-    code, said = tested("-q -p no:cacheprovider -k better", project)
+    code, said = checked("-q -p no:cacheprovider -k better", project)
     assert code == 1, said
     assert np.isfinite(run.accuracy)
 
@@ -61,7 +61,7 @@ def test_the_test_stands_without_a_task_of_ones_own(tmp_path: Path) -> None:
     """The README says that task.py may be deleted; the test imported it."""
     assert typed("new ward", tmp_path)[0] == 0
     (tmp_path / "ward" / "task.py").unlink()
-    code, said = tested("-q -p no:cacheprovider -k takes", tmp_path / "ward")
+    code, said = checked("-q -p no:cacheprovider -k takes", tmp_path / "ward")
     assert code == 0, said
     assert "1 skipped" in said
 

@@ -195,7 +195,10 @@ def test_text_models(case: str, texts: Path, tokenizer: Path, checkpoint: Folder
     for folder in ("merged", "peft"):
         card = (tmp_path / folder / "README.md").read_text()
         assert finished.genesis.federation.hex() in card
-        assert not re.search(r"accuracy|kitchen|topic|texts", card)
+        assert not re.search(r"accuracy|topic|texts", card)
+        assert ("kitchen" in card) == (not case.endswith("-lm")), (
+            "names of classes leave with the model, the data do not"
+        )
         if folder == "merged":
             assert str(tmp_path) not in card
             assert bool(re.search(r" cores of ranks? \d", card)) == ("cores" in case)

@@ -13,10 +13,11 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ from dictpfl.deploy.operations import health
 from dictpfl.deploy.operations.certificates import require_valid, try_out
 from dictpfl.deploy.operations.control import connected
 from dictpfl.deploy.operations.institution import require_trusted
+from dictpfl.deploy.operations.places import RUN, SECRET
 from dictpfl.deploy.operations.status import of_institution
+from dictpfl.deploy.operations.superlink import control_token
 from dictpfl.deploy.simulation.flower import session
 from dictpfl.deploy.simulation.founding import Founded, found
 from dictpfl.deploy.simulation.local import run_local
@@ -291,13 +294,17 @@ def test_only_the_fleet_interface_is_forwarded(deployment: Deployment, path: str
     log = (deployment.coordinator / "logs" / "superlink.log").read_text()
     assert "?probe" not in log, "the SuperLink never saw it"
     assert post(deployment.listen, "/v1/fleet/pull-messages", ca) == 401, "forwarded, and refused without a signature"
-    assert post(deployment.port, "/v1/control/list-runs", ca) == 200, "on loopback, it is there"
+    token = control_token((deployment.coordinator / RUN / SECRET).read_bytes())
+    assert post(deployment.port, "/v1/control/list-runs", ca) == 401, (
+        "on loopback it is there, and wants the run's secret"
+    )
+    assert post(deployment.port, "/v1/control/list-runs", ca, {"authorization": f"Bearer {token}"}) == 200
 
 
-def post(port: int, path: str, ca: Path) -> int:
+def post(port: int, path: str, ca: Path, headers: Mapping[str, str] = MappingProxyType({})) -> int:
     connection = http.client.HTTPSConnection("127.0.0.1", port, context=ssl.create_default_context(cafile=str(ca)))
     connection.putrequest("POST", path, skip_host=False)
-    for header, value in {"Content-Type": "application/protobuf", "Content-Length": "0", **VERSION}.items():
+    for header, value in {"Content-Type": "application/protobuf", "Content-Length": "0", **VERSION, **headers}.items():
         connection.putheader(header, value)
     connection.endheaders()
     try:
