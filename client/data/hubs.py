@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from dictpfl.client.model.hub import out_of_reach
 from dictpfl.common.errors import ConfigError, DataError
 
 PREFIX = "hf://datasets/"
@@ -61,7 +60,7 @@ def _downloaded(path: str, name: str, revision: str, pick: Callable[[Sequence[st
     try:
         # Asked first: it answers at once without a network, where a download tries for half a minute.
         names, here = hub.HfApi().list_repo_files(name, repo_type="dataset", revision=revision), False
-    except (OSError, httpx.HTTPError) as error:
+    except out_of_reach() as error:
         names, here = _cached(hub, name, revision), True
         if not names:
             raise ConfigError(
@@ -74,7 +73,7 @@ def _downloaded(path: str, name: str, revision: str, pick: Callable[[Sequence[st
             Path(hub.hf_hub_download(name, file, repo_type="dataset", revision=revision, local_files_only=here))
             for file in pick(names)
         ]
-    except (OSError, httpx.HTTPError) as error:
+    except out_of_reach() as error:
         raise ConfigError(f"data.path {path!r}: the hub stopped answering: {_first_line(error)}; try again") from error
 
 
@@ -82,7 +81,7 @@ def _cached(hub: Any, name: str, revision: str) -> list[str]:
     """Names of the files that were downloaded before."""
     try:
         folder = Path(hub.snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
-    except (OSError, httpx.HTTPError):
+    except out_of_reach():
         return []
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 

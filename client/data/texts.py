@@ -137,14 +137,14 @@ def load_tokenizer(name: Any) -> Any:
         raise ConfigError(
             "data.options.text needs data.options.tokenizer: the folder or name that model.source has after `transformers:`"
         )
-    from dictpfl.client.model.hub import asked_once, folder_of, library
+    from dictpfl.client.model.hub import asked_once, folder_of, library, out_of_reach
 
     transformers = library("transformers")
     folder = folder_of(name, "data.options.tokenizer")
     try:
         with asked_once(folder or name):
             return transformers.AutoTokenizer.from_pretrained(folder or name, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
+    except (*out_of_reach(), ValueError, ImportError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"data.options.tokenizer {name!r} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}. Without "
             "a network, name a folder with tokenizer.json"

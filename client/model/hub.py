@@ -272,8 +272,18 @@ def asked_once(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = was
 
 
+def out_of_reach() -> tuple[type[BaseException], ...]:
+    """What huggingface_hub raises where a hub does not answer, or answers no.
+
+    Its error is also one of the library that carries it: requests, httpx or httpx2, by its release. That library's own
+    errors come through as they are.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *HfHubHTTPError.__bases__)
+
+
 def _answers(name: str) -> bool:
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -281,7 +291,7 @@ def _answers(name: str) -> bool:
         HfApi().model_info(name, timeout=_PATIENCE)
     except (HfHubHTTPError, HFValidationError):
         return True  # it knows no such model, which the library says better
-    except (OSError, httpx.HTTPError):
+    except out_of_reach():
         return False
     return True
 
@@ -302,7 +312,7 @@ def library(name: str) -> Any:
 def _explained(source: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except (*out_of_reach(), RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"model.source {source!r} cannot be built: {reason} {_OFFLINE}") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from dictpfl.client.data.samples import PADDING, Samples
@@ -225,6 +226,26 @@ def test_without_a_network_a_hub_name_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="local-dir FOLDER"):
         build_model(Model(source="transformers:some-owner/some-model"), TEXT, 3, seed=1)
+
+
+@pytest.mark.parametrize("source", ["transformers:some-owner/some-model", "timm:resnet18", "timm:hf-hub:some/one"])
+def test_whatever_library_carries_the_hub_its_error_is_one_message(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """requests, httpx and httpx2 have each carried huggingface_hub, and each raises errors of its own."""
+    unreached = HfHubHTTPError.__bases__[0]
+
+    def silent(*_: object, **__: object) -> None:
+        raise unreached("no route to the hub")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", silent)
+    with pytest.raises(ConfigError, match="cannot be built"):  # nothing of it was downloaded before
+        build_model(Model(source=source), TEXT if "transformers" in source else (3, 32, 32), 3, seed=1)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
+    monkeypatch.setattr("timm.create_model", silent)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", silent)
+    with pytest.raises(ConfigError, match="no route to the hub"):  # it answered, and then no more
+        build_model(Model(source=source), TEXT if "transformers" in source else (3, 32, 32), 3, seed=1)
 
 
 TIMM: dict[str, tuple[dict[str, Any], dict[str, Role]]] = {

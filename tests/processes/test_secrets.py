@@ -43,7 +43,8 @@ def test_the_coordinator_holds_no_secret(world: Ceremonial, tmp_path: Path) -> N
         outside = held_by(pids)
         core = core_of(app[0], tmp_path) if GCORE else None
     assert run.wait(240) == 0, run.text
-    assert len(pids) >= 8, pids
+    # Six of dictpfl's and Flower's, and nginx where it is installed.
+    assert len(pids) >= 6 + len(world.proxy_processes()), pids
     assert all(len(set(needle)) > 2 for needle in needles.values()), "too plain to mean anything"
 
     # The search finds what is there: all of it is in the institution's own memory and files.

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +18,8 @@ from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.common.settings import Data
 
 hub = pytest.importorskip("huggingface_hub")
+from huggingface_hub.errors import HfHubHTTPError  # noqa: E402 -- only where it is installed
+
 CONVERTED = "refs/convert/parquet"
 
 
@@ -31,7 +32,7 @@ class Hub:
     def list_repo_files(self, name: str, *, repo_type: str, revision: str) -> list[str]:
         assert repo_type == "dataset"
         if not self.network:
-            raise httpx.ConnectError("no route to host")
+            raise HfHubHTTPError.__bases__[0]("no route to host")  # as its own library of HTTP says it
         root = self.folder / name / revision
         return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
 
