@@ -141,10 +141,11 @@ def load_tokenizer(name: Any) -> Any:
 
     transformers = library("transformers")
     folder = folder_of(name, "data.options.tokenizer")
+    others = (ValueError, ImportError, KeyError, AttributeError)
     try:
         with asked_once(folder or name):
             return transformers.AutoTokenizer.from_pretrained(folder or name, trust_remote_code=False)
-    except (*out_of_reach(), ValueError, ImportError, KeyError, AttributeError) as error:
+    except out_of_reach() + others as error:
         raise ConfigError(
             f"data.options.tokenizer {name!r} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}. Without "
             "a network, name a folder with tokenizer.json"

@@ -272,7 +272,7 @@ def asked_once(name: str) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = was
 
 
-def out_of_reach() -> tuple[type[BaseException], ...]:
+def out_of_reach() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises where a hub does not answer, or answers no.
 
     Its error is also one of the library that carries it: requests, httpx or httpx2, by its release. That library's own
@@ -280,7 +280,7 @@ def out_of_reach() -> tuple[type[BaseException], ...]:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    return (OSError, *HfHubHTTPError.__bases__)
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
 
 
 def _answers(name: str) -> bool:
@@ -310,9 +310,10 @@ def library(name: str) -> Any:
 
 @contextmanager
 def _explained(source: str) -> Iterator[None]:
+    others = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError)
     try:
         yield
-    except (*out_of_reach(), RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except out_of_reach() + others as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"model.source {source!r} cannot be built: {reason} {_OFFLINE}") from error
 
