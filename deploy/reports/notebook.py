@@ -1,41 +1,29 @@
-"""Progress of a run in a notebook: a bar and the last rounds in the cell's output, drawn anew after each round."""
+"""Progress of a run in a notebook: a bar in the cell's output, drawn again after each round."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html import escape
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import structlog
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy import console
-from dictpfl.deploy.reports.progress import HEADINGS, LINES, LiveProgress, cells
+from dictpfl.deploy.reports.progress import LiveProgress, figures_of
 from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.units import counted
 
 
-class Shown(Protocol):
-    """Progress that is told how a run goes on."""
-
-    def founded(self, shared: int) -> None:
-        """Take note of the number of shared values."""
-
-    def closed(self, record: RoundRecord) -> None:
-        """Show a closed round."""
-
-
 class NotebookProgress:
-    """A bar and the last rounds as HTML, for Jupyter; needs nothing but IPython, which runs the notebook."""
+    """A bar and the newest figures as HTML, for Jupyter; needs nothing but IPython, which runs the notebook."""
 
     def __init__(self, title: str, rounds: int) -> None:
-        self._title, self._rounds, self._done, self._shared = title, rounds, 0, 1
-        self._rows: deque[RoundRecord] = deque(maxlen=LINES)
+        self._title, self._rounds, self._done, self._figures = title, rounds, 0, ""
         self._handle: Any = None
         self._html: Any = None
 
@@ -53,26 +41,16 @@ class NotebookProgress:
     ) -> None:
         """Leave the last page where it is."""
 
-    def founded(self, shared: int) -> None:
-        """See `Shown.founded`."""
-        self._shared = max(1, shared)
-
-    def closed(self, record: RoundRecord) -> None:
-        """See `Shown.closed`."""
-        self._rows.append(record)
-        self._done = record.update
+    def __call__(self, record: RoundRecord) -> None:
+        """Show a closed round."""
+        self._figures, self._done = figures_of(record), record.update
         self._handle.update(self._html(self.page()))
 
     def page(self) -> str:
         """The output as it is now, HTML."""
-        head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells(record, self._shared)) + "</tr>"
-            for record in self._rows
-        )
         return (
             f"<div><strong>{escape(self._title)}</strong> <progress value={self._done} max={self._rounds}></progress> "
-            f"{self._done} of {counted(self._rounds, 'round')}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+            f"{self._done} of {counted(self._rounds, 'round')} {escape(self._figures)}</div>"
         )
 
 
@@ -84,8 +62,8 @@ def in_notebook() -> bool:
 
 
 @contextmanager
-def progress_of(config: FederationConfig, named: str) -> Iterator[Shown]:
-    """Show progress as it suits where this process runs: in a cell's output, in a terminal, or a line a round; logs but warnings are silent."""
+def progress_of(config: FederationConfig, named: str) -> Iterator[Callable[[RoundRecord], None]]:
+    """Show progress in a notebook's cell, in a terminal, or in lines; of the log, only warnings are shown."""
     title, rounds = f"{config.name} ({named})", config.federation.rounds
     made = NotebookProgress(title, rounds) if in_notebook() else LiveProgress(console.out, title, rounds)
     with quiet(), made as shown:

@@ -27,7 +27,6 @@ from dictpfl.deploy.units import counted, figure, human_bytes, human_count
 
 if TYPE_CHECKING:
     from dictpfl.common.config import FederationConfig
-    from dictpfl.deploy.simulation.founding import Founded
 
 
 class EngineName(StrEnum):
@@ -64,6 +63,7 @@ RayAddress = Annotated[
 INTERRUPTED = 130
 """Exit code of a command that the user stopped, as shells have it."""
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what coordinator and institutions do.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the result.")]
 
 
 def simulate(
@@ -88,6 +88,7 @@ def simulate(
             min=1, metavar="ROUNDS", help="Measure on the test split every so many rounds, and after the last."
         ),
     ] = 1,
+    quiet: Quiet = False,  # noqa: FBT002
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
     """Simulate a federation on this machine, encrypted end to end, and write a report."""
@@ -108,25 +109,22 @@ def simulate(
     if resume:
         _require_begun(folder)
     title = f"{checked.name} ({checked.method})"
-    with LiveProgress(console.out, title, checked.federation.rounds) as progress:
-
-        def told(founded: Founded) -> None:
-            console.remark(founded.notes)
-            progress.founded(founded.genesis.layout.size)
-
-        with _interruptible(folder, named=bool(out or stopped)):
-            run = run_simulation(
-                checked,
-                folder,
-                engine=engine.value,
-                resume=resume,
-                record=record,
-                on_round=progress.closed,
-                on_founded=told,
-                on_devices=_say_devices,
-                ray_address=ray_address,
-                test_every=test_every,
-            )
+    with (
+        LiveProgress(console.out, title, checked.federation.rounds, quiet=quiet) as progress,
+        _interruptible(folder, named=bool(out or stopped)),
+    ):
+        run = run_simulation(
+            checked,
+            folder,
+            engine=engine.value,
+            resume=resume,
+            record=record,
+            on_round=progress,
+            on_founded=lambda founded: console.remark(founded.notes),
+            on_devices=_say_devices,
+            ray_address=ray_address,
+            test_every=test_every,
+        )
     print_summary(run.summary)
     console.say(f"report  {run.folder / 'report.html'}")
 
@@ -144,6 +142,7 @@ def compare(
     gpus: Gpus = None,
     out: Annotated[Path | None, typer.Option(*OUT, help="Folder; default runs/NAME-compare.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what was stopped in --out.")] = False,  # noqa: FBT002
+    quiet: Quiet = False,  # noqa: FBT002
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
     """Run several methods on the same data, seeds and rounds; print a table, write plots."""
@@ -163,7 +162,7 @@ def compare(
     folder = out or _free_folder(first.name, "compare", resume=resume)
 
     def watch(named: str, config: FederationConfig) -> LiveProgress:
-        return LiveProgress(console.out, f"{config.name} ({named})", config.federation.rounds)
+        return LiveProgress(console.out, f"{config.name} ({named})", config.federation.rounds, quiet=quiet)
 
     with _interruptible(folder, named=out is not None):
         compared = run_comparison(

@@ -14,7 +14,7 @@ from dictpfl.common.config import FederationConfig
 from dictpfl.common.config.sections import LARGEST_SEED
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.presets import METHODS
-from dictpfl.deploy.reports.notebook import Shown, in_notebook, progress_of
+from dictpfl.deploy.reports.notebook import in_notebook, progress_of
 from dictpfl.deploy.reports.report import write_comparison
 from dictpfl.deploy.runs.compared import ALONE, BASELINES, LEVEL, MAJORITY, POOLED, Comparison, Row
 from dictpfl.deploy.runs.formats import FORMAT
@@ -22,7 +22,7 @@ from dictpfl.deploy.runs.record import RoundRecord
 from dictpfl.deploy.runs.run import CONFIG, SUMMARY, Run, closed_rounds, write_json
 from dictpfl.deploy.simulation.baseline import require_labels
 from dictpfl.deploy.simulation.devices import devices
-from dictpfl.deploy.simulation.founding import Founded, found_again, require_regrouped
+from dictpfl.deploy.simulation.founding import found_again, require_regrouped
 from dictpfl.deploy.simulation.partition import Regrouping
 from dictpfl.deploy.simulation.simulate import Engine, simulate, simulate_regrouped
 
@@ -54,8 +54,9 @@ def configurations(
 
 
 _NO_ANSWER = f"{MAJORITY}: this task knows no answer without looking at a sample; leave it out of the methods"
-Watch = Callable[[str, FederationConfig], AbstractContextManager[Shown]]
-"""Makes the listener of a run from what is run, such as "dictpfl, seed 2", and its configuration."""
+OnRound = Callable[[RoundRecord], None]
+Watch = Callable[[str, FederationConfig], AbstractContextManager[OnRound]]
+"""Makes what is called with each closed round, from what is run, such as "dictpfl, seed 2", and its configuration."""
 
 
 def compare(
@@ -190,8 +191,8 @@ def _run(
         found = Run.load(place)
         if found.config.federation.rounds == config.federation.rounds:
             return found
-    with watch(named, config) as watcher:
-        return run(config, place, resume=resume, on_round=watcher.closed, on_founded=_telling(watcher, answers=answers))
+    with watch(named, config) as on_round:
+        return run(config, place, resume=resume, on_round=on_round, on_founded=require_labels if answers else None)
 
 
 def _of_one(config: FederationConfig) -> FederationConfig:
@@ -218,28 +219,10 @@ def _of_one(config: FederationConfig) -> FederationConfig:
     return FederationConfig.of(config.model_dump(mode="json"), changed, origin="baseline")
 
 
-def _telling(watcher: Shown, *, answers: bool) -> Callable[[Founded], None]:
-    def told(founded: Founded) -> None:
-        if answers:
-            require_labels(founded)
-        watcher.founded(founded.genesis.layout.size)
-
-    return told
-
-
-def _in_notebook(named: str, config: FederationConfig) -> AbstractContextManager[Shown]:
+def _in_notebook(named: str, config: FederationConfig) -> AbstractContextManager[OnRound]:
     return progress_of(config, named)
 
 
 @contextmanager
-def _unwatched(_named: str, _config: FederationConfig) -> Iterator[Shown]:
-    """A watcher that says nothing."""
-    yield _Silent()
-
-
-class _Silent:
-    def founded(self, shared: int) -> None:
-        """Say nothing."""
-
-    def closed(self, record: RoundRecord) -> None:
-        """Say nothing."""
+def _unwatched(_named: str, _config: FederationConfig) -> Iterator[OnRound]:
+    yield lambda _: None

@@ -122,9 +122,8 @@ def simulate(
         on_devices(planned.line)
     if progress if progress is not None else in_notebook():
         with _alone(folder), progress_of(config, config.method) as shown:
-            founding = _both(lambda founded: shown.founded(founded.genesis.layout.size), on_founded)
             return _simulated(
-                planned, folder, engine, _both(shown.closed, on_round), founding, ray_address,
+                planned, folder, engine, _both(shown, on_round), on_founded, ray_address,
                 resume=resume, record=record, test_every=test_every,
             )  # fmt: skip
     with _alone(folder), quiet():

@@ -92,6 +92,6 @@ def test_progress_is_shown_in_a_kernel_and_only_there(tmp_path: Path, monkeypatc
     assert len(handle.pages) == 3
 
 
-def test_outside_of_a_notebook_it_is_a_line_a_round(capsys: pytest.CaptureFixture[str]) -> None:
+def test_outside_of_a_notebook_it_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with notebook.progress_of(FederationConfig(), "dictpfl") as made:
         assert not isinstance(made, notebook.NotebookProgress)

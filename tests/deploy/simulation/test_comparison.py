@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 from unittest import mock
 
 import numpy as np
@@ -26,10 +25,9 @@ from dictpfl.client.data.source import load_dataset
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.settings import Data
-from dictpfl.deploy.reports.notebook import Shown
 from dictpfl.deploy.runs.compared import Comparison, Row
 from dictpfl.deploy.runs.run import closed_rounds
-from dictpfl.deploy.simulation.comparison import _of_one, _unwatched, compare, configurations
+from dictpfl.deploy.simulation.comparison import OnRound, _of_one, _unwatched, compare, configurations
 from dictpfl.deploy.simulation.partition import Division, Regrouping, Share, divide
 from tests.support import forking
 from tests.support.federations import as_toml
@@ -111,23 +109,14 @@ def test_resuming_runs_only_what_is_missing(compared: Comparison, place: Path) -
     configs = configurations(place / "tiny.toml", ["majority", "alone", "pooled", "dictpfl"])
     begun: list[str] = []
 
-    class Watched:
-        def __init__(self, named: str) -> None:
-            begun.append(named)
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def founded(self, shared: int) -> None: ...
-
-        def closed(self, record: dictpfl.RoundRecord) -> None: ...
+    @contextmanager
+    def watch(named: str, _config: FederationConfig) -> Iterator[OnRound]:
+        begun.append(named)
+        with _unwatched(named, _config) as on_round:
+            yield on_round
 
     (row(compared, "dictpfl").runs[1].folder / "summary.json").unlink()  # as if stopped before it was written
-    again = compare(
-        configs, compared.folder, engine="local", seeds=SEEDS, resume=True, watch=lambda named, _: Watched(named)
-    )
+    again = compare(configs, compared.folder, engine="local", seeds=SEEDS, resume=True, watch=watch)
     assert begun == ["dictpfl, seed 2"]
     assert [run.summary["state_digest"] for run in again] == [run.summary["state_digest"] for run in compared]
     with pytest.raises(ConfigError, match="not empty"):
@@ -272,10 +261,10 @@ def test_more_or_fewer_seeds_take_the_runs_that_are_there(place: Path) -> None:
     begun: list[str] = []
 
     @contextmanager
-    def watch(named: str, _config: FederationConfig) -> Iterator[Shown]:
+    def watch(named: str, _config: FederationConfig) -> Iterator[OnRound]:
         begun.append(named)
-        with _unwatched(named, _config) as shown:
-            yield shown
+        with _unwatched(named, _config) as on_round:
+            yield on_round
 
     configs = configurations(place / "tiny.toml", ["alone", "dictpfl"])
 
