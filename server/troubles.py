@@ -48,7 +48,7 @@ def asked_again_text(asked: AskedAgain) -> str:
     reasons = ", ".join(f"{name}: {why}" for name, why in sorted(asked.reasons.items()))
     return (
         f"round {asked.round} was asked for {asked.times} times without enough uploads, lately {reasons or 'without any answer'}. What the "
-        "codes mean stands in docs/deploy-running.md#codes; each institution's own log has the reason"
+        "codes mean stands in docs/deploy/reference.md#codes; each institution's own log has the reason"
     )
 
 

@@ -48,7 +48,7 @@ def test_no_two_reasons_share_a_code() -> None:
 
 
 def test_the_codes_that_the_page_explains_exist() -> None:
-    page = (ROOT / "docs/deploy-running.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/deploy/reference.md").read_text(encoding="utf-8")
     table = page[page.index("| code | because |") : page.index("| others |")]
     named = {code for row in table.splitlines()[2:] for code in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
     assert len(named) > 15

@@ -17,7 +17,7 @@ from dictpfl.deploy.cli import app
 from tests.support import ROOT
 from tests.support.ceremonies import NAMES, PASSPHRASES, Ceremony
 
-PAGE = (ROOT / "docs/deploy-ceremony.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/deploy/reference.md").read_text(encoding="utf-8")
 
 
 def test_errors_that_the_page_names_exist() -> None:
@@ -25,7 +25,7 @@ def test_errors_that_the_page_names_exist() -> None:
 
     kinds = [kind for kind in vars(dictpfl.common.errors).values() if hasattr(kind, "codes")]
     codes = {code for kind in kinds for code in (kind.code, *kind.codes)}
-    table = PAGE[PAGE.index("| message has") : PAGE.index("## Genesis")]
+    table = PAGE[PAGE.index("| message has") : PAGE.index("## Papers of the ceremony")]
     named = set(re.findall(r"`([a-z-]+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:] if "|" in row)))
     assert len(named) == 9
     assert named <= codes

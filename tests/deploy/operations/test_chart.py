@@ -275,7 +275,7 @@ def test_the_claim_outlives_the_release() -> None:
 
 
 def test_the_page_types_what_the_chart_takes() -> None:
-    page = (ROOT / "docs" / "deploy-running.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "deploy/reference.md").read_text(encoding="utf-8")
     section = page[page.index("## Kubernetes") :].split("\n## ")[0]
     keys = set(re.findall(r"--set ([a-zA-Z.]+)=", section))
     known = yaml.safe_load((chart.CHART / "values.yaml").read_text(encoding="utf-8"))

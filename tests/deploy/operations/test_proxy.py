@@ -350,7 +350,7 @@ def test_a_container_of_the_proxy_sees_what_it_serves_and_changes_nothing(
 
 def test_prometheus_elsewhere_reads_metrics_and_nothing_else(certified: Path, tmp_path: Path) -> None:
     """`metrics.conf` as the chart, compose and the page use it; ports and places alone are others here."""
-    page = (ROOT / "docs" / "deploy-running.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "deploy/reference.md").read_text(encoding="utf-8")
     (named,) = re.findall(r'nginx -c "\$PWD/(\S*metrics\.conf)"', page)
     text = (ROOT / named).read_text(encoding="utf-8")
     program = shutil.which("nginx", path=PATH)
