@@ -12,7 +12,7 @@ from dictpfl.common.settings import NO_PUBLIC_KEY, OpenShare, Positive, Section,
 def quorum(members: int) -> int:
     """Fewest of so many members that a masked sum must hold: more than two thirds, so that not two sums of a round find enough who help.
 
-    Two groups as large share more than a third of all, and each honest institution signs one sum of an attempt (decision 0075).
+    Two groups as large share more than a third of all, and each honest institution signs one sum of an attempt (decision 0019).
     """
     return 2 * members // 3 + 1
 

@@ -55,7 +55,7 @@ class Pruning(Section):
     threshold: Literal["sent", "all"] = Field(
         "sent",
         description="What theta is a quantile of: the coordinates sent in the round, so that pruning compounds; or all prunable "
-        "ones, those not sent counting as 0 (docs/decisions/0037).",
+        "ones, those not sent counting as 0 (docs/decisions/0008).",
     )
     quantile: Literal["smallest", "printed"] = Field(
         "smallest",

@@ -1,4 +1,4 @@
-"""Signatures on what is in a sum: a quorum's show an institution that all honest ones are asked about the same sum (decision 0075).
+"""Signatures on what is in a sum: a quorum's show an institution that all honest ones are asked about the same sum (decision 0019).
 
 Without them a coordinator could say different things to different institutions, and have masks off an upload that the others were told
 is missing.

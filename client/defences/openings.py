@@ -2,7 +2,7 @@
 
 Anyone who may send sums at will and sees which are refused, or void, learns a little about the key each time
 (decryption failures as an oracle). So of a (round, kind, attempt) one sum is tried, refused and void ones are counted together, and
-at a limit the institution locks until its operator has looked (docs/decisions/0095).
+at a limit the institution locks until its operator has looked (docs/decisions/0029).
 """
 
 from __future__ import annotations

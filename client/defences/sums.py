@@ -93,7 +93,7 @@ class Sums:
         self.openings.opened(*name)
         done = apply(genesis, opener, record.shared, total, words)
         if done.void:
-            # Before it is told: anyone who holds the seed makes right tags, and learns from each void sum (docs/decisions/0095).
+            # Before it is told: anyone who holds the seed makes right tags, and learns from each void sum (docs/decisions/0029).
             self.openings.refused(*name, NONSENSE)
         return done, own
 

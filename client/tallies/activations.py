@@ -1,4 +1,4 @@
-"""Inputs of covered weights: which columns are loud, for Wanda's scores in a federation that learns thresholds (docs/decisions/0045)."""
+"""Inputs of covered weights: which columns are loud, for Wanda's scores in a federation that learns thresholds (docs/decisions/0044)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ FRESH_VARIANCE = 10.5
 TOLERANCE = 0.25
 """Distance from an integer at which opening refuses a decrypted value."""
 _PROFILE = "symmetric"
-"""The one profile, whose name digests and fingerprints contain since there was another (docs/decisions/0027)."""
+"""The one profile, whose name digests and fingerprints contain since there was another (docs/decisions/0030)."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Polynomials inside SEAL's objects: where it saves their words, and the transform from its domain to coefficients.
 
-Integers lie in coefficients here, not in CKKS's slots (decision 0024): adding needs no slots, and coefficients are
+Integers lie in coefficients here, not in CKKS's slots (decision 0001): adding needs no slots, and coefficients are
 exact. SEAL keeps every ciphertext in the transform domain (NTT), and takes and gives words through files only; saved,
 they are little-endian and of 64 bits, behind a header that says how many.
 """

@@ -70,7 +70,7 @@ class _Zeros:
 
 
 class CKKSSealer:
-    """Sealer by symmetric CKKS, with integers in coefficients: N - GUARDS a ciphertext (decisions 0024 and 0031).
+    """Sealer by symmetric CKKS, with integers in coefficients: N - GUARDS a ciphertext (decisions 0001 and 0030).
 
     Nearly all of sealing is the encryption itself, which `prepare` can do ahead: encryptions of zero, to which `seal`
     adds the components. Each is used once and never leaves this process's memory before that: its difference from the

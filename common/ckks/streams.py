@@ -2,7 +2,7 @@
 
 AES-256 in counter mode, under a key that serves one stream and nothing else. A word takes 64 bits, of which as
 many count as the prime has; what is not below the prime is drawn again from a second counter, so that no bias is
-left. FrodoKEM draws its public matrix in the same way (docs/decisions/0031).
+left. FrodoKEM draws its public matrix in the same way (docs/decisions/0030).
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def _leading(a: NDArray[np.float64], r: int) -> tuple[NDArray[np.float64], NDArr
     From the eigenvectors of the smaller Gram matrix, one more multiplication by a aᵀ, and the SVD of what is left: r
     rows. Squaring loses values under the square root of the machine's precision, so where one of those wanted is near
     that (a matrix of low rank, above all), and where little would be left out, the full SVD decides. The eigenvectors of a
-    large Gram matrix are Lanczos' (docs/decisions/0065).
+    large Gram matrix are Lanczos' (docs/decisions/0038).
     """
     k, smaller = min(r, *a.shape), min(a.shape)
     largest = float(np.abs(a).max())

@@ -1,7 +1,7 @@
 """Manifests of a sum: each upload in it signed by its maker, checked before anything is decrypted.
 
 Tags (`dictpfl.common.law.tags`) hold against a coordinator alone. Signatures hold against one that an institution helps,
-and others can verify them (docs/decisions/0022).
+and others can verify them (docs/decisions/0029).
 """
 
 from __future__ import annotations

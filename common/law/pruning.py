@@ -5,7 +5,7 @@ This is PrME, Prune-for-Minimum-Encrypt (arXiv 2510.21086, section 4.2), with it
 TIP prunes a coordinate whose aggregated update was among the smallest s of those sent, for tau rounds in
 a row. HRC sends a pruned coordinate again with probability beta^e, and moves e after each round in which
 it was sent; at e = 0 it is active again. All arithmetic is on integers. How the paper is read here, and which other
-readings can be set (`[pruning]` threshold, quantile, window, reactivation): docs/decisions/0008 and 0037.
+readings can be set (`[pruning]` threshold, quantile, window, reactivation): docs/decisions/0008.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signed manifests: who sent which upload for what, so that a coordinator cannot invent, repeat or move one (docs/decisions/0022).
+"""Signed manifests: who sent which upload for what, so that a coordinator cannot invent, repeat or move one (docs/decisions/0029).
 
 Little-endian, 183 bytes each; in an aggregate they stand back to back, by member.
 """

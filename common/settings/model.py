@@ -131,5 +131,5 @@ class Decomposition(Section):
 SCORED = ("layerif", "reversed", "random", "gradient")
 """Allocators that divide by `decomposition.scores`."""
 NO_PUBLIC_KEY = (
-    "encryption under a public key was removed in 0.2 (docs/decisions/0027): every sender holds the key that opens"
+    "encryption under a public key was removed in 0.2 (docs/decisions/0030): every sender holds the key that opens"
 )

@@ -77,7 +77,7 @@ def test_what_protects_nobody_must_be_admitted(raw: dict[str, object]) -> None:
 
 def test_encryption_under_a_public_key_is_refused_by_name() -> None:
     with pytest.raises(
-        ConfigError, match=r"profile is 'public_key', but encryption under a public key was removed.*0027"
+        ConfigError, match=r"profile is 'public_key', but encryption under a public key was removed.*0030"
     ):
         FederationConfig.of({"encryption": {"profile": "public_key"}})
     saved_by_an_earlier_release = {"encryption": {"profile": "symmetric", "security": 128}}

@@ -26,7 +26,7 @@ NETWORKS = (
 )
 LAN, WAN = NETWORKS[0], NETWORKS[2]
 TRIPS = 5
-"""Round trips of a round: hear that there is a message (docs/decisions/0069), ask for it, fetch its content, announce the reply, hand over its
+"""Round trips of a round: hear that there is a message (docs/decisions/0014), ask for it, fetch its content, announce the reply, hand over its
 content."""
 TASK_POLL, COORDINATOR_POLL = 0.25, 1.0
 """Longest pause between two looks inside one machine, seconds: of the task that `deploy/operations/places.py` starts, and of

@@ -1,4 +1,4 @@
-"""A budget of values over all rounds, on a falling curve: many in early rounds, few in late ones (docs/decisions/0060)."""
+"""A budget of values over all rounds, on a falling curve: many in early rounds, few in late ones (docs/decisions/0008)."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_any_tampering_is_refused(path: Path) -> None:
 
 def test_a_public_key_is_refused(path: Path) -> None:
     tampered(path, public=base64.b64encode(b"a key").decode())
-    with pytest.raises(KeyFileError, match="docs/decisions/0027"):
+    with pytest.raises(KeyFileError, match="docs/decisions/0030"):
         load_key(path)
 
 
