@@ -137,7 +137,8 @@ def load_tokenizer(name: Any) -> Any:
         raise ConfigError(
             "data.options.text needs data.options.tokenizer: the folder or name that model.source has after `transformers:`"
         )
-    from dictpfl.client.model.hub import asked_once, folder_of, library, out_of_reach
+    from dictpfl.client.data.hubs import out_of_reach
+    from dictpfl.client.model.hub import asked_once, folder_of, library
 
     transformers = library("transformers")
     folder = folder_of(name, "data.options.tokenizer")

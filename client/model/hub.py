@@ -17,6 +17,7 @@ import structlog
 import torch
 from torch import nn
 
+from dictpfl.client.data.hubs import out_of_reach
 from dictpfl.client.model.rows import reading_rows
 from dictpfl.common.errors import ConfigError
 from dictpfl.common.files import expanded
@@ -270,17 +271,6 @@ def asked_once(name: str) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = was
-
-
-def out_of_reach() -> tuple[type[Exception], ...]:
-    """What huggingface_hub raises where a hub does not answer, or answers no.
-
-    Its error is also one of the library that carries it: requests, httpx or httpx2, by its release. That library's own
-    errors come through as they are.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
 
 
 def _answers(name: str) -> bool:

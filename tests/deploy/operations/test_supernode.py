@@ -294,6 +294,7 @@ from flwr.supercore.exit import register_signal_handlers
 
 if "mended" in sys.argv:
     supernode.end_once()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 register_signal_handlers(event_type=EventType.RUN_SUPERNODE_LEAVE)
 real = threading.Thread.start
 
