@@ -292,9 +292,9 @@ from dictpfl.deploy.operations import supernode
 from flwr.supercore.telemetry import EventType
 from flwr.supercore.exit import register_signal_handlers
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 if "mended" in sys.argv:
     supernode.end_once()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 register_signal_handlers(event_type=EventType.RUN_SUPERNODE_LEAVE)
 real = threading.Thread.start
 
