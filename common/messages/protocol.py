@@ -7,7 +7,7 @@ from enum import StrEnum
 
 PROTOCOL = 4
 """Version of messages and blobs; both sides refuse another."""
-FOUND_ANEW = "found the federation anew from its last model (docs/how-to/move-to-protocol-4.md)"
+FOUND_ANEW = "found the federation anew from its last model (docs/reference/compatibility.md#move-from-protocol-3)"
 """Way on for parties of protocol 3, of whose files nothing can be gone on with."""
 NEWCOMER = "new"
 """`Reply.code` of an institution that owes nothing, and needs no acknowledgements of rounds that it missed."""

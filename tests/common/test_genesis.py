@@ -195,7 +195,7 @@ def test_a_genesis_of_protocol_3_is_told_what_to_do(tmp_path: Path, genesis: Gen
         Genesis.load(tmp_path)
     assert str(caught.value) == (
         "CKKS parameters of protocol 3, expected 4: found the federation anew from its last model "
-        "(docs/how-to/move-to-protocol-4.md)"
+        "(docs/reference/compatibility.md#move-from-protocol-3)"
     )
 
 

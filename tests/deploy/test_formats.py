@@ -185,7 +185,7 @@ def formats() -> set[tuple[str, int]]:
 
 
 def test_the_page_lists_every_format_with_its_number() -> None:
-    listed = re.findall(r"^\| `(dictpfl-[a-z-]+)` \| (\d+) \|", PAGE.read_text(), re.MULTILINE)
+    listed = re.findall(r"`(dictpfl-[a-z-]+)`\s+(\d+)", PAGE.read_text())
     assert {(name, int(number)) for name, number in listed} == formats()
     assert len(listed) == len(formats())
 

@@ -241,7 +241,9 @@ def test_hand_made_parameters_are_checked(parameters: CKKSParameters) -> None:
 
 def test_parameters_of_protocol_3_are_refused_with_what_to_do(parameters: CKKSParameters) -> None:
     former = {**parameters.to_json(), "seeded_sums": True}
-    with pytest.raises(ParameterError, match=r"^CKKS parameters of protocol 3, .*move-to-protocol-4\.md\)$"):
+    with pytest.raises(
+        ParameterError, match=r"^CKKS parameters of protocol 3, .*compatibility\.md#move-from-protocol-3\)$"
+    ):
         CKKSParameters.from_json(former)
 
 

@@ -14,7 +14,9 @@ from dictpfl.deploy.runs.run import first_institution
 
 def test_a_run_of_a_former_release_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "sites" / "institution-000").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"made by dictpfl 0\.1, in protocol 3, .*move-to-protocol-4\.md"):
+    with pytest.raises(
+        ConfigError, match=r"made by dictpfl 0\.1, in protocol 3, .*compatibility\.md#move-from-protocol-3"
+    ):
         first_institution(tmp_path)
 
 
