@@ -9,8 +9,8 @@ Compositional multitask sparse parity (Michaud, Parker-Sartori, Tegmark 2025, se
 28-128-128-2, Adam 1e-3 (eps 1e-5), fresh samples at every step. The composite is the parity of all twelve bits. Arms, all of
 8,000 steps of 1,000 samples: with the atoms in the mix, alone, and as five institutions whose weights are averaged every 20
 steps (200 samples each, a fresh Adam a round): each with all codes, and each with one. A null exits 0; 1 means a number is missing.
-Averages are plain here: what a federation adds is, encrypted or not, the same sum. Every arm and seed is a cell, a file of its own in
-benchmarks/results/hierarchy. Results: `benchmarks/results/hierarchy.{json,md,svg}`.
+Averages are plain here: what a federation adds is, encrypted or not, the same sum. Every arm and seed is a cell, a line in
+benchmarks/results/hierarchy.jsonl. Results: `benchmarks/results/hierarchy.{json,md,svg}`.
 """
 
 from __future__ import annotations

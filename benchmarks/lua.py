@@ -7,7 +7,7 @@
     python benchmarks/lua.py --fashion --list
 
 Learning rates of the two arms that train, `lua` and `equal-steps`, are chosen on validation samples of a seed of their own; a grid whose best
-rate lies at its edge is made wider. Every arm and seed is a cell, a file of its own in benchmarks/results/lua; one whose settings are
+rate lies at its edge is made wider. Every arm and seed is a cell, a line in benchmarks/results/lua.jsonl; one whose settings are
 others now is measured anew, and whatever is interrupted loses the cells that were running. Equal steps and samples are asserted from
 counters, equal zeros from the weights. Exit status 0 whatever the figures are; 1 if a number is missing or arms were not equal.
 Results: `benchmarks/results/lua_{fashion,vit,language}.{json,md,svg}`.

@@ -7,7 +7,7 @@
 The federation runs as the file says, under CKKS, and again with nothing encrypted: one state, one mask. Its three institutions take 90
 steps each, 270 in all; every rival takes 270 on the text that it has, by the same rate and batches. Loss in nats a token, and perplexity,
 on tales of all three kinds that nobody trained on. The federation's model is written packed at 70 % zeros too, and read back. Exit status 0
-whatever the figures are; 1 if a number is missing. Every arm is a cell, a file of its own in benchmarks/results/lua_federated.
+whatever the figures are; 1 if a number is missing. Every arm is a cell, a line in benchmarks/results/lua_federated.jsonl.
 Results: `benchmarks/results/lua_federated.{json,md,svg}`.
 """
 

@@ -10,7 +10,7 @@ again after 80 steps of distillation (or, where it says so, of labels): as many 
 draws two are distilled, and ways to score that are there to choose a default by are measured as cut alone. Two arms decide by messages that
 three institutions hold, by topic: by their tally, or by the most skewed one's own. Loss in nats a token, mean of both domains' unseen
 texts. A null exits 0; 1 means that a number is missing, or that arms were not equal.
-Every arm and subject is a cell, a file of its own in benchmarks/results/minitron. Results: `benchmarks/results/minitron.{json,md,svg}`.
+Every arm and subject is a cell, a line in benchmarks/results/minitron.jsonl. Results: `benchmarks/results/minitron.{json,md,svg}`.
 """
 
 from __future__ import annotations

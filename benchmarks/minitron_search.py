@@ -8,7 +8,7 @@ The subject is that of benchmarks/minitron.py. Twelve sizes within 3 % of 60 % o
 from the evenest to the most uneven; and at 82 %, the two least important blocks against as many parameters of width. Each is cut by
 activation, measured, and distilled for 80 steps: as many on as many sequences, counted. One subject: a rank correlation over sizes, no
 verdict over seeds. Whatever it says is the result; 1 means that a number is missing.
-Every size is a cell, a file of its own in benchmarks/results/minitron_search. Results: `benchmarks/results/minitron_search.{json,md,svg}`.
+Every size is a cell, a line in benchmarks/results/minitron_search.jsonl. Results: `benchmarks/results/minitron_search.{json,md,svg}`.
 """
 
 from __future__ import annotations

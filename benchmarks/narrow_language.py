@@ -9,7 +9,7 @@ feed-forward layer go, and half of the width. Every arm takes 1,000 steps on Pyt
 where it has a penalty, and 200 after it: as many on as many sequences, counted. Then each learns messages anew, for 30, 100 and 300 steps,
 beside the general model (ceiling) and the same small shape from scratch on Python alone (floor). Loss in nats a token on unseen texts.
 A model of language has no classes, so that no linear probe stands beside. A null exits 0; 1 means that a number is missing, or that arms
-were not equal. Every arm and subject is a cell, a file of its own in benchmarks/results/narrow_language; the model that is tuned and
+were not equal. Every arm and subject is a cell, a line in benchmarks/results/narrow_language.jsonl; the model that is tuned and
 not yet cut stands in `benchmarks/.cells`. Results: `benchmarks/results/narrow_language.{json,md,svg}`.
 """
 

@@ -8,7 +8,7 @@ Needs data/newsgroups.parquet and data/minilm (python experiments/fetch.py). The
 experiments/newsgroups_minilm.toml. Arms: gates in a second federation (experiments/narrow_newsgroups.toml), then recovery on the pooled
 samples of the skill; magnitude, random, uncut and scratch on the pooled samples, as many steps before the cut as one institution
 took, so that the institutions took more in all: the page says so. A quarter of the feed-forward neurons stays. Then four dropped topics are learnt anew. Nothing was promised: verdicts only.
-Every arm and seed is a cell, a file of its own in benchmarks/results/narrow_newsgroups; the general model of a seed stands in
+Every arm and seed is a cell, a line in benchmarks/results/narrow_newsgroups.jsonl; the general model of a seed stands in
 `benchmarks/.cells`, and goes on round by round where it was broken off. Each process takes one core.
 Results: `benchmarks/results/narrow_newsgroups.{json,md,svg}`.
 """

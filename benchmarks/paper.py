@@ -9,7 +9,7 @@
 
 Names: WORKLOAD/PARTITION/METHOD/seed-N for the accuracy tables, tune/WORKLOAD/METHOD/rate-R for their learning rates (validation
 data, IID, seed 0), bytes/WORKLOAD/METHOD, timed/WORKLOAD/METHOD (seconds that are compared: nothing else may run on the machine),
-arms/ARM/POINT/seed-N, institutions/N/ARM/seed-K. A finished cell is a JSON file of its own in benchmarks/results/paper, with its
+arms/ARM/POINT/seed-N, institutions/N/ARM/seed-K. A finished cell is a JSON line in benchmarks/results/paper/WORD.jsonl, with its
 settings, machine, commit and date; one whose settings are other ones now is measured anew, and one that is the same computation as
 another is measured once (lib/paper/twins.py).
 Whatever is interrupted loses the cells that were running and no other. Data come from `python experiments/fetch.py`; cells without

@@ -6,8 +6,8 @@
     python benchmarks/real_sizes.py --again      # measures anew what was measured already
 
 A row is a file `benchmarks/sizes/ROW_name.py` with a docstring that says what is measured, and a function `measure(small) -> dict` that
-measures it beside its "before", in one run. Each row is measured in a process of its own, since its peak memory is a process's, and writes its own
-`benchmarks/results/real_sizes/ROW.json` with machine and date; a row that is there is not measured again. A row that fails is said, and the
+measures it beside its "before", in one run. Each row is measured in a process of its own, since its peak memory is a process's, and writes
+a line of `benchmarks/results/real_sizes.jsonl`, with machine and date; a row that is there is not measured again. A row that fails is said, and the
 others go on; the exit status is then 1. `{"skipped": reason}` is a row that this machine cannot measure: it is printed and not written.
 """
 
@@ -22,11 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dictpfl.common.files import write_private
+from lib.lines import Lines
 from lib.machine import RESULTS, ROOT, machine
 
 ROWS = Path(__file__).parent / "sizes"
-_SMALL = ROOT / "benchmarks" / ".cells" / "real_sizes"
+_SMALL = ROOT / "benchmarks" / ".cells"
 
 
 def rows() -> dict[str, str]:
@@ -39,9 +39,9 @@ def title(module: str) -> str:
     return (ROWS / f"{module}.py").read_text(encoding="utf-8").lstrip('"').splitlines()[0].rstrip('"')
 
 
-def place(letter: str, *, small: bool) -> Path:
-    """File of a row's figures."""
-    return (_SMALL if small else RESULTS / "real_sizes") / f"{letter}.json"
+def place(*, small: bool) -> Lines:
+    """File of all rows' figures."""
+    return Lines((_SMALL if small else RESULTS) / "real_sizes.jsonl")
 
 
 def measured(module: str, *, small: bool) -> Mapping[str, Any]:
@@ -79,9 +79,9 @@ def main() -> int:
     if unknown := sorted(set(wanted) - set(known)):
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(known)}")
     for letter in wanted:
-        path = place(letter, small=given.small)
-        if path.exists() and not given.again:
-            print(f"{letter}: measured already, {path.relative_to(ROOT)}")
+        lines = place(small=given.small)
+        if lines.get(letter) is not None and not given.again:
+            print(f"{letter}: measured already, {lines.path.relative_to(ROOT)}")
             continue
         print(f"{letter}: {title(known[letter])}", flush=True)
         facts, found = machine(), _in_a_process(known[letter], small=given.small)
@@ -90,11 +90,7 @@ def main() -> int:
         elif "skipped" in found:
             print(f"{letter}: not measured: {found['skipped']}")
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_private(
-                path, (json.dumps({"machine": facts, "small": given.small, "figures": found}, indent=1) + "\n").encode()
-            )
-            path.chmod(0o644)
+            lines.put(letter, {"machine": facts, "small": given.small, "figures": found})
             print(json.dumps(found, indent=1))
     for letter in failed:
         print(f"{letter}: failed, see above", file=sys.stderr)

@@ -16,7 +16,7 @@ from lib.cost_sections import communication, defences, encryption, mechanisms, p
 from lib.learning_sections import accuracy, bits, hospitals, language, newsgroups, privacy, refresh, tasks
 from lib.paper.cells import Store
 from lib.paper.rendering import PAGE, accuracy_section, page
-from lib.sizes_section import FOLDER as SIZES
+from lib.sizes_section import ROWS
 from lib.sizes_section import section as real_sizes
 from lib.stored import RESULTS
 
@@ -38,7 +38,7 @@ def pages() -> dict[Path, str]:
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     sections = [part() for name, part in _SECTIONS.items() if (RESULTS / f"{name}.json").exists()]
     sections.insert(0, accuracy_section(Store()))
-    if SIZES.exists():
+    if ROWS.path.exists():
         sections.append(real_sizes())
     performance = ROOT / "docs" / "performance.md"
     return {

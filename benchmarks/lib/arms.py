@@ -1,8 +1,8 @@
 """Arms of a study: the same seeds, splits, steps and samples, each arm and seed a cell that resumes, and claims with verdicts.
 
 A cell is one arm under one seed. What it gave stands in `benchmarks/.cells/`, named by the digest of all that it was made from;
-`rm -r benchmarks/.cells` measures anew. Cells of a study that takes hours are kept where others find them, as
-`benchmarks/results/NAME/ARM/seed-N.json`, with the settings that they were made from; one of other settings is measured anew.
+`rm -r benchmarks/.cells` measures again. Cells of a study that takes hours are kept where others find them, a line each in
+`benchmarks/results/NAME.jsonl`, with the settings that they were made from; one of other settings is measured again.
 Steps and samples are those that training counted, not those that a setting asks for.
 """
 
@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dictpfl.client.compress.verdicts import Interval, compared
 from lib.federations import CELLS, mean_and_spread, quiet
+from lib.lines import Lines
 from lib.machine import RESULTS, count_of, machine, markdown_table
 
 STEPS, SAMPLES = "steps", "samples"
@@ -74,7 +74,7 @@ class Study:
         return list(dict.fromkeys(seed for _, seed in self.missing))
 
     def listed(self) -> str:
-        """A line for each cell: its file, and whether it is there."""
+        """A line for each cell: its name, and whether it is there."""
         missing = set(self.missing)
         lines = [f"{self._name(*cell)} {'missing' if cell in missing else 'there'}" for cell in self.cells]
         return "\n".join(lines)
@@ -103,33 +103,40 @@ class Study:
     def _name(self, arm: str, seed: int) -> str:
         word = arm.replace(" ", "-").replace("/", "-")
         if self.kept:
-            return f"{self.name}/{word.replace(',', '')}/seed-{seed}.json"
+            return f"{self.name}/{word.replace(',', '')}/seed-{seed}"
         made = json.dumps([self.name, self.arms[arm], seed], sort_keys=True)
         return f"{self.name}-{word}-{seed}-{hashlib.sha256(made.encode()).hexdigest()[:16]}.json"
 
-    def _path(self, arm: str, seed: int) -> Path:
-        return (RESULTS if self.kept else CELLS) / self._name(arm, seed)
+    @property
+    def _lines(self) -> Lines:
+        """Kept cells; those of studies with a common first word share a file."""
+        return Lines(RESULTS / f"{self.name.partition('/')[0]}.jsonl")
 
     def _found(self, arm: str, seed: int) -> Figures | None:
         """Figures of a finished cell; None where there is none of these settings."""
-        path = self._path(arm, seed)
-        if not path.exists():
-            return None
-        one: Figures = json.loads(path.read_bytes())
+        name = self._name(arm, seed)
+        one: Figures | None = None
+        if not self.kept:
+            if (CELLS / name).exists():
+                one = json.loads((CELLS / name).read_bytes())
+            return one
+        one = self._lines.get(name)
         # As JSON: what was a tuple came back as a list.
-        wanted = json.loads(json.dumps(self.arms[arm])) if self.kept else None
-        return one if one.pop(SETTINGS, None) == wanted else None
+        wanted = json.loads(json.dumps(self.arms[arm]))
+        return one if one is not None and one.pop(SETTINGS, None) == wanted else None
 
     def _measured(self, arm: str, seed: int) -> None:
         facts, began = machine(), time.process_time()
         found = self.measure(self.arms[arm], seed)
         found |= {"machine": facts, "cpu_seconds": time.process_time() - began}
+        name = self._name(arm, seed)
         if self.kept:
-            found = {SETTINGS: dict(self.arms[arm]), **found}
-        self._path(arm, seed).parent.mkdir(parents=True, exist_ok=True)
-        part = self._path(arm, seed).with_suffix(".part")
+            self._lines.put(name, {SETTINGS: dict(self.arms[arm]), **found})
+            return
+        CELLS.mkdir(parents=True, exist_ok=True)
+        part = (CELLS / name).with_suffix(".part")
         part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        part.replace(self._path(arm, seed))
+        part.replace(CELLS / name)
 
 
 def spread(values: Sequence[float], places: int = 1) -> str:

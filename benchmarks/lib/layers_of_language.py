@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from statistics import fmean
@@ -24,6 +23,7 @@ from dictpfl.client.training.train import evaluate
 from dictpfl.common.config import FederationConfig
 from dictpfl.deploy.reports.plots import COLOURS
 from lib.arms import SAMPLES, STEPS, Cells, Claim, Study, ahead, claims_table, spread
+from lib.lines import Lines
 from lib.machine import (
     RESULTS,
     ROOT,
@@ -76,15 +76,13 @@ def _subject(seed: int) -> tuple[torch.nn.Module, Samples, Samples, Samples]:
 @cache
 def _scores(seed: int) -> dict[str, dict[str, float]]:
     """Influence and gradient norms of each block; read where an earlier run left them, for they take minutes."""
-    path = RESULTS / "layerif_language" / f"scores-{seed}-{TRAINED}-{HELD}-{TOKENS}.json"
-    if not path.exists():
+    lines, key = Lines(RESULTS / "layerif_language.jsonl"), f"layerif_language/scores-{seed}-{TRAINED}-{HELD}-{TOKENS}"
+    if lines.get(key) is None:
         model, training, validation, _ = _subject(seed)
         found = layer_influence(model, training, validation, load_task(TASK))
-        path.parent.mkdir(exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps({"influence": found.scores, "gradient": found.gradients}) + "\n", encoding="utf-8")
-        part.replace(path)
-    made: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+        lines.put(key, {"influence": found.scores, "gradient": found.gradients})
+    made: dict[str, dict[str, float]] | None = lines.get(key)
+    assert made is not None, "it was put there"
     return made
 
 

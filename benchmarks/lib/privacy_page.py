@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from dictpfl.deploy.attacks.attack import CHECKED
 from dictpfl.deploy.attacks.ciphertexts import summary, topic_of
 from dictpfl.deploy.attacks.results import TITLES, CiphertextCheck, Detection, Finding, Interval, best_by_method
+from lib.lines import Lines
 from lib.machine import markdown_table, panels, write_results
 
 _NAMES_MODEL = ("inversion", "labels")
 """Families that are tried on several models."""
 
 
-def write_page(folder: Path, wanted: Sequence[str]) -> None:
+def write_page(lines: Lines, wanted: Sequence[str]) -> None:
     """Put together what is there, and say what is not; `wanted`: names of all parts."""
-    parts = [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+    by_name = sorted(lines.keys(), key=lambda part: f"{part}.")  # a part's variants, named after it, come before it
+    parts: list[Any] = [lines.get(part) for part in by_name]
     tried = [Detection.model_validate(d) for d in _of(parts, "active")]
     checks = [CiphertextCheck.model_validate(c) for c in _of(parts, "ciphertexts")]
     others = [p["part"] for p in parts if p["part"] not in ("active", "ciphertexts")]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dictpfl.deploy.units import counted
+from lib.lines import Lines
 from lib.stored import RESULTS, where
 
 Figures = Mapping[str, Any]
 Line = tuple[str, str, str, str, bool | None]
 """What, before, now, what was wanted, whether it was reached (None: nothing was wanted)."""
 
-FOLDER = RESULTS / "real_sizes"
+ROWS = Lines(RESULTS / "real_sizes.jsonl")
 _GB_A_GIB = 2**30 / 1e9
 
 
@@ -153,7 +152,7 @@ LINES: Mapping[str, Callable[[Figures], list[Line]]] = {
 }
 
 
-def section(folder: Path = FOLDER) -> str:
+def section(rows: Lines = ROWS) -> str:
     """Table of the rows that are there; a row that is not there is said to be missing."""
     lines = [
         '## Real sizes\n\n(`python benchmarks/real_sizes.py`; each row in a process of its own, beside its "before": '
@@ -164,11 +163,10 @@ def section(folder: Path = FOLDER) -> str:
     ]
     machines = []
     for letter, lines_of in LINES.items():
-        path = folder / f"{letter}.json"
-        if not path.exists():
+        row = rows.get(letter)
+        if row is None:
             lines.append(f"| {letter} | not measured yet | | | | |")
             continue
-        row = json.loads(path.read_text(encoding="utf-8"))
         machines.append(
             f"{letter}: {where(row['machine'])}, commit {row['machine']['commit']}, load {row['machine']['load']}"
         )

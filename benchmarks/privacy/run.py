@@ -1,14 +1,13 @@
 """Everything that attackers can find, and that checks of ciphertexts say, rerun with one command: `python benchmarks/privacy/run.py`.
 
-Each part writes its findings to `benchmarks/results/privacy/PART.json` and its pictures beside it, so that an interruption
-loses one part only; `privacy.json`, `privacy.md` and `privacy.svg` are put together from what is there. `--parts` runs some
+Each part writes its findings to a line of `benchmarks/results/privacy.jsonl`, and its pictures to `benchmarks/results/privacy`, so that an
+interruption loses one part only; `privacy.json`, `privacy.md` and `privacy.svg` are put together from what is there. `--parts` runs some
 of them, `--again` runs those that are there already as well; `--list` names them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -23,7 +22,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where `lib` is; Python looks beside a script only
 
 from dictpfl.common.config import FederationConfig
-from dictpfl.common.files import write_private
 from dictpfl.deploy.attacks.active import attempts
 from dictpfl.deploy.attacks.attack import DEFAULT, Settings, attack, detections_run
 from dictpfl.deploy.attacks.ciphertexts import checked, lengthened
@@ -33,12 +31,15 @@ from dictpfl.deploy.attacks.methods import SUBJECTS
 from dictpfl.deploy.attacks.recorded import play
 from dictpfl.deploy.attacks.registry import FederationAttack, Tools, attack_of
 from dictpfl.deploy.attacks.results import CiphertextCheck, Detection, Finding
+from lib.lines import Lines
 from lib.machine import RESULTS, machine
 from lib.privacy_page import write_page
 from lib.rescored import rescored
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "privacy_digits.toml"
 FOLDER = RESULTS / "privacy"
+"""Of pictures."""
+PARTS = Lines(RESULTS / "privacy.jsonl")
 RESCORED = "inversion-vit-rescored"
 """Part that inverts gradients by the age of the scores that pick what is encrypted."""
 READABLE = tuple(name for name in DEFAULT if not SUBJECTS[name].encrypted)
@@ -160,8 +161,7 @@ def main() -> int:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in wanted:
-        path = FOLDER / f"{name}.json"
-        if path.exists() and not asked.again:
+        if PARTS.get(name) is not None and not asked.again:
             print(f"{name}: there already")
             continue
         began, worked = time.monotonic(), time.process_time()
@@ -170,11 +170,10 @@ def main() -> int:
             "part": name, "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - worked,
             "machine": machine(), "findings": found,
         }  # fmt: skip
-        write_private(path, (json.dumps(facts, indent=1) + "\n").encode())
-        path.chmod(0o644)
-        write_page(FOLDER, names())
+        PARTS.put(name, facts)
+        write_page(PARTS, names())
         print(f"{name}: {len(found)} findings, {facts['seconds']:.0f} s, {facts['cpu_seconds']:.0f} s of processor")
-    write_page(FOLDER, names())
+    write_page(PARTS, names())
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from lib import arms
 from lib.arms import Study, ahead, claims_table
+from lib.lines import Lines
 
 CALLS: list[tuple[Any, int]] = []
 
@@ -77,9 +77,10 @@ def test_kept_cells_are_results_and_are_measured_anew_when_their_settings_change
     def kept(**changes: Any) -> Study:
         return study(kept=True, seeds=(1,), **changes)
 
-    assert kept().listed().splitlines()[0] == "test/plain/seed-1.json missing"
+    assert kept().listed().splitlines()[0] == "test/plain/seed-1 missing"
     cells = kept().run()
-    one = json.loads((tmp_path / "results" / "test" / "arm" / "seed-1.json").read_text())
+    one = Lines(tmp_path / "results" / "test.jsonl").get("test/arm/seed-1")
+    assert one is not None
     assert (one["settings"], one["figure"]) == ({"lift": 2.0}, 12.1)
     assert "settings" not in cells.found["arm", 1]
     assert kept().is_measured
@@ -92,7 +93,7 @@ def test_kept_cells_are_results_and_are_measured_anew_when_their_settings_change
 
 def test_names_of_kept_cells_are_plain(tmp_path: Path) -> None:
     study(kept=True, seeds=(1,), arms={"heads, random 1": {"lift": 0.0}}).run()
-    assert (tmp_path / "results" / "test" / "heads-random-1" / "seed-1.json").exists()
+    assert "test/heads-random-1/seed-1" in Lines(tmp_path / "results" / "test.jsonl").keys()  # noqa: SIM118
 
 
 def test_what_cells_share_is_made_for_seeds_that_miss_a_cell() -> None:

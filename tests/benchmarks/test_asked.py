@@ -49,13 +49,16 @@ def test_the_paper_s_cells(words: list[str], said: str, tmp_path: Path) -> None:
     assert said in asked("paper", *words, folder=tmp_path)
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", json.dumps({"settings": {}})])
+@pytest.mark.parametrize(
+    "damaged", ["{", "[]", json.dumps({"key": "tune/heart/dictpfl/rate-0.002", "value": {"settings": {}}})]
+)
 def test_a_damaged_cell_is_named(damaged: str, tmp_path: Path) -> None:
-    cell = tmp_path / "store" / "tune" / "heart" / "dictpfl" / "rate-0.002.json"
-    cell.parent.mkdir(parents=True)
-    cell.write_text(damaged, encoding="utf-8")
+    cells = tmp_path / "store" / "tune.jsonl"
+    cells.parent.mkdir()
+    cells.write_text(damaged + "\n", encoding="utf-8")
     said = asked("paper", "--only", "tune/heart/dictpfl/rate-0.002", "--into", "store", folder=tmp_path)
-    assert f"{cell} is damaged" in said
+    assert str(cells) in said
+    assert "is damaged" in said
     assert "take it back from git" in said
 
 

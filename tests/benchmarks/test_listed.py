@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LISTED = {
-    "hierarchy": (40, "hierarchy/with-atoms/seed-0.json there"),
-    "minitron": (215, "minitron/heads-one-institution/seed-5.json "),
-    "minitron_search": (15, "minitron_search/depth-alone/seed-1.json "),
-    "narrow_language": (39, "narrow_language/lasso-2e-3/seed-1.json "),
-    "narrow_newsgroups": (18, "narrow_newsgroups/gates-federated/seed-3.json "),
+    "hierarchy": (40, "hierarchy/with-atoms/seed-0 there"),
+    "minitron": (215, "minitron/heads-one-institution/seed-5 "),
+    "minitron_search": (15, "minitron_search/depth-alone/seed-1 "),
+    "narrow_language": (39, "narrow_language/lasso-2e-3/seed-1 "),
+    "narrow_newsgroups": (18, "narrow_newsgroups/gates-federated/seed-3 "),
 }
 
 

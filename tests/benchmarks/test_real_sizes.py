@@ -1,9 +1,8 @@
-"""benchmarks/real_sizes.py: a row is a file, one that fails does not stop the others, and what was measured is not measured again."""
+"""benchmarks/real_sizes.py: a row is a line, one that fails does not stop the others, and what was measured is not measured again."""
 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 import real_sizes
 from lib import sizes_section
+from lib.lines import Lines
 
 
 def test_every_row_says_what_it_measures_and_can_be_measured() -> None:
@@ -37,12 +37,14 @@ def test_rows_resume_one_by_one(
     monkeypatch.setattr(real_sizes, "rows", lambda: {letter: f"{letter}_row" for letter in "abc"})
     monkeypatch.setattr(real_sizes, "title", lambda module: f"What {module} is")
     monkeypatch.setattr(real_sizes, "_in_a_process", measured)
-    monkeypatch.setattr(real_sizes, "place", lambda letter, *, small: tmp_path / f"{letter}-{small}.json")
+    monkeypatch.setattr(real_sizes, "place", lambda *, small: Lines(tmp_path / f"{small}.jsonl"))
     monkeypatch.setattr(real_sizes, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["real_sizes.py", "--small"])
     assert real_sizes.main() == 1
-    assert json.loads((tmp_path / "a-True.json").read_text())["figures"] == {"seconds": 2.0}
-    assert not (tmp_path / "c-True.json").exists()
+    one = Lines(tmp_path / "True.jsonl").get("a")
+    assert one is not None
+    assert one["figures"] == {"seconds": 2.0}
+    assert Lines(tmp_path / "True.jsonl").get("c") is None
     assert "not measured: no GPU" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["real_sizes.py", "--small", "--only", "a,c"])
     assert real_sizes.main() == 0
@@ -52,10 +54,11 @@ def test_rows_resume_one_by_one(
 def test_the_page_says_what_was_missed_and_what_is_missing(tmp_path: Path) -> None:
     machine = {"processor": "P", "cores": 2, "date": "2026-01-02 03:04 UTC", "commit": "abc", "load": 0.1}
     found = {"layers": 22, "rank": 8, "seconds": 89.0, "seconds_before": 300.0, "peak_gib": 1.0, "apart_at_most": 1e-15}
-    (tmp_path / "f.json").write_text(json.dumps({"machine": machine, "figures": found}))
-    page = sizes_section.section(tmp_path)
+    rows = Lines(tmp_path / "rows.jsonl")
+    rows.put("f", {"machine": machine, "figures": found})
+    page = sizes_section.section(rows)
     assert "| f | founding TinyLlama's shapes, rank 8 | 300 s" in page
     assert page.count("reached") == 1
     assert page.count("not measured yet") == len(real_sizes.rows()) - 2  # f is there, h is the GPU's page
-    (tmp_path / "f.json").write_text(json.dumps({"machine": machine, "figures": found | {"seconds": 91.0}}))
-    assert "**missed**" in sizes_section.section(tmp_path)
+    rows.put("f", {"machine": machine, "figures": found | {"seconds": 91.0}})
+    assert "**missed**" in sizes_section.section(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,15 +14,15 @@ from pydantic import BaseModel
 
 from dictpfl.common.config import FederationConfig
 from dictpfl.common.errors import ConfigError
-from dictpfl.common.files import write_private
 from lib import lora
 from lib.federations import W0
+from lib.lines import Lines
 from lib.machine import ROOT, machine
 from lib.paper.methods import Rated
 from lib.simulated import UNPADDED
 
 STORE = ROOT / "benchmarks" / "results" / "paper"
-"""A file for each finished cell, in folders by its name; `defaults/` has the settings' defaults of their time."""
+"""A line for each finished cell, in a file by the first word of its name; `defaults.jsonl` has the settings' defaults of their time."""
 _DEFAULTS = "defaults"
 _PARTS = ("settings", "defaults", "start", "tunes", "traced", "in_process", "figures")
 _AGAIN = "take it back from git, or remove the cell and measure it again"
@@ -36,7 +36,7 @@ class Cell:
     """One federation to simulate.
 
     Attributes:
-        name: words and slashes; also where its result stands.
+        name: words and slashes; also the key of its result.
         experiment: file of experiments/, without suffix.
         settings: dotted, over that file, but for the learning rate where it is tuned.
         tuned: workload and method whose tuning gives the rate; None: the rate stands in `settings`, or in the file.
@@ -140,7 +140,7 @@ def _defaults_now() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Store:
-    """Results of finished cells, a file each.
+    """Results of finished cells, a line each.
 
     Attributes:
         folder: where they are.
@@ -150,9 +150,9 @@ class Store:
     folder: Path = field(default=STORE)
     program: str = "benchmarks/paper.py"
 
-    def path(self, name: str) -> Path:
-        """Where a cell's result stands."""
-        return self.folder / f"{name}.json"
+    def lines(self, name: str) -> Lines:
+        """The file that has a cell's result: one for each first word of the names."""
+        return Lines(self.folder / f"{name.partition('/')[0]}.jsonl")
 
     def read(self, name: str) -> dict[str, Any] | None:
         """What stands there, whatever settings it was measured with; None: nothing.
@@ -160,10 +160,12 @@ class Store:
         Raises:
             ConfigError: the file is damaged.
         """
-        try:
-            return _read(self.path(name), _PARTS)
-        except FileNotFoundError:
-            return None
+        found: dict[str, Any] | None = self.lines(name).get(name)
+        if found is not None and not (isinstance(found, dict) and found.keys() >= set(_PARTS)):
+            raise ConfigError(
+                f"{name} in {self.lines(name).path} is damaged: expected a JSON object with {', '.join(_PARTS)}; {_AGAIN}"
+            )
+        return found
 
     def result(self, cell: Cell, rate: float | None = None) -> dict[str, Any] | None:
         """The cell's figures, if they were measured with the settings that it has now."""
@@ -205,45 +207,28 @@ class Store:
             **({"decimals": cell.decimals} if cell.decimals else {}),
             "figures": figures,
         }
-        self._put(self.path(cell.name), json.dumps(content, indent=1) + "\n")
+        self.lines(cell.name).put(cell.name, content)
 
     def take(self, name: str, other: Store) -> None:
         """Take over a result of another store, in place of what stands here."""
-        found = _read(other.path(name), _PARTS)
-        self._put(self.folder / _DEFAULTS / f"{found['defaults']}.json", _text(other._defaults(found["defaults"])))
-        self._put(self.path(name), json.dumps(found, indent=1) + "\n")
+        found = other.read(name)
+        if found is None:
+            raise ConfigError(f"{name} is not in {other.folder}; measure it there")
+        self.lines(_DEFAULTS).put(found["defaults"], other._defaults(found["defaults"]))
+        self.lines(name).put(name, found)
 
     def _defaults(self, digest: str) -> dict[str, Any]:
-        path = self.folder / _DEFAULTS / f"{digest}.json"
-        try:
-            return _read(path)
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path} is missing, with which a cell here was measured; {_AGAIN}") from error
+        lines = self.lines(_DEFAULTS)
+        found: dict[str, Any] | None = lines.get(digest)
+        if found is None:
+            raise ConfigError(f"{lines.path} lacks {digest}, with which a cell here was measured; {_AGAIN}")
+        return found
 
     def _keep_defaults(self) -> str:
-        text = _text(_defaults_now())
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        path = self.folder / _DEFAULTS / f"{digest}.json"
-        if not path.exists():
-            self._put(path, text)
+        digest = hashlib.sha256(_text(_defaults_now()).encode()).hexdigest()[:12]
+        if self.lines(_DEFAULTS).get(digest) is None:
+            self.lines(_DEFAULTS).put(digest, dict(sorted(_defaults_now().items())))
         return digest
-
-    @staticmethod
-    def _put(path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_private(path, text.encode())
-        path.chmod(0o644)
-
-
-def _read(path: Path, parts: Sequence[str] = ()) -> dict[str, Any]:
-    """A JSON object with all of these parts."""
-    try:
-        found: Any = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); {_AGAIN}") from error
-    if not isinstance(found, dict) or not found.keys() >= set(parts):
-        raise ConfigError(f"{path} is damaged: expected a JSON object with {', '.join(parts) or 'settings'}; {_AGAIN}")
-    return found
 
 
 def _as_now(then: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,18 +54,16 @@ def test_another_rate_is_measured_anew(store: Store) -> None:
 def test_a_default_that_has_changed_is_measured_anew(store: Store) -> None:
     """The cell names no `pruning.beta`: what it was measured with is the default of that day."""
     found = store.read(CELL.name)
-    path = store.folder / "defaults" / f"{found['defaults']}.json"
-    defaults = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**defaults, "pruning.beta": 0.25}))
+    lines = store.lines("defaults")
+    lines.put(found["defaults"], {**lines.get(found["defaults"]), "pruning.beta": 0.25})
     assert store.result(CELL, 1e-3) is None
 
 
 def test_a_setting_that_is_new_and_not_used_changes_nothing(store: Store) -> None:
     found = store.read(CELL.name)
-    path = store.folder / "defaults" / f"{found['defaults']}.json"
-    defaults = json.loads(path.read_bytes())
+    defaults = store.lines("defaults").get(found["defaults"])
     del defaults["pruning.schedule"]
-    path.write_text(json.dumps(defaults))
+    store.lines("defaults").put(found["defaults"], defaults)
     assert store.result(CELL, 1e-3) is not None
     used = replace(CELL, settings={**CELL.settings, "pruning.schedule": "other"})
     assert store.result(used, 1e-3) is None
@@ -83,8 +80,8 @@ def test_how_tables_would_be_counts_only_where_there_are_tables(store: Store) ->
 
 def test_a_setting_that_is_gone_is_measured_anew(store: Store) -> None:
     found = store.read(CELL.name)
-    path = store.folder / "defaults" / f"{found['defaults']}.json"
-    path.write_text(json.dumps({**json.loads(path.read_bytes()), "pruning.gone": 1}))
+    lines = store.lines("defaults")
+    lines.put(found["defaults"], {**lines.get(found["defaults"]), "pruning.gone": 1})
     assert store.result(CELL, 1e-3) is None
 
 

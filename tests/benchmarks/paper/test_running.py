@@ -70,7 +70,7 @@ def test_what_is_kept(tmp_path: Path) -> None:
     assert sum(figures["up_by_round"]) + others == figures["bytes"]["up"]
     assert figures["peak_bytes"] > 1e8
     assert figures["seconds"]["train"] > 0
-    assert store.path(cell.name).stat().st_size < 5_000
+    assert store.lines(cell.name).path.stat().st_size < 5_000
 
 
 @pytest.mark.parametrize("method", ["dictpfl", "plaintext"])
@@ -120,7 +120,7 @@ def test_an_error_of_a_cell_that_counts_bytes_is_no_divergence(tmp_path: Path, m
     monkeypatch.setattr(running, "_simulated", refused)
     with pytest.raises(EngineError, match="could not go on"):
         run(tiny(counted("digits", COUNTED[0])), None, Store(tmp_path))
-    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 @pytest.mark.parametrize("method", COUNTED)
