@@ -1,4 +1,4 @@
-"""The end of a round, as algebra: opened sums go into shared state (docs/explanation/design.md, a round).
+"""The end of a round, as algebra: opened sums go into shared state (docs/explanation/how-it-works.md).
 
 A pure function over frozen state, as `begin` and `seal_update` are (`dictpfl.common.law.round`).
 """

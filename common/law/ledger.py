@@ -1,4 +1,4 @@
-"""The ledger: counts, losses and metrics at the head of an upload, sealed like the rest (docs/explanation/design.md).
+"""The ledger: counts, losses and metrics at the head of an upload, sealed like the rest (docs/explanation/how-it-works.md).
 
 The coordinator learns no sample count and no metric; institutions learn sums.
 """

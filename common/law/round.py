@@ -1,4 +1,4 @@
-"""A round as algebra: `begin` a plan, `seal_update` to integers (docs/explanation/design.md).
+"""A round as algebra: `begin` a plan, `seal_update` to integers (docs/explanation/how-it-works.md).
 
 Pure functions over frozen state, and `dictpfl.common.law.finishing` ends the round; `dictpfl` (the package's docstring) runs them on toy numbers. Only elementwise IEEE
 operations touch shared values and steps are powers of two, so that every platform computes the same bits.

@@ -1,4 +1,4 @@
-"""Requests of the coordinator and replies of institutions, whatever carries them (docs/explanation/design.md)."""
+"""Requests of the coordinator and replies of institutions, whatever carries them (docs/explanation/how-it-works.md)."""
 
 from __future__ import annotations
 
