@@ -30,9 +30,9 @@ def main() -> int:
     parser.add_argument("--institutions", type=int, default=4, choices=range(3, 7))
     parser.add_argument("--only", default="", metavar="KIND,KIND", help=f"of {', '.join(whole.KINDS)}")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="keep everything there; it must not exist")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON for the table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON for the page")
     parser.add_argument(
-        "--render", action="store_true", help="only make the tables of docs/explanation/reliability.md anew"
+        "--render", action="store_true", help="only write the results into docs/explanation/reliability.md"
     )
     given = parser.parse_args()
     if given.render:

@@ -114,7 +114,7 @@ def test_the_page_shows_what_was_measured() -> None:
         assert {row["kind"] for row in one["rows"]} == set(KINDS)
 
 
-def test_tables_of_the_page() -> None:
+def test_seeds_and_table_of_the_page() -> None:
     rows = [
         Row("line cut", "oslo", "", 3, COORDINATOR, "oslo: offline, seen 21 s ago", "the line is whole again", STOPPED, 1.0),
         Row(FLIPS["institution"], "oslo", "node.key, bit 3 of byte 9", 4, "oslo", "CANNOT TAKE PART: key", "put back", STOPPED, 1.0),
@@ -124,18 +124,18 @@ def test_tables_of_the_page() -> None:
     report.facts |= {"seconds": 90, "date": "2026-11-27", "processor": "one", "cores": 2, "commit": "abc"}
     made = page.rendered("<!-- faults: begin -->\nold\n<!-- faults: end -->", [report.to_json()])
     assert "old" not in made
-    assert "| 1 | 2 | 4, 3 | `aa` | the same at all | equal |" in made
-    assert "| line cut | - | 1: oslo, 3 | coordinator | oslo: offline, seen 21 s ago |" in made
-    assert "| `node.key` | 1: oslo, 4 | institution | CANNOT TAKE PART: key |" in made
+    same = "- Seed 1: 2 faults, 3 updates, digest `aa`. Under faults: the same at all; read afresh: equal ("
+    assert same in made
+    assert "| line cut | 1 | stopped | coordinator | the line is whole again |" in made
+    assert "| flipped bits at an institution: `node.key` | 1 | stopped | institution | put back |" in made
     report.disturbed = Outcome(dict.fromkeys(FOUR, "bb"), 3, 4)
     report.replaced = 2
-    assert "| the same in each of 2 rounds; then the same one everywhere | equal |" in page.rendered(
-        made, [report.to_json()]
-    )
+    then = "the same in each of 2 rounds, then one everywhere; read afresh: equal ("
+    assert then in page.rendered(made, [report.to_json()])
     report.wrong = ["after round 1 the sums give another state than those of the undisturbed run"]
-    assert "| DIFFERS |" in page.rendered(made, [report.to_json()])
+    assert "read afresh: DIFFERS (" in page.rendered(made, [report.to_json()])
     report.replaced = None
-    assert "DIFFER" in page.rendered(made, [report.to_json()])
+    assert "Under faults: DIFFER;" in page.rendered(made, [report.to_json()])
 
 
 # lines
