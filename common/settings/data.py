@@ -24,7 +24,7 @@ class Recipe(Section):
 
 
 class Preprocessing(Recipe):
-    """Preparation of a table's columns by pooled statistics: encrypted sums before round 1 (docs/how-to/preprocessing.md)."""
+    """Preparation of a table's columns by pooled statistics: encrypted sums before round 1 (docs/how-to/your-data.md)."""
 
     columns: dict[str, Recipe] = Field({}, description="Columns that are prepared in another way, by name.")
     categories: dict[str, list[str] | Annotated[int, Field(ge=1, le=4096)]] = Field(
@@ -90,7 +90,7 @@ class Data(Section):
     lazy: bool = Field(
         False,
         description="Read samples when a batch needs them, by `training.workers` processes, in place of all at the start: `imagefolder`, "
-        "`videofolder`, `datasets` and `parquet` (docs/how-to/large-data.md). A function that returns a torch Dataset is read so in any case.",
+        "`videofolder`, `datasets` and `parquet` (docs/how-to/your-data.md). A function that returns a torch Dataset is read so in any case.",
     )
     skip_broken: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""docs/how-to/your-sites.md: each block runs as typed in an empty folder, and the model learns."""
+"""docs/how-to/your-data.md: each block for several sites runs as typed in an empty folder, and the model learns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from dictpfl.client.data.samples import Samples
 from tests.support import ROOT, forking
 
-PAGE = (ROOT / "docs" / "how-to" / "your-sites.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "your-data.md").read_text(encoding="utf-8")
 BLOCKS = {
     re.search(r"dictpfl simulate (\w+)\.toml", block)[1]: block
     for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)

@@ -19,7 +19,7 @@ AUTHORITY, COORDINATOR = "authority", "coordinator"
 ROLES = {"institution": FOUNDERS} | {name: (name,) for name in (AUTHORITY, COORDINATOR, *INSTITUTIONS)}
 ORDER = "deploy.md"
 MANUALS = ("deploy/lead.md", "deploy/coordinator.md", "deploy/institution.md")
-BESIDE = ("how-to/your-sites.md",)
+BESIDE = ("how-to/your-data.md",)
 """Pages that a row may lead to as well: what somebody types there who only tries."""
 SKIPPED = {
     "python3 -m venv environment": "gigabytes from the index: tests/processes/test_install.py types it by itself"

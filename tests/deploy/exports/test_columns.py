@@ -34,7 +34,7 @@ class Known(Preparation):
 
 
 def plain(rows: pd.DataFrame, said: dict[str, Any]) -> NDArray[np.float64]:
-    """What docs/how-to/preprocessing.md says, row by row."""
+    """What docs/how-to/your-data.md says, row by row."""
     prepared = []
     for _, row in rows.iterrows():
         features: list[float] = []
