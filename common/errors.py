@@ -349,3 +349,14 @@ def _short(filename: str) -> str:
     """Name a file from the working directory, where it lies in there."""
     path = Path(filename)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
+
+
+def out_of_reach() -> tuple[type[Exception], ...]:
+    """Errors of huggingface_hub where a hub does not answer, or answers no.
+
+    Its error is also one of the library that carries it: requests, httpx or httpx2, by its release. That library's own
+    errors come through as they are.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.errors import ConfigError, DataError, out_of_reach
 
 PREFIX = "hf://datasets/"
 _FILE = re.compile(r"(?P<name>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^/\s]+))?/(?P<file>\S+)")
@@ -52,17 +52,6 @@ def local_files(path: str) -> list[Path]:
         )
     config, split = named["config"], named["split"] or "train"
     return _downloaded(path, named["name"], _CONVERTED, lambda names: _parts(path, names, config, split))
-
-
-def out_of_reach() -> tuple[type[Exception], ...]:
-    """Errors of huggingface_hub where a hub does not answer, or answers no.
-
-    Its error is also one of the library that carries it: requests, httpx or httpx2, by its release. That library's own
-    errors come through as they are.
-    """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
 
 
 def _downloaded(path: str, name: str, revision: str, pick: Callable[[Sequence[str]], list[str]]) -> list[Path]:

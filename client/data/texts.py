@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dictpfl.client.data.samples import IGNORED, PADDING, Dataset, Samples, drawn
 from dictpfl.client.data.tables import groups_of, labels_of, require_columns, splits_of
-from dictpfl.common.errors import ConfigError, DataError
+from dictpfl.common.errors import ConfigError, DataError, out_of_reach
 from dictpfl.common.settings import Data
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ def load_tokenizer(name: Any) -> Any:
         raise ConfigError(
             "data.options.text needs data.options.tokenizer: the folder or name that model.source has after `transformers:`"
         )
-    from dictpfl.client.data.hubs import out_of_reach
     from dictpfl.client.model.hub import asked_once, folder_of, library
 
     transformers = library("transformers")

@@ -17,9 +17,8 @@ import structlog
 import torch
 from torch import nn
 
-from dictpfl.client.data.hubs import out_of_reach
 from dictpfl.client.model.rows import reading_rows
-from dictpfl.common.errors import ConfigError
+from dictpfl.common.errors import ConfigError, out_of_reach
 from dictpfl.common.files import expanded
 from dictpfl.common.settings import Model
 
