@@ -18,7 +18,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from importlib.metadata import EntryPoint, entry_points
 from types import NoneType, UnionType
@@ -116,12 +116,13 @@ class Registry(Generic[Part]):
             return own[name]
         if ":" in name:
             return self._imported(name)
-        points = [point for point in entry_points(group=self.group) if point.name == name]
+        points = [point for point in installed(self.group) if point.name == name]
         if len(points) > 1:
-            packages = ", ".join(sorted(_package(point) for point in points))
+            packages = ", ".join(sorted(package_of(point) for point in points))
             raise ConfigError(f"{self.key}: {name!r} comes from several packages: {packages}; uninstall all but one")
         if points:
-            return self._of(points[0])
+            part: Part = loaded(points[0], self.key)
+            return part
         near = difflib.get_close_matches(name, self.names(), n=1)
         raise ConfigError(
             f"{self.key}: {name!r} is unknown; known: {', '.join((*self.names(), *self._patterns))}, or `package.module:name`"
@@ -131,30 +132,15 @@ class Registry(Generic[Part]):
     def names(self) -> list[str]:
         """All names that need no colon: this project's own first."""
         own = self.own()
-        return [*own, *sorted({point.name for point in entry_points(group=self.group)} - own.keys())]
+        return [*own, *sorted({point.name for point in installed(self.group)} - own.keys())]
 
     def listed(self) -> Iterator[Listed]:
         """Every part that has a name, with where it comes from; parts of installed packages are tried."""
         for name, part in self.own().items():
             yield Listed(name, f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', name)}")
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-            try:
-                self._of(point)
-            except ConfigError as error:
-                yield Listed(point.name, point.value, _package(point), str(error))
-            else:
-                hidden = f"{_OURS} has its own {self.kind} of this name" if point.name in self._own else ""
-                yield Listed(point.name, point.value, _package(point), hidden)
-
-    def _of(self, point: EntryPoint) -> Part:
-        try:
-            part: Part = point.load()
-        except Exception as error:  # another package's code, which may fail in any way
-            raise ConfigError(
-                f"{self.key}: cannot load {point.name!r} of {_package(point)}: {type(error).__name__}: {error}. Mend or "
-                "uninstall that package"
-            ) from error
-        return part
+        for one in listed_points(self.group, self.key):
+            hidden = f"{_OURS} has its own {self.kind} of this name" if one.name in self._own else ""
+            yield one if one.problem else replace(one, problem=hidden)
 
     def _imported(self, name: str) -> Part:
         part: Part = imported(name, self.key)
@@ -163,6 +149,42 @@ class Registry(Generic[Part]):
                 f"{self.key}: {name!r} is a value of type {type(part).__name__}; expected a class or a function, which makes one"
             )
         return part
+
+
+def installed(group: str) -> list[EntryPoint]:
+    """Entry points of a group, by name."""
+    return sorted(entry_points(group=group), key=lambda point: point.name)
+
+
+def loaded(point: EntryPoint, key: str) -> Any:
+    """What an entry point names; `key` is the configuration key or the group, for messages.
+
+    Raises:
+        ConfigError: it cannot be imported, for whatever reason.
+    """
+    try:
+        return point.load()
+    except Exception as error:  # another package's code, which may fail in any way
+        raise ConfigError(
+            f"{key}: cannot load {point.name!r} of {package_of(point)}: {type(error).__name__}: {error}. Mend or "
+            "uninstall that package"
+        ) from error
+
+
+def listed_points(group: str, key: str) -> Iterator[Listed]:
+    """What installed packages bring to a group; each is loaded, to see that it can be."""
+    for point in installed(group):
+        try:
+            loaded(point, key)
+        except ConfigError as error:
+            yield Listed(point.name, point.value, package_of(point), str(error))
+        else:
+            yield Listed(point.name, point.value, package_of(point))
+
+
+def package_of(point: EntryPoint) -> str:
+    """Distribution that brings an entry point, with its version."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unnamed package"
 
 
 def imported(name: str, key: str) -> Any:
@@ -322,7 +344,3 @@ def require_part(part: Any, what: str, methods: Mapping[str, int], attributes: S
             ) from error
         except ValueError:
             continue  # written in C, without a signature
-
-
-def _package(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unnamed package"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 120
 """Columns where there is no terminal to ask."""
+INTERRUPTED = 130
+"""Exit code of a command that the user stopped, as shells have it."""
 
 
 def console(*, stderr: bool = False, width: int = PIPE_WIDTH) -> Console:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dictpfl.common.registry import Listed, Registry
+from dictpfl.common.registry import Listed, Registry, installed, listed_points
+from dictpfl.deploy.commands import GROUP as COMMANDS
+from dictpfl.deploy.doctor import GROUP as CHECKS
 
-REGISTRIES = (
-    "dictpfl.common.law.budget:ALLOCATORS",
-    "dictpfl.common.law.schedule:SCHEDULES",
-    "dictpfl.common.law.decision:DECISIONS",
-    "dictpfl.client.training.scorer:SCORERS",
-    "dictpfl.client.compress.cutting.axes:ARCHITECTURES",
-    "dictpfl.client.training.tally:TALLIES",
-    "dictpfl.client.model.base:LAYERS",
-    "dictpfl.client.model.build:MODELS",
-    "dictpfl.client.model.tokens.seam:REDUCERS",
-    "dictpfl.client.training.task:TASKS",
-    "dictpfl.client.training.metric:METRICS",
-    "dictpfl.client.data.source:SOURCES",
-    "dictpfl.deploy.exports.exporter:EXPORTERS",
-    "dictpfl.deploy.attacks.registry:ATTACKS",
-)
-"""Module and name of each door's registry; a test compares the list with the registries that the source has."""
+GROUP = "dictpfl.doors"
+"""Entry points of registries: each is a door for parts of one kind."""
+_WHOLE = {COMMANDS: "command line", CHECKS: "doctor"}
+"""Groups of which every entry point is used, and none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +36,13 @@ class Door:
 
 def doors() -> Iterator[Door]:
     """All doors with their parts; what an installed package brings is loaded once, to see that it can be."""
-    for place in REGISTRIES:
-        module, _, name = place.partition(":")
+    for point in installed(GROUP):
         try:
-            registry: Registry[object] = getattr(importlib.import_module(module), name)
+            registry: Registry[object] = point.load()
             parts = tuple(registry.listed())
         except ModuleNotFoundError as error:
-            yield Door(name.lower(), "", "", (), f"{error.name} is not installed: pip install 'dictpfl[institution]'")
+            yield Door(point.name, "", "", (), f"{error.name} is not installed: pip install 'dictpfl[institution]'")
         else:
             yield Door(registry.kind, registry.key, registry.group, parts)
+    for group, kind in _WHOLE.items():
+        yield Door(kind, kind, group, tuple(listed_points(group, group)))

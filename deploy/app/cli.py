@@ -14,7 +14,11 @@ from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
 
 commands = typer.Typer(
-    help="A Flower app, for `flwr run` and Flower's own programs.", no_args_is_help=True, suggest_commands=False
+    name="app",
+    rich_help_panel="Deploy",
+    help="A Flower app, for `flwr run` and Flower's own programs.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
 
 

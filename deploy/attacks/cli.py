@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from dictpfl.deploy.attacks.results import CiphertextCheck, Family, Finding, Interval, PrivacyResults
 
+commands = typer.Typer()
+
 _READING: tuple[Family, ...] = ("labels", "inversion")
 _SHOWN = ("batch", "institutions", "words", "rank", "runs", "worlds", "samples", "rounds", "members")
 _COLOURS = {
@@ -43,6 +45,7 @@ WRONG = 4
 """Exit status where a check of ciphertexts failed, whatever else is wrong."""
 
 
+@commands.command(rich_help_panel="Simulate")
 def attack(
     config: Annotated[
         Path,
@@ -80,6 +83,8 @@ def attack(
 
     Each method is a real run; results are tables, pictures and privacy.json. Exit status 3: an attack does not work even on
     plaintext, so that nothing it found means anything. 4: a check of ciphertexts failed, so that encryption is wrong, whatever attacks did.
+
+    Example: `dictpfl attack federation.toml --set training.optimizer=sgd --set training.steps=1 --out runs/attack`
     """
     require("simulation", "attack")
     use_working_directory()

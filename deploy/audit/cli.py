@@ -11,7 +11,10 @@ from dictpfl.common.errors import ConfigError
 from dictpfl.deploy import console
 from dictpfl.deploy.arguments import OUT
 
+audit = typer.Typer(name="audit")
 
+
+@audit.command()
 def crypto(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run of `dictpfl simulate --record`.")],
     output: Annotated[
@@ -24,6 +27,8 @@ def crypto(
     """Recompute a recorded run by a second implementation of the protocol; exit code 1 if anything differs.
 
     It needs every institution's folder, keys included, so it is for runs that one party holds whole: simulations.
+
+    Example: `dictpfl audit crypto runs/mine`
     """
     from rich.text import Text
 

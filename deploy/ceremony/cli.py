@@ -27,14 +27,29 @@ from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
 authority = typer.Typer(
+    name="authority",
+    rich_help_panel="Deploy",
     help="Make the key and the genesis; then not needed until the next epoch.",
     no_args_is_help=True,
     suggest_commands=False,
 )
 institution = typer.Typer(
-    help="Take part: identity, bundle, exported state.", no_args_is_help=True, suggest_commands=False
+    name="institution",
+    rich_help_panel="Deploy",
+    help="Take part: identity, bundle, exported state.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
-audit = typer.Typer(help="Check what parties recorded.", no_args_is_help=True, suggest_commands=False)
+audit = typer.Typer(
+    name="audit",
+    rich_help_panel="Simulate",
+    help="Check what parties recorded.",
+    no_args_is_help=True,
+    suggest_commands=False,
+)
+commands = typer.Typer()
+for _group in (authority, institution, audit):
+    commands.add_typer(_group)
 
 PassphraseFile = Annotated[
     Path | None,
@@ -80,7 +95,10 @@ Out = Annotated[Path, typer.Option(*OUT, help="Folder for bundles and the coordi
 def authority_identity(
     name: Name, folder: AuthorityFolder = Path("authority"), passphrase_file: PassphraseFile = None
 ) -> None:
-    """Make the authority's keys; its fingerprint is what institutions check bundles against."""
+    """Make the authority's keys; its fingerprint is what institutions check bundles against.
+
+    Example: `dictpfl authority identity --name ministry --folder authority --passphrase-file passphrase`
+    """
     _make(folder, name, "authority", passphrase_file)
 
 
@@ -88,7 +106,10 @@ def authority_identity(
 def institution_identity(
     name: Name, folder: InstitutionFolder = Path("institution"), passphrase_file: PassphraseFile = None
 ) -> None:
-    """Make the institution's keys; hand out identity.pub, and read its fingerprint to the authority by phone."""
+    """Make the institution's keys; hand out identity.pub, and read its fingerprint to the authority by phone.
+
+    Example: `dictpfl institution identity --name north --folder institution --passphrase-file passphrase`
+    """
     _make(folder, name, "institution", passphrase_file)
 
 
@@ -96,7 +117,10 @@ def institution_identity(
 def authority_template(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="To write; must not exist.")] = Path("federation.toml"),
 ) -> None:
-    """Write a configuration to fill in: what real institutions agree on, with masks on their uploads."""
+    """Write a configuration to fill in: what real institutions agree on, with masks on their uploads.
+
+    Example: `dictpfl authority template federation.toml`
+    """
     from dictpfl.deploy.ceremony.template import write_template
 
     write_template(out)
@@ -116,7 +140,12 @@ def genesis(
     passphrase_file: PassphraseFile = None,
     checked: Checked = False,  # noqa: FBT002
 ) -> None:
-    """Fix everything, make the key, write one sealed bundle for each institution and the coordinator's half."""
+    """Fix everything, make the key, write one sealed bundle for each institution and the coordinator's half.
+
+    Example: `dictpfl authority genesis federation.toml --folder authority --passphrase-file passphrase
+    --institution north=north.pub --institution south=south.pub --institution west=west.pub --sample-shape 1x8x8
+    --outputs 10 --out epoch-1`
+    """
     require("institution", "authority genesis")
     use_working_directory()
     from dictpfl.common.config import FederationConfig
@@ -160,7 +189,11 @@ def rotate(
     passphrase_file: PassphraseFile = None,
     checked: Checked = False,  # noqa: FBT002
 ) -> None:
-    """Begin an epoch under a new key, with institutions added or removed; shared state goes on."""
+    """Begin an epoch under a new key, with institutions added or removed; shared state goes on.
+
+    Example: `dictpfl authority rotate --folder authority --passphrase-file passphrase --state north.state --state
+    south.state --out epoch-2`
+    """
     require("institution", "authority rotate")
     from dictpfl.deploy.ceremony.authority import rotate as begin
 
@@ -190,7 +223,11 @@ def institution_join(
     passphrase_file: PassphraseFile = None,
     no_own_code: Annotated[bool, typer.Option("--no-own-code", help="Refuse code that is not dictpfl's.")] = False,  # noqa: FBT002
 ) -> None:
-    """Check a bundle, open it, make its dictionaries again from W0, and install its epoch."""
+    """Check a bundle, open it, make its dictionaries again from W0, and install its epoch.
+
+    Example: `dictpfl institution join north.bundle --folder institution --passphrase-file passphrase
+    --authority-fingerprint FINGERPRINT`
+    """
     require("institution", "institution join")
     use_working_directory()
     from dictpfl.deploy.ceremony.joining import join
@@ -232,7 +269,10 @@ def institution_export_state(
     folder: InstitutionFolder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Write the shared state for the authority, which needs it to begin an epoch."""
+    """Write the shared state for the authority, which needs it to begin an epoch.
+
+    Example: `dictpfl institution export-state north.state --folder institution --passphrase-file passphrase`
+    """
     from dictpfl.deploy.ceremony.export import export_state
 
     state = export_state(folder, asked_passphrase(passphrase_file), out)
@@ -245,7 +285,11 @@ def authority_passphrase(
     passphrase_file: PassphraseFile = None,
     new_passphrase_file: NewPassphraseFile = None,
 ) -> None:
-    """Seal the authority's secrets under a new passphrase."""
+    """Seal the authority's secrets under a new passphrase.
+
+    Example: `dictpfl authority passphrase --folder authority --passphrase-file passphrase --new-passphrase-file
+    passphrase.new`
+    """
     _change(folder, passphrase_file, new_passphrase_file)
 
 
@@ -255,7 +299,11 @@ def institution_passphrase(
     passphrase_file: PassphraseFile = None,
     new_passphrase_file: NewPassphraseFile = None,
 ) -> None:
-    """Seal the institution's secrets under a new passphrase; a running `up` may go on."""
+    """Seal the institution's secrets under a new passphrase; a running `up` may go on.
+
+    Example: `dictpfl institution passphrase --folder institution --passphrase-file passphrase --new-passphrase-file
+    passphrase.new`
+    """
     _change(folder, passphrase_file, new_passphrase_file)
 
 
@@ -273,7 +321,10 @@ def audit_verify(
         Path | None, typer.Option(help="Of evidence: folder of an institution, whose key looks inside the sum.")
     ] = None,
 ) -> None:
-    """Check custody logs (order, chain, signatures, and that the end is there), or evidence of a refused sum."""
+    """Check custody logs (order, chain, signatures, and that the end is there), or evidence of a refused sum.
+
+    Example: `dictpfl audit verify coordinator`
+    """
     from dictpfl.deploy.ceremony.custody import verify
     from dictpfl.deploy.ceremony.evidence import judge
 
@@ -294,7 +345,10 @@ def audit_verify(
 
 @audit.command("fingerprint")
 def audit_fingerprint(file: Annotated[Path, typer.Argument(metavar="identity.pub")]) -> None:
-    """Show the fingerprint of an identity, to compare by phone."""
+    """Show the fingerprint of an identity, to compare by phone.
+
+    Example: `dictpfl audit fingerprint north.pub`
+    """
     from dictpfl.deploy.ceremony.identity import PublicIdentity
 
     say_identity(PublicIdentity.load(file))

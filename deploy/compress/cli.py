@@ -18,6 +18,8 @@ from dictpfl.deploy.unread import refuse_unread
 if TYPE_CHECKING:
     from dictpfl.deploy.compress.pruning import Outcome
 
+commands = typer.Typer()
+
 SourceArgument = Annotated[
     str,
     typer.Argument(
@@ -73,6 +75,7 @@ def refuse_checkpoint(*names: str) -> None:
         )
 
 
+@commands.command(rich_help_panel="Smaller models")
 def prune(
     source: SourceArgument,
     output: OutputOption,
@@ -145,7 +148,10 @@ def prune(
         Path | None, typer.Option(help="SVG, PNG or PDF to write: what stays of each part, and the spread of its rows.")
     ] = None,
 ) -> None:
-    """Zero a share of a model's weights, exactly, by samples that stay on this machine."""
+    """Zero a share of a model's weights, exactly, by samples that stay on this machine.
+
+    Example: `dictpfl prune runs/mine/institutions/institution-000 --sparsity 0.6 --format sparse -o sparse`
+    """
     use_working_directory()
     if picture is not None:
         _require_drawn(picture)

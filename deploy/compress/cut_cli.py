@@ -25,11 +25,14 @@ from dictpfl.deploy.compress.cli import (
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
+commands = typer.Typer()
+
 TrainedOnOption = Annotated[
     Path | None, typer.Option("--data", help="Samples to train on: an .npz, or a file or folder of data.source.")
 ]
 
 
+@commands.command(rich_help_panel="Smaller models")
 def cut(
     source: SourceArgument,
     output: OutputOption,
@@ -66,7 +69,10 @@ def cut(
     seed: SeedOption = 1,
     checkpoint: CheckpointOption = "last",
 ) -> None:
-    """Make a smaller model of the same class: heads, channels, neurons, width or blocks go, by what samples use least."""
+    """Make a smaller model of the same class: heads, channels, neurons, width or blocks go, by what samples use least.
+
+    Example: `dictpfl cut runs/mine/institutions/institution-000 --to 0.6 -o small`
+    """
     use_working_directory()
     from dictpfl.deploy.compress import cut_folder, cutting
     from dictpfl.deploy.compress.source import read_source, with_validation
@@ -141,6 +147,7 @@ def _require_read(source: str, given: Mapping[str, int], *, to: str, search: int
         refuse_unread("seed", because="--score magnitude draws nothing")
 
 
+@commands.command(rich_help_panel="Smaller models")
 def distil(
     student: Annotated[
         str,
@@ -173,7 +180,10 @@ def distil(
     seed: SeedOption = 1,
     checkpoint: CheckpointOption = "last",
 ) -> None:
-    """Train a small model to say what a large one says, on this machine; in a federation: training.task = "distillation"."""
+    """Train a small model to say what a large one says, on this machine; in a federation: training.task = "distillation".
+
+    Example: `dictpfl distil transformers:small --teacher runs/mine --config federation.toml --steps 600 -o taught`
+    """
     use_working_directory()
     if not weight:
         refuse_unread("temperature", because="of the teacher's part of the loss, and --weight 0 leaves none")

@@ -24,10 +24,13 @@ from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import counted, percent
 from dictpfl.deploy.unread import refuse_unread
 
+audit = typer.Typer(name="audit")
+
 _MEASURED = ("set_", "measure", "training", "validation", "seed", "device", "solver", "damping", "part", "top")
 """Options of what is measured here."""
 
 
+@audit.command()
 def layers(
     source: SourceArgument,
     output: Annotated[Path, typer.Option(*OUT, help="New folder for layers.json and layers.svg.")],
@@ -75,6 +78,8 @@ def layers(
     """Map which layers single training samples move far (LayerIF): as a federation tallied it, or from samples on this machine.
 
     A run that tallied `layerif` shows the map of all its institutions. Anything else is measured here; nothing is sent.
+
+    Example: `dictpfl audit layers runs/mine/institutions/institution-000 --list -o map`
     """
     use_working_directory()
     from dictpfl.client.compress.influence.layers import Measure

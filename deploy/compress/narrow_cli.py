@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dictpfl.deploy.compress.narrowing import Asked
     from dictpfl.deploy.exports.narrow_report import NarrowReport
 
+commands = typer.Typer()
+
 
 class Method(StrEnum):
     """Way to take a skill out of a model."""
@@ -36,6 +38,7 @@ class Method(StrEnum):
     UNCUT = "uncut"
 
 
+@commands.command(rich_help_panel="Smaller models")
 def narrow(
     source: Annotated[
         str,
@@ -85,7 +88,11 @@ def narrow(
         Literal["last", "best"], typer.Option(help="Of a federation: the newest model, or the best.")
     ] = "last",
 ) -> None:
-    """Take one skill out of a general model as a smaller plain model; with --dropped, measure how hard another is to relearn."""
+    """Take one skill out of a general model as a smaller plain model; with --dropped, measure how hard another is to relearn.
+
+    Example: `dictpfl narrow runs/mine/institutions/institution-000 --skill 'classes=0,1,2' --dropped 'classes=8,9'
+    -o small`
+    """
     use_working_directory()
     from dictpfl.client.compress.narrow.phases import Narrowing
     from dictpfl.deploy.compress.narrowing import Asked, write_narrow
@@ -118,22 +125,6 @@ def _require_read(method: Method, skill: str, dropped: str, head: str) -> None:
         refuse_unread("relearn", "seeds", because="of the audit of a skill that is dropped, and --dropped names none")
     if head == "trim" and not skill.startswith("classes="):
         refuse_unread("head", because=f"a head has rows of classes, and --skill {skill} names none")
-
-
-def export_narrow(folder: Path, output: Path, skill: str, form: str, checkpoint: Literal["last", "best"]) -> None:
-    """Narrow a federation's model with the defaults of `dictpfl narrow`, for `dictpfl export --narrow`.
-
-    Raises:
-        ConfigError: a form that a narrowed model has not.
-    """
-    from dictpfl.client.compress.narrow.phases import Narrowing
-    from dictpfl.deploy.compress.narrowing import Asked, write_narrow
-    from dictpfl.deploy.compress.source import read_source
-
-    if form not in ("safetensors", "merged"):
-        raise ConfigError(f"--narrow writes a plain model's folder; --format {form} has no place for one that was cut")
-    asked = Asked(Narrowing(), skill)
-    show(output, write_narrow(read_source(str(folder), checkpoint=checkpoint), asked, output), asked)
 
 
 def show(output: Path, report: NarrowReport, asked: Asked) -> None:

@@ -19,10 +19,13 @@ from dictpfl.deploy.unread import refuse_unread
 if TYPE_CHECKING:
     from dictpfl.deploy.compress.tokens import Look
 
+commands = typer.Typer()
+
 _DRAWN = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _ENDINGS = (".gif", ".webp", ".tif", ".tiff", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
+@commands.command(rich_help_panel="Smaller models")
 def tokens(
     source: Annotated[
         str,
@@ -68,6 +71,8 @@ def tokens(
     Of a clip it prints how many tokens stay, where scenes begin, and the milliseconds; --picture draws it. Of a model it prints one table:
     tokens that a layer reads, multiply-adds of the layers as a share of those on all tokens, the metric, the loss and the time, of all
     tokens and of each rule at the same `keep`: a rule between layers leaves the first one all tokens, so it reads more. A reducer that a run was trained with has a row of its own, and is taken off for the others.
+
+    Example: `dictpfl tokens clip.mp4 --keep 0.125 --picture kept.png`
     """
     use_working_directory()
     if Path(source).suffix.lower() in _ENDINGS:

@@ -13,12 +13,16 @@ from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import counted
 
-data = typer.Typer(
-    help="Prepare an institution's own data, as the federation agreed.", no_args_is_help=True, suggest_commands=False
+commands = typer.Typer(
+    name="data",
+    rich_help_panel="Begin",
+    help="Prepare an institution's own data, as the federation agreed.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
 
 
-@data.command()
+@commands.command()
 def prepare(
     path: Annotated[
         Path | None,

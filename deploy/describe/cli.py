@@ -14,7 +14,10 @@ from dictpfl.deploy.overrides import overrides
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.units import human_bytes, human_count, human_seconds
 
+commands = typer.Typer()
 
+
+@commands.command(rich_help_panel="Begin")
 def describe(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Configuration; `dictpfl init` writes one.")],
     set_: Annotated[

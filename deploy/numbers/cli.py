@@ -18,11 +18,14 @@ from dictpfl.deploy.unread import refuse_unread
 if TYPE_CHECKING:
     from dictpfl.client.data.digits import Histogram
 
+audit = typer.Typer(name="audit")
+
 DOCUMENT, PAGE = "numbers.json", "numbers.html"
 _OF_MODELS = ("corpus", "against", "tasks", "samples", "shots", "free", "neurons", "digit", "draws", "seed", "device")
 """Options of a language model."""
 
 
+@audit.command()
 def numbers(
     source: Annotated[
         str,
@@ -75,6 +78,8 @@ def numbers(
     """Hold digits against what is to be expected: of a table, of all institutions' tables together, or of a language model.
 
     Nothing is sent. A test points to numbers worth a look; it proves nothing about who wrote them.
+
+    Example: `dictpfl audit numbers --data patients.csv --columns pressure,dose -o digits`
     """
     use_working_directory()
     from dictpfl.common.errors import ConfigError

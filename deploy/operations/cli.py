@@ -14,7 +14,7 @@ import typer
 
 from dictpfl.common.errors import ConfigError, DictPFLError
 from dictpfl.deploy import console
-from dictpfl.deploy.ceremony.cli import Fingerprint, authority, institution
+from dictpfl.deploy.ceremony.cli import Fingerprint
 from dictpfl.deploy.extras import require
 from dictpfl.deploy.operations.inviting_cli import accept, invite
 from dictpfl.deploy.operations.members_cli import CoordinatorFolder, admit, dismiss, exclude, readmit
@@ -24,8 +24,17 @@ from dictpfl.deploy.unread import refuse_unread
 
 commands = typer.Typer()
 """Commands of the root: certificates, bundle, health, run, status."""
-coordinator = typer.Typer(no_args_is_help=True, suggest_commands=False, help="The coordinator's side of a deployment.")
-commands.add_typer(coordinator, name="coordinator")
+coordinator = typer.Typer(
+    name="coordinator",
+    rich_help_panel="Deploy",
+    help="The coordinator's side of a deployment.",
+    no_args_is_help=True,
+    suggest_commands=False,
+)
+authority, institution = typer.Typer(name="authority"), typer.Typer(name="institution")
+"""More commands of the ceremony's groups."""
+for _group in (coordinator, authority, institution):
+    commands.add_typer(_group)
 
 
 InstitutionFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")]
@@ -35,7 +44,7 @@ MetricsPort = Annotated[int | None, typer.Option(help="Loopback port for Prometh
 Bundle = Annotated[str | None, typer.Option(metavar="SHA256", help="The app bundle agreed on; see `dictpfl bundle`.")]
 
 
-@commands.command()
+@commands.command(rich_help_panel="Deploy")
 def certificates(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where to write; private to its owner.")],
     name: Annotated[list[str] | None, typer.Option(help="DNS name or address of the coordinator; repeatable.")] = None,
@@ -44,7 +53,10 @@ def certificates(
         int, typer.Option(min=1, max=3_650, help="Days of validity; those of the authority at most.")
     ] = 397,
 ) -> None:
-    """Make the coordinator's TLS certificate: under a small authority for trying out, or a request to your own."""
+    """Make the coordinator's TLS certificate: under a small authority for trying out, or a request to your own.
+
+    Example: `dictpfl certificates --folder coordinator/tls --name coordinator.example.org`
+    """
     from dictpfl.deploy.operations import certificates as made
 
     if csr:
@@ -57,9 +69,12 @@ def certificates(
     )
 
 
-@commands.command()
+@commands.command(rich_help_panel="Deploy")
 def bundle() -> None:
-    """Show the hash of the app bundle that this installation runs; all parties compare it."""
+    """Show the hash of the app bundle that this installation runs; all parties compare it.
+
+    Example: `dictpfl bundle`
+    """
     from dictpfl.deploy.app import pinned
     from dictpfl.deploy.app.bundle import build
 
@@ -72,7 +87,10 @@ def coordinator_install(
     half: Annotated[Path, typer.Argument(metavar="HALF", help="The folder `coordinator` that the authority made.")],
     authority_fingerprint: Fingerprint = None,
 ) -> None:
-    """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on."""
+    """Check the coordinator's half of an epoch, install it, and admit its institutions; a running `up` may go on.
+
+    Example: `dictpfl coordinator install epoch-1 --folder coordinator --authority-fingerprint FINGERPRINT`
+    """
     from dictpfl.deploy.ceremony.asking import confirmed
     from dictpfl.deploy.ceremony.departures import STUDIES, ended_studies
     from dictpfl.deploy.operations.coordinator import install
@@ -103,7 +121,10 @@ def coordinator_up(
     metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
-    """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml."""
+    """Run SuperLink and SuperExec under supervision until stopped; options are kept in coordinator.toml.
+
+    Example: `dictpfl coordinator up --folder coordinator`
+    """
     from dictpfl.deploy.operations.coordinator import up
     from dictpfl.deploy.operations.log_format import configure
 
@@ -122,7 +143,10 @@ def proxy(
     listen: Annotated[str, typer.Option(metavar="[HOST:]PORT", help="Where institutions connect.")],
     kind: Annotated[Literal["nginx", "caddy"], typer.Option(help="Whose configuration to write.")] = "nginx",
 ) -> None:
-    """Write the configuration of the TLS proxy that stands in front."""
+    """Write the configuration of the TLS proxy that stands in front.
+
+    Example: `dictpfl coordinator proxy --folder coordinator --listen 0.0.0.0:443`
+    """
     from dictpfl.deploy.operations.proxy import ProxyKind, command, write_proxy
 
     program = ProxyKind(kind)
@@ -136,7 +160,10 @@ institution.command("accept")(accept)
 
 @institution.command()
 def enrol(folder: InstitutionFolder) -> None:
-    """Make the node's key for Flower; the public half goes to the coordinator."""
+    """Make the node's key for Flower; the public half goes to the coordinator.
+
+    Example: `dictpfl institution enrol --folder institution`
+    """
     from dictpfl.deploy.operations.institution import enrol as make
 
     console.say(f"{make(folder.resolve())}: send it to the coordinator, who runs `dictpfl coordinator admit`")
@@ -156,7 +183,10 @@ def institution_up(
     metrics_port: MetricsPort = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
-    """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml."""
+    """Run SuperNode and SuperExec under supervision until stopped; options are kept in node.toml.
+
+    Example: `dictpfl institution up --folder institution`
+    """
     require("institution", "institution up")
     from dictpfl.deploy.operations.institution import up
     from dictpfl.deploy.operations.log_format import configure
@@ -169,11 +199,14 @@ def institution_up(
         up(folder, log_json=log_json, **given)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Deploy")
 def health(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="A coordinator's or institution's folder.")],
 ) -> None:
-    """Ask the health checks of a party's programs; exit code 0 if all serve, 1 if not. For containers and monitors."""
+    """Ask the health checks of a party's programs; exit code 0 if all serve, 1 if not. For containers and monitors.
+
+    Example: `dictpfl health --folder coordinator`
+    """
     from dictpfl.deploy.operations import health as probe
 
     if not folder.is_dir():
@@ -187,7 +220,7 @@ def health(
         raise typer.Exit(1)
 
 
-@commands.command()
+@commands.command(rich_help_panel="Deploy")
 def run(
     folder: CoordinatorFolder,
     rounds: Annotated[int | None, typer.Option(min=1, help="Update rounds in all; default: as agreed.")] = None,
@@ -215,7 +248,10 @@ def run(
     ] = None,
     log_json: LogJson = False,  # noqa: FBT002
 ) -> None:
-    """Start the federation, or go on with it, and show each round as it closes."""
+    """Start the federation, or go on with it, and show each round as it closes.
+
+    Example: `dictpfl run --folder coordinator --rounds 7`
+    """
     from dictpfl.deploy.operations.log_format import configure
     from dictpfl.deploy.operations.running import away, rounds_to_end_with
     from dictpfl.deploy.operations.running import run as run_to_the_end
@@ -252,14 +288,17 @@ def run(
         console.say(f"{counted(done, 'round')} closed, all institutions told")
 
 
-@commands.command()
+@commands.command(rich_help_panel="Deploy")
 def status(
     folder: Annotated[
         Path, typer.Option("--folder", "--institution", metavar="DIR", help="A coordinator's or institution's folder.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,  # noqa: FBT002
 ) -> None:
-    """Show where a federation stands: at the coordinator sizes and times, at an institution its own metrics."""
+    """Show where a federation stands: at the coordinator sizes and times, at an institution its own metrics.
+
+    Example: `dictpfl status --folder institution`
+    """
     from dictpfl.deploy.ceremony.identity import Role
     from dictpfl.deploy.operations.begun import role_of
     from dictpfl.deploy.operations.showing import show_coordinator

@@ -26,7 +26,11 @@ def invite(
     folder: AuthorityFolder = Path("authority"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Write an invitation: your identity, the coordinator's address and certificate, and the app, signed by you."""
+    """Write an invitation: your identity, the coordinator's address and certificate, and the app, signed by you.
+
+    Example: `dictpfl authority invite network.invitation --coordinator federation.example.org:443 --ca ca.pem
+    --passphrase-file passphrase`
+    """
     from dictpfl.deploy.operations import inviting
 
     console.require_place(out)
@@ -45,7 +49,11 @@ def accept(
     folder: InstitutionFolder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Accept an invitation: make the institution's keys, and keep whom to trust and where to connect."""
+    """Accept an invitation: make the institution's keys, and keep whom to trust and where to connect.
+
+    Example: `dictpfl institution accept network.invitation --name north --passphrase-file passphrase
+    --authority-fingerprint FINGERPRINT`
+    """
     require("institution", "institution accept")
     from dictpfl.deploy.ceremony.identity import PUBLIC
     from dictpfl.deploy.operations import inviting

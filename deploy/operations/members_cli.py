@@ -18,7 +18,10 @@ def admit(
     name: Annotated[str, typer.Argument(help="The institution's name.")],
     public_key: Annotated[Path, typer.Argument(metavar="NODE.pub", help="From `dictpfl institution enrol`.")],
 ) -> None:
-    """Let an institution's node take part, also one that was dismissed; at once if the coordinator is up, else when it starts."""
+    """Let an institution's node take part, also one that was dismissed; at once if the coordinator is up, else when it starts.
+
+    Example: `dictpfl coordinator admit north north.pub --folder coordinator`
+    """
     from dictpfl.common.errors import ProcessError
     from dictpfl.common.files import owner_only, write_private
     from dictpfl.deploy.ceremony.custody import record
@@ -51,7 +54,10 @@ def dismiss(
     folder: CoordinatorFolder,
     name: Annotated[str, typer.Argument(help="The institution's name, as in nodes/NAME.pub.")],
 ) -> None:
-    """Strike an institution's node off, as when it has left, until `admit` takes it back; the coordinator must be up."""
+    """Strike an institution's node off, as when it has left, until `admit` takes it back; the coordinator must be up.
+
+    Example: `dictpfl coordinator dismiss north --folder coordinator`
+    """
     from dictpfl.deploy.ceremony.custody import record
     from dictpfl.deploy.ceremony.identity import Role, coordinator_signer
     from dictpfl.deploy.operations import begun
@@ -78,7 +84,10 @@ def exclude(
     name: Annotated[str, typer.Argument(help="The institution's name, as `dictpfl status` shows it.")],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept beside the name, and in the custody log.")] = "",
 ) -> None:
-    """Neither ask nor hear an institution from the next exchange on, also in a run that is on; `readmit` undoes it."""
+    """Neither ask nor hear an institution from the next exchange on, also in a run that is on; `readmit` undoes it.
+
+    Example: `dictpfl coordinator exclude north --folder coordinator --reason 'its machine is being moved'`
+    """
     from dictpfl.deploy.operations.coordinator import exclude as leave_out
     from dictpfl.server.agreement import Agreement
     from dictpfl.server.coordinator import AGREEMENT
@@ -98,7 +107,10 @@ def readmit(
     folder: CoordinatorFolder,
     name: Annotated[str, typer.Argument(help="The institution's name.")],
 ) -> None:
-    """Let an excluded institution take part again; it catches up with the rounds that it missed."""
+    """Let an excluded institution take part again; it catches up with the rounds that it missed.
+
+    Example: `dictpfl coordinator readmit north --folder coordinator`
+    """
     from dictpfl.deploy.operations.coordinator import readmit as take_back
 
     take_back(folder, name)

@@ -17,7 +17,10 @@ def unlock(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="The institution's folder.")],
     yes: Annotated[bool, typer.Option("--yes", help="You have looked at what was refused; do not ask.")] = False,  # noqa: FBT002
 ) -> None:
-    """Show which sums were refused, and open sums again after too many: once you know why. A running `up` may go on."""
+    """Show which sums were refused, and open sums again after too many: once you know why. A running `up` may go on.
+
+    Example: `dictpfl institution unlock --folder institution`
+    """
     from dictpfl.deploy.ceremony.identity import Role
     from dictpfl.deploy.operations import begun
     from dictpfl.deploy.operations.refusals import Refusals

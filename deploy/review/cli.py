@@ -12,7 +12,10 @@ from dictpfl.deploy.arguments import OUT
 from dictpfl.deploy.own_modules import use_working_directory
 from dictpfl.deploy.unread import refuse_unread
 
+commands = typer.Typer()
 
+
+@commands.command(rich_help_panel="Simulate")
 def report(
     folder: Annotated[
         Path,
@@ -41,7 +44,10 @@ def report(
         Path | None, typer.Option(*OUT, help="File to write; default: in DIR, report.html or privacy.html.")
     ] = None,
 ) -> None:
-    """Write the report of a run; with --privacy, who can learn what: for a review board, to read and to print."""
+    """Write the report of a run; with --privacy, who can learn what: for a review board, to read and to print.
+
+    Example: `dictpfl report runs/mine --privacy`
+    """
     use_working_directory()
     if output is not None:
         console.require_place(output)

@@ -28,6 +28,8 @@ from dictpfl.deploy.units import counted, figure, human_bytes, human_count
 if TYPE_CHECKING:
     from dictpfl.common.config import FederationConfig
 
+commands = typer.Typer()
+
 
 class EngineName(StrEnum):
     """Runtime of the two apps."""
@@ -60,12 +62,11 @@ RayAddress = Annotated[
         metavar="HOST:PORT", help="Head node of a Ray cluster whose nodes train; they see --out at the same path."
     ),
 ]
-INTERRUPTED = 130
-"""Exit code of a command that the user stopped, as shells have it."""
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what coordinator and institutions do.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only the result.")]
 
 
+@commands.command(rich_help_panel="Simulate")
 def simulate(
     config: Annotated[
         Path,
@@ -91,7 +92,10 @@ def simulate(
     quiet: Quiet = False,  # noqa: FBT002
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
-    """Simulate a federation on this machine, encrypted end to end, and write a report."""
+    """Simulate a federation on this machine, encrypted end to end, and write a report.
+
+    Example: `dictpfl simulate federation.toml --out runs/mine`
+    """
     require("simulation", "simulate")
     use_working_directory()
     from dictpfl.common.config import FederationConfig
@@ -129,6 +133,7 @@ def simulate(
     console.say(f"report  {run.folder / 'report.html'}")
 
 
+@commands.command(rich_help_panel="Simulate")
 def compare(
     config: ConfigFile,
     methods: Annotated[
@@ -145,7 +150,10 @@ def compare(
     quiet: Quiet = False,  # noqa: FBT002
     verbose: Verbose = False,  # noqa: FBT002
 ) -> None:
-    """Run several methods on the same data, seeds and rounds; print a table, write plots."""
+    """Run several methods on the same data, seeds and rounds; print a table, write plots.
+
+    Example: `dictpfl compare federation.toml --methods majority,alone,pooled,dictpfl --seeds 1,2,3`
+    """
     require("simulation", "compare")
     use_working_directory()
     from dictpfl.deploy.reports.progress import LiveProgress
@@ -203,11 +211,15 @@ def _interruptible(folder: Path, *, named: bool) -> Iterator[None]:
             f"stopped; `dictpfl {again}{where} --resume` goes on from the last closed round",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(console.INTERRUPTED) from None
 
 
+@commands.command(rich_help_panel="Simulate")
 def inspect(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Run folder.")]) -> None:
-    """Show what a run reached and what crossed the wire; of one that goes on or was stopped, the rounds so far."""
+    """Show what a run reached and what crossed the wire; of one that goes on or was stopped, the rounds so far.
+
+    Example: `dictpfl inspect runs/mine`
+    """
     from dictpfl.deploy.runs.run import SUMMARY, Run, closed_rounds
 
     if (folder / SUMMARY).exists():

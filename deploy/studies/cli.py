@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dictpfl.deploy.studies.store import Studies, Study
 
 commands = typer.Typer(
+    name="study",
+    rich_help_panel="Deploy",
     help="Run study after study with the institutions of a federation, without another ceremony.",
     no_args_is_help=True,
     suggest_commands=False,
@@ -61,7 +63,11 @@ def propose(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Propose a study, as its lead: an institution of the network, or its authority."""
+    """Propose a study, as its lead: an institution of the network, or its authority.
+
+    Example: `dictpfl study propose wide.toml --sample-shape 64 --outputs 10 --hours 12 --folder authority
+    --passphrase-file passphrase`
+    """
     require("institution", "study propose")
     use_working_directory()
     from dictpfl.common.config import FederationConfig
@@ -90,7 +96,11 @@ def clone(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Propose a study like one that is here, with other settings, institutions, or a W0 such as its model."""
+    """Propose a study like one that is here, with other settings, institutions, or a W0 such as its model.
+
+    Example: `dictpfl study clone wide wider --set federation.rounds=20 --folder authority --passphrase-file
+    passphrase`
+    """
     require("institution", "study clone")
     use_working_directory()
     from dictpfl.common.config import FederationConfig
@@ -125,7 +135,10 @@ def show(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Take up a paper of a study, if a file is given, and say in plain words what the study is; the same as a page."""
+    """Take up a paper of a study, if a file is given, and say in plain words what the study is; the same as a page.
+
+    Example: `dictpfl study show wide.proposal --folder institution`
+    """
     from dictpfl.deploy.studies.deciding import stop
     from dictpfl.deploy.studies.plain import facts
 
@@ -156,7 +169,10 @@ def show(
 def approve(
     which: Which, output: Output = None, folder: Folder = Path("institution"), passphrase_file: PassphraseFile = None
 ) -> None:
-    """Approve the text of a study, or go on with one that was paused; refused if it breaks policy.toml."""
+    """Approve the text of a study, or go on with one that was paused; refused if it breaks policy.toml.
+
+    Example: `dictpfl study approve wide --folder institution --passphrase-file passphrase`
+    """
     from dictpfl.deploy.studies.deciding import approve as decide
 
     use_working_directory()
@@ -176,7 +192,11 @@ def refuse(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Refuse a study; what runs of it here stops."""
+    """Refuse a study; what runs of it here stops.
+
+    Example: `dictpfl study refuse wide --reason 'not on these data' --folder institution --passphrase-file
+    passphrase`
+    """
     from dictpfl.deploy.studies.deciding import refuse as decide
 
     studies, identity, _ = _opened(folder, passphrase_file)
@@ -194,7 +214,11 @@ def pause(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Stop what runs of a study here until it is approved again; the others go on without."""
+    """Stop what runs of a study here until it is approved again; the others go on without.
+
+    Example: `dictpfl study pause wide --reason 'the machine moves' --folder institution --passphrase-file
+    passphrase`
+    """
     from dictpfl.deploy.studies.deciding import pause as decide
 
     studies, identity, _ = _opened(folder, passphrase_file)
@@ -212,7 +236,11 @@ def abort(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """End a study for good, as its lead or the authority; each party stops it by `dictpfl study show` of the paper."""
+    """End a study for good, as its lead or the authority; each party stops it by `dictpfl study show` of the paper.
+
+    Example: `dictpfl study abort wide --reason 'a fault in its data' --folder authority --passphrase-file
+    passphrase`
+    """
     from dictpfl.deploy.studies.deciding import abort as decide
 
     studies, identity, _ = _opened(folder, passphrase_file)
@@ -224,7 +252,10 @@ def abort(
 
 @commands.command("list")
 def list_(folder: Folder = Path("institution")) -> None:
-    """List the studies that this party knows, with their states."""
+    """List the studies that this party knows, with their states.
+
+    Example: `dictpfl study list --folder institution`
+    """
     from dictpfl.deploy.studies.network import own_of
     from dictpfl.deploy.studies.store import listed
 
@@ -248,7 +279,11 @@ def key(
     folder: Folder = Path("authority"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a study's key, as the authority, and seal it to those who approved, and to nobody else."""
+    """Make a study's key, as the authority, and seal it to those who approved, and to nobody else.
+
+    Example: `dictpfl study key wide.proposal berlin.approved oslo.approved --out wide-1 --folder authority
+    --passphrase-file passphrase`
+    """
     require("institution", "study key")
     use_working_directory()
     from dictpfl.deploy.studies.keying import make_key
@@ -284,7 +319,10 @@ def up(
     folder: Folder = Path("institution"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Take the key of an approved study, and run it here within its limits until it is stopped or has had its hours."""
+    """Take the key of an approved study, and run it here within its limits until it is stopped or has had its hours.
+
+    Example: `dictpfl study up wide.bundle --folder institution --passphrase-file passphrase`
+    """
     require("institution", "study up")
     use_working_directory()
     from dictpfl.deploy.operations.log_format import configure
@@ -311,7 +349,10 @@ def install(
     port: Annotated[int | None, typer.Option(help="Loopback port of the study's SuperLink.")] = None,
     folder: Folder = Path("coordinator"),
 ) -> None:
-    """Install the coordinator's half of a study, below the network's folder; it is run from there as any federation."""
+    """Install the coordinator's half of a study, below the network's folder; it is run from there as any federation.
+
+    Example: `dictpfl study install wide-1 --folder coordinator`
+    """
     from dictpfl.deploy.studies.coordinating import install_half
 
     studies, _ = _network(folder, None)

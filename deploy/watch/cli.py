@@ -16,10 +16,13 @@ from dictpfl.deploy.own_modules import use_working_directory
 if TYPE_CHECKING:
     from dictpfl.deploy.watch.page import PageServer, Watched
 
+commands = typer.Typer()
+
 _PORT = 8643
 _LOOK_SECONDS = 0.5
 
 
+@commands.command(rich_help_panel="Simulate")
 def watch(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Run folder, or an institution's or coordinator's folder.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dictpfl.deploy.doctor import deployment_checks
+from dictpfl.deploy.operations.checks import deployment_checks
 from dictpfl.deploy.runs.run import SUMMARY
 from tests.support import ROOT, forking
 

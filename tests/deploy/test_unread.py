@@ -30,7 +30,6 @@ CASES = [
     (("prune", *MODEL, "--method", "sparsegpt", "--at-once"), "--at-once: of wanda weight by weight"),
     (("prune", *MODEL, "--method", "magnitude", "--calibration", "64"), "--calibration: magnitude looks at no sample"),
     (("export", "there", "-o", "new", "--head", "whole"), "--head: of --format narrow, and --format is safetensors"),
-    (("export", "there", "-o", "new", "--narrow", "all", "--head", "whole"), "--head: of --format narrow; `dictpfl narrow` has"),
     (("report", ".", "--no-pictures"), "--pictures/--no-pictures: of the privacy report"),
     (("report", ".", "--attack", "x"), "--attack: of the privacy report"),
     (("doctor", "--plugins", "--folder", "x"), "--folder: --plugins lists"),

@@ -157,16 +157,6 @@ def _notes(run: Path, output: Path, *words: str) -> list[str]:
     return list(report(output)["notes"])
 
 
-def test_export_narrow(run: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["export", str(run), "--narrow", "classes=0,2", "-o", str(tmp_path / "out")])
-    assert result.exit_code == 0, result.output
-    assert report(tmp_path / "out")["method"] == "gates"
-    refused = CliRunner().invoke(
-        app, ["export", str(run), "--narrow", "classes=0", "--format", "peft", "-o", str(tmp_path / "no")]
-    )
-    assert isinstance(refused.exception, ConfigError)
-
-
 GATED: dict[str, Any] = {
     "narrow__axes": ["ffn"],
     "narrow__keep": 5,

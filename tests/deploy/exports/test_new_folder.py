@@ -73,7 +73,7 @@ def test_private_folder_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_named_as_a_file_is_refused(tmp_path: Path) -> None:
-    """`export -o model.safetensors --narrow ...` made a folder of that name."""
+    """`narrow -o model.safetensors ...` made a folder of that name."""
     with pytest.raises(ConfigError, match=r"such as model$"), new_folder(tmp_path / "model.safetensors"):
         pytest.fail("it was opened")
     assert not any(tmp_path.iterdir())

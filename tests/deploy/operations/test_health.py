@@ -23,8 +23,9 @@ from typer.testing import CliRunner
 
 from dictpfl.common.errors import ConfigError, DataError
 from dictpfl.deploy.cli import app
-from dictpfl.deploy.doctor import checks, deployment_checks
+from dictpfl.deploy.doctor import checks
 from dictpfl.deploy.operations import disk, health, readiness
+from dictpfl.deploy.operations.checks import deployment_checks
 from dictpfl.deploy.operations.places import LAST_CONTACT, PROCESSES, RUN
 from dictpfl.deploy.operations.processes import Program, alone
 from dictpfl.deploy.operations.supernode import Contact

@@ -14,9 +14,9 @@ import pytest
 import dictpfl.client.keys.vault
 from dictpfl.client.folder import InstitutionSettings
 from dictpfl.deploy.ceremony.asking import app_here
-from dictpfl.deploy.doctor import deployment_checks
 from dictpfl.deploy.operations import health, readiness
 from dictpfl.deploy.operations.certificates import try_out
+from dictpfl.deploy.operations.checks import deployment_checks
 from dictpfl.deploy.operations.institution import enrol
 from dictpfl.deploy.operations.status import of_institution
 from tests.support import ROOT, ceremonies

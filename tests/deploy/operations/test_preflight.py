@@ -17,10 +17,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from dictpfl.common.errors import CertificateError, ConfigError, DictPFLError, KeyFileError
-from dictpfl.deploy.doctor import deployment_checks
 from dictpfl.deploy.operations import coordinator as coordinators
 from dictpfl.deploy.operations import institution as institutions
 from dictpfl.deploy.operations.certificates import request, try_out
+from dictpfl.deploy.operations.checks import deployment_checks
 from dictpfl.deploy.operations.institution import enrol, require_trusted
 from dictpfl.deploy.operations.preflight import require_certificate, require_own_files
 

@@ -21,7 +21,7 @@ from dictpfl.common.errors import ConfigError, DictPFLError, MemoryFileError
 from dictpfl.common.genesis import DOCUMENT, Genesis
 from dictpfl.common.messages.protocol import RoundKind
 from dictpfl.deploy.cli import app
-from dictpfl.deploy.doctor import deployment_checks
+from dictpfl.deploy.operations.checks import deployment_checks
 from dictpfl.deploy.operations.metrics import InstitutionMetrics
 from dictpfl.deploy.operations.refusals import Refusals
 from dictpfl.deploy.operations.settings import NodeSettings
