@@ -81,6 +81,7 @@ def test_each_door_shows_what_the_package_brings(installed: Path, tmp_path: Path
     for group in points.values():
         for name in group:
             assert re.search(rf"{name} +dictpfl-plugin 1\.0 ", done.stdout), name
+    assert "temporary files" in typed(installed, tmp_path, "doctor").stdout
 
 
 @pytest.mark.slow
@@ -100,6 +101,9 @@ def test_the_package_s_parts_make_a_federation(installed: Path, tmp_path: Path) 
     assert first["sent"] < scored["sent"], "the decision put half of the tables to rest before the first update"
     assert summary["values"]["shared"] < summary["values"]["model"]
     assert second["sent"] > third["sent"], "the schedule prunes more once two updates are made"
+    printed = typed(installed, tmp_path, "sent", "run")
+    assert printed.stdout.splitlines() == [f"{record['kind']} {record.get('sent', 0)}" for record in history]
+    assert "sent" in typed(installed, tmp_path, "--help").stdout
     exported = typed(installed, tmp_path, "export", "run", "--format", "npz", "-o", "model.npz")
     assert "6 arrays after 3 updates" in exported.stdout, exported.stdout + exported.stderr
     with np.load(tmp_path / "model.npz") as arrays:
