@@ -157,7 +157,7 @@ def installed(group: str) -> list[EntryPoint]:
 
 
 def loaded(point: EntryPoint, key: str) -> Any:
-    """What an entry point names; `key` is the configuration key or the group, for messages.
+    """Import the object of an entry point; `key` is the configuration key or the group, for messages.
 
     Raises:
         ConfigError: it cannot be imported, for whatever reason.
@@ -172,7 +172,7 @@ def loaded(point: EntryPoint, key: str) -> Any:
 
 
 def listed_points(group: str, key: str) -> Iterator[Listed]:
-    """What installed packages bring to a group; each is loaded, to see that it can be."""
+    """Entry points of a group, as `doctor --plugins` lists them; each is loaded, to see that it can be."""
     for point in installed(group):
         try:
             loaded(point, key)
