@@ -35,7 +35,7 @@ class Check:
 
 
 def checks(folder: Path | None = None) -> Iterator[Check]:
-    """What all installed packages check: of this machine, and of a party's folder where one is named."""
+    """Checks of all installed packages: of this machine, and of a party's folder where one is named."""
     for point in installed(GROUP):
         try:
             yield from loaded(point, GROUP)(folder)
