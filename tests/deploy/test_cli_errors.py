@@ -45,12 +45,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_line_for_each_round_where_there_is_no_terminal(place: Path) -> None:
+def test_a_line_for_the_last_round_where_there_is_no_terminal(place: Path) -> None:
     shutil.rmtree(place / "told", ignore_errors=True)
     code, said = typed("simulate tiny.toml --engine local --out told", place)
     assert code == 0
     lines = [line for line in said.splitlines() if line.startswith("tiny (dictpfl) round")]
-    assert [line.split(":")[0].split()[-1] for line in lines] == ["1/2", "2/2", "measure"]
+    assert [line.split(":")[0] for line in lines] == ["tiny (dictpfl) round 2 of 2"]
     assert "test " in lines[0]
 
 

@@ -381,4 +381,6 @@ print(json.dumps(said))
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = json.loads(ran.stdout.splitlines()[-1])
-    assert found == expected
+    assert found.keys() == expected.keys()
+    for name, logits in expected.items():  # another process may sum in another order
+        np.testing.assert_allclose(found[name], logits, rtol=1e-9, atol=1e-12, err_msg=name)
