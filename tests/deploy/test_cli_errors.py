@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from dictpfl.deploy.runs.run import Run
 from tests.support.federations import as_toml
 from tests.support.forking import ran
 
@@ -52,6 +53,7 @@ def test_a_line_for_the_last_round_where_there_is_no_terminal(place: Path) -> No
     lines = [line for line in said.splitlines() if line.startswith("tiny (dictpfl) round")]
     assert [line.split(":")[0] for line in lines] == ["tiny (dictpfl) round 2 of 2"]
     assert "test " in lines[0]
+    assert [str(record.kind) for record in Run.load(place / "told").records] == ["update", "update", "measure"]
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_an_hour(newcomer: Newcomer, tmp_path: Path) -> None:
     assert re.search(r"unfinished: \d+ of 20 rounds; `dictpfl simulate runs/ward-dictpfl --resume` goes on", said)
     run = Run.load(newcomer.home / RUN)
     assert run.summary["encrypted"]
+    assert 37 in [record.sent for record in run.records if record.update == 0], "sums before round 1"
     assert run.summary["baseline"]["passed"]
     assert run.summary["metrics"]["test"]["auroc"]["auroc"] > 0.75
     assert [record.update for record in run.records if record.kind == "update"] == list(range(1, 21))

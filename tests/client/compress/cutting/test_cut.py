@@ -382,5 +382,5 @@ print(json.dumps(said))
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = json.loads(ran.stdout.splitlines()[-1])
     assert found.keys() == expected.keys()
-    for name, logits in expected.items():  # another process may sum in another order
-        np.testing.assert_allclose(found[name], logits, rtol=1e-9, atol=1e-12, err_msg=name)
+    for name, logits in expected.items():  # in another process the last bit may differ: CI has seen it
+        np.testing.assert_allclose(found[name], logits, rtol=1e-13, atol=1e-13, err_msg=name)
